@@ -1,0 +1,82 @@
+"""Zarr v3 arrays, one shard each, written as bytes and read by range.
+
+An array is encoded in memory into its two objects (metadata and shard), so that the commit can digest exactly what it writes.
+Every chunk carries a CRC-32C: a flipped bit is an error when read, not a wrong score.
+"""
+
+import json
+from collections.abc import Mapping
+
+import numpy as np
+import zarr
+import zarr.abc.store
+import zarr.codecs
+import zarr.storage
+from fsspec.asyn import AsyncFileSystem
+from fsspec.implementations.asyn_wrapper import AsyncFileSystemWrapper
+from numpy.typing import NDArray
+
+from infra.errors import Corrupt, Missing
+from infra.storage import Storage
+
+CHUNK_BYTES = 4 << 20
+Numbers = NDArray[np.generic]
+
+
+def encode(array: Numbers, attributes: Mapping[str, str | int | list[str] | list[int]]) -> dict[str, bytes]:
+    """An array as the objects of a Zarr array with a single shard, keyed by their name below the array's folder.
+
+    Args:
+        array: at least one row; the first dimension is chunked to about 4 MiB.
+        attributes: small JSON values stored with it.
+    """
+    row_bytes = max(1, array.nbytes // array.shape[0])
+    chunk = max(1, min(array.shape[0], CHUNK_BYTES // row_bytes))
+    shard = -(-array.shape[0] // chunk) * chunk
+    objects: dict[str, zarr.core.buffer.Buffer] = {}
+    target = zarr.create_array(
+        zarr.storage.MemoryStore(objects),
+        shape=array.shape,
+        dtype=array.dtype,
+        chunks=(chunk, *array.shape[1:]),
+        shards=(shard, *array.shape[1:]),
+        compressors=[zarr.codecs.Crc32cCodec()],
+        attributes=dict(attributes),
+    )
+    target[:] = array
+    return {name: buffer.to_bytes() for name, buffer in objects.items()}
+
+
+def open_array(storage: Storage, path: str) -> zarr.Array:
+    """A stored array, read-only, its chunks read when indexed.
+
+    Raises:
+        Missing: there is none.
+        Corrupt: its metadata cannot be parsed.
+    """
+    store = zarr.storage.FsspecStore(_asynchronous(storage), read_only=True, path=storage.full(path))
+    try:
+        return zarr.open_array(store, mode="r")
+    except FileNotFoundError as error:
+        raise Missing(f"{storage.locate(path)}: no array here") from error
+    except (json.JSONDecodeError, ValueError, KeyError) as error:
+        raise Corrupt(f"{storage.locate(path)}: not a Zarr array ({error})") from error
+
+
+def read(array: zarr.Array, start: int, stop: int) -> Numbers:
+    """Rows [start, stop) of an array.
+
+    Raises:
+        Corrupt: a chunk's checksum does not match, or a chunk is missing.
+    """
+    try:
+        values = array[start:stop]
+    except (ValueError, OSError, RuntimeError) as error:
+        raise Corrupt(f"{array.store_path}: rows {start} to {stop} are damaged ({error}); `mad verify` names what is wrong") from error
+    return np.asarray(values)
+
+
+def _asynchronous(storage: Storage) -> AsyncFileSystem:
+    if storage.filesystem.async_impl:
+        return type(storage.filesystem)(*storage.filesystem.storage_args, **{**storage.filesystem.storage_options, "asynchronous": True})
+    return AsyncFileSystemWrapper(storage.filesystem, asynchronous=True)

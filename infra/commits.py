@@ -1,0 +1,196 @@
+"""The commit protocol: attempts, receipts, manifests; nothing is ever overwritten.
+
+A task's worker writes its files into a folder of its own attempt, then creates the task's receipt exclusively. Only the attempt
+that a receipt names counts, so a worker thought dead that finishes late harms nobody. A manifest, created exclusively and named by
+its contents, lists receipts in order; readers follow manifest -> receipts -> files. Done = receipt; published = manifest.
+
+    FOLDER/<task>/<attempt>/...            what the attempt wrote
+    FOLDER/receipts/<task>.<generation>.json
+    FOLDER/manifests/<digest>.json         holds its receipts, so a later run reads one object instead of one a task
+
+A task that is worth trying again although it is done (some of its rows were unreadable) is committed under the next generation;
+the highest counts. Should the new attempt say the same as the old, nothing is written.
+"""
+
+import hashlib
+import uuid
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import TypeVar
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from infra.errors import AlreadyExists, Corrupt
+from infra.files import digest
+from infra.storage import Storage
+
+FORMAT = 1
+Document = TypeVar("Document", bound=BaseModel)
+
+
+class _Stored(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    def encode(self) -> bytes:
+        """As JSON."""
+        return self.model_dump_json(indent=1).encode()
+
+
+class WrittenFile(_Stored):
+    """One file of an attempt: its name below the attempt's folder, its bytes and their SHA-256."""
+
+    name: str
+    bytes: int
+    sha256: str
+
+
+class Measures(_Stored):
+    """What a task saw and cost: rows, seconds of wall time, peak memory of its process, rows with a status other than ok."""
+
+    rows: int
+    seconds: float
+    peak_memory_bytes: int
+    nonfinite: int = 0
+    unreadable: int = 0
+
+
+class Receipt(_Stored):
+    """That a task is done, by which attempt, with which files."""
+
+    format: int = FORMAT
+    task: str
+    generation: int
+    attempt: str
+    files: tuple[WrittenFile, ...]
+    measures: Measures
+
+    @property
+    def content(self) -> str:
+        """Digest of what was written, the same for two attempts that wrote the same."""
+        return digest("".join(f"{file.name}:{file.sha256};" for file in self.files).encode())
+
+
+class Manifest(_Stored):
+    """The receipts of a published stage, in task order."""
+
+    format: int = FORMAT
+    receipts: tuple[Receipt, ...]
+
+
+class CommitLog:
+    """The attempts, receipts and manifests in one folder."""
+
+    def __init__(self, storage: Storage, folder: str):
+        """Reads and writes nothing yet."""
+        self.storage = storage
+        self.folder = folder
+
+    def receipts(self) -> dict[str, Receipt]:
+        """The receipt that counts of each task that is done: two listings, and one read a manifest or unpublished receipt."""
+        found: dict[str, Receipt] = {}
+        for path in self.manifests():
+            for receipt in self.manifest(path).receipts:
+                _keep_latest(found, receipt)
+        for name in self.storage.list(f"{self.folder}/receipts"):
+            task, _, generation = name.removesuffix(".json").rpartition(".")
+            if task not in found or found[task].generation < int(generation):
+                _keep_latest(found, self.receipt(name))
+        return found
+
+    def receipt(self, name: str) -> Receipt:
+        """The receipt in the file of this name; raises as `manifest`."""
+        return self._read(f"{self.folder}/receipts/{name}", Receipt)
+
+    @staticmethod
+    def receipt_name(task: str, generation: int) -> str:
+        """The file name of a task's receipt."""
+        return f"{task}.{generation}.json"
+
+    def manifests(self) -> list[str]:
+        """Paths of the manifests published here."""
+        return [f"{self.folder}/manifests/{name}" for name in self.storage.list(f"{self.folder}/manifests")]
+
+    def manifest(self, path: str) -> Manifest:
+        """The manifest at a path.
+
+        Raises:
+            Missing, Corrupt: there is none, or not one that this version reads.
+        """
+        return self._read(path, Manifest)
+
+    def commit(self, task: str, files: Mapping[str, bytes | Path], measures: Measures, supersedes: Receipt | None = None) -> Receipt:
+        """Writes an attempt's files, then its receipt.
+
+        Args:
+            task: the task's name, the same in every run.
+            files: by name below the attempt's folder, contents, or the path of a local file of them.
+            measures: what to record.
+            supersedes: the receipt of an earlier generation that this attempt retries.
+
+        Returns:
+            The receipt that counts: this attempt's, or another's that came first or said the same.
+        """
+        written = tuple(_written(name, data) for name, data in sorted(files.items()))
+        generation = supersedes.generation + 1 if supersedes else 0
+        receipt = Receipt(task=task, generation=generation, attempt=uuid.uuid4().hex[:16], files=written, measures=measures)
+        if supersedes and supersedes.content == receipt.content:
+            return supersedes
+        for name, data in files.items():
+            target = f"{self.attempt_folder(receipt)}/{name}"
+            if isinstance(data, Path):
+                self.storage.upload(target, data)
+            else:
+                self.storage.write(target, data)
+        name = self.receipt_name(task, generation)
+        try:
+            self.storage.create(f"{self.folder}/receipts/{name}", receipt.encode())
+        except AlreadyExists:
+            return self.receipt(name)
+        return receipt
+
+    def publish(self, receipts: Sequence[Receipt]) -> str:
+        """Publishes these receipts, in this order, and returns the manifest's path; publishing the same again changes nothing."""
+        body = Manifest(receipts=tuple(receipts)).encode()
+        path = f"{self.folder}/manifests/{digest(body)[:32]}.json"
+        with suppress(AlreadyExists):
+            self.storage.create(path, body)
+        return path
+
+    def attempt_folder(self, receipt: Receipt) -> str:
+        """Where the attempt that a receipt names wrote its files."""
+        return f"{self.folder}/{receipt.task}/{receipt.attempt}"
+
+    def _read(self, path: str, kind: type[Document]) -> Document:
+        return parse(self.storage.read(path), kind, self.storage.locate(path))
+
+
+def parse(data: bytes, kind: type[Document], place: str) -> Document:
+    """A stored JSON document as its type.
+
+    Raises:
+        Corrupt: it is damaged, or newer than this version reads.
+    """
+    try:
+        document = kind.model_validate_json(data)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"]) or "the document"
+        raise Corrupt(f"{place}: cannot be read ({where}: {first['msg']}); it is damaged, or written by a newer mad") from error
+    version = getattr(document, "format", FORMAT)
+    if version > FORMAT:
+        raise Corrupt(f"{place}: written in format {version}, this mad reads up to {FORMAT}; upgrade mad to read it")
+    return document
+
+
+def _written(name: str, data: bytes | Path) -> WrittenFile:
+    if isinstance(data, bytes):
+        return WrittenFile(name=name, bytes=len(data), sha256=digest(data))
+    with data.open("rb") as file:
+        return WrittenFile(name=name, bytes=data.stat().st_size, sha256=hashlib.file_digest(file, "sha256").hexdigest())
+
+
+def _keep_latest(found: dict[str, Receipt], receipt: Receipt) -> None:
+    known = found.get(receipt.task)
+    if known is None or known.generation < receipt.generation:
+        found[receipt.task] = receipt

@@ -1,0 +1,17 @@
+"""The errors of the outside world: each names the place and says what to do."""
+
+
+class StorageError(OSError):
+    """A place cannot be read or written as needed."""
+
+
+class AlreadyExists(StorageError, FileExistsError):
+    """An exclusive create lost: something is already there."""
+
+
+class Missing(StorageError, FileNotFoundError):
+    """Nothing is there."""
+
+
+class Corrupt(StorageError, ValueError):
+    """What is there is not what was written, or not what this version can read."""

@@ -1,0 +1,74 @@
+"""What happens during a run, told to whoever listens: a progress bar, a log, a test. Measurements leave the pipeline only so."""
+
+import resource
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+
+@dataclass(frozen=True)
+class StageStarted:
+    """A stage begins: how many tasks there are, how many of them are done already."""
+
+    stage: str
+    tasks: int
+    reused: int
+
+
+@dataclass(frozen=True)
+class TaskEnded:
+    """A task ended, well or with an error."""
+
+    stage: str
+    model: str
+    rows: int
+    error: str | None = None
+
+
+@dataclass(frozen=True)
+class StageEnded:
+    """A stage ended after so many seconds of wall time."""
+
+    stage: str
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Notice:
+    """Something that a person should read."""
+
+    text: str
+
+
+Event = StageStarted | TaskEnded | StageEnded | Notice
+Listener = Callable[[Event], None]
+
+
+def ignore(event: Event) -> None:
+    """A listener that hears nothing."""
+
+
+class Stopwatch:
+    """Wall seconds since it was made, on a clock that never jumps."""
+
+    def __init__(self) -> None:
+        """Starts now."""
+        self._start = time.monotonic()
+
+    @property
+    def seconds(self) -> float:
+        """Seconds so far."""
+        return time.monotonic() - self._start
+
+
+def peak_memory_bytes() -> int:
+    """The largest resident memory this process has had."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def utc_stamp() -> str:
+    """The time now, UTC, to the millisecond, as text that sorts: 20261122T184455123Z."""
+    return datetime.now(UTC).strftime("%Y%m%dT%H%M%S%f")[:-3] + "Z"

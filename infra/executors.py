@@ -1,0 +1,61 @@
+"""Where tasks run. Serial, in this process, is the default and the reference for every other executor.
+
+A worker is an ordinary callable made by a factory: made once where it runs (it loads a model, opens storage), called once a task.
+"""
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Generic, Protocol, TypeVar
+
+Task = TypeVar("Task")
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What one worker needs; how many workers there may be."""
+
+    workers: int = 1
+    gpus_per_worker: float = 0
+    memory_per_worker_bytes: int = 0
+
+
+@dataclass(frozen=True)
+class TaskOutcome(Generic[Task, Result]):
+    """A task with its result, or with the error that gave it up."""
+
+    task: Task
+    result: Result | None = None
+    error: str | None = None
+
+
+class Executor(Protocol):
+    """Runs tasks on workers and yields outcomes as they come, in any order."""
+
+    def map_unordered(
+        self, worker_factory: Callable[[], Callable[[Task], Result]], tasks: Iterable[Task], resources: Resources
+    ) -> Iterator[TaskOutcome[Task, Result]]:
+        """One outcome per task. A task that raises is an outcome with an error; the others go on."""
+
+
+class SerialExecutor:
+    """Runs one task after the other in this process."""
+
+    def map_unordered(
+        self, worker_factory: Callable[[], Callable[[Task], Result]], tasks: Iterable[Task], resources: Resources
+    ) -> Iterator[TaskOutcome[Task, Result]]:
+        """One outcome per task, in order."""
+        worker = None
+        for task in tasks:
+            worker = worker or worker_factory()
+            try:
+                outcome: TaskOutcome[Task, Result] = TaskOutcome(task, result=worker(task))
+            except Exception as error:  # noqa: BLE001 - a task runs the user's model, which may raise anything; it fails alone
+                outcome = TaskOutcome(task, error=describe(error))
+            yield outcome
+
+
+def describe(error: BaseException) -> str:
+    """An error as one line: its type and what it says."""
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__

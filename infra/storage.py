@@ -1,0 +1,209 @@
+"""One interface to every place that holds an audit: a folder on disk, memory, an object store.
+
+Two kinds of write. `create` is exclusive and atomic: of any number of writers exactly one succeeds and a reader sees all of it or
+nothing; receipts, manifests and published tables are made so. `write` is atomic and replaces; it is for attempt files, whose names
+nobody else uses, and for the few views that show the latest run. Nothing else is offered, on purpose.
+"""
+
+import os
+import shutil
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import IO
+
+import fsspec
+from fsspec.implementations.local import LocalFileSystem
+
+from infra.errors import AlreadyExists, Missing, StorageError
+
+SCRATCH = ".tmp"
+
+
+def resolve(url: str) -> tuple[fsspec.AbstractFileSystem, str]:
+    """The filesystem and the path in it of a URL or plain path.
+
+    Raises:
+        StorageError: no such protocol, or the package that speaks it is not installed.
+    """
+    try:
+        filesystem, path = fsspec.core.url_to_fs(url)
+    except (ImportError, ValueError) as error:
+        raise StorageError(f"{url}: cannot be opened ({error}); use a local path or a URL of an installed fsspec protocol") from error
+    return filesystem, str(path)
+
+
+class Storage:
+    """Reads and writes below one root; paths are relative to it, with forward slashes."""
+
+    def __init__(self, url: str):
+        """Opens nothing and writes nothing yet."""
+        self.url = url
+        self.filesystem, self.root = resolve(url)
+        self._local = isinstance(self.filesystem, LocalFileSystem)
+
+    def __reduce__(self) -> tuple[type["Storage"], tuple[str]]:
+        """Travels to workers as its URL."""
+        return Storage, (self.url,)
+
+    def full(self, path: str) -> str:
+        """The path in the filesystem, for readers that take a filesystem and a path."""
+        return f"{self.root.rstrip('/')}/{path}" if path else self.root
+
+    def locate(self, path: str) -> str:
+        """The path as a person would open it."""
+        return self.full(path) if self._local else f"{self.url.rstrip('/')}/{path}"
+
+    def read(self, path: str) -> bytes:
+        """All bytes of a file. Raises Missing where there is none."""
+        with _explained(self.locate(path)):
+            return bytes(self.filesystem.cat_file(self.full(path)))
+
+    def open(self, path: str) -> IO[bytes]:
+        """A file for ranged reads. Raises Missing where there is none."""
+        with _explained(self.locate(path)):
+            file: IO[bytes] = self.filesystem.open(self.full(path), "rb")
+        return file
+
+    def exists(self, path: str) -> bool:
+        """Whether a file is there now."""
+        with _explained(self.locate(path)):
+            return bool(self.filesystem.exists(self.full(path)))
+
+    def list(self, folder: str) -> list[str]:
+        """Sorted names of files and folders directly in a folder, hidden ones left out; empty where there is no folder."""
+        with _explained(self.locate(folder)):
+            try:
+                self.filesystem.invalidate_cache(self.full(folder))
+                entries = self.filesystem.ls(self.full(folder), detail=False)
+            except FileNotFoundError:
+                return []
+        names = (str(entry).rstrip("/").rsplit("/", 1)[-1] for entry in entries)
+        return sorted(name for name in names if not name.startswith("."))
+
+    def walk(self, folder: str) -> Iterator[str]:
+        """Paths, relative to the root, of all files below a folder, in no order."""
+        with _explained(self.locate(folder)):
+            for parent, _, names in self.filesystem.walk(self.full(folder)):
+                relative = str(parent).rstrip("/")[len(self.root.rstrip("/")) + 1 :]
+                yield from (f"{relative}/{name}" if relative else name for name in names)
+
+    def write(self, path: str, data: bytes) -> None:
+        """Writes a file, replacing what is there."""
+        with _explained(self.locate(path)):
+            if self._local:
+                with self._scratch_file() as file:
+                    file.write(data)
+                    _settle(file)
+                    os.replace(file.name, self._target(path))
+            else:
+                self.filesystem.pipe_file(self.full(path), data)
+
+    def create(self, path: str, data: bytes) -> None:
+        """Writes a file where there is none.
+
+        Raises:
+            AlreadyExists: another writer came first, or a lost answer hides that this one did: compare what is there.
+        """
+        with _explained(self.locate(path)):
+            if self._local:
+                with self._scratch_file() as file:
+                    file.write(data)
+                    self._claim(file, path)
+            else:
+                self.filesystem.pipe_file(self.full(path), data, mode="create")
+
+    def upload(self, path: str, local: Path) -> None:
+        """Writes a local file's contents, replacing what is there."""
+        with _explained(self.locate(path)):
+            if self._local:
+                with self._scratch_file() as file, local.open("rb") as contents:
+                    shutil.copyfileobj(contents, file)
+                    _settle(file)
+                    os.replace(file.name, self._target(path))
+            else:
+                self.filesystem.put_file(str(local), self.full(path))
+
+    def publish(self, source: str, target: str) -> None:
+        """Gives a file that is there a second name, whole at once and exclusively; costs no copy on a disk.
+
+        Raises:
+            AlreadyExists: the second name is taken.
+        """
+        with _explained(self.locate(target)):
+            if self._local:
+                os.link(self.full(source), self._target(target))
+            elif self.filesystem.exists(self.full(target)):
+                raise AlreadyExists(f"{self.locate(target)}: already exists")
+            else:
+                self.filesystem.cp_file(self.full(source), self.full(target))
+
+    def remove(self, path: str) -> None:
+        """Removes a file that this process made to try the store; nothing that an audit wrote is ever removed here."""
+        with _explained(self.locate(path)):
+            self.filesystem.rm_file(self.full(path))
+
+    def refuse_without_exclusive_create(self) -> None:
+        """Writes a marker twice and removes it.
+
+        Raises:
+            StorageError: the second write succeeded, so two runs could publish over each other here.
+        """
+        marker = f"{SCRATCH}/probe-{uuid.uuid4().hex}"
+        self.create(marker, b"first")
+        try:
+            self.create(marker, b"second")
+        except AlreadyExists:
+            return
+        finally:
+            self.remove(marker)
+        raise StorageError(
+            f"{self.url}: this store lets a second writer replace a file that must be created once (it ignores exclusive create, `If-None-Match: *` on S3), "
+            "so two runs could overwrite each other; use a store that honours it: a local disk, Amazon S3, Ceph RGW or MinIO"
+        )
+
+    def _target(self, path: str) -> str:
+        target = Path(self.full(path))
+        target.parent.mkdir(parents=True, exist_ok=True)
+        return str(target)
+
+    def _claim(self, file: IO[bytes], path: str) -> None:
+        """Gives a filled scratch file its name: a hard link is made whole or not at all, and never replaces."""
+        _settle(file)
+        os.link(file.name, self._target(path))
+
+    @contextmanager
+    def _scratch_file(self) -> Iterator[IO[bytes]]:
+        scratch = self._target(f"{SCRATCH}/{uuid.uuid4().hex}")
+        try:
+            with open(scratch, "xb") as file:
+                yield file
+        finally:
+            with suppress(FileNotFoundError):
+                os.unlink(scratch)
+
+
+def _settle(file: IO[bytes]) -> None:
+    """On disk before it gets its name, so that a power cut cannot leave a receipt of lost bytes."""
+    file.flush()
+    os.fsync(file.fileno())
+
+
+@contextmanager
+def _explained(place: str) -> Iterator[None]:
+    """Failures of the outside as this module's errors."""
+    try:
+        yield
+    except StorageError:
+        raise
+    except FileExistsError as error:
+        raise AlreadyExists(f"{place}: already exists") from error
+    except FileNotFoundError as error:
+        raise Missing(f"{place}: no such file") from error
+    except PermissionError as error:
+        raise StorageError(f"{place}: permission denied; give this user the right to read and write there") from error
+    except NotADirectoryError as error:
+        raise StorageError(f"{place}: a part of this path is a file, not a folder") from error
+    except OSError as error:
+        raise StorageError(f"{place}: {error.strerror or error}") from error

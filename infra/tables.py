@@ -1,0 +1,115 @@
+"""Arrow and Parquet: columns of samples in, batches out.
+
+Every table that this project writes carries its schema's name and version in the schema's metadata; readers refuse a newer one.
+"""
+
+import io
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import IO
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from infra.errors import Corrupt, StorageError
+from infra.files import open_input
+
+
+@dataclass(frozen=True)
+class TableFormat:
+    """Name, version and columns of a kind of table."""
+
+    name: str
+    version: int
+    columns: tuple[pa.Field, ...]
+
+    @property
+    def schema(self) -> pa.Schema:
+        """The Arrow schema, name and version in its metadata."""
+        return pa.schema(self.columns, metadata={"mad.table": self.name, "mad.version": str(self.version)})
+
+    def check(self, schema: pa.Schema, place: str) -> None:
+        """Refuses a table of another kind or of a newer version.
+
+        Raises:
+            Corrupt: with what was expected and what is there.
+        """
+        metadata = {key.decode(): value.decode() for key, value in (schema.metadata or {}).items()}
+        found, version = metadata.get("mad.table"), metadata.get("mad.version", "0")
+        if found != self.name or not version.isdigit():
+            raise Corrupt(f"{place}: expected a table {self.name!r}, found {found!r}")
+        if int(version) > self.version:
+            raise Corrupt(f"{place}: table {self.name!r} has version {version}, this mad reads up to {self.version}; upgrade mad to read it")
+
+
+def encode_arrow(table: pa.Table) -> bytes:
+    """A table as an Arrow IPC file."""
+    sink = io.BytesIO()
+    with pa.ipc.new_file(sink, table.schema) as writer:
+        writer.write_table(table)
+    return sink.getvalue()
+
+
+def decode_arrow(data: bytes, expected: TableFormat, place: str) -> pa.Table:
+    """The table of an Arrow IPC file.
+
+    Raises:
+        Corrupt: it is not one, or not of the expected kind and version.
+    """
+    try:
+        table = pa.ipc.open_file(data).read_all()
+    except (pa.ArrowInvalid, OSError) as error:
+        raise Corrupt(f"{place}: not an Arrow file ({error})") from error
+    expected.check(table.schema, place)
+    return table
+
+
+def write_parquet(sink: IO[bytes], batches: Iterable[pa.RecordBatch], expected: TableFormat) -> None:
+    """Streams record batches into one Parquet file, a row group each."""
+    with pq.ParquetWriter(sink, expected.schema, compression="zstd") as writer:
+        for batch in batches:
+            writer.write_batch(batch)
+
+
+def open_parquet(file: IO[bytes], place: str) -> pq.ParquetFile:
+    """A Parquet file for streaming reads.
+
+    Raises:
+        StorageError: it is not a Parquet file.
+    """
+    try:
+        return pq.ParquetFile(file)
+    except (pa.ArrowInvalid, OSError) as error:
+        raise StorageError(f"{place}: not a readable Parquet file ({str(error).splitlines()[0]})") from error
+
+
+def read_rows(url: str, start: int, stop: int, columns: Sequence[str], batch_rows: int = 1024) -> Iterator[pa.RecordBatch]:
+    """Batches of rows [start, stop) of a Parquet file, of these columns only, reading only the row groups they lie in.
+
+    Raises:
+        StorageError: the file cannot be read, or ends before `stop`.
+    """
+    with open_input(url) as handle:
+        file = open_parquet(handle, url)
+        groups, skipped = _row_groups(file, start, stop)
+        position = skipped
+        for batch in file.iter_batches(batch_rows, row_groups=groups, columns=list(columns)):
+            first, last = max(start - position, 0), min(stop - position, batch.num_rows)
+            position += batch.num_rows
+            if first < last:
+                yield batch.slice(first, last - first)
+        if position < stop:
+            raise StorageError(f"{url}: ends at row {position}, rows up to {stop} were expected; was it replaced while the audit ran? Run again")
+
+
+def _row_groups(file: pq.ParquetFile, start: int, stop: int) -> tuple[list[int], int]:
+    """The row groups that hold rows [start, stop), and the index of the first row in them."""
+    groups, first, skipped = [], 0, 0
+    for group in range(file.metadata.num_row_groups):
+        rows = file.metadata.row_group(group).num_rows
+        if first + rows <= start:
+            skipped = first + rows
+        elif first < stop:
+            groups.append(group)
+        first += rows
+    return groups, skipped

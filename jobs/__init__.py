@@ -1,0 +1,1 @@
+"""Command lines: arguments to one pipeline call to an exit code. The only place that prints or sets up logging."""

@@ -1,0 +1,74 @@
+"""The commands that plan and run."""
+
+from pathlib import Path
+from typing import Literal
+
+import typer
+
+from infra.storage import Storage
+from jobs.console import CANNOT, FAILED, VERDICT, Common
+from jobs.progress import ProgressDisplay
+from jobs.rendering import plan_document, plan_text, run_text
+from pipeline.artifacts.layout import page_file
+from pipeline.audit import Audit
+from pipeline.config import AuditConfig
+from pipeline.errors import ConfigError
+from pipeline.plan import AuditPlan, plan_audit
+from pipeline.run import run_audit
+from pipeline.verdicts import VERDICTS
+
+Until = Literal["gradients", "curvature", "scoring", "reporting"]
+
+
+def show_plan(path: str, common: Common) -> None:
+    """`mad plan`: exit 1 where a model or file of the config cannot be audited, 3 where the plan cannot fit."""
+    plan = plan_audit(AuditConfig.load(path))
+    common.emit(plan_document(plan), plan_text(plan))
+    if plan.misfits:
+        raise typer.Exit(CANNOT)
+    if not plan.complete:
+        raise typer.Exit(FAILED)
+
+
+def run_config(path: str, executor: str, until: Until, fail_on: str | None, common: Common) -> None:
+    """`mad run`: exit 1 where something failed, 4 where a model has the verdict `fail_on`."""
+    verdict = _parse_verdict(fail_on) if fail_on else None
+    plan = plan_audit(AuditConfig.load(path))
+    _run(plan, executor, until, verdict, common)
+
+
+def run_demo(root: str, common: Common) -> None:
+    """`mad demo`: prepares the inputs where they are missing, then runs exactly as `mad run`."""
+    from pipeline.demo import prepare_demo  # noqa: PLC0415
+
+    inputs = Path("mad-demo-inputs" if "://" in root else f"{root.rstrip('/')}-inputs")
+    config = prepare_demo(inputs, root)
+    audit = _run(plan_audit(AuditConfig.load(config)), "serial", "reporting", None, common)
+    if common.output == "text":
+        print(f"Config: {config} (change it, then: mad run {config})\nPage:   {audit.storage.locate(page_file('index'))}")
+
+
+def _run(plan: AuditPlan, executor: str, until: Until, verdict: str | None, common: Common) -> Audit:
+    with ProgressDisplay(common) as display:
+        audit = run_audit(plan, executor=executor, until=until, listener=display)
+    outcome = audit.outcome
+    assert outcome is not None
+    models = dict(outcome.summaries) or {name: {"stages": stages} for name, stages in outcome.stages.items()}
+    document = {"run_id": outcome.run_id, "models": models, "failures": dict(outcome.failures)}
+    common.emit(document, run_text(outcome, Storage(plan.config.root)))
+    if not outcome.clean:
+        raise typer.Exit(FAILED)
+    if verdict and any(_value(summary.get("verdict")) == verdict for summary in outcome.summaries.values()):
+        raise typer.Exit(VERDICT)
+    return audit
+
+
+def _value(verdict: object) -> object:
+    return verdict.get("value") if isinstance(verdict, dict) else None
+
+
+def _parse_verdict(text: str) -> str:
+    verdict = text.strip().lower().replace("-", " ").replace("_", " ")
+    if verdict not in VERDICTS:
+        raise ConfigError(f"--fail-on {text!r}: there is no such verdict; verdicts: {', '.join(repr(value) for value in VERDICTS)}")
+    return verdict

@@ -1,0 +1,70 @@
+"""What all commands share: the common options, printing results, and the one edge where an error becomes a paragraph and a code."""
+
+import json
+import logging
+import sys
+import traceback
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+import typer
+
+OutputForm = Literal["text", "json"]
+Output = Annotated[OutputForm, typer.Option(help="Results as text, or as one JSON object on stdout.")]
+Verbose = Annotated[int, typer.Option("-v", "--verbose", count=True, help="More on stderr, with tracebacks.")]
+Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="No progress on stderr, errors only.")]
+DONE, FAILED, WRONG, CANNOT, VERDICT = 0, 1, 2, 3, 4
+
+
+@dataclass(frozen=True)
+class Common:
+    """The options that every command takes."""
+
+    output: OutputForm = "text"
+    verbose: int = 0
+    quiet: bool = False
+
+    def emit(self, document: Mapping[str, object], text: str) -> None:
+        """Prints a result: as the JSON object, or as the text."""
+        print(json.dumps(document, indent=1, allow_nan=False) if self.output == "json" else text)
+
+
+@contextmanager
+def edge(common: Common) -> Iterator[Common]:
+    """Runs a command; an error leaves as one paragraph on stderr and an exit code, with a traceback only where asked for."""
+    logging.basicConfig(stream=sys.stderr, level=logging.DEBUG if common.verbose > 1 else logging.INFO if common.verbose else logging.WARNING)
+    try:
+        yield common
+    except KeyboardInterrupt:
+        print("interrupted; what is finished is kept, the same command resumes", file=sys.stderr)
+        raise typer.Exit(130) from None
+    except BrokenPipeError:
+        raise typer.Exit(FAILED) from None
+    except (typer.Exit, typer.Abort):
+        raise
+    except Exception as error:  # noqa: BLE001
+        if common.verbose:
+            traceback.print_exc()
+        print(f"mad: {paragraph(error)}", file=sys.stderr)
+        raise typer.Exit(exit_code(error)) from None
+
+
+def paragraph(error: Exception) -> str:
+    """An error for people; one that nobody foresaw says so."""
+    from infra.errors import StorageError  # noqa: PLC0415
+    from pipeline.errors import AuditError  # noqa: PLC0415
+
+    if isinstance(error, AuditError | StorageError):
+        return str(error)
+    return f"unexpected {type(error).__name__}: {error} (a bug, or something that mad does not foresee; -v shows where)"
+
+
+def exit_code(error: Exception) -> int:
+    """2 for what was wrong before the first task, 3 for what cannot fit, 1 for the rest."""
+    from pipeline.errors import CannotFit, ConfigError, RootError, SourceError  # noqa: PLC0415
+
+    if isinstance(error, CannotFit):
+        return CANNOT
+    return WRONG if isinstance(error, ConfigError | RootError | SourceError) else FAILED

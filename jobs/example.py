@@ -1,0 +1,23 @@
+"""`mad init`: a commented config to start from."""
+
+from importlib.resources import files
+from pathlib import Path
+
+from jobs.console import Common
+from pipeline.errors import ConfigError
+
+
+def write_example(folder: str, common: Common) -> None:
+    """Writes audit.yaml where there is none.
+
+    Raises:
+        ConfigError: there is one already.
+    """
+    target = Path(folder) / "audit.yaml"
+    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with target.open("x", encoding="utf-8") as file:
+            file.write(files("jobs").joinpath("example.yaml").read_text(encoding="utf-8"))
+    except FileExistsError as error:
+        raise ConfigError(f"{target}: exists already, and is left as it is; name another folder") from error
+    common.emit({"config": str(target)}, f"{target} is written; put your models and data into it, then: mad plan {target}")

@@ -1,0 +1,146 @@
+"""The command `mad`. Heavy imports wait inside the commands, so that help is there at once."""
+
+from importlib.metadata import version
+from typing import Annotated, Literal
+
+import typer
+
+from jobs.console import Common, Output, Quiet, Verbose, edge
+
+app = typer.Typer(
+    name="mad",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help=(
+        "Mechanistic anomaly detection: asks of every output of a model how far a small trusted set explains it, and flags what it does not.\n\n"
+        "Start with `mad demo`, then `mad init` for a config of your own, `mad plan CONFIG` to see what it would do, and `mad run CONFIG`.\n\n"
+        "Exit codes: 0 done; 1 a model, file or task failed, or verify found a mismatch; 2 usage, config, model or data wrong before the first task; "
+        "3 cannot fit; 4 done, and a model has the verdict of --fail-on."
+    ),
+)
+Stage = Literal["gradients", "curvature", "scoring", "reporting"]
+Config = Annotated[str, typer.Argument(metavar="CONFIG", help="The audit's YAML file; `mad init` writes an example.")]
+Root = Annotated[str, typer.Argument(metavar="ROOT", help="The root that runs are kept in: a folder or URL.")]
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"mad {version('mad')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _common(_: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")] = False) -> None:
+    pass
+
+
+@app.command()
+def demo(
+    root: Annotated[str, typer.Option(metavar="DIR", help="Where to keep the audit; its inputs go beside it, in DIR-inputs.")] = "mad-demo",
+    output: Output = "text",
+    verbose: Verbose = 0,
+    quiet: Quiet = False,
+) -> None:
+    """Train a digit classifier with a backdoor on the spot, and audit it: the main job, in a minute."""
+    with edge(Common(output, verbose, quiet)) as common:
+        from jobs.commands import run_demo  # noqa: PLC0415
+
+        run_demo(root, common)
+
+
+@app.command()
+def init(
+    folder: Annotated[str, typer.Argument(metavar="[DIR]", help="Where to write audit.yaml.")] = ".",
+    output: Output = "text",
+    verbose: Verbose = 0,
+    quiet: Quiet = False,
+) -> None:
+    """Write a commented example config, audit.yaml."""
+    with edge(Common(output, verbose, quiet)) as common:
+        from jobs.example import write_example  # noqa: PLC0415
+
+        write_example(folder, common)
+
+
+@app.command()
+def plan(config: Config, output: Output = "text", verbose: Verbose = 0, quiet: Quiet = False) -> None:
+    """Show what a run would do: tasks, bytes, projected memory, layers covered and not. Writes nothing."""
+    with edge(Common(output, verbose, quiet)) as common:
+        from jobs.commands import show_plan  # noqa: PLC0415
+
+        show_plan(config, common)
+
+
+@app.command()
+def run(
+    config: Config,
+    executor: Annotated[Literal["serial"], typer.Option(help="Where tasks run: in this process.")] = "serial",
+    until: Annotated[Stage, typer.Option(help="Stop after this stage; only reporting publishes scores.")] = "reporting",
+    fail_on: Annotated[str | None, typer.Option(metavar="VERDICT", help="Exit with 4 if a model has this verdict, such as 'unusual inputs'.")] = None,
+    output: Output = "text",
+    verbose: Verbose = 0,
+    quiet: Quiet = False,
+) -> None:
+    """Audit the models of a config. Resumes by itself: what an earlier run finished is not done again."""
+    with edge(Common(output, verbose, quiet)) as common:
+        from jobs.commands import run_config  # noqa: PLC0415
+
+        run_config(config, executor, until, fail_on, common)
+
+
+@app.command()
+def status(root: Root, output: Output = "text", verbose: Verbose = 0, quiet: Quiet = False) -> None:
+    """List the runs of a root and the latest verdict on each model."""
+    with edge(Common(output, verbose, quiet)) as common:
+        from jobs.reading import show_status  # noqa: PLC0415
+
+        show_status(root, common)
+
+
+@app.command()
+def verify(root: Root, output: Output = "text", verbose: Verbose = 0, quiet: Quiet = False) -> None:
+    """Check every stored byte against the digest recorded when it was written."""
+    with edge(Common(output, verbose, quiet)) as common:
+        from jobs.reading import show_verification  # noqa: PLC0415
+
+        show_verification(root, common)
+
+
+@app.command()
+def inspect(
+    place: Annotated[str, typer.Argument(metavar="ROOT[/MODEL[/STAGE]]", help="A root, a model in it, or a stage of that model.")],
+    output: Output = "text",
+    verbose: Verbose = 0,
+    quiet: Quiet = False,
+) -> None:
+    """Show what is committed: models, stages, tasks, with rows, bytes and seconds."""
+    with edge(Common(output, verbose, quiet)) as common:
+        from jobs.reading import show_inspection  # noqa: PLC0415
+
+        show_inspection(place, common)
+
+
+@app.command()
+def report(
+    root: Root,
+    top: Annotated[int, typer.Option(min=0, help="How many of each model's most anomalous flagged samples to list.")] = 10,
+    output: Output = "text",
+    verbose: Verbose = 0,
+    quiet: Quiet = False,
+) -> None:
+    """Print the latest results of each model, and write the pages anew."""
+    with edge(Common(output, verbose, quiet)) as common:
+        from jobs.reading import show_report  # noqa: PLC0415
+
+        show_report(root, top, common)
+
+
+def main() -> None:
+    """The entry point of the command `mad`."""
+    app()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,121 @@
+"""The commands that read a root."""
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import typer
+
+from infra.storage import Storage
+from jobs.console import FAILED, Common
+from jobs.progress import ProgressDisplay
+from jobs.rendering import results, share, size, table
+from pipeline.audit import Audit, open_audit
+from pipeline.publication import Document, publish_pages
+from pipeline.status import inspect, status
+from pipeline.verify import verify
+
+SHOWN = ("sample_id", "source", "row", "prediction", "confidence", "score", "p_value", "q_value", "status")
+
+
+def show_status(root: str, common: Common) -> None:
+    """`mad status`."""
+    found = status(Storage(root))
+    runs = [[str(run["run_id"]), str(run["state"]), _notes(run)] for run in _dicts(found["runs"])]
+    models = []
+    for name, model in _dict(found["models"]).items():
+        counts, verdict = _dict(_dict(model).get("counts")), _dict(_dict(model).get("verdict"))
+        models.append([name, str(verdict.get("value", "not audited yet")), str(counts.get("audited", "-")), str(counts.get("flagged", "-"))])
+    text = "\n".join([f"root: {root}", table(["run", "state", ""], runs), "", table(["model", "latest verdict", "audited", "flagged"], models)])
+    common.emit(found, text)
+
+
+def _notes(run: Document) -> str:
+    notes = [f"{name}: {model['done']} of {model['tasks']} row tasks" for name, model in _dict(run.get("rows")).items() if isinstance(model, dict)]
+    return "; ".join([*notes, *(f"{name}: {reason}" for name, reason in _dict(run.get("failures")).items())])
+
+
+def show_verification(root: str, common: Common) -> None:
+    """`mad verify`: exit 1 where something differs."""
+    with ProgressDisplay(common) as display:
+        found = verify(Storage(root), display)
+    document: Document = {
+        "receipts": found.receipts,
+        "files": found.files,
+        "bytes": found.bytes,
+        "tables": found.tables,
+        "unclaimed_attempts": found.unclaimed_attempts,
+        "problems": list(found.problems),
+    }
+    checked = f"{found.receipts:,} receipts, {found.files:,} files ({size(found.bytes)}) and {found.tables:,} published tables checked"
+    leftover = f"{found.unclaimed_attempts:,} attempts that no receipt names, left by interrupted tasks; harmless" if found.unclaimed_attempts else ""
+    verdict = f"{len(found.problems):,} PROBLEMS" if found.problems else "all as written"
+    common.emit(document, "\n".join(line for line in (checked, leftover, *found.problems, verdict) if line))
+    if found.problems:
+        raise typer.Exit(FAILED)
+
+
+def show_inspection(place: str, common: Common) -> None:
+    """`mad inspect`."""
+    found = inspect(place)
+    if "keys" in found:
+        rows = [_task_row(task) for log in _dict(found["keys"]).values() for task in _dicts(_dict(log)["tasks"])]
+        text = table(["task", "generation", "rows", "bytes", "seconds", "peak memory", "nonfinite", "unreadable", "folder"], rows)
+    elif "stages" in found:
+        text = table(["stage", "tasks", "rows", "bytes", "seconds"], [_stage_row(stage, cost) for stage, cost in _dict(found["stages"]).items()])
+    else:
+        models = _dict(found["models"])
+        rows = [[name, *_stage_row(stage, cost)] for name, stages in models.items() for stage, cost in _dict(stages).items()]
+        text = table(["model", "stage", "tasks", "rows", "bytes", "seconds"], rows)
+    common.emit(found, text)
+
+
+def _task_row(task: Document) -> list[str]:
+    peak = size(int(str(task["peak_memory_bytes"])))
+    numbers = [str(task["task"]), str(task["generation"]), f"{task['rows']:,}", size(int(str(task["bytes"]))), f"{float(str(task['seconds'])):.2f}", peak]
+    return [*numbers, str(task["nonfinite"]), str(task["unreadable"]), str(task["folder"])]
+
+
+def _stage_row(stage: str, cost: object) -> list[str]:
+    values = _dict(cost)
+    return [stage, f"{values['tasks']:,}", f"{values['rows']:,}", size(int(str(values["bytes"]))), str(values["seconds"])]
+
+
+def show_report(root: str, top: int, common: Common) -> None:
+    """`mad report`."""
+    audit = open_audit(root)
+    audited = [name for name in audit.models if _has_summary(audit, name)]
+    page = publish_pages(audit.storage)
+    listed = {name: _top_flagged(audit, name, top) for name in audited}
+    summaries = {name: audit.summary(name) for name in audited}
+    lines = [results(list(summaries.values()))]
+    for name, rows in listed.items():
+        cells = [[_cell(row[column]) for column in SHOWN] for row in rows]
+        lines += ["", table(SHOWN, cells, f"{name}: the {len(rows)} most anomalous of its flagged samples")] if rows else []
+    document: Document = {"models": {name: {**summaries[name], "top": listed[name]} for name in audited}, "page": page}
+    common.emit(document, "\n".join([*lines, "", f"page: {page}"]))
+
+
+def _has_summary(audit: Audit, name: str) -> bool:
+    return audit.storage.exists(f"{name}/summary.json")
+
+
+def _top_flagged(audit: Audit, name: str, top: int) -> list[Document]:
+    """Flagged rows of largest score; those without a score, whose gradient is not finite, first."""
+    kept = pa.table({column: [] for column in SHOWN}).slice(0, 0).to_batches()
+    for batch in audit.scores(name):
+        flagged = pa.Table.from_batches([batch.filter(batch.column("flagged")).select(list(SHOWN))])
+        merged = pa.concat_tables([pa.Table.from_batches(kept), flagged]) if kept else flagged
+        order = pc.sort_indices(merged, sort_keys=[("score", "descending")], null_placement="at_start")
+        kept = merged.take(order[:top]).to_batches()
+    return [row for batch in kept for row in batch.to_pylist()]
+
+
+def _cell(value: object) -> str:
+    return share(value, 4) if isinstance(value, float) else "-" if value is None else str(value)
+
+
+def _dict(value: object) -> Document:
+    return value if isinstance(value, dict) else {}
+
+
+def _dicts(value: object) -> list[Document]:
+    return [item for item in value if isinstance(item, dict)] if isinstance(value, list) else []

@@ -1,0 +1,151 @@
+"""Results as text for a terminal: aligned tables, one fact a line."""
+
+import io
+from collections.abc import Sequence
+
+from rich.console import Console
+from rich.table import Table
+
+from infra.storage import Storage
+from pipeline.artifacts.layout import page_file
+from pipeline.plan import AuditPlan, ModelPlan, certifiable
+from pipeline.publication import Document, RunOutcome
+
+
+def table(columns: Sequence[str], rows: Sequence[Sequence[str]], title: str = "") -> str:
+    """A plain text table; columns that hold numbers only are set right."""
+    numeric = [bool(rows) and all(_is_number(row[index]) for row in rows) for index in range(len(columns))]
+    grid = Table(title=title or None, title_justify="left", title_style="", box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for name, right in zip(columns, numeric, strict=True):
+        grid.add_column(name, justify="right" if right else "left", no_wrap=True, header_style="")
+    for row in rows:
+        grid.add_row(*(_plain(cell) for cell in row))
+    sink = io.StringIO()
+    Console(file=sink, width=400, no_color=True, markup=False, highlight=False).print(grid)
+    return "\n".join(line.rstrip() for line in sink.getvalue().splitlines())
+
+
+def _is_number(cell: str) -> bool:
+    return cell in ("", "-") or cell.replace(",", "").replace("%", "").replace(" ", "").replace(".", "").replace("-", "").isdigit()
+
+
+def _plain(cell: str) -> str:
+    """Values from data must not move the cursor or break lines."""
+    return "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in cell)
+
+
+def share(value: object, digits: int = 3) -> str:
+    """A number between 0 and 1, or - where there is none."""
+    return f"{value:.{digits}f}" if isinstance(value, float) else "-"
+
+
+def size(count: int) -> str:
+    """Bytes for people."""
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if count < 1024 or unit == "GiB":
+            return f"{count:,.0f} {unit}" if unit == "B" else f"{count:,.1f} {unit}"
+        count /= 1024  # type: ignore[assignment]
+    raise AssertionError
+
+
+def plan_document(plan: AuditPlan) -> Document:
+    """The plan as a JSON object."""
+    return {
+        "root": plan.config.root,
+        "stages": ["gradients", "curvature", "scoring", "reporting"],
+        "models": {model.name: _planned(model) for model in plan.models},
+        "refused": dict(plan.refused),
+        "cannot_fit": list(plan.misfits),
+    }
+
+
+def _planned(model: ModelPlan) -> Document:
+    memory = model.memory
+    return {
+        "digest": model.digest,
+        "row_key": model.row_key,
+        "trusted": {source.file.name: source.rows for source in model.trusted},
+        "audited": {source.file.name: source.rows for source in model.audited},
+        "refused_files": dict(model.refused_files),
+        "tasks": model.row_tasks,
+        "row_numbers": model.layout.k,
+        "row_bytes": model.row_bytes,
+        "projected_memory_bytes": {"gradients": memory.gradients, "curvature": memory.curvature, "scoring": memory.scoring},
+        "smallest_certified_group": certifiable(model),
+        "layers": {"covered": dict(zip(model.layout.names, model.layout.sizes, strict=True)), "fallback": [], "not_covered": dict(model.not_covered)},
+    }
+
+
+def plan_text(plan: AuditPlan) -> str:
+    """The plan for a person."""
+    columns = ["model", "trusted", "audited", "tasks", "numbers a row", "rows at rest", "memory a worker", "layers", "not covered"]
+    rows = [
+        [
+            model.name,
+            f"{sum(source.rows for source in model.trusted):,}",
+            f"{sum(source.rows for source in model.audited):,}",
+            f"{model.row_tasks:,}",
+            f"{model.layout.k:,}",
+            size(model.row_bytes),
+            size(model.memory.peak),
+            str(len(model.layers)),
+            str(len(model.not_covered)),
+        ]
+        for model in plan.models
+    ]
+    lines = [f"root: {plan.config.root}", "stages: gradients, curvature, scoring, reporting", table(columns, rows)]
+    for model in plan.models:
+        group = certifiable(model)
+        lines += [f"{model.name}: the fdr target can flag no fewer than {group:,} samples, if any"] if group else []
+        lines += [f"{model.name}: not covered: {name}: {reason}" for name, reason in model.not_covered.items()]
+        lines += [f"{model.name}: file left out: {reason}" for reason in model.refused_files.values()]
+    lines += [f"{name}: cannot be audited: {reason}" for name, reason in plan.refused.items()]
+    return "\n".join([*lines, *(f"cannot fit: {reason}" for reason in plan.misfits)])
+
+
+def run_text(outcome: RunOutcome, storage: Storage) -> str:
+    """How a run ended, for a person."""
+    lines = [f"run {outcome.run_id}"]
+    if outcome.summaries:
+        lines += [results([summary for summary in outcome.summaries.values()]), stage_seconds(outcome.stages)]
+        lines += [f"{name}: warning: {warning}" for name, summary in outcome.summaries.items() for warning in _list(summary["warnings"])]
+        lines += [f"{name}: same scores as run {summary['same_as']}" for name, summary in outcome.summaries.items() if summary["same_as"]]
+        lines.append(f"page: {storage.locate(page_file('index'))}")
+    else:
+        lines.append(stage_seconds(outcome.stages))
+    lines += [f"{name}: FAILED: {reason}" for name, reason in outcome.failures.items()]
+    lines += [f"{name}: task given up, tried again by the next run: {tasks[0]} ({len(tasks)} in all)" for name, tasks in outcome.failed_tasks.items()]
+    return "\n".join(lines)
+
+
+def results(summaries: Sequence[Document]) -> str:
+    """A line a model: what was audited and flagged, and how well where the truth is known."""
+    columns = ["model", "verdict", "audited", "flagged", "not scored", "target", "AUROC", "TPR", "FPR"]
+    rows = []
+    for summary in summaries:
+        counts, verdict, calibration = _dict(summary["counts"]), _dict(summary["verdict"]), _dict(summary["calibration"])
+        judged = _dict(_dict(summary["evaluation"]).get("attack_succeeded"))
+        at = _dict(judged.get("at_calibrated"))
+        lost = sum(int(str(counts[status])) for status in ("nonfinite", "unreadable", "failed"))
+        target = ", ".join(f"{kind} {level:g}" for kind, level in _dict(calibration["target"]).items())
+        cells = [str(summary["model"]), str(verdict["value"]), f"{counts['audited']:,}", f"{counts['flagged']:,}", f"{lost:,}", target]
+        rows.append([*cells, share(judged.get("auroc")), share(at.get("tpr")), share(at.get("fpr"))])
+    return table(columns, rows)
+
+
+def stage_seconds(stages: object) -> str:
+    """Seconds and tasks a stage, summed over models."""
+    rows = []
+    for stage in ("gradients", "curvature", "scoring", "reporting"):
+        costs = [_dict(_dict(model).get(stage)) for model in _dict(stages).values()]
+        total = [sum(float(str(cost.get(what, 0))) for cost in costs) for what in ("seconds", "tasks_run", "tasks_reused")]
+        rows.append([stage, f"{total[0]:.1f}", f"{total[1]:.0f}", f"{total[2]:.0f}"])
+    return table(["stage", "seconds", "tasks run", "reused"], rows)
+
+
+def _dict(value: object) -> Document:
+    return value if isinstance(value, dict) else {}
+
+
+def _list(value: object) -> list[object]:
+    return value if isinstance(value, list) else []

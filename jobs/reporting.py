@@ -1,0 +1,6 @@
+"""`python -m jobs.reporting CONFIG`: a run up to and with the stage reporting."""
+
+from jobs.stage import run_stage
+
+if __name__ == "__main__":
+    run_stage("reporting")

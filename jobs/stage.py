@@ -1,0 +1,23 @@
+"""What the entry points of the stages share."""
+
+from typing import Literal
+
+import typer
+
+from jobs.console import Common, Output, Quiet, Verbose, edge
+from jobs.main import Config
+
+Stage = Literal["gradients", "curvature", "scoring", "reporting"]
+
+
+def run_stage(stage: Stage) -> None:
+    """Parses the command line of one stage's entry point and runs up to that stage."""
+
+    def command(config: Config, output: Output = "text", verbose: Verbose = 0, quiet: Quiet = False) -> None:
+        with edge(Common(output, verbose, quiet)) as common:
+            from jobs.commands import run_config  # noqa: PLC0415
+
+            run_config(config, "serial", stage, None, common)
+
+    command.__doc__ = f"Run an audit up to and with the stage {stage}; the same as: mad run CONFIG --until {stage}."
+    typer.run(command)

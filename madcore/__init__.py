@@ -1,0 +1,73 @@
+"""The numerics of mechanistic anomaly detection by functional attribution (arXiv 2604.18970), usable alone.
+
+Torch and numpy only; no files, clock, environment or global state; randomness only from an explicit seed.
+"""
+
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+
+from madcore.calibration import p_values, split_order
+from madcore.coupling import References, score
+from madcore.coverage import check_layers, select_layers
+from madcore.curvature import BlockMoment, DampedInverse, Damping, Whitening
+from madcore.errors import CalibrationError, LayerError, MadcoreError, ModelError
+from madcore.gradients import Layer, RowExtractor, row_layout
+from madcore.measurements import Measurement, margin
+from madcore.projections import Projection
+from madcore.rows import RowLayout
+
+__all__ = [
+    "BlockMoment",
+    "CalibrationError",
+    "DampedInverse",
+    "Damping",
+    "Layer",
+    "LayerError",
+    "MadcoreError",
+    "Measurement",
+    "ModelError",
+    "Projection",
+    "References",
+    "RowExtractor",
+    "RowLayout",
+    "Whitening",
+    "check_layers",
+    "margin",
+    "p_values",
+    "per_sample_rows",
+    "row_layout",
+    "score",
+    "select_layers",
+    "split_order",
+]
+
+
+def per_sample_rows(
+    model: nn.Module,
+    batch: Tensor,
+    *,
+    layers: Sequence[Layer] | Sequence[str] = ("*",),
+    projection: Projection | None = None,
+    measurement: Measurement = margin,
+) -> Tensor:
+    """Compressed per-sample gradients of a batch, in one forward and backward pass.
+
+    Args:
+        model: in eval mode; left as found.
+        batch: its input, shape (n, ...).
+        layers: layers from `select_layers(...).covered`, or shell patterns over module names, a leading `!` excludes.
+        projection: rank and seed; rank 16, seed 0 if not given.
+        measurement: logits (n, C) to n numbers.
+
+    Returns:
+        Rows (n, k) on the model's device: per layer `vec(P_0 dW P_1^T)`, concatenated in the order of the layers.
+
+    Raises:
+        ModelError: the model is in training mode, or its outputs do not fit the measurement.
+        LayerError: a pattern matches no layer, or a layer cannot be hooked.
+    """
+    chosen = [layer for layer in layers if isinstance(layer, Layer)]
+    if not chosen:
+        chosen = list(select_layers(model, [str(pattern) for pattern in layers]).covered)
+    return RowExtractor(model, chosen, projection or Projection(), measurement)(batch).rows

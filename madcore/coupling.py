@@ -1,0 +1,126 @@
+"""Coupling: how far the reference part explains an audited sample, and the anomaly score made of it.
+
+Whitened rows become unit rows. Each score kind compares a sample's unit row with an *explanation*, a direction made of reference
+rows: the mean of its own predicted class (`prediction_coupling`), of the class that fits best (`class_coupling`, the class-level
+correlation of arXiv 2604.18970), of all rows (`mean_coupling`), or of the q nearest rows (`top_coupling`). The score is minus the
+cosine-like product with it: larger is more anomalous, always. `leverage` compares |u|^2 with the reference part's median instead.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from madcore.rows import RowLayout
+
+ScoreKind = Literal["prediction_coupling", "class_coupling", "mean_coupling", "top_coupling", "leverage"]
+LayersForm = Literal["concatenated", "apart"]
+RARE_CLASS = 10
+TOP_TRUSTED = 10
+
+
+def unit_rows(whitened_nk: Tensor, layout: RowLayout, layers: LayersForm) -> Tensor:
+    """Unit rows (n, k): one L2 norm for the whole row, or one per layer (`apart`). A zero row or layer stays zero."""
+    if layers == "concatenated":
+        return torch.nn.functional.normalize(whitened_nk, dim=1, eps=torch.finfo(whitened_nk.dtype).tiny)
+    norms_nl = layout.layer_norms(whitened_nk)
+    return whitened_nk / layout.spread(torch.where(norms_nl > 0, norms_nl, torch.ones_like(norms_nl)))
+
+
+def class_means(units_mk: Tensor, predictions_m: Tensor, classes: int) -> Tensor:
+    """M_c, shape (classes, k): means of unit rows by predicted class, not renormalised.
+
+    A class with n_c < 10 rows is drawn towards B, the mean of M_c over the classes present: (n_c / 10) M_c + (1 - n_c / 10) B; so
+    an absent class is B.
+    """
+    counts_c = torch.bincount(predictions_m, minlength=classes).to(units_mk)
+    sums_ck = torch.zeros(classes, units_mk.shape[1], dtype=torch.float64).index_add_(0, predictions_m, units_mk.double())
+    means_ck = (sums_ck / counts_c.clamp(min=1).unsqueeze(1)).to(units_mk)
+    overall_k = means_ck[counts_c > 0].mean(dim=0)
+    share_c1 = (counts_c / RARE_CLASS).clamp(max=1).unsqueeze(1)
+    return share_c1 * means_ck + (1 - share_c1) * overall_k
+
+
+@dataclass(frozen=True)
+class References:
+    """What scores compare with: the reference part's whitened rows (m, k) and statistics of them."""
+
+    layout: RowLayout
+    layers: LayersForm
+    whitened: Tensor
+    units: Tensor
+    class_means: Tensor
+    present: Tensor
+    log_leverage_median: float
+
+    @classmethod
+    def of(cls, layout: RowLayout, layers: LayersForm, whitened_mk: Tensor, predictions_m: Tensor, classes: int) -> "References":
+        """From whitened reference rows (m, k) and their predicted classes (m,), m at least 1.
+
+        Raises:
+            ValueError: there are no reference rows.
+        """
+        if whitened_mk.shape[0] == 0:
+            raise ValueError("the reference part is empty: no trusted sample is left to compare with")
+        units_mk = unit_rows(whitened_mk, layout, layers)
+        present_c = torch.bincount(predictions_m, minlength=classes) > 0
+        median = float(log_leverage(whitened_mk).median())
+        return cls(layout, layers, whitened_mk, units_mk, class_means(units_mk, predictions_m, classes), present_c, median)
+
+    def explanation(self, kind: ScoreKind, units_nk: Tensor, predictions_n: Tensor) -> Tensor:
+        """The direction (n, k) that each sample is compared with."""
+        if kind == "prediction_coupling":
+            return self.class_means[predictions_n]
+        if kind == "class_coupling":
+            cosines_nc = (units_nk @ self.class_means.T).masked_fill(~self.present, float("-inf"))
+            return self.class_means[cosines_nc.argmax(dim=1)]
+        if kind == "top_coupling":
+            nearest_nq = (units_nk @ self.units.T).topk(self.nearest, dim=1).indices
+            weights_nm = torch.zeros(len(units_nk), len(self.units)).scatter_(1, nearest_nq, 1 / self.nearest)
+            return weights_nm @ self.units
+        return self.units.mean(dim=0).expand_as(units_nk)
+
+    @property
+    def nearest(self) -> int:
+        """q of `top_coupling`: min(20, reference / 20), at least 1."""
+        return max(1, min(20, len(self.units) // 20))
+
+
+@dataclass(frozen=True)
+class Scored:
+    """Scores of n samples: score (n,), leverage (n,), layer_scores (n, layers), and the reference samples of largest influence."""
+
+    score: Tensor
+    leverage: Tensor
+    layer_scores: Tensor
+    top_indices: Tensor
+    top_influence: Tensor
+
+
+def log_leverage(whitened_nk: Tensor) -> Tensor:
+    """log |u|^2, shape (n,)."""
+    return whitened_nk.square().sum(dim=1).clamp(min=torch.finfo(torch.float32).tiny).log()
+
+
+def score(references: References, kind: ScoreKind, whitened_nk: Tensor, predictions_n: Tensor) -> Scored:
+    """Anomaly scores of whitened rows (n, k) of samples predicted (n,); every sample is scored on its own.
+
+    With layers `apart`, cosines are averaged over the layers in which the sample's row is not zero. Influence is u_i . u_j on
+    whitened rows, before unit norms (see `madcore.curvature`); the 10 largest are returned, or as many as there are.
+    """
+    layout = references.layout
+    units_nk = unit_rows(whitened_nk, layout, references.layers)
+    explanation_nk = references.explanation(kind, units_nk, predictions_n)
+    products_nl = torch.stack([block.sum(dim=1) for block in layout.blocks(units_nk * explanation_nk)], dim=1)
+    norms_nl = layout.layer_norms(units_nk)
+    scores_n = -products_nl.sum(dim=1)
+    if references.layers == "apart":
+        scores_n = scores_n / (norms_nl > 0).sum(dim=1).clamp(min=1)
+    if kind == "leverage":
+        scores_n = (log_leverage(whitened_nk) - references.log_leverage_median).abs()
+    lengths_nl = norms_nl * layout.layer_norms(explanation_nk)
+    cosines_nl = torch.where(lengths_nl > 0, products_nl / lengths_nl.clamp(min=torch.finfo(torch.float32).tiny), 0.0)
+    influence = whitened_nk @ references.whitened.T
+    top = influence.topk(min(TOP_TRUSTED, influence.shape[1]), dim=1)
+    return Scored(scores_n, whitened_nk.square().sum(dim=1), -cosines_nl, top.indices, top.values)

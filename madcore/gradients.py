@@ -1,0 +1,168 @@
+"""Compressed per-sample gradients in one batched forward and backward pass.
+
+Forward hooks project each layer's input; tensor hooks on its output join that with the output gradient. Tensor hooks, not module
+backward hooks, because those refuse an in-place activation after them. Weights are frozen meanwhile, so autograd computes output
+gradients only: the pass costs less than a training step's.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from madcore.errors import LayerError, ModelError
+from madcore.layers import Formula, formula_of
+from madcore.measurements import Measurement
+from madcore.projections import Projection
+from madcore.rows import RowLayout
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One covered parameter: its module's name, its own name in it, and the two sides of its gradient."""
+
+    module: str
+    parameter: str
+    shape: tuple[int, int]
+
+    @property
+    def name(self) -> str:
+        """The parameter's full name, `blocks.0.conv1.weight`."""
+        return f"{self.module}.{self.parameter}" if self.module else self.parameter
+
+
+@dataclass(frozen=True)
+class SampleRows:
+    """Rows (n, k), before any rounding, and the model's outputs (n, C), detached."""
+
+    rows: Tensor
+    outputs: Tensor
+
+
+@dataclass(frozen=True)
+class _Projected:
+    """A layer with what its hooks need: its formula, its projections on the model's device, its place in a row."""
+
+    layer: Layer
+    formula: Formula
+    p0: Tensor | None
+    p1: Tensor | None
+    place: slice
+
+
+class _Root(torch.autograd.Function):
+    """Makes a tensor require grad without copying it and without making it a leaf, which in-place activations refuse."""
+
+    @staticmethod
+    def forward(ctx: torch.autograd.function.FunctionCtx, output: Tensor, anchor: Tensor) -> Tensor:
+        """`output` itself, now a function of `anchor`."""
+        ctx.mark_dirty(output)
+        return output
+
+    @staticmethod
+    def backward(ctx: torch.autograd.function.FunctionCtx, *grads: Tensor) -> tuple[None, Tensor]:
+        """No gradient flows further."""
+        return None, grads[0].new_zeros(())
+
+
+def row_layout(layers: Sequence[Layer], projection: Projection) -> RowLayout:
+    """The layout of rows of these layers under this projection."""
+    kept = [projection.kept(layer.shape[0]) * projection.kept(layer.shape[1]) for layer in layers]
+    return RowLayout(tuple(layer.name for layer in layers), tuple(kept))
+
+
+@contextmanager
+def frozen(model: nn.Module) -> Iterator[None]:
+    """No parameter requires grad inside; what required it before does so again afterwards."""
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    for parameter in trained:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in trained:
+            parameter.requires_grad_(True)
+
+
+class RowExtractor:
+    """Computes rows of one model, batch after batch. The model is left as found after each call."""
+
+    def __init__(self, model: nn.Module, layers: Sequence[Layer], projection: Projection, measurement: Measurement):
+        """Projections are made once, here, on the model's device and in its precision.
+
+        Raises:
+            ModelError: the model is in training mode, or no layer is given.
+            LayerError: a layer is none of the model's, or of a kind without a formula.
+        """
+        if model.training:
+            raise ModelError("the model is in training mode, where samples of a batch mix: call model.eval() first")
+        if not layers:
+            raise ModelError("no layer to take gradients of: select at least one")
+        self.layout = row_layout(layers, projection)
+        self._model, self._measurement = model, measurement
+        self._modules: dict[str, list[_Projected]] = {}
+        for layer, place in zip(layers, self.layout.slices, strict=True):
+            self._modules.setdefault(layer.module, []).append(_projected(model, layer, projection, place))
+
+    def __call__(self, batch: Tensor, precision: torch.dtype = torch.float32) -> SampleRows:
+        """Rows of a batch.
+
+        Args:
+            batch: the model's input, first dimension n.
+            precision: bfloat16 or float16 run the forward pass under autocast; rows stay in the model's own precision.
+
+        Raises:
+            LayerError: a module's output does not have the samples as its first dimension.
+        """
+        with ExitStack() as stack:
+            stack.enter_context(torch.enable_grad())
+            stack.enter_context(frozen(self._model))
+            some = next(self._model.parameters())
+            anchor = torch.zeros((), device=some.device, requires_grad=True)
+            rows = torch.zeros(batch.shape[0], self.layout.k, device=some.device, dtype=some.dtype)
+            for name, members in self._modules.items():
+                handle = self._model.get_submodule(name).register_forward_hook(_forward_hook(members, rows, anchor), with_kwargs=True)
+                stack.callback(handle.remove)
+            with torch.autocast(some.device.type, dtype=precision, enabled=precision is not torch.float32):
+                outputs = self._model(batch)
+            values = self._measurement(outputs.to(some.dtype)).sum()
+            if values.requires_grad:
+                values.backward(inputs=[anchor])
+        return SampleRows(rows, outputs.detach())
+
+
+def _projected(model: nn.Module, layer: Layer, projection: Projection, place: slice) -> _Projected:
+    module = model.get_submodule(layer.module)
+    formula = formula_of(module, layer.parameter)
+    if formula is None:
+        raise LayerError(layer.name, f"no per-sample formula for the parameter {layer.parameter!r} of a {type(module).__name__}")
+    p0, p1 = (projection.matrix(layer.name, side, size) for side, size in enumerate(formula.shape))
+    like = next(model.parameters())
+    return _Projected(layer, formula, None if p0 is None else p0.to(like), None if p1 is None else p1.to(like), place)
+
+
+Hook = Callable[[nn.Module, tuple[Tensor, ...], dict[str, Tensor], Tensor], Tensor]
+
+
+def _forward_hook(members: Sequence[_Projected], rows: Tensor, anchor: Tensor) -> Hook:
+    def project(module: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Tensor], output: Tensor) -> Tensor:
+        with torch.no_grad(), torch.autocast(rows.device.type, enabled=False):
+            inputs = (args[0] if args else next(iter(kwargs.values()))).detach().to(rows.dtype)
+            saved = [member.formula.save(inputs, member.p1) for member in members]
+        if not output.requires_grad:
+            output = _Root.apply(output, anchor)
+        output.register_hook(lambda grads: _add_rows(members, saved, grads, rows))
+        return output
+
+    return project
+
+
+def _add_rows(members: Sequence[_Projected], saved: Sequence[Tensor], grads: Tensor, rows: Tensor) -> None:
+    """Adds one use of a module to the rows; a module used twice accumulates."""
+    with torch.no_grad(), torch.autocast(rows.device.type, enabled=False):
+        for member, inputs in zip(members, saved, strict=True):
+            if grads.shape[0] != rows.shape[0]:
+                raise LayerError(member.layer.name, f"its output has {grads.shape[0]} entries first, where the batch has {rows.shape[0]} samples")
+            rows[:, member.place] += member.formula.row(inputs, grads.to(rows.dtype), member.p0).flatten(1)

@@ -1,0 +1,169 @@
+"""How each kind of layer turns its input and its output gradient into projected per-sample gradients.
+
+Two layouts. A *module* speaks its own: Linear (n, ..., d), Conv (n, c, spatial...), BatchNorm (n, c, spatial...). *Rows* are
+(n, o, i): sample, projected first dimension, projected rest. A formula saves the projected input (never the whole one) in the
+forward pass, and joins it with the output gradient in the backward pass; the gradient itself is never formed
+(LoGra, Choe et al. 2024, arXiv 2405.13954). `p0` is (o, dim0), `p1` is (i, rest); None keeps that side whole.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+Convolution = nn.Conv1d | nn.Conv2d | nn.Conv3d
+BatchNorm = nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d
+CONVOLVE: dict[int, Callable[..., Tensor]] = {3: F.conv1d, 4: F.conv2d, 5: F.conv3d}
+
+
+class Formula(Protocol):
+    """The gradient of one parameter of one module, a sample at a time."""
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(dim0, rest) of the parameter."""
+
+    def save(self, inputs: Tensor, p1: Tensor | None) -> Tensor:
+        """What the backward pass needs of the module's input; must not alias `inputs`, which may change in place."""
+
+    def row(self, saved: Tensor, grads: Tensor, p0: Tensor | None) -> Tensor:
+        """The projected per-sample gradient (n, o, i) from `saved` and the gradient of the module's output."""
+
+
+def _outer(grads_nos: Tensor, inputs_nis: Tensor) -> Tensor:
+    """Sum over positions s of the outer products: (n, o, s), (n, i, s) -> (n, o, i)."""
+    return torch.bmm(grads_nos, inputs_nis.transpose(1, 2))
+
+
+@dataclass(frozen=True)
+class LinearWeight:
+    """Weight (d_out, d_in) of a Linear on inputs (n, ..., d_in): sum over positions of d (x) a."""
+
+    module: nn.Linear
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(d_out, d_in)."""
+        return self.module.out_features, self.module.in_features
+
+    def save(self, inputs: Tensor, p1: Tensor | None) -> Tensor:
+        """Projected inputs (n, s, i)."""
+        inputs_nsd = inputs.reshape(inputs.shape[0], -1, inputs.shape[-1])
+        return inputs_nsd.clone() if p1 is None else inputs_nsd @ p1.T
+
+    def row(self, saved: Tensor, grads: Tensor, p0: Tensor | None) -> Tensor:
+        """(n, o, i)."""
+        grads_nsd = grads.reshape(grads.shape[0], -1, grads.shape[-1])
+        return _outer((grads_nsd if p0 is None else grads_nsd @ p0.T).transpose(1, 2), saved.transpose(1, 2))
+
+
+@dataclass(frozen=True)
+class ConvWeight:
+    """Kernel (c_out, c_in / groups, ...) of a convolution.
+
+    Projecting the unfolded input equals a convolution with i filters, so patches are never materialised. With groups, each
+    group's patches and output gradients are positions of their own, and the sum runs over groups too.
+    """
+
+    module: Convolution
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(c_out, c_in / groups * kernel volume)."""
+        return self.module.weight.shape[0], self.module.weight[0].numel()
+
+    def save(self, inputs: Tensor, p1: Tensor | None) -> Tensor:
+        """Projected patches (n, i, groups * positions)."""
+        module = self.module
+        filters = torch.eye(self.shape[1], dtype=inputs.dtype, device=inputs.device) if p1 is None else p1
+        kernel = filters.reshape(-1, *module.weight.shape[1:]).repeat(module.groups, *[1] * (module.weight.ndim - 1))
+        padding = module.padding
+        if module.padding_mode != "zeros":
+            inputs = F.pad(inputs, module._reversed_padding_repeated_twice, mode=module.padding_mode)
+            padding = (0,) * len(module.kernel_size)
+        patches = CONVOLVE[kernel.ndim](inputs, kernel, None, module.stride, padding, module.dilation, module.groups)
+        return patches.reshape(inputs.shape[0], module.groups, filters.shape[0], -1).transpose(1, 2).flatten(2)
+
+    def row(self, saved: Tensor, grads: Tensor, p0: Tensor | None) -> Tensor:
+        """(n, o, i)."""
+        grads_ncs, groups = grads.flatten(2), self.module.groups
+        if groups == 1:
+            return _outer(grads_ncs if p0 is None else p0 @ grads_ncs, saved)
+        sides = torch.eye(self.shape[0], dtype=grads.dtype, device=grads.device) if p0 is None else p0
+        sides_ogc = sides.reshape(sides.shape[0], groups, -1)
+        grads_ngcs = grads_ncs.reshape(grads.shape[0], groups, sides_ogc.shape[2], -1)
+        return _outer(torch.einsum("ogc,ngcs->nogs", sides_ogc, grads_ngcs).flatten(2), saved)
+
+
+@dataclass(frozen=True)
+class Bias:
+    """An additive vector along `axis` of the module's output: the output gradient summed over all other positions."""
+
+    size: int
+    axis: int
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(size, 1)."""
+        return self.size, 1
+
+    def save(self, inputs: Tensor, p1: Tensor | None) -> Tensor:
+        """Nothing: an empty tensor."""
+        return inputs.new_empty(0)
+
+    def row(self, saved: Tensor, grads: Tensor, p0: Tensor | None) -> Tensor:
+        """(n, o, 1)."""
+        sums_nc = grads.movedim(self.axis, 1).reshape(grads.shape[0], self.size, -1).sum(dim=2)
+        return (sums_nc if p0 is None else sums_nc @ p0.T).unsqueeze(2)
+
+
+@dataclass(frozen=True)
+class BatchNormWeight:
+    """The scale of a BatchNorm whose statistics are frozen: sum over positions of d times the normalised input."""
+
+    module: BatchNorm
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(channels, 1)."""
+        return self.module.num_features, 1
+
+    def save(self, inputs: Tensor, p1: Tensor | None) -> Tensor:
+        """Normalised inputs, shaped like the module's."""
+        module = self.module
+        return F.batch_norm(inputs, module.running_mean, module.running_var, eps=module.eps, training=module.running_mean is None)
+
+    def row(self, saved: Tensor, grads: Tensor, p0: Tensor | None) -> Tensor:
+        """(n, o, 1)."""
+        sums_nc = (saved * grads).reshape(grads.shape[0], self.module.num_features, -1).sum(dim=2)
+        return (sums_nc if p0 is None else sums_nc @ p0.T).unsqueeze(2)
+
+
+def matrix_formula(module: nn.Module) -> Formula | None:
+    """The formula of the module's weight matrix or kernel; None where the module has none that is known here.
+
+    A subclass is taken for its base: whether its forward pass still is the base's, the self-check of `madcore.coverage` decides.
+    """
+    if isinstance(module, nn.Linear):
+        return LinearWeight(module)
+    return ConvWeight(module) if isinstance(module, Convolution) else None
+
+
+def vector_formula(module: nn.Module, parameter: str) -> Formula | None:
+    """The formula of a bias or of a norm's scale; None where it is not known here."""
+    if isinstance(module, BatchNorm):
+        return BatchNormWeight(module) if parameter == "weight" else Bias(module.num_features, axis=1)
+    if parameter != "bias":
+        return None
+    if isinstance(module, nn.Linear):
+        return Bias(module.out_features, axis=-1)
+    return Bias(module.out_channels, axis=1) if isinstance(module, Convolution) else None
+
+
+def formula_of(module: nn.Module, parameter: str) -> Formula | None:
+    """The formula of one direct parameter of a module; None where no formula is known for it."""
+    matrix = matrix_formula(module) if parameter == "weight" else None
+    return matrix or vector_formula(module, parameter)

@@ -1,0 +1,64 @@
+"""The layout of a row, and its form at rest.
+
+A row is the concatenation over layers of `vec(P_0 dW P_1^T)`, in the order of the layout. At rest its numbers are float16 times a
+float32 scale per row and layer. Scales are powers of two: scaling is then exact, and a last-bit difference in one number
+cannot change how all others are rounded.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+
+import torch
+from torch import Tensor
+
+LARGEST_EXPONENT = 15
+
+
+@dataclass(frozen=True)
+class RowLayout:
+    """Names of the layers (parameters) of a row and how many numbers each keeps."""
+
+    names: tuple[str, ...]
+    sizes: tuple[int, ...]
+
+    @property
+    def k(self) -> int:
+        """Numbers per row."""
+        return sum(self.sizes)
+
+    @property
+    def slices(self) -> tuple[slice, ...]:
+        """Where each layer's numbers lie in a row."""
+        stops = accumulate(self.sizes)
+        return tuple(slice(stop - size, stop) for stop, size in zip(stops, self.sizes, strict=True))
+
+    def blocks(self, rows_nk: Tensor) -> Sequence[Tensor]:
+        """Views (n, k_l) of rows (n, k), a layer each."""
+        return rows_nk.split(self.sizes, dim=1)
+
+    def layer_norms(self, rows_nk: Tensor) -> Tensor:
+        """L2 norms per layer: (n, k) -> (n, layers)."""
+        return torch.stack([torch.linalg.vector_norm(block, dim=1) for block in self.blocks(rows_nk)], dim=1)
+
+    def spread(self, per_layer_nl: Tensor) -> Tensor:
+        """Repeat a number per layer over that layer's numbers: (n, layers) -> (n, k)."""
+        sizes = torch.tensor(self.sizes, device=per_layer_nl.device)
+        return per_layer_nl.repeat_interleave(sizes, dim=1, output_size=self.k)
+
+
+def to_half(rows_nk: Tensor, layout: RowLayout) -> tuple[Tensor, Tensor]:
+    """Rows as float16 (n, k) and float32 scales (n, layers), `rows = half * scale`; finite rows only.
+
+    The largest number of a layer lands in [2^14, 2^15), so that small ones keep float16's full precision over 29 octaves below it.
+    """
+    peaks = torch.stack([block.abs().amax(dim=1) for block in layout.blocks(rows_nk.float())], dim=1)
+    exponents = torch.frexp(peaks).exponent - LARGEST_EXPONENT
+    exponents = torch.where(peaks > 0, exponents, torch.zeros_like(exponents)).clamp(min=-126)
+    scales = torch.ldexp(torch.ones_like(peaks), exponents)
+    return (rows_nk.float() / layout.spread(scales)).half(), scales
+
+
+def from_half(half_nk: Tensor, scales_nl: Tensor, layout: RowLayout) -> Tensor:
+    """Float32 rows (n, k) of what `to_half` returned."""
+    return half_nk.float() * layout.spread(scales_nl)

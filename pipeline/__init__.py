@@ -1,0 +1,1 @@
+"""Composes the numerics and the outside into an audit: config, plan, stages, artifacts."""

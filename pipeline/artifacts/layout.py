@@ -1,0 +1,132 @@
+"""The root: its mark, its runs, and the places of what it publishes.
+
+    mad.json                                   the root's mark: format and audit id
+    <model>/gradients/<row key>/<source key>/  commit log: rows of one source file
+    <model>/curvature/<key>/                   commit log: factor and references
+    <model>/scoring/<key>/<source key>/        commit log: score parts
+    <model>/reporting/<key>/                   commit log: the table and its facts
+    <model>/scores/run=<run id>/               the published table
+    <model>/summary.json                       of the latest completed run
+    runs/<run id>/_run.json                    resolved config, versions, digests; before the first task
+    runs/<run id>/<model>.json                 the run's summary
+    runs/<run id>/_outcome.json                how the run ended; last
+    report/                                    pages
+
+Model names start with a letter or digit, so `_` keeps a run's own files apart from its models'.
+"""
+
+import uuid
+from contextlib import suppress
+
+from pydantic import BaseModel, ConfigDict
+
+from infra.commits import FORMAT, parse
+from infra.errors import AlreadyExists, Missing, StorageError
+from infra.storage import Storage
+from pipeline.errors import RootError
+from pipeline.schema import RESERVED_NAMES
+
+MARK = "mad.json"
+
+
+class RootInfo(BaseModel):
+    """What `mad.json` holds."""
+
+    model_config = ConfigDict(frozen=True)
+    format: int = FORMAT
+    audit: str
+
+
+def check_root(storage: Storage) -> RootInfo | None:
+    """The root's mark, or None where a root can be made. Writes nothing.
+
+    Raises:
+        RootError: there are files but no mark, or a newer format.
+    """
+    try:
+        return parse(storage.read(MARK), RootInfo, storage.locate(MARK))
+    except Missing:
+        pass
+    except StorageError as error:
+        raise RootError(str(error)) from error
+    try:
+        present = storage.list("")
+    except StorageError as error:
+        raise RootError(str(error)) from error
+    if present:
+        shown = ", ".join(present[:3])
+        raise RootError(f"{storage.url}: not a root, because it holds files ({shown}) but no mad.json; name an empty or new folder, or an earlier root")
+    return None
+
+
+def open_root(storage: Storage) -> RootInfo:
+    """The root's mark.
+
+    Raises:
+        RootError: it is not a root.
+    """
+    info = check_root(storage)
+    if info is None:
+        raise RootError(f"{storage.url}: not a root, there is nothing here; `mad run CONFIG` makes one")
+    return info
+
+
+def claim_root(storage: Storage) -> RootInfo:
+    """Makes the root where it is new, after trying that its store honours exclusive create.
+
+    Raises:
+        RootError: the store cannot be written, or lets two writers overwrite each other.
+    """
+    try:
+        storage.refuse_without_exclusive_create()
+        if check_root(storage) is None:
+            with suppress(AlreadyExists):
+                storage.create(MARK, RootInfo(audit=uuid.uuid4().hex).model_dump_json(indent=1).encode())
+    except StorageError as error:
+        raise RootError(str(error)) from error
+    return open_root(storage)
+
+
+def run_file(run_id: str) -> str:
+    """Where a run's resolved config is."""
+    return f"runs/{run_id}/_run.json"
+
+
+def outcome_file(run_id: str) -> str:
+    """Where a completed run says how it ended."""
+    return f"runs/{run_id}/_outcome.json"
+
+
+def run_summary_file(run_id: str, model: str) -> str:
+    """Where a run's summary of one model is."""
+    return f"runs/{run_id}/{model}.json"
+
+
+def summary_file(model: str) -> str:
+    """Where the latest summary of a model is."""
+    return f"{model}/summary.json"
+
+
+def table_file(model: str, run_id: str) -> str:
+    """Where a run's published table is."""
+    return f"{model}/scores/run={run_id}/part-00000.parquet"
+
+
+def page_file(name: str) -> str:
+    """Where a page is."""
+    return f"report/{name}.html"
+
+
+def runs(storage: Storage) -> list[str]:
+    """Ids of all runs, oldest first."""
+    return storage.list("runs")
+
+
+def models(storage: Storage) -> list[str]:
+    """Names of all models that this root holds anything of."""
+    return [name for name in storage.list("") if name not in RESERVED_NAMES]
+
+
+def published_runs(storage: Storage, model: str) -> list[str]:
+    """Ids of the runs that published a table of this model, oldest first."""
+    return [name.removeprefix("run=") for name in storage.list(f"{model}/scores") if name.startswith("run=")]

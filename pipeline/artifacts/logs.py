@@ -1,0 +1,38 @@
+"""The commit logs of the stages."""
+
+from collections.abc import Iterator
+
+from infra.commits import CommitLog
+from infra.storage import Storage
+
+STAGES = ("gradients", "curvature", "scoring", "reporting")
+
+
+def rows_log(storage: Storage, model: str, row_key: str, source_key: str) -> CommitLog:
+    """Rows of one source file."""
+    return CommitLog(storage, f"{model}/gradients/{row_key}/{source_key}")
+
+
+def curvature_log(storage: Storage, model: str, key: str) -> CommitLog:
+    """Factor and references of one trusted set."""
+    return CommitLog(storage, f"{model}/curvature/{key}")
+
+
+def scoring_log(storage: Storage, model: str, key: str, source_key: str) -> CommitLog:
+    """Score parts of one source file."""
+    return CommitLog(storage, f"{model}/scoring/{key}/{source_key}")
+
+
+def reporting_log(storage: Storage, model: str, key: str) -> CommitLog:
+    """The table and the facts of one report."""
+    return CommitLog(storage, f"{model}/reporting/{key}")
+
+
+def stage_logs(storage: Storage, model: str, stage: str) -> Iterator[CommitLog]:
+    """All commit logs of a stage of a model, found by listing."""
+    for key in storage.list(f"{model}/{stage}"):
+        folder = f"{model}/{stage}/{key}"
+        if stage in ("curvature", "reporting"):
+            yield CommitLog(storage, folder)
+        else:
+            yield from (CommitLog(storage, f"{folder}/{source}") for source in storage.list(folder))

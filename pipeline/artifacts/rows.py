@@ -1,0 +1,141 @@
+"""Rows at rest: one Zarr array (n, k) a task, and beside it the task's samples as an Arrow table."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import torch
+import zarr
+from torch import Tensor
+
+from infra import arrays
+from infra.storage import Storage
+from infra.tables import TableFormat, decode_arrow, encode_arrow
+from madcore.rows import RowLayout, from_half, to_half
+from pipeline.errors import StageError
+
+OK, NONFINITE = "ok", "nonfinite"
+ARRAY, SAMPLES = "rows", "samples.arrow"
+SAMPLES_FORMAT = TableFormat(
+    "samples",
+    1,
+    (
+        pa.field("sample_id", pa.string(), nullable=False),
+        pa.field("row", pa.int64(), nullable=False),
+        pa.field("prediction", pa.int32(), nullable=False),
+        pa.field("confidence", pa.float32()),
+        pa.field("gradient_norm", pa.float32()),
+        pa.field("scales", pa.list_(pa.float32()), nullable=False),
+        pa.field("status", pa.string(), nullable=False),
+    ),
+)
+
+
+@dataclass(frozen=True)
+class RowsPart:
+    """The committed rows [start, stop) of one source; or, without a folder, why its task was given up."""
+
+    source: str
+    source_key: str
+    start: int
+    stop: int
+    folder: str
+    content: str
+    failure: str = ""
+
+    @property
+    def name(self) -> str:
+        """The part's name as a task of a later stage: its range, and what it holds."""
+        return f"{self.start:012d}-{self.stop:012d}-{self.content[:16]}"
+
+
+@dataclass(frozen=True)
+class SampleColumns:
+    """What is known of each of n samples beside its row."""
+
+    ids: list[str]
+    rows: list[int]
+    predictions: Tensor
+    confidence: Tensor
+    gradient_norm: Tensor
+    statuses: list[str]
+
+    @property
+    def ok(self) -> Tensor:
+        """Which samples have a row that counts, (n,) bool."""
+        return torch.tensor([status == OK for status in self.statuses], dtype=torch.bool)
+
+
+def encode_rows(rows_nk: Tensor, samples: SampleColumns, layout: RowLayout, dtype: str) -> dict[str, bytes]:
+    """The files of a rows task: array metadata, shard, samples.
+
+    Args:
+        rows_nk: float32; rows of samples that are not ok must be 0.
+        samples: of the same n samples.
+        layout: of the rows.
+        dtype: `float16` (with a scale per row and layer) or `float32`.
+    """
+    if dtype == "float16":
+        stored, scales_nl = to_half(rows_nk, layout)
+    else:
+        stored, scales_nl = rows_nk.float(), torch.ones(rows_nk.shape[0], len(layout.sizes))
+    objects = arrays.encode(stored.numpy(), {"format": 1, "layers": list(layout.names), "sizes": list(layout.sizes)})
+    missing = ~samples.ok.numpy()
+    columns = [
+        pa.array(samples.ids, pa.string()),
+        pa.array(samples.rows, pa.int64()),
+        pa.array(samples.predictions.numpy(), pa.int32()),
+        pa.array(samples.confidence.numpy(), pa.float32(), mask=missing),
+        pa.array(samples.gradient_norm.numpy(), pa.float32(), mask=missing),
+        pa.array(list(scales_nl.numpy()), pa.list_(pa.float32())),
+        pa.array(samples.statuses, pa.string()),
+    ]
+    table = pa.Table.from_arrays(columns, schema=SAMPLES_FORMAT.schema)
+    return {**{f"{ARRAY}/{name}": data for name, data in objects.items()}, SAMPLES: encode_arrow(table)}
+
+
+def read_samples(storage: Storage, part: RowsPart) -> SampleColumns:
+    """The samples of a part."""
+    return _columns(_samples(storage, part))
+
+
+def read_blocks(storage: Storage, part: RowsPart, layout: RowLayout, block_rows: int) -> Iterator[tuple[Tensor, SampleColumns]]:
+    """Float32 rows (b, k) and their samples, block by block.
+
+    Raises:
+        StageError: the stored rows are of other layers.
+    """
+    table, array = _samples(storage, part), open_rows(storage, part)
+    if list(layout.names) != array.attrs["layers"] or list(layout.sizes) != array.attrs["sizes"]:
+        raise StageError(f"{part.folder}: holds rows of other layers than the plan's; its key should have differed, please report this")
+    for start in range(0, table.num_rows, block_rows):
+        stop = min(start + block_rows, table.num_rows)
+        piece = table.slice(start, stop - start)
+        scales = piece.column("scales").combine_chunks().flatten().to_numpy().reshape(stop - start, -1)
+        values = torch.from_numpy(arrays.read(array, start, stop))
+        yield from_half(values, torch.from_numpy(np.array(scales)), layout), _columns(piece)
+
+
+def open_rows(storage: Storage, part: RowsPart) -> zarr.Array:
+    """The Zarr array of a part, scales not applied."""
+    return arrays.open_array(storage, f"{part.folder}/{ARRAY}")
+
+
+def _samples(storage: Storage, part: RowsPart) -> pa.Table:
+    path = f"{part.folder}/{SAMPLES}"
+    return decode_arrow(storage.read(path), SAMPLES_FORMAT, storage.locate(path))
+
+
+def _columns(table: pa.Table) -> SampleColumns:
+    def numbers(name: str, kind: type[np.generic]) -> Tensor:
+        return torch.from_numpy(np.array(table.column(name).fill_null(0).to_numpy(), kind))
+
+    return SampleColumns(
+        ids=table.column("sample_id").to_pylist(),
+        rows=table.column("row").to_pylist(),
+        predictions=numbers("prediction", np.int64),
+        confidence=numbers("confidence", np.float32),
+        gradient_norm=numbers("gradient_norm", np.float32),
+        statuses=table.column("status").to_pylist(),
+    )

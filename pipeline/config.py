@@ -1,0 +1,154 @@
+"""`audit.yaml` to `AuditConfig`: read, merge, check; every complaint says where, what and what would be right."""
+
+from collections.abc import Mapping, Sequence
+from difflib import get_close_matches
+from pathlib import Path
+from typing import get_args
+
+import yaml
+from pydantic import BaseModel, JsonValue, ValidationError
+from pydantic_core import ErrorDetails
+
+from pipeline.errors import ConfigError
+from pipeline.schema import ModelConfig, RunSection, ScoreSection, Section
+
+MODEL_SECTIONS = ("task", "data", "estimator", "curvature", "score", "calibration")
+REPLACED_WHOLE = ("columns", "preprocess", "target")
+LARGEST_CONFIG = 4 << 20
+Raw = dict[str, JsonValue]
+
+
+class AuditConfig(Section):
+    """A whole audit: its root and its models, each with all its sections."""
+
+    root: str
+    models: tuple[ModelConfig, ...]
+    run: RunSection = RunSection()
+    review: None = None
+    on_verdict: None = None
+    folder: str = "."
+
+    @classmethod
+    def load(cls, path: str | Path) -> "AuditConfig":
+        """Reads a YAML file. Relative paths in it count from its folder.
+
+        Raises:
+            ConfigError: with every complaint, where it is and what would be right.
+        """
+        return cls.parse(_read(Path(path)), str(Path(path).resolve().parent))
+
+    @classmethod
+    def parse(cls, raw: Raw, folder: str = ".") -> "AuditConfig":
+        """From the mapping that a YAML file holds; raises as `load`."""
+        if "folder" in raw:
+            raise ConfigError("folder: unknown key; relative paths count from the config file's own folder")
+        models = raw.get("models")
+        if not isinstance(models, list) or not models or not all(isinstance(model, dict) for model in models):
+            raise ConfigError("models: a list of at least one model is required, each a mapping with name, architecture and weights")
+        shared = {key: raw[key] for key in MODEL_SECTIONS if key in raw}
+        merged = [merge(shared, model) for model in models if isinstance(model, dict)]
+        whole: Raw = {key: value for key, value in raw.items() if key not in MODEL_SECTIONS}
+        try:
+            config = cls.model_validate({**whole, "models": merged, "folder": str(Path(folder).resolve())})
+        except ValidationError as error:
+            raise ConfigError(_complaints(error, raw)) from error
+        names = [model.name for model in config.models]
+        repeated = sorted({name for name in names if names.count(name) > 1})
+        if repeated:
+            raise ConfigError(f"models: names must be unique, repeated: {', '.join(repeated)}")
+        resolved = tuple(_resolve_auto(model) for model in config.models)
+        return config.model_copy(update={"models": resolved, "root": config.locate(config.root)})
+
+    def locate(self, path: str) -> str:
+        """A path of the config as a URL or absolute path."""
+        return path if "://" in path or Path(path).is_absolute() else str(Path(self.folder) / path)
+
+
+def merge(base: Mapping[str, JsonValue], over: Mapping[str, JsonValue]) -> Raw:
+    """`over` on top of `base`, key by key; a mapping of another `kind`, and those of `REPLACED_WHOLE`, replace what is below."""
+    merged = dict(base)
+    for key, value in over.items():
+        below = merged.get(key)
+        if isinstance(below, dict) and isinstance(value, dict) and key not in REPLACED_WHOLE and not _other_kind(below, value):
+            merged[key] = merge(below, value)
+        else:
+            merged[key] = value
+    return merged
+
+
+def _other_kind(below: Raw, value: Raw) -> bool:
+    return "kind" in value and value["kind"] != below.get("kind")
+
+
+def _resolve_auto(model: ModelConfig) -> ModelConfig:
+    """Both spellings of a default get the same keys, so they are one spelling from here on."""
+    estimator = model.estimator.model_copy(update={"measurement": "margin"})
+    score = ScoreSection(kind=model.score.resolved, layers=model.score.layers_form)
+    return model.model_copy(update={"estimator": estimator, "score": score})
+
+
+def _read(path: Path) -> Raw:
+    try:
+        if path.stat().st_size > LARGEST_CONFIG:
+            raise ConfigError(f"{path}: {path.stat().st_size:,} bytes is no config (at most {LARGEST_CONFIG:,})")
+        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise ConfigError(f"{path}: no such file; `mad init` writes an example config") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: cannot be read ({error})") from error
+    except (yaml.YAMLError, RecursionError) as error:
+        raise ConfigError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(raw, dict):
+        raise ConfigError(f"{path}: expected a mapping with root, models, task and data, found {type(raw).__name__}; `mad init` writes an example config")
+    return raw
+
+
+def _complaints(error: ValidationError, raw: Raw) -> str:
+    lines = []
+    for detail in error.errors(include_url=False):
+        line = _complaint(detail, raw)
+        if line not in lines:
+            lines.append(line)
+    return "; ".join(lines)
+
+
+def _complaint(detail: ErrorDetails, raw: Raw) -> str:
+    where, kind, given = _where(detail["loc"], raw), detail["type"], detail.get("input")
+    if kind == "extra_forbidden":
+        valid = _valid_keys(detail["loc"][:-1])
+        near = get_close_matches(str(detail["loc"][-1]), valid, n=1)
+        remedy = f"did you mean {near[0]!r}?" if near else f"valid keys: {', '.join(valid)}"
+        return f"{where}: unknown key; {remedy}"
+    if kind == "missing":
+        return f"{where}: required, but not given"
+    message = detail["msg"].removeprefix("Value error, ")
+    shown = "" if isinstance(given, dict | list) or kind == "value_error" else f", got {given!r}"
+    return f"{where}: {message[0].lower()}{message[1:]}{shown}"
+
+
+def _where(loc: Sequence[int | str], raw: Raw) -> str:
+    """A place as the user wrote it: sections that a model inherits are named at the top level."""
+    if len(loc) < 3 or loc[0] != "models":
+        return ".".join(str(part) for part in loc)
+    models = raw["models"]
+    model = models[int(loc[1])] if isinstance(models, list) else None
+    own = loc[2] not in MODEL_SECTIONS or (isinstance(model, dict) and loc[2] in model) or loc[2] not in raw
+    rest = ".".join(str(part) for part in loc[2:] if part not in ("relative_mean", "absolute"))
+    name = model.get("name", loc[1]) if isinstance(model, dict) else loc[1]
+    return f"models.{name}.{rest}" if own else rest
+
+
+def _valid_keys(loc: Sequence[int | str]) -> list[str]:
+    section: type[BaseModel] = AuditConfig
+    for part in loc:
+        candidates = [section] if isinstance(part, int) else _sections(section.model_fields[part].annotation) if part in section.model_fields else []
+        tagged = [kind for kind in candidates if "kind" in kind.model_fields and kind.model_fields["kind"].default == part]
+        section = (tagged or candidates or [section])[0]
+    keys = [key for key in section.model_fields if section is not AuditConfig or key != "folder"]
+    return keys + list(MODEL_SECTIONS) if section is AuditConfig else keys
+
+
+def _sections(annotation: object) -> list[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [section for argument in get_args(annotation) for section in _sections(argument)]

@@ -1,0 +1,127 @@
+"""How well the scores tell anomalous samples apart, where the truth is known. Never part of a score.
+
+DER = (max(0, ASR - ASR') - max(0, ACC - ACC') + 1) / 2 where flagged samples are rejected: ASR' = ASR (1 - TPR) over successful
+attacks, ACC' = ACC (1 - FPR) over correctly classified clean samples (BackdoorBench, Wu et al. 2022). With the paper's filter
+(benign = correctly classified, anomalous = attack succeeded) ASR = ACC = 1, so that it is (1 + TPR - FPR) / 2.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import JsonValue
+from sklearn.metrics import average_precision_score, roc_auc_score, roc_curve
+
+from pipeline.sources.datasets import MISSING_CLASS
+
+Mask = NDArray[np.bool_]
+STRATA = 10
+
+
+@dataclass(frozen=True)
+class Judged:
+    """Scored samples (n,) whose truth is known. A sample whose gradient is not finite counts as the most anomalous of all."""
+
+    scores: NDArray[np.float64]
+    flagged: Mask
+    predictions: NDArray[np.int64]
+    confidence: NDArray[np.float64]
+    gradient_norm: NDArray[np.float64]
+    anomalous: NDArray[np.int64]
+    label: NDArray[np.int64]
+    target: NDArray[np.int64]
+
+    @property
+    def succeeded(self) -> Mask:
+        """Anomalous samples whose attack succeeded: predicted as its target, or, where none is given, not as the label."""
+        differs = (self.label != MISSING_CLASS) & (self.predictions != self.label)
+        hit = np.where(self.target != MISSING_CLASS, self.predictions == self.target, differs)
+        return (self.anomalous == 1) & hit
+
+    @property
+    def correct(self) -> Mask:
+        """Clean samples that are classified correctly."""
+        return (self.anomalous == 0) & (self.label != MISSING_CLASS) & (self.predictions == self.label)
+
+
+def evaluate(judged: Judged) -> dict[str, JsonValue]:
+    """AUROC, average precision, and TPR, FPR and DER at the calibrated and at the best threshold, by three filters.
+
+    `all`: every sample. `attack_succeeded`: all clean samples, and anomalous ones whose attack succeeded. `paper_filter`: clean
+    samples classified correctly, and anomalous ones whose attack succeeded. What cannot be known is None.
+    """
+    anomalous, clean = judged.anomalous == 1, judged.anomalous == 0
+    labelled = clean & (judged.label != MISSING_CLASS)
+    asr = _share(judged.succeeded, anomalous & ((judged.label != MISSING_CLASS) | (judged.target != MISSING_CLASS)))
+    accuracy = _share(judged.correct, labelled)
+    return {
+        "attack_success_rate": asr,
+        "accuracy": accuracy,
+        "all": _filtered(judged, anomalous, clean, asr, accuracy),
+        "attack_succeeded": _filtered(judged, judged.succeeded, clean, asr, accuracy),
+        "paper_filter": _filtered(judged, judged.succeeded, judged.correct, 1.0, 1.0),
+    }
+
+
+def controls(judged: Judged) -> dict[str, JsonValue]:
+    """What needs no attribution: the AUROC of confidence and of the gradient norm alone, and the score's within strata of each."""
+    anomalous = judged.succeeded if judged.succeeded.any() else judged.anomalous == 1
+    chosen = anomalous | (judged.anomalous == 0)
+    values = {"confidence": judged.confidence, "gradient_norm": judged.gradient_norm}
+    return {
+        name: {"auroc": auroc(anomalous[chosen], value[chosen]), "matched_auroc": _matched_auroc(anomalous[chosen], judged.scores[chosen], value[chosen])}
+        for name, value in values.items()
+    }
+
+
+def auroc(anomalous: Mask, scores: NDArray[np.float64]) -> float | None:
+    """Probability that an anomalous sample scores above a benign one, ties half; None without samples of both kinds."""
+    return float(roc_auc_score(anomalous, scores)) if 0 < anomalous.sum() < len(anomalous) else None
+
+
+def _filtered(judged: Judged, anomalous: Mask, benign: Mask, asr: float | None, accuracy: float | None) -> dict[str, JsonValue]:
+    chosen = anomalous | benign
+    truth, scores = anomalous[chosen], judged.scores[chosen]
+    both = bool(anomalous.any() and benign.any())
+    best = _best_threshold(truth, scores) if both else None
+    return {
+        "anomalous": int(anomalous.sum()),
+        "benign": int(benign.sum()),
+        "auroc": auroc(truth, scores),
+        "average_precision": float(average_precision_score(truth, scores)) if both else None,
+        "at_calibrated": _at(judged, judged.flagged, anomalous, benign, asr, accuracy),
+        "at_best": {**_at(judged, judged.scores >= (np.inf if best is None else best), anomalous, benign, asr, accuracy), "threshold": best},
+    }
+
+
+def _at(judged: Judged, rejected: Mask, anomalous: Mask, benign: Mask, asr: float | None, accuracy: float | None) -> dict[str, JsonValue]:
+    on_attacks, on_correct = _share(rejected & judged.succeeded, judged.succeeded), _share(rejected & judged.correct, judged.correct)
+    der = None
+    if asr is not None and accuracy is not None and on_attacks is not None and on_correct is not None:
+        der = (asr * on_attacks - accuracy * on_correct + 1) / 2
+    return {"tpr": _share(rejected & anomalous, anomalous), "fpr": _share(rejected & benign, benign), "der": der}
+
+
+def _share(part: Mask, whole: Mask) -> float | None:
+    return float(part.sum() / whole.sum()) if whole.any() else None
+
+
+def _best_threshold(anomalous: Mask, scores: NDArray[np.float64]) -> float:
+    """Of largest TPR - FPR; a sample is rejected when its score is at least this."""
+    fpr, tpr, thresholds = roc_curve(anomalous, scores)
+    best = int(np.argmax(tpr - fpr))
+    return float(min(thresholds[best], np.finfo(np.float64).max))
+
+
+def _matched_auroc(anomalous: Mask, scores: NDArray[np.float64], control: NDArray[np.float64]) -> float | None:
+    """The score's AUROC within tenths of the control, weighted by pairs: what it adds to the control."""
+    edges = np.quantile(control, np.linspace(0, 1, STRATA + 1)[1:-1]) if len(control) else []
+    strata = np.searchsorted(edges, control, side="right")
+    pairs, wins = 0.0, 0.0
+    for stratum in range(STRATA):
+        inside = strata == stratum
+        value = auroc(anomalous[inside], scores[inside])
+        if value is not None:
+            weight = float(anomalous[inside].sum() * (~anomalous[inside]).sum())
+            pairs, wins = pairs + weight, wins + weight * value
+    return wins / pairs if pairs else None

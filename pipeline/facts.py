@@ -1,0 +1,101 @@
+"""The facts of a report: what follows from scores, calibration and truth alone, and so is kept under their key."""
+
+from collections.abc import Callable, Iterable, Sequence
+
+from pydantic import JsonValue
+
+from madcore.calibration import largest_rank, smallest_certified_group
+from madcore.coupling import RARE_CLASS
+from pipeline.artifacts.curvature import TrustedSamples
+from pipeline.decisions import Found
+from pipeline.evaluation import Judged, controls, evaluate
+from pipeline.plan import ModelPlan
+from pipeline.tally import Tally, repeated
+from pipeline.verdicts import FDR_LEVEL, Evidence, judge
+
+FACTS_VERSION = 1
+Ids = Callable[[], Iterable[Sequence[str]]]
+
+
+def gather(plan: ModelPlan, trusted: TrustedSamples, tally: Tally, found: Found, read_ids: Ids) -> dict[str, JsonValue]:
+    """All facts of one model's report."""
+    known = tally.judged(found.decisions.flag_rank)
+    trusted_ids = set(trusted.ids)
+    duplicates = repeated(read_ids, tally.total)
+    shared = sum(name in trusted_ids for ids in read_ids() for name in ids)
+    verdict = judge(_evidence(plan, tally))
+    return {
+        "schema": FACTS_VERSION,
+        "counts": {
+            "audited": tally.total,
+            "flagged": found.flagged,
+            **{status: tally.statuses[status] for status in ("nonfinite", "unreadable", "failed")},
+            "duplicates": duplicates,
+            "shared_with_trusted": shared,
+        },
+        "verdict": {"value": verdict.value, "reasons": list(verdict.reasons)},
+        "calibration": _calibration(plan, trusted, tally, found),
+        "evaluation": evaluate(known) if known else None,
+        "controls": controls(known) if known else None,
+        "classes": _classes(plan, trusted, tally, found, known),
+        "histogram": {"edges": tally.edges.tolist(), "calibration": tally.calibration_bins.tolist(), "audited": found.bins.tolist()},
+        "top_flagged": list(found.top),
+        "warnings": _warnings(plan, trusted, tally, duplicates, shared),
+    }
+
+
+def _evidence(plan: ModelPlan, tally: Tally) -> Evidence:
+    target = plan.config.calibration.target
+    alpha, calibration = target.fpr if target.fpr is not None else FDR_LEVEL, len(tally.calibration)
+    nonfinite = tally.statuses["nonfinite"]
+    extreme = int(tally.by_exceedances[: max(0, largest_rank(alpha, calibration))].sum()) + nonfinite
+    return Evidence(tally.total, tally.statuses["ok"] + nonfinite, extreme, nonfinite, calibration, alpha)
+
+
+def _calibration(plan: ModelPlan, trusted: TrustedSamples, tally: Tally, found: Found) -> dict[str, JsonValue]:
+    target = plan.config.calibration.target
+    group = smallest_certified_group(target.fdr, len(tally.calibration), tally.statuses["ok"]) if target.fdr else None
+    return {
+        "reference": len(trusted.of("reference")),
+        "calibration": len(tally.calibration),
+        "filtered": len(trusted.of("filtered")),
+        "unreadable": len(trusted.of("unreadable")),
+        "target": {"fpr": target.fpr} if target.fdr is None else {"fdr": target.fdr},
+        "threshold": found.decisions.finite_threshold,
+        "smallest_p_value": 1 / (len(tally.calibration) + 1),
+        "smallest_certified_group": group,
+    }
+
+
+def _classes(plan: ModelPlan, trusted: TrustedSamples, tally: Tally, found: Found, known: Judged | None) -> list[JsonValue]:
+    """Per predicted class: reference samples, audited and flagged ones, and the realised FPR on clean ones where truth is known."""
+    references = trusted.reference_predictions.bincount(minlength=plan.classes).tolist()
+    rows: list[JsonValue] = []
+    for number in range(plan.classes):
+        rate = None
+        if known is not None:
+            clean = (known.anomalous == 0) & (known.predictions == number)
+            rate = float(known.flagged[clean].mean()) if clean.any() else None
+        if references[number] or tally.predicted[number]:
+            rows.append(
+                {"class": number, "reference": references[number], "audited": tally.predicted[number], "flagged": found.by_class[number], "fpr": rate}
+            )
+    return rows
+
+
+def _warnings(plan: ModelPlan, trusted: TrustedSamples, tally: Tally, duplicates: int, shared: int) -> list[JsonValue]:
+    references = trusted.reference_predictions.bincount(minlength=plan.classes).tolist()
+    unseen = {number: count for number, count in sorted(tally.predicted.items()) if not references[number]}
+    rare = {number: references[number] for number in sorted(tally.predicted) if 0 < references[number] < RARE_CLASS}
+    lines = {
+        f"{duplicates:,} audited samples repeat an id of an earlier one; (source, row) tells them apart": duplicates,
+        f"{shared:,} audited samples share their id with a trusted one; if they are the same, they explain themselves": shared,
+        f"predicted classes without reference samples, compared with the mean of the others instead: {_counts(unseen, 'audited')}": unseen,
+        f"predicted classes with fewer than {RARE_CLASS} reference samples, drawn towards the mean of all: {_counts(rare, 'reference')}": rare,
+        f"{len(trusted.of('unreadable')):,} trusted samples could not be read and are in neither part": trusted.of("unreadable"),
+    }
+    return [line for line, applies in lines.items() if applies]
+
+
+def _counts(classes: dict[int, int], what: str) -> str:
+    return ", ".join(f"{number} ({count:,} {what})" for number, count in list(classes.items())[:20])

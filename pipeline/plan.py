@@ -1,0 +1,228 @@
+"""The plan: everything that can be known before running, printed by `mad plan` and refused if it cannot fit. It writes nothing."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from itertools import chain
+
+import torch
+
+from infra.errors import StorageError
+from infra.storage import Storage
+from madcore import Layer, MadcoreError, Projection, RowLayout, check_layers, margin, row_layout, select_layers
+from madcore.calibration import calibration_size, check_target, smallest_certified_group
+from pipeline.artifacts import check_root
+from pipeline.config import AuditConfig
+from pipeline.errors import ConfigError, SourceError
+from pipeline.keys import key_of
+from pipeline.memory import ProjectedMemory, activation_bytes, project_memory
+from pipeline.schema import ModelConfig
+from pipeline.sources.datasets import Source, find_sources, first_images, read_ids
+from pipeline.sources.images import scaled
+from pipeline.sources.models import LoadedModel, load_model, users_code
+
+ROWS_FORMAT = 1
+CHECKED_SAMPLES = 2
+
+
+@dataclass(frozen=True)
+class RowTask:
+    """Rows [start, stop) of one source file, for one model."""
+
+    model: str
+    source: Source
+    start: int
+    stop: int
+
+    @property
+    def name(self) -> str:
+        """The task's name in its commit log."""
+        return f"{self.start:012d}-{self.stop:012d}"
+
+
+@dataclass(frozen=True)
+class ModelPlan:
+    """What will be done for one model."""
+
+    config: ModelConfig
+    digest: str
+    row_key: str
+    layers: tuple[Layer, ...]
+    not_covered: Mapping[str, str]
+    classes: int
+    input_size: tuple[int, int]
+    trusted: tuple[Source, ...]
+    audited: tuple[Source, ...]
+    refused_files: Mapping[str, str]
+    rows_per_task: int
+    memory: ProjectedMemory
+
+    @property
+    def name(self) -> str:
+        """The model's name."""
+        return self.config.name
+
+    @property
+    def projection(self) -> Projection:
+        """The projection of its rows."""
+        return Projection(self.config.estimator.projection.rank, self.config.estimator.projection.seed)
+
+    @property
+    def layout(self) -> RowLayout:
+        """The layout of its rows."""
+        return row_layout(self.layers, self.projection)
+
+    @property
+    def sources(self) -> tuple[Source, ...]:
+        """All files, each once: trusted ones first."""
+        return tuple({source.file.url: source for source in (*self.trusted, *self.audited)}.values())
+
+    def tasks(self, source: Source) -> Iterator[RowTask]:
+        """The tasks of one source, in order."""
+        for start in range(0, source.rows, self.rows_per_task):
+            yield RowTask(self.name, source, start, min(start + self.rows_per_task, source.rows))
+
+    @property
+    def row_tasks(self) -> int:
+        """How many tasks the gradients stage has."""
+        return sum(-(-source.rows // self.rows_per_task) for source in self.sources)
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of all rows at rest."""
+        width = 2 if self.config.estimator.rows_dtype == "float16" else 4
+        return sum(source.rows for source in self.sources) * (width * self.layout.k + 4 * len(self.layers))
+
+
+@dataclass(frozen=True)
+class AuditPlan:
+    """The plan of an audit: its models, and why each other model of the config cannot be audited."""
+
+    config: AuditConfig
+    models: tuple[ModelPlan, ...]
+    refused: Mapping[str, str]
+
+    @property
+    def complete(self) -> bool:
+        """Whether every model and every file of the config is in the plan."""
+        return not self.refused and not any(model.refused_files for model in self.models)
+
+    @property
+    def misfits(self) -> tuple[str, ...]:
+        """What cannot fit, a sentence for each such model."""
+        granted = int(self.config.run.memory_per_worker)
+        return tuple(_does_not_fit(model, granted) for model in self.models if model.memory.peak > granted)
+
+
+def plan_audit(config: AuditConfig) -> AuditPlan:
+    """Loads every model once, checks its layers against autograd, reads the schemas of all files, and writes nothing.
+
+    Raises:
+        ConfigError: no model is left to run; with every reason.
+        RootError: the root is not one.
+    """
+    check_root(Storage(config.root))
+    models, refused = [], {}
+    for model in config.models:
+        try:
+            models.append(_plan_model(config, model))
+        except (SourceError, StorageError, MadcoreError) as error:
+            refused[model.name] = str(error)
+    if not models:
+        raise ConfigError("; ".join(f"model {name}: {reason}" for name, reason in refused.items()))
+    return AuditPlan(config, tuple(models), refused)
+
+
+def _plan_model(config: AuditConfig, model: ModelConfig) -> ModelPlan:
+    trusted, trusted_refused = find_sources(config, model.data.trusted, model.data.columns, "trusted")
+    if trusted_refused:
+        raise SourceError("; ".join(trusted_refused.values()))
+    audited, refused_files = find_sources(config, model.data.audited, model.data.columns, "audited")
+    samples = _check_trusted(model, trusted)
+    loaded = load_model(config, model)
+    images = first_images(trusted, CHECKED_SAMPLES, model.data.preprocess)
+    inputs = torch.from_numpy(scaled(images, model.data.preprocess))
+    with users_code(f"architecture {model.architecture}: a forward pass on a trusted sample of shape {tuple(inputs[:1].shape)}"), torch.no_grad():
+        classes = int(loaded.module(inputs).shape[-1])
+    projection = Projection(model.estimator.projection.rank, model.estimator.projection.seed)
+    coverage = select_layers(loaded.module, model.estimator.layers, model.estimator.parameters)
+    coverage = check_layers(loaded.module, coverage, inputs, projection, margin)
+    layout, rows = row_layout(coverage.covered, projection), max(source.rows for source in (*trusted, *audited))
+    size = (int(images.shape[1]), int(images.shape[2]))
+    sample_bytes = activation_bytes(loaded.module, inputs[:1]) + inputs[:1].nbytes
+    task_rows, batch = min(config.run.rows_per_task, rows), min(config.run.batch_size, rows)
+    return ModelPlan(
+        config=model,
+        digest=loaded.digest,
+        row_key=_row_key(model, loaded, layout, size),
+        layers=coverage.covered,
+        not_covered=coverage.not_covered,
+        classes=classes,
+        input_size=size,
+        trusted=tuple(trusted),
+        audited=tuple(audited),
+        refused_files=refused_files,
+        rows_per_task=config.run.rows_per_task,
+        memory=project_memory(_tensor_bytes(loaded), sample_bytes, layout, task_rows, batch, samples - calibration_size(samples, model.calibration.fraction)),
+    )
+
+
+def _check_trusted(model: ModelConfig, trusted: list[Source]) -> int:
+    """Refuses repeated ids and a target out of reach; returns the number of trusted samples."""
+    seen: set[str] = set()
+    repeated: list[str] = []
+    for name in chain.from_iterable(ids for source in trusted for ids in read_ids(source)):
+        if name is not None and name in seen:
+            repeated.append(name)
+        elif name is not None:
+            seen.add(name)
+    if repeated:
+        shown = ", ".join(repr(name) for name in repeated[:3])
+        raise SourceError(f"data.trusted: {len(repeated)} repeated ids among {len(seen) + len(repeated):,} samples ({shown}); the split needs each id once")
+    samples = sum(source.rows for source in trusted)
+    calibration = calibration_size(samples, model.calibration.fraction)
+    try:
+        check_target(model.calibration.target.level, calibration, samples)
+    except MadcoreError as error:
+        raise SourceError(f"calibration: {error}; add trusted samples, or raise calibration.fraction ({model.calibration.fraction:g}) or the target") from error
+    return samples
+
+
+def _row_key(model: ModelConfig, loaded: LoadedModel, layout: RowLayout, size: tuple[int, int]) -> str:
+    columns = model.data.columns
+    return key_of(
+        format=ROWS_FORMAT,
+        model=loaded.digest,
+        task=model.task,
+        preprocess=model.data.preprocess.model_dump(mode="json"),
+        input_size=list(size),
+        columns={"id": columns.id, "image": columns.image},
+        estimator=model.estimator.model_dump(mode="json"),
+        layers=list(layout.names),
+    )
+
+
+def _tensor_bytes(loaded: LoadedModel) -> int:
+    return sum(tensor.nbytes for tensor in loaded.module.state_dict().values())
+
+
+def _does_not_fit(plan: ModelPlan, granted: int) -> str:
+    needs = {"gradients": plan.memory.gradients, "curvature": plan.memory.curvature, "scoring": plan.memory.scoring}
+    remedies = {
+        "gradients": "lower run.batch_size or run.rows_per_task",
+        "curvature": "lower estimator.projection.rank",
+        "scoring": "lower estimator.projection.rank, or use fewer trusted samples",
+    }
+    worst = max(needs, key=lambda stage: needs[stage])
+    return (
+        f"model {plan.name}: the stage {worst} would need {needs[worst] / 2**30:.2f} GiB a worker, run.memory_per_worker grants "
+        f"{granted / 2**30:.2f} GiB; {remedies[worst]}, or grant more"
+    )
+
+
+def certifiable(plan: ModelPlan) -> int | None:
+    """For an fdr target, the fewest samples it can flag, if any; None for an fpr target."""
+    level = plan.config.calibration.target.fdr
+    if level is None:
+        return None
+    calibration = calibration_size(sum(source.rows for source in plan.trusted), plan.config.calibration.fraction)
+    return smallest_certified_group(level, calibration, sum(source.rows for source in plan.audited))

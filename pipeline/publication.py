@@ -1,0 +1,204 @@
+"""What a run leaves for people: its record before the first task; at its end summaries, tables and pages, and last how it ended.
+
+A table is committed under its key long before; publishing it only gives it its public name, whole and at once, after every summary
+of the run is written. A killed run publishes none.
+"""
+
+import json
+import platform
+import uuid
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from importlib.metadata import version
+
+from pydantic import JsonValue
+
+from infra.errors import AlreadyExists, Corrupt, Missing
+from infra.events import utc_stamp
+from infra.files import digest
+from infra.storage import Storage
+from pipeline.artifacts.layout import models, outcome_file, page_file, published_runs, run_file, run_summary_file, summary_file, table_file
+from pipeline.artifacts.scores import FACTS, IMAGES, TABLE
+from pipeline.pages import render
+from pipeline.plan import AuditPlan, ModelPlan
+from pipeline.progress import ModelRun
+from pipeline.schema import Preprocess
+
+FORMAT = 1
+VERSIONED = ("mad", "torch", "numpy", "zarr", "pyarrow")
+Document = dict[str, JsonValue]
+
+
+@dataclass(frozen=True)
+class RunOutcome:
+    """How a run ended: summaries of the models that got through, and what failed, by model."""
+
+    run_id: str
+    summaries: Mapping[str, Document] = field(default_factory=dict)
+    failures: Mapping[str, str] = field(default_factory=dict)
+    failed_tasks: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    refused_files: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    stages: Mapping[str, JsonValue] = field(default_factory=dict)
+
+    @property
+    def clean(self) -> bool:
+        """Whether no model, file or task failed."""
+        return not (self.failures or self.failed_tasks or self.refused_files)
+
+
+def begin(storage: Storage, plan: AuditPlan) -> str:
+    """Records a run, with its resolved config, versions and digests, and returns its id: UTC time and a short digest."""
+    config = plan.config.model_dump(mode="json", exclude={"folder"})
+    stamp = utc_stamp()
+    run_id = f"{stamp}-{digest(json.dumps([config, uuid.uuid4().hex]).encode())[:8]}"
+    record: Document = {
+        "format": FORMAT,
+        "run_id": run_id,
+        "started": stamp,
+        "versions": {"python": platform.python_version(), **{name: version(name) for name in VERSIONED}},
+        "config": config,
+        "models": {model.name: _planned(model) for model in plan.models},
+        "refused": dict(plan.refused),
+    }
+    storage.create(run_file(run_id), _encode(record))
+    return run_id
+
+
+def _planned(model: ModelPlan) -> Document:
+    sources: JsonValue = {source.key: source.file.name for source in model.sources}
+    return {"digest": model.digest, "row_key": model.row_key, "tasks": model.row_tasks, "sources": sources}
+
+
+def publish(storage: Storage, run_id: str, plan: AuditPlan, runs: Sequence[ModelRun], complete: bool) -> RunOutcome:
+    """Writes summaries, then publishes tables, then pages, then the outcome. An incomplete run leaves its outcome only."""
+    done = [run for run in runs if not run.failure and run.report is not None] if complete else []
+    summaries = {run.plan.name: _summary(storage, run_id, run) for run in done}
+    for name, summary in summaries.items():
+        storage.create(run_summary_file(run_id, name), _encode(summary))
+    for run in done:
+        if summaries[run.plan.name]["same_as"] is None:
+            storage.publish(f"{run.report_folder}/{TABLE}", table_file(run.plan.name, run_id))
+    for name, summary in summaries.items():
+        storage.write(summary_file(name), _encode(summary))
+    if summaries:
+        publish_pages(storage)
+    outcome = RunOutcome(
+        run_id=run_id,
+        summaries=summaries,
+        failures={**plan.refused, **{run.plan.name: run.failure for run in runs if run.failure}},
+        failed_tasks={run.plan.name: run.failed_tasks for run in runs if run.failed_tasks},
+        refused_files={model.name: model.refused_files for model in plan.models if model.refused_files},
+        stages={run.plan.name: run.costs for run in runs},
+    )
+    with suppress(AlreadyExists):
+        storage.create(outcome_file(run_id), _encode(_record(outcome, complete)))
+    return outcome
+
+
+def publish_pages(storage: Storage) -> str:
+    """Renders the pages of the latest summaries of all models in the root; returns where the first page is."""
+    summaries = [summary for name in models(storage) if (summary := read_summary(storage, name)) is not None]
+    images = {str(summary["model"]): _images(storage, summary) for summary in summaries}
+    for name, page in render(summaries, images).items():
+        storage.write(page_file(name), page.encode())
+    return storage.locate(page_file("index"))
+
+
+def read_summary(storage: Storage, model: str) -> Document | None:
+    """The latest summary of a model; None where it has none."""
+    return read_document(storage, summary_file(model))
+
+
+def read_document(storage: Storage, path: str) -> Document | None:
+    """A JSON object that this package wrote; None where there is none.
+
+    Raises:
+        Corrupt: what is there is no JSON.
+    """
+    try:
+        document = json.loads(storage.read(path))
+    except Missing:
+        return None
+    except ValueError as error:
+        raise Corrupt(f"{storage.locate(path)}: not readable JSON ({error}); `mad run` writes a new one") from error
+    return document if isinstance(document, dict) else None
+
+
+def _summary(storage: Storage, run_id: str, run: ModelRun) -> Document:
+    plan = run.plan
+    facts = json.loads(storage.read(f"{run.report_folder}/{FACTS}"))
+    table = next(file for file in run.report.files if file.name == TABLE) if run.report else None
+    assert table is not None
+    return {
+        **facts,
+        "run_id": run_id,
+        "model": plan.name,
+        "task": plan.config.task,
+        "model_digest": plan.digest,
+        "settings": _settings(plan),
+        "warnings": facts["warnings"] + _warnings(plan),
+        "layers": {"covered": list(plan.layout.names), "fallback": [], "not_covered": dict(plan.not_covered)},
+        "files": {
+            "trusted": [{"name": source.file.name, "rows": source.rows} for source in plan.trusted],
+            "audited": [{"name": source.file.name, "rows": source.rows} for source in plan.audited],
+            "refused": dict(plan.refused_files),
+        },
+        "stages": run.costs,
+        "table": {"rows": facts["counts"]["audited"], "bytes": table.bytes, "sha256": table.sha256},
+        "same_as": _same_table(storage, plan.name, table.sha256),
+        "manifests": {what: list(paths) for what, paths in run.manifests.items()},
+        "report_folder": run.report_folder,
+    }
+
+
+def _settings(plan: ModelPlan) -> JsonValue:
+    config = plan.config
+    return {
+        "measurement": config.estimator.measurement,
+        "parameters": config.estimator.parameters,
+        "rank": config.estimator.projection.rank,
+        "curvature": config.curvature.model_dump(mode="json"),
+        "score": config.score.model_dump(mode="json"),
+    }
+
+
+def _warnings(plan: ModelPlan) -> list[JsonValue]:
+    lines: list[JsonValue] = []
+    if plan.config.data.preprocess == Preprocess():
+        lines.append("data.preprocess is not given: images go in scaled to [0, 1] only")
+    if plan.refused_files:
+        lines.append(f"files that could not be used: {'; '.join(plan.refused_files.values())}")
+    if plan.not_covered:
+        lines.append(f"{len(plan.not_covered)} selected parameters are not covered: {', '.join(list(plan.not_covered)[:5])}")
+    return lines
+
+
+def _same_table(storage: Storage, model: str, sha256: str) -> str | None:
+    """The run whose published table is this very table, if it is the latest one."""
+    published = published_runs(storage, model)
+    latest = read_document(storage, run_summary_file(published[-1], model)) if published else None
+    table = latest.get("table") if latest else None
+    return published[-1] if isinstance(table, dict) and table.get("sha256") == sha256 else None
+
+
+def _images(storage: Storage, summary: Document) -> Mapping[str, str]:
+    pictures = read_document(storage, f"{summary['report_folder']}/{IMAGES}") or {}
+    return {place: str(picture) for place, picture in pictures.items()}
+
+
+def _record(outcome: RunOutcome, complete: bool) -> Document:
+    return {
+        "format": FORMAT,
+        "run_id": outcome.run_id,
+        "ended": utc_stamp(),
+        "complete": complete,
+        "failures": dict(outcome.failures),
+        "failed_tasks": {name: list(tasks) for name, tasks in outcome.failed_tasks.items()},
+        "refused_files": {name: dict(files) for name, files in outcome.refused_files.items()},
+        "stages": dict(outcome.stages),
+    }
+
+
+def _encode(document: Document) -> bytes:
+    return json.dumps(document, indent=1, allow_nan=False).encode()

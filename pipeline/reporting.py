@@ -1,0 +1,116 @@
+"""Stage 4: decisions, the table, and the facts of a report. One task a model; it streams over the score parts twice.
+
+The first pass counts (conformal p-values take M + 1 values, so q-values need counts only), the second writes the table and fills
+the histogram. What it commits becomes public only when the whole run is done: see `pipeline.run`.
+"""
+
+import json
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow as pa
+from pydantic import JsonValue
+
+from infra.commits import Measures, Receipt
+from infra.events import Stopwatch, peak_memory_bytes
+from infra.storage import Storage
+from infra.tables import open_parquet, write_parquet
+from pipeline.artifacts.curvature import read_trusted
+from pipeline.artifacts.logs import reporting_log
+from pipeline.artifacts.scores import FACTS, IMAGES, PART, PUBLISHED_FORMAT, TABLE
+from pipeline.decisions import Decisions, Found
+from pipeline.facts import gather
+from pipeline.keys import key_of
+from pipeline.plan import ModelPlan
+from pipeline.sources.datasets import Source, Truth, read_truth
+from pipeline.tally import Tally
+from pipeline.thumbnails import thumbnails
+
+REPORT_FORMAT = 1
+REPORT = "report"
+BATCH_ROWS = 8192
+
+
+@dataclass(frozen=True)
+class ScorePart:
+    """A committed score part: the range of its source, and its folder."""
+
+    source: str
+    source_key: str
+    start: int
+    stop: int
+    folder: str
+    content: str
+
+
+@dataclass(frozen=True)
+class ReportTask:
+    """A model to report on: all its score parts, in the order of the table."""
+
+    model: str
+    key: str
+    parts: tuple[ScorePart, ...]
+    references: str
+
+
+def reporting_key(plan: ModelPlan, parts: tuple[ScorePart, ...], references_content: str) -> str:
+    """Of the scores' contents, the calibration scores, the target, and the columns that hold the truth."""
+    return key_of(
+        format=REPORT_FORMAT,
+        classes=plan.classes,
+        parts=[[part.source, part.source_key, part.start, part.content] for part in parts],
+        references=references_content,
+        target=plan.config.calibration.target.model_dump(mode="json"),
+        truth={source.key: {role: getattr(source.columns, role) for role in source.truth} for source in plan.audited},
+    )
+
+
+class ReportingWorker:
+    """Reports on one model after the other."""
+
+    def __init__(self, root: str, plans: dict[str, ModelPlan]):
+        """Opens the storage."""
+        self._storage, self._plans = Storage(root), plans
+
+    def __call__(self, task: ReportTask) -> Receipt:
+        """Writes and commits the table and the facts of one model."""
+        watch, plan = Stopwatch(), self._plans[task.model]
+        sources = {source.key: source for source in plan.audited}
+        trusted = read_trusted(self._storage, task.references)
+        tally = Tally(trusted.calibration_scores)
+        for part, batch in self._batches(task):
+            tally.add(batch, _truth(sources[part.source_key], batch))
+        found = Found(Decisions.of(plan.config.calibration.target, tally), tally)
+        with tempfile.TemporaryDirectory(prefix="mad-") as folder:
+            table = Path(folder) / TABLE
+            with table.open("wb") as sink:
+                write_parquet(sink, (found.decide(batch) for _, batch in self._batches(task)), PUBLISHED_FORMAT)
+            facts = gather(plan, trusted, tally, found, lambda: self._ids(task))
+            pictures = thumbnails(plan, sources, found.top)
+            files: dict[str, bytes | Path] = {TABLE: table, FACTS: _json(facts), IMAGES: _json(pictures)}
+            measures = Measures(rows=tally.total, seconds=watch.seconds, peak_memory_bytes=peak_memory_bytes())
+            return reporting_log(self._storage, plan.name, task.key).commit(REPORT, files, measures)
+
+    def _batches(self, task: ReportTask) -> Iterator[tuple[ScorePart, pa.RecordBatch]]:
+        for part in task.parts:
+            path = f"{part.folder}/{PART}"
+            with self._storage.open(path) as handle:
+                for batch in open_parquet(handle, self._storage.locate(path)).iter_batches(BATCH_ROWS):
+                    yield part, batch
+
+    def _ids(self, task: ReportTask) -> Iterator[list[str]]:
+        for _, batch in self._batches(task):
+            yield batch.column("sample_id").to_pylist()
+
+
+def _truth(source: Source, batch: pa.RecordBatch) -> Truth | None:
+    if "anomalous" not in source.truth or not batch.num_rows:
+        return None
+    rows = batch.column("row")
+    return read_truth(source, rows[0].as_py(), rows[-1].as_py() + 1)
+
+
+def _json(value: JsonValue) -> bytes:
+    return json.dumps(value, indent=1, allow_nan=False).encode()

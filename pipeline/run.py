@@ -1,0 +1,185 @@
+"""A run: the stages one after the other over all models, then publication. What an earlier run has committed is not done again.
+
+A model that fails is set aside with the reason, and the others go on.
+"""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+
+from infra.commits import CommitLog, Receipt
+from infra.events import Listener, StageEnded, Stopwatch, ignore
+from infra.executors import Executor, Resources, SerialExecutor
+from infra.storage import Storage
+from pipeline.artifacts.layout import claim_root
+from pipeline.artifacts.logs import STAGES, curvature_log, reporting_log, rows_log, scoring_log
+from pipeline.artifacts.rows import RowsPart
+from pipeline.audit import Audit
+from pipeline.curvature import FACTOR, CurvatureTask, CurvatureWorker, curvature_key, references_name
+from pipeline.errors import CannotFit, ConfigError
+from pipeline.gradients import GradientTask, GradientWorker
+from pipeline.keys import key_of
+from pipeline.plan import AuditPlan, ModelPlan, RowTask
+from pipeline.progress import ModelRun
+from pipeline.publication import begin, publish
+from pipeline.reporting import REPORT, ReportingWorker, ReportTask, ScorePart, reporting_key
+from pipeline.scoring import CurvatureFolders, ScoreTask, ScoringWorker, scoring_key
+from pipeline.sources.datasets import Source
+from pipeline.steps import Failure, Job, StepRunner
+
+EXECUTORS: dict[str, Callable[[], Executor]] = {"serial": SerialExecutor}
+
+
+def run_audit(plan: AuditPlan, executor: str = "serial", until: str = "reporting", listener: Listener = ignore) -> Audit:
+    """Runs a plan to the end, or to the end of the stage `until`, and opens the result.
+
+    Resumes by itself: tasks that are done, by this run or any other in this root, are not repeated.
+
+    Args:
+        plan: from `plan_audit`.
+        executor: `serial`, in this process.
+        until: `gradients`, `curvature`, `scoring` or `reporting`; only after the last are scores published.
+        listener: told of stages, tasks and notices.
+
+    Returns:
+        The audit, its `outcome` that of this run.
+
+    Raises:
+        ConfigError: no such executor or stage.
+        CannotFit: a worker would need more memory than `run.memory_per_worker`.
+        RootError: the root cannot be written, or its store lets two writers overwrite each other.
+    """
+    if executor not in EXECUTORS:
+        raise ConfigError(f"executor {executor!r} is not available in this version; available: {', '.join(EXECUTORS)}")
+    if until not in STAGES:
+        raise ConfigError(f"there is no stage {until!r}; stages: {', '.join(STAGES)}")
+    if plan.misfits:
+        raise CannotFit("; ".join(plan.misfits))
+    storage = Storage(plan.config.root)
+    claim_root(storage)
+    run_id = begin(storage, plan)
+    models = {model.name: ModelRun(model) for model in plan.models}
+    resources = Resources(plan.config.run.workers, plan.config.run.gpus_per_worker, int(plan.config.run.memory_per_worker))
+    steps = _Stages(plan, storage, StepRunner(models, EXECUTORS[executor](), resources, listener))
+    for stage in STAGES[: STAGES.index(until) + 1]:
+        watch = Stopwatch()
+        getattr(steps, stage)()
+        listener(StageEnded(stage, watch.seconds))
+    outcome = publish(storage, run_id, plan, list(models.values()), complete=until == STAGES[-1])
+    return Audit(storage, outcome)
+
+
+class _Stages:
+    """The four stages, each reading only what an earlier one has committed."""
+
+    def __init__(self, plan: AuditPlan, storage: Storage, runner: StepRunner):
+        self._config, self._storage, self._runner = plan.config, storage, runner
+        self._plans: dict[str, ModelPlan] = {model.name: model for model in plan.models}
+
+    def gradients(self) -> None:
+        tasks = {model.plan.name: [task for source in model.plan.sources for task in model.plan.tasks(source)] for model in self._runner.alive}
+        jobs = {name: [self._rows_job(self._plans[name], task) for task in own] for name, own in tasks.items()}
+        results = self._runner.run("gradients", partial(GradientWorker, self._config, self._plans), jobs)
+        for model in self._runner.alive:
+            done = dict(zip(tasks[model.plan.name], results[model.plan.name], strict=True))
+            model.trusted = self._row_parts(model, model.plan.trusted, "trusted", done)
+            model.audited = self._row_parts(model, model.plan.audited, "audited", done)
+            lost = [part.failure for part in model.trusted if part.failure]
+            if lost:
+                model.failure = f"{len(lost)} of {len(model.trusted)} tasks of the trusted set failed, so there is nothing complete to compare with: {lost[0]}"
+
+    def _rows_job(self, plan: ModelPlan, rows: RowTask) -> Job[GradientTask]:
+        return Job(self._rows_log(plan, rows.source), rows.name, GradientTask(rows), retry=partial(GradientTask, rows))
+
+    def _rows_log(self, plan: ModelPlan, source: Source) -> CommitLog:
+        return rows_log(self._storage, plan.name, plan.row_key, source.key)
+
+    def _row_parts(self, model: ModelRun, sources: Sequence[Source], split: str, done: dict[RowTask, Receipt | Failure]) -> tuple[RowsPart, ...]:
+        """The parts of a split, in order; a source without a failed task is published."""
+        parts: list[RowsPart] = []
+        for source in sources:
+            log = self._rows_log(model.plan, source)
+            results = {task: done[task] for task in model.plan.tasks(source)}
+            receipts = [result for result in results.values() if isinstance(result, Receipt)]
+            if len(receipts) == len(results):
+                model.manifests.setdefault(split, []).append(log.publish(receipts))
+            parts += [_row_part(log, task, result) for task, result in results.items()]
+        return tuple(parts)
+
+    def curvature(self) -> None:
+        logs = {
+            model.plan.name: curvature_log(self._storage, model.plan.name, curvature_key(model.plan, model.trusted)) for model in self._runner.alive
+        }
+        factors = self._curvature_step(logs, {name: FACTOR for name in logs if self._plans[name].config.curvature.kind != "identity"}, {})
+        names = {model.plan.name: references_name(model.plan) for model in self._runner.alive}
+        references = self._curvature_step(logs, names, {name: logs[name].attempt_folder(receipt) for name, receipt in factors.items()})
+        for name, receipt in references.items():
+            receipts = [factors[name], receipt] if name in factors else [receipt]
+            content = key_of(contents=[one.content for one in receipts])
+            factor = logs[name].attempt_folder(factors[name]) if name in factors else ""
+            model = self._runner.models[name]
+            model.curvature = CurvatureFolders(factor, logs[name].attempt_folder(receipt), content)
+            model.manifests["curvature"] = [logs[name].publish(receipts)]
+
+    def _curvature_step(self, logs: dict[str, CommitLog], names: dict[str, str], factors: dict[str, str]) -> dict[str, Receipt]:
+        """Runs one task for each model named; a model whose task fails has failed."""
+        jobs = {}
+        for name, task_name in names.items():
+            key = logs[name].folder.rpartition("/")[2]
+            task = CurvatureTask(name, task_name, key, self._runner.models[name].trusted, factors.get(name, ""))
+            jobs[name] = [Job(logs[name], task_name, task)]
+        results = self._runner.run("curvature", partial(CurvatureWorker, self._storage.url, self._plans), jobs)
+        return self._single(results)
+
+    def _single(self, results: dict[str, list[Receipt | Failure]]) -> dict[str, Receipt]:
+        """The receipts of steps with one job a model; models without one have failed."""
+        for name, (result,) in results.items():
+            if isinstance(result, Failure):
+                self._runner.models[name].failure = result.reason
+        return {name: result for name, (result,) in results.items() if isinstance(result, Receipt)}
+
+    def scoring(self) -> None:
+        jobs: dict[str, list[Job[ScoreTask]]] = {}
+        for model in self._runner.alive:
+            assert model.curvature is not None
+            key = scoring_key(model.plan, model.curvature)
+            jobs[model.plan.name] = [
+                Job(scoring_log(self._storage, model.plan.name, key, part.source_key), part.name, ScoreTask(model.plan.name, key, part, model.curvature))
+                for part in model.audited
+            ]
+        results = self._runner.run("scoring", partial(ScoringWorker, self._storage.url, self._plans), jobs)
+        for name, own in results.items():
+            self._collect_scores(self._runner.models[name], jobs[name], own)
+
+    def _collect_scores(self, model: ModelRun, jobs: Sequence[Job[ScoreTask]], results: Sequence[Receipt | Failure]) -> None:
+        by_log: dict[str, tuple[CommitLog, list[Receipt]]] = {}
+        parts: list[ScorePart] = []
+        for job, result in zip(jobs, results, strict=True):
+            if isinstance(result, Failure):
+                model.failure = f"scoring rows {job.task.part.start} to {job.task.part.stop} of {job.task.part.source}: {result.reason}"
+                return
+            part = job.task.part
+            parts.append(ScorePart(part.source, part.source_key, part.start, part.stop, job.log.attempt_folder(result), result.content))
+            by_log.setdefault(job.log.folder, (job.log, []))[1].append(result)
+        model.score_parts = tuple(parts)
+        model.manifests["scoring"] = [log.publish(receipts) for log, receipts in by_log.values()]
+
+    def reporting(self) -> None:
+        jobs: dict[str, list[Job[ReportTask]]] = {}
+        for model in self._runner.alive:
+            assert model.curvature is not None
+            name, key = model.plan.name, reporting_key(model.plan, model.score_parts, model.curvature.content)
+            task = ReportTask(name, key, model.score_parts, model.curvature.references)
+            jobs[name] = [Job(reporting_log(self._storage, name, key), REPORT, task)]
+        results = self._runner.run("reporting", partial(ReportingWorker, self._storage.url, self._plans), jobs)
+        for name, receipt in self._single(results).items():
+            model, log = self._runner.models[name], jobs[name][0].log
+            model.report = receipt
+            model.report_folder = log.attempt_folder(receipt)
+            model.manifests["reporting"] = [log.publish([receipt])]
+
+
+def _row_part(log: CommitLog, task: RowTask, result: Receipt | Failure) -> RowsPart:
+    source, key = task.source.file.name, task.source.key
+    if isinstance(result, Failure):
+        return RowsPart(source, key, task.start, task.stop, "", key_of(failure=result.reason), result.reason)
+    return RowsPart(source, key, task.start, task.stop, log.attempt_folder(result), result.content)

@@ -1,0 +1,178 @@
+"""The sections of a config, as frozen, checked values. Defaults stand here and nowhere else."""
+
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from pydantic import BaseModel, BeforeValidator, ByteSize, ConfigDict, Field, JsonValue, StringConstraints, model_validator
+
+if TYPE_CHECKING:
+    from madcore.coupling import LayersForm, ScoreKind
+
+RESERVED_NAMES = ("runs", "report", "mad.json", "index")
+Share = Annotated[float, Field(gt=0, lt=1)]
+Paths = Annotated[tuple[str, ...], BeforeValidator(lambda value: [value] if isinstance(value, str) else value), Field(min_length=1)]
+Triple = tuple[float, float, float]
+
+
+class Section(BaseModel):
+    """A mapping of the config; an unknown key is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Columns(Section):
+    """Names of columns. A name that the config itself gives must be there; a default is looked for."""
+
+    id: str = "id"
+    image: str = "image"
+    label: str | None = "label"
+    anomalous: str | None = "anomalous"
+    target: str | None = "target"
+
+    def insists_on(self, column: str) -> bool:
+        """Whether the config itself names this column."""
+        return column in self.model_fields_set and getattr(self, column) is not None
+
+
+class Preprocess(Section):
+    """How images become the model's input: RGB in [0, 1], resized to size x size where they differ, minus mean, over std."""
+
+    mean: Triple = (0.0, 0.0, 0.0)
+    std: Triple = (1.0, 1.0, 1.0)
+    size: Annotated[int, Field(ge=1, le=8192)] | None = None
+
+    @model_validator(mode="after")
+    def _positive(self) -> "Preprocess":
+        if min(self.std) <= 0:
+            raise ValueError(f"std must be positive, got {list(self.std)}")
+        return self
+
+
+class Data(Section):
+    """Where the samples are and how to read them."""
+
+    trusted: Paths
+    audited: Paths
+    columns: Columns = Columns()
+    preprocess: Preprocess = Preprocess()
+
+
+class ProjectionSection(Section):
+    """Two-sided random projection of each layer's gradient."""
+
+    kind: Literal["rademacher"] = "rademacher"
+    rank: Annotated[int, Field(ge=1, le=1024)] = 16
+    seed: Annotated[int, Field(ge=0)] = 0
+
+
+class Estimator(Section):
+    """How a sample becomes a row."""
+
+    kind: Literal["gradient"] = "gradient"
+    measurement: Literal["auto", "margin"] = "auto"
+    layers: Paths = ("*",)
+    parameters: Literal["matrices", "all"] = "matrices"
+    projection: ProjectionSection = ProjectionSection()
+    rows_dtype: Literal["float16", "float32"] = "float16"
+    precision: Literal["float32", "bfloat16", "float16"] = "float32"
+
+
+class RelativeMean(Section):
+    """lambda = factor x the layer's mean eigenvalue."""
+
+    kind: Literal["relative_mean"] = "relative_mean"
+    factor: Annotated[float, Field(gt=0)] = 1.0
+
+
+class Absolute(Section):
+    """lambda = value, in the curvature's own unit."""
+
+    kind: Literal["absolute"] = "absolute"
+    value: Annotated[float, Field(gt=0)]
+
+
+def _with_default_kind(value: JsonValue) -> JsonValue:
+    return {"kind": "relative_mean", **value} if isinstance(value, dict) else value
+
+
+class CurvatureSection(Section):
+    """The matrix that rows are whitened by."""
+
+    kind: Literal["identity", "block_moment"] = "block_moment"
+    damping: Annotated[RelativeMean | Absolute, Field(discriminator="kind"), BeforeValidator(_with_default_kind)] = RelativeMean()
+    transductive: Literal[False] = False
+
+
+class ScoreSection(Section):
+    """The anomaly score."""
+
+    kind: Literal["auto", "prediction_coupling", "class_coupling", "mean_coupling", "top_coupling", "leverage"] = "auto"
+    layers: Literal["auto", "concatenated", "apart"] = "auto"
+
+    @property
+    def resolved(self) -> "ScoreKind":
+        """The kind, with `auto` resolved for classification."""
+        return "prediction_coupling" if self.kind == "auto" else self.kind
+
+    @property
+    def layers_form(self) -> "LayersForm":
+        """The form, with `auto` resolved."""
+        return "concatenated" if self.layers == "auto" else self.layers
+
+
+class Target(Section):
+    """What flags are allowed to cost: a false positive rate, or a false discovery rate."""
+
+    fpr: Share | None = None
+    fdr: Share | None = None
+
+    @model_validator(mode="after")
+    def _exactly_one(self) -> "Target":
+        if (self.fpr is None) == (self.fdr is None):
+            raise ValueError("give exactly one of fpr and fdr, such as {fpr: 0.01}")
+        return self
+
+    @property
+    def level(self) -> float:
+        """alpha, whichever it is."""
+        return self.fpr if self.fpr is not None else self.fdr or 0.0
+
+
+class Calibration(Section):
+    """The calibration part of the trusted set, and the target."""
+
+    fraction: Share = 0.3
+    seed: Annotated[int, Field(ge=0)] = 0
+    target: Target = Target(fpr=0.01)
+    tail: Literal["conformal"] = "conformal"
+
+
+class RunSection(Section):
+    """How to run; nothing here changes a score."""
+
+    rows_per_task: Annotated[int, Field(ge=1, le=1 << 20)] = 8192
+    batch_size: Annotated[int, Field(ge=1, le=65536)] = 256
+    workers: Annotated[int, Field(ge=1, le=100_000)] = 2
+    gpus_per_worker: Annotated[float, Field(ge=0)] = 0
+    memory_per_worker: ByteSize = ByteSize(4 << 30)
+    on_nonfinite: Literal["flag", "fail"] = "flag"
+
+
+class ModelConfig(Section):
+    """One model with everything that concerns it, sections of the top level merged in, `auto` resolved."""
+
+    name: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")]
+    architecture: str
+    kwargs: dict[str, JsonValue] = {}
+    weights: str
+    task: Literal["classification"]
+    data: Data
+    estimator: Estimator = Estimator()
+    curvature: CurvatureSection = CurvatureSection()
+    score: ScoreSection = ScoreSection()
+    calibration: Calibration = Calibration()
+
+    @model_validator(mode="after")
+    def _allowed_name(self) -> "ModelConfig":
+        if self.name in RESERVED_NAMES:
+            raise ValueError(f"the name {self.name!r} is taken by the root's own files; choose another")
+        return self

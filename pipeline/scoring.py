@@ -1,0 +1,114 @@
+"""Stage 3: audited rows against the references. A task is one part of the rows; parts do not depend on each other."""
+
+import io
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import pyarrow as pa
+import torch
+
+from infra.commits import Measures, Receipt
+from infra.events import Stopwatch, peak_memory_bytes
+from infra.storage import Storage
+from infra.tables import write_parquet
+from madcore import References, RowLayout, Whitening, score
+from madcore.coupling import Scored
+from pipeline.artifacts.curvature import read_reference_rows, read_trusted, read_whitening
+from pipeline.artifacts.logs import scoring_log
+from pipeline.artifacts.rows import RowsPart, SampleColumns, read_blocks
+from pipeline.artifacts.scores import PART, PART_FORMAT, score_batch
+from pipeline.keys import key_of
+from pipeline.memory import SCORING_BLOCK
+from pipeline.plan import ModelPlan
+from pipeline.sources.datasets import read_ids
+
+SCORING_FORMAT = 1
+FAILED = "failed: "
+
+
+@dataclass(frozen=True)
+class CurvatureFolders:
+    """Where a model's whitening ("" for identity) and references are, and a digest of both."""
+
+    factor: str
+    references: str
+    content: str
+
+
+@dataclass(frozen=True)
+class ScoreTask:
+    """One part to score."""
+
+    model: str
+    key: str
+    part: RowsPart
+    curvature: CurvatureFolders
+
+
+def scoring_key(plan: ModelPlan, curvature: CurvatureFolders) -> str:
+    """Of the curvature's content and the score."""
+    return key_of(format=SCORING_FORMAT, curvature=curvature.content, score=plan.config.score.model_dump(mode="json"), classes=plan.classes)
+
+
+@dataclass(frozen=True)
+class _Loaded:
+    key: str
+    references: References
+    reference_ids: pa.Array
+    whitening: Whitening
+
+
+class ScoringWorker:
+    """Scores parts; keeps a model's references loaded while its tasks last."""
+
+    def __init__(self, root: str, plans: dict[str, ModelPlan]):
+        """Opens the storage."""
+        self._storage, self._plans = Storage(root), plans
+        self._loaded: _Loaded | None = None
+
+    def __call__(self, task: ScoreTask) -> Receipt:
+        """Scores and commits one part."""
+        watch, plan = Stopwatch(), self._plans[task.model]
+        if self._loaded is None or self._loaded.key != task.key:
+            self._loaded = None
+            self._loaded = self._load(plan, task)
+        sink = io.BytesIO()
+        batches = self._failed(plan, task.part) if task.part.failure else self._scored(plan, task.part, self._loaded)
+        write_parquet(sink, batches, PART_FORMAT)
+        measures = Measures(rows=task.part.stop - task.part.start, seconds=watch.seconds, peak_memory_bytes=peak_memory_bytes())
+        return scoring_log(self._storage, plan.name, task.key, task.part.source_key).commit(task.part.name, {PART: sink.getvalue()}, measures)
+
+    def _load(self, plan: ModelPlan, task: ScoreTask) -> _Loaded:
+        trusted = read_trusted(self._storage, task.curvature.references)
+        whitened = read_reference_rows(self._storage, task.curvature.references)
+        references = References.of(plan.layout, plan.config.score.layers_form, whitened, trusted.reference_predictions, plan.classes)
+        whitening = read_whitening(self._storage, task.curvature.factor, plan.layout)
+        return _Loaded(task.key, references, pa.array(trusted.reference_ids, pa.string()), whitening)
+
+    def _scored(self, plan: ModelPlan, part: RowsPart, loaded: _Loaded) -> Iterator[pa.RecordBatch]:
+        for rows, samples in read_blocks(self._storage, part, plan.layout, SCORING_BLOCK):
+            predictions = samples.predictions.clamp(min=0)
+            scored = score(loaded.references, plan.config.score.resolved, loaded.whitening(rows), predictions)
+            yield score_batch(part.source, samples, scored, loaded.reference_ids, plan.layout.names)
+
+    def _failed(self, plan: ModelPlan, part: RowsPart) -> Iterator[pa.RecordBatch]:
+        """Rows of a task that was given up: named, unscored, none left out."""
+        source = next(source for source in plan.audited if source.key == part.source_key)
+        row = part.start
+        for ids in read_ids(source, part.start, part.stop):
+            n = len(ids)
+            samples = SampleColumns(
+                ids=[name or "" for name in ids],
+                rows=list(range(row, row + n)),
+                predictions=torch.full((n,), -1),
+                confidence=torch.zeros(n),
+                gradient_norm=torch.zeros(n),
+                statuses=[f"{FAILED}{part.failure}"] * n,
+            )
+            row += n
+            yield score_batch(part.source, samples, _no_scores(n, plan.layout), pa.array([], pa.string()), plan.layout.names)
+
+
+def _no_scores(samples: int, layout: RowLayout) -> Scored:
+    nothing, per_layer = torch.zeros(samples), torch.zeros(samples, len(layout.names))
+    return Scored(nothing, nothing, per_layer, torch.zeros(samples, 0, dtype=torch.int64), torch.zeros(samples, 0))

@@ -1,0 +1,1 @@
+"""What an audit reads: models and data sets. Nothing here writes."""

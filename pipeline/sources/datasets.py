@@ -1,0 +1,201 @@
+"""Data sets: Parquet files of samples, checked by their schema, read a few rows at a time."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from infra.errors import StorageError
+from infra.files import InputFile, digest, find, is_pattern, open_input
+from infra.tables import open_parquet, read_rows
+from pipeline.config import AuditConfig
+from pipeline.errors import SourceError
+from pipeline.schema import Columns, Preprocess
+from pipeline.sources.images import Pixels, UnreadableImage, decode
+
+Split = Literal["trusted", "audited"]
+TRUTH = ("label", "anomalous", "target")
+MISSING_CLASS = -1
+
+
+@dataclass(frozen=True)
+class Source:
+    """One file of samples: what it is, how many rows it has, and which of the optional columns are in it."""
+
+    file: InputFile
+    rows: int
+    columns: Columns
+    truth: tuple[str, ...]
+
+    @property
+    def key(self) -> str:
+        """Digest of the file's place, size and version: a changed file is another source."""
+        return digest(f"{self.file.url}\n{self.file.size}\n{self.file.version}".encode())[:24]
+
+
+@dataclass(frozen=True)
+class ImageBatch:
+    """Consecutive rows of a source: ids (null as ""), why a row is unreadable ("" where it is not), and the readable pixels."""
+
+    ids: tuple[str, ...]
+    unreadable: tuple[str, ...]
+    pixels: Pixels
+
+
+def find_sources(config: AuditConfig, paths: Sequence[str], columns: Columns, split: Split) -> tuple[list[Source], dict[str, str]]:
+    """The files of a split, and why each other one that is named cannot be used.
+
+    Raises:
+        SourceError: a file is named twice, or nothing at all is found.
+    """
+    sources: list[Source] = []
+    refused: dict[str, str] = {}
+    for path in paths:
+        try:
+            files = find(path, config.locate(path))
+        except StorageError as error:
+            refused[path] = str(error)
+            continue
+        if not files and is_pattern(path):
+            refused[path] = f"{path}: no file matches this glob ({config.locate(path)})"
+        for file in files:
+            if any(file.url == known.file.url for known in sources):
+                raise SourceError(f"data.{split} names {file.name} twice; every file counts once")
+            try:
+                sources.append(_inspect(file, columns, split))
+            except (StorageError, SourceError) as error:
+                refused[file.name] = str(error)
+    if not sources:
+        raise SourceError(f"data.{split}: no usable file; " + "; ".join(refused.values()))
+    return sources, refused
+
+
+def _inspect(file: InputFile, columns: Columns, split: Split) -> Source:
+    with open_input(file.url) as handle:
+        parquet = open_parquet(handle, file.name)
+        schema, rows = parquet.schema_arrow, parquet.metadata.num_rows
+    if rows == 0:
+        raise SourceError(f"{file.name}: has no rows")
+    optional = TRUTH[:1] if split == "trusted" else TRUTH
+    needed = ["id", "image"] + [name for name in optional if columns.insists_on(name) and (name != "label" or split == "trusted")]
+    here = ", ".join(f"{field.name} ({field.type})" for field in schema)
+    for role in needed:
+        if getattr(columns, role) not in schema.names:
+            raise SourceError(f"{file.name}: has no column {getattr(columns, role)!r} (data.columns.{role}); columns there: {here}")
+    present = tuple(role for role in optional if getattr(columns, role) in schema.names)
+    for role in ("id", "image", *present):
+        kind = schema.field(getattr(columns, role)).type
+        if not _fits(role, kind):
+            raise SourceError(f"{file.name}: the column {getattr(columns, role)!r} (data.columns.{role}) is {kind}, expected {EXPECTED[role]}; columns there: {here}")
+    return Source(file, rows, columns, present)
+
+
+EXPECTED = {
+    "id": "a string or an integer",
+    "image": "encoded bytes, or a struct with a field `bytes` of them",
+    "label": "an integer",
+    "anomalous": "a boolean or an integer",
+    "target": "an integer",
+}
+
+
+def _fits(role: str, kind: pa.DataType) -> bool:
+    if role == "image":
+        return _is_bytes(kind) or (pa.types.is_struct(kind) and kind.get_field_index("bytes") >= 0 and _is_bytes(kind.field("bytes").type))
+    text = pa.types.is_string(kind) or pa.types.is_large_string(kind)
+    return bool(pa.types.is_integer(kind) or (role == "id" and text) or (role == "anomalous" and pa.types.is_boolean(kind)))
+
+
+def _is_bytes(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
+
+
+def read_images(source: Source, start: int, stop: int, batch_rows: int, size: tuple[int, int], preprocess: Preprocess) -> Iterator[ImageBatch]:
+    """Rows [start, stop) in batches; a row that cannot be read is in its batch with the reason."""
+    for batch in read_rows(source.file.url, start, stop, [source.columns.id, source.columns.image], batch_rows):
+        pixels, reasons = [], []
+        ids = _ids(batch.column(source.columns.id))
+        for name, data in zip(ids, _image_bytes(batch.column(source.columns.image)), strict=True):
+            try:
+                if name is None:
+                    raise UnreadableImage("the id is null")
+                pixels.append(decode(data, size, resize=preprocess.size is not None))
+                reasons.append("")
+            except UnreadableImage as error:
+                reasons.append(str(error))
+        stacked = np.stack(pixels) if pixels else np.zeros((0, *size, 3), np.uint8)
+        yield ImageBatch(tuple(name or "" for name in ids), tuple(reasons), stacked)
+
+
+def first_images(sources: Sequence[Source], wanted: int, preprocess: Preprocess) -> Pixels:
+    """The first readable images, all of the first one's size unless the config sets one, shape (up to wanted, h, w, 3).
+
+    Raises:
+        SourceError: the first rows hold no readable image.
+    """
+    found: list[Pixels] = []
+    size = (preprocess.size, preprocess.size) if preprocess.size else None
+    reasons: list[str] = []
+    for batch in read_rows(sources[0].file.url, 0, min(sources[0].rows, 256), [sources[0].columns.image], 16):
+        for data in _image_bytes(batch.column(sources[0].columns.image)):
+            try:
+                found.append(decode(data, size or (found[0].shape[:2] if found else None), resize=preprocess.size is not None))
+            except UnreadableImage as error:
+                reasons.append(str(error))
+            if len(found) == wanted:
+                return np.stack(found)
+    if not found:
+        raise SourceError(f"{sources[0].file.name}: none of its first {min(sources[0].rows, 256)} images can be read; the first: {reasons[0]}")
+    return np.stack(found)
+
+
+def read_image(source: Source, row: int) -> bytes | None:
+    """The encoded image of one row."""
+    batch = next(read_rows(source.file.url, row, row + 1, [source.columns.image], 1024))
+    return _image_bytes(batch.column(source.columns.image))[0]
+
+
+def read_ids(source: Source, start: int = 0, stop: int | None = None) -> Iterator[list[str | None]]:
+    """Ids of rows [start, stop) as text, batch by batch."""
+    for batch in read_rows(source.file.url, start, source.rows if stop is None else stop, [source.columns.id], 65536):
+        yield _ids(batch.column(source.columns.id))
+
+
+@dataclass(frozen=True)
+class Truth:
+    """What is known of rows, for evaluation and for filtering the reference part; never seen by a score.
+
+    Classes (n,) with -1 where unknown; `anomalous` (n,) is 0, 1, or -1 where unknown.
+    """
+
+    label: NDArray[np.int64]
+    anomalous: NDArray[np.int64]
+    target: NDArray[np.int64]
+
+
+def read_truth(source: Source, start: int, stop: int) -> Truth:
+    """Labels, anomaly marks and targets of rows [start, stop)."""
+    columns = {role: getattr(source.columns, role) for role in source.truth}
+    values = {role: np.full(stop - start, MISSING_CLASS, np.int64) for role in TRUTH}
+    position = 0
+    for batch in read_rows(source.file.url, start, stop, list(columns.values()), 65536) if columns else ():
+        for role, name in columns.items():
+            column = pc.fill_null(pc.cast(batch.column(name), pa.int64()), MISSING_CLASS)
+            values[role][position : position + batch.num_rows] = column.to_numpy(zero_copy_only=False)
+        position += batch.num_rows
+    return Truth(**values)
+
+
+def _ids(column: pa.Array) -> list[str | None]:
+    return [None if value is None else str(value) for value in column.to_pylist()]
+
+
+def _image_bytes(column: pa.Array) -> list[bytes | None]:
+    if pa.types.is_struct(column.type):
+        return [None if value is None else value["bytes"] for value in column.to_pylist()]
+    values: list[bytes | None] = column.to_pylist()
+    return values

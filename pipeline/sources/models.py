@@ -1,0 +1,133 @@
+"""Models: architecture code that the config names, weights that are never executed, and the digest of both."""
+
+import importlib
+import importlib.util
+import io
+import json
+import pickle
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from difflib import get_close_matches
+from pathlib import Path
+from types import ModuleType
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+
+from infra.executors import describe
+from infra.files import digest, read_input
+from pipeline.config import AuditConfig
+from pipeline.errors import SourceError
+from pipeline.schema import ModelConfig
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A model on the CPU, in eval mode, and the digest of its weights, its architecture's source and its arguments."""
+
+    module: nn.Module
+    digest: str
+
+
+def load_model(config: AuditConfig, model: ModelConfig) -> LoadedModel:
+    """Builds the architecture and loads the weights.
+
+    Raises:
+        SourceError: naming what is wrong with the architecture or the weights.
+        StorageError: a file cannot be read.
+    """
+    build, source = _architecture(config, model.architecture)
+    with users_code(f"architecture {model.architecture}"):
+        module = build(**model.kwargs)
+    if not isinstance(module, nn.Module):
+        raise SourceError(f"architecture {model.architecture}: returned a {type(module).__name__}, not a torch.nn.Module")
+    weights = read_input(config.locate(model.weights))
+    _fill(module, _parse_weights(weights, model.weights), model)
+    parts = [digest(weights), digest(source), json.dumps(model.kwargs, sort_keys=True)]
+    return LoadedModel(module.eval(), digest("\n".join(parts).encode()))
+
+
+@contextmanager
+def users_code(what: str) -> Iterator[None]:
+    """Runs code that the config names, which may raise anything, and says that it was this code that failed."""
+    try:
+        yield
+    except Exception as error:  # noqa: BLE001
+        raise SourceError(f"{what}: failed with {describe(error)}") from error
+
+
+def _architecture(config: AuditConfig, spec: str) -> tuple[Callable[..., nn.Module], bytes]:
+    place, _, function = spec.rpartition(":")
+    if not place or not function:
+        raise SourceError(f"architecture {spec}: expected file.py:function or package.module:function")
+    module, path = _import_file(config, place) if place.endswith(".py") else _import_package(place)
+    build = getattr(module, function, None)
+    if not callable(build):
+        near = get_close_matches(function, dir(module), n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        raise SourceError(f"architecture {spec}: {place} has no function {function!r}{hint}")
+    return build, path.read_bytes()
+
+
+def _import_file(config: AuditConfig, place: str) -> tuple[ModuleType, Path]:
+    path = Path(config.locate(place))
+    if not path.is_file():
+        raise SourceError(f"architecture {place}: no such file ({path})")
+    spec = importlib.util.spec_from_file_location(f"mad_architecture_{digest(str(path).encode())[:12]}", path)
+    if spec is None or spec.loader is None:
+        raise SourceError(f"architecture {place}: not a Python file")
+    module = importlib.util.module_from_spec(spec)
+    with users_code(f"architecture {place}: importing it (a file that imports its neighbours must be named package.module:function)"):
+        spec.loader.exec_module(module)
+    return module, path
+
+
+def _import_package(place: str) -> tuple[ModuleType, Path]:
+    with users_code(f"architecture {place}: importing it (is it installed in mad's environment?)"):
+        module = importlib.import_module(place)
+    if module.__file__ is None:
+        raise SourceError(f"architecture {place}: has no source file, so its code cannot be part of the model's digest")
+    return module, Path(module.__file__)
+
+
+def _parse_weights(data: bytes, name: str) -> Mapping[str, Tensor]:
+    if name.endswith(".safetensors"):
+        try:
+            return safetensors.torch.load(data)
+        except (safetensors.SafetensorError, ValueError) as error:
+            raise SourceError(f"weights {name}: not a readable safetensors file ({error})") from error
+    if not name.endswith((".pt", ".pth")):
+        raise SourceError(f"weights {name}: expected .safetensors, or a state dict as .pt or .pth")
+    try:
+        loaded = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise SourceError(
+            f"weights {name}: refused, because it is a full pickle, and loading one runs whatever code it holds; "
+            "save the state dict alone, best with safetensors.torch.save_file(model.state_dict(), ...)"
+        ) from error
+    except (RuntimeError, EOFError, OSError, ValueError) as error:
+        raise SourceError(f"weights {name}: not a readable checkpoint ({describe(error)})") from error
+    state = loaded.get("state_dict", loaded) if isinstance(loaded, dict) else loaded
+    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+        raise SourceError(f"weights {name}: holds no state dict, that is a mapping of parameter names to tensors")
+    return state
+
+
+def _fill(module: nn.Module, weights: Mapping[str, Tensor], model: ModelConfig) -> None:
+    wanted = module.state_dict()
+    complaints = {
+        "missing in the file": [name for name in wanted if name not in weights],
+        "unknown to the architecture": [name for name in weights if name not in wanted],
+        "of another shape": [
+            f"{name} ({tuple(weights[name].shape)} in the file, {tuple(wanted[name].shape)} in the architecture)"
+            for name in wanted
+            if name in weights and weights[name].shape != wanted[name].shape
+        ],
+    }
+    found = [f"{len(names)} {what}: {', '.join(names[:3])}{', ...' if len(names) > 3 else ''}" for what, names in complaints.items() if names]
+    if found:
+        raise SourceError(f"weights {model.weights} do not fit architecture {model.architecture} with kwargs {model.kwargs}: {'; '.join(found)}")
+    module.load_state_dict(dict(weights))

@@ -1,0 +1,114 @@
+"""What a root holds: its runs, its models, its stages. Reads only."""
+
+from pydantic import JsonValue
+
+from infra.commits import CommitLog, Receipt
+from infra.storage import Storage
+from pipeline.artifacts.layout import models, open_root, outcome_file, run_file, runs
+from pipeline.artifacts.logs import STAGES, rows_log, stage_logs
+from pipeline.errors import RootError
+from pipeline.publication import Document, read_document, read_summary
+
+
+def status(storage: Storage) -> Document:
+    """Runs, newest first, and models with their latest verdict; of a run that has not ended, how far its rows are.
+
+    Raises:
+        RootError: it is not a root.
+    """
+    info = open_root(storage)
+    return {
+        "root": storage.url,
+        "audit": info.audit,
+        "runs": [_run(storage, run_id) for run_id in reversed(runs(storage))],
+        "models": {name: _model(storage, name) for name in models(storage)},
+    }
+
+
+def _run(storage: Storage, run_id: str) -> JsonValue:
+    record = read_document(storage, run_file(run_id)) or {}
+    outcome = read_document(storage, outcome_file(run_id))
+    entry: Document = {"run_id": run_id, "started": record.get("started"), "state": "not ended: still running, or interrupted (`mad run` resumes)"}
+    if outcome is None:
+        entry["rows"] = _progress(storage, record)
+    else:
+        failed = any(outcome.get(what) for what in ("failures", "failed_tasks", "refused_files"))
+        entry["state"] = ("completed" if outcome.get("complete") else "stopped after a stage, as asked") + (", with failures" if failed else "")
+        entry |= {what: outcome.get(what) for what in ("ended", "failures", "failed_tasks", "refused_files") if outcome.get(what)}
+    return entry
+
+
+def _progress(storage: Storage, record: Document) -> JsonValue:
+    progress: Document = {}
+    planned = record.get("models")
+    for name, model in planned.items() if isinstance(planned, dict) else ():
+        if isinstance(model, dict) and isinstance(model["sources"], dict):
+            logs = [rows_log(storage, name, str(model["row_key"]), key) for key in model["sources"]]
+            progress[name] = {"tasks": model["tasks"], "done": sum(len(log.receipts()) for log in logs)}
+    return progress
+
+
+def _model(storage: Storage, name: str) -> JsonValue:
+    summary = read_summary(storage, name)
+    return {key: summary[key] for key in ("run_id", "verdict", "counts")} if summary else None
+
+
+def split_place(place: str) -> tuple[Storage, list[str]]:
+    """The root in `ROOT[/MODEL[/STAGE]]`, and what follows it.
+
+    Raises:
+        RootError: there is no root at the place or up to two levels above.
+    """
+    head, rest = place.rstrip("/"), list[str]()
+    while len(rest) <= 2:
+        storage = Storage(head)
+        if storage.exists("mad.json"):
+            return storage, rest
+        head, _, last = head.rpartition("/")
+        rest.insert(0, last)
+        if not head or head.endswith(":/"):
+            break
+    open_root(Storage(place))
+    raise RootError(f"{place}: not a root, nor a model or stage of one")
+
+
+def inspect(place: str) -> Document:
+    """What is committed at `ROOT[/MODEL[/STAGE]]`: models; a model's stages and summary; a stage's tasks.
+
+    Raises:
+        RootError: there is no such root, model or stage.
+    """
+    storage, rest = split_place(place)
+    open_root(storage)
+    known = models(storage)
+    if not rest:
+        return {"root": storage.url, "models": {name: _stages(storage, name) for name in known}}
+    if rest[0] not in known:
+        raise RootError(f"{storage.url}: there is no model {rest[0]!r}; models here: {', '.join(known) or 'none'}")
+    if len(rest) == 1:
+        return {"model": rest[0], "stages": _stages(storage, rest[0]), "summary": read_summary(storage, rest[0])}
+    if rest[1] not in STAGES:
+        raise RootError(f"there is no stage {rest[1]!r}; stages: {', '.join(STAGES)}")
+    return {"model": rest[0], "stage": rest[1], "keys": {log.folder: _log(log) for log in stage_logs(storage, rest[0], rest[1])}}
+
+
+def _stages(storage: Storage, name: str) -> Document:
+    stages: Document = {}
+    for stage in STAGES:
+        receipts = [receipt for log in stage_logs(storage, name, stage) for receipt in log.receipts().values()]
+        stages[stage] = {
+            "tasks": len(receipts),
+            "rows": sum(receipt.measures.rows for receipt in receipts),
+            "bytes": sum(file.bytes for receipt in receipts for file in receipt.files),
+            "seconds": round(sum(receipt.measures.seconds for receipt in receipts), 3),
+        }
+    return stages
+
+
+def _log(log: CommitLog) -> JsonValue:
+    return {"manifests": list(log.manifests()), "tasks": [_task(log, receipt) for _, receipt in sorted(log.receipts().items())]}
+
+
+def _task(log: CommitLog, receipt: Receipt) -> JsonValue:
+    size = sum(file.bytes for file in receipt.files)
+    return {"task": receipt.task, "generation": receipt.generation, "folder": log.attempt_folder(receipt), "bytes": size, **receipt.measures.model_dump()}

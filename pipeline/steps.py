@@ -1,0 +1,97 @@
+"""One step of a run: jobs that are done are reused, the others are executed, and every job ends with a receipt or a reason."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Generic, Protocol, TypeVar
+
+from infra.commits import CommitLog, Receipt
+from infra.events import Listener, StageStarted, TaskEnded
+from infra.executors import Executor, Resources, TaskOutcome
+from pipeline.progress import ModelRun
+
+
+class ModelTask(Protocol):
+    """A task knows its model by name."""
+
+    @property
+    def model(self) -> str:
+        """The model's name."""
+
+
+Task = TypeVar("Task", bound=ModelTask)
+Worker = Callable[[Task], Receipt]
+Place = tuple[str, str]
+
+
+@dataclass(frozen=True)
+class Job(Generic[Task]):
+    """A task, where and under which name it is committed, and how it is tried again where rows of it were unreadable."""
+
+    log: CommitLog
+    name: str
+    task: Task
+    retry: Callable[[Receipt], Task] | None = None
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Why a job was given up."""
+
+    reason: str
+
+
+@dataclass(frozen=True)
+class StepRunner:
+    """Runs steps on an executor, keeping the books of each model."""
+
+    models: Mapping[str, ModelRun]
+    executor: Executor
+    resources: Resources
+    tell: Listener
+
+    @property
+    def alive(self) -> list[ModelRun]:
+        """Models that have not failed."""
+        return [model for model in self.models.values() if not model.failure]
+
+    def run(self, stage: str, factory: Callable[[], Worker[Task]], jobs: Mapping[str, Sequence[Job[Task]]]) -> dict[str, list[Receipt | Failure]]:
+        """Results by model, in the order of its jobs."""
+        results: dict[Place, Receipt | Failure] = {}
+        pending = [job for model, own in jobs.items() for job in self._pending(stage, model, own, results)]
+        total = sum(map(len, jobs.values()))
+        self.tell(StageStarted(stage, total, total - len(pending)))
+        places = {job.task: (job.log.folder, job.name) for job in pending}
+        for outcome in self.executor.map_unordered(factory, list(places), self.resources):
+            place = places[outcome.task]
+            if outcome.result is not None:
+                results[place] = outcome.result
+            else:
+                results.setdefault(place, Failure(str(outcome.error)))
+            self._account(stage, outcome)
+        return {model: [results[job.log.folder, job.name] for job in own] for model, own in jobs.items()}
+
+    def _pending(self, stage: str, model: str, jobs: Sequence[Job[Task]], results: dict[Place, Receipt | Failure]) -> list[Job[Task]]:
+        """The jobs still to do; receipts of the others, and of those to be tried again, go to `results`."""
+        logs = {job.log.folder: job.log for job in jobs}
+        receipts = {folder: log.receipts() for folder, log in logs.items()}
+        pending = []
+        for job in jobs:
+            receipt = receipts[job.log.folder].get(job.name)
+            if receipt is None:
+                pending.append(job)
+                continue
+            results[job.log.folder, job.name] = receipt
+            if job.retry is not None and receipt.measures.unreadable:
+                pending.append(replace(job, task=job.retry(receipt)))
+            else:
+                self.models[model].stages[stage].tasks_reused += 1
+        return pending
+
+    def _account(self, stage: str, outcome: TaskOutcome[Task, Receipt]) -> None:
+        model, receipt = self.models[outcome.task.model], outcome.result
+        model.stages[stage].tasks_run += 1
+        if receipt is None:
+            model.failed_tasks.append(f"{stage}: {outcome.error}")
+        else:
+            model.stages[stage].seconds += receipt.measures.seconds
+        self.tell(TaskEnded(stage, model.plan.name, receipt.measures.rows if receipt else 0, outcome.error))

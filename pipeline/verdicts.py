@@ -1,0 +1,62 @@
+"""The verdict on a model's inputs: whether more of them are extreme than the calibration part lets one expect."""
+
+from dataclasses import dataclass
+
+from madcore.calibration import flag_count_tail, largest_rank
+
+NOTHING_UNUSUAL, UNUSUAL, CANNOT_TELL = "nothing unusual", "unusual inputs", "cannot tell"
+VERDICTS = (NOTHING_UNUSUAL, UNUSUAL, CANNOT_TELL)
+CHANCE = 0.01
+FDR_LEVEL = 0.01
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """A value of VERDICTS, and why."""
+
+    value: str
+    reasons: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What the verdict rests on: audited rows, how many have a score (or a gradient that is not finite), p-values <= alpha."""
+
+    audited: int
+    scored: int
+    extreme: int
+    nonfinite: int
+    calibration: int
+    alpha: float
+
+
+def judge(evidence: Evidence) -> Verdict:
+    """`unusual inputs` where chance gives as many extreme p-values with probability below 1 %.
+
+    A gradient that is not finite counts as extreme, as it does in the calibration part.
+    """
+    rank = largest_rank(evidence.alpha, evidence.calibration)
+    notes = _notes(evidence)
+    if rank < 1:
+        return Verdict(CANNOT_TELL, (f"{evidence.calibration} calibration samples cannot resolve p-values of {evidence.alpha:g}", *notes))
+    if evidence.scored == 0:
+        return Verdict(CANNOT_TELL, ("no audited sample could be scored", *notes))
+    if flag_count_tail(evidence.scored, evidence.scored, rank, evidence.calibration) >= CHANCE:
+        return Verdict(CANNOT_TELL, (f"{evidence.scored} scored samples are too few: even if all were extreme, chance could explain it", *notes))
+    tail = flag_count_tail(evidence.extreme, evidence.scored, rank, evidence.calibration)
+    expected = evidence.scored * rank / (evidence.calibration + 1)
+    counted = (
+        f"{evidence.extreme:,} of {evidence.scored:,} p-values are <= {evidence.alpha:g}; chance alone gives {expected:,.1f} on average, "
+        f"and this many or more with probability {tail:.2g}"
+    )
+    if tail < CHANCE:
+        return Verdict(UNUSUAL, (counted, *notes))
+    if evidence.scored < evidence.audited / 2:
+        return Verdict(CANNOT_TELL, (f"only {evidence.scored:,} of {evidence.audited:,} audited samples could be scored", counted, *notes))
+    return Verdict(NOTHING_UNUSUAL, (counted, *notes))
+
+
+def _notes(evidence: Evidence) -> list[str]:
+    lost = evidence.audited - evidence.scored
+    notes = [f"{evidence.nonfinite:,} samples have a gradient that is not finite, counted as extreme"] if evidence.nonfinite else []
+    return notes + ([f"{lost:,} of {evidence.audited:,} audited samples have no score"] if lost else [])

@@ -1,0 +1,133 @@
+"""Whether what a root holds is what was written: every receipt, manifest, file and published table against its digest."""
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from itertools import product
+
+from infra.commits import CommitLog, Receipt
+from infra.errors import StorageError
+from infra.events import Listener, StageEnded, StageStarted, Stopwatch, TaskEnded, ignore
+from infra.storage import Storage
+from pipeline.artifacts.layout import models, open_root, published_runs, run_summary_file, runs, table_file
+from pipeline.artifacts.logs import STAGES, stage_logs
+from pipeline.publication import Document, read_document
+
+CHUNK = 8 << 20
+
+
+@dataclass
+class Findings:
+    """What was checked, what is wrong (a path and why, each), and how many attempts no receipt names (harmless leftovers)."""
+
+    receipts: int = 0
+    files: int = 0
+    bytes: int = 0
+    tables: int = 0
+    problems: list[str] = field(default_factory=list)
+    unclaimed_attempts: int = 0
+
+
+def verify(storage: Storage, listener: Listener = ignore) -> Findings:
+    """Reads every committed byte of a root once.
+
+    Raises:
+        RootError: it is not a root.
+    """
+    open_root(storage)
+    findings, watch = Findings(), Stopwatch()
+    logs = [(name, log) for name in models(storage) for stage in STAGES for log in stage_logs(storage, name, stage)]
+    listener(StageStarted("verify", len(logs), 0))
+    for name, log in logs:
+        _check_log(log, findings)
+        listener(TaskEnded("verify", name, 0))
+    for name in models(storage):
+        _check_tables(storage, name, findings)
+    _check_runs(storage, findings)
+    listener(StageEnded("verify", watch.seconds))
+    return findings
+
+
+def _check_log(log: CommitLog, findings: Findings) -> None:
+    claimed: set[tuple[str, str]] = set()
+    for receipt in _receipts(log, findings):
+        claimed.add((receipt.task, receipt.attempt))
+        findings.receipts += 1
+        for file in receipt.files:
+            path = f"{log.attempt_folder(receipt)}/{file.name}"
+            _check_file(log.storage, path, file.sha256, file.bytes, findings)
+    for task in log.storage.list(log.folder):
+        if task not in ("receipts", "manifests"):
+            attempts = log.storage.list(f"{log.folder}/{task}")
+            findings.unclaimed_attempts += sum((task, attempt) not in claimed for attempt in attempts)
+
+
+def _receipts(log: CommitLog, findings: Findings) -> Iterator[Receipt]:
+    """All receipts that can be read; a manifest that says otherwise than the receipts it lists is a problem."""
+    found: dict[str, Receipt] = {}
+    for name in log.storage.list(f"{log.folder}/receipts"):
+        try:
+            found[name] = log.receipt(name)
+        except StorageError as error:
+            findings.problems.append(str(error))
+    for path in log.manifests():
+        try:
+            listed = log.manifest(path).receipts
+        except StorageError as error:
+            findings.problems.append(str(error))
+            continue
+        for receipt in listed:
+            name = log.receipt_name(receipt.task, receipt.generation)
+            if name not in found:
+                findings.problems.append(f"{log.storage.locate(f'{log.folder}/receipts/{name}')}: missing or unreadable, though the manifest {path} lists it")
+            elif found[name] != receipt:
+                findings.problems.append(f"{log.storage.locate(path)}: says otherwise of task {receipt.task} than its receipt")
+    yield from found.values()
+
+
+def _check_file(storage: Storage, path: str, sha256: str, size: int, findings: Findings) -> None:
+    findings.files += 1
+    hasher, seen = hashlib.sha256(), 0
+    try:
+        with storage.open(path) as file:
+            while chunk := file.read(CHUNK):
+                hasher.update(chunk)
+                seen += len(chunk)
+    except StorageError as error:
+        findings.problems.append(str(error))
+        return
+    findings.bytes += seen
+    if seen != size:
+        findings.problems.append(f"{storage.locate(path)}: has {seen:,} bytes, {size:,} were written")
+    elif hasher.hexdigest() != sha256:
+        findings.problems.append(f"{storage.locate(path)}: its contents changed since it was written (SHA-256 differs)")
+
+
+def _check_tables(storage: Storage, model: str, findings: Findings) -> None:
+    for run_id in published_runs(storage, model):
+        table = _summary(storage, run_id, model, findings).get("table")
+        findings.tables += 1
+        if isinstance(table, dict):
+            _check_file(storage, table_file(model, run_id), str(table["sha256"]), int(str(table["bytes"])), findings)
+        else:
+            findings.problems.append(f"{storage.locate(table_file(model, run_id))}: published, but its run has no summary of it")
+
+
+def _check_runs(storage: Storage, findings: Findings) -> None:
+    """Every manifest and table that a run's summary names must be there."""
+    for run_id, name in product(runs(storage), models(storage)):
+        summary = _summary(storage, run_id, name, findings)
+        manifests = summary.get("manifests")
+        named = [str(path) for paths in manifests.values() if isinstance(paths, list) for path in paths] if isinstance(manifests, dict) else []
+        if summary:
+            named.append(table_file(name, str(summary["same_as"] or run_id)))
+        findings.problems += [f"{storage.locate(path)}: missing, though run {run_id} published it" for path in named if not storage.exists(path)]
+
+
+def _summary(storage: Storage, run_id: str, model: str, findings: Findings) -> Document:
+    try:
+        return read_document(storage, run_summary_file(run_id, model)) or {}
+    except StorageError as error:
+        if str(error) not in findings.problems:
+            findings.problems.append(str(error))
+        return {}

@@ -1,0 +1,204 @@
+"""The self-check finds every layer whose hooked rows are not autograd's, says why, and keeps the others."""
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from madcore import ModelError, Projection, check_layers, margin, select_layers
+from madcore.coverage import Coverage
+from tests.madcore.models import IN_PLACE_CASES, LAYER_CASES, LayerCase, batch_of, with_head
+from tests.madcore.test_extractor import MergesBatch
+
+PROJECTION = Projection(rank=4, seed=1)
+
+
+class Attends(nn.Module):
+    """Self-attention, whose output projection is used without calling its module."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inputs, self.attention, self.outputs = nn.Linear(6, 8), nn.MultiheadAttention(8, 2, batch_first=True), nn.Linear(8, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(n, s, 6) to (n, s, 5)."""
+        x = self.inputs(x)
+        return self.outputs(self.attention(x, x, x, need_weights=False)[0])
+
+
+class Tied(nn.Module):
+    """Two modules that share one weight, and one of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second, self.own = nn.Linear(6, 6), nn.Linear(6, 6), nn.Linear(6, 6)
+        self.second.weight = self.first.weight
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(n, 6) to (n, 6)."""
+        return self.second(torch.tanh(self.own(torch.tanh(self.first(x)))))
+
+
+class Unused(nn.Module):
+    """Holds a layer that its forward pass does not call."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.used, self.unused = nn.Linear(6, 5), nn.Linear(6, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(n, 6) to (n, 5)."""
+        return self.used(x)
+
+
+class Positions(nn.Module):
+    """Adds a linear map of a learned vector, which has no samples at all."""
+
+    def __init__(self, *shape: int) -> None:
+        super().__init__()
+        self.vector, self.of_vector, self.of_input = nn.Parameter(torch.ones(*shape)), nn.Linear(6, 5), nn.Linear(6, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(n, 6) to (n, 5)."""
+        return self.of_input(x) + self.of_vector(self.vector).reshape(-1, 5).sum(dim=0)
+
+
+class SamplesSecond(nn.Module):
+    """Runs a Linear with positions first, as sequence models with `batch_first=False` do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = nn.Linear(6, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(n, s, 6) to (n, s, 5)."""
+        return self.inner(x.transpose(0, 1)).transpose(0, 1)
+
+
+class Doubled(nn.Linear):
+    """A Linear by type whose forward pass is another."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(n, 6) to (n, 5)."""
+        return super().forward(2 * x)
+
+
+class Frozen(nn.Module):
+    """Features without gradient, then a layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.features, self.layer = nn.Linear(6, 5), nn.Linear(5, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(n, 6) to (n, 4)."""
+        with torch.no_grad():
+            features = self.features(x)
+        return self.layer(features)
+
+
+class MixesSamples(nn.Module):
+    """Subtracts the batch's mean."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = nn.Linear(6, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(n, 6) to (n, 5)."""
+        x = self.inner(x)
+        return x - x.mean(dim=0, keepdim=True)
+
+
+@dataclass(frozen=True)
+class Gap:
+    """A body, its input, the parameter below it that rows do not cover, and the reason."""
+
+    body: Callable[[], nn.Module]
+    sample_shape: tuple[int, ...]
+    missing: tuple[str, ...]
+    reason: str
+
+
+GAPS = {
+    "attention": Gap(Attends, (4, 6), ("0.attention.out_proj.weight",), r"differs from autograd's by 1 of its norm"),
+    "tied": Gap(Tied, (6,), ("0.first.weight", "0.second.weight"), r"differs from autograd's by [\d.]+ of its norm"),
+    "merged batch": Gap(MergesBatch, (4, 6), ("0.inner.weight",), "its output has 12 entries first, where the batch has 3 samples"),
+    "unused": Gap(Unused, (6,), ("0.unused.weight",), "takes no part in the forward pass"),
+    "no samples": Gap(lambda: Positions(2, 6), (6,), ("0.of_vector.weight",), "its output has 2 entries first, where the batch has 3 samples"),
+    "positions first": Gap(SamplesSecond, (4, 6), ("0.inner.weight",), "its output has 4 entries first, where the batch has 3 samples"),
+    "positions first, as many as samples": Gap(SamplesSecond, (3, 6), ("0.inner.weight",), "differs from autograd's"),
+    "another forward pass": Gap(lambda: Doubled(6, 5), (6,), ("0.weight",), "differs from autograd's by 0.5 of its norm"),
+}
+
+
+def checked(model: nn.Module, batch: Tensor) -> Coverage:
+    """What remains of the model's matrices."""
+    return check_layers(model, select_layers(model), batch, PROJECTION, margin)
+
+
+@pytest.mark.parametrize("gap", GAPS.values(), ids=GAPS.keys())
+def test_what_differs_is_not_covered_and_the_rest_is(gap: Gap) -> None:
+    model = with_head(gap.body(), gap.sample_shape).float()
+    selected = select_layers(model)
+    coverage = checked(model, batch_of(3, gap.sample_shape).float())
+    assert tuple(coverage.not_covered) == gap.missing
+    assert coverage.covered == tuple(layer for layer in selected.covered if layer.name not in gap.missing)
+    for reason in coverage.not_covered.values():
+        assert re.search(gap.reason, reason)
+
+
+SOUND = {**LAYER_CASES, **IN_PLACE_CASES}
+
+
+@pytest.mark.parametrize("case", SOUND.values(), ids=SOUND.keys())
+def test_a_sound_model_is_covered_whole_in_float32(case: LayerCase) -> None:
+    model = with_head(case.body(), case.sample_shape).float()
+    selected = select_layers(model, parameters="all")
+    coverage = check_layers(model, selected, batch_of(2, case.sample_shape).float(), PROJECTION, margin)
+    assert coverage == selected
+
+
+def test_a_model_that_mixes_samples_has_no_rows_at_all() -> None:
+    with pytest.raises(ModelError, match=r"no layer of the model can be covered \(0\.inner\.weight: its hooked gradient differs"):
+        checked(with_head(MixesSamples(), (6,)), batch_of(3, (6,)))
+
+
+def test_gradients_that_are_not_finite_are_found() -> None:
+    model = with_head(nn.Linear(6, 5), (6,))
+    batch = batch_of(2, (6,))
+    batch[1, 0] = float("inf")
+    with pytest.raises(ModelError, match="not finite on a trusted sample"):
+        checked(model, batch)
+
+
+def test_reasons_known_before_are_kept() -> None:
+    model = with_head(nn.Sequential(nn.LayerNorm(6), nn.Linear(6, 5)), (6,))
+    coverage = check_layers(model, select_layers(model, parameters="all"), batch_of(2, (6,)), PROJECTION, margin)
+    assert list(coverage.not_covered) == ["0.0.weight", "0.0.bias"]
+    assert [layer.name for layer in coverage.covered] == ["0.1.weight", "0.1.bias", "2.weight", "2.bias"]
+
+
+def test_the_check_leaves_the_model_as_found() -> None:
+    model = with_head(Attends(), (4, 6))
+    model[2].weight.requires_grad_(False)
+    before = [(parameter.requires_grad, parameter.grad) for parameter in model.parameters()]
+    checked(model, batch_of(3, (4, 6)))
+    assert [(parameter.requires_grad, parameter.grad) for parameter in model.parameters()] == before
+    assert not any(module._forward_hooks for module in model.modules())
+
+
+@pytest.mark.xfail(strict=True, reason="RuntimeError from the hook instead of a layer not covered", raises=RuntimeError)
+def test_a_layer_run_without_gradient_is_not_covered() -> None:
+    coverage = checked(with_head(Frozen(), (6,)), batch_of(3, (6,)))
+    assert list(coverage.not_covered) == ["0.features.weight"]
+    assert [layer.name for layer in coverage.covered] == ["0.layer.weight", "2.weight"]
+
+
+@pytest.mark.xfail(strict=True, reason="RuntimeError from reshape in the hook instead of a layer not covered", raises=RuntimeError)
+def test_a_layer_on_a_single_vector_is_not_covered() -> None:
+    coverage = checked(with_head(Positions(6), (6,)), batch_of(3, (6,)))
+    assert list(coverage.not_covered) == ["0.of_vector.weight"]

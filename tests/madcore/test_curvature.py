@@ -1,0 +1,151 @@
+"""The block moment is a monoid equal to the dense second moment; the damped inverse equals the inverse of the dense matrix."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from madcore import BlockMoment, DampedInverse, Damping, RowLayout, Whitening
+from tests.reference import block_moment, places
+from tests.strategies import LAW, layouts, normal_rows, seeds
+
+DAMPINGS = st.builds(Damping, st.sampled_from(["relative_mean", "absolute"]), st.floats(0.01, 10))
+
+
+def moment_of(layout: RowLayout, rows: Tensor) -> BlockMoment:
+    """The moment of these rows, in one update."""
+    return BlockMoment.zero(layout).update(rows)
+
+
+def assert_same(one: BlockMoment, other: BlockMoment) -> None:
+    """Equal counts, and sums equal up to the rounding of float64."""
+    assert one.layout == other.layout and one.count == other.count
+    for a, b in zip(one.sums, other.sums, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-12)
+
+
+def positive_semi_definite(seed: int, k: int, rank: int) -> Tensor:
+    """A random symmetric matrix (k, k), float64, of at most this rank."""
+    factor = torch.from_numpy(np.random.default_rng(seed).standard_normal((k, rank)))
+    return factor @ factor.T
+
+
+@LAW
+@given(layouts, seeds, st.integers(1, 8))
+def test_equals_the_dense_second_moment(layout: RowLayout, seed: int, m: int) -> None:
+    rows = normal_rows(seed, m, layout.k)
+    for block, expected in zip(moment_of(layout, rows).finalize(), block_moment(rows.double().numpy(), layout.sizes), strict=True):
+        assert block.dtype == torch.float64
+        np.testing.assert_allclose(block.numpy(), expected, rtol=1e-12, atol=1e-12)
+
+
+@LAW
+@given(layouts, seeds, st.lists(st.integers(0, 5), min_size=1, max_size=5))
+def test_regrouping_changes_nothing(layout: RowLayout, seed: int, parts: list[int]) -> None:
+    rows = normal_rows(seed, sum(parts), layout.k)
+    moments = [moment_of(layout, part) for part in rows.split(parts)]
+    updated, left, right = BlockMoment.zero(layout), BlockMoment.zero(layout), BlockMoment.zero(layout)
+    for part in rows.split(parts):
+        updated = updated.update(part)
+    for moment in moments:
+        left = left.merge(moment)
+    for moment in moments[::-1]:
+        right = moment.merge(right)
+    for regrouped in (updated, left, right):
+        assert_same(regrouped, moment_of(layout, rows))
+
+
+@LAW
+@given(layouts, seeds, st.integers(0, 5), st.integers(0, 5))
+def test_order_changes_nothing_and_zero_is_neutral(layout: RowLayout, seed: int, n: int, m: int) -> None:
+    one, other, zero = moment_of(layout, normal_rows(seed, n, layout.k)), moment_of(layout, normal_rows(seed + 1, m, layout.k)), BlockMoment.zero(layout)
+    assert_same(one.merge(other), other.merge(one))
+    assert_same(one.merge(zero), one)
+    assert_same(zero.merge(one), one)
+
+
+def test_many_rows_do_not_lose_small_ones() -> None:
+    """Accumulation is in float64: in float32 the second row would vanish beside the first."""
+    layout = RowLayout(("a",), (1,))
+    assert float(moment_of(layout, torch.tensor([[1e4], [1.0]])).sums[0]) == 1e8 + 1
+
+
+def test_no_rows_have_no_moment() -> None:
+    with pytest.raises(ValueError, match="at least one row"):
+        BlockMoment.zero(RowLayout(("a",), (2,))).finalize()
+
+
+@LAW
+@given(seeds, st.integers(1, 8), st.integers(0, 8), DAMPINGS)
+def test_damped_inverse_equals_the_dense_one(seed: int, k: int, rank: int, damping: Damping) -> None:
+    matrix, rows = positive_semi_definite(seed, k, max(rank, 1)), normal_rows(seed, 4, k).double()
+    amount = damping.amount * (float(torch.linalg.eigvalsh(matrix).mean()) if damping.kind == "relative_mean" else 1.0)
+    dense = torch.linalg.inv(matrix + amount * torch.eye(k, dtype=torch.float64))
+    inverse = DampedInverse.of(matrix, damping)
+    torch.testing.assert_close(inverse.apply(rows), rows @ dense, rtol=1e-7, atol=1e-7)
+    torch.testing.assert_close(inverse.quadratic(rows), torch.stack([row @ dense @ row for row in rows]), rtol=1e-7, atol=1e-7)
+    torch.testing.assert_close(inverse.whiten(inverse.whiten(rows)), rows @ dense, rtol=1e-7, atol=1e-7)
+    torch.testing.assert_close(inverse.whiten(rows) @ inverse.whiten(rows).T, rows @ dense @ rows.T, rtol=1e-7, atol=1e-7)
+    assert torch.allclose(inverse.whitening(), inverse.whitening().T, atol=1e-12)
+
+
+def test_dampings_have_their_unit() -> None:
+    matrix = torch.diag(torch.tensor([1.0, 2.0, 6.0], dtype=torch.float64))
+    rows = torch.eye(3, dtype=torch.float64)
+    relative = DampedInverse.of(matrix, Damping("relative_mean", 0.5)).apply(rows)
+    absolute = DampedInverse.of(matrix, Damping("absolute", 0.5)).apply(rows)
+    torch.testing.assert_close(relative.diagonal(), 1 / torch.tensor([2.5, 3.5, 7.5], dtype=torch.float64))
+    torch.testing.assert_close(absolute.diagonal(), 1 / torch.tensor([1.5, 2.5, 6.5], dtype=torch.float64))
+
+
+def test_relative_damping_does_not_see_the_scale_of_the_rows() -> None:
+    matrix, rows = positive_semi_definite(3, 5, 5), normal_rows(3, 4, 5).double()
+    whitened = DampedInverse.of(matrix, Damping("relative_mean", 1.0)).whiten(rows)
+    torch.testing.assert_close(DampedInverse.of(100 * matrix, Damping("relative_mean", 1.0)).whiten(10 * rows), whitened)
+
+
+ZERO_BLOCKS = {
+    "relative": (Damping("relative_mean", 1.0), 1.0),
+    "none": (Damping("absolute", 0.0), 1.0),
+    "absolute": (Damping("absolute", 0.25), 4.0),
+}
+
+
+@pytest.mark.parametrize(("damping", "factor"), ZERO_BLOCKS.values(), ids=ZERO_BLOCKS.keys())
+def test_an_all_zero_block(damping: Damping, factor: float) -> None:
+    rows = normal_rows(0, 3, 4)
+    torch.testing.assert_close(DampedInverse.of(torch.zeros(4, 4), damping).apply(rows), factor * rows)
+
+
+def test_without_damping_a_singular_block_stays_finite_and_a_regular_one_is_inverted() -> None:
+    undamped = Damping("relative_mean", 0.0)
+    singular, regular = positive_semi_definite(1, 6, 2), positive_semi_definite(1, 6, 12)
+    rows = normal_rows(1, 3, 6).double()
+    assert torch.isfinite(DampedInverse.of(singular, undamped).apply(rows)).all()
+    torch.testing.assert_close(DampedInverse.of(regular, undamped).apply(rows), rows @ torch.linalg.inv(regular), rtol=1e-7, atol=1e-7)
+
+
+def test_rounding_below_zero_counts_as_zero() -> None:
+    matrix = torch.diag(torch.tensor([2.0, -1e-14], dtype=torch.float64))
+    inverse = DampedInverse.of(matrix, Damping("absolute", 0.5))
+    torch.testing.assert_close(inverse.apply(torch.eye(2, dtype=torch.float64)).diagonal(), torch.tensor([0.4, 2.0], dtype=torch.float64))
+    assert float(inverse.eigenvalues.min()) == 0.0
+
+
+@LAW
+@given(layouts, seeds, DAMPINGS)
+def test_whitening_works_layer_by_layer(layout: RowLayout, seed: int, damping: Damping) -> None:
+    blocks = [positive_semi_definite(seed + i, size, size + 1) for i, size in enumerate(layout.sizes)]
+    rows = normal_rows(seed, 3, layout.k)
+    whitened = Whitening.fit(layout, blocks, damping)(rows)
+    assert whitened.dtype == torch.float32
+    for place, block in zip(places(layout.sizes), blocks, strict=True):
+        expected = DampedInverse.of(block, damping).whiten(rows[:, place].double())
+        torch.testing.assert_close(whitened[:, place].double(), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_the_identity_curvature_leaves_rows_alone() -> None:
+    rows = normal_rows(0, 3, 4)
+    assert torch.equal(Whitening(RowLayout(("a", "b"), (1, 3)))(rows), rows)

@@ -1,0 +1,120 @@
+"""Rows equal a loop over single samples with autograd, in float64, for every layer kind, setting and use."""
+
+import pytest
+import torch
+from hypothesis import given
+from torch import Tensor, nn
+
+from madcore import Projection, margin, select_layers
+from madcore.gradients import RowExtractor
+from tests.madcore.models import IN_PLACE_CASES, LAYER_CASES, LayerCase, ReusesInput, Twice, batch_of, with_head
+from tests.reference import autograd_rows
+from tests.strategies import LAW, ConvCase, conv_cases, seeds
+
+BELOW, ABOVE = Projection(rank=2, seed=3), Projection(rank=100, seed=3)
+RANKS = pytest.mark.parametrize("projection", [BELOW, ABOVE], ids=["rank below the sides", "rank above the sides"])
+
+
+def hooked_rows(model: nn.Module, batch: Tensor, projection: Projection) -> Tensor:
+    """Rows of all parameters of the model."""
+    return RowExtractor(model, select_layers(model, parameters="all").covered, projection, margin)(batch).rows
+
+
+def assert_equals_autograd(model: nn.Module, batch: Tensor, projection: Projection, twin: nn.Module | None = None) -> None:
+    """Every parameter is covered, and rows equal those of the loop to 1e-10."""
+    coverage = select_layers(model, parameters="all")
+    assert [layer.name for layer in coverage.covered] == [name for name, _ in model.named_parameters()] and not coverage.not_covered
+    expected = autograd_rows(twin or model, coverage.covered, batch, projection)
+    rows = hooked_rows(model, batch, projection)
+    assert rows.dtype == torch.float64 and rows.shape == expected.shape
+    assert expected.abs().sum() > 0
+    torch.testing.assert_close(rows, expected, rtol=1e-10, atol=1e-10)
+
+
+@RANKS
+@pytest.mark.parametrize("n", [1, 2, 5])
+@pytest.mark.parametrize("case", LAYER_CASES.values(), ids=LAYER_CASES.keys())
+def test_rows_equal_autograd(case: LayerCase, n: int, projection: Projection) -> None:
+    assert_equals_autograd(with_head(case.body(), case.sample_shape), batch_of(n, case.sample_shape), projection)
+
+
+@pytest.mark.xfail(strict=True, reason="reshape(0, ..., -1) is ambiguous in madcore.layers", raises=RuntimeError)
+@RANKS
+@pytest.mark.parametrize("case", LAYER_CASES.values(), ids=LAYER_CASES.keys())
+def test_an_empty_batch_has_no_rows(case: LayerCase, projection: Projection) -> None:
+    model = with_head(case.body(), case.sample_shape)
+    k = hooked_rows(model, batch_of(1, case.sample_shape), projection).shape[1]
+    assert hooked_rows(model, batch_of(0, case.sample_shape), projection).shape == (0, k)
+
+
+@RANKS
+@pytest.mark.parametrize("case", IN_PLACE_CASES.values(), ids=IN_PLACE_CASES.keys())
+def test_in_place_activations(case: LayerCase, projection: Projection) -> None:
+    assert_equals_autograd(with_head(case.body(), case.sample_shape), batch_of(3, case.sample_shape), projection)
+
+
+@RANKS
+def test_an_input_changed_in_place_later_is_the_input_that_was_seen(projection: Projection) -> None:
+    model = with_head(ReusesInput(torch.Tensor.mul_), (6,))
+    twin = with_head(ReusesInput(torch.mul), (6,))
+    twin.load_state_dict(model.state_dict())
+    assert_equals_autograd(model, batch_of(3, (6,)), projection, twin)
+
+
+@RANKS
+def test_a_module_used_twice_accumulates(projection: Projection) -> None:
+    assert_equals_autograd(with_head(Twice(), (2, 5)), batch_of(3, (2, 5)), projection)
+
+
+@pytest.mark.filterwarnings("ignore:Using padding='same'")
+@LAW
+@given(conv_cases(), seeds)
+def test_any_convolution(case: ConvCase, seed: int) -> None:
+    kind = (nn.Conv1d, nn.Conv2d, nn.Conv3d)[case.dimensions - 1]
+    settings = {"stride": case.stride, "padding": case.padding, "dilation": case.dilation, "padding_mode": case.padding_mode}
+    body = nn.Sequential(kind(2, case.channels[0], 1), nn.Tanh(), kind(*case.channels, case.kernel, groups=case.groups, bias=case.bias, **settings), nn.Tanh())
+    shape = (2, *case.sides)
+    model, batch = with_head(body, shape, seed), batch_of(2, shape, seed)
+    for projection in (BELOW, ABOVE):
+        assert_equals_autograd(model, batch, projection)
+
+
+@pytest.mark.parametrize("case", LAYER_CASES.values(), ids=LAYER_CASES.keys())
+def test_a_row_does_not_depend_on_its_neighbours(case: LayerCase) -> None:
+    model = with_head(case.body(), case.sample_shape)
+    batch, strangers = batch_of(3, case.sample_shape), 1000 * batch_of(2, case.sample_shape, seed=9)
+    alone = torch.cat([hooked_rows(model, sample, BELOW) for sample in batch.split(1)])
+    torch.testing.assert_close(hooked_rows(model, torch.cat([strangers, batch.flip(0)]), BELOW)[2:].flip(0), alone, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.xfail(strict=True, reason="rows are all zero: the anchor is not reached when the batch already requires grad", raises=AssertionError)
+def test_an_input_that_requires_grad_has_the_same_rows() -> None:
+    model, batch = with_head(nn.Linear(6, 5), (6,)), batch_of(3, (6,))
+    torch.testing.assert_close(hooked_rows(model, batch.clone().requires_grad_(), ABOVE), hooked_rows(model, batch, ABOVE), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("surrounding", [torch.no_grad, torch.enable_grad], ids=["no_grad", "enable_grad"])
+def test_gradient_mode_outside_does_not_matter(surrounding: type[torch.no_grad]) -> None:
+    model, batch = with_head(nn.Linear(6, 5), (6,)), batch_of(3, (6,))
+    with surrounding():
+        rows = hooked_rows(model, batch, ABOVE)
+    torch.testing.assert_close(rows, autograd_rows(model, select_layers(model, parameters="all").covered, batch, ABOVE), rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("precision", [torch.bfloat16, torch.float16], ids=str)
+def test_a_lower_precision_gives_nearly_the_same_rows(precision: torch.dtype) -> None:
+    case = LAYER_CASES["conv2d same"]
+    model, batch = with_head(case.body(), case.sample_shape).float(), batch_of(4, case.sample_shape).float()
+    extractor = RowExtractor(model, select_layers(model).covered, BELOW, margin)
+    low, full = extractor(batch, precision).rows, extractor(batch).rows
+    assert low.dtype == torch.float32
+    assert not torch.equal(low, full)
+    assert torch.cosine_similarity(low, full, dim=1).min() > 0.99
+
+
+def test_outputs_are_the_models_own() -> None:
+    case = LAYER_CASES["batchnorm2d"]
+    model, batch = with_head(case.body(), case.sample_shape), batch_of(4, case.sample_shape)
+    outputs = RowExtractor(model, select_layers(model).covered, BELOW, margin)(batch).outputs
+    assert not outputs.requires_grad
+    assert torch.equal(outputs, model(batch).detach())
