@@ -6,6 +6,7 @@ Every chunk carries a CRC-32C: a flipped bit is an error when read, not a wrong 
 
 import json
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import zarr
@@ -21,6 +22,7 @@ from infra.storage import Storage
 
 CHUNK_BYTES = 4 << 20
 Numbers = NDArray[np.generic]
+StoredArray = zarr.Array[Any]
 
 
 def encode(array: Numbers, attributes: Mapping[str, str | int | list[str] | list[int]]) -> dict[str, bytes]:
@@ -47,7 +49,7 @@ def encode(array: Numbers, attributes: Mapping[str, str | int | list[str] | list
     return {name: buffer.to_bytes() for name, buffer in objects.items()}
 
 
-def open_array(storage: Storage, path: str) -> zarr.Array:
+def open_array(storage: Storage, path: str) -> StoredArray:
     """A stored array, read-only, its chunks read when indexed.
 
     Raises:
@@ -63,7 +65,7 @@ def open_array(storage: Storage, path: str) -> zarr.Array:
         raise Corrupt(f"{storage.locate(path)}: not a Zarr array ({error})") from error
 
 
-def read(array: zarr.Array, start: int, stop: int) -> Numbers:
+def read(array: StoredArray, start: int, stop: int) -> Numbers:
     """Rows [start, stop) of an array.
 
     Raises:

@@ -9,7 +9,7 @@ from jobs.console import FAILED, Common
 from jobs.progress import ProgressDisplay
 from jobs.rendering import results, share, size, table
 from pipeline.audit import Audit, open_audit
-from pipeline.publication import Document, publish_pages
+from pipeline.publication import Document, latest_failures, publish_pages
 from pipeline.status import inspect, status
 from pipeline.verify import verify
 
@@ -83,14 +83,14 @@ def show_report(root: str, top: int, common: Common) -> None:
     """`mad report`."""
     audit = open_audit(root)
     audited = [name for name in audit.models if _has_summary(audit, name)]
-    page = publish_pages(audit.storage)
+    page = publish_pages(audit.storage, latest_failures(audit.storage))
     listed = {name: _top_flagged(audit, name, top) for name in audited}
     summaries = {name: audit.summary(name) for name in audited}
     lines = [results(list(summaries.values()))]
     for name, rows in listed.items():
         cells = [[_cell(row[column]) for column in SHOWN] for row in rows]
         lines += ["", table(SHOWN, cells, f"{name}: the {len(rows)} most anomalous of its flagged samples")] if rows else []
-    document: Document = {"models": {name: {**summaries[name], "top": listed[name]} for name in audited}, "page": page}
+    document: Document = {"models": {name: {**summaries[name], "top": list(listed[name])} for name in audited}, "page": page}
     common.emit(document, "\n".join([*lines, "", f"page: {page}"]))
 
 
@@ -104,7 +104,7 @@ def _top_flagged(audit: Audit, name: str, top: int) -> list[Document]:
     for batch in audit.scores(name):
         flagged = pa.Table.from_batches([batch.filter(batch.column("flagged")).select(list(SHOWN))])
         merged = pa.concat_tables([pa.Table.from_batches(kept), flagged]) if kept else flagged
-        order = pc.sort_indices(merged, sort_keys=[("score", "descending")], null_placement="at_start")
+        order = pc.sort_indices(merged, sort_keys=[("score", "descending", "at_start")])
         kept = merged.take(order[:top]).to_batches()
     return [row for batch in kept for row in batch.to_pylist()]
 

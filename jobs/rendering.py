@@ -107,7 +107,7 @@ def run_text(outcome: RunOutcome, storage: Storage) -> str:
     """How a run ended, for a person."""
     lines = [f"run {outcome.run_id}"]
     if outcome.summaries:
-        lines += [results([summary for summary in outcome.summaries.values()]), stage_seconds(outcome.stages)]
+        lines += [results(list(outcome.summaries.values())), stage_seconds(outcome.stages)]
         lines += [f"{name}: warning: {warning}" for name, summary in outcome.summaries.items() for warning in _list(summary["warnings"])]
         lines += [f"{name}: same scores as run {summary['same_as']}" for name, summary in outcome.summaries.items() if summary["same_as"]]
         lines.append(f"page: {storage.locate(page_file('index'))}")

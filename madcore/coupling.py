@@ -83,7 +83,7 @@ class References:
 
     @property
     def nearest(self) -> int:
-        """q of `top_coupling`: min(20, reference / 20), at least 1."""
+        """The q of `top_coupling`: min(20, reference / 20), at least 1."""
         return max(1, min(20, len(self.units) // 20))
 
 
@@ -99,7 +99,7 @@ class Scored:
 
 
 def log_leverage(whitened_nk: Tensor) -> Tensor:
-    """log |u|^2, shape (n,)."""
+    """Logarithm of the leverage |u|^2, shape (n,)."""
     return whitened_nk.square().sum(dim=1).clamp(min=torch.finfo(torch.float32).tiny).log()
 
 

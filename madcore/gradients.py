@@ -152,7 +152,7 @@ def _forward_hook(members: Sequence[_Projected], rows: Tensor, anchor: Tensor) -
             inputs = (args[0] if args else next(iter(kwargs.values()))).detach().to(rows.dtype)
             saved = [member.formula.save(inputs, member.p1) for member in members]
         if not output.requires_grad:
-            output = _Root.apply(output, anchor)
+            output = _Root.apply(output, anchor)  # type: ignore[no-untyped-call]
         output.register_hook(lambda grads: _add_rows(members, saved, grads, rows))
         return output
 

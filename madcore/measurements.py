@@ -29,7 +29,7 @@ def margin(logits_nc: Tensor) -> Tensor:
         ModelError: the outputs are not (n, C) with at least two classes.
     """
     if logits_nc.ndim != 2 or logits_nc.shape[1] < 2:
-        raise ModelError(f"the measurement margin needs logits of shape (samples, classes) with at least 2 classes; the model returned {tuple(logits_nc.shape)}")
+        raise ModelError(f"the measurement margin needs logits (samples, classes) of at least 2 classes; the model returned shape {tuple(logits_nc.shape)}")
     predictions = logits_nc.argmax(dim=1, keepdim=True)
     own = logits_nc.gather(1, predictions).squeeze(1)
     others = logits_nc.scatter(1, predictions, float("-inf"))

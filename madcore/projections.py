@@ -6,6 +6,7 @@ A gradient dW of shape (dim0, rest) is compressed to `P_0 dW P_1^T` (LoGra, Choe
 """
 
 import hashlib
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -40,5 +41,5 @@ class Projection:
         digest = hashlib.blake2b(f"{self.seed}/{parameter}/{side}".encode(), digest_size=16).digest()
         words = np.random.Philox(key=int.from_bytes(digest, "little")).random_raw(-(-self.rank * size // 64))
         bits = np.unpackbits(words.astype("<u8").view(np.uint8), bitorder="little")[: self.rank * size]
-        signs = torch.from_numpy(bits.astype(np.float64)).reshape(self.rank, size) * 2 - 1
-        return signs / self.rank**0.5
+        signs: Tensor = torch.from_numpy(bits.astype(np.float64)).reshape(self.rank, size) * 2 - 1
+        return signs / math.sqrt(self.rank)

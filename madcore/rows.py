@@ -35,7 +35,8 @@ class RowLayout:
 
     def blocks(self, rows_nk: Tensor) -> Sequence[Tensor]:
         """Views (n, k_l) of rows (n, k), a layer each."""
-        return rows_nk.split(self.sizes, dim=1)
+        blocks: Sequence[Tensor] = rows_nk.split(self.sizes, dim=1)
+        return blocks
 
     def layer_norms(self, rows_nk: Tensor) -> Tensor:
         """L2 norms per layer: (n, k) -> (n, layers)."""

@@ -3,10 +3,10 @@
 from collections.abc import Iterator
 from typing import Literal
 
-import dask
 import dask.array
 import numpy as np
 import pyarrow as pa
+from dask.delayed import delayed
 from numpy.typing import NDArray
 from pydantic import JsonValue
 
@@ -15,7 +15,7 @@ from infra.storage import Storage
 from infra.tables import open_parquet
 from madcore import RowLayout
 from pipeline.artifacts.layout import models, open_root, published_runs, table_file
-from pipeline.artifacts.rows import RowsPart, open_rows, read_blocks
+from pipeline.artifacts.rows import RowsPart, open_rows, read_blocks, stored_layout
 from pipeline.artifacts.scores import PUBLISHED_FORMAT
 from pipeline.errors import RootError
 from pipeline.publication import RunOutcome, read_summary
@@ -63,10 +63,11 @@ class Audit:
     def rows(self, model: str, split: Literal["trusted", "audited"] = "audited") -> dask.array.Array:
         """All committed rows (n, k), float32, of the latest completed run, read when computed, a task's rows at a time."""
         pieces = [
-            dask.array.from_delayed(dask.delayed(_read_part)(self.storage.url, part, layout), (part.stop - part.start, layout.k), np.float32)
+            dask.array.from_delayed(delayed(_read_part)(self.storage.url, part, layout), (part.stop - part.start, layout.k), np.float32)
             for part, layout in self._parts(model, split)
         ]
-        return dask.array.concatenate(pieces)
+        rows: dask.array.Array = dask.array.concatenate(pieces)
+        return rows
 
     def _parts(self, model: str, split: str) -> Iterator[tuple[RowsPart, RowLayout]]:
         manifests = self.summary(model)["manifests"]
@@ -75,8 +76,7 @@ class Audit:
             log = CommitLog(self.storage, str(path).rpartition("/manifests/")[0])
             for receipt in log.manifest(str(path)).receipts:
                 part = _part(log, receipt)
-                attributes = open_rows(self.storage, part).attrs
-                yield part, RowLayout(tuple(attributes["layers"]), tuple(attributes["sizes"]))
+                yield part, stored_layout(open_rows(self.storage, part))
 
 
 def open_audit(root: str) -> Audit:

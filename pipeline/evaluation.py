@@ -16,6 +16,7 @@ from pipeline.sources.datasets import MISSING_CLASS
 
 Mask = NDArray[np.bool_]
 STRATA = 10
+NOT_KNOWN: dict[str, JsonValue] = {"tpr": None, "fpr": None, "der": None, "threshold": None}
 
 
 @dataclass(frozen=True)
@@ -36,12 +37,24 @@ class Judged:
         """Anomalous samples whose attack succeeded: predicted as its target, or, where none is given, not as the label."""
         differs = (self.label != MISSING_CLASS) & (self.predictions != self.label)
         hit = np.where(self.target != MISSING_CLASS, self.predictions == self.target, differs)
-        return (self.anomalous == 1) & hit
+        succeeded: Mask = (self.anomalous == 1) & hit
+        return succeeded
 
     @property
     def correct(self) -> Mask:
         """Clean samples that are classified correctly."""
-        return (self.anomalous == 0) & (self.label != MISSING_CLASS) & (self.predictions == self.label)
+        correct: Mask = (self.anomalous == 0) & (self.label != MISSING_CLASS) & (self.predictions == self.label)
+        return correct
+
+
+@dataclass(frozen=True)
+class _Filter:
+    """Which samples count as anomalous and as benign, and the attack's success rate and the accuracy that DER starts from."""
+
+    anomalous: Mask
+    benign: Mask
+    asr: float | None
+    accuracy: float | None
 
 
 def evaluate(judged: Judged) -> dict[str, JsonValue]:
@@ -51,15 +64,14 @@ def evaluate(judged: Judged) -> dict[str, JsonValue]:
     samples classified correctly, and anomalous ones whose attack succeeded. What cannot be known is None.
     """
     anomalous, clean = judged.anomalous == 1, judged.anomalous == 0
-    labelled = clean & (judged.label != MISSING_CLASS)
     asr = _share(judged.succeeded, anomalous & ((judged.label != MISSING_CLASS) | (judged.target != MISSING_CLASS)))
-    accuracy = _share(judged.correct, labelled)
+    accuracy = _share(judged.correct, clean & (judged.label != MISSING_CLASS))
     return {
         "attack_success_rate": asr,
         "accuracy": accuracy,
-        "all": _filtered(judged, anomalous, clean, asr, accuracy),
-        "attack_succeeded": _filtered(judged, judged.succeeded, clean, asr, accuracy),
-        "paper_filter": _filtered(judged, judged.succeeded, judged.correct, 1.0, 1.0),
+        "all": _filtered(judged, _Filter(anomalous, clean, asr, accuracy)),
+        "attack_succeeded": _filtered(judged, _Filter(judged.succeeded, clean, asr, accuracy)),
+        "paper_filter": _filtered(judged, _Filter(judged.succeeded, judged.correct, 1.0, 1.0)),
     }
 
 
@@ -79,27 +91,27 @@ def auroc(anomalous: Mask, scores: NDArray[np.float64]) -> float | None:
     return float(roc_auc_score(anomalous, scores)) if 0 < anomalous.sum() < len(anomalous) else None
 
 
-def _filtered(judged: Judged, anomalous: Mask, benign: Mask, asr: float | None, accuracy: float | None) -> dict[str, JsonValue]:
-    chosen = anomalous | benign
-    truth, scores = anomalous[chosen], judged.scores[chosen]
-    both = bool(anomalous.any() and benign.any())
+def _filtered(judged: Judged, kept: _Filter) -> dict[str, JsonValue]:
+    chosen = kept.anomalous | kept.benign
+    truth, scores = kept.anomalous[chosen], judged.scores[chosen]
+    both = bool(kept.anomalous.any() and kept.benign.any())
     best = _best_threshold(truth, scores) if both else None
     return {
-        "anomalous": int(anomalous.sum()),
-        "benign": int(benign.sum()),
+        "anomalous": int(kept.anomalous.sum()),
+        "benign": int(kept.benign.sum()),
         "auroc": auroc(truth, scores),
         "average_precision": float(average_precision_score(truth, scores)) if both else None,
-        "at_calibrated": _at(judged, judged.flagged, anomalous, benign, asr, accuracy),
-        "at_best": {**_at(judged, judged.scores >= (np.inf if best is None else best), anomalous, benign, asr, accuracy), "threshold": best},
+        "at_calibrated": _at(judged, judged.flagged, kept),
+        "at_best": {**_at(judged, judged.scores >= best, kept), "threshold": best} if best is not None else NOT_KNOWN,
     }
 
 
-def _at(judged: Judged, rejected: Mask, anomalous: Mask, benign: Mask, asr: float | None, accuracy: float | None) -> dict[str, JsonValue]:
+def _at(judged: Judged, rejected: Mask, kept: _Filter) -> dict[str, JsonValue]:
     on_attacks, on_correct = _share(rejected & judged.succeeded, judged.succeeded), _share(rejected & judged.correct, judged.correct)
     der = None
-    if asr is not None and accuracy is not None and on_attacks is not None and on_correct is not None:
-        der = (asr * on_attacks - accuracy * on_correct + 1) / 2
-    return {"tpr": _share(rejected & anomalous, anomalous), "fpr": _share(rejected & benign, benign), "der": der}
+    if kept.asr is not None and kept.accuracy is not None and on_attacks is not None and on_correct is not None:
+        der = (kept.asr * on_attacks - kept.accuracy * on_correct + 1) / 2
+    return {"tpr": _share(rejected & kept.anomalous, kept.anomalous), "fpr": _share(rejected & kept.benign, kept.benign), "der": der}
 
 
 def _share(part: Mask, whole: Mask) -> float | None:
@@ -115,7 +127,9 @@ def _best_threshold(anomalous: Mask, scores: NDArray[np.float64]) -> float:
 
 def _matched_auroc(anomalous: Mask, scores: NDArray[np.float64], control: NDArray[np.float64]) -> float | None:
     """The score's AUROC within tenths of the control, weighted by pairs: what it adds to the control."""
-    edges = np.quantile(control, np.linspace(0, 1, STRATA + 1)[1:-1]) if len(control) else []
+    if not len(control):
+        return None
+    edges = np.quantile(control, np.linspace(0, 1, STRATA + 1)[1:-1])
     strata = np.searchsorted(edges, control, side="right")
     pairs, wins = 0.0, 0.0
     for stratum in range(STRATA):

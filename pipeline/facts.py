@@ -38,7 +38,7 @@ def gather(plan: ModelPlan, trusted: TrustedSamples, tally: Tally, found: Found,
         "evaluation": evaluate(known) if known else None,
         "controls": controls(known) if known else None,
         "classes": _classes(plan, trusted, tally, found, known),
-        "histogram": {"edges": tally.edges.tolist(), "calibration": tally.calibration_bins.tolist(), "audited": found.bins.tolist()},
+        "histogram": _histogram(tally, found),
         "top_flagged": list(found.top),
         "warnings": _warnings(plan, trusted, tally, duplicates, shared),
     }
@@ -77,9 +77,7 @@ def _classes(plan: ModelPlan, trusted: TrustedSamples, tally: Tally, found: Foun
             clean = (known.anomalous == 0) & (known.predictions == number)
             rate = float(known.flagged[clean].mean()) if clean.any() else None
         if references[number] or tally.predicted[number]:
-            rows.append(
-                {"class": number, "reference": references[number], "audited": tally.predicted[number], "flagged": found.by_class[number], "fpr": rate}
-            )
+            rows.append({"class": number, "reference": references[number], "audited": tally.predicted[number], "flagged": found.by_class[number], "fpr": rate})
     return rows
 
 
@@ -99,3 +97,7 @@ def _warnings(plan: ModelPlan, trusted: TrustedSamples, tally: Tally, duplicates
 
 def _counts(classes: dict[int, int], what: str) -> str:
     return ", ".join(f"{number} ({count:,} {what})" for number, count in list(classes.items())[:20])
+
+
+def _histogram(tally: Tally, found: Found) -> JsonValue:
+    return {"edges": list(tally.edges.tolist()), "calibration": list(tally.calibration_bins.tolist()), "audited": list(found.bins.tolist())}

@@ -15,7 +15,7 @@ from pipeline.artifacts.rows import NONFINITE, OK, SampleColumns, encode_rows
 from pipeline.config import AuditConfig
 from pipeline.errors import StageError
 from pipeline.plan import ModelPlan, RowTask
-from pipeline.sources.datasets import ImageBatch, read_images
+from pipeline.sources.datasets import ImageBatch, Reading, read_images
 from pipeline.sources.images import scaled
 from pipeline.sources.models import load_model
 
@@ -51,10 +51,12 @@ class GradientWorker:
         watch, plan, rows = Stopwatch(), self._plans[task.model], task.rows
         extractor = self._extractor(plan)
         collected = _Collected(plan.layout.k, rows.stop - rows.start)
-        for batch in read_images(rows.source, rows.start, rows.stop, self._config.run.batch_size, plan.input_size, plan.config.data.preprocess):
+        reading = Reading(self._config.run.batch_size, plan.input_size, resize=plan.config.data.preprocess.size is not None)
+        for batch in read_images(rows.source, rows.start, rows.stop, reading):
             collected.add(batch, *self._rows(extractor, batch, plan))
         if collected.nonfinite and self._config.run.on_nonfinite == "fail":
-            raise StageError(f"{collected.nonfinite} of {rows.stop - rows.start} gradients are not finite in {rows.source.file.name}, and run.on_nonfinite is fail")
+            count = f"{collected.nonfinite} of {rows.stop - rows.start} gradients"
+            raise StageError(f"{count} are not finite in {rows.source.file.name}, and run.on_nonfinite is fail")
         files = encode_rows(collected.rows, collected.columns(rows.start), plan.layout, plan.config.estimator.rows_dtype)
         measures = Measures(
             rows=rows.stop - rows.start,

@@ -43,22 +43,32 @@ def activation_bytes(model: nn.Module, sample: Tensor) -> int:
     return total
 
 
-def project_memory(model_bytes: int, sample_bytes: int, layout: RowLayout, task_rows: int, batch: int, reference: int) -> ProjectedMemory:
-    """Projected peaks.
+@dataclass(frozen=True)
+class Shapes:
+    """What memory follows from.
 
-    Args:
-        model_bytes: of parameters and buffers; the file's bytes and the tensors are held at once while loading.
-        sample_bytes: activations of one sample; forward values, their gradients and one layer's workspace are counted.
-        layout: of the rows.
-        task_rows: rows of the largest task; its rows are held as float16 and once more as encoded bytes.
-        batch: samples per batch.
-        reference: rows of the reference part; whitened and unit rows are held by each scoring worker.
+    `model_bytes`: parameters and buffers; the file's bytes and the tensors are held at once while loading.
+    `sample_bytes`: activations of one sample; forward values, their gradients and one layer's workspace are counted.
+    `task_rows`: rows of the largest task; they are held as float32, as float16 and once more as encoded bytes.
+    `batch`: samples per batch. `reference`: rows of the reference part, whitened and unit ones held by each scoring worker.
     """
-    row = 4 * layout.k
-    blocks = 8 * sum(size * size for size in layout.sizes)
-    factor = 4 * 8 * max(layout.sizes) ** 2
-    references = 2 * reference * row
-    gradients = PROCESS_BYTES + 2 * model_bytes + 3 * batch * sample_bytes + 3 * batch * row + 4 * task_rows * row // 2
-    scoring = PROCESS_BYTES + blocks // 2 + references + SCORING_BLOCK * (6 * row + 8 * reference)
+
+    layout: RowLayout
+    model_bytes: int
+    sample_bytes: int
+    task_rows: int
+    batch: int
+    reference: int
+
+
+def project_memory(shapes: Shapes) -> ProjectedMemory:
+    """Projected peaks of a worker."""
+    row = 4 * shapes.layout.k
+    blocks = 8 * sum(size * size for size in shapes.layout.sizes)
+    factor = 4 * 8 * max(shapes.layout.sizes) ** 2
+    references = 2 * shapes.reference * row
+    batch = 3 * shapes.batch * (shapes.sample_bytes + row)
+    gradients = PROCESS_BYTES + 2 * shapes.model_bytes + batch + 2 * shapes.task_rows * row
+    scoring = PROCESS_BYTES + blocks // 2 + references + SCORING_BLOCK * (6 * row + 8 * shapes.reference)
     curvature = PROCESS_BYTES + 2 * blocks + factor + references + SCORING_BLOCK * 6 * row
     return ProjectedMemory(gradients, curvature, scoring)

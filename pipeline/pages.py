@@ -36,10 +36,11 @@ class Plot:
     y_ticks: tuple[tuple[float, str], ...]
 
 
-def render(summaries: Sequence[Summary], images: Mapping[str, Mapping[str, str]]) -> dict[str, str]:
+def render(summaries: Sequence[Summary], images: Mapping[str, Mapping[str, str]], failures: Mapping[str, str] | None = None) -> dict[str, str]:
     """Every page by its name: `index`, and one per model named as the model.
 
-    `images[model]` maps "<source>#<row>" to a PNG as a data URI; a sample without one gets a placeholder.
+    `images[model]` maps "<source>#<row>" to a PNG as a data URI; a sample without one gets a placeholder. `failures` are the models
+    that the latest run could not audit, and why; what is shown of them is older.
 
     Raises:
         ValueError: two pages would have the same name.
@@ -51,7 +52,7 @@ def render(summaries: Sequence[Summary], images: Mapping[str, Mapping[str, str]]
     worst_first = sorted(summaries, key=lambda summary: list(TONES.values()).index(tone(_verdict(summary))))
     runs = sorted({str(summary["run_id"]) for summary in summaries}, reverse=True)
     headline = zoo_headline([_verdict(summary) for summary in summaries])
-    index = environment.get_template("index.html.j2").render(summaries=worst_first, runs=runs, headline=headline)
+    index = environment.get_template("index.html.j2").render(summaries=worst_first, runs=runs, headline=headline, failures=failures or {})
     page = environment.get_template("model.html.j2")
     models = {name: page.render(summary=summary, images=images.get(name, {})) for name, summary in zip(names, summaries, strict=True)}
     return {INDEX: index, **models}

@@ -14,7 +14,7 @@ from pipeline.artifacts import check_root
 from pipeline.config import AuditConfig
 from pipeline.errors import ConfigError, SourceError
 from pipeline.keys import key_of
-from pipeline.memory import ProjectedMemory, activation_bytes, project_memory
+from pipeline.memory import ProjectedMemory, Shapes, activation_bytes, project_memory
 from pipeline.schema import ModelConfig
 from pipeline.sources.datasets import Source, find_sources, first_images, read_ids
 from pipeline.sources.images import scaled
@@ -147,9 +147,15 @@ def _plan_model(config: AuditConfig, model: ModelConfig) -> ModelPlan:
     coverage = select_layers(loaded.module, model.estimator.layers, model.estimator.parameters)
     coverage = check_layers(loaded.module, coverage, inputs, projection, margin)
     layout, rows = row_layout(coverage.covered, projection), max(source.rows for source in (*trusted, *audited))
+    shapes = Shapes(
+        layout=layout,
+        model_bytes=sum(tensor.nbytes for tensor in loaded.module.state_dict().values()),
+        sample_bytes=activation_bytes(loaded.module, inputs[:1]) + inputs[:1].nbytes,
+        task_rows=min(config.run.rows_per_task, rows),
+        batch=min(config.run.batch_size, rows),
+        reference=samples - calibration_size(samples, model.calibration.fraction),
+    )
     size = (int(images.shape[1]), int(images.shape[2]))
-    sample_bytes = activation_bytes(loaded.module, inputs[:1]) + inputs[:1].nbytes
-    task_rows, batch = min(config.run.rows_per_task, rows), min(config.run.batch_size, rows)
     return ModelPlan(
         config=model,
         digest=loaded.digest,
@@ -162,7 +168,7 @@ def _plan_model(config: AuditConfig, model: ModelConfig) -> ModelPlan:
         audited=tuple(audited),
         refused_files=refused_files,
         rows_per_task=config.run.rows_per_task,
-        memory=project_memory(_tensor_bytes(loaded), sample_bytes, layout, task_rows, batch, samples - calibration_size(samples, model.calibration.fraction)),
+        memory=project_memory(shapes),
     )
 
 
@@ -199,10 +205,6 @@ def _row_key(model: ModelConfig, loaded: LoadedModel, layout: RowLayout, size: t
         estimator=model.estimator.model_dump(mode="json"),
         layers=list(layout.names),
     )
-
-
-def _tensor_bytes(loaded: LoadedModel) -> int:
-    return sum(tensor.nbytes for tensor in loaded.module.state_dict().values())
 
 
 def _does_not_fit(plan: ModelPlan, granted: int) -> str:

@@ -8,17 +8,16 @@ import json
 import platform
 import uuid
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from importlib.metadata import version
 
 from pydantic import JsonValue
 
-from infra.errors import AlreadyExists, Corrupt, Missing
+from infra.errors import Corrupt, Missing
 from infra.events import utc_stamp
 from infra.files import digest
 from infra.storage import Storage
-from pipeline.artifacts.layout import models, outcome_file, page_file, published_runs, run_file, run_summary_file, summary_file, table_file
+from pipeline.artifacts.layout import models, outcome_file, page_file, published_runs, run_file, run_summary_file, runs, summary_file, table_file
 from pipeline.artifacts.scores import FACTS, IMAGES, TABLE
 from pipeline.pages import render
 from pipeline.plan import AuditPlan, ModelPlan
@@ -70,9 +69,9 @@ def _planned(model: ModelPlan) -> Document:
     return {"digest": model.digest, "row_key": model.row_key, "tasks": model.row_tasks, "sources": sources}
 
 
-def publish(storage: Storage, run_id: str, plan: AuditPlan, runs: Sequence[ModelRun], complete: bool) -> RunOutcome:
+def publish(storage: Storage, run_id: str, plan: AuditPlan, progress: Sequence[ModelRun], complete: bool) -> RunOutcome:
     """Writes summaries, then publishes tables, then pages, then the outcome. An incomplete run leaves its outcome only."""
-    done = [run for run in runs if not run.failure and run.report is not None] if complete else []
+    done = [run for run in progress if not run.failure and run.report is not None] if complete else []
     summaries = {run.plan.name: _summary(storage, run_id, run) for run in done}
     for name, summary in summaries.items():
         storage.create(run_summary_file(run_id, name), _encode(summary))
@@ -81,28 +80,40 @@ def publish(storage: Storage, run_id: str, plan: AuditPlan, runs: Sequence[Model
             storage.publish(f"{run.report_folder}/{TABLE}", table_file(run.plan.name, run_id))
     for name, summary in summaries.items():
         storage.write(summary_file(name), _encode(summary))
-    if summaries:
-        publish_pages(storage)
     outcome = RunOutcome(
         run_id=run_id,
         summaries=summaries,
-        failures={**plan.refused, **{run.plan.name: run.failure for run in runs if run.failure}},
-        failed_tasks={run.plan.name: run.failed_tasks for run in runs if run.failed_tasks},
+        failures={**plan.refused, **{run.plan.name: run.failure for run in progress if run.failure}},
+        failed_tasks={run.plan.name: run.failed_tasks for run in progress if run.failed_tasks},
         refused_files={model.name: model.refused_files for model in plan.models if model.refused_files},
-        stages={run.plan.name: run.costs for run in runs},
+        stages={run.plan.name: run.costs for run in progress},
     )
-    with suppress(AlreadyExists):
-        storage.create(outcome_file(run_id), _encode(_record(outcome, complete)))
+    if summaries:
+        publish_pages(storage, outcome.failures)
+    storage.create(outcome_file(run_id), _encode(_record(outcome, complete)))
     return outcome
 
 
-def publish_pages(storage: Storage) -> str:
-    """Renders the pages of the latest summaries of all models in the root; returns where the first page is."""
+def publish_pages(storage: Storage, failures: Mapping[str, str]) -> str:
+    """Renders the pages of the latest summaries of all models in the root; returns where the first page is.
+
+    `failures`: models that the latest run could not audit, and why.
+    """
     summaries = [summary for name in models(storage) if (summary := read_summary(storage, name)) is not None]
     images = {str(summary["model"]): _images(storage, summary) for summary in summaries}
-    for name, page in render(summaries, images).items():
+    for name, page in render(summaries, images, failures).items():
         storage.write(page_file(name), page.encode())
     return storage.locate(page_file("index"))
+
+
+def latest_failures(storage: Storage) -> dict[str, str]:
+    """Models that the latest completed run could not audit, and why."""
+    for run_id in reversed(runs(storage)):
+        outcome = read_document(storage, outcome_file(run_id))
+        if outcome is not None and outcome.get("complete"):
+            failures = outcome.get("failures")
+            return {name: str(reason) for name, reason in failures.items()} if isinstance(failures, dict) else {}
+    return {}
 
 
 def read_summary(storage: Storage, model: str) -> Document | None:

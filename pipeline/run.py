@@ -106,9 +106,7 @@ class _Stages:
         return tuple(parts)
 
     def curvature(self) -> None:
-        logs = {
-            model.plan.name: curvature_log(self._storage, model.plan.name, curvature_key(model.plan, model.trusted)) for model in self._runner.alive
-        }
+        logs = {model.plan.name: curvature_log(self._storage, model.plan.name, curvature_key(model.plan, model.trusted)) for model in self._runner.alive}
         factors = self._curvature_step(logs, {name: FACTOR for name in logs if self._plans[name].config.curvature.kind != "identity"}, {})
         names = {model.plan.name: references_name(model.plan) for model in self._runner.alive}
         references = self._curvature_step(logs, names, {name: logs[name].attempt_folder(receipt) for name, receipt in factors.items()})

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 import torch
-import zarr
+from pydantic import BaseModel
 from torch import Tensor
 
 from infra import arrays
@@ -30,6 +30,11 @@ SAMPLES_FORMAT = TableFormat(
         pa.field("status", pa.string(), nullable=False),
     ),
 )
+
+
+class _Attributes(BaseModel):
+    layers: tuple[str, ...]
+    sizes: tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -107,7 +112,7 @@ def read_blocks(storage: Storage, part: RowsPart, layout: RowLayout, block_rows:
         StageError: the stored rows are of other layers.
     """
     table, array = _samples(storage, part), open_rows(storage, part)
-    if list(layout.names) != array.attrs["layers"] or list(layout.sizes) != array.attrs["sizes"]:
+    if stored_layout(array) != layout:
         raise StageError(f"{part.folder}: holds rows of other layers than the plan's; its key should have differed, please report this")
     for start in range(0, table.num_rows, block_rows):
         stop = min(start + block_rows, table.num_rows)
@@ -117,9 +122,15 @@ def read_blocks(storage: Storage, part: RowsPart, layout: RowLayout, block_rows:
         yield from_half(values, torch.from_numpy(np.array(scales)), layout), _columns(piece)
 
 
-def open_rows(storage: Storage, part: RowsPart) -> zarr.Array:
+def open_rows(storage: Storage, part: RowsPart) -> arrays.StoredArray:
     """The Zarr array of a part, scales not applied."""
     return arrays.open_array(storage, f"{part.folder}/{ARRAY}")
+
+
+def stored_layout(array: arrays.StoredArray) -> RowLayout:
+    """The layout that an array of rows was written with."""
+    attributes = _Attributes.model_validate(dict(array.attrs))
+    return RowLayout(attributes.layers, attributes.sizes)
 
 
 def _samples(storage: Storage, part: RowsPart) -> pa.Table:

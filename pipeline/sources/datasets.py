@@ -90,7 +90,8 @@ def _inspect(file: InputFile, columns: Columns, split: Split) -> Source:
     for role in ("id", "image", *present):
         kind = schema.field(getattr(columns, role)).type
         if not _fits(role, kind):
-            raise SourceError(f"{file.name}: the column {getattr(columns, role)!r} (data.columns.{role}) is {kind}, expected {EXPECTED[role]}; columns there: {here}")
+            column = f"the column {getattr(columns, role)!r} (data.columns.{role})"
+            raise SourceError(f"{file.name}: {column} is {kind}, expected {EXPECTED[role]}; columns there: {here}")
     return Source(file, rows, columns, present)
 
 
@@ -114,20 +115,29 @@ def _is_bytes(kind: pa.DataType) -> bool:
     return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
 
 
-def read_images(source: Source, start: int, stop: int, batch_rows: int, size: tuple[int, int], preprocess: Preprocess) -> Iterator[ImageBatch]:
+@dataclass(frozen=True)
+class Reading:
+    """How images are read: rows a batch, (height, width) that the model takes, and whether others are resized to it."""
+
+    batch_rows: int
+    size: tuple[int, int]
+    resize: bool
+
+
+def read_images(source: Source, start: int, stop: int, reading: Reading) -> Iterator[ImageBatch]:
     """Rows [start, stop) in batches; a row that cannot be read is in its batch with the reason."""
-    for batch in read_rows(source.file.url, start, stop, [source.columns.id, source.columns.image], batch_rows):
+    for batch in read_rows(source.file.url, start, stop, [source.columns.id, source.columns.image], reading.batch_rows):
         pixels, reasons = [], []
         ids = _ids(batch.column(source.columns.id))
         for name, data in zip(ids, _image_bytes(batch.column(source.columns.image)), strict=True):
             try:
                 if name is None:
                     raise UnreadableImage("the id is null")
-                pixels.append(decode(data, size, resize=preprocess.size is not None))
+                pixels.append(decode(data, reading.size, reading.resize))
                 reasons.append("")
             except UnreadableImage as error:
                 reasons.append(str(error))
-        stacked = np.stack(pixels) if pixels else np.zeros((0, *size, 3), np.uint8)
+        stacked = np.stack(pixels) if pixels else np.zeros((0, *reading.size, 3), np.uint8)
         yield ImageBatch(tuple(name or "" for name in ids), tuple(reasons), stacked)
 
 

@@ -55,7 +55,7 @@ def users_code(what: str) -> Iterator[None]:
     """Runs code that the config names, which may raise anything, and says that it was this code that failed."""
     try:
         yield
-    except Exception as error:  # noqa: BLE001
+    except Exception as error:
         raise SourceError(f"{what}: failed with {describe(error)}") from error
 
 

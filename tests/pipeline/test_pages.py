@@ -1,5 +1,6 @@
 """The pages: self-contained, safe with hostile values, linked, and complete where a summary is not."""
 
+import json
 import re
 from collections.abc import Callable, Iterator
 from html.parser import HTMLParser
@@ -16,9 +17,29 @@ HOSTILE = """</title></style><script>alert(1)</script><img src=x onerror='alert(
 PNG = "data:image/png;base64,iVBORw0KGgo="
 
 
-def performance(auroc: float) -> Json:
-    at: Json = {"tpr": 1.0, "fpr": 0.0115, "der": 0.914}
-    return {"anomalous": 500, "benign": 2000, "auroc": auroc, "average_precision": 0.987, "at_calibrated": at, "at_best": {**at, "threshold": 1.7976931348623157e308}}
+FULL = """
+{"schema": 1, "run_id": "20261122T184455-1a2b3c4d", "model": "badnets", "task": "classification", "model_digest": "0123abcd",
+ "settings": {"measurement": "margin", "curvature": {"kind": "block_moment", "damping": {"kind": "relative_mean", "factor": 1.0}}, "rank": 16},
+ "counts": {"audited": 2500, "flagged": 512, "nonfinite": 3, "unreadable": 4, "failed": 0, "duplicates": 0, "shared_with_trusted": 0},
+ "verdict": {"value": "unusual inputs", "reasons": ["512 of 2,500 p-values are small"]},
+ "calibration": {"reference": 1160, "calibration": 600, "filtered": 240, "unreadable": 0, "target": {"fpr": 0.01}, "threshold": -0.125,
+  "smallest_p_value": 0.001664, "smallest_certified_group": null},
+ "evaluation": {"all": PERFORMANCE, "attack_succeeded": PERFORMANCE, "paper_filter": null, "attack_success_rate": 0.964, "accuracy": 0.831},
+ "controls": {"confidence": {"auroc": 0.986, "matched_auroc": 0.97}, "gradient_norm": {"auroc": null, "matched_auroc": null}},
+ "classes": [{"class": 0, "reference": 120, "audited": 700, "flagged": 505, "fpr": null}],
+ "top_flagged": [
+  {"sample_id": "x17", "source": "audited.parquet", "row": 17, "score": 0.314159, "p_value": 0.001664, "q_value": 0.01, "prediction": 0, "confidence": 0.99,
+   "top_trusted": [{"sample_id": "t0", "influence": 0.25}, {"sample_id": "t1", "influence": 0.2}]},
+  {"sample_id": "x18", "source": "audited.parquet", "row": 18, "score": 0.3, "p_value": 0.001664, "q_value": 0.01, "prediction": 0, "confidence": 0.9,
+   "top_trusted": []}],
+ "warnings": ["class 7 has 8 reference samples"], "table": {"rows": 2500, "bytes": 123456, "sha256": "fedc"}, "same_as": "20261121T184455-00000000",
+ "layers": {"covered": ["stem.weight"], "fallback": ["odd.weight"], "not_covered": {"bn.weight": "not a matrix"}},
+ "files": {"trusted": [{"name": "trusted.parquet", "rows": 2000}], "audited": [{"name": "audited.parquet", "rows": 2500}],
+  "refused": {"bad.parquet": "no image column"}},
+ "stages": {"gradients": {"seconds": 12.34, "tasks_run": 3, "tasks_reused": 0}, "reporting": {"seconds": 0.5, "tasks_run": 1, "tasks_reused": 0}}}
+"""
+PERFORMANCE = """{"anomalous": 500, "benign": 2000, "auroc": 0.991, "average_precision": 0.987, "at_calibrated": {"tpr": 1.0, "fpr": 0.0115, "der": 0.914},
+ "at_best": {"tpr": 1.0, "fpr": 0.0015, "der": 0.917, "threshold": 1.7976931348623157e308}}"""
 
 
 def histogram(edges: list[float], calibration: list[int], audited: list[int]) -> Json:
@@ -26,39 +47,9 @@ def histogram(edges: list[float], calibration: list[int], audited: list[int]) ->
 
 
 def summary(model: str = "badnets", verdict: str = "unusual inputs") -> Json:
-    trusted: list[JsonValue] = [{"sample_id": f"t{index}", "influence": 0.25} for index in range(3)]
-    flagged: Json = {"sample_id": "x17", "source": "audited.parquet", "row": 17, "score": 0.314159, "p_value": 1 / 601, "q_value": 0.01, "prediction": 0, "confidence": 0.99}
-    return {
-        "schema": 1,
-        "run_id": "20261122T184455-1a2b3c4d",
-        "model": model,
-        "task": "classification",
-        "model_digest": "0123abcd",
-        "settings": {"measurement": "margin", "curvature": {"kind": "block_moment", "damping": {"kind": "relative_mean", "factor": 1.0}}, "rank": 16},
-        "counts": {"audited": 2500, "flagged": 512, "nonfinite": 3, "unreadable": 4, "failed": 0, "duplicates": 0, "shared_with_trusted": 0},
-        "verdict": {"value": verdict, "reasons": ["512 of 2,500 p-values are small"]},
-        "calibration": {
-            "reference": 1160,
-            "calibration": 600,
-            "filtered": 240,
-            "unreadable": 0,
-            "target": {"fpr": 0.01},
-            "threshold": -0.125,
-            "smallest_p_value": 1 / 601,
-            "smallest_certified_group": None,
-        },
-        "evaluation": {"all": performance(0.991), "attack_succeeded": performance(0.999), "paper_filter": None, "attack_success_rate": 0.964, "accuracy": 0.831},
-        "controls": {"confidence": {"auroc": 0.986, "matched_auroc": 0.97}, "gradient_norm": {"auroc": None, "matched_auroc": None}},
-        "classes": [{"class": 0, "reference": 120, "audited": 700, "flagged": 505, "fpr": None}],
-        "histogram": histogram([-1 + index / 30 for index in range(61)], [10] * 30 + [0] * 30, [40] * 50 + [50] * 10),
-        "top_flagged": [{**flagged, "top_trusted": trusted}, {**flagged, "sample_id": "x18", "row": 18, "top_trusted": []}],
-        "warnings": ["class 7 has 8 reference samples"],
-        "table": {"rows": 2500, "bytes": 123456, "sha256": "fedc"},
-        "same_as": "20261121T184455-00000000",
-        "layers": {"covered": ["stem.weight"], "fallback": ["odd.weight"], "not_covered": {"bn.weight": "not a matrix"}},
-        "files": {"trusted": [{"name": "trusted.parquet", "rows": 2000}], "audited": [{"name": "audited.parquet", "rows": 2500}], "refused": {"bad.parquet": "no image column"}},
-        "stages": {"gradients": {"seconds": 12.34, "tasks_run": 3, "tasks_reused": 0}, "reporting": {"seconds": 0.5, "tasks_run": 1, "tasks_reused": 0}},
-    }
+    full: Json = json.loads(FULL.replace("PERFORMANCE", PERFORMANCE))
+    bins = histogram([-1 + index / 30 for index in range(61)], [10] * 30 + [0] * 30, [40] * 50 + [50] * 10)
+    return {**full, "model": model, "verdict": {"value": verdict, "reasons": ["512 of 2,500 p-values are small"]}, "histogram": bins}
 
 
 class Page(HTMLParser):
@@ -134,9 +125,9 @@ def test_every_link_leads_to_a_page_or_to_a_place_on_it() -> None:
         page = Page(html)
         for link in page.values("href"):
             parts = urlsplit(link)
-            assert not parts.scheme and not parts.netloc
+            assert (parts.scheme, parts.netloc) == ("", "")
             target = PurePosixPath(unquote(parts.path)).name or f"{name}.html"
-            assert target.removesuffix(".html") in pages and target.endswith(".html")
+            assert target in {f"{page}.html" for page in pages}
             assert not parts.fragment or parts.fragment in page.values("id")
         assert name == "index" or "./index.html" in page.values("href")
     assert {unquote(link) for link in Page(pages["index"]).values("href")} == {f"./{name}.html" for name in pages if name != "index"}
@@ -155,28 +146,31 @@ def test_hostile_strings_stay_text_everywhere() -> None:
     # The verdict is one that no page knows in both, so that only the strings differ.
     calm = with_strings(summary(), lambda text: f"calm {text}")
     hostile = with_strings(summary(), lambda text: HOSTILE + text)
-    assert isinstance(calm, dict) and isinstance(hostile, dict)
+    assert isinstance(calm, dict)
+    assert isinstance(hostile, dict)
     tame, wild = render([calm], {}), render([hostile], {str(hostile["model"]): {f"{HOSTILE}audited.parquet#17": HOSTILE}})
     assert Page(wild["index"]).shape == Page(tame["index"]).shape
     page = Page(wild[str(hostile["model"])])
     assert page.shape == Page(tame["calm badnets"]).shape
     shown = " ".join(page.pieces)
-    for text in ("x17", "t0", "512 of", "class 7 has", "stem.weight", "odd.weight", "bn.weight", "not a matrix", "no image column", "margin", "fedc", "0123abcd"):
+    for text in ("x17", "t0", "512 of", "class 7 has", "stem.weight", "bn.weight", "not a matrix", "no image column", "margin", "fedc", "0123abcd"):
         assert HOSTILE + text in shown
     (link,) = (urlsplit(link) for link in Page(wild["index"]).values("href"))
-    assert unquote(link.path) == f"./{hostile['model']}.html" and link == ("", "", link.path, "", "")
+    assert link == ("", "", link.path, "", "")
+    assert unquote(link.path) == f"./{hostile['model']}.html"
 
 
-@pytest.mark.parametrize("uri", ["https://evil.test/x.png", "data:image/svg+xml;base64,PHN2Zz4=", PNG + '" onerror="alert(1)', "javascript:alert(1)", PNG + "\n"])
+@pytest.mark.parametrize("uri", ["https://evil.test/x.png", "data:image/svg+xml;base64,PHN2Zz4=", PNG + '" onerror="alert(1)', PNG + "\n"])
 def test_an_image_that_is_no_embedded_png_is_not_shown(uri: str) -> None:
     page = Page(render([summary()], {"badnets": {"audited.parquet#17": uri}})["badnets"])
-    assert page.values("src") == [] and len(page.of_class("div", "empty")) == 2
+    assert page.values("src") == []
+    assert len(page.of_class("div", "empty")) == 2
 
 
 def test_images_belong_to_their_source_and_row() -> None:
     images = {"badnets": {"audited.parquet#17": PNG, "other.parquet#18": PNG}, "clean": {"audited.parquet#18": PNG}}
     page = Page(render([summary()], images)["badnets"])
-    assert page.values("src") == [PNG] and page.values("alt") == ["Sample x17"]
+    assert (page.values("src"), page.values("alt")) == ([PNG], ["Sample x17"])
 
 
 def test_the_verdict_is_the_first_line_and_warnings_follow_its_reasons() -> None:
@@ -211,16 +205,18 @@ def test_the_histogram_shows_both_groups_and_the_threshold() -> None:
     page = only(summary())
     (line,) = page.of_class("line", "threshold")
     assert line["x1"] == line["x2"] == f"{68 + (704 - 68) * 0.875 / 2:.1f}"
-    assert "threshold -0.125" in page.text and "anomaly score, larger = more anomalous" in page.text and "square-root scale" in page.text
+    assert all(label in page.text for label in ("threshold -0.125", "anomaly score, larger = more anomalous", "square-root scale"))
     assert [len(page.of_class("path", name)) for name in ("calibration", "audited")] == [2, 2]
 
 
 def test_bars_are_shares_of_their_own_total_on_a_square_root_scale() -> None:
     drawn = plot([0.0, 1.0, 2.0], [1, 4], [300, 1200], 5.0)
-    assert isinstance(drawn, Plot) and drawn.calibration == drawn.audited
+    assert isinstance(drawn, Plot)
+    assert drawn.calibration == drawn.audited
     heights = [252 - float(top) for top in re.findall(r"V([\d.]+) H", drawn.audited)]
     assert heights == pytest.approx([190 / 2, 190])
-    assert drawn.threshold == 704 and [label for _, label in drawn.x_ticks] == ["0", "1", "2", "3", "4", "5"]
+    assert drawn.threshold == 704
+    assert [label for _, label in drawn.x_ticks] == ["0", "1", "2", "3", "4", "5"]
 
 
 @pytest.mark.parametrize(("low", "high"), [(-1e-9, 1e-9), (-0.95, 0.44), (12345.0, 12346.0), (-3e7, 8e7)])
@@ -228,7 +224,8 @@ def test_axes_have_a_few_labels_inside_the_frame(low: float, high: float) -> Non
     drawn = plot([low, (low + high) / 2, high], [1, 0], [1, 999], None)
     assert drawn is not None
     labels = [label for _, label in drawn.x_ticks]
-    assert 3 <= len(labels) <= 9 and all(68 <= x <= 704 for x, _ in drawn.x_ticks)
+    assert 3 <= len(set(labels)) == len(labels) <= 9
+    assert all(68 <= x <= 704 for x, _ in drawn.x_ticks)
     assert all(62 <= y <= 252 for y, _ in drawn.y_ticks)
 
 
@@ -276,15 +273,19 @@ def test_two_pages_cannot_share_a_name(names: list[str]) -> None:
         render([summary(name) for name in names], {})
 
 
-@pytest.mark.parametrize(
-    ("value", "text"),
-    [(None, "-"), (0, "0"), (1234567, "1,234,567"), (0.99, "0.990"), (99.99, "100"), (123456.7, "123,457"), (-0.125, "-0.125"), (1.2e-7, "1.20e-07"), (1e308, "1.00e+308")],
-)
-def test_numbers_are_short(value: float | None, text: str) -> None:
-    assert number(value) == text
+def test_numbers_are_short() -> None:
+    values = (None, 0, 1234567, 0.99, 99.99, 1234.5, -0.125, 1e-7, 1e308)
+    assert [number(value) for value in values] == ["-", "0", "1,234,567", "0.990", "100", "1,234", "-0.125", "1.00e-07", "1.00e+308"]
 
 
 def test_shares_times_and_dates_are_for_people() -> None:
-    assert [percent(share).replace("\N{NO-BREAK SPACE}", " ") for share in (None, 0.0, 0.01, 0.2048, 1.0)] == ["-", "0 %", "1 %", "20.5 %", "100 %"]
-    assert [duration(time).replace("\N{NO-BREAK SPACE}", " ") for time in (None, 0.431, 90.0, 600.0, 9000.0, 4.4e6)] == ["-", "0.431 s", "90 s", "10 min", "2.5 h", "1,222 h"]
-    assert [when(run) for run in ("20261122T184455-1a2b3c4d", "nightly", "20261399T000000-x")] == ["2026-11-22 18:44 UTC", "", ""]
+    assert " ".join(percent(share) for share in (None, 0.0, 0.01, 0.2048, 1.0)).replace("\N{NO-BREAK SPACE}", "") == "- 0% 1% 20.5% 100%"
+    times = (None, 0.431, 90.0, 600.0, 9000.0, 4.4e6)
+    assert " ".join(duration(time) for time in times).replace("\N{NO-BREAK SPACE}", "") == "- 0.431s 90s 10min 2.5h 1,222h"
+    assert [when(run) for run in ("20261122T184455123Z-1a2b3c4d", "nightly", "20261399T000000-x")] == ["2026-11-22 18:44 UTC", "", ""]
+
+
+def test_a_model_that_failed_is_named_with_its_reason_even_where_an_older_summary_is_shown() -> None:
+    page = Page(render([summary("badnets")], {}, {"badnets": "weights gone", "other": "<b>no such file</b>"})["index"])
+    assert "weights gone What is shown of it below is older." in page.text
+    assert "<b>no such file</b>" in page.text

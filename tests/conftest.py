@@ -1,0 +1,47 @@
+"""Fixtures: the demo's inputs, made once a session, and audits of them in fresh roots."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from pydantic import JsonValue
+
+from pipeline.config import AuditConfig, merge
+from pipeline.demo import prepare_demo
+
+Raw = dict[str, JsonValue]
+ConfigMaker = Callable[..., AuditConfig]
+
+
+@pytest.fixture(scope="session")
+def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with trusted.parquet (500 digits), audited.parquet (about 490, some with a trigger) and digits.safetensors."""
+    folder = tmp_path_factory.mktemp("digits")
+    prepare_demo(folder, str(folder / "root"))
+    return folder
+
+
+@pytest.fixture
+def raw(digits: Path, tmp_path: Path) -> Raw:
+    """The demo's config as a mapping, with a root of the test's own and small tasks."""
+    return {
+        "root": str(tmp_path / "root"),
+        "task": "classification",
+        "models": [{"name": "digits", "architecture": "pipeline.demo.network:digit_cnn", "weights": "digits.safetensors"}],
+        "data": {
+            "trusted": "trusted.parquet",
+            "audited": "audited.parquet",
+            "preprocess": {"mean": [0.3, 0.3, 0.3], "std": [0.35, 0.35, 0.35], "size": 8},
+        },
+        "run": {"rows_per_task": 128, "batch_size": 64},
+    }
+
+
+@pytest.fixture
+def make_config(raw: Raw, digits: Path) -> ConfigMaker:
+    """A config from the demo's, with sections merged over it: `make_config(curvature={"kind": "identity"})`."""
+
+    def make(**sections: JsonValue) -> AuditConfig:
+        return AuditConfig.parse(merge(raw, sections), str(digits))
+
+    return make

@@ -1,0 +1,157 @@
+"""Arrays: two objects each, read back exactly, whole or by range; damage is an error when read."""
+
+import numpy as np
+import pytest
+import zarr
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as npst
+
+from infra.arrays import CHUNK_BYTES, Numbers, encode, open_array, read
+from infra.errors import Corrupt, Missing
+from infra.storage import Storage
+from tests.strategies import LAW
+
+DTYPES = ["float16", "float32", "float64", "int8", "int32", "int64", "uint8", "bool"]
+some_arrays = npst.arrays(st.sampled_from(DTYPES), npst.array_shapes(min_dims=1, max_dims=3, min_side=1, max_side=5))
+
+
+def stored(storage: Storage, path: str, array: Numbers) -> zarr.Array:
+    """The array, written and opened."""
+    for name, data in encode(array, {}).items():
+        storage.write(f"{path}/{name}", data)
+    return open_array(storage, path)
+
+
+def three_chunks() -> Numbers:
+    """Rows of 1 KiB, two and a half chunks of them, no two alike."""
+    rows = 5 * CHUNK_BYTES // 2 // 1024
+    return np.random.default_rng(0).integers(1, 255, (rows, 1024), dtype=np.uint8)
+
+
+@LAW
+@given(some_arrays, st.data())
+def test_round_trip_whole_and_by_range(array: Numbers, data: st.DataObject) -> None:
+    back = stored(Storage("memory://round-trip"), "a/rows", array)
+    assert (back.dtype, back.shape) == (array.dtype, array.shape)
+    np.testing.assert_array_equal(read(back, 0, len(array)), array)
+    start, stop = sorted(data.draw(st.tuples(st.integers(0, len(array)), st.integers(0, len(array)))))
+    np.testing.assert_array_equal(read(back, start, stop), array[start:stop])
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_an_array_is_its_metadata_and_one_shard(dtype: str) -> None:
+    objects = encode(np.ones((7, 3), dtype=dtype), {})
+    assert sorted(objects) == ["c/0/0", "zarr.json"]
+
+
+@pytest.mark.xfail(strict=True, reason="Zarr leaves out chunks that equal the fill value, so a zero array has no shard", raises=AssertionError)
+@pytest.mark.parametrize("shape", [(7,), (7, 3)], ids=str)
+def test_an_array_of_zeros_has_a_shard_too(shape: tuple[int, ...]) -> None:
+    assert len(encode(np.zeros(shape, np.float32), {})) == 2
+
+
+def test_a_large_array_is_one_shard_of_chunks(storage: Storage) -> None:
+    array = three_chunks()
+    assert len(encode(array, {})) == 2
+    back = stored(storage, "rows", array)
+    assert back.chunks[0] * 1024 == CHUNK_BYTES
+    assert back.shards[0] == 3 * back.chunks[0]
+    edge = back.chunks[0]
+    for start, stop in [(0, 1), (0, edge), (edge - 1, edge + 1), (edge, 2 * edge), (2 * edge, len(array)), (len(array) - 1, len(array)), (0, len(array))]:
+        np.testing.assert_array_equal(read(back, start, stop), array[start:stop])
+
+
+def test_equal_arrays_are_equal_bytes() -> None:
+    array = np.arange(12, dtype=np.float32).reshape(4, 3)
+    assert encode(array, {"layers": ["a"]}) == encode(array.copy(), {"layers": ["a"]})
+    assert encode(array, {"layers": ["a"]}) != encode(array, {"layers": ["b"]})
+
+
+def test_attributes_come_back(storage: Storage) -> None:
+    attributes = {"format": 1, "names": ["a.weight", "b.weight"], "sizes": [3, 4], "note": "ü"}
+    for name, data in encode(np.ones(3), attributes).items():
+        storage.write(f"rows/{name}", data)
+    assert dict(open_array(storage, "rows").attrs) == attributes
+
+
+def test_a_flipped_bit_anywhere_in_the_shard_is_corrupt(storage: Storage) -> None:
+    array = np.arange(1, 7, dtype=np.float32).reshape(2, 3)
+    back = stored(storage, "rows", array)
+    good = storage.read("rows/c/0/0")
+    for position in range(len(good)):
+        damaged = bytearray(good)
+        damaged[position] ^= 1 << position % 8
+        storage.write("rows/c/0/0", bytes(damaged))
+        with pytest.raises(Corrupt, match="rows 0 to 2 are damaged"):
+            read(back, 0, 2)
+    storage.write("rows/c/0/0", good)
+    np.testing.assert_array_equal(read(back, 0, 2), array)
+
+
+def test_damage_in_one_chunk_leaves_the_others_readable(storage: Storage) -> None:
+    array = three_chunks()
+    back = stored(storage, "rows", array)
+    damaged = bytearray(storage.read("rows/c/0/0"))
+    damaged[CHUNK_BYTES + 100] ^= 1
+    storage.write("rows/c/0/0", bytes(damaged))
+    edge = back.chunks[0]
+    np.testing.assert_array_equal(read(back, 0, edge), array[:edge])
+    np.testing.assert_array_equal(read(back, 2 * edge, len(array)), array[2 * edge :])
+    with pytest.raises(Corrupt):
+        read(back, edge, edge + 1)
+
+
+@pytest.mark.parametrize("keep", [0, 1, 3, 20, 40])
+def test_a_truncated_shard_is_corrupt(storage: Storage, keep: int) -> None:
+    back = stored(storage, "rows", np.arange(1, 7, dtype=np.float32))
+    storage.write("rows/c/0", storage.read("rows/c/0")[:keep])
+    with pytest.raises(Corrupt, match="damaged"):
+        read(back, 0, 6)
+
+
+@pytest.mark.xfail(strict=True, reason="Zarr reads a missing shard as the fill value: lost rows become zeros, silently", raises=pytest.fail.Exception)
+def test_a_lost_shard_is_corrupt(storage: Storage) -> None:
+    back = stored(storage, "rows", np.arange(1, 7, dtype=np.float32))
+    storage.remove("rows/c/0")
+    with pytest.raises(Corrupt):
+        read(back, 0, 6)
+
+
+def test_no_array_is_missing(storage: Storage) -> None:
+    storage.write("folder/other", b"1")
+    for path in ("nothing", "folder"):
+        with pytest.raises(Missing, match=f"{path}: no array here"):
+            open_array(storage, path)
+
+
+METADATA = {
+    "no JSON": b"garbage",
+    "nothing": b"",
+    "no text": b"\xff\xfe",
+    "an empty object": b"{}",
+    "a group": b'{"zarr_format": 3, "node_type": "group"}',
+    "half": encode(np.ones(3), {})["zarr.json"][:300],
+    "unknown codec": encode(np.ones(3), {})["zarr.json"].replace(b"sharding_indexed", b"sharding_imagined"),
+}
+
+
+@pytest.mark.parametrize("metadata", METADATA.values(), ids=METADATA.keys())
+def test_metadata_that_cannot_be_parsed_is_corrupt(storage: Storage, metadata: bytes) -> None:
+    storage.write("rows/zarr.json", metadata)
+    with pytest.raises(Corrupt, match="rows: not a Zarr array"):
+        open_array(storage, "rows")
+
+
+@pytest.mark.xfail(strict=True, reason="AttributeError and TypeError from Zarr's parser pass through", raises=(AttributeError, TypeError))
+@pytest.mark.parametrize("metadata", [b"[1]", b"null", b'"text"'], ids=str)
+def test_metadata_of_another_json_type_is_corrupt(storage: Storage, metadata: bytes) -> None:
+    storage.write("rows/zarr.json", metadata)
+    with pytest.raises(Corrupt):
+        open_array(storage, "rows")
+
+
+def test_an_opened_array_cannot_be_written(storage: Storage) -> None:
+    back = stored(storage, "rows", np.ones(3))
+    with pytest.raises(ValueError, match="read-only"):
+        back[0] = 2.0

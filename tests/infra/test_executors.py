@@ -1,0 +1,102 @@
+"""Every executor yields one outcome per task, lets a task fail alone, and makes a worker once."""
+
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from infra.executors import Executor, Resources, SerialExecutor, TaskOutcome, describe
+
+
+class Halver:
+    """A worker that halves even numbers, and says when it was made."""
+
+    def __init__(self, made: list[str]):
+        """`made` is told."""
+        made.append("worker")
+
+    def __call__(self, task: int) -> int:
+        """Half of an even number."""
+        if task % 2:
+            raise ArithmeticError(f"{task} is odd\nsecond line")
+        return task // 2
+
+
+@pytest.fixture(params=[SerialExecutor], ids=["serial"])
+def executor(request: pytest.FixtureRequest) -> Executor:
+    """Each executor."""
+    return request.param()
+
+
+def test_one_outcome_per_task_and_failures_stay_alone(executor: Executor) -> None:
+    outcomes = list(executor.map_unordered(lambda: Halver([]), [4, 3, 0, 8], Resources()))
+    expected = [TaskOutcome(4, 2), TaskOutcome(3, None, "ArithmeticError: 3 is odd"), TaskOutcome(0, 0), TaskOutcome(8, 4)]
+    assert sorted(outcomes, key=lambda outcome: outcome.task) == sorted(expected, key=lambda outcome: outcome.task)
+
+
+def test_serial_keeps_the_order() -> None:
+    assert [outcome.task for outcome in SerialExecutor().map_unordered(lambda: Halver([]), [4, 3, 0, 8], Resources())] == [4, 3, 0, 8]
+
+
+def test_the_worker_is_made_once_however_many_tasks_fail() -> None:
+    made: list[str] = []
+    list(SerialExecutor().map_unordered(lambda: Halver(made), [1, 3, 2, 5], Resources()))
+    assert made == ["worker"]
+
+
+def test_without_tasks_no_worker_is_made() -> None:
+    made: list[str] = []
+    assert list(SerialExecutor().map_unordered(lambda: Halver(made), [], Resources())) == []
+    assert made == []
+
+
+def test_a_worker_that_is_empty_is_made_once_too() -> None:
+    made: list[str] = []
+
+    class Cache(dict[int, int]):
+        """A worker that is an empty mapping."""
+
+        def __call__(self, task: int) -> int:
+            """The task."""
+            return task
+
+    def factory() -> Callable[[int], int]:
+        made.append("worker")
+        return Cache()
+
+    list(SerialExecutor().map_unordered(factory, [1, 2, 3], Resources()))
+    assert made == ["worker"]
+
+
+def test_tasks_are_taken_and_run_one_by_one() -> None:
+    taken: list[int] = []
+
+    def tasks() -> Iterator[int]:
+        for task in (2, 4, 6):
+            taken.append(task)
+            yield task
+
+    outcomes = SerialExecutor().map_unordered(lambda: Halver([]), tasks(), Resources())
+    assert taken == []
+    assert next(outcomes) == TaskOutcome(2, 1)
+    assert taken == [2]
+
+
+@pytest.mark.parametrize("stop", [KeyboardInterrupt, SystemExit])
+def test_a_person_can_stop_it(stop: type[BaseException]) -> None:
+    def worker(task: int) -> int:
+        raise stop
+
+    with pytest.raises(stop):
+        list(SerialExecutor().map_unordered(lambda: worker, [1, 2], Resources()))
+
+
+ERRORS = {
+    "a line": (ValueError("too few rows"), "ValueError: too few rows"),
+    "several lines": (RuntimeError("\n out of memory\ntried 4 GiB"), "RuntimeError: out of memory"),
+    "nothing": (KeyError(), "KeyError"),
+}
+
+
+@pytest.mark.parametrize(("error", "line"), ERRORS.values(), ids=ERRORS.keys())
+def test_an_error_is_told_in_one_line(error: Exception, line: str) -> None:
+    assert describe(error) == line

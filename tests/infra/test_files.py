@@ -1,0 +1,114 @@
+"""Input files: found by path or glob under their configured names, told apart when they change, read by range."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from infra.errors import Missing, StorageError
+from infra.files import digest, find, is_pattern, open_input, read_input
+from infra.storage import Storage
+
+
+@pytest.fixture
+def inputs(storage: Storage) -> Storage:
+    """A store with input files of different sizes in two folders."""
+    for index, path in enumerate(["inputs/b.parquet", "inputs/a.parquet", "inputs/notes.txt", "inputs/2026/c.parquet", "trusted.parquet"]):
+        storage.write(path, b"x" * (index + 1))
+    return storage
+
+
+PATTERNS = {
+    "a glob": ("inputs/*.parquet", ["inputs/a.parquet", "inputs/b.parquet"]),
+    "a question mark": ("inputs/?.parquet", ["inputs/a.parquet", "inputs/b.parquet"]),
+    "a set": ("inputs/[a].parquet", ["inputs/a.parquet"]),
+    "every depth": ("inputs/**/*.parquet", ["inputs/2026/c.parquet", "inputs/a.parquet", "inputs/b.parquet"]),
+    "in a folder's name": ("in*/b.parquet", ["inputs/b.parquet"]),
+    "a plain path": ("trusted.parquet", ["trusted.parquet"]),
+    "nothing matches": ("inputs/*.csv", []),
+}
+
+
+@pytest.mark.parametrize(("name", "expected"), PATTERNS.values(), ids=PATTERNS.keys())
+def test_files_are_found_sorted_and_named_as_configured(inputs: Storage, name: str, expected: list[str]) -> None:
+    found = find(name, f"{inputs.url}/{name}")
+    assert [file.name for file in found] == expected
+    assert [read_input(file.url) for file in found] == [inputs.read(file.name) for file in found]
+    assert [file.size for file in found] == [len(inputs.read(file.name)) for file in found]
+
+
+@pytest.mark.parametrize("lead", ["./", "../here/", "/elsewhere/"])
+def test_names_keep_the_configured_spelling(inputs: Storage, lead: str) -> None:
+    """Wherever the configured path was resolved to, names are spelled as it was."""
+    found = find(f"{lead}inputs/*.parquet", f"{inputs.url}/inputs/*.parquet")
+    assert [file.name for file in found] == [f"{lead}inputs/a.parquet", f"{lead}inputs/b.parquet"]
+
+
+def test_an_url_as_name_stays_one(inputs: Storage) -> None:
+    pattern = f"{inputs.url}/inputs/*.parquet"
+    assert [file.name for file in find(pattern, pattern)] == [f"{inputs.url}/inputs/a.parquet", f"{inputs.url}/inputs/b.parquet"]
+
+
+@pytest.mark.parametrize(("path", "pattern"), [("a/b.parquet", False), ("a/*.parquet", True), ("a?", True), ("[ab]", True), ("s3://b/c", False)])
+def test_what_is_a_pattern(path: str, pattern: bool) -> None:
+    assert is_pattern(path) == pattern
+
+
+def test_a_path_without_a_file_is_missing(inputs: Storage) -> None:
+    with pytest.raises(Missing, match=r"nothing\.parquet: no such file"):
+        find("nothing.parquet", f"{inputs.url}/nothing.parquet")
+
+
+def test_a_folder_is_no_file_and_says_what_to_write(inputs: Storage) -> None:
+    with pytest.raises(StorageError, match=r"inputs/: is a folder, not a file; name the files, or a glob such as inputs/\*\.parquet"):
+        find("inputs/", f"{inputs.url}/inputs")
+
+
+def test_an_unchanged_file_is_the_same_value(inputs: Storage) -> None:
+    url = f"{inputs.url}/trusted.parquet"
+    assert find("trusted.parquet", url) == find("trusted.parquet", url)
+
+
+def test_a_file_of_another_size_is_another_version(inputs: Storage) -> None:
+    url = f"{inputs.url}/trusted.parquet"
+    (before,) = find("trusted.parquet", url)
+    inputs.write("trusted.parquet", b"longer than before")
+    (after,) = find("trusted.parquet", url)
+    assert (after.name, after.url, after.size) == (before.name, before.url, 18)
+    assert after.version != before.version
+
+
+def test_a_file_rewritten_at_the_same_size_is_another_version(inputs: Storage) -> None:
+    url = f"{inputs.url}/trusted.parquet"
+    (before,) = find("trusted.parquet", url)
+    inputs.write("trusted.parquet", b"y" * before.size)
+    (after,) = find("trusted.parquet", url)
+    assert after.size == before.size
+    assert after.version != before.version
+
+
+def test_a_touched_local_file_is_another_version(tmp_path: Path) -> None:
+    path = tmp_path / "trusted.parquet"
+    path.write_bytes(b"1")
+    (before,) = find("trusted.parquet", str(path))
+    os.utime(path, ns=(path.stat().st_atime_ns, path.stat().st_mtime_ns + 1_000_000))
+    (after,) = find("trusted.parquet", str(path))
+    assert after.version != before.version
+
+
+def test_open_reads_ranges_and_what_is_not_there_is_missing(inputs: Storage) -> None:
+    with open_input(f"{inputs.url}/inputs/2026/c.parquet") as file:
+        file.seek(2)
+        assert file.read() == b"xx"
+    for ask in (open_input, read_input):
+        with pytest.raises(Missing, match="nothing: no such file"):
+            ask(f"{inputs.url}/nothing")
+
+
+def test_an_unknown_protocol_is_a_storage_error() -> None:
+    with pytest.raises(StorageError, match="nonsense://x"):
+        find("nonsense://x", "nonsense://x")
+
+
+def test_digest_is_sha256() -> None:
+    assert digest(b"abc") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
