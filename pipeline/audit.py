@@ -52,10 +52,10 @@ class Audit:
             RootError: none is published.
             Corrupt: it was written by a newer version.
         """
-        published = published_runs(self.storage, model)
-        if not published:
+        latest = next(published_runs(self.storage, model), None)
+        if latest is None:
             raise RootError(f"{self.storage.url}: no published scores of model {model!r}; models here: {', '.join(self.models) or 'none'}")
-        path = table_file(model, published[-1])
+        path = table_file(model, latest)
         file = open_parquet(self.storage.open(path), self.storage.locate(path))
         PUBLISHED_FORMAT.check(file.schema_arrow, self.storage.locate(path))
         return pa.RecordBatchReader.from_batches(PUBLISHED_FORMAT.schema, file.iter_batches())

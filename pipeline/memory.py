@@ -51,6 +51,7 @@ class Shapes:
     `sample_bytes`: activations of one sample; forward values, their gradients and one layer's workspace are counted.
     `task_rows`: rows of the largest task; they are held as float32, as float16 and once more as encoded bytes.
     `batch`: samples per batch. `reference`: rows of the reference part, whitened and unit ones held by each scoring worker.
+    `whitened`: whether there is a curvature, with float64 blocks and one layer's factorisation at a time.
     """
 
     layout: RowLayout
@@ -59,15 +60,16 @@ class Shapes:
     task_rows: int
     batch: int
     reference: int
+    whitened: bool
 
 
 def project_memory(shapes: Shapes) -> ProjectedMemory:
     """Projected peaks of a worker."""
     row = 4 * shapes.layout.k
-    blocks = 8 * sum(size * size for size in shapes.layout.sizes)
-    factor = 4 * 8 * max(shapes.layout.sizes) ** 2
+    blocks = 8 * sum(size * size for size in shapes.layout.sizes) if shapes.whitened else 0
+    factor = 4 * 8 * max(shapes.layout.sizes) ** 2 if shapes.whitened else 0
     references = 2 * shapes.reference * row
-    batch = 3 * shapes.batch * (shapes.sample_bytes + row)
+    batch = 3 * max(8, shapes.batch) * (shapes.sample_bytes + row)
     gradients = PROCESS_BYTES + 2 * shapes.model_bytes + batch + 2 * shapes.task_rows * row
     scoring = PROCESS_BYTES + blocks // 2 + references + SCORING_BLOCK * (6 * row + 8 * shapes.reference)
     curvature = PROCESS_BYTES + 2 * blocks + factor + references + SCORING_BLOCK * 6 * row

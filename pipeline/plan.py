@@ -154,6 +154,7 @@ def _plan_model(config: AuditConfig, model: ModelConfig) -> ModelPlan:
         task_rows=min(config.run.rows_per_task, rows),
         batch=min(config.run.batch_size, rows),
         reference=samples - calibration_size(samples, model.calibration.fraction),
+        whitened=model.curvature.kind != "identity",
     )
     size = (int(images.shape[1]), int(images.shape[2]))
     return ModelPlan(

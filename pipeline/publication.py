@@ -187,10 +187,10 @@ def _warnings(plan: ModelPlan) -> list[JsonValue]:
 
 def _same_table(storage: Storage, model: str, sha256: str) -> str | None:
     """The run whose published table is this very table, if it is the latest one."""
-    published = published_runs(storage, model)
-    latest = read_document(storage, run_summary_file(published[-1], model)) if published else None
-    table = latest.get("table") if latest else None
-    return published[-1] if isinstance(table, dict) and table.get("sha256") == sha256 else None
+    latest = next(published_runs(storage, model), None)
+    summary = read_document(storage, run_summary_file(latest, model)) if latest else None
+    table = summary.get("table") if summary else None
+    return latest if isinstance(table, dict) and table.get("sha256") == sha256 else None
 
 
 def _images(storage: Storage, summary: Document) -> Mapping[str, str]:

@@ -16,6 +16,7 @@ Model names start with a letter or digit, so `_` keeps a run's own files apart f
 """
 
 import uuid
+from collections.abc import Iterator
 from contextlib import suppress
 
 from pydantic import BaseModel, ConfigDict
@@ -127,6 +128,9 @@ def models(storage: Storage) -> list[str]:
     return [name for name in storage.list("") if name not in RESERVED_NAMES]
 
 
-def published_runs(storage: Storage, model: str) -> list[str]:
-    """Ids of the runs that published a table of this model, oldest first."""
-    return [name.removeprefix("run=") for name in storage.list(f"{model}/scores") if name.startswith("run=")]
+def published_runs(storage: Storage, model: str) -> Iterator[str]:
+    """Ids of the runs that published a table of this model, newest first; the folder of a killed run may be there and empty."""
+    for name in reversed(storage.list(f"{model}/scores")):
+        run_id = name.removeprefix("run=")
+        if storage.exists(table_file(model, run_id)):
+            yield run_id

@@ -30,6 +30,7 @@ class ForgetfulFileSystem(MemoryFileSystem):
 fsspec.register_implementation("forgetful", ForgetfulFileSystem, clobber=True)
 
 
-def fresh_url(kind: str, folder: Path) -> str:
-    """The URL of an empty root of this kind of store."""
-    return str(folder / f"root-{uuid.uuid4().hex}") if kind == "local" else f"{kind}://root-{uuid.uuid4().hex}"
+def fresh_url(kind: str, folder: Path = Path()) -> str:
+    """The URL of an empty root of this kind of store, below the folder where it is local."""
+    name = f"root-{uuid.uuid4().hex}"
+    return str(folder / name) if kind == "local" else f"{kind}://{name}"

@@ -1,5 +1,7 @@
 """Arrays: two objects each, read back exactly, whole or by range; damage is an error when read."""
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 import zarr
@@ -10,6 +12,7 @@ from hypothesis.extra import numpy as npst
 from infra.arrays import CHUNK_BYTES, Numbers, encode, open_array, read
 from infra.errors import Corrupt, Missing
 from infra.storage import Storage
+from tests.infra.stores import fresh_url
 from tests.strategies import LAW
 
 DTYPES = ["float16", "float32", "float64", "int8", "int32", "int64", "uint8", "bool"]
@@ -32,7 +35,7 @@ def three_chunks() -> Numbers:
 @LAW
 @given(some_arrays, st.data())
 def test_round_trip_whole_and_by_range(array: Numbers, data: st.DataObject) -> None:
-    back = stored(Storage("memory://round-trip"), "a/rows", array)
+    back = stored(Storage(fresh_url("memory")), "a/rows", array)
     assert (back.dtype, back.shape) == (array.dtype, array.shape)
     np.testing.assert_array_equal(read(back, 0, len(array)), array)
     start, stop = sorted(data.draw(st.tuples(st.integers(0, len(array)), st.integers(0, len(array)))))
@@ -102,7 +105,7 @@ def test_damage_in_one_chunk_leaves_the_others_readable(storage: Storage) -> Non
         read(back, edge, edge + 1)
 
 
-@pytest.mark.parametrize("keep", [0, 1, 3, 20, 40])
+@pytest.mark.parametrize("keep", [1, 3, 20, 40])
 def test_a_truncated_shard_is_corrupt(storage: Storage, keep: int) -> None:
     back = stored(storage, "rows", np.arange(1, 7, dtype=np.float32))
     storage.write("rows/c/0", storage.read("rows/c/0")[:keep])
@@ -111,9 +114,10 @@ def test_a_truncated_shard_is_corrupt(storage: Storage, keep: int) -> None:
 
 
 @pytest.mark.xfail(strict=True, reason="Zarr reads a missing shard as the fill value: lost rows become zeros, silently", raises=pytest.fail.Exception)
-def test_a_lost_shard_is_corrupt(storage: Storage) -> None:
+@pytest.mark.parametrize("lose", [lambda storage, path: storage.remove(path), lambda storage, path: storage.write(path, b"")], ids=["gone", "empty"])
+def test_a_lost_shard_is_corrupt(storage: Storage, lose: Callable[[Storage, str], None]) -> None:
     back = stored(storage, "rows", np.arange(1, 7, dtype=np.float32))
-    storage.remove("rows/c/0")
+    lose(storage, "rows/c/0")
     with pytest.raises(Corrupt):
         read(back, 0, 6)
 

@@ -19,16 +19,16 @@ WRITES = {
 }
 
 
-def test_the_probe_refuses_a_store_that_ignores_exclusive_create(tmp_path: Path) -> None:
-    storage = Storage(fresh_url("forgetful", tmp_path))
+def test_the_probe_refuses_a_store_that_ignores_exclusive_create() -> None:
+    storage = Storage(fresh_url("forgetful"))
     with pytest.raises(StorageError, match=r"^forgetful://root-\w+: this store lets a second writer replace .* use a store that honours it"):
         storage.refuse_without_exclusive_create()
     assert list(storage.walk("")) == []
     assert not storage.filesystem.store
 
 
-def test_the_look_alike_really_ignores_exclusive_create(tmp_path: Path) -> None:
-    storage = Storage(fresh_url("forgetful", tmp_path))
+def test_the_look_alike_really_ignores_exclusive_create() -> None:
+    storage = Storage(fresh_url("forgetful"))
     storage.create("file", b"first")
     storage.create("file", b"second")
     assert storage.read("file") == b"second"

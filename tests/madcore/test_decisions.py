@@ -70,7 +70,10 @@ def test_flag_count_tail_is_that_of_the_beta_binomial(data: st.DataObject) -> No
     assert flag_count_tail(flagged, audited, rank, calibration) == pytest.approx(expected, rel=1e-7, abs=1e-12)
 
 
-@pytest.mark.parametrize(("flagged", "audited", "rank", "calibration"), [(3, 1000, 1, 600), (20_000, 1_000_000, 6, 600), (60, 5000, 6, 599), (900, 1000, 2, 300)])
+AUDITS = [(3, 1000, 1, 600), (20_000, 1_000_000, 6, 600), (60, 5000, 6, 599), (900, 1000, 2, 300)]
+
+
+@pytest.mark.parametrize(("flagged", "audited", "rank", "calibration"), AUDITS)
 def test_flag_count_tail_at_the_sizes_of_an_audit(flagged: int, audited: int, rank: int, calibration: int) -> None:
     expected = stats.betabinom(audited, rank, calibration + 1 - rank).sf(flagged - 1)
     assert flag_count_tail(flagged, audited, rank, calibration) == pytest.approx(expected, rel=1e-5, abs=1e-12)

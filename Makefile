@@ -1,0 +1,41 @@
+# One environment, .venv, made from pinned versions. `make help` lists the targets.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo check test bench clean
+
+help:  ## List the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
+
+setup: $(READY)  ## Make .venv: torch first, then everything else, at the pinned versions
+
+# torch goes first and alone: its CPU and CUDA builds share a version, and pip's own settings (PIP_INDEX_URL,
+# PIP_EXTRA_INDEX_URL, PIP_FIND_LINKS) choose between them.
+$(READY): requirements.txt pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' || { echo "mad needs Python 3.11 to 3.13; name one: make setup PYTHON=python3.11" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet "$$(grep '^torch==' requirements.txt)"
+	$(BIN)/python -m pip install --quiet -r requirements.txt
+	$(BIN)/python -m pip install --quiet --no-deps -e .
+	@touch $(READY)
+
+demo: setup  ## Train a digit classifier with a backdoor and audit it
+	$(BIN)/mad demo
+
+check: setup  ## Lint, format, types, import rules
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+test: setup  ## Run the tests
+	$(BIN)/python -m pytest
+
+bench: setup  ## Measure: rows against a training step, and the stages of an audit; ratios, side by side in one run
+	$(BIN)/python -m tests.benchmarks.gradients
+
+clean:  ## Remove the environment and caches; audits stay
+	rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -1,0 +1,165 @@
+"""The published table and the summary, to the letter, each number recomputed from what is stored."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.dataset
+import pyarrow.parquet as pq
+import pytest
+import torch
+from numpy.typing import NDArray
+from pydantic import JsonValue
+from safetensors.torch import load_file
+from scipy.stats import false_discovery_control
+
+from madcore import Projection, select_layers
+from pipeline.artifacts.curvature import TrustedSamples, read_reference_rows, read_trusted
+from pipeline.artifacts.logs import stage_logs
+from pipeline.audit import Audit, open_audit
+from pipeline.demo.network import digit_cnn
+from pipeline.plan import plan_audit
+from pipeline.run import run_audit
+from pipeline.sources.images import decode, scaled
+from tests.conftest import ConfigMaker
+from tests.reference import autograd_rows
+
+COLUMNS = {
+    "sample_id": "string", "source": "string", "row": "int64", "prediction": "int32", "confidence": "float", "score": "float",
+    "p_value": "double", "q_value": "double", "flagged": "bool", "leverage": "float", "gradient_norm": "float", "mechanism": "int32",
+    "top_trusted": "list<item: struct<sample_id: string not null, influence: float not null>>", "layer_scores": "map<string, float>", "status": "string",
+}  # fmt: skip
+NULLABLE = {"confidence", "score", "p_value", "q_value", "leverage", "gradient_norm"}
+SUMMARY_KEYS = ("run_id", "counts", "verdict", "calibration", "evaluation", "controls", "layers", "stages")
+
+
+@dataclass(frozen=True)
+class Audited:
+    audit: Audit
+    table: pa.Table
+    trusted: TrustedSamples
+    references: torch.Tensor
+
+    def numbers(self, column: str) -> NDArray[np.float64]:
+        return np.asarray(self.table.column(column).to_numpy(), np.float64)
+
+
+def audited(config_maker: ConfigMaker, **sections: JsonValue) -> Audited:
+    audit = run_audit(plan_audit(config_maker(**sections)))
+    log = next(stage_logs(audit.storage, "digits", "curvature"))
+    receipt = next(receipt for name, receipt in log.receipts().items() if name.startswith("references"))
+    folder = log.attempt_folder(receipt)
+    return Audited(audit, audit.scores("digits").read_all(), read_trusted(audit.storage, folder), read_reference_rows(audit.storage, folder))
+
+
+@pytest.fixture
+def done(make_config: ConfigMaker) -> Audited:
+    return audited(make_config)
+
+
+def test_columns_types_and_rows_are_the_contracts(done: Audited, digits: Path) -> None:
+    assert {field.name: str(field.type) for field in done.table.schema} == COLUMNS
+    assert {field.name for field in done.table.schema if field.nullable} == NULLABLE
+    source = pq.read_table(digits / "audited.parquet")
+    assert done.table.column("sample_id").to_pylist() == source.column("id").to_pylist()
+    assert done.table.column("row").to_pylist() == list(range(len(source)))
+    assert set(done.table.column("source").to_pylist()) == {"audited.parquet"}
+    assert set(done.table.column("mechanism").to_pylist()) == {-1}
+    hive = pyarrow.dataset.dataset(f"{done.audit.storage.url}/digits/scores", partitioning="hive").to_table()
+    assert hive.num_rows == len(source) and "run" in hive.column_names
+
+
+def test_p_values_q_values_and_flags_follow_from_the_scores(done: Audited) -> None:
+    scores, calibration = done.numbers("score"), done.trusted.calibration_scores
+    expected = np.array([(1 + sum(other >= score for other in calibration)) / (1 + len(calibration)) for score in scores])
+    np.testing.assert_array_equal(done.numbers("p_value"), expected)
+    np.testing.assert_allclose(done.numbers("q_value"), false_discovery_control(expected), rtol=1e-12)
+    flagged = done.table.column("flagged").to_numpy()
+    np.testing.assert_array_equal(flagged, expected <= 0.01)
+    threshold = done.audit.summary("digits")["calibration"]
+    assert isinstance(threshold, dict)
+    np.testing.assert_array_equal(flagged, scores > threshold["threshold"])
+
+
+def test_an_fdr_target_flags_by_q_value(make_config: ConfigMaker) -> None:
+    found = audited(make_config, calibration={"target": {"fdr": 0.05}})
+    flagged = found.table.column("flagged").to_numpy()
+    np.testing.assert_array_equal(flagged, found.numbers("q_value") <= 0.05)
+    assert 0 < flagged.sum() < len(flagged)
+
+
+def test_the_split_is_by_part_and_the_reference_part_is_correct(done: Audited, digits: Path) -> None:
+    labels = dict(zip(*(pq.read_table(digits / "trusted.parquet").column(name).to_pylist() for name in ("id", "label")), strict=True))
+    assert len(done.trusted.of("calibration")) == round(0.3 * 500)
+    predictions = done.trusted.predictions.tolist()
+    for index in done.trusted.of("reference"):
+        assert labels[done.trusted.ids[index]] == predictions[index]
+    for index in done.trusted.of("filtered"):
+        assert labels[done.trusted.ids[index]] != predictions[index]
+    assert len(done.trusted.of("reference")) + len(done.trusted.of("filtered")) == 350
+
+
+def test_rows_are_autograds_and_scores_are_brute_force(make_config: ConfigMaker, digits: Path) -> None:
+    """A rank above every side, float32 rows and identity curvature: rows are full gradients, and `mean_coupling` is their mean cosine."""
+    rank, layers = 512, ["0", "2", "8"]
+    found = audited(
+        make_config,
+        estimator={"projection": {"rank": rank}, "rows_dtype": "float32", "layers": layers},
+        curvature={"kind": "identity"},
+        score={"kind": "mean_coupling"},
+    )
+    model = digit_cnn().double().eval()
+    model.load_state_dict(load_file(digits / "digits.safetensors"))
+    source, config = pq.read_table(digits / "audited.parquet").slice(0, 20), make_config()
+    pixels = np.stack([decode(image["bytes"], (8, 8), resize=True) for image in source.column("image").to_pylist()])
+    inputs = torch.from_numpy(scaled(pixels, config.models[0].data.preprocess)).double()
+    expected = autograd_rows(model, select_layers(model, layers).covered, inputs, Projection(rank))
+    stored = torch.from_numpy(found.audit.rows("digits", "audited")[:20].compute()).double()
+    torch.testing.assert_close(stored, expected, rtol=1e-4, atol=1e-4 * float(expected.abs().max()))
+    units = torch.nn.functional.normalize(found.references.double(), dim=1)
+    brute = -(torch.nn.functional.normalize(expected, dim=1) @ units.T).mean(dim=1)
+    np.testing.assert_allclose(found.numbers("score")[:20], brute.numpy(), atol=1e-5)
+
+
+def test_top_trusted_are_the_ten_largest_influences_of_the_reference_part(done: Audited) -> None:
+    entries = done.table.column("top_trusted").to_pylist()
+    references = set(done.trusted.reference_ids)
+    for row in entries:
+        influences = [entry["influence"] for entry in row]
+        assert len(row) == 10 and influences == sorted(influences, reverse=True)
+        assert {entry["sample_id"] for entry in row} <= references
+    layers = done.audit.summary("digits")["layers"]
+    assert isinstance(layers, dict)
+    assert [name for name, _ in done.table.column("layer_scores").to_pylist()[0]] == layers["covered"]
+
+
+def test_the_summary_has_what_the_contract_names_and_is_the_runs_own(done: Audited) -> None:
+    summary, outcome = done.audit.summary("digits"), done.audit.outcome
+    assert outcome is not None
+    assert set(SUMMARY_KEYS) <= set(summary)
+    root = Path(done.audit.storage.url)
+    assert json.loads((root / f"runs/{outcome.run_id}/digits.json").read_text()) == summary
+    assert json.loads((root / "digits/summary.json").read_text()) == summary
+    counts, evaluation = summary["counts"], summary["evaluation"]
+    assert isinstance(counts, dict) and isinstance(evaluation, dict)
+    assert counts["audited"] == done.table.num_rows
+    assert counts["flagged"] == int(done.table.column("flagged").to_numpy().sum())
+    for kept in ("all", "paper_filter"):
+        assert set(evaluation[kept]) >= {"auroc", "average_precision", "at_calibrated", "at_best"}
+    assert (root / "report/index.html").is_file() and (root / "report/digits.html").is_file()
+    assert open_audit(str(root)).summary("digits") == summary
+
+
+def test_rows_are_one_dask_array_over_the_committed_parts(done: Audited) -> None:
+    rows = done.audit.rows("digits", "audited")
+    assert rows.shape == (done.table.num_rows, plan_width(done))
+    assert len(rows.chunks[0]) == 4
+    norms = np.linalg.norm(rows.compute(), axis=1)
+    np.testing.assert_allclose(norms, done.numbers("gradient_norm"), rtol=1e-3)
+
+
+def plan_width(done: Audited) -> int:
+    array = done.audit.rows("digits", "trusted")
+    return int(array.shape[1])

@@ -1,0 +1,44 @@
+"""Clocks and memory: measures that only grow."""
+
+import os
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from infra.events import Notice, Stopwatch, ignore, peak_memory_bytes, utc_stamp
+
+STATM = Path("/proc/self/statm")
+
+
+def test_a_stopwatch_counts_wall_seconds() -> None:
+    watch, start = Stopwatch(), time.monotonic()
+    time.sleep(0.02)
+    assert 0.02 <= watch.seconds <= time.monotonic() - start + 0.01
+
+
+@pytest.mark.skipif(not STATM.exists(), reason="resident memory is read from /proc")
+def test_peak_memory_is_in_bytes_and_keeps_what_was_released() -> None:
+    resident = int(STATM.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    before, more = peak_memory_bytes(), 64 << 20
+    assert before >= resident
+    held = b"1" * (before - resident + more)
+    after = peak_memory_bytes()
+    del held
+    assert 0.7 * more < after - before < 1.3 * more
+    assert peak_memory_bytes() == after
+
+
+def test_time_stamps_sort_and_are_utc() -> None:
+    stamps = [utc_stamp()]
+    time.sleep(0.002)
+    stamps.append(utc_stamp())
+    assert stamps[0] < stamps[1]
+    told = datetime.strptime(stamps[1], "%Y%m%dT%H%M%S%fZ").replace(tzinfo=UTC)
+    assert abs((datetime.now(UTC) - told).total_seconds()) < 5
+    assert len(stamps[0]) == len("20261122T184455123Z")
+
+
+def test_nobody_needs_to_listen() -> None:
+    assert ignore(Notice("heard by nobody")) is None
