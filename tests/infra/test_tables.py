@@ -70,7 +70,7 @@ def test_only_the_row_groups_of_the_range_are_read() -> None:
     damaged[start : start + column.total_compressed_size] = bytes(column.total_compressed_size)
     store.write("rows.parquet", bytes(damaged))
     assert collect(URL, 0, 50, ["id"]) == table.slice(0, 50).select(["id"]).to_pylist()
-    assert collect(URL, 110, 150, ["id"]) == table.slice(110).select(["id"]).to_pylist()
+    assert collect(URL, 100, 150, ["id"]) == table.slice(100).select(["id"]).to_pylist()
     assert collect(URL, 0, 150, ["number"]) == table.select(["number"]).to_pylist()
 
 

@@ -48,6 +48,15 @@ def test_what_is_at_rest_comes_back_exactly(layout: RowLayout, seed: int, expone
     assert torch.equal(from_half(again, scales_again, layout), from_half(half, scales, layout))
 
 
+@LAW
+@given(layouts, seeds, st.integers(-100, 100))
+def test_a_layers_largest_number_lands_in_the_highest_octave_but_one(layout: RowLayout, seed: int, exponent: int) -> None:
+    """So float16 neither overflows by rounding nor loses octaves below."""
+    half, _ = to_half(normal_rows(seed, 3, layout.k) * 2.0**exponent, layout)
+    for block in layout.blocks(half.float()):
+        assert (block.abs().amax(dim=1) >= 2**14).all() and (block.abs() <= 2**15).all()
+
+
 @pytest.mark.parametrize("exponent", [-120, -14, -1, 0, 1, 40, 126])
 def test_powers_of_two_are_exact(exponent: int) -> None:
     layout = RowLayout(("a", "b"), (3, 1))
