@@ -4,7 +4,6 @@ An array is encoded in memory into its two objects (metadata and shard), so that
 Every chunk carries a CRC-32C: a flipped bit is an error when read, not a wrong score.
 """
 
-import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -16,6 +15,7 @@ import zarr.storage
 from fsspec.asyn import AsyncFileSystem
 from fsspec.implementations.asyn_wrapper import AsyncFileSystemWrapper
 from numpy.typing import NDArray
+from zarr.core.sync import sync
 
 from infra.errors import Corrupt, Missing
 from infra.storage import Storage
@@ -44,6 +44,7 @@ def encode(array: Numbers, attributes: Mapping[str, str | int | list[str] | list
         shards=(shard, *array.shape[1:]),
         compressors=[zarr.codecs.Crc32cCodec()],
         attributes=dict(attributes),
+        config={"write_empty_chunks": True},
     )
     target[:] = array
     return {name: buffer.to_bytes() for name, buffer in objects.items()}
@@ -61,12 +62,14 @@ def open_array(storage: Storage, path: str) -> StoredArray:
         return zarr.open_array(store, mode="r")
     except FileNotFoundError as error:
         raise Missing(f"{storage.locate(path)}: no array here") from error
-    except (json.JSONDecodeError, ValueError, KeyError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise Corrupt(f"{storage.locate(path)}: not a Zarr array ({error})") from error
 
 
 def read(array: StoredArray, start: int, stop: int) -> Numbers:
     """Rows [start, stop) of an array.
+
+    Zarr reads a shard that is gone as zeros; so where a row is all zero, it is looked whether the shard is there.
 
     Raises:
         Corrupt: a chunk's checksum does not match, or a chunk is missing.
@@ -75,7 +78,17 @@ def read(array: StoredArray, start: int, stop: int) -> Numbers:
         values = array[start:stop]
     except (ValueError, OSError, RuntimeError) as error:
         raise Corrupt(f"{array.store_path}: rows {start} to {stop} are damaged ({error}); `mad verify` names what is wrong") from error
-    return np.asarray(values)
+    rows = np.asarray(values)
+    if not rows.any(axis=tuple(range(1, rows.ndim))).all() and _shard_bytes(array) < array.nbytes:
+        raise Corrupt(f"{array.store_path}: its data is gone or cut short; `mad verify` names what is wrong")
+    return rows
+
+
+def _shard_bytes(array: StoredArray) -> int:
+    try:
+        return sync(array.store_path.store.getsize("/".join(["c", *["0"] * array.ndim])))
+    except FileNotFoundError:
+        return 0
 
 
 def _asynchronous(storage: Storage) -> AsyncFileSystem:

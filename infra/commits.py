@@ -94,6 +94,8 @@ class CommitLog:
                 _keep_latest(found, receipt)
         for name in self.storage.list(f"{self.folder}/receipts"):
             task, _, generation = name.removesuffix(".json").rpartition(".")
+            if not task or not generation.isdecimal():
+                raise Corrupt(f"{self.storage.locate(f'{self.folder}/receipts/{name}')}: not the name of a receipt; remove what is not mad's")
             if task not in found or found[task].generation < int(generation):
                 _keep_latest(found, self.receipt(name))
         return found

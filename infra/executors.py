@@ -47,7 +47,7 @@ class SerialExecutor:
         """One outcome per task, in order."""
         worker = None
         for task in tasks:
-            worker = worker or worker_factory()
+            worker = worker_factory() if worker is None else worker
             try:
                 outcome: TaskOutcome[Task, Result] = TaskOutcome(task, result=worker(task))
             except Exception as error:  # noqa: BLE001 - a task runs the user's model, which may raise anything; it fails alone

@@ -98,7 +98,7 @@ class Storage:
                     _settle(file)
                     os.replace(file.name, self._target(path))
             else:
-                self.filesystem.pipe_file(self.full(path), data)
+                self._send(path, data, mode="overwrite")
 
     def create(self, path: str, data: bytes) -> None:
         """Writes a file where there is none.
@@ -112,7 +112,7 @@ class Storage:
                     file.write(data)
                     self._claim(file, path)
             else:
-                self.filesystem.pipe_file(self.full(path), data, mode="create")
+                self._send(path, data, mode="create")
 
     def upload(self, path: str, local: Path) -> None:
         """Writes a local file's contents, replacing what is there."""
@@ -163,9 +163,20 @@ class Storage:
             "so two runs could overwrite each other; use a store that honours it: a local disk, Amazon S3, Ceph RGW or MinIO"
         )
 
+    def _send(self, path: str, data: bytes, mode: str) -> None:
+        try:
+            self.filesystem.pipe_file(self.full(path), data, mode=mode)
+        except FileExistsError as error:
+            if not self.filesystem.exists(self.full(path)):
+                raise NotADirectoryError(path) from error
+            raise
+
     def _target(self, path: str) -> str:
         target = Path(self.full(path))
-        target.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+        except FileExistsError as error:
+            raise NotADirectoryError(str(target)) from error
         return str(target)
 
     def _claim(self, file: IO[bytes], path: str) -> None:

@@ -87,19 +87,28 @@ def read_rows(url: str, start: int, stop: int, columns: Sequence[str], batch_row
     """Batches of rows [start, stop) of a Parquet file, of these columns only, reading only the row groups they lie in.
 
     Raises:
-        StorageError: the file cannot be read, or ends before `stop`.
+        StorageError: the file cannot be read, lacks a column, or ends before `stop`.
     """
     with open_input(url) as handle:
         file = open_parquet(handle, url)
-        groups, skipped = _row_groups(file, start, stop)
-        position = skipped
-        for batch in file.iter_batches(batch_rows, row_groups=groups, columns=list(columns)):
+        absent = [name for name in columns if name not in file.schema_arrow.names]
+        if absent:
+            raise StorageError(f"{url}: has no column {absent[0]!r}; was it replaced while the audit ran? Columns there: {', '.join(file.schema_arrow.names)}")
+        groups, position = _row_groups(file, start, stop)
+        for batch in _batches(file, batch_rows, groups, columns, url):
             first, last = max(start - position, 0), min(stop - position, batch.num_rows)
             position += batch.num_rows
             if first < last:
                 yield batch.slice(first, last - first)
         if position < stop:
             raise StorageError(f"{url}: ends at row {position}, rows up to {stop} were expected; was it replaced while the audit ran? Run again")
+
+
+def _batches(file: pq.ParquetFile, batch_rows: int, groups: Sequence[int], columns: Sequence[str], place: str) -> Iterator[pa.RecordBatch]:
+    try:
+        yield from file.iter_batches(batch_rows, row_groups=groups, columns=list(columns))
+    except (pa.ArrowInvalid, OSError) as error:
+        raise StorageError(f"{place}: a damaged Parquet file ({str(error).splitlines()[0]})") from error
 
 
 def _row_groups(file: pq.ParquetFile, start: int, stop: int) -> tuple[list[int], int]:

@@ -1,5 +1,6 @@
 """The commands that plan and run."""
 
+import sys
 from pathlib import Path
 from typing import Literal
 
@@ -9,8 +10,6 @@ from infra.storage import Storage
 from jobs.console import CANNOT, FAILED, VERDICT, Common
 from jobs.progress import ProgressDisplay
 from jobs.rendering import plan_document, plan_text, run_text
-from pipeline.artifacts.layout import page_file
-from pipeline.audit import Audit
 from pipeline.config import AuditConfig
 from pipeline.errors import ConfigError
 from pipeline.plan import AuditPlan, plan_audit
@@ -41,26 +40,29 @@ def run_demo(root: str, common: Common) -> None:
     """`mad demo`: prepares the inputs where they are missing, then runs exactly as `mad run`."""
     from pipeline.demo import prepare_demo  # noqa: PLC0415
 
-    inputs = Path("mad-demo-inputs" if "://" in root else f"{root.rstrip('/')}-inputs")
+    name = root.rstrip("/")
+    inputs = Path(f"{name.rpartition('/')[2] if '://' in name else name}-inputs")
     config = prepare_demo(inputs, root)
-    audit = _run(plan_audit(AuditConfig.load(config)), "serial", "reporting", None, common)
+    _run(plan_audit(AuditConfig.load(config)), "serial", "reporting", None, common)
     if common.output == "text":
-        print(f"Config: {config} (change it, then: mad run {config})\nPage:   {audit.storage.locate(page_file('index'))}")
+        print(f"config: {config} (change it, then: mad run {config})", file=common.results)
 
 
-def _run(plan: AuditPlan, executor: str, until: Until, verdict: str | None, common: Common) -> Audit:
+def _run(plan: AuditPlan, executor: str, until: Until, verdict: str | None, common: Common) -> None:
     with ProgressDisplay(common) as display:
         audit = run_audit(plan, executor=executor, until=until, listener=display)
     outcome = audit.outcome
     assert outcome is not None
     models = dict(outcome.summaries) or {name: {"stages": stages} for name, stages in outcome.stages.items()}
-    document = {"run_id": outcome.run_id, "models": models, "failures": dict(outcome.failures)}
+    document: dict[str, object] = {"run_id": outcome.run_id, "models": models, "failures": dict(outcome.failures)}
+    document |= {"failed_tasks": dict(outcome.failed_tasks), "refused_files": dict(outcome.refused_files)}
     common.emit(document, run_text(outcome, Storage(plan.config.root)))
+    for name, reason in outcome.failures.items():
+        print(f"mad: model {name}: {reason}", file=sys.stderr)
     if not outcome.clean:
         raise typer.Exit(FAILED)
     if verdict and any(_value(summary.get("verdict")) == verdict for summary in outcome.summaries.values()):
         raise typer.Exit(VERDICT)
-    return audit
 
 
 def _value(verdict: object) -> object:

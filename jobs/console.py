@@ -5,9 +5,9 @@ import logging
 import sys
 import traceback
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Annotated, Literal
+from contextlib import contextmanager, redirect_stdout
+from dataclasses import dataclass, field
+from typing import Annotated, Literal, TextIO
 
 import typer
 
@@ -25,18 +25,23 @@ class Common:
     output: OutputForm = "text"
     verbose: int = 0
     quiet: bool = False
+    results: TextIO = field(default_factory=lambda: sys.stdout)
 
     def emit(self, document: Mapping[str, object], text: str) -> None:
         """Prints a result: as the JSON object, or as the text."""
-        print(json.dumps(document, indent=1, allow_nan=False) if self.output == "json" else text)
+        print(json.dumps(document, indent=1, allow_nan=False) if self.output == "json" else text, file=self.results)
 
 
 @contextmanager
 def edge(common: Common) -> Iterator[Common]:
-    """Runs a command; an error leaves as one paragraph on stderr and an exit code, with a traceback only where asked for."""
+    """Runs a command; an error leaves as one paragraph on stderr and an exit code, with a traceback only where asked for.
+
+    Only results go to stdout: what the user's own code prints meanwhile goes to stderr.
+    """
     logging.basicConfig(stream=sys.stderr, level=logging.DEBUG if common.verbose > 1 else logging.INFO if common.verbose else logging.WARNING)
     try:
-        yield common
+        with redirect_stdout(sys.stderr):
+            yield common
     except KeyboardInterrupt:
         print("interrupted; what is finished is kept, the same command resumes", file=sys.stderr)
         raise typer.Exit(130) from None

@@ -11,13 +11,16 @@ def write_example(folder: str, common: Common) -> None:
     """Writes audit.yaml where there is none.
 
     Raises:
-        ConfigError: there is one already.
+        ConfigError: there is one already, or the folder cannot be written.
     """
     target = Path(folder) / "audit.yaml"
-    target.parent.mkdir(parents=True, exist_ok=True)
     try:
+        target.parent.mkdir(parents=True, exist_ok=True)
         with target.open("x", encoding="utf-8") as file:
             file.write(files("jobs").joinpath("example.yaml").read_text(encoding="utf-8"))
     except FileExistsError as error:
-        raise ConfigError(f"{target}: exists already, and is left as it is; name another folder") from error
+        what = f"{target}: exists already, and is left as it is" if target.exists() else f"{folder}: is a file"
+        raise ConfigError(f"{what}; name another folder") from error
+    except OSError as error:
+        raise ConfigError(f"{target}: cannot be written ({error.strerror}); name another folder") from error
     common.emit({"config": str(target)}, f"{target} is written; put your models and data into it, then: mad plan {target}")

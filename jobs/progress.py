@@ -44,11 +44,11 @@ class ProgressDisplay:
             case TaskEnded(stage, model, _, error):
                 self._bars.advance(self._stages[stage])
                 if error:
-                    self._console.print(f"{stage}: a task of model {model} failed: {error}", markup=False)
+                    self._console.print(f"{stage}: a task of model {model} failed: {error}", markup=False, soft_wrap=True)
             case StageEnded(stage, seconds):
                 self._end(stage, seconds)
             case Notice(text):
-                self._console.print(text, markup=False)
+                self._console.print(text, markup=False, soft_wrap=True)
 
     def _start(self, stage: str, tasks: int, reused: int) -> None:
         self._reused[stage] = self._reused.get(stage, 0) + reused
@@ -61,4 +61,5 @@ class ProgressDisplay:
     def _end(self, stage: str, seconds: float) -> None:
         bar = self._bars.tasks[self._stages[stage]]
         if not sys.stderr.isatty():
-            self._console.print(f"{stage}: {int(bar.completed)} of {int(bar.total or 0)} tasks, {self._reused[stage]} of them reused, {seconds:.1f} s")
+            done = f"{int(bar.completed)} of {int(bar.total or 0)} tasks"
+            self._console.print(f"{stage}: {done}, {self._reused[stage]} of them reused, {seconds:.1f} s", soft_wrap=True)

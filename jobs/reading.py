@@ -4,10 +4,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import typer
 
-from infra.storage import Storage
 from jobs.console import FAILED, Common
 from jobs.progress import ProgressDisplay
 from jobs.rendering import results, share, size, table
+from pipeline.artifacts.layout import root_storage
 from pipeline.audit import Audit, open_audit
 from pipeline.publication import Document, latest_failures, publish_pages
 from pipeline.status import inspect, status
@@ -18,7 +18,7 @@ SHOWN = ("sample_id", "source", "row", "prediction", "confidence", "score", "p_v
 
 def show_status(root: str, common: Common) -> None:
     """`mad status`."""
-    found = status(Storage(root))
+    found = status(root_storage(root))
     runs = [[str(run["run_id"]), str(run["state"]), _notes(run)] for run in _dicts(found["runs"])]
     models = []
     for name, model in _dict(found["models"]).items():
@@ -36,7 +36,7 @@ def _notes(run: Document) -> str:
 def show_verification(root: str, common: Common) -> None:
     """`mad verify`: exit 1 where something differs."""
     with ProgressDisplay(common) as display:
-        found = verify(Storage(root), display)
+        found = verify(root_storage(root), display)
     document: Document = {
         "receipts": found.receipts,
         "files": found.files,

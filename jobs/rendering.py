@@ -21,7 +21,7 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[str]], title: str = ""
     for row in rows:
         grid.add_row(*(_plain(cell) for cell in row))
     sink = io.StringIO()
-    Console(file=sink, width=400, no_color=True, markup=False, highlight=False).print(grid)
+    Console(file=sink, width=100_000, no_color=True, markup=False, highlight=False).print(grid)
     return "\n".join(line.rstrip() for line in sink.getvalue().splitlines())
 
 
@@ -114,7 +114,8 @@ def run_text(outcome: RunOutcome, storage: Storage) -> str:
     else:
         lines.append(stage_seconds(outcome.stages))
     lines += [f"{name}: FAILED: {reason}" for name, reason in outcome.failures.items()]
-    lines += [f"{name}: task given up, tried again by the next run: {tasks[0]} ({len(tasks)} in all)" for name, tasks in outcome.failed_tasks.items()]
+    given_up = {name: tasks for name, tasks in outcome.failed_tasks.items() if name not in outcome.failures}
+    lines += [f"{name}: task given up, tried again by the next run: {tasks[0]} ({len(tasks)} in all)" for name, tasks in given_up.items()]
     return "\n".join(lines)
 
 

@@ -77,7 +77,8 @@ def threshold(calibration: Floats, rank: int) -> float | None:
 
 def smallest_certified_group(alpha: float, calibration: int, samples: int) -> int:
     """The fewest samples that Benjamini-Hochberg at alpha can flag among n, if any: ceil(n / (alpha (M + 1)))."""
-    return ceil(samples / (alpha * (calibration + 1)))
+    group = ceil(samples / (alpha * (calibration + 1)))
+    return group - 1 if group > 1 and samples / (calibration + 1) / (group - 1) <= alpha else group
 
 
 def q_values_by_exceedances(counts: NDArray[np.int64]) -> Floats:

@@ -22,10 +22,11 @@ TOP_TRUSTED = 10
 
 def unit_rows(whitened_nk: Tensor, layout: RowLayout, layers: LayersForm) -> Tensor:
     """Unit rows (n, k): one L2 norm for the whole row, or one per layer (`apart`). A zero row or layer stays zero."""
-    if layers == "concatenated":
-        return torch.nn.functional.normalize(whitened_nk, dim=1, eps=torch.finfo(whitened_nk.dtype).tiny)
     norms_nl = layout.layer_norms(whitened_nk)
-    return whitened_nk / layout.spread(torch.where(norms_nl > 0, norms_nl, torch.ones_like(norms_nl)))
+    if layers == "concatenated":
+        norms_nl = torch.linalg.vector_norm(norms_nl, dim=1, keepdim=True)
+    divisors_nl = torch.where(norms_nl > 0, norms_nl, torch.ones_like(norms_nl)).to(whitened_nk)
+    return whitened_nk / (divisors_nl if layers == "concatenated" else layout.spread(divisors_nl))
 
 
 def class_means(units_mk: Tensor, predictions_m: Tensor, classes: int) -> Tensor:
@@ -65,7 +66,7 @@ class References:
             raise ValueError("the reference part is empty: no trusted sample is left to compare with")
         units_mk = unit_rows(whitened_mk, layout, layers)
         present_c = torch.bincount(predictions_m, minlength=classes) > 0
-        median = float(log_leverage(whitened_mk).median())
+        median = float(log_leverage(whitened_mk).quantile(0.5))
         return cls(layout, layers, whitened_mk, units_mk, class_means(units_mk, predictions_m, classes), present_c, median)
 
     def explanation(self, kind: ScoreKind, units_nk: Tensor, predictions_n: Tensor) -> Tensor:
@@ -77,7 +78,7 @@ class References:
             return self.class_means[cosines_nc.argmax(dim=1)]
         if kind == "top_coupling":
             nearest_nq = (units_nk @ self.units.T).topk(self.nearest, dim=1).indices
-            weights_nm = torch.zeros(len(units_nk), len(self.units)).scatter_(1, nearest_nq, 1 / self.nearest)
+            weights_nm = units_nk.new_zeros(len(units_nk), len(self.units)).scatter_(1, nearest_nq, 1 / self.nearest)
             return weights_nm @ self.units
         return self.units.mean(dim=0).expand_as(units_nk)
 
@@ -119,7 +120,7 @@ def score(references: References, kind: ScoreKind, whitened_nk: Tensor, predicti
         scores_n = scores_n / (norms_nl > 0).sum(dim=1).clamp(min=1)
     if kind == "leverage":
         scores_n = (log_leverage(whitened_nk) - references.log_leverage_median).abs()
-    lengths_nl = norms_nl * layout.layer_norms(explanation_nk)
+    lengths_nl = (norms_nl * layout.layer_norms(explanation_nk)).to(products_nl)
     cosines_nl = torch.where(lengths_nl > 0, products_nl / lengths_nl.clamp(min=torch.finfo(torch.float32).tiny), 0.0)
     influence = whitened_nk @ references.whitened.T
     top = influence.topk(min(TOP_TRUSTED, influence.shape[1]), dim=1)

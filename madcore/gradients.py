@@ -94,10 +94,10 @@ class RowExtractor:
 
         Raises:
             ModelError: the model is in training mode, or no layer is given.
-            LayerError: a layer is none of the model's, or of a kind without a formula.
+            LayerError: a layer is of a kind without a formula.
         """
-        if model.training:
-            raise ModelError("the model is in training mode, where samples of a batch mix: call model.eval() first")
+        if any(module.training for module in model.modules()):
+            raise ModelError("the model, or a part of it, is in training mode, where samples of a batch mix: call model.eval() first")
         if not layers:
             raise ModelError("no layer to take gradients of: select at least one")
         self.layout = row_layout(layers, projection)
@@ -114,7 +114,7 @@ class RowExtractor:
             precision: bfloat16 or float16 run the forward pass under autocast; rows stay in the model's own precision.
 
         Raises:
-            LayerError: a module's output does not have the samples as its first dimension.
+            LayerError: a module's input or output does not have the samples as its first dimension, or it runs without gradients.
         """
         with ExitStack() as stack:
             stack.enter_context(torch.enable_grad())
@@ -126,7 +126,7 @@ class RowExtractor:
                 handle = self._model.get_submodule(name).register_forward_hook(_forward_hook(members, rows, anchor), with_kwargs=True)
                 stack.callback(handle.remove)
             with torch.autocast(some.device.type, dtype=precision, enabled=precision is not torch.float32):
-                outputs = self._model(batch)
+                outputs = self._model(batch.detach())
             values = self._measurement(outputs.to(some.dtype)).sum()
             if values.requires_grad:
                 values.backward(inputs=[anchor])
@@ -150,9 +150,13 @@ def _forward_hook(members: Sequence[_Projected], rows: Tensor, anchor: Tensor) -
     def project(module: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Tensor], output: Tensor) -> Tensor:
         with torch.no_grad(), torch.autocast(rows.device.type, enabled=False):
             inputs = (args[0] if args else next(iter(kwargs.values()))).detach().to(rows.dtype)
+            if inputs.ndim < 2 or inputs.shape[0] != rows.shape[0]:
+                raise LayerError(members[0].layer.name, f"its input has {inputs.shape[0]} entries first, where the batch has {rows.shape[0]} samples")
             saved = [member.formula.save(inputs, member.p1) for member in members]
         if not output.requires_grad:
             output = _Root.apply(output, anchor)  # type: ignore[no-untyped-call]
+        if not output.requires_grad:
+            raise LayerError(members[0].layer.name, "the model runs it with gradients switched off")
         output.register_hook(lambda grads: _add_rows(members, saved, grads, rows))
         return output
 

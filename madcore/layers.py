@@ -33,6 +33,16 @@ class Formula(Protocol):
         """The projected per-sample gradient (n, o, i) from `saved` and the gradient of the module's output."""
 
 
+def _positions_nsd(tensor: Tensor) -> Tensor:
+    """(n, ..., d) -> (n, s, d), n from 0 on."""
+    return tensor.flatten(1, -2) if tensor.ndim > 2 else tensor.unsqueeze(1)
+
+
+def _sum_positions(tensor_nc: Tensor) -> Tensor:
+    """(n, c, ...) -> (n, c)."""
+    return tensor_nc.flatten(2).sum(dim=2) if tensor_nc.ndim > 2 else tensor_nc
+
+
 def _outer(grads_nos: Tensor, inputs_nis: Tensor) -> Tensor:
     """Sum over positions s of the outer products: (n, o, s), (n, i, s) -> (n, o, i)."""
     return torch.bmm(grads_nos, inputs_nis.transpose(1, 2))
@@ -51,12 +61,12 @@ class LinearWeight:
 
     def save(self, inputs: Tensor, p1: Tensor | None) -> Tensor:
         """Projected inputs (n, s, i)."""
-        inputs_nsd = inputs.reshape(inputs.shape[0], -1, inputs.shape[-1])
+        inputs_nsd = _positions_nsd(inputs)
         return inputs_nsd.clone() if p1 is None else inputs_nsd @ p1.T
 
     def row(self, saved: Tensor, grads: Tensor, p0: Tensor | None) -> Tensor:
         """(n, o, i)."""
-        grads_nsd = grads.reshape(grads.shape[0], -1, grads.shape[-1])
+        grads_nsd = _positions_nsd(grads)
         return _outer((grads_nsd if p0 is None else grads_nsd @ p0.T).transpose(1, 2), saved.transpose(1, 2))
 
 
@@ -85,7 +95,8 @@ class ConvWeight:
             inputs = F.pad(inputs, module._reversed_padding_repeated_twice, mode=module.padding_mode)
             padding = (0,) * len(module.kernel_size)
         patches = CONVOLVE[kernel.ndim](inputs, kernel, None, module.stride, padding, module.dilation, module.groups)
-        return patches.reshape(inputs.shape[0], module.groups, filters.shape[0], -1).transpose(1, 2).flatten(2)
+        patches_ngis: Tensor = patches.flatten(2).unflatten(1, (module.groups, filters.shape[0]))
+        return patches_ngis.transpose(1, 2).flatten(2)
 
     def row(self, saved: Tensor, grads: Tensor, p0: Tensor | None) -> Tensor:
         """(n, o, i)."""
@@ -93,9 +104,8 @@ class ConvWeight:
         if groups == 1:
             return _outer(grads_ncs if p0 is None else p0 @ grads_ncs, saved)
         sides = torch.eye(self.shape[0], dtype=grads.dtype, device=grads.device) if p0 is None else p0
-        sides_ogc = sides.reshape(sides.shape[0], groups, -1)
-        grads_ngcs = grads_ncs.reshape(grads.shape[0], groups, sides_ogc.shape[2], -1)
-        return _outer(torch.einsum("ogc,ngcs->nogs", sides_ogc, grads_ngcs).flatten(2), saved)
+        by_group = torch.einsum("ogc,ngcs->nogs", sides.unflatten(1, (groups, -1)), grads_ncs.unflatten(1, (groups, -1)))
+        return _outer(by_group.flatten(2), saved)
 
 
 @dataclass(frozen=True)
@@ -116,7 +126,7 @@ class Bias:
 
     def row(self, saved: Tensor, grads: Tensor, p0: Tensor | None) -> Tensor:
         """(n, o, 1)."""
-        sums_nc = grads.movedim(self.axis, 1).reshape(grads.shape[0], self.size, -1).sum(dim=2)
+        sums_nc = _sum_positions(grads.movedim(self.axis, 1))
         return (sums_nc if p0 is None else sums_nc @ p0.T).unsqueeze(2)
 
 
@@ -138,7 +148,7 @@ class BatchNormWeight:
 
     def row(self, saved: Tensor, grads: Tensor, p0: Tensor | None) -> Tensor:
         """(n, o, 1)."""
-        sums_nc = (saved * grads).reshape(grads.shape[0], self.module.num_features, -1).sum(dim=2)
+        sums_nc = _sum_positions(saved * grads)
         return (sums_nc if p0 is None else sums_nc @ p0.T).unsqueeze(2)
 
 

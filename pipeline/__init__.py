@@ -1,1 +1,20 @@
 """Composes the numerics and the outside into an audit: config, plan, stages, artifacts."""
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pipeline.audit import Audit, open_audit
+    from pipeline.config import AuditConfig
+    from pipeline.plan import AuditPlan, plan_audit
+    from pipeline.run import run_audit
+
+__all__ = ["Audit", "AuditConfig", "AuditPlan", "open_audit", "plan_audit", "run_audit"]
+_HOMES = {"Audit": "audit", "open_audit": "audit", "AuditConfig": "config", "AuditPlan": "plan", "plan_audit": "plan", "run_audit": "run"}
+
+
+def __getattr__(name: str) -> object:
+    """Imports a public name when it is first asked for: most commands need no torch."""
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)

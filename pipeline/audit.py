@@ -14,7 +14,7 @@ from infra.commits import CommitLog, Receipt
 from infra.storage import Storage
 from infra.tables import open_parquet
 from madcore import RowLayout
-from pipeline.artifacts.layout import models, open_root, published_runs, table_file
+from pipeline.artifacts.layout import models, open_root, published_runs, root_storage, table_file
 from pipeline.artifacts.rows import RowsPart, open_rows, read_blocks, stored_layout
 from pipeline.artifacts.scores import PUBLISHED_FORMAT
 from pipeline.errors import RootError
@@ -85,7 +85,7 @@ def open_audit(root: str) -> Audit:
     Raises:
         RootError: it is not one, or written by a newer version.
     """
-    storage = Storage(root)
+    storage = root_storage(root)
     open_root(storage)
     return Audit(storage)
 

@@ -3,25 +3,27 @@
 from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
-from typing import get_args
+from typing import Annotated, get_args
 
 import yaml
-from pydantic import BaseModel, JsonValue, ValidationError
+from pydantic import BaseModel, Field, JsonValue, ValidationError
 from pydantic_core import ErrorDetails
 
 from pipeline.errors import ConfigError
-from pipeline.schema import ModelConfig, RunSection, ScoreSection, Section
+from pipeline.schema import CurvatureSection, Estimator, ModelConfig, ProjectionSection, RelativeMean, RunSection, ScoreSection, Section
 
 MODEL_SECTIONS = ("task", "data", "estimator", "curvature", "score", "calibration")
 REPLACED_WHOLE = ("columns", "preprocess", "target")
 LARGEST_CONFIG = 4 << 20
+_KINDS: dict[str, type[Section]] = {"estimator": Estimator, "projection": ProjectionSection, "curvature": CurvatureSection, "damping": RelativeMean, "score": ScoreSection}
+DEFAULT_KINDS: dict[str, type[Section]] = {name: section.model_fields["kind"].default for name, section in _KINDS.items()}
 Raw = dict[str, JsonValue]
 
 
 class AuditConfig(Section):
     """A whole audit: its root and its models, each with all its sections."""
 
-    root: str
+    root: Annotated[str, Field(min_length=1)]
     models: tuple[ModelConfig, ...]
     run: RunSection = RunSection()
     review: None = None
@@ -40,8 +42,9 @@ class AuditConfig(Section):
     @classmethod
     def parse(cls, raw: Raw, folder: str = ".") -> "AuditConfig":
         """From the mapping that a YAML file holds; raises as `load`."""
-        if "folder" in raw:
-            raise ConfigError("folder: unknown key; relative paths count from the config file's own folder")
+        unknown = [key for key in raw if key not in _valid_keys(())]
+        if unknown:
+            raise ConfigError("; ".join(f"{key}: {_remedy(key, _valid_keys(()))}" for key in unknown))
         models = raw.get("models")
         if not isinstance(models, list) or not models or not all(isinstance(model, dict) for model in models):
             raise ConfigError("models: a list of at least one model is required, each a mapping with name, architecture and weights")
@@ -69,15 +72,16 @@ def merge(base: Mapping[str, JsonValue], over: Mapping[str, JsonValue]) -> Raw:
     merged = dict(base)
     for key, value in over.items():
         below = merged.get(key)
-        if isinstance(below, dict) and isinstance(value, dict) and key not in REPLACED_WHOLE and not _other_kind(below, value):
+        if isinstance(below, dict) and isinstance(value, dict) and key not in REPLACED_WHOLE and not _other_kind(key, below, value):
             merged[key] = merge(below, value)
         else:
             merged[key] = value
     return merged
 
 
-def _other_kind(below: Raw, value: Raw) -> bool:
-    return "kind" in value and value["kind"] != below.get("kind")
+def _other_kind(section: str, below: Raw, value: Raw) -> bool:
+    default = DEFAULT_KINDS.get(section)
+    return "kind" in value and value["kind"] != below.get("kind", default)
 
 
 def _resolve_auto(model: ModelConfig) -> ModelConfig:
@@ -96,7 +100,7 @@ def _read(path: Path) -> Raw:
         raise ConfigError(f"{path}: no such file; `mad init` writes an example config") from error
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: cannot be read ({error})") from error
-    except (yaml.YAMLError, RecursionError) as error:
+    except (yaml.YAMLError, RecursionError, ValueError, AttributeError, TypeError) as error:
         raise ConfigError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
     if not isinstance(raw, dict):
         raise ConfigError(f"{path}: expected a mapping with root, models, task and data, found {type(raw).__name__}; `mad init` writes an example config")
@@ -115,15 +119,32 @@ def _complaints(error: ValidationError, raw: Raw) -> str:
 def _complaint(detail: ErrorDetails, raw: Raw) -> str:
     where, kind, given = _where(detail["loc"], raw), detail["type"], detail.get("input")
     if kind == "extra_forbidden":
-        valid = _valid_keys(detail["loc"][:-1])
-        near = get_close_matches(str(detail["loc"][-1]), valid, n=1)
-        remedy = f"did you mean {near[0]!r}?" if near else f"valid keys: {', '.join(valid)}"
-        return f"{where}: unknown key; {remedy}"
-    if kind == "missing":
-        return f"{where}: required, but not given"
+        return f"{where}: {_remedy(str(detail['loc'][-1]), _valid_keys(detail['loc'][:-1]))}"
+    if kind in PHRASES:
+        return f"{where}: {PHRASES[kind].format(**detail.get('ctx', {}))}" + ("" if kind == "missing" else f", got {_shown(given)}")
     message = detail["msg"].removeprefix("Value error, ")
-    shown = "" if isinstance(given, dict | list) or kind == "value_error" else f", got {given!r}"
+    shown = "" if isinstance(given, dict | list) or kind == "value_error" else f", got {_shown(given)}"
     return f"{where}: {message[0].lower()}{message[1:]}{shown}"
+
+
+PHRASES = {
+    "missing": "required, but not given",
+    "model_type": "expected a mapping",
+    "dict_type": "expected a mapping",
+    "tuple_type": "expected a list",
+    "none_required": "not available in this version, leave it null",
+    "union_tag_invalid": "kind must be one of {expected_tags}",
+}
+
+
+def _shown(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+def _remedy(key: object, valid: Sequence[str]) -> str:
+    near = get_close_matches(str(key), valid, n=1)
+    return "unknown key; " + (f"did you mean {near[0]!r}?" if near else f"valid keys: {', '.join(valid)}")
 
 
 def _where(loc: Sequence[int | str], raw: Raw) -> str:
@@ -139,13 +160,17 @@ def _where(loc: Sequence[int | str], raw: Raw) -> str:
 
 
 def _valid_keys(loc: Sequence[int | str]) -> list[str]:
-    section: type[BaseModel] = AuditConfig
+    """The keys of the section at a place; a place names the kind of a section that has several."""
+    options: list[type[BaseModel]] = [AuditConfig]
     for part in loc:
-        candidates = [section] if isinstance(part, int) else _sections(section.model_fields[part].annotation) if part in section.model_fields else []
-        tagged = [kind for kind in candidates if "kind" in kind.model_fields and kind.model_fields["kind"].default == part]
-        section = (tagged or candidates or [section])[0]
-    keys = [key for key in section.model_fields if section is not AuditConfig or key != "folder"]
-    return keys + list(MODEL_SECTIONS) if section is AuditConfig else keys
+        tagged = [section for section in options if "kind" in section.model_fields and section.model_fields["kind"].default == part]
+        if tagged:
+            options = tagged
+        elif isinstance(part, str) and part in options[0].model_fields:
+            options = _sections(options[0].model_fields[part].annotation) or options
+    if options[0] is AuditConfig:
+        return [key for key in AuditConfig.model_fields if key != "folder"] + list(MODEL_SECTIONS)
+    return list(options[0].model_fields)
 
 
 def _sections(annotation: object) -> list[type[BaseModel]]:

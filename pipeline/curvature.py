@@ -130,7 +130,7 @@ def split_trusted(storage: Storage, plan: ModelPlan, parts: tuple[RowsPart, ...]
     trusted = TrustedSamples(ids, names, rows, parted, torch.cat(predictions), np.full(len(ids), np.nan))
     if "reference" not in parted:
         raise StageError(
-            f"model {plan.name}: the reference part is empty: none of the {sum(readable)} readable trusted samples outside the calibration part "
+            f"model {plan.name}: the reference part is empty: of {sum(readable)} readable trusted samples, none outside the calibration part "
             "is predicted correctly; check the labels and data.preprocess"
         )
     check_target(plan.config.calibration.target.level, parted.count("calibration"), sum(readable))

@@ -55,9 +55,6 @@ class GradientWorker:
         reading = Reading(self._config.run.batch_size, plan.input_size, resize=plan.config.data.preprocess.size is not None)
         for batch in read_images(rows.source, rows.start, rows.stop, reading):
             collected.add(batch, *self._rows(extractor, batch, plan))
-        if collected.nonfinite and self._config.run.on_nonfinite == "fail":
-            count = f"{collected.nonfinite} of {rows.stop - rows.start} gradients"
-            raise StageError(f"{count} are not finite in {rows.source.file.name}, and run.on_nonfinite is fail")
         files = encode_rows(collected.rows, collected.columns(rows.start), plan.layout, plan.config.estimator.rows_dtype)
         measures = Measures(
             rows=rows.stop - rows.start,

@@ -1,20 +1,19 @@
 """The plan: everything that can be known before running, printed by `mad plan` and refused if it cannot fit. It writes nothing."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import chain
 
 import torch
 
 from infra.errors import StorageError
-from infra.storage import Storage
 from madcore import Layer, MadcoreError, Projection, RowLayout, check_layers, margin, row_layout, select_layers
 from madcore.calibration import calibration_size, check_target, smallest_certified_group
-from pipeline.artifacts import check_root
+from pipeline.artifacts.layout import check_root, root_storage
 from pipeline.config import AuditConfig
 from pipeline.errors import ConfigError, SourceError
 from pipeline.keys import key_of
-from pipeline.memory import ProjectedMemory, Shapes, activation_bytes, project_memory
+from pipeline.memory import PROCESS_BYTES, ProjectedMemory, Shapes, activation_bytes, project_memory
 from pipeline.schema import ModelConfig
 from pipeline.sources.datasets import Source, find_sources, first_images, read_ids
 from pipeline.sources.images import scaled
@@ -26,12 +25,13 @@ CHECKED_SAMPLES = 2
 
 @dataclass(frozen=True)
 class RowTask:
-    """Rows [start, stop) of one source file, for one model."""
+    """Rows [start, stop) of one source file, for one model; the same task whichever split and spelling names the file."""
 
     model: str
-    source: Source
+    source_key: str
     start: int
     stop: int
+    source: Source = field(compare=False)
 
     @property
     def name(self) -> str:
@@ -74,12 +74,12 @@ class ModelPlan:
     @property
     def sources(self) -> tuple[Source, ...]:
         """All files, each once: trusted ones first."""
-        return tuple({source.file.url: source for source in (*self.trusted, *self.audited)}.values())
+        return tuple({source.key: source for source in (*self.trusted, *self.audited)}.values())
 
     def tasks(self, source: Source) -> Iterator[RowTask]:
         """The tasks of one source, in order."""
         for start in range(0, source.rows, self.rows_per_task):
-            yield RowTask(self.name, source, start, min(start + self.rows_per_task, source.rows))
+            yield RowTask(self.name, source.key, start, min(start + self.rows_per_task, source.rows), source)
 
     @property
     def row_tasks(self) -> int:
@@ -120,7 +120,7 @@ def plan_audit(config: AuditConfig) -> AuditPlan:
         ConfigError: no model is left to run; with every reason.
         RootError: the root is not one.
     """
-    check_root(Storage(config.root))
+    check_root(root_storage(config.root))
     models, refused = [], {}
     for model in config.models:
         try:
@@ -142,7 +142,10 @@ def _plan_model(config: AuditConfig, model: ModelConfig) -> ModelPlan:
     images = first_images(trusted, CHECKED_SAMPLES, model.data.preprocess)
     inputs = torch.from_numpy(scaled(images, model.data.preprocess))
     with users_code(f"architecture {model.architecture}: a forward pass on a trusted sample of shape {tuple(inputs[:1].shape)}"), torch.no_grad():
-        classes = int(loaded.module(inputs).shape[-1])
+        outputs = loaded.module(inputs)
+    if not isinstance(outputs, torch.Tensor) or outputs.ndim != 2:
+        found = f"shape {tuple(outputs.shape)}" if isinstance(outputs, torch.Tensor) else f"an object of type {type(outputs).__name__}"
+        raise SourceError(f"architecture {model.architecture}: expected logits (samples, classes) from a forward pass, got {found}")
     projection = Projection(model.estimator.projection.rank, model.estimator.projection.seed)
     coverage = select_layers(loaded.module, model.estimator.layers, model.estimator.parameters)
     coverage = check_layers(loaded.module, coverage, inputs, projection, margin)
@@ -163,7 +166,7 @@ def _plan_model(config: AuditConfig, model: ModelConfig) -> ModelPlan:
         row_key=_row_key(model, loaded, layout, size),
         layers=coverage.covered,
         not_covered=coverage.not_covered,
-        classes=classes,
+        classes=int(outputs.shape[1]),
         input_size=size,
         trusted=tuple(trusted),
         audited=tuple(audited),
@@ -218,7 +221,7 @@ def _does_not_fit(plan: ModelPlan, granted: int) -> str:
     worst = max(needs, key=lambda stage: needs[stage])
     return (
         f"model {plan.name}: the stage {worst} would need {needs[worst] / 2**30:.2f} GiB a worker, run.memory_per_worker grants "
-        f"{granted / 2**30:.2f} GiB; {remedies[worst]}, or grant more"
+        f"{granted / 2**30:.2f} GiB ({PROCESS_BYTES / 2**30:.2f} GiB of it for Python and torch alone); {remedies[worst]}, or grant more"
     )
 
 

@@ -84,6 +84,10 @@ class _Stages:
             model.trusted = self._row_parts(model, model.plan.trusted, "trusted", done)
             model.audited = self._row_parts(model, model.plan.audited, "audited", done)
             lost = [part.failure for part in model.trusted if part.failure]
+            nonfinite = [(task, result.measures.nonfinite) for task, result in done.items() if isinstance(result, Receipt) and result.measures.nonfinite]
+            if nonfinite and self._config.run.on_nonfinite == "fail":
+                first, total = nonfinite[0][0].source.file.name, sum(count for _, count in nonfinite)
+                model.failure = f"{total:,} gradients are not finite, the first of them in {first}, and run.on_nonfinite is fail"
             if lost:
                 model.failure = f"{len(lost)} of {len(model.trusted)} tasks of the trusted set failed, so there is nothing complete to compare with: {lost[0]}"
 

@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING, Annotated, Literal
 
-from pydantic import BaseModel, BeforeValidator, ByteSize, ConfigDict, Field, JsonValue, StringConstraints, model_validator
+from pydantic import BaseModel, BeforeValidator, ByteSize, ConfigDict, Field, JsonValue, StringConstraints, field_validator, model_validator
 
 if TYPE_CHECKING:
     from madcore.coupling import LayersForm, ScoreKind
@@ -16,7 +16,7 @@ Triple = tuple[float, float, float]
 class Section(BaseModel):
     """A mapping of the config; an unknown key is an error."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class Columns(Section):
@@ -171,8 +171,9 @@ class ModelConfig(Section):
     score: ScoreSection = ScoreSection()
     calibration: Calibration = Calibration()
 
-    @model_validator(mode="after")
-    def _allowed_name(self) -> "ModelConfig":
-        if self.name in RESERVED_NAMES:
-            raise ValueError(f"the name {self.name!r} is taken by the root's own files; choose another")
-        return self
+    @field_validator("name")
+    @classmethod
+    def _allowed_name(cls, name: str) -> str:
+        if name in RESERVED_NAMES:
+            raise ValueError(f"{name!r} is taken by the root's own files; choose another")
+        return name

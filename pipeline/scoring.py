@@ -8,6 +8,7 @@ import pyarrow as pa
 import torch
 
 from infra.commits import Measures, Receipt
+from infra.errors import StorageError
 from infra.events import Stopwatch, peak_memory_bytes
 from infra.storage import Storage
 from infra.tables import write_parquet
@@ -93,20 +94,25 @@ class ScoringWorker:
 
     def _failed(self, plan: ModelPlan, part: RowsPart) -> Iterator[pa.RecordBatch]:
         """Rows of a task that was given up: named, unscored, none left out."""
-        source = next(source for source in plan.audited if source.key == part.source_key)
-        row = part.start
-        for ids in read_ids(source, part.start, part.stop):
-            n = len(ids)
-            samples = SampleColumns(
-                ids=[name or "" for name in ids],
-                rows=list(range(row, row + n)),
-                predictions=torch.full((n,), -1),
-                confidence=torch.zeros(n),
-                gradient_norm=torch.zeros(n),
-                statuses=[f"{FAILED}{part.failure}"] * n,
-            )
-            row += n
-            yield score_batch(part.source, samples, _no_scores(n, plan.layout), pa.array([], pa.string()), plan.layout.names)
+        n = part.stop - part.start
+        samples = SampleColumns(
+            ids=_ids(plan, part),
+            rows=list(range(part.start, part.stop)),
+            predictions=torch.full((n,), -1),
+            confidence=torch.zeros(n),
+            gradient_norm=torch.zeros(n),
+            statuses=[f"{FAILED}{part.failure}"] * n,
+        )
+        yield score_batch(part.source, samples, _no_scores(n, plan.layout), pa.array([], pa.string()), plan.layout.names)
+
+
+def _ids(plan: ModelPlan, part: RowsPart) -> list[str]:
+    """Ids of a part's rows, empty where they cannot be read: (source, row) names a sample all the same."""
+    source = next(source for source in plan.audited if source.key == part.source_key)
+    try:
+        return [name or "" for ids in read_ids(source, part.start, part.stop) for name in ids]
+    except StorageError:
+        return [""] * (part.stop - part.start)
 
 
 def _no_scores(samples: int, layout: RowLayout) -> Scored:

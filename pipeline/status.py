@@ -4,7 +4,7 @@ from pydantic import JsonValue
 
 from infra.commits import CommitLog, Receipt
 from infra.storage import Storage
-from pipeline.artifacts.layout import models, open_root, outcome_file, run_file, runs
+from pipeline.artifacts.layout import models, open_root, outcome_file, root_storage, run_file, runs
 from pipeline.artifacts.logs import STAGES, rows_log, stage_logs
 from pipeline.errors import RootError
 from pipeline.publication import Document, read_document, read_summary
@@ -61,14 +61,14 @@ def split_place(place: str) -> tuple[Storage, list[str]]:
     """
     head, rest = place.rstrip("/"), list[str]()
     while len(rest) <= 2:
-        storage = Storage(head)
+        storage = root_storage(head)
         if storage.exists("mad.json"):
             return storage, rest
         head, _, last = head.rpartition("/")
         rest.insert(0, last)
         if not head or head.endswith(":/"):
             break
-    open_root(Storage(place))
+    open_root(root_storage(place))
     raise RootError(f"{place}: not a root, nor a model or stage of one")
 
 

@@ -93,12 +93,13 @@ def numbers(batch: pa.RecordBatch, name: str) -> NDArray[np.float64]:
 def repeated(read_ids: Callable[[], Iterable[Sequence[str]]], total: int) -> int:
     """How many samples carry an id that an earlier one has.
 
-    In bounded memory: ids are hashed, and where there are more than 2^24 they are read again for each share of the hashes.
+    Samples without an id are not counted. In bounded memory: ids are hashed, and where there are more than 2^24 they are read again
+    for each share of the hashes.
     """
     shares = max(1, -(-total // IDS_AT_ONCE))
     found = 0
     for share in range(shares):
-        hashed = [np.fromiter((hash(name) for name in batch), np.int64, len(batch)) for batch in read_ids()]
+        hashed = [np.array([hash(name) for name in batch if name], np.int64) for batch in read_ids()]
         mine = np.concatenate([values[values % shares == share] for values in hashed] or [np.zeros(0, np.int64)])
         found += len(mine) - len(np.unique(mine))
     return found

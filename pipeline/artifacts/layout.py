@@ -38,6 +38,18 @@ class RootInfo(BaseModel):
     audit: str
 
 
+def root_storage(url: str) -> Storage:
+    """The storage of a root; nothing is read or written.
+
+    Raises:
+        RootError: no such protocol.
+    """
+    try:
+        return Storage(url)
+    except StorageError as error:
+        raise RootError(f"root {error}") from error
+
+
 def check_root(storage: Storage) -> RootInfo | None:
     """The root's mark, or None where a root can be made. Writes nothing.
 

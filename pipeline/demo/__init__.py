@@ -36,14 +36,14 @@ def prepare_demo(inputs: Path, root: str) -> Path:
         The path of the config.
     """
     config = inputs / "audit.yaml"
-    if not config.exists():
+    if not config.exists():  # it is written last, so everything else is there too
         inputs.mkdir(parents=True, exist_ok=True)
         images, labels = _digits(seed=0)
         first, second = TRAINING, TRAINING + TRUSTED
         save_file(_train(images[:first], labels[:first]).state_dict(), inputs / "digits.safetensors")
         _write_trusted(inputs / "trusted.parquet", images[first:second], labels[first:second])
         _write_audited(inputs / "audited.parquet", images[second:], labels[second:])
-    config.write_text(_config(root))
+        config.write_text(_config(root))
     return config
 
 

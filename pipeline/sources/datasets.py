@@ -86,6 +86,9 @@ def _inspect(file: InputFile, columns: Columns, split: Split) -> Source:
     for role in needed:
         if getattr(columns, role) not in schema.names:
             raise SourceError(f"{file.name}: has no column {getattr(columns, role)!r} (data.columns.{role}); columns there: {here}")
+    twice = sorted({name for name in schema.names if schema.names.count(name) > 1})
+    if twice:
+        raise SourceError(f"{file.name}: has several columns named {twice[0]!r}; rename them")
     present = tuple(role for role in optional if getattr(columns, role) in schema.names)
     for role in ("id", "image", *present):
         kind = schema.field(getattr(columns, role)).type
@@ -107,7 +110,9 @@ EXPECTED = {
 def _fits(role: str, kind: pa.DataType) -> bool:
     if role == "image":
         return _is_bytes(kind) or (pa.types.is_struct(kind) and kind.get_field_index("bytes") >= 0 and _is_bytes(kind.field("bytes").type))
-    text = pa.types.is_string(kind) or pa.types.is_large_string(kind)
+    text = pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
+    if pa.types.is_uint64(kind) and role != "id":
+        return False
     return bool(pa.types.is_integer(kind) or (role == "id" and text) or (role == "anomalous" and pa.types.is_boolean(kind)))
 
 

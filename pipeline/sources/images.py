@@ -1,7 +1,6 @@
 """Images: encoded bytes to arrays, one at a time, so that one bad image costs one row."""
 
 import io
-import struct
 import warnings
 
 import numpy as np
@@ -11,6 +10,7 @@ from PIL import Image, UnidentifiedImageError
 from pipeline.schema import Preprocess
 
 LARGEST_PIXELS = 1 << 26
+FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
 Pixels = NDArray[np.uint8]
 
 
@@ -22,23 +22,25 @@ def decode(data: bytes | None, size: tuple[int, int] | None, resize: bool) -> Pi
     """RGB pixels (height, width, 3), uint8.
 
     Args:
-        data: an encoded image (PNG, JPEG and what else Pillow reads).
+        data: an encoded image, of one of FORMATS.
         size: (height, width) that the model takes; None takes any.
         resize: resize to that size, bilinear, where the image differs; otherwise such an image is unreadable.
 
     Raises:
-        UnreadableImage: null, empty, corrupt, of more than 2^26 pixels, of more than 8 bits a channel, or of another size.
+        UnreadableImage: null, empty, corrupt, of more than 2^26 pixels, grey of more than 8 bits, or of another size.
     """
     if not data:
         raise UnreadableImage("the image is null" if data is None else "the image is empty")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            image = Image.open(io.BytesIO(data))
+            image = Image.open(io.BytesIO(data), formats=FORMATS)
             _refuse(image)
             rgb = image.convert("RGB")
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, struct.error, Image.DecompressionBombError) as error:
-        raise UnreadableImage(str(error) if isinstance(error, UnreadableImage) else _one_line(error)) from error
+    except UnreadableImage:
+        raise
+    except Exception as error:
+        raise UnreadableImage(_one_line(error)) from error
     if size is not None and rgb.size != (size[1], size[0]):
         if not resize:
             raise UnreadableImage(f"the image is {rgb.height} x {rgb.width} pixels, the first trusted one {size[0]} x {size[1]}; set data.preprocess.size")

@@ -1,10 +1,11 @@
 """Models: architecture code that the config names, weights that are never executed, and the digest of both."""
 
 import importlib
-import importlib.util
 import io
 import json
 import pickle
+import sys
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,11 +18,14 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
+from infra.errors import StorageError
 from infra.executors import describe
 from infra.files import digest, read_input
 from pipeline.config import AuditConfig
 from pipeline.errors import SourceError
 from pipeline.schema import ModelConfig
+
+PICKLES = (b"PK\x03\x04", b"\x80")
 
 
 @dataclass(frozen=True)
@@ -37,14 +41,13 @@ def load_model(config: AuditConfig, model: ModelConfig) -> LoadedModel:
 
     Raises:
         SourceError: naming what is wrong with the architecture or the weights.
-        StorageError: a file cannot be read.
     """
     build, source = _architecture(config, model.architecture)
     with users_code(f"architecture {model.architecture}"):
         module = build(**model.kwargs)
     if not isinstance(module, nn.Module):
-        raise SourceError(f"architecture {model.architecture}: returned a {type(module).__name__}, not a torch.nn.Module")
-    weights = read_input(config.locate(model.weights))
+        raise SourceError(f"architecture {model.architecture}: returned an object of type {type(module).__name__}, not a torch.nn.Module")
+    weights = _read_weights(config, model.weights)
     _fill(module, _parse_weights(weights, model.weights), model)
     parts = [digest(weights), digest(source), json.dumps(model.kwargs, sort_keys=True)]
     return LoadedModel(module.eval(), digest("\n".join(parts).encode()))
@@ -55,42 +58,51 @@ def users_code(what: str) -> Iterator[None]:
     """Runs code that the config names, which may raise anything, and says that it was this code that failed."""
     try:
         yield
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise SourceError(f"{what}: failed with {describe(error)}") from error
 
 
-def _architecture(config: AuditConfig, spec: str) -> tuple[Callable[..., nn.Module], bytes]:
+def _architecture(config: AuditConfig, spec: str) -> tuple[Callable[..., object], bytes]:
     place, _, function = spec.rpartition(":")
     if not place or not function:
         raise SourceError(f"architecture {spec}: expected file.py:function or package.module:function")
-    module, path = _import_file(config, place) if place.endswith(".py") else _import_package(place)
+    module, source = _import_file(config, place) if place.endswith(".py") else _import_package(place)
     build = getattr(module, function, None)
-    if not callable(build):
-        near = get_close_matches(function, dir(module), n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise SourceError(f"architecture {spec}: {place} has no function {function!r}{hint}")
-    return build, path.read_bytes()
+    if callable(build):
+        return build, source
+    if build is not None:
+        raise SourceError(f"architecture {spec}: {function!r} in {place} is no function, but of type {type(build).__name__}")
+    near = get_close_matches(function, dir(module), n=1)
+    raise SourceError(f"architecture {spec}: {place} has no function {function!r}" + (f"; did you mean {near[0]!r}?" if near else ""))
 
 
-def _import_file(config: AuditConfig, place: str) -> tuple[ModuleType, Path]:
+def _import_file(config: AuditConfig, place: str) -> tuple[ModuleType, bytes]:
+    """Runs the very bytes that the digest is made of; Python's own import could run a cached older version."""
     path = Path(config.locate(place))
     if not path.is_file():
         raise SourceError(f"architecture {place}: no such file ({path})")
-    spec = importlib.util.spec_from_file_location(f"mad_architecture_{digest(str(path).encode())[:12]}", path)
-    if spec is None or spec.loader is None:
-        raise SourceError(f"architecture {place}: not a Python file")
-    module = importlib.util.module_from_spec(spec)
+    source = path.read_bytes()
+    module = ModuleType(f"mad_architecture_{digest(str(path).encode() + source)[:16]}")
+    module.__file__ = str(path)
+    sys.modules[module.__name__] = module
     with users_code(f"architecture {place}: importing it (a file that imports its neighbours must be named package.module:function)"):
-        spec.loader.exec_module(module)
-    return module, path
+        exec(compile(source, str(path), "exec"), module.__dict__)  # noqa: S102 - the config names this code to be run
+    return module, source
 
 
-def _import_package(place: str) -> tuple[ModuleType, Path]:
+def _import_package(place: str) -> tuple[ModuleType, bytes]:
     with users_code(f"architecture {place}: importing it (is it installed in mad's environment?)"):
         module = importlib.import_module(place)
     if module.__file__ is None:
         raise SourceError(f"architecture {place}: has no source file, so its code cannot be part of the model's digest")
-    return module, Path(module.__file__)
+    return module, Path(module.__file__).read_bytes()
+
+
+def _read_weights(config: AuditConfig, name: str) -> bytes:
+    try:
+        return read_input(config.locate(name))
+    except StorageError as error:
+        raise SourceError(f"weights {name}: {error}") from error
 
 
 def _parse_weights(data: bytes, name: str) -> Mapping[str, Tensor]:
@@ -102,8 +114,12 @@ def _parse_weights(data: bytes, name: str) -> Mapping[str, Tensor]:
     if not name.endswith((".pt", ".pth")):
         raise SourceError(f"weights {name}: expected .safetensors, or a state dict as .pt or .pth")
     try:
-        loaded = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            loaded = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
+        if not data.startswith(PICKLES):
+            raise SourceError(f"weights {name}: not a checkpoint of torch") from error
         raise SourceError(
             f"weights {name}: refused, because it is a full pickle, and loading one runs whatever code it holds; "
             "save the state dict alone, best with safetensors.torch.save_file(model.state_dict(), ...)"

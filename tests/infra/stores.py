@@ -1,4 +1,4 @@
-"""Stores under test: a folder on disk, memory, and a look-alike that ignores exclusive create."""
+"""Stores under test: a folder on disk, memory, memory behind a listing cache; and a look-alike that ignores exclusive create."""
 
 import uuid
 from pathlib import Path
@@ -7,7 +7,67 @@ from typing import ClassVar
 import fsspec
 from fsspec.implementations.memory import MemoryFile, MemoryFileSystem
 
-KINDS = ("local", "memory")
+KINDS = ("local", "memory", "caching")
+
+
+class CachingFileSystem(MemoryFileSystem):
+    """Objects that every instance shares, listings that each remembers until it writes there itself: what s3fs does."""
+
+    protocol = "caching"
+    root_marker = "/"
+    cachable = False
+    store: ClassVar[dict[str, MemoryFile]] = {}
+    pseudo_dirs: ClassVar[list[str]] = [""]
+
+    @classmethod
+    def _strip_protocol(cls, path: str) -> str:
+        return super()._strip_protocol(path.replace("caching://", "memory://"))
+
+    def ls(self, path: str, detail: bool = True, **kwargs: object) -> list[object]:
+        """A listing, remembered."""
+        path = self._strip_protocol(path)
+        if path not in self.dircache:
+            self.dircache[path] = super().ls(path, detail=True)
+        return self.dircache[path] if detail else sorted(entry["name"] for entry in self.dircache[path])
+
+    def exists(self, path: str, **kwargs: object) -> bool:
+        """From the folder's remembered listing where there is one."""
+        path = self._strip_protocol(path)
+        try:
+            return bool(self._ls_from_cache(path)) or super().exists(path)
+        except FileNotFoundError:
+            return False
+
+    def invalidate_cache(self, path: str | None = None) -> None:
+        """Forgets the listings of a path and of all folders above it; all of them without a path."""
+        kept = "" if path is None else self._strip_protocol(path)
+        for listed in list(self.dircache):
+            if path is None or listed == kept or kept.startswith(f"{listed.rstrip('/')}/"):
+                self.dircache.pop(listed)
+
+    def pipe_file(self, path: str, value: bytes, mode: str = "overwrite", **kwargs: object) -> None:
+        """Writes, exclusively where asked: the store decides, not the listing."""
+        path = self._strip_protocol(path)
+        if mode == "create" and path in self.store:
+            raise FileExistsError(path)
+        super().pipe_file(path, value)
+        self.invalidate_cache(path)
+
+    def put_file(self, lpath: str, rpath: str, **kwargs: object) -> None:
+        """A local file's contents."""
+        self.pipe_file(rpath, Path(lpath).read_bytes())
+
+    def cp_file(self, path1: str, path2: str, **kwargs: object) -> None:
+        """A copy."""
+        super().cp_file(path1, path2)
+        self.invalidate_cache(path2)
+
+    def rm_file(self, path: str) -> None:
+        """Removes one."""
+        if self._strip_protocol(path) not in self.store:
+            raise FileNotFoundError(path)
+        super().rm_file(path)
+        self.invalidate_cache(path)
 
 
 class ForgetfulFileSystem(MemoryFileSystem):
@@ -27,6 +87,7 @@ class ForgetfulFileSystem(MemoryFileSystem):
         super().pipe_file(path, value, mode="overwrite")
 
 
+fsspec.register_implementation("caching", CachingFileSystem, clobber=True)
 fsspec.register_implementation("forgetful", ForgetfulFileSystem, clobber=True)
 
 

@@ -49,7 +49,6 @@ def test_without_tasks_no_worker_is_made() -> None:
     assert made == []
 
 
-@pytest.mark.xfail(strict=True, reason="`worker or worker_factory()` makes a worker anew that counts as false", raises=AssertionError)
 def test_a_worker_that_is_empty_is_made_once_too() -> None:
     made: list[str] = []
 

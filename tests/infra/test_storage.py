@@ -106,11 +106,27 @@ class TestConformance:
         assert storage.list("") == ["folder", "other"]
         assert storage.list("folder/nothing") == []
 
-    def test_list_sees_what_another_writer_made_since(self, storage: Storage) -> None:
+    def test_what_another_writer_made_since_is_seen(self, storage: Storage) -> None:
         storage.create("folder/a", b"1")
         assert storage.list("folder") == ["a"]
+        assert sorted(storage.walk("")) == ["folder/a"]
         Storage(storage.url).create("folder/b", b"2")
+        assert storage.read("folder/b") == b"2"
+        assert storage.exists("folder/b")
+        assert sorted(storage.walk("")) == ["folder/a", "folder/b"]
         assert storage.list("folder") == ["a", "b"]
+
+    def test_what_another_writer_made_since_is_not_replaced(self, storage: Storage) -> None:
+        storage.create("folder/a", b"1")
+        assert storage.list("folder") == ["a"]
+        other = Storage(storage.url)
+        other.create("folder/b", b"2")
+        with pytest.raises(AlreadyExists):
+            storage.create("folder/b", b"3")
+        other.create("folder/c", b"4")
+        with pytest.raises(AlreadyExists):
+            storage.publish("folder/a", "folder/c")
+        assert [storage.read(f"folder/{name}") for name in "abc"] == [b"1", b"2", b"4"]
 
     def test_walk_finds_every_file_below(self, storage: Storage) -> None:
         paths = {"top", "a/x", "a/b/y", "a/b/c/z"}

@@ -74,7 +74,6 @@ def test_only_the_row_groups_of_the_range_are_read() -> None:
     assert collect(URL, 0, 150, ["number"]) == table.select(["number"]).to_pylist()
 
 
-@pytest.mark.xfail(strict=True, reason="pyarrow's OSError passes through, without the file's name", raises=OSError)
 def test_a_damaged_page_is_a_storage_error_that_names_the_file(tmp_path: Path) -> None:
     url = str(tmp_path / "rows.parquet")
     write_groups(url, [50])
@@ -85,7 +84,6 @@ def test_a_damaged_page_is_a_storage_error_that_names_the_file(tmp_path: Path) -
         collect(url, 0, 50, ["id"])
 
 
-@pytest.mark.xfail(strict=True, reason="pyarrow leaves unknown columns out, silently", raises=pytest.fail.Exception)
 def test_a_column_that_is_not_there_is_refused() -> None:
     write_groups(URL, [3])
     with pytest.raises(StorageError, match="labels"):

@@ -71,12 +71,12 @@ REFUSED: dict[str, tuple[Json, tuple[str, ...]]] = {
         ("architecture importing.py: importing it", "No module named 'a_package_that_nobody_has'"),
     ),
     "no Python": ({"architecture": "invalid.py:build"}, ("architecture invalid.py: importing it", "SyntaxError", "line 1")),
-    "no module": ({"architecture": "raising.py:number"}, ("architecture raising.py:number: returned a int, not a torch.nn.Module",)),
+    "no module": ({"architecture": "raising.py:number"}, ("architecture raising.py:number: returned an object of type int, not a torch.nn.Module",)),
     "unknown kwargs": (
         {"kwargs": {"depth": 3}},
         ("architecture pipeline.demo.network:digit_cnn: failed with TypeError", "unexpected keyword argument 'depth'"),
     ),
-    "no logits": ({"architecture": "tuples.py:build"}, ("architecture tuples.py:build: a forward pass on a trusted sample of shape (1, 3, 8, 8): failed",)),
+    "no logits": ({"architecture": "tuples.py:build"}, ("architecture tuples.py:build: expected logits (samples, classes) from a forward pass", "of type tuple")),
     "no such layer": ({"estimator": {"layers": ["conv*"]}}, ("conv*: this pattern matches no layer; layers here: 0, 2, 5, 8",)),
     "no layer left": ({"estimator": {"layers": ["*", "!*"]}}, ("* !*: these patterns together exclude every layer; layers here: 0, 2, 5, 8",)),
     "a target out of reach": (

@@ -86,6 +86,26 @@ class Doubled(nn.Linear):
         return super().forward(2 * x)
 
 
+class Flattening(nn.Linear):
+    """A Linear whose output has samples and positions in one dimension."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(n, s, 6) to (n * s, 5)."""
+        return super().forward(x).flatten(0, 1)
+
+
+class MergesOutput(nn.Module):
+    """Splits what its layer has merged."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = Flattening(6, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(n, s, 6) to (n, s, 5)."""
+        return self.inner(x).unflatten(0, x.shape[:2])
+
+
 class Frozen(nn.Module):
     """Features without gradient, then a layer."""
 
@@ -126,10 +146,12 @@ class Gap:
 GAPS = {
     "attention": Gap(Attends, (4, 6), ("0.attention.out_proj.weight",), r"differs from autograd's by 1 of its norm"),
     "tied": Gap(Tied, (6,), ("0.first.weight", "0.second.weight"), r"differs from autograd's by [\d.]+ of its norm"),
-    "merged batch": Gap(MergesBatch, (4, 6), ("0.inner.weight",), "its output has 12 entries first, where the batch has 3 samples"),
+    "merged batch": Gap(MergesBatch, (4, 6), ("0.inner.weight",), "its input has 12 entries first, where the batch has 3 samples"),
     "unused": Gap(Unused, (6,), ("0.unused.weight",), "takes no part in the forward pass"),
-    "no samples": Gap(lambda: Positions(2, 6), (6,), ("0.of_vector.weight",), "its output has 2 entries first, where the batch has 3 samples"),
-    "positions first": Gap(SamplesSecond, (4, 6), ("0.inner.weight",), "its output has 4 entries first, where the batch has 3 samples"),
+    "no samples": Gap(lambda: Positions(2, 6), (6,), ("0.of_vector.weight",), "its input has 2 entries first, where the batch has 3 samples"),
+    "one vector": Gap(lambda: Positions(6), (6,), ("0.of_vector.weight",), "its input has 6 entries first, where the batch has 3 samples"),
+    "no gradient": Gap(Frozen, (6,), ("0.features.weight",), "runs it with gradients switched off"),
+    "positions first": Gap(SamplesSecond, (4, 6), ("0.inner.weight",), "its input has 4 entries first, where the batch has 3 samples"),
     "positions first, as many as samples": Gap(SamplesSecond, (3, 6), ("0.inner.weight",), "differs from autograd's"),
     "another forward pass": Gap(lambda: Doubled(6, 5), (6,), ("0.weight",), "differs from autograd's by 0.5 of its norm"),
 }
@@ -189,16 +211,3 @@ def test_the_check_leaves_the_model_as_found() -> None:
     checked(model, batch_of(3, (4, 6)))
     assert [(parameter.requires_grad, parameter.grad) for parameter in model.parameters()] == before
     assert not any(module._forward_hooks for module in model.modules())
-
-
-@pytest.mark.xfail(strict=True, reason="RuntimeError from the hook instead of a layer not covered", raises=RuntimeError)
-def test_a_layer_run_without_gradient_is_not_covered() -> None:
-    coverage = checked(with_head(Frozen(), (6,)), batch_of(3, (6,)))
-    assert list(coverage.not_covered) == ["0.features.weight"]
-    assert [layer.name for layer in coverage.covered] == ["0.layer.weight", "2.weight"]
-
-
-@pytest.mark.xfail(strict=True, reason="RuntimeError from reshape in the hook instead of a layer not covered", raises=RuntimeError)
-def test_a_layer_on_a_single_vector_is_not_covered() -> None:
-    coverage = checked(with_head(Positions(6), (6,)), batch_of(3, (6,)))
-    assert list(coverage.not_covered) == ["0.of_vector.weight"]

@@ -13,7 +13,7 @@ from tests.reference import autograd_rows
 
 
 class MergesBatch(nn.Module):
-    """Folds positions into the batch around a Linear, so that its output has not the samples first."""
+    """Folds positions into the batch around a Linear, so that its input has not the samples first."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -73,9 +73,9 @@ def test_the_model_is_left_as_found_after_a_failure(
     assert state(model) == before
 
 
-def test_an_output_without_the_samples_first_is_refused_with_both_numbers() -> None:
+def test_an_input_without_the_samples_first_is_refused_with_both_numbers() -> None:
     model = with_head(MergesBatch(), (4, 6))
-    with pytest.raises(LayerError, match=r"0\.inner\.weight: its output has 12 entries first, where the batch has 3 samples") as caught:
+    with pytest.raises(LayerError, match=r"0\.inner\.weight: its input has 12 entries first, where the batch has 3 samples") as caught:
         per_sample_rows(model, batch_of(3, (4, 6)), layers=["0.inner"])
     assert caught.value.name == "0.inner.weight"
 
@@ -120,7 +120,6 @@ def test_per_sample_rows_takes_patterns_or_layers() -> None:
     torch.testing.assert_close(by_pattern, autograd_rows(model, chosen, batch, Projection(rank=16, seed=0)), rtol=1e-10, atol=1e-10)
 
 
-@pytest.mark.xfail(strict=True, reason="only the root's training flag is looked at", raises=pytest.fail.Exception)
 def test_a_submodule_in_training_mode_is_refused() -> None:
     model = with_head(nn.Sequential(nn.Linear(6, 5), nn.BatchNorm1d(5)), (6,))
     model[0][1].train()

@@ -103,5 +103,5 @@ def test_blocks_norms_and_spread_follow_the_slices(layout: RowLayout, seed: int,
     assert layout.slices == tuple(found) and layout.k == found[-1].stop
     for index, place in enumerate(found):
         assert torch.equal(layout.blocks(rows)[index], rows[:, place])
-        torch.testing.assert_close(layout.layer_norms(rows)[:, index], rows[:, place].square().sum(dim=1).sqrt())
+        torch.testing.assert_close(layout.layer_norms(rows)[:, index], rows[:, place].double().square().sum(dim=1).sqrt())
         assert (layout.spread(layout.layer_norms(rows))[:, place] == layout.layer_norms(rows)[:, index : index + 1]).all()

@@ -126,7 +126,6 @@ def test_sections_merge(top: str, model: str, path: str, expected: object) -> No
     assert at(parse(top, model), path) == expected
 
 
-@pytest.mark.xfail(strict=True, reason="a kind spelt out that is the default one replaces a mapping that leaves its kind out, and drops its settings silently")
 @pytest.mark.parametrize(
     ("top", "model", "path", "expected"),
     [

@@ -26,8 +26,8 @@ UNKNOWN = {
     "nothing near": ("score: {zzz: 1}", "", "score.zzz: unknown key; valid keys: kind, layers"),
     "of the whole, in a model": ("", "run: {}", "models.net.run: unknown key; valid keys: name, architecture, kwargs, weights, task, data"),
     "of a later version": ("", "huggingface: /models/chat", "models.net.huggingface: unknown key; valid keys: name, architecture"),
-    "the folder": ("folder: /tmp", "", "folder: unknown key; relative paths count from the config file's own folder"),
-    "no text": ("1: 2", "", "1: keys should be strings, got 1"),
+    "the folder": ("folder: /tmp", "", "folder: unknown key; valid keys: root, models"),
+    "no text": ("1: 2", "", "1: unknown key; valid keys: root, models"),
 }
 
 
@@ -36,12 +36,10 @@ def test_an_unknown_key_names_the_nearest_valid_one(top: str, model: str, expect
     assert complaint(top, model).startswith(expected)
 
 
-@pytest.mark.xfail(strict=True, reason="the valid keys of a damping of kind absolute are taken for those of relative_mean")
 def test_an_unknown_key_of_the_second_kind_names_that_kinds_keys() -> None:
     assert "curvature.damping.vlue: unknown key; did you mean 'value'?" in complaint("curvature: {damping: {kind: absolute, vlue: 1}}")
 
 
-@pytest.mark.xfail(strict=True, reason="without models no other key is looked at, so the misspelt one is not named")
 def test_a_misspelt_models_is_named() -> None:
     raw = {("modles" if key == "models" else key): value for key, value in MINIMAL.items()}
     with pytest.raises(ConfigError, match="modles: unknown key; did you mean 'models'"):
@@ -54,9 +52,9 @@ WRONG = {
     "a fraction of a row": ("run: {rows_per_task: 1.5}", "", "run.rows_per_task: input should be a valid integer", "got 1.5"),
     "too small": ("run: {workers: 0}", "", "run.workers: input should be greater than or equal to 1", "got 0"),
     "memory": ("run: {memory_per_worker: lots}", "", "run.memory_per_worker: could not parse value and unit", "got 'lots'"),
-    "a section as text": ("calibration: strict", "", "calibration: input should be a valid dictionary", "got 'strict'"),
-    "a section as nothing": ("score:", "", "score: input should be a valid dictionary", "got None"),
-    "a model's section": ("", "data: {columns: 3}", "models.net.data.columns: input should be a valid dictionary", "got 3"),
+    "a section as text": ("calibration: strict", "", "calibration: expected a mapping", "got 'strict'"),
+    "a section as nothing": ("score:", "", "score: expected a mapping", "got None"),
+    "a model's section": ("", "data: {columns: 3}", "models.net.data.columns: expected a mapping", "got 3"),
     "a list as root": ("root: [a]", "", "root: input should be a valid string", ""),
     "two of three means": ("data: {preprocess: {mean: [0, 0]}}", "", "data.preprocess.mean.2: required, but not given", ""),
     "std of 0": ("data: {preprocess: {std: [1, 0, 1]}}", "", "data.preprocess: std must be positive", "got [1.0, 0.0, 1.0]"),
@@ -64,7 +62,7 @@ WRONG = {
     "a share of 1": ("calibration: {fraction: 1}", "", "calibration.fraction: input should be less than 1", "got 1"),
     "no damping": ("curvature: {damping: {factor: 0}}", "", "curvature.damping.factor: input should be greater than 0", "got 0"),
     "absolute without value": ("curvature: {damping: {kind: absolute}}", "", "curvature.damping.value: required, but not given", ""),
-    "kwargs as a list": ("", "kwargs: [8]", "models.net.kwargs: input should be a valid dictionary", ""),
+    "kwargs as a list": ("", "kwargs: [8]", "models.net.kwargs: expected a mapping", ""),
     "both targets": ("calibration: {target: {fpr: 0.1, fdr: 0.1}}", "", "calibration.target: give exactly one of fpr and fdr", "{fpr: 0.01}"),
     "no target": ("calibration: {target: {}}", "", "calibration.target: give exactly one of fpr and fdr", "{fpr: 0.01}"),
     "a target of 1": ("calibration: {target: {fdr: 1}}", "", "calibration.target.fdr: input should be less than 1", "got 1"),
@@ -75,10 +73,10 @@ WRONG = {
     "later score": ("score: {kind: concordance}", "", f"score.kind: {ONE_OF} 'auto', 'prediction_coupling', 'class_coupling'", "got 'concordance'"),
     "later tail": ("calibration: {tail: gpd}", "", f"calibration.tail: {ONE_OF} 'conformal'", "got 'gpd'"),
     "later transduction": ("curvature: {transductive: true}", "", f"curvature.transductive: {ONE_OF} False", "got True"),
-    "unknown damping": ("curvature: {damping: {kind: ridge}}", "", "curvature.damping: input tag 'ridge'", "'relative_mean', 'absolute'"),
+    "unknown damping": ("curvature: {damping: {kind: ridge}}", "", "curvature.damping: kind must be one of 'relative_mean'", "'relative_mean', 'absolute'"),
     "unknown precision": ("estimator: {precision: fp16}", "", f"estimator.precision: {ONE_OF} 'float32', 'bfloat16' or 'float16'", "got 'fp16'"),
     "of the model": ("", "curvature: {kind: kfac}", f"models.net.curvature.kind: {ONE_OF} 'identity' or 'block_moment'", "got 'kfac'"),
-    "review, later": ("review: table.parquet", "", "review: input should be None", "got 'table.parquet'"),
+    "review, later": ("review: table.parquet", "", "review: not available in this version", "got 'table.parquet'"),
     "a name with a space": ("", "name: a net", "models.a net.name: string should match pattern '^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$'", "got 'a net'"),
     "a name that hides": ("", "name: .net", "models..net.name: string should match pattern", "got '.net'"),
     "a path as a name": ("", "name: a/b", "models.a/b.name: string should match pattern", "got 'a/b'"),
@@ -86,7 +84,7 @@ WRONG = {
     "a name with a line break": ("", 'name: "net\\r"', ".name: string should match pattern", "got 'net\\r'"),
     "a number as a name": ("", "name: 5", "models.5.name: input should be a valid string", "got 5"),
     **{
-        f"reserved: {name}": ("", f"name: {name}", f"the name '{name}' is taken by the root's own files", "choose another")
+        f"reserved: {name}": ("", f"name: {name}", f"'{name}' is taken by the root's own files", "choose another")
         for name in ("runs", "report", "mad.json")
     },
 }
@@ -158,7 +156,6 @@ def test_a_missing_file_and_a_folder_are_refused_by_name(tmp_path: Path) -> None
         AuditConfig.load(tmp_path)
 
 
-@pytest.mark.xfail(strict=True, raises=ValueError, reason="YAML's own ValueError passes: an impossible date, a number of more than 4,300 digits")
 @pytest.mark.parametrize("text", ["root: 2026-13-45\n", f"root: {'9' * 5000}\n"])
 def test_a_scalar_that_yaml_cannot_build_is_refused_by_name(text: str, tmp_path: Path) -> None:
     (tmp_path / "audit.yaml").write_text(text)
@@ -166,7 +163,6 @@ def test_a_scalar_that_yaml_cannot_build_is_refused_by_name(text: str, tmp_path:
         AuditConfig.load(tmp_path / "audit.yaml")
 
 
-@pytest.mark.xfail(strict=True, reason="numbers that are not finite pass, and fail later as JSON: exit 1, after the root is made")
 @pytest.mark.parametrize(
     ("top", "where"),
     [
