@@ -67,15 +67,16 @@ class Storage:
         return file
 
     def exists(self, path: str) -> bool:
-        """Whether a file is there now."""
+        """Whether a file is there now, whoever wrote it."""
         with _explained(self.locate(path)):
+            self.filesystem.invalidate_cache()  # remembered listings hide what other writers made
             return bool(self.filesystem.exists(self.full(path)))
 
     def list(self, folder: str) -> list[str]:
         """Sorted names of files and folders directly in a folder, hidden ones left out; empty where there is no folder."""
         with _explained(self.locate(folder)):
             try:
-                self.filesystem.invalidate_cache(self.full(folder))
+                self.filesystem.invalidate_cache()
                 entries = self.filesystem.ls(self.full(folder), detail=False)
             except FileNotFoundError:
                 return []
@@ -134,7 +135,7 @@ class Storage:
         with _explained(self.locate(target)):
             if self._local:
                 os.link(self.full(source), self._target(target))
-            elif self.filesystem.exists(self.full(target)):
+            elif self.exists(target):
                 raise AlreadyExists(f"{self.locate(target)}: already exists")
             else:
                 self.filesystem.cp_file(self.full(source), self.full(target))
@@ -167,7 +168,7 @@ class Storage:
         try:
             self.filesystem.pipe_file(self.full(path), data, mode=mode)
         except FileExistsError as error:
-            if not self.filesystem.exists(self.full(path)):
+            if not self.exists(path):
                 raise NotADirectoryError(path) from error
             raise
 

@@ -43,7 +43,8 @@ def run_demo(root: str, common: Common) -> None:
     name = root.rstrip("/")
     inputs = Path(f"{name.rpartition('/')[2] if '://' in name else name}-inputs")
     config = prepare_demo(inputs, root)
-    _run(plan_audit(AuditConfig.load(config)), "serial", "reporting", None, common)
+    audit_config = AuditConfig.load(config).model_copy(update={"root": root if "://" in root else str(Path(root).resolve())})
+    _run(plan_audit(audit_config), "serial", "reporting", None, common)
     if common.output == "text":
         print(f"config: {config} (change it, then: mad run {config})", file=common.results)
 

@@ -9,13 +9,20 @@ import yaml
 from pydantic import BaseModel, Field, JsonValue, ValidationError
 from pydantic_core import ErrorDetails
 
+from pipeline import schema
 from pipeline.errors import ConfigError
-from pipeline.schema import CurvatureSection, Estimator, ModelConfig, ProjectionSection, RelativeMean, RunSection, ScoreSection, Section
+from pipeline.schema import ModelConfig, RunSection, ScoreSection, Section
 
 MODEL_SECTIONS = ("task", "data", "estimator", "curvature", "score", "calibration")
 REPLACED_WHOLE = ("columns", "preprocess", "target")
 LARGEST_CONFIG = 4 << 20
-_KINDS: dict[str, type[Section]] = {"estimator": Estimator, "projection": ProjectionSection, "curvature": CurvatureSection, "damping": RelativeMean, "score": ScoreSection}
+_KINDS: dict[str, type[Section]] = {
+    "estimator": schema.Estimator,
+    "projection": schema.ProjectionSection,
+    "curvature": schema.CurvatureSection,
+    "damping": schema.RelativeMean,
+    "score": ScoreSection,
+}
 DEFAULT_KINDS: dict[str, type[Section]] = {name: section.model_fields["kind"].default for name, section in _KINDS.items()}
 Raw = dict[str, JsonValue]
 

@@ -117,13 +117,20 @@ LOSSES = {"gone": lambda storage, path: storage.remove(path), "emptied": lambda 
 
 @pytest.mark.parametrize("shape", [(6,), (6, 2)], ids=str)
 @pytest.mark.parametrize("lose", LOSSES.values(), ids=LOSSES.keys())
-@pytest.mark.parametrize("lose", [lambda storage, path: storage.remove(path), lambda storage, path: storage.write(path, b"")], ids=["gone", "empty"])
-def test_a_lost_shard_is_corrupt(storage: Storage, lose: Callable[[Storage, str], None]) -> None:
-    back = stored(storage, "a/rows", np.ones((6, 2), dtype=np.float32))
-    lose(storage, "a/rows/c/0/0")
-    for array in (back, open_array(storage, "a/rows")):
-        with pytest.raises(Corrupt, match=r"a/rows.*gone or cut short"):
-            read(array, 0, 6)
+def test_a_lost_shard_is_corrupt_and_not_zeros(storage: Storage, lose: Callable[[Storage, str], None], shape: tuple[int, ...]) -> None:
+    opened_before = stored(storage, "rows", np.ones(shape, dtype=np.float32))
+    lose(storage, "/".join(["rows/c", *"0" * len(shape)]))
+    for array in (opened_before, open_array(storage, "rows")):
+        with pytest.raises(Corrupt, match=r"rows.*gone or cut short"):
+            read(array, 2, 6)
+
+
+@pytest.mark.parametrize("shape", [(6,), (6, 2)], ids=str)
+def test_rows_that_are_zero_are_not_lost(storage: Storage, shape: tuple[int, ...]) -> None:
+    array = np.zeros(shape, dtype=np.float32)
+    array[1] = 1
+    np.testing.assert_array_equal(read(stored(storage, "rows", array), 0, 6), array)
+    np.testing.assert_array_equal(read(stored(storage, "zeros", 0 * array), 2, 5), 0 * array[2:5])
 
 
 def test_no_array_is_missing(storage: Storage) -> None:

@@ -1,6 +1,7 @@
 """What every store promises; certify another by adding its kind to `tests.infra.stores`."""
 
 import pickle
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from threading import Barrier
@@ -18,6 +19,24 @@ def attempt(storage: Storage, path: str, data: bytes) -> bool:
     except AlreadyExists:
         return False
     return True
+
+
+def listed_before(storage: Storage) -> None:
+    """A folder with one file, which this reader has listed; some stores remember listings."""
+    storage.create("folder/a", b"1")
+    assert storage.list("folder") == ["a"]
+    assert list(storage.walk("")) == ["folder/a"]
+
+
+LOOKS: dict[str, Callable[[Storage], object]] = {
+    "list": lambda storage: storage.list("folder") == ["a", "b"],
+    "walk": lambda storage: sorted(storage.walk("")) == ["folder/a", "folder/b"],
+    "exists": lambda storage: storage.exists("folder/b"),
+}
+REPLACEMENTS: dict[str, Callable[[Storage], None]] = {
+    "create": lambda storage: storage.create("folder/b", b"3"),
+    "publish": lambda storage: storage.publish("folder/a", "folder/b"),
+}
 
 
 class TestConformance:
@@ -106,27 +125,23 @@ class TestConformance:
         assert storage.list("") == ["folder", "other"]
         assert storage.list("folder/nothing") == []
 
-    def test_what_another_writer_made_since_is_seen(self, storage: Storage) -> None:
-        storage.create("folder/a", b"1")
-        assert storage.list("folder") == ["a"]
-        assert sorted(storage.walk("")) == ["folder/a"]
+    @pytest.mark.parametrize("look", LOOKS.values(), ids=LOOKS.keys())
+    def test_what_another_writer_made_since_is_seen(self, storage: Storage, look: Callable[[Storage], object], request: pytest.FixtureRequest) -> None:
+        if "caching" in request.node.name and look is not LOOKS["list"]:
+            request.applymarker(pytest.mark.xfail(strict=True, reason="answered from a listing that is out of date, as s3fs would", raises=AssertionError))
+        listed_before(storage)
         Storage(storage.url).create("folder/b", b"2")
-        assert storage.read("folder/b") == b"2"
-        assert storage.exists("folder/b")
-        assert sorted(storage.walk("")) == ["folder/a", "folder/b"]
-        assert storage.list("folder") == ["a", "b"]
+        assert look(storage)
 
-    def test_what_another_writer_made_since_is_not_replaced(self, storage: Storage) -> None:
-        storage.create("folder/a", b"1")
-        assert storage.list("folder") == ["a"]
-        other = Storage(storage.url)
-        other.create("folder/b", b"2")
+    @pytest.mark.parametrize("replace", REPLACEMENTS.values(), ids=REPLACEMENTS.keys())
+    def test_what_another_writer_made_since_is_not_replaced(self, storage: Storage, replace: Callable[[Storage], None], request: pytest.FixtureRequest) -> None:
+        if "caching" in request.node.name:
+            request.applymarker(pytest.mark.xfail(strict=True, reason="`exists` answers from a listing that is out of date, as s3fs would"))
+        listed_before(storage)
+        Storage(storage.url).create("folder/b", b"2")
         with pytest.raises(AlreadyExists):
-            storage.create("folder/b", b"3")
-        other.create("folder/c", b"4")
-        with pytest.raises(AlreadyExists):
-            storage.publish("folder/a", "folder/c")
-        assert [storage.read(f"folder/{name}") for name in "abc"] == [b"1", b"2", b"4"]
+            replace(storage)
+        assert storage.read("folder/b") == b"2"
 
     def test_walk_finds_every_file_below(self, storage: Storage) -> None:
         paths = {"top", "a/x", "a/b/y", "a/b/c/z"}

@@ -76,7 +76,10 @@ REFUSED: dict[str, tuple[Json, tuple[str, ...]]] = {
         {"kwargs": {"depth": 3}},
         ("architecture pipeline.demo.network:digit_cnn: failed with TypeError", "unexpected keyword argument 'depth'"),
     ),
-    "no logits": ({"architecture": "tuples.py:build"}, ("architecture tuples.py:build: expected logits (samples, classes) from a forward pass", "of type tuple")),
+    "no logits": (
+        {"architecture": "tuples.py:build"},
+        ("architecture tuples.py:build: expected logits (samples, classes) from a forward pass", "of type tuple"),
+    ),
     "no such layer": ({"estimator": {"layers": ["conv*"]}}, ("conv*: this pattern matches no layer; layers here: 0, 2, 5, 8",)),
     "no layer left": ({"estimator": {"layers": ["*", "!*"]}}, ("* !*: these patterns together exclude every layer; layers here: 0, 2, 5, 8",)),
     "a target out of reach": (

@@ -83,10 +83,7 @@ WRONG = {
     "a long name": ("", f"name: {'x' * 101}", ".name: string should match pattern", "x" * 101),
     "a name with a line break": ("", 'name: "net\\r"', ".name: string should match pattern", "got 'net\\r'"),
     "a number as a name": ("", "name: 5", "models.5.name: input should be a valid string", "got 5"),
-    **{
-        f"reserved: {name}": ("", f"name: {name}", f"'{name}' is taken by the root's own files", "choose another")
-        for name in ("runs", "report", "mad.json")
-    },
+    **{f"reserved: {name}": ("", f"name: {name}", f"'{name}' is taken by the root's own files", "choose another") for name in ("runs", "report", "mad.json")},
 }
 
 
