@@ -5,6 +5,7 @@ nothing; receipts, manifests and published tables are made so. `write` is atomic
 nobody else uses, and for the few views that show the latest run. Nothing else is offered, on purpose.
 """
 
+import errno
 import os
 import shutil
 import uuid
@@ -86,6 +87,7 @@ class Storage:
     def walk(self, folder: str) -> Iterator[str]:
         """Paths, relative to the root, of all files below a folder, in no order."""
         with _explained(self.locate(folder)):
+            self.filesystem.invalidate_cache()
             for parent, _, names in self.filesystem.walk(self.full(folder)):
                 relative = str(parent).rstrip("/")[len(self.root.rstrip("/")) + 1 :]
                 yield from (f"{relative}/{name}" if relative else name for name in names)
@@ -134,7 +136,7 @@ class Storage:
         """
         with _explained(self.locate(target)):
             if self._local:
-                os.link(self.full(source), self._target(target))
+                _link(self.full(source), self._target(target))
             elif self.exists(target):
                 raise AlreadyExists(f"{self.locate(target)}: already exists")
             else:
@@ -183,7 +185,7 @@ class Storage:
     def _claim(self, file: IO[bytes], path: str) -> None:
         """Gives a filled scratch file its name: a hard link is made whole or not at all, and never replaces."""
         _settle(file)
-        os.link(file.name, self._target(path))
+        _link(file.name, self._target(path))
 
     @contextmanager
     def _scratch_file(self) -> Iterator[IO[bytes]]:
@@ -194,6 +196,15 @@ class Storage:
         finally:
             with suppress(FileNotFoundError):
                 os.unlink(scratch)
+
+
+def _link(source: str, target: str) -> None:
+    try:
+        os.link(source, target)
+    except OSError as error:
+        if error.errno in (errno.EPERM, errno.EOPNOTSUPP, errno.EMLINK):
+            raise StorageError(f"{target}: this disk cannot make hard links, by which files are created exclusively; use another disk") from error
+        raise
 
 
 def _settle(file: IO[bytes]) -> None:

@@ -104,6 +104,8 @@ def flag_count_tail(flagged: int, audited: int, rank: int, calibration: int) -> 
     terms: at least x audited samples exceed the k-th largest calibration score if and only if, among the top x + k - 1 of all
     n + M scores, at most k - 1 are calibration scores, which is a hypergeometric event.
     """
+    if flagged <= 0 or rank < 1 or flagged > audited:
+        return 1.0 if flagged <= 0 else 0.0
     top, total = flagged + rank - 1, audited + calibration
     lowest, highest = max(0, top - audited), min(rank - 1, calibration)
     whole = _log_choose(total, top)

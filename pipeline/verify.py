@@ -9,7 +9,7 @@ from infra.commits import CommitLog, Receipt
 from infra.errors import StorageError
 from infra.events import Listener, StageEnded, StageStarted, Stopwatch, TaskEnded, ignore
 from infra.storage import Storage
-from pipeline.artifacts.layout import models, open_root, published_runs, run_summary_file, runs, table_file
+from pipeline.artifacts.layout import models, open_root, outcome_file, published_runs, run_summary_file, runs, table_file
 from pipeline.artifacts.logs import STAGES, stage_logs
 from pipeline.publication import Document, read_document
 
@@ -114,8 +114,9 @@ def _check_tables(storage: Storage, model: str, findings: Findings) -> None:
 
 
 def _check_runs(storage: Storage, findings: Findings) -> None:
-    """Every manifest and table that a run's summary names must be there."""
-    for run_id, name in product(runs(storage), models(storage)):
+    """Every manifest and table that an ended run's summary names must be there; one that was killed may not have come to them."""
+    ended = [run_id for run_id in runs(storage) if storage.exists(outcome_file(run_id))]
+    for run_id, name in product(ended, models(storage)):
         summary = _summary(storage, run_id, name, findings)
         manifests = summary.get("manifests")
         named = [str(path) for paths in manifests.values() if isinstance(paths, list) for path in paths] if isinstance(manifests, dict) else []

@@ -8,6 +8,7 @@ import fsspec
 from fsspec.implementations.memory import MemoryFile, MemoryFileSystem
 
 KINDS = ("local", "memory", "caching")
+RACEABLE = ("local",)  # fsspec's memory looks, then writes: two threads of a process can both win there
 
 
 class CachingFileSystem(MemoryFileSystem):

@@ -11,6 +11,7 @@ import pytest
 from infra.commits import FORMAT, CommitLog, Manifest, Measures, Receipt
 from infra.errors import Corrupt, Missing
 from infra.storage import Storage
+from tests.infra.stores import RACEABLE
 
 MEASURES = Measures(rows=3, seconds=0.25, peak_memory_bytes=1000, nonfinite=1, unreadable=2)
 RECEIPT = "stage/receipts/000.0.json"
@@ -67,6 +68,7 @@ def test_the_same_content_again_writes_nothing(log: CommitLog) -> None:
     assert sorted(log.storage.walk("")) == before
 
 
+@pytest.mark.parametrize("storage", RACEABLE, indirect=True)
 def test_of_many_workers_on_one_task_all_learn_the_same_receipt(log: CommitLog) -> None:
     workers = 8
     for number in range(10):

@@ -10,6 +10,7 @@ import pytest
 
 from infra.errors import AlreadyExists, Missing, StorageError
 from infra.storage import Storage
+from tests.infra.stores import RACEABLE
 
 
 def attempt(storage: Storage, path: str, data: bytes) -> bool:
@@ -68,6 +69,7 @@ class TestConformance:
             storage.create("file", b"second")
         assert storage.read("file") == b"first"
 
+    @pytest.mark.parametrize("storage", RACEABLE, indirect=True)
     def test_a_race_has_exactly_one_winner_and_readers_see_it_whole(self, storage: Storage) -> None:
         writers, rounds = 8, 20
         contents = [bytes([w]) * 10_000 for w in range(writers)]
@@ -126,17 +128,13 @@ class TestConformance:
         assert storage.list("folder/nothing") == []
 
     @pytest.mark.parametrize("look", LOOKS.values(), ids=LOOKS.keys())
-    def test_what_another_writer_made_since_is_seen(self, storage: Storage, look: Callable[[Storage], object], request: pytest.FixtureRequest) -> None:
-        if "caching" in request.node.name and look is not LOOKS["list"]:
-            request.applymarker(pytest.mark.xfail(strict=True, reason="answered from a listing that is out of date, as s3fs would", raises=AssertionError))
+    def test_what_another_writer_made_since_is_seen(self, storage: Storage, look: Callable[[Storage], object]) -> None:
         listed_before(storage)
         Storage(storage.url).create("folder/b", b"2")
         assert look(storage)
 
     @pytest.mark.parametrize("replace", REPLACEMENTS.values(), ids=REPLACEMENTS.keys())
-    def test_what_another_writer_made_since_is_not_replaced(self, storage: Storage, replace: Callable[[Storage], None], request: pytest.FixtureRequest) -> None:
-        if "caching" in request.node.name:
-            request.applymarker(pytest.mark.xfail(strict=True, reason="`exists` answers from a listing that is out of date, as s3fs would"))
+    def test_what_another_writer_made_since_is_not_replaced(self, storage: Storage, replace: Callable[[Storage], None]) -> None:
         listed_before(storage)
         Storage(storage.url).create("folder/b", b"2")
         with pytest.raises(AlreadyExists):
