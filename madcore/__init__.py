@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from madcore.calibration import p_values, split_order
 from madcore.coupling import References, score
-from madcore.coverage import check_layers, select_layers
+from madcore.coverage import Coverage, check_layers, select_layers
 from madcore.curvature import BlockMoment, DampedInverse, Damping, Whitening
 from madcore.errors import CalibrationError, LayerError, MadcoreError, ModelError
 from madcore.gradients import Layer, RowExtractor, row_layout
@@ -20,6 +20,7 @@ from madcore.rows import RowLayout
 __all__ = [
     "BlockMoment",
     "CalibrationError",
+    "Coverage",
     "DampedInverse",
     "Damping",
     "Layer",

@@ -7,7 +7,7 @@ from itertools import chain
 import torch
 
 from infra.errors import StorageError
-from madcore import Layer, MadcoreError, Projection, RowLayout, check_layers, margin, row_layout, select_layers
+from madcore import Coverage, Layer, MadcoreError, Projection, RowLayout, check_layers, margin, row_layout, select_layers
 from madcore.calibration import calibration_size, check_target, smallest_certified_group
 from pipeline.artifacts.layout import check_root, root_storage
 from pipeline.config import AuditConfig
@@ -17,7 +17,7 @@ from pipeline.memory import PROCESS_BYTES, ProjectedMemory, Shapes, activation_b
 from pipeline.schema import ModelConfig
 from pipeline.sources.datasets import Source, find_sources, first_images, read_ids
 from pipeline.sources.images import scaled
-from pipeline.sources.models import LoadedModel, load_model, users_code
+from pipeline.sources.models import load_model, users_code
 
 ROWS_FORMAT = 1
 CHECKED_SAMPLES = 2
@@ -64,7 +64,7 @@ class ModelPlan:
     @property
     def projection(self) -> Projection:
         """The projection of its rows."""
-        return Projection(self.config.estimator.projection.rank, self.config.estimator.projection.seed)
+        return projection_of(self.config)
 
     @property
     def layout(self) -> RowLayout:
@@ -138,6 +138,46 @@ def _plan_model(config: AuditConfig, model: ModelConfig) -> ModelPlan:
         raise SourceError("; ".join(trusted_refused.values()))
     audited, refused_files = find_sources(config, model.data.audited, model.data.columns, "audited")
     samples = _check_trusted(model, trusted)
+    probed = _probe(config, model, trusted)
+    layout, rows = row_layout(probed.coverage.covered, projection_of(model)), max(source.rows for source in (*trusted, *audited))
+    shapes = Shapes(
+        layout=layout,
+        model_bytes=probed.model_bytes,
+        sample_bytes=probed.sample_bytes,
+        task_rows=min(config.run.rows_per_task, rows),
+        batch=min(config.run.batch_size, rows),
+        reference=samples - calibration_size(samples, model.calibration.fraction),
+        whitened=model.curvature.kind != "identity",
+    )
+    return ModelPlan(
+        config=model,
+        digest=probed.digest,
+        row_key=_row_key(model, probed, layout),
+        layers=probed.coverage.covered,
+        not_covered=probed.coverage.not_covered,
+        classes=probed.classes,
+        input_size=probed.input_size,
+        trusted=tuple(trusted),
+        audited=tuple(audited),
+        refused_files=refused_files,
+        rows_per_task=config.run.rows_per_task,
+        memory=project_memory(shapes),
+    )
+
+
+@dataclass(frozen=True)
+class _Probed:
+    """What loading a model and running it on two trusted samples tells."""
+
+    digest: str
+    coverage: Coverage
+    classes: int
+    input_size: tuple[int, int]
+    model_bytes: int
+    sample_bytes: int
+
+
+def _probe(config: AuditConfig, model: ModelConfig, trusted: list[Source]) -> _Probed:
     loaded = load_model(config, model)
     images = first_images(trusted, CHECKED_SAMPLES, model.data.preprocess)
     inputs = torch.from_numpy(scaled(images, model.data.preprocess))
@@ -146,34 +186,20 @@ def _plan_model(config: AuditConfig, model: ModelConfig) -> ModelPlan:
     if not isinstance(outputs, torch.Tensor) or outputs.ndim != 2:
         found = f"shape {tuple(outputs.shape)}" if isinstance(outputs, torch.Tensor) else f"an object of type {type(outputs).__name__}"
         raise SourceError(f"architecture {model.architecture}: expected logits (samples, classes) from a forward pass, got {found}")
-    projection = Projection(model.estimator.projection.rank, model.estimator.projection.seed)
-    coverage = select_layers(loaded.module, model.estimator.layers, model.estimator.parameters)
-    coverage = check_layers(loaded.module, coverage, inputs, projection, margin)
-    layout, rows = row_layout(coverage.covered, projection), max(source.rows for source in (*trusted, *audited))
-    shapes = Shapes(
-        layout=layout,
+    selected = select_layers(loaded.module, model.estimator.layers, model.estimator.parameters)
+    return _Probed(
+        digest=loaded.digest,
+        coverage=check_layers(loaded.module, selected, inputs, projection_of(model), margin),
+        classes=int(outputs.shape[1]),
+        input_size=(int(images.shape[1]), int(images.shape[2])),
         model_bytes=sum(tensor.nbytes for tensor in loaded.module.state_dict().values()),
         sample_bytes=activation_bytes(loaded.module, inputs[:1]) + inputs[:1].nbytes,
-        task_rows=min(config.run.rows_per_task, rows),
-        batch=min(config.run.batch_size, rows),
-        reference=samples - calibration_size(samples, model.calibration.fraction),
-        whitened=model.curvature.kind != "identity",
     )
-    size = (int(images.shape[1]), int(images.shape[2]))
-    return ModelPlan(
-        config=model,
-        digest=loaded.digest,
-        row_key=_row_key(model, loaded, layout, size),
-        layers=coverage.covered,
-        not_covered=coverage.not_covered,
-        classes=int(outputs.shape[1]),
-        input_size=size,
-        trusted=tuple(trusted),
-        audited=tuple(audited),
-        refused_files=refused_files,
-        rows_per_task=config.run.rows_per_task,
-        memory=project_memory(shapes),
-    )
+
+
+def projection_of(model: ModelConfig) -> Projection:
+    """The projection that a model's config asks for."""
+    return Projection(model.estimator.projection.rank, model.estimator.projection.seed)
 
 
 def _check_trusted(model: ModelConfig, trusted: list[Source]) -> int:
@@ -197,14 +223,14 @@ def _check_trusted(model: ModelConfig, trusted: list[Source]) -> int:
     return samples
 
 
-def _row_key(model: ModelConfig, loaded: LoadedModel, layout: RowLayout, size: tuple[int, int]) -> str:
+def _row_key(model: ModelConfig, probed: _Probed, layout: RowLayout) -> str:
     columns = model.data.columns
     return key_of(
         format=ROWS_FORMAT,
-        model=loaded.digest,
+        model=probed.digest,
         task=model.task,
         preprocess=model.data.preprocess.model_dump(mode="json"),
-        input_size=list(size),
+        input_size=list(probed.input_size),
         columns={"id": columns.id, "image": columns.image},
         estimator=model.estimator.model_dump(mode="json"),
         layers=list(layout.names),

@@ -11,6 +11,8 @@ from infra.events import Notice, Stopwatch, ignore, peak_memory_bytes, utc_stamp
 
 STATM = Path("/proc/self/statm")
 
+ACCOUNTING = 1 << 20  # the kernel adds a process's pages up a little late
+
 
 def test_a_stopwatch_counts_wall_seconds() -> None:
     watch, start = Stopwatch(), time.monotonic()
@@ -19,9 +21,6 @@ def test_a_stopwatch_counts_wall_seconds() -> None:
 
 
 @pytest.mark.skipif(not STATM.exists(), reason="resident memory is read from /proc")
-ACCOUNTING = 1 << 20  # the kernel adds a process's pages up a little late
-
-
 def test_peak_memory_is_in_bytes_and_keeps_what_was_released() -> None:
     resident = int(STATM.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
     before, more = peak_memory_bytes(), 64 << 20
