@@ -1,0 +1,48 @@
+"""Verdicts: `unusual inputs` is said by chance less than once in a hundred audits, and said when it should be."""
+
+import numpy as np
+import pytest
+
+from madcore.calibration import largest_rank, p_values
+from pipeline.verdicts import CANNOT_TELL, NOTHING_UNUSUAL, UNUSUAL, Evidence, judge
+
+
+def evidence(**changes: float) -> Evidence:
+    values = {"audited": 2000, "scored": 2000, "extreme": 20, "nonfinite": 0, "calibration": 600, "alpha": 0.01} | changes
+    return Evidence(**{name: value if name == "alpha" else int(value) for name, value in values.items()})  # type: ignore[arg-type]
+
+
+CASES = {
+    "as many as expected": ({}, NOTHING_UNUSUAL, "20 of 2,000 p-values are <= 0.01; chance alone gives 20.0 on average"),
+    "none": ({"extreme": 0}, NOTHING_UNUSUAL, "0 of 2,000 p-values"),
+    "far more": ({"extreme": 200}, UNUSUAL, "200 of 2,000 p-values are <= 0.01"),
+    "a calibration part too small for alpha": ({"calibration": 98}, CANNOT_TELL, "98 calibration samples cannot resolve p-values of 0.01"),
+    "nothing scored": ({"scored": 0, "extreme": 0}, CANNOT_TELL, "no audited sample could be scored"),
+    "too few to tell": ({"audited": 1, "scored": 1, "extreme": 1, "alpha": 0.05}, CANNOT_TELL, "1 scored samples are too few"),
+    "most not scored": ({"scored": 900, "extreme": 9}, CANNOT_TELL, "only 900 of 2,000 audited samples could be scored"),
+    "most not scored, but unusual": ({"scored": 900, "extreme": 300}, UNUSUAL, "300 of 900"),
+}
+
+
+@pytest.mark.parametrize(("changes", "value", "reason"), CASES.values(), ids=CASES.keys())
+def test_a_verdict_has_its_reason(changes: dict[str, float], value: str, reason: str) -> None:
+    verdict = judge(evidence(**changes))
+    assert verdict.value == value
+    assert any(reason in text for text in verdict.reasons)
+
+
+def test_what_has_no_score_is_always_mentioned() -> None:
+    assert "100 of 2,000 audited samples have no score" in judge(evidence(scored=1900)).reasons
+    assert any("3 samples have a gradient that is not finite" in text for text in judge(evidence(nonfinite=3)).reasons)
+
+
+@pytest.mark.parametrize(("calibration", "audited"), [(150, 300), (600, 2000)])
+def test_samples_like_the_trusted_ones_are_seldom_called_unusual(calibration: int, audited: int) -> None:
+    """Both parts from one distribution, 600 audits: the share of false alarms stays below 1 %, up to sampling error."""
+    generator, alarms, audits = np.random.default_rng(0), 0, 600
+    for _ in range(audits):
+        p = p_values(generator.normal(size=audited), generator.normal(size=calibration))
+        extreme = int((p <= 0.01).sum())
+        alarms += judge(Evidence(audited, audited, extreme, 0, calibration, 0.01)).value == UNUSUAL
+    assert alarms <= 0.01 * audits + 3 * (0.01 * audits) ** 0.5
+    assert largest_rank(0.01, calibration) >= 1
