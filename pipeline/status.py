@@ -20,18 +20,19 @@ def status(storage: Storage) -> Document:
     return {
         "root": storage.url,
         "audit": info.audit,
-        "runs": [_run(storage, run_id) for run_id in reversed(runs(storage))],
+        "runs": [_run(storage, run_id, latest=number == 0) for number, run_id in enumerate(reversed(runs(storage)))],
         "models": {name: _model(storage, name) for name in models(storage)},
     }
 
 
-def _run(storage: Storage, run_id: str) -> JsonValue:
+def _run(storage: Storage, run_id: str, latest: bool) -> JsonValue:
     record = read_document(storage, run_file(run_id)) or {}
     outcome = read_document(storage, outcome_file(run_id))
-    entry: Document = {"run_id": run_id, "started": record.get("started"), "state": "not ended: still running, or interrupted (`mad run` resumes)"}
-    if outcome is None:
+    unended = "not ended: still running, or interrupted (`mad run` resumes)" if latest else "interrupted, its work taken up by later runs"
+    entry: Document = {"run_id": run_id, "started": record.get("started"), "state": unended}
+    if outcome is None and latest:
         entry["rows"] = _progress(storage, record)
-    else:
+    elif outcome is not None:
         failed = any(outcome.get(what) for what in ("failures", "failed_tasks", "refused_files"))
         entry["state"] = ("completed" if outcome.get("complete") else "stopped after a stage, as asked") + (", with failures" if failed else "")
         entry |= {what: outcome.get(what) for what in ("ended", "failures", "failed_tasks", "refused_files") if outcome.get(what)}
