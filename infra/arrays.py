@@ -77,11 +77,15 @@ def read(array: StoredArray, start: int, stop: int) -> Numbers:
     try:
         values = array[start:stop]
     except (ValueError, OSError, RuntimeError) as error:
-        raise Corrupt(f"{array.store_path}: rows {start} to {stop} are damaged ({error}); `mad verify` names what is wrong") from error
+        raise Corrupt(f"{_place(array)}: rows {start} to {stop} are damaged ({error}); `mad verify` names what is wrong") from error
     rows = np.asarray(values)
     if not rows.any(axis=tuple(range(1, rows.ndim))).all() and _shard_bytes(array) < array.nbytes:
-        raise Corrupt(f"{array.store_path}: its data is gone or cut short; `mad verify` names what is wrong")
+        raise Corrupt(f"{_place(array)}: its data is gone or cut short; `mad verify` names what is wrong")
     return rows
+
+
+def _place(array: StoredArray) -> str:
+    return str(getattr(array.store_path.store, "path", array.store_path))
 
 
 def _shard_bytes(array: StoredArray) -> int:

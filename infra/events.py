@@ -28,6 +28,7 @@ class TaskEnded:
     model: str
     rows: int
     error: str | None = None
+    trace: str = ""
 
 
 @dataclass(frozen=True)

@@ -3,9 +3,12 @@
 A worker is an ordinary callable made by a factory: made once where it runs (it loads a model, opens storage), called once a task.
 """
 
+import traceback
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
+
+from infra.errors import StorageError
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
@@ -22,11 +25,12 @@ class Resources:
 
 @dataclass(frozen=True)
 class TaskOutcome(Generic[Task, Result]):
-    """A task with its result, or with the error that gave it up."""
+    """A task with its result, or with the error that gave it up, in a line, and its traceback."""
 
     task: Task
     result: Result | None = None
     error: str | None = None
+    trace: str = ""
 
 
 class Executor(Protocol):
@@ -51,11 +55,13 @@ class SerialExecutor:
             try:
                 outcome: TaskOutcome[Task, Result] = TaskOutcome(task, result=worker(task))
             except Exception as error:  # noqa: BLE001 - a task runs the user's model, which may raise anything; it fails alone
-                outcome = TaskOutcome(task, error=describe(error))
+                outcome = TaskOutcome(task, error=describe(error), trace=traceback.format_exc())
             yield outcome
 
 
 def describe(error: BaseException) -> str:
-    """An error as one line: its type and what it says."""
+    """An error as one line: its type, unless it is an error of storage that says all itself, and what it says."""
     lines = str(error).strip().splitlines()
+    if lines and isinstance(error, StorageError):
+        return lines[0]
     return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__

@@ -34,7 +34,8 @@ def find(name: str, url: str) -> list[InputFile]:
         Missing: a path that is no glob has no file.
     """
     filesystem, path = resolve(url)
-    paths = sorted(str(match) for match in filesystem.glob(path)) if is_pattern(path) else [path]
+    globbed = is_pattern(path) and not filesystem.exists(path)
+    paths = sorted(str(match) for match in filesystem.glob(path)) if globbed else [path]
     return [_inspect(_named_like(name, path, match), url, match) for match in paths]
 
 

@@ -79,7 +79,7 @@ class Storage:
             try:
                 self.filesystem.invalidate_cache()
                 entries = self.filesystem.ls(self.full(folder), detail=False)
-            except FileNotFoundError:
+            except (FileNotFoundError, NotADirectoryError):
                 return []
         names = (str(entry).rstrip("/").rsplit("/", 1)[-1] for entry in entries)
         return sorted(name for name in names if not name.startswith("."))

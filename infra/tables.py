@@ -14,6 +14,8 @@ import pyarrow.parquet as pq
 from infra.errors import Corrupt, StorageError
 from infra.files import open_input
 
+BUFFER_BYTES = 1 << 20
+
 
 @dataclass(frozen=True)
 class TableFormat:
@@ -72,13 +74,13 @@ def write_parquet(sink: IO[bytes], batches: Iterable[pa.RecordBatch], expected: 
 
 
 def open_parquet(file: IO[bytes], place: str) -> pq.ParquetFile:
-    """A Parquet file for streaming reads.
+    """A Parquet file for streaming reads, a buffer at a time: a row group may be larger than memory.
 
     Raises:
         StorageError: it is not a Parquet file.
     """
     try:
-        return pq.ParquetFile(file)
+        return pq.ParquetFile(file, pre_buffer=False, buffer_size=BUFFER_BYTES)
     except (pa.ArrowInvalid, OSError) as error:
         raise StorageError(f"{place}: not a readable Parquet file ({str(error).splitlines()[0]})") from error
 
@@ -100,6 +102,8 @@ def read_rows(url: str, start: int, stop: int, columns: Sequence[str], batch_row
             position += batch.num_rows
             if first < last:
                 yield batch.slice(first, last - first)
+            if position >= stop:
+                break
         if position < stop:
             raise StorageError(f"{url}: ends at row {position}, rows up to {stop} were expected; was it replaced while the audit ran? Run again")
 

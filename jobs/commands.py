@@ -2,21 +2,19 @@
 
 import sys
 from pathlib import Path
-from typing import Literal
 
 import typer
 
 from infra.storage import Storage
-from jobs.console import CANNOT, FAILED, VERDICT, Common
+from jobs.console import CANNOT, FAILED, VERDICT, Common, Stage
 from jobs.progress import ProgressDisplay
 from jobs.rendering import plan_document, plan_text, run_text
+from pipeline.artifacts.layout import check_root, root_storage
 from pipeline.config import AuditConfig
 from pipeline.errors import ConfigError
 from pipeline.plan import AuditPlan, plan_audit
 from pipeline.run import run_audit
 from pipeline.verdicts import VERDICTS
-
-Until = Literal["gradients", "curvature", "scoring", "reporting"]
 
 
 def show_plan(path: str, common: Common) -> None:
@@ -29,7 +27,7 @@ def show_plan(path: str, common: Common) -> None:
         raise typer.Exit(FAILED)
 
 
-def run_config(path: str, executor: str, until: Until, fail_on: str | None, common: Common) -> None:
+def run_config(path: str, executor: str, until: Stage, fail_on: str | None, common: Common) -> None:
     """`mad run`: exit 1 where something failed, 4 where a model has the verdict `fail_on`."""
     verdict = _parse_verdict(fail_on) if fail_on else None
     plan = plan_audit(AuditConfig.load(path))
@@ -42,6 +40,7 @@ def run_demo(root: str, common: Common) -> None:
 
     name = root.rstrip("/")
     inputs = Path(f"{name.rpartition('/')[2] if '://' in name else name}-inputs")
+    check_root(root_storage(root))
     config = prepare_demo(inputs, root)
     audit_config = AuditConfig.load(config).model_copy(update={"root": root if "://" in root else str(Path(root).resolve())})
     _run(plan_audit(audit_config), "serial", "reporting", None, common)
@@ -49,7 +48,7 @@ def run_demo(root: str, common: Common) -> None:
         print(f"config: {config} (change it, then: mad run {config})", file=common.results)
 
 
-def _run(plan: AuditPlan, executor: str, until: Until, verdict: str | None, common: Common) -> None:
+def _run(plan: AuditPlan, executor: str, until: Stage, verdict: str | None, common: Common) -> None:
     with ProgressDisplay(common) as display:
         audit = run_audit(plan, executor=executor, until=until, listener=display)
     outcome = audit.outcome
@@ -58,7 +57,7 @@ def _run(plan: AuditPlan, executor: str, until: Until, verdict: str | None, comm
     document: dict[str, object] = {"run_id": outcome.run_id, "models": models, "failures": dict(outcome.failures)}
     document |= {"failed_tasks": dict(outcome.failed_tasks), "refused_files": dict(outcome.refused_files)}
     common.emit(document, run_text(outcome, Storage(plan.config.root)))
-    for name, reason in outcome.failures.items():
+    for name, reason in outcome.failures.items() if common.output == "json" else ():
         print(f"mad: model {name}: {reason}", file=sys.stderr)
     if not outcome.clean:
         raise typer.Exit(FAILED)

@@ -12,6 +12,7 @@ from typing import Annotated, Literal, TextIO
 import typer
 
 OutputForm = Literal["text", "json"]
+Stage = Literal["gradients", "curvature", "scoring", "reporting"]
 Output = Annotated[OutputForm, typer.Option(help="Results as text, or as one JSON object on stdout.")]
 Verbose = Annotated[int, typer.Option("-v", "--verbose", count=True, help="More on stderr, with tracebacks.")]
 Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="No progress on stderr, errors only.")]

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from jobs.console import Common, Output, Quiet, Verbose, edge
+from jobs.console import Common, Output, Quiet, Stage, Verbose, edge
 
 app = typer.Typer(
     name="mad",
@@ -20,7 +20,6 @@ app = typer.Typer(
         "3 cannot fit; 4 done, and a model has the verdict of --fail-on."
     ),
 )
-Stage = Literal["gradients", "curvature", "scoring", "reporting"]
 Config = Annotated[str, typer.Argument(metavar="CONFIG", help="The audit's YAML file; `mad init` writes an example.")]
 Root = Annotated[str, typer.Argument(metavar="ROOT", help="The root that runs are kept in: a folder or URL.")]
 

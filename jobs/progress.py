@@ -26,6 +26,7 @@ class ProgressDisplay:
             console=self._console,
             disable=not sys.stderr.isatty(),
         )
+        self._traces = common.verbose > 0
         self._stages: dict[str, TaskID] = {}
         self._reused: dict[str, int] = {}
 
@@ -41,10 +42,12 @@ class ProgressDisplay:
         match event:
             case StageStarted(stage, tasks, reused):
                 self._start(stage, tasks, reused)
-            case TaskEnded(stage, model, _, error):
+            case TaskEnded(stage, model, _, error, trace):
                 self._bars.advance(self._stages[stage])
                 if error:
                     self._console.print(f"{stage}: a task of model {model} failed: {error}", markup=False, soft_wrap=True)
+                if self._traces and trace:
+                    self._console.print(trace, markup=False, soft_wrap=True)
             case StageEnded(stage, seconds):
                 self._end(stage, seconds)
             case Notice(text):

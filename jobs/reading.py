@@ -6,8 +6,8 @@ import typer
 
 from jobs.console import FAILED, Common
 from jobs.progress import ProgressDisplay
-from jobs.rendering import results, share, size, table
-from pipeline.artifacts.layout import root_storage
+from jobs.rendering import mapping, results, share, size, table
+from pipeline.artifacts.layout import root_storage, summary_file
 from pipeline.audit import Audit, open_audit
 from pipeline.publication import Document, latest_failures, publish_pages
 from pipeline.status import inspect, status
@@ -21,16 +21,16 @@ def show_status(root: str, common: Common) -> None:
     found = status(root_storage(root))
     runs = [[str(run["run_id"]), str(run["state"]), _notes(run)] for run in _dicts(found["runs"])]
     models = []
-    for name, model in _dict(found["models"]).items():
-        counts, verdict = _dict(_dict(model).get("counts")), _dict(_dict(model).get("verdict"))
+    for name, model in mapping(found["models"]).items():
+        counts, verdict = mapping(mapping(model).get("counts")), mapping(mapping(model).get("verdict"))
         models.append([name, str(verdict.get("value", "not audited yet")), str(counts.get("audited", "-")), str(counts.get("flagged", "-"))])
     text = "\n".join([f"root: {root}", table(["run", "state", ""], runs), "", table(["model", "latest verdict", "audited", "flagged"], models)])
     common.emit(found, text)
 
 
 def _notes(run: Document) -> str:
-    notes = [f"{name}: {model['done']} of {model['tasks']} row tasks" for name, model in _dict(run.get("rows")).items() if isinstance(model, dict)]
-    return "; ".join([*notes, *(f"{name}: {reason}" for name, reason in _dict(run.get("failures")).items())])
+    notes = [f"{name}: {model['done']} of {model['tasks']} row tasks" for name, model in mapping(run.get("rows")).items() if isinstance(model, dict)]
+    return "; ".join([*notes, *(f"{name}: {reason}" for name, reason in mapping(run.get("failures")).items())])
 
 
 def show_verification(root: str, common: Common) -> None:
@@ -47,8 +47,9 @@ def show_verification(root: str, common: Common) -> None:
     }
     checked = f"{found.receipts:,} receipts, {found.files:,} files ({size(found.bytes)}) and {found.tables:,} published tables checked"
     leftover = f"{found.unclaimed_attempts:,} attempts that no receipt names, left by interrupted tasks; harmless" if found.unclaimed_attempts else ""
+    remedy = "to compute what is damaged anew, move the folder ROOT/MODEL/STAGE/KEY that holds it away, then: mad run CONFIG" if found.problems else ""
     verdict = f"{len(found.problems):,} PROBLEMS" if found.problems else "all as written"
-    common.emit(document, "\n".join(line for line in (checked, leftover, *found.problems, verdict) if line))
+    common.emit(document, "\n".join(line for line in (checked, leftover, *found.problems, remedy, verdict) if line))
     if found.problems:
         raise typer.Exit(FAILED)
 
@@ -57,13 +58,13 @@ def show_inspection(place: str, common: Common) -> None:
     """`mad inspect`."""
     found = inspect(place)
     if "keys" in found:
-        rows = [_task_row(task) for log in _dict(found["keys"]).values() for task in _dicts(_dict(log)["tasks"])]
+        rows = [_task_row(task) for log in mapping(found["keys"]).values() for task in _dicts(mapping(log)["tasks"])]
         text = table(["task", "generation", "rows", "bytes", "seconds", "peak memory", "nonfinite", "unreadable", "folder"], rows)
     elif "stages" in found:
-        text = table(["stage", "tasks", "rows", "bytes", "seconds"], [_stage_row(stage, cost) for stage, cost in _dict(found["stages"]).items()])
+        text = table(["stage", "tasks", "rows", "bytes", "seconds"], [_stage_row(stage, cost) for stage, cost in mapping(found["stages"]).items()])
     else:
-        models = _dict(found["models"])
-        rows = [[name, *_stage_row(stage, cost)] for name, stages in models.items() for stage, cost in _dict(stages).items()]
+        models = mapping(found["models"])
+        rows = [[name, *_stage_row(stage, cost)] for name, stages in models.items() for stage, cost in mapping(stages).items()]
         text = table(["model", "stage", "tasks", "rows", "bytes", "seconds"], rows)
     common.emit(found, text)
 
@@ -75,7 +76,7 @@ def _task_row(task: Document) -> list[str]:
 
 
 def _stage_row(stage: str, cost: object) -> list[str]:
-    values = _dict(cost)
+    values = mapping(cost)
     return [stage, f"{values['tasks']:,}", f"{values['rows']:,}", size(int(str(values["bytes"]))), str(values["seconds"])]
 
 
@@ -95,7 +96,7 @@ def show_report(root: str, top: int, common: Common) -> None:
 
 
 def _has_summary(audit: Audit, name: str) -> bool:
-    return audit.storage.exists(f"{name}/summary.json")
+    return audit.storage.exists(summary_file(name))
 
 
 def _top_flagged(audit: Audit, name: str, top: int) -> list[Document]:
@@ -111,10 +112,6 @@ def _top_flagged(audit: Audit, name: str, top: int) -> list[Document]:
 
 def _cell(value: object) -> str:
     return share(value, 4) if isinstance(value, float) else "-" if value is None else str(value)
-
-
-def _dict(value: object) -> Document:
-    return value if isinstance(value, dict) else {}
 
 
 def _dicts(value: object) -> list[Document]:

@@ -8,6 +8,7 @@ from rich.table import Table
 
 from infra.storage import Storage
 from pipeline.artifacts.layout import page_file
+from pipeline.artifacts.logs import STAGES
 from pipeline.plan import AuditPlan, ModelPlan, certifiable
 from pipeline.publication import Document, RunOutcome
 
@@ -52,10 +53,10 @@ def plan_document(plan: AuditPlan) -> Document:
     """The plan as a JSON object."""
     return {
         "root": plan.config.root,
-        "stages": ["gradients", "curvature", "scoring", "reporting"],
+        "stages": list(STAGES),
         "models": {model.name: _planned(model) for model in plan.models},
         "refused": dict(plan.refused),
-        "cannot_fit": list(plan.misfits),
+        "cannot_fit": dict(plan.misfits),
     }
 
 
@@ -93,14 +94,14 @@ def plan_text(plan: AuditPlan) -> str:
         ]
         for model in plan.models
     ]
-    lines = [f"root: {plan.config.root}", "stages: gradients, curvature, scoring, reporting", table(columns, rows)]
+    lines = [f"root: {plan.config.root}", f"stages: {', '.join(STAGES)}", table(columns, rows)]
     for model in plan.models:
         group = certifiable(model)
         lines += [f"{model.name}: the fdr target can flag no fewer than {group:,} samples, if any"] if group else []
         lines += [f"{model.name}: not covered: {name}: {reason}" for name, reason in model.not_covered.items()]
         lines += [f"{model.name}: file left out: {reason}" for reason in model.refused_files.values()]
     lines += [f"{name}: cannot be audited: {reason}" for name, reason in plan.refused.items()]
-    return "\n".join([*lines, *(f"cannot fit: {reason}" for reason in plan.misfits)])
+    return "\n".join([*lines, *(f"cannot fit: model {name}: {reason}" for name, reason in plan.misfits.items())])
 
 
 def run_text(outcome: RunOutcome, storage: Storage) -> str:
@@ -124,11 +125,11 @@ def results(summaries: Sequence[Document]) -> str:
     columns = ["model", "verdict", "audited", "flagged", "not scored", "target", "AUROC", "TPR", "FPR"]
     rows = []
     for summary in summaries:
-        counts, verdict, calibration = _dict(summary["counts"]), _dict(summary["verdict"]), _dict(summary["calibration"])
-        judged = _dict(_dict(summary["evaluation"]).get("attack_succeeded"))
-        at = _dict(judged.get("at_calibrated"))
+        counts, verdict, calibration = mapping(summary["counts"]), mapping(summary["verdict"]), mapping(summary["calibration"])
+        judged = mapping(mapping(summary["evaluation"]).get("attack_succeeded"))
+        at = mapping(judged.get("at_calibrated"))
         lost = sum(int(str(counts[status])) for status in ("nonfinite", "unreadable", "failed"))
-        target = ", ".join(f"{kind} {level:g}" for kind, level in _dict(calibration["target"]).items())
+        target = ", ".join(f"{kind} {level:g}" for kind, level in mapping(calibration["target"]).items())
         cells = [str(summary["model"]), str(verdict["value"]), f"{counts['audited']:,}", f"{counts['flagged']:,}", f"{lost:,}", target]
         rows.append([*cells, share(judged.get("auroc")), share(at.get("tpr")), share(at.get("fpr"))])
     return table(columns, rows)
@@ -137,14 +138,15 @@ def results(summaries: Sequence[Document]) -> str:
 def stage_seconds(stages: object) -> str:
     """Seconds and tasks a stage, summed over models."""
     rows = []
-    for stage in ("gradients", "curvature", "scoring", "reporting"):
-        costs = [_dict(_dict(model).get(stage)) for model in _dict(stages).values()]
+    for stage in STAGES:
+        costs = [mapping(mapping(model).get(stage)) for model in mapping(stages).values()]
         total = [sum(float(str(cost.get(what, 0))) for cost in costs) for what in ("seconds", "tasks_run", "tasks_reused")]
         rows.append([stage, f"{total[0]:.1f}", f"{total[1]:.0f}", f"{total[2]:.0f}"])
     return table(["stage", "seconds", "tasks run", "reused"], rows)
 
 
-def _dict(value: object) -> Document:
+def mapping(value: object) -> Document:
+    """A value of a document that should be a mapping; empty where it is none."""
     return value if isinstance(value, dict) else {}
 
 

@@ -1,13 +1,9 @@
 """What the entry points of the stages share."""
 
-from typing import Literal
-
 import typer
 
-from jobs.console import Common, Output, Quiet, Verbose, edge
+from jobs.console import Common, Output, Quiet, Stage, Verbose, edge
 from jobs.main import Config
-
-Stage = Literal["gradients", "curvature", "scoring", "reporting"]
 
 
 def run_stage(stage: Stage) -> None:

@@ -17,6 +17,7 @@ from madcore.rows import RowLayout
 ScoreKind = Literal["prediction_coupling", "class_coupling", "mean_coupling", "top_coupling", "leverage"]
 LayersForm = Literal["concatenated", "apart"]
 RARE_CLASS = 10
+BLOCK = 1024
 TOP_TRUSTED = 10
 
 
@@ -36,7 +37,9 @@ def class_means(units_mk: Tensor, predictions_m: Tensor, classes: int) -> Tensor
     an absent class is B.
     """
     counts_c = torch.bincount(predictions_m, minlength=classes).to(units_mk)
-    sums_ck = torch.zeros(classes, units_mk.shape[1], dtype=torch.float64).index_add_(0, predictions_m, units_mk.double())
+    sums_ck = torch.zeros(classes, units_mk.shape[1], dtype=torch.float64)
+    for units, predictions in zip(units_mk.split(BLOCK), predictions_m.split(BLOCK), strict=True):
+        sums_ck.index_add_(0, predictions, units.double())
     means_ck = (sums_ck / counts_c.clamp(min=1).unsqueeze(1)).to(units_mk)
     overall_k = means_ck[counts_c > 0].mean(dim=0)
     share_c1 = (counts_c / RARE_CLASS).clamp(max=1).unsqueeze(1)
@@ -54,6 +57,7 @@ class References:
     class_means: Tensor
     present: Tensor
     log_leverage_median: float
+    q: int | None = None
 
     @classmethod
     def of(cls, layout: RowLayout, layers: LayersForm, whitened_mk: Tensor, predictions_m: Tensor, classes: int) -> "References":
@@ -84,8 +88,8 @@ class References:
 
     @property
     def nearest(self) -> int:
-        """The q of `top_coupling`: min(20, reference / 20), at least 1."""
-        return max(1, min(20, len(self.units) // 20))
+        """The q of `top_coupling`: as given, at most all; else min(20, reference / 20), at least 1."""
+        return min(self.q, len(self.units)) if self.q else max(1, min(20, len(self.units) // 20))
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from madcore.measurements import Measurement
 from madcore.projections import Projection
 
 RELATIVE_TOLERANCE = 1e-3
-MATRIX_MODULES = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
+NO_MATRICES = (nn.Embedding, nn.EmbeddingBag, nn.LayerNorm, nn.RMSNorm)
 
 
 @dataclass(frozen=True)
@@ -42,8 +42,8 @@ def select_layers(model: nn.Module, patterns: Sequence[str] = ("*",), parameters
     Raises:
         LayerError: a pattern matches no module that holds such parameters.
     """
-    held = {name: [p for p, _ in module.named_parameters(recurse=False)] for name, module in model.named_modules()}
-    held = {name: own for name, own in held.items() if own and (parameters == "all" or isinstance(model.get_submodule(name), MATRIX_MODULES))}
+    held = {name: _own(module, parameters) for name, module in model.named_modules()}
+    held = {name: own for name, own in held.items() if own}
     for pattern in patterns:
         if not any(fnmatchcase(name, pattern.removeprefix("!")) for name in held):
             raise LayerError(pattern, f"this pattern matches no layer; layers here: {_first(held)}")
@@ -53,7 +53,7 @@ def select_layers(model: nn.Module, patterns: Sequence[str] = ("*",), parameters
     covered, not_covered = [], {}
     for module_name in chosen:
         module = model.get_submodule(module_name)
-        for parameter in held[module_name] if parameters == "all" else ["weight"]:
+        for parameter in held[module_name]:
             formula = formula_of(module, parameter)
             layer = Layer(module_name, parameter, formula.shape if formula else (0, 0))
             if formula:
@@ -61,6 +61,14 @@ def select_layers(model: nn.Module, patterns: Sequence[str] = ("*",), parameters
             else:
                 not_covered[layer.name] = f"no per-sample formula for {parameter!r} of a {type(module).__name__}"
     return Coverage(tuple(covered), not_covered)
+
+
+def _own(module: nn.Module, parameters: str) -> list[str]:
+    """A module's own parameters; of `matrices` those with two dimensions or more, but not tables of vectors, nor norms."""
+    own = dict(module.named_parameters(recurse=False))
+    if parameters == "all":
+        return list(own)
+    return [] if isinstance(module, NO_MATRICES) else [name for name, parameter in own.items() if parameter.ndim > 1]
 
 
 def _chosen(name: str, patterns: Sequence[str]) -> bool:
@@ -132,7 +140,10 @@ def _autograd_rows(model: nn.Module, layers: Sequence[Layer], sample: Tensor, pr
         for parameter in parameters:
             parameter.requires_grad_(True)
         with torch.enable_grad():
-            grads = torch.autograd.grad(measurement(model(sample)).sum(), parameters, allow_unused=True)
+            measured = measurement(model(sample)).sum()
+            if not measured.requires_grad:
+                raise ModelError("the model's outputs do not depend on its weights by way of autograd: does it detach them?")
+            grads = torch.autograd.grad(measured, parameters, allow_unused=True)
     finally:
         for parameter, before in zip(parameters, required, strict=True):
             parameter.requires_grad_(before)

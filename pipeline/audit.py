@@ -14,9 +14,9 @@ from infra.commits import CommitLog, Receipt
 from infra.storage import Storage
 from infra.tables import open_parquet
 from madcore import RowLayout
-from pipeline.artifacts.layout import models, open_root, published_runs, root_storage, table_file
+from pipeline.artifacts.layout import models, open_root, report_file, root_storage
 from pipeline.artifacts.rows import RowsPart, open_rows, read_blocks, stored_layout
-from pipeline.artifacts.scores import PUBLISHED_FORMAT
+from pipeline.artifacts.scores import PUBLISHED_FORMAT, TABLE
 from pipeline.errors import RootError
 from pipeline.publication import RunOutcome, read_summary
 
@@ -46,18 +46,15 @@ class Audit:
         return summary
 
     def scores(self, model: str) -> pa.RecordBatchReader:
-        """The latest published table, batch by batch.
+        """The scores of the latest completed run, as published, batch by batch.
 
         Raises:
-            RootError: none is published.
+            RootError: the model has none.
             Corrupt: it was written by a newer version.
         """
-        latest = next(published_runs(self.storage, model), None)
-        if latest is None:
-            raise RootError(f"{self.storage.url}: no published scores of model {model!r}; models here: {', '.join(self.models) or 'none'}")
-        path = table_file(model, latest)
-        file = open_parquet(self.storage.open(path), self.storage.locate(path))
-        PUBLISHED_FORMAT.check(file.schema_arrow, self.storage.locate(path))
+        place = report_file(self.summary(model), TABLE)
+        file = open_parquet(self.storage.open(place), self.storage.locate(place))
+        PUBLISHED_FORMAT.check(file.schema_arrow, self.storage.locate(place))
         return pa.RecordBatchReader.from_batches(PUBLISHED_FORMAT.schema, file.iter_batches())
 
     def rows(self, model: str, split: Literal["trusted", "audited"] = "audited") -> dask.array.Array:

@@ -1,5 +1,6 @@
 """`audit.yaml` to `AuditConfig`: read, merge, check; every complaint says where, what and what would be right."""
 
+import os
 from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
@@ -71,7 +72,7 @@ class AuditConfig(Section):
 
     def locate(self, path: str) -> str:
         """A path of the config as a URL or absolute path."""
-        return path if "://" in path or Path(path).is_absolute() else str(Path(self.folder) / path)
+        return path if "://" in path else os.path.normpath(Path(self.folder) / Path(path).expanduser())
 
 
 def merge(base: Mapping[str, JsonValue], over: Mapping[str, JsonValue]) -> Raw:
@@ -94,7 +95,7 @@ def _other_kind(section: str, below: Raw, value: Raw) -> bool:
 def _resolve_auto(model: ModelConfig) -> ModelConfig:
     """Both spellings of a default get the same keys, so they are one spelling from here on."""
     estimator = model.estimator.model_copy(update={"measurement": "margin"})
-    score = ScoreSection(kind=model.score.resolved, layers=model.score.layers_form)
+    score = ScoreSection(kind=model.score.resolved, layers=model.score.layers_form, q=model.score.q)
     return model.model_copy(update={"estimator": estimator, "score": score})
 
 

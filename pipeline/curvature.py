@@ -5,7 +5,7 @@ part and scores the calibration part against it. A changed score repeats only th
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -15,7 +15,7 @@ from infra.commits import Measures, Receipt
 from infra.events import Stopwatch, peak_memory_bytes
 from infra.storage import Storage
 from madcore import BlockMoment, Damping, References, RowLayout, Whitening, score, split_order
-from madcore.calibration import calibration_size, check_target
+from madcore.calibration import calibration_size
 from pipeline.artifacts.curvature import Part, TrustedSamples, encode_references, encode_whitening, read_whitening
 from pipeline.artifacts.logs import curvature_log
 from pipeline.artifacts.rows import RowsPart, read_blocks, read_samples
@@ -85,7 +85,7 @@ class CurvatureWorker:
     def _references(self, plan: ModelPlan, task: CurvatureTask, trusted: TrustedSamples) -> dict[str, bytes]:
         whitening = read_whitening(self._storage, task.factor, plan.layout)
         whitened = torch.cat([whitening(rows) for rows, _ in self._select(task, plan.layout, trusted, "reference")])
-        references = References.of(plan.layout, plan.config.score.layers_form, whitened, trusted.reference_predictions, plan.classes)
+        references = references_of(plan, whitened, trusted)
         for rows, indices in self._select(task, plan.layout, trusted, "calibration"):
             finite = trusted.predictions[indices] >= 0
             scored = score(references, plan.config.score.resolved, whitening(rows[finite]), trusted.predictions[indices[finite]])
@@ -105,6 +105,12 @@ class CurvatureWorker:
                     yield rows[chosen], indices[chosen]
 
 
+def references_of(plan: ModelPlan, whitened_mk: Tensor, trusted: TrustedSamples) -> References:
+    """The references that a model's config asks for, of the reference part's whitened rows (m, k)."""
+    references = References.of(plan.layout, plan.config.score.layers_form, whitened_mk, trusted.reference_predictions, plan.classes)
+    return replace(references, q=plan.config.score.nearest)
+
+
 def _damping(section: CurvatureSection) -> Damping:
     damping = section.damping
     return Damping("absolute", damping.value) if isinstance(damping, Absolute) else Damping("relative_mean", damping.factor)
@@ -114,26 +120,23 @@ def split_trusted(storage: Storage, plan: ModelPlan, parts: tuple[RowsPart, ...]
     """Divides the trusted samples: calibration first, unfiltered; of the rest, those predicted correctly are the reference part.
 
     Raises:
-        StageError: no reference sample is left, or too few calibration samples for the target.
+        StageError: no reference sample is left.
     """
-    ids, names, rows, readable, correct, predictions = [], [], [], [], [], []
+    ids, readable, correct, predictions = [], [], [], []
     sources = {source.key: source for source in plan.trusted}
     for stored in parts:
         samples, labels = read_samples(storage, stored), torch.from_numpy(read_truth(sources[stored.source_key], stored.start, stored.stop).label)
         ids += samples.ids
-        rows += samples.rows
-        names += [stored.source] * len(samples.ids)
         readable += [not status.startswith(UNREADABLE) for status in samples.statuses]
         correct += (samples.ok & ((labels == MISSING_CLASS) | (labels == samples.predictions))).tolist()
         predictions.append(samples.predictions)
     parted = _parts(ids, readable, correct, plan)
-    trusted = TrustedSamples(ids, names, rows, parted, torch.cat(predictions), np.full(len(ids), np.nan))
+    trusted = TrustedSamples(ids, parted, torch.cat(predictions), np.full(len(ids), np.nan))
     if "reference" not in parted:
         raise StageError(
             f"model {plan.name}: the reference part is empty: of {sum(readable)} readable trusted samples, none outside the calibration part "
             "is predicted correctly; check the labels and data.preprocess"
         )
-    check_target(plan.config.calibration.target.level, parted.count("calibration"), sum(readable))
     return trusted
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Sequence
 
+import numpy as np
 from pydantic import JsonValue
 
 from madcore.calibration import largest_rank, smallest_certified_group
@@ -47,8 +48,8 @@ def gather(plan: ModelPlan, trusted: TrustedSamples, tally: Tally, found: Found,
 def _evidence(plan: ModelPlan, tally: Tally) -> Evidence:
     target = plan.config.calibration.target
     alpha, calibration = target.fpr if target.fpr is not None else FDR_LEVEL, len(tally.calibration)
-    nonfinite = tally.statuses["nonfinite"]
-    extreme = int(tally.by_exceedances[: max(0, largest_rank(alpha, calibration))].sum()) + nonfinite
+    nonfinite, rank = tally.statuses["nonfinite"], max(0, largest_rank(alpha, calibration))
+    extreme = int(tally.by_exceedances[:rank].sum()) + (nonfinite if np.isinf(tally.calibration).sum() < rank else 0)
     return Evidence(tally.total, tally.statuses["ok"] + nonfinite, extreme, nonfinite, calibration, alpha)
 
 

@@ -44,7 +44,7 @@ class GradientWorker:
         """Loads nothing yet: the first task says which model."""
         self._config, self._plans = config, plans
         self._storage = Storage(config.root)
-        self._device = torch.device("cuda" if config.run.gpus_per_worker > 0 and torch.cuda.is_available() else "cpu")
+        self._device = torch.device("cuda" if config.run.gpus_per_worker > 0 else "cpu")
         self._loaded: tuple[str, RowExtractor] | None = None
 
     def __call__(self, task: GradientTask) -> Receipt:

@@ -49,8 +49,8 @@ class Shapes:
 
     `model_bytes`: parameters and buffers; the file's bytes and the tensors are held at once while loading.
     `sample_bytes`: activations of one sample; forward values, their gradients and one layer's workspace are counted.
-    `task_rows`: rows of the largest task; they are held as float32, as float16 and once more as encoded bytes.
-    `batch`: samples per batch. `reference`: rows of the reference part, whitened and unit ones held by each scoring worker.
+    `task_rows`: rows of the largest task; with their temporaries they are held four times while they are encoded.
+    `batch`: samples per batch. `reference`: rows of the reference part, held whitened, as units and once as a temporary by each scoring worker.
     `whitened`: whether there is a curvature, with float64 blocks and one layer's factorisation at a time.
     """
 
@@ -68,9 +68,9 @@ def project_memory(shapes: Shapes) -> ProjectedMemory:
     row = 4 * shapes.layout.k
     blocks = 8 * sum(size * size for size in shapes.layout.sizes) if shapes.whitened else 0
     factor = 4 * 8 * max(shapes.layout.sizes) ** 2 if shapes.whitened else 0
-    references = 2 * shapes.reference * row
+    references = 3 * shapes.reference * row
     batch = 3 * max(8, shapes.batch) * (shapes.sample_bytes + row)
-    gradients = PROCESS_BYTES + 2 * shapes.model_bytes + batch + 2 * shapes.task_rows * row
+    gradients = PROCESS_BYTES + 2 * shapes.model_bytes + batch + 4 * shapes.task_rows * row
     scoring = PROCESS_BYTES + blocks // 2 + references + SCORING_BLOCK * (6 * row + 8 * shapes.reference)
     curvature = PROCESS_BYTES + 2 * blocks + factor + references + SCORING_BLOCK * 6 * row
     return ProjectedMemory(gradients, curvature, scoring)

@@ -1,7 +1,7 @@
 """The plan: everything that can be known before running, printed by `mad plan` and refused if it cannot fit. It writes nothing."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import chain
 
 import torch
@@ -11,7 +11,7 @@ from madcore import Coverage, Layer, MadcoreError, Projection, RowLayout, check_
 from madcore.calibration import calibration_size, check_target, smallest_certified_group
 from pipeline.artifacts.layout import check_root, root_storage
 from pipeline.config import AuditConfig
-from pipeline.errors import ConfigError, SourceError
+from pipeline.errors import CannotFit, ConfigError, SourceError
 from pipeline.keys import key_of
 from pipeline.memory import PROCESS_BYTES, ProjectedMemory, Shapes, activation_bytes, project_memory
 from pipeline.schema import ModelConfig
@@ -107,10 +107,22 @@ class AuditPlan:
         return not self.refused and not any(model.refused_files for model in self.models)
 
     @property
-    def misfits(self) -> tuple[str, ...]:
-        """What cannot fit, a sentence for each such model."""
+    def misfits(self) -> dict[str, str]:
+        """Models that cannot fit, and why."""
         granted = int(self.config.run.memory_per_worker)
-        return tuple(_does_not_fit(model, granted) for model in self.models if model.memory.peak > granted)
+        return {model.name: _does_not_fit(model, granted) for model in self.models if model.memory.peak > granted}
+
+    def fitting(self) -> "AuditPlan":
+        """The plan of the models that fit, the others refused.
+
+        Raises:
+            CannotFit: none does.
+        """
+        misfits = self.misfits
+        if len(misfits) == len(self.models):
+            raise CannotFit("; ".join(f"model {name}: {reason}" for name, reason in misfits.items()))
+        models = tuple(model for model in self.models if model.name not in misfits)
+        return replace(self, models=models, refused={**self.refused, **misfits})
 
 
 def plan_audit(config: AuditConfig) -> AuditPlan:
@@ -187,13 +199,16 @@ def _probe(config: AuditConfig, model: ModelConfig, trusted: list[Source]) -> _P
         found = f"shape {tuple(outputs.shape)}" if isinstance(outputs, torch.Tensor) else f"an object of type {type(outputs).__name__}"
         raise SourceError(f"architecture {model.architecture}: expected logits (samples, classes) from a forward pass, got {found}")
     selected = select_layers(loaded.module, model.estimator.layers, model.estimator.parameters)
+    with users_code(f"architecture {model.architecture}: a forward and backward pass on trusted samples of shape {tuple(inputs.shape)}"):
+        coverage = check_layers(loaded.module, selected, inputs, projection_of(model), margin)
+        sample_bytes = activation_bytes(loaded.module, inputs[:1]) + inputs[:1].nbytes
     return _Probed(
         digest=loaded.digest,
-        coverage=check_layers(loaded.module, selected, inputs, projection_of(model), margin),
+        coverage=coverage,
         classes=int(outputs.shape[1]),
         input_size=(int(images.shape[1]), int(images.shape[2])),
         model_bytes=sum(tensor.nbytes for tensor in loaded.module.state_dict().values()),
-        sample_bytes=activation_bytes(loaded.module, inputs[:1]) + inputs[:1].nbytes,
+        sample_bytes=sample_bytes,
     )
 
 
@@ -246,7 +261,7 @@ def _does_not_fit(plan: ModelPlan, granted: int) -> str:
     }
     worst = max(needs, key=lambda stage: needs[stage])
     return (
-        f"model {plan.name}: the stage {worst} would need {needs[worst] / 2**30:.2f} GiB a worker, run.memory_per_worker grants "
+        f"the stage {worst} would need {needs[worst] / 2**30:.2f} GiB a worker, run.memory_per_worker grants "
         f"{granted / 2**30:.2f} GiB ({PROCESS_BYTES / 2**30:.2f} GiB of it for Python and torch alone); {remedies[worst]}, or grant more"
     )
 

@@ -1,23 +1,24 @@
-"""What a run leaves for people: its record before the first task; at its end summaries, tables and pages, and last how it ended.
+"""What a run leaves for people: its record before the first task; at its end summaries, how it ended, tables and pages.
 
-A table is committed under its key long before; publishing it only gives it its public name, whole and at once, after every summary
-of the run is written. A killed run publishes none.
+The outcome is the moment from which a run counts. Before it nothing is public, so a killed run publishes nothing; after it tables get
+their public names, whole and at once, and should that be cut off, the next run makes up for it before anything else.
 """
 
 import json
 import platform
 import uuid
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 
 from pydantic import JsonValue
 
-from infra.errors import Corrupt, Missing
+from infra.errors import AlreadyExists, Corrupt, Missing, StorageError
 from infra.events import utc_stamp
 from infra.files import digest
 from infra.storage import Storage
-from pipeline.artifacts.layout import models, outcome_file, page_file, published_runs, run_file, run_summary_file, runs, summary_file, table_file
+from pipeline.artifacts.layout import models, outcome_file, page_file, published_runs, report_file, run_file, run_summary_file, runs, summary_file, table_file
 from pipeline.artifacts.scores import FACTS, IMAGES, TABLE
 from pipeline.pages import render
 from pipeline.plan import AuditPlan, ModelPlan
@@ -48,7 +49,7 @@ class RunOutcome:
 
 def begin(storage: Storage, plan: AuditPlan) -> str:
     """Records a run, with its resolved config, versions and digests, and returns its id: UTC time and a short digest."""
-    config = plan.config.model_dump(mode="json", exclude={"folder"})
+    config = plan.config.model_dump(mode="json")
     stamp = utc_stamp()
     run_id = f"{stamp}-{digest(json.dumps([config, uuid.uuid4().hex]).encode())[:8]}"
     record: Document = {
@@ -65,21 +66,14 @@ def begin(storage: Storage, plan: AuditPlan) -> str:
 
 
 def _planned(model: ModelPlan) -> Document:
-    sources: JsonValue = {source.key: source.file.name for source in model.sources}
+    sources: JsonValue = {source.key: asdict(source.file) for source in model.sources}
     return {"digest": model.digest, "row_key": model.row_key, "tasks": model.row_tasks, "sources": sources}
 
 
 def publish(storage: Storage, run_id: str, plan: AuditPlan, progress: Sequence[ModelRun], complete: bool) -> RunOutcome:
-    """Writes summaries, then publishes tables, then pages, then the outcome. An incomplete run leaves its outcome only."""
+    """Ends a run: summaries, the outcome, tables, and last the views of the latest run. An incomplete run leaves its outcome only."""
     done = [run for run in progress if not run.failure and run.report is not None] if complete else []
     summaries = {run.plan.name: _summary(storage, run_id, run) for run in done}
-    for name, summary in summaries.items():
-        storage.create(run_summary_file(run_id, name), _encode(summary))
-    for run in done:
-        if summaries[run.plan.name]["same_as"] is None:
-            storage.publish(f"{run.report_folder}/{TABLE}", table_file(run.plan.name, run_id))
-    for name, summary in summaries.items():
-        storage.write(summary_file(name), _encode(summary))
     outcome = RunOutcome(
         run_id=run_id,
         summaries=summaries,
@@ -88,10 +82,30 @@ def publish(storage: Storage, run_id: str, plan: AuditPlan, progress: Sequence[M
         refused_files={model.name: model.refused_files for model in plan.models if model.refused_files},
         stages={run.plan.name: run.costs for run in progress},
     )
+    for name, summary in summaries.items():
+        storage.create(run_summary_file(run_id, name), _encode(summary))
+    storage.create(outcome_file(run_id), _encode(_record(outcome, complete)))
+    for name, summary in summaries.items():
+        _publish_table(storage, name, summary)
+        storage.write(summary_file(name), _encode(summary))
     if summaries:
         publish_pages(storage, outcome.failures)
-    storage.create(outcome_file(run_id), _encode(_record(outcome, complete)))
     return outcome
+
+
+def make_up(storage: Storage) -> None:
+    """Publishes what the latest run that ended did not come to publish, because it was killed right then."""
+    ended = next((run_id for run_id in reversed(runs(storage)) if storage.exists(outcome_file(run_id))), None)
+    for name in models(storage) if ended else ():
+        summary = read_document(storage, run_summary_file(str(ended), name))
+        if summary is not None:
+            _publish_table(storage, name, summary)
+
+
+def _publish_table(storage: Storage, model: str, summary: Document) -> None:
+    if summary["same_as"] is None:
+        with suppress(AlreadyExists):
+            storage.publish(report_file(summary, TABLE), table_file(model, str(summary["run_id"])))
 
 
 def publish_pages(storage: Storage, failures: Mapping[str, str]) -> str:
@@ -99,9 +113,16 @@ def publish_pages(storage: Storage, failures: Mapping[str, str]) -> str:
 
     `failures`: models that the latest run could not audit, and why.
     """
-    summaries = [summary for name in models(storage) if (summary := read_summary(storage, name)) is not None]
-    images = {str(summary["model"]): _images(storage, summary) for summary in summaries}
-    for name, page in render(summaries, images, failures).items():
+    summaries, images, failed = [], {}, dict(failures)
+    for name in models(storage):
+        try:
+            summary = read_summary(storage, name)
+            if summary is not None:
+                images[name] = _images(storage, summary)
+                summaries.append(summary)
+        except StorageError as error:
+            failed[name] = str(error)
+    for name, page in render(summaries, images, failed).items():
         storage.write(page_file(name), page.encode())
     return storage.locate(page_file("index"))
 
@@ -125,15 +146,20 @@ def read_document(storage: Storage, path: str) -> Document | None:
     """A JSON object that this package wrote; None where there is none.
 
     Raises:
-        Corrupt: what is there is no JSON.
+        Corrupt: what is there is no JSON, or of a newer version.
     """
     try:
         document = json.loads(storage.read(path))
     except Missing:
         return None
     except ValueError as error:
-        raise Corrupt(f"{storage.locate(path)}: not readable JSON ({error}); `mad run` writes a new one") from error
-    return document if isinstance(document, dict) else None
+        raise Corrupt(f"{storage.locate(path)}: not readable JSON ({error}); move it away, and the next run writes its own") from error
+    if not isinstance(document, dict):
+        return None
+    version = document.get("schema", document.get("format", FORMAT))
+    if not isinstance(version, int) or version > FORMAT:
+        raise Corrupt(f"{storage.locate(path)}: has version {version}, this mad reads up to {FORMAT}; upgrade mad to read it")
+    return document
 
 
 def _summary(storage: Storage, run_id: str, run: ModelRun) -> Document:
@@ -194,8 +220,8 @@ def _same_table(storage: Storage, model: str, sha256: str) -> str | None:
 
 
 def _images(storage: Storage, summary: Document) -> Mapping[str, str]:
-    pictures = read_document(storage, f"{summary['report_folder']}/{IMAGES}") or {}
-    return {place: str(picture) for place, picture in pictures.items()}
+    pictures = (read_document(storage, report_file(summary, IMAGES)) or {}).get("pictures")
+    return {place: str(picture) for place, picture in pictures.items()} if isinstance(pictures, dict) else {}
 
 
 def _record(outcome: RunOutcome, complete: bool) -> Document:

@@ -17,10 +17,14 @@ from infra.commits import Measures, Receipt
 from infra.events import Stopwatch, peak_memory_bytes
 from infra.storage import Storage
 from infra.tables import open_parquet, write_parquet
-from pipeline.artifacts.curvature import read_trusted
+from madcore import MadcoreError
+from madcore.calibration import check_target
+from pipeline.artifacts.curvature import TrustedSamples, read_trusted
 from pipeline.artifacts.logs import reporting_log
-from pipeline.artifacts.scores import FACTS, IMAGES, PART, PUBLISHED_FORMAT, TABLE
+from pipeline.artifacts.rows import NONFINITE, OK
+from pipeline.artifacts.scores import FACTS, IMAGES, PART, PART_FORMAT, PUBLISHED_FORMAT, TABLE
 from pipeline.decisions import Decisions, Found
+from pipeline.errors import StageError
 from pipeline.facts import gather
 from pipeline.keys import key_of
 from pipeline.plan import ModelPlan
@@ -79,6 +83,7 @@ class ReportingWorker:
         watch, plan = Stopwatch(), self._plans[task.model]
         sources = {source.key: source for source in plan.audited}
         trusted = read_trusted(self._storage, task.references)
+        _check_target(plan, trusted)
         tally = Tally(trusted.calibration_scores)
         for part, batch in self._batches(task):
             tally.add(batch, _truth(sources[part.source_key], batch))
@@ -97,7 +102,9 @@ class ReportingWorker:
         for part in task.parts:
             path = f"{part.folder}/{PART}"
             with self._storage.open(path) as handle:
-                for batch in open_parquet(handle, self._storage.locate(path)).iter_batches(BATCH_ROWS):
+                file = open_parquet(handle, self._storage.locate(path))
+                PART_FORMAT.check(file.schema_arrow, self._storage.locate(path))
+                for batch in file.iter_batches(BATCH_ROWS):
                     yield part, batch
 
     def _ids(self, task: ReportTask) -> Iterator[list[str]]:
@@ -105,8 +112,18 @@ class ReportingWorker:
             yield batch.column("sample_id").to_pylist()
 
 
+def _check_target(plan: ModelPlan, trusted: TrustedSamples) -> None:
+    """Unreadable samples can leave fewer for calibration than the plan saw."""
+    unreadable = len(trusted.of("unreadable"))
+    try:
+        check_target(plan.config.calibration.target.level, len(trusted.of("calibration")), len(trusted.ids) - unreadable)
+    except MadcoreError as error:
+        raise StageError(f"{error}; {unreadable:,} trusted samples could not be read: mend or add some, or raise calibration.fraction or the target") from error
+
+
 def _truth(source: Source, batch: pa.RecordBatch) -> Truth | None:
-    if "anomalous" not in source.truth or not batch.num_rows:
+    """None where there is none, or no use for it: rows of a given-up task, whose file may be gone."""
+    if "anomalous" not in source.truth or not any(status in (OK, NONFINITE) for status in batch.column("status").to_pylist()):
         return None
     rows = batch.column("row")
     return read_truth(source, rows[0].as_py(), rows[-1].as_py() + 1)

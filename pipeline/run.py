@@ -6,6 +6,8 @@ A model that fails is set aside with the reason, and the others go on.
 from collections.abc import Callable, Sequence
 from functools import partial
 
+import torch
+
 from infra.commits import CommitLog, Receipt
 from infra.events import Listener, StageEnded, Stopwatch, ignore
 from infra.executors import Executor, Resources, SerialExecutor
@@ -15,12 +17,12 @@ from pipeline.artifacts.logs import STAGES, curvature_log, reporting_log, rows_l
 from pipeline.artifacts.rows import RowsPart
 from pipeline.audit import Audit
 from pipeline.curvature import FACTOR, CurvatureTask, CurvatureWorker, curvature_key, references_name
-from pipeline.errors import CannotFit, ConfigError
+from pipeline.errors import ConfigError
 from pipeline.gradients import GradientTask, GradientWorker
 from pipeline.keys import key_of
 from pipeline.plan import AuditPlan, ModelPlan, RowTask
 from pipeline.progress import ModelRun
-from pipeline.publication import begin, publish
+from pipeline.publication import begin, make_up, publish
 from pipeline.reporting import REPORT, ReportingWorker, ReportTask, ScorePart, reporting_key
 from pipeline.scoring import CurvatureFolders, ScoreTask, ScoringWorker, scoring_key
 from pipeline.sources.datasets import Source
@@ -44,18 +46,20 @@ def run_audit(plan: AuditPlan, executor: str = "serial", until: str = "reporting
         The audit, its `outcome` that of this run.
 
     Raises:
-        ConfigError: no such executor or stage.
-        CannotFit: a worker would need more memory than `run.memory_per_worker`.
+        ConfigError: no such executor or stage, or no GPU where the config asks for one.
+        CannotFit: for every model a worker would need more memory than `run.memory_per_worker`.
         RootError: the root cannot be written, or its store lets two writers overwrite each other.
     """
     if executor not in EXECUTORS:
         raise ConfigError(f"executor {executor!r} is not available in this version; available: {', '.join(EXECUTORS)}")
     if until not in STAGES:
         raise ConfigError(f"there is no stage {until!r}; stages: {', '.join(STAGES)}")
-    if plan.misfits:
-        raise CannotFit("; ".join(plan.misfits))
+    if plan.config.run.gpus_per_worker > 0 and not torch.cuda.is_available():
+        raise ConfigError(f"run.gpus_per_worker is {plan.config.run.gpus_per_worker:g}, but torch sees no CUDA device here; set it to 0 to run on the CPU")
+    plan = plan.fitting()
     storage = Storage(plan.config.root)
     claim_root(storage)
+    make_up(storage)
     run_id = begin(storage, plan)
     models = {model.name: ModelRun(model) for model in plan.models}
     resources = Resources(plan.config.run.workers, plan.config.run.gpus_per_worker, int(plan.config.run.memory_per_worker))

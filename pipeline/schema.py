@@ -107,6 +107,12 @@ class ScoreSection(Section):
 
     kind: Literal["auto", "prediction_coupling", "class_coupling", "mean_coupling", "top_coupling", "leverage"] = "auto"
     layers: Literal["auto", "concatenated", "apart"] = "auto"
+    q: Literal["auto"] | Annotated[int, Field(ge=1)] = "auto"
+
+    @property
+    def nearest(self) -> int | None:
+        """The q of `top_coupling`; None where it follows from the size of the reference part."""
+        return None if self.q == "auto" else self.q
 
     @property
     def resolved(self) -> "ScoreKind":

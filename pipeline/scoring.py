@@ -18,6 +18,7 @@ from pipeline.artifacts.curvature import read_reference_rows, read_trusted, read
 from pipeline.artifacts.logs import scoring_log
 from pipeline.artifacts.rows import RowsPart, SampleColumns, read_blocks
 from pipeline.artifacts.scores import PART, PART_FORMAT, score_batch
+from pipeline.curvature import references_of
 from pipeline.keys import key_of
 from pipeline.memory import SCORING_BLOCK
 from pipeline.plan import ModelPlan
@@ -82,7 +83,7 @@ class ScoringWorker:
     def _load(self, plan: ModelPlan, task: ScoreTask) -> _Loaded:
         trusted = read_trusted(self._storage, task.curvature.references)
         whitened = read_reference_rows(self._storage, task.curvature.references)
-        references = References.of(plan.layout, plan.config.score.layers_form, whitened, trusted.reference_predictions, plan.classes)
+        references = references_of(plan, whitened, trusted)
         whitening = read_whitening(self._storage, task.curvature.factor, plan.layout)
         return _Loaded(task.key, references, pa.array(trusted.reference_ids, pa.string()), whitening)
 

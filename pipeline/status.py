@@ -4,7 +4,7 @@ from pydantic import JsonValue
 
 from infra.commits import CommitLog, Receipt
 from infra.storage import Storage
-from pipeline.artifacts.layout import models, open_root, outcome_file, root_storage, run_file, runs
+from pipeline.artifacts.layout import MARK, models, open_root, outcome_file, root_storage, run_file, runs
 from pipeline.artifacts.logs import STAGES, rows_log, stage_logs
 from pipeline.errors import RootError
 from pipeline.publication import Document, read_document, read_summary
@@ -63,7 +63,7 @@ def split_place(place: str) -> tuple[Storage, list[str]]:
     head, rest = place.rstrip("/"), list[str]()
     while len(rest) <= 2:
         storage = root_storage(head)
-        if storage.exists("mad.json"):
+        if storage.exists(MARK):
             return storage, rest
         head, _, last = head.rpartition("/")
         rest.insert(0, last)

@@ -94,4 +94,4 @@ class StepRunner:
             model.failed_tasks.append(f"{stage}: {outcome.error}")
         else:
             model.stages[stage].seconds += receipt.measures.seconds
-        self.tell(TaskEnded(stage, model.plan.name, receipt.measures.rows if receipt else 0, outcome.error))
+        self.tell(TaskEnded(stage, model.plan.name, receipt.measures.rows if receipt else 0, outcome.error, outcome.trace))

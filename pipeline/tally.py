@@ -99,7 +99,7 @@ def repeated(read_ids: Callable[[], Iterable[Sequence[str]]], total: int) -> int
     shares = max(1, -(-total // IDS_AT_ONCE))
     found = 0
     for share in range(shares):
-        hashed = [np.array([hash(name) for name in batch if name], np.int64) for batch in read_ids()]
-        mine = np.concatenate([values[values % shares == share] for values in hashed] or [np.zeros(0, np.int64)])
+        hashes = (np.array([hash(name) for name in batch if name], np.int64) for batch in read_ids())
+        mine = np.concatenate([np.zeros(0, np.int64), *(values[values % shares == share] for values in hashes)])
         found += len(mine) - len(np.unique(mine))
     return found

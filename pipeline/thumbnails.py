@@ -13,10 +13,11 @@ from pipeline.sources.datasets import Source, read_image
 from pipeline.sources.images import UnreadableImage, decode
 
 LONGEST_SIDE = 96
+PICTURES_VERSION = 1
 
 
 def thumbnails(plan: ModelPlan, sources: Mapping[str, Source], entries: Sequence[Mapping[str, JsonValue]]) -> dict[str, JsonValue]:
-    """PNG data URIs by `<source>#<row>`; an image that cannot be read any more is left out."""
+    """A document of PNG data URIs by `<source>#<row>`; an image that cannot be read any more is left out."""
     by_name = {source.file.name: source for source in sources.values()}
     pictures: dict[str, JsonValue] = {}
     for entry in entries:
@@ -30,4 +31,4 @@ def thumbnails(plan: ModelPlan, sources: Mapping[str, Source], entries: Sequence
         sink = io.BytesIO()
         image.save(sink, "PNG")
         pictures[f"{name}#{row}"] = "data:image/png;base64," + base64.b64encode(sink.getvalue()).decode()
-    return pictures
+    return {"schema": PICTURES_VERSION, "pictures": pictures}

@@ -33,7 +33,7 @@ class Evidence:
 def judge(evidence: Evidence) -> Verdict:
     """`unusual inputs` where chance gives as many extreme p-values with probability below 1 %.
 
-    A gradient that is not finite counts as extreme, as it does in the calibration part.
+    A sample whose gradient is not finite has the p-value of an infinite score here, as in the calibration part.
     """
     rank = largest_rank(evidence.alpha, evidence.calibration)
     notes = _notes(evidence)
@@ -46,7 +46,7 @@ def judge(evidence: Evidence) -> Verdict:
     tail = flag_count_tail(evidence.extreme, evidence.scored, rank, evidence.calibration)
     expected = evidence.scored * rank / (evidence.calibration + 1)
     counted = (
-        f"{evidence.extreme:,} of {evidence.scored:,} p-values are <= {evidence.alpha:g}; chance alone gives {expected:,.1f} on average, "
+        f"{evidence.extreme:,} of {evidence.scored:,} samples have a p-value <= {evidence.alpha:g}; chance alone gives {expected:,.1f} on average, "
         f"and this many or more with probability {tail:.2g}"
     )
     if tail < CHANCE:
@@ -58,5 +58,5 @@ def judge(evidence: Evidence) -> Verdict:
 
 def _notes(evidence: Evidence) -> list[str]:
     lost = evidence.audited - evidence.scored
-    notes = [f"{evidence.nonfinite:,} samples have a gradient that is not finite, counted as extreme"] if evidence.nonfinite else []
+    notes = [f"{evidence.nonfinite:,} samples have a gradient that is not finite; here they count as scores above all others"] if evidence.nonfinite else []
     return notes + ([f"{lost:,} of {evidence.audited:,} audited samples have no score"] if lost else [])

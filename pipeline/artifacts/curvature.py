@@ -33,8 +33,6 @@ TRUSTED_FORMAT = TableFormat(
     1,
     (
         pa.field("sample_id", pa.string(), nullable=False),
-        pa.field("source", pa.string(), nullable=False),
-        pa.field("row", pa.int64(), nullable=False),
         pa.field("part", pa.string(), nullable=False),
         pa.field("prediction", pa.int32(), nullable=False),
         pa.field("score", pa.float64()),
@@ -44,15 +42,13 @@ TRUSTED_FORMAT = TableFormat(
 
 @dataclass(frozen=True)
 class TrustedSamples:
-    """All trusted samples: where each came from, the part it belongs to, its prediction, and, in the calibration part, its score.
+    """All trusted samples, in task order: the part each belongs to, its prediction, and, in the calibration part, its score.
 
     Scores are NaN outside the calibration part, and +infinity for a calibration sample whose gradient is not finite: the most
     anomalous there is, as it would be flagged if it were audited.
     """
 
     ids: list[str]
-    sources: list[str]
-    rows: list[int]
     parts: list[Part]
     predictions: Tensor
     scores: NDArray[np.float64]
@@ -101,8 +97,6 @@ def encode_references(whitened_mk: Tensor, trusted: TrustedSamples) -> dict[str,
     objects = arrays.encode(whitened_mk.numpy(), {"format": 1})
     columns = [
         pa.array(trusted.ids, pa.string()),
-        pa.array(trusted.sources, pa.string()),
-        pa.array(trusted.rows, pa.int64()),
         pa.array(trusted.parts, pa.string()),
         pa.array(trusted.predictions.numpy(), pa.int32()),
         pa.array(trusted.scores, pa.float64(), mask=np.isnan(trusted.scores)),
@@ -117,8 +111,6 @@ def read_trusted(storage: Storage, folder: str) -> TrustedSamples:
     table = decode_arrow(storage.read(path), TRUSTED_FORMAT, storage.locate(path))
     return TrustedSamples(
         ids=table.column("sample_id").to_pylist(),
-        sources=table.column("source").to_pylist(),
-        rows=table.column("row").to_pylist(),
         parts=table.column("part").to_pylist(),
         predictions=torch.from_numpy(np.array(table.column("prediction").to_numpy(), np.int64)),
         scores=np.array(table.column("score").fill_null(float("nan")).to_numpy(), np.float64),

@@ -9,17 +9,17 @@
     <model>/summary.json                       of the latest completed run
     runs/<run id>/_run.json                    resolved config, versions, digests; before the first task
     runs/<run id>/<model>.json                 the run's summary
-    runs/<run id>/_outcome.json                how the run ended; last
+    runs/<run id>/_outcome.json                how the run ended; the moment from which it counts
     report/                                    pages
 
 Model names start with a letter or digit, so `_` keeps a run's own files apart from its models'.
 """
 
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, JsonValue
 
 from infra.commits import FORMAT, parse
 from infra.errors import AlreadyExists, Missing, StorageError
@@ -125,6 +125,11 @@ def table_file(model: str, run_id: str) -> str:
     return f"{model}/scores/run={run_id}/part-00000.parquet"
 
 
+def report_file(summary: Mapping[str, JsonValue], name: str) -> str:
+    """Where a file of the report that a summary is made of is."""
+    return f"{summary['report_folder']}/{name}"
+
+
 def page_file(name: str) -> str:
     """Where a page is."""
     return f"report/{name}.html"
@@ -136,12 +141,13 @@ def runs(storage: Storage) -> list[str]:
 
 
 def models(storage: Storage) -> list[str]:
-    """Names of all models that this root holds anything of."""
-    return [name for name in storage.list("") if name not in RESERVED_NAMES]
+    """Names of all models that this root holds rows or a summary of; what else lies in the root is none of its business."""
+    names = [name for name in storage.list("") if name not in RESERVED_NAMES]
+    return [name for name in names if storage.list(f"{name}/gradients") or storage.exists(summary_file(name))]
 
 
 def published_runs(storage: Storage, model: str) -> Iterator[str]:
-    """Ids of the runs that published a table of this model, newest first; the folder of a killed run may be there and empty."""
+    """Ids of the runs that published a table of this model, newest first."""
     for name in reversed(storage.list(f"{model}/scores")):
         run_id = name.removeprefix("run=")
         if storage.exists(table_file(model, run_id)):

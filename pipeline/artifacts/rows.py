@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import pyarrow as pa
@@ -14,6 +15,7 @@ from infra.storage import Storage
 from infra.tables import TableFormat, decode_arrow, encode_arrow
 from madcore.rows import RowLayout, from_half, to_half
 from pipeline.errors import StageError
+from pipeline.keys import key_of
 
 OK, NONFINITE = "ok", "nonfinite"
 ARRAY, SAMPLES = "rows", "samples.arrow"
@@ -33,6 +35,7 @@ SAMPLES_FORMAT = TableFormat(
 
 
 class _Attributes(BaseModel):
+    format: Literal[1]
     layers: tuple[str, ...]
     sizes: tuple[int, ...]
 
@@ -51,8 +54,8 @@ class RowsPart:
 
     @property
     def name(self) -> str:
-        """The part's name as a task of a later stage: its range, and what it holds."""
-        return f"{self.start:012d}-{self.stop:012d}-{self.content[:16]}"
+        """The part's name as a task of a later stage: its range, and a digest of what it holds and of its source's name."""
+        return f"{self.start:012d}-{self.stop:012d}-{key_of(content=self.content, source=self.source)[:16]}"
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ from sklearn.datasets import load_digits
 from torch import nn
 
 from pipeline.demo.network import digit_cnn
+from pipeline.errors import ConfigError
 
 TRAINING, TRUSTED, CLEAN = 797, 500, 400
 POISONED_SHARE = 0.06
@@ -34,8 +35,13 @@ def prepare_demo(inputs: Path, root: str) -> Path:
 
     Returns:
         The path of the config.
+
+    Raises:
+        ConfigError: the folder holds something else.
     """
     config = inputs / "audit.yaml"
+    if not config.exists() and inputs.exists() and any(inputs.iterdir()):
+        raise ConfigError(f"{inputs}: holds files, but not the demo's (no audit.yaml); name another root, or move them away")
     if not config.exists():  # it is written last, so everything else is there too
         inputs.mkdir(parents=True, exist_ok=True)
         images, labels = _digits(seed=0)

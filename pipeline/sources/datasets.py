@@ -94,7 +94,8 @@ def _inspect(file: InputFile, columns: Columns, split: Split) -> Source:
         kind = schema.field(getattr(columns, role)).type
         if not _fits(role, kind):
             column = f"the column {getattr(columns, role)!r} (data.columns.{role})"
-            raise SourceError(f"{file.name}: {column} is {kind}, expected {EXPECTED[role]}; columns there: {here}")
+            remedy = f"; or set data.columns.{role}: null to do without" if role in TRUTH else ""
+            raise SourceError(f"{file.name}: {column} is {kind}, expected {EXPECTED[role]}{remedy}; columns there: {here}")
     return Source(file, rows, columns, present)
 
 

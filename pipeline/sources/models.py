@@ -21,8 +21,9 @@ from torch import Tensor, nn
 from infra.errors import StorageError
 from infra.executors import describe
 from infra.files import digest, read_input
+from madcore import MadcoreError
 from pipeline.config import AuditConfig
-from pipeline.errors import SourceError
+from pipeline.errors import AuditError, SourceError
 from pipeline.schema import ModelConfig
 
 PICKLES = (b"PK\x03\x04", b"\x80")
@@ -58,6 +59,8 @@ def users_code(what: str) -> Iterator[None]:
     """Runs code that the config names, which may raise anything, and says that it was this code that failed."""
     try:
         yield
+    except (AuditError, MadcoreError):
+        raise
     except (Exception, SystemExit) as error:
         raise SourceError(f"{what}: failed with {describe(error)}") from error
 

@@ -101,7 +101,7 @@ def test_a_number_that_is_not_finite(sections: dict[str, JsonValue], configure: 
 
 
 CANNOT_FIT = (
-    "model digits: the stage curvature would need 0.60 GiB a worker, run.memory_per_worker grants 0.25 GiB (0.59 GiB of it for Python and torch alone); "
+    "the stage curvature would need 0.60 GiB a worker, run.memory_per_worker grants 0.25 GiB (0.59 GiB of it for Python and torch alone); "
     "lower estimator.projection.rank, or grant more"
 )
 
@@ -110,13 +110,13 @@ def test_a_plan_that_cannot_fit_is_shown_and_not_run(configure: Configure, root:
     config = configure(run={"memory_per_worker": "256MiB"})
     planned = mad("plan", config)
     assert (planned.code, planned.err) == (3, "")
-    assert f"cannot fit: {CANNOT_FIT}" in planned.out
+    assert f"cannot fit: model digits: {CANNOT_FIT}" in planned.out
     assert "numbers a row" in planned.out
     document = mad("plan", config, "--output", "json")
-    assert (document.code, document.document["cannot_fit"]) == (3, [CANNOT_FIT])
+    assert (document.code, document.document["cannot_fit"]) == (3, {"digits": CANNOT_FIT})
     assert max(section(document.document, "models", "digits", "projected_memory_bytes").values()) > 256 << 20
     ended = mad("run", config)
-    assert (ended.code, ended.out, ended.complaint) == (3, "", CANNOT_FIT)
+    assert (ended.code, ended.out, ended.complaint) == (3, "", f"model digits: {CANNOT_FIT}")
     assert not root.exists()
 
 

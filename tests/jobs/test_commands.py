@@ -142,7 +142,7 @@ def test_plan_shows_what_a_run_will_do_and_writes_nothing(configure: Configure, 
         "root": str(root),
         "stages": list(STAGES),
         "refused": {},
-        "cannot_fit": [],
+        "cannot_fit": {},
     }
     model = section(document, "models", "digits")
     assert (model["trusted"], model["audited"], model["refused_files"]) == ({"trusted.parquet": TRUSTED}, {"audited.parquet": AUDITED}, {})

@@ -120,7 +120,7 @@ def test_the_summary_counts_them(audit: Audited) -> None:
     expected = {"audited": AUDITED + len(audit.bad) + 1, "flagged": flagged, "nonfinite": 2, "unreadable": len(audit.bad) - 1, "failed": 0}
     assert {name: counts[name] for name in expected} == expected
     reasons = " ".join(section(audit.first.summary, "verdict")["reasons"])
-    assert "2 samples have a gradient that is not finite, counted as extreme" in reasons
+    assert "2 samples have a gradient that is not finite; here they count as scores above all others" in reasons
     assert f"{len(audit.bad) - 1} of {AUDITED + len(audit.bad) + 1} audited samples have no score" in reasons
 
 

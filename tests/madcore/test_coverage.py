@@ -144,14 +144,16 @@ class Gap:
 
 
 GAPS = {
-    "attention": Gap(Attends, (4, 6), ("0.attention.out_proj.weight",), r"differs from autograd's by 1 of its norm"),
+    "attention": Gap(Attends, (4, 6), ("0.attention.in_proj_weight", "0.attention.out_proj.weight"), r"no per-sample formula|by 1 of its norm"),
     "tied": Gap(Tied, (6,), ("0.first.weight", "0.second.weight"), r"differs from autograd's by [\d.]+ of its norm"),
-    "merged batch": Gap(MergesBatch, (4, 6), ("0.inner.weight",), "its input has 12 entries first, where the batch has 3 samples"),
+    "merged batch": Gap(MergesBatch, (4, 6), ("0.inner.weight",), "its input has 12 entries first, where the batch"),
     "unused": Gap(Unused, (6,), ("0.unused.weight",), "takes no part in the forward pass"),
-    "no samples": Gap(lambda: Positions(2, 6), (6,), ("0.of_vector.weight",), "its input has 2 entries first, where the batch has 3 samples"),
-    "one vector": Gap(lambda: Positions(6), (6,), ("0.of_vector.weight",), "its input has 6 entries first, where the batch has 3 samples"),
+    "no samples": Gap(
+        lambda: Positions(2, 6), (6,), ("0.vector", "0.of_vector.weight"), "no per-sample formula|its input has 2 entries first, where the batch has 3 samples"
+    ),
+    "one vector": Gap(lambda: Positions(6), (6,), ("0.of_vector.weight",), "its input has 6 entries first, where the batch"),
     "no gradient": Gap(Frozen, (6,), ("0.features.weight",), "runs it with gradients switched off"),
-    "positions first": Gap(SamplesSecond, (4, 6), ("0.inner.weight",), "its input has 4 entries first, where the batch has 3 samples"),
+    "positions first": Gap(SamplesSecond, (4, 6), ("0.inner.weight",), "its input has 4 entries first, where the batch"),
     "positions first, as many as samples": Gap(SamplesSecond, (3, 6), ("0.inner.weight",), "differs from autograd's"),
     "another forward pass": Gap(lambda: Doubled(6, 5), (6,), ("0.weight",), "differs from autograd's by 0.5 of its norm"),
 }

@@ -30,7 +30,7 @@ estimator:
   rows_dtype: float16
   precision: float32
 curvature: {kind: block_moment, damping: {kind: relative_mean, factor: 1.0}, transductive: false}
-score: {kind: prediction_coupling, layers: concatenated}
+score: {kind: prediction_coupling, layers: concatenated, q: auto}
 calibration: {fraction: 0.3, seed: 0, target: {fpr: 0.01, fdr: null}, tail: conformal}
 """
 
@@ -103,12 +103,12 @@ MERGED = {
     "the same kind keeps it": ("curvature: {kind: identity, damping: {factor: 3}}", "curvature: {kind: identity}", "curvature.damping.factor", 3.0),
     "a kind not given is inherited": ("curvature: {kind: identity}", "curvature: {damping: {factor: 3}}", "curvature.kind", "identity"),
     "damping without kind": ("curvature: {damping: {factor: 2}}", "", "curvature.damping", {"kind": "relative_mean", "factor": 2.0}),
-    "score without kind": ("score: {layers: apart}", "", "score", {"kind": "prediction_coupling", "layers": "apart"}),
+    "score without kind": ("score: {layers: apart}", "", "score", {"kind": "prediction_coupling", "layers": "apart", "q": "auto"}),
     "auto spelt out": (
         "score: {kind: auto, layers: auto}\nestimator: {measurement: auto}",
         "",
         "score",
-        {"kind": "prediction_coupling", "layers": "concatenated"},
+        {"kind": "prediction_coupling", "layers": "concatenated", "q": "auto"},
     ),
     "auto of the measurement": ("estimator: {measurement: auto}", "", "estimator.measurement", "margin"),
     "what is not auto stays": ("score: {kind: top_coupling}", "", "score.kind", "top_coupling"),
@@ -160,7 +160,7 @@ def test_relative_paths_count_from_the_folder_of_the_config_file(tmp_path: Path,
         config = AuditConfig.load(place)
         assert config.root == str(folder / "audits")
         located = [config.locate(path) for path in ("net.safetensors", "../w.pt", "/data/a.parquet", "s3://bucket/a.parquet")]
-        assert located == [str(folder / "net.safetensors"), f"{folder}/../w.pt", "/data/a.parquet", "s3://bucket/a.parquet"]
+        assert located == [str(folder / "net.safetensors"), str(folder.parent / "w.pt"), "/data/a.parquet", "s3://bucket/a.parquet"]
 
 
 @pytest.mark.parametrize("root", ["s3://audits/zoo", "memory://zoo", "/srv/audits"])

@@ -13,9 +13,9 @@ def evidence(**changes: float) -> Evidence:
 
 
 CASES = {
-    "as many as expected": ({}, NOTHING_UNUSUAL, "20 of 2,000 p-values are <= 0.01; chance alone gives 20.0 on average"),
-    "none": ({"extreme": 0}, NOTHING_UNUSUAL, "0 of 2,000 p-values"),
-    "far more": ({"extreme": 200}, UNUSUAL, "200 of 2,000 p-values are <= 0.01"),
+    "as many as expected": ({}, NOTHING_UNUSUAL, "20 of 2,000 samples have a p-value <= 0.01; chance alone gives 20.0 on average"),
+    "none": ({"extreme": 0}, NOTHING_UNUSUAL, "0 of 2,000 samples"),
+    "far more": ({"extreme": 200}, UNUSUAL, "200 of 2,000 samples have a p-value <= 0.01"),
     "a calibration part too small for alpha": ({"calibration": 98}, CANNOT_TELL, "98 calibration samples cannot resolve p-values of 0.01"),
     "nothing scored": ({"scored": 0, "extreme": 0}, CANNOT_TELL, "no audited sample could be scored"),
     "too few to tell": ({"audited": 1, "scored": 1, "extreme": 1, "alpha": 0.05}, CANNOT_TELL, "1 scored samples are too few"),
