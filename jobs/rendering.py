@@ -2,6 +2,7 @@
 
 import io
 from collections.abc import Sequence
+from dataclasses import asdict
 
 from rich.console import Console
 from rich.table import Table
@@ -61,7 +62,6 @@ def plan_document(plan: AuditPlan) -> Document:
 
 
 def _planned(model: ModelPlan) -> Document:
-    memory = model.memory
     return {
         "digest": model.digest,
         "row_key": model.row_key,
@@ -71,7 +71,7 @@ def _planned(model: ModelPlan) -> Document:
         "tasks": model.row_tasks,
         "row_numbers": model.layout.k,
         "row_bytes": model.row_bytes,
-        "projected_memory_bytes": {"gradients": memory.gradients, "curvature": memory.curvature, "scoring": memory.scoring},
+        "projected_memory_bytes": asdict(model.memory),
         "smallest_certified_group": certifiable(model),
         "layers": {"covered": dict(zip(model.layout.names, model.layout.sizes, strict=True)), "fallback": [], "not_covered": dict(model.not_covered)},
     }

@@ -69,6 +69,7 @@ def per_sample_rows(
         LayerError: a pattern matches no layer, or a layer cannot be hooked.
     """
     chosen = [layer for layer in layers if isinstance(layer, Layer)]
-    if not chosen:
-        chosen = list(select_layers(model, [str(pattern) for pattern in layers]).covered)
+    patterns = [pattern for pattern in layers if isinstance(pattern, str)]
+    if patterns:
+        chosen += select_layers(model, patterns).covered
     return RowExtractor(model, chosen, projection or Projection(), measurement)(batch).rows

@@ -37,7 +37,7 @@ def class_means(units_mk: Tensor, predictions_m: Tensor, classes: int) -> Tensor
     an absent class is B.
     """
     counts_c = torch.bincount(predictions_m, minlength=classes).to(units_mk)
-    sums_ck = torch.zeros(classes, units_mk.shape[1], dtype=torch.float64)
+    sums_ck = torch.zeros(classes, units_mk.shape[1], dtype=torch.float64, device=units_mk.device)
     for units, predictions in zip(units_mk.split(BLOCK), predictions_m.split(BLOCK), strict=True):
         sums_ck.index_add_(0, predictions, units.double())
     means_ck = (sums_ck / counts_c.clamp(min=1).unsqueeze(1)).to(units_mk)
@@ -102,10 +102,15 @@ class Scored:
     top_indices: Tensor
     top_influence: Tensor
 
+    def first(self, samples: int) -> "Scored":
+        """Of the first samples only."""
+        return Scored(*(values[:samples] for values in (self.score, self.leverage, self.layer_scores, self.top_indices, self.top_influence)))
+
 
 def log_leverage(whitened_nk: Tensor) -> Tensor:
-    """Logarithm of the leverage |u|^2, shape (n,)."""
-    return whitened_nk.square().sum(dim=1).clamp(min=torch.finfo(torch.float32).tiny).log()
+    """Logarithm of the leverage |u|^2, float64, shape (n,), so that neither large nor small rows leave its range."""
+    norms_n: Tensor = torch.linalg.vector_norm(whitened_nk, dim=1, dtype=torch.float64)
+    return 2 * norms_n.clamp(min=torch.finfo(torch.float32).tiny).log()
 
 
 def score(references: References, kind: ScoreKind, whitened_nk: Tensor, predictions_n: Tensor) -> Scored:
@@ -123,7 +128,7 @@ def score(references: References, kind: ScoreKind, whitened_nk: Tensor, predicti
     if references.layers == "apart":
         scores_n = scores_n / (norms_nl > 0).sum(dim=1).clamp(min=1)
     if kind == "leverage":
-        scores_n = (log_leverage(whitened_nk) - references.log_leverage_median).abs()
+        scores_n = (log_leverage(whitened_nk) - references.log_leverage_median).abs().to(whitened_nk)
     lengths_nl = (norms_nl * layout.layer_norms(explanation_nk)).to(products_nl)
     cosines_nl = torch.where(lengths_nl > 0, products_nl / lengths_nl.clamp(min=torch.finfo(torch.float32).tiny), 0.0)
     influence = whitened_nk @ references.whitened.T

@@ -20,6 +20,7 @@ from madcore.measurements import Measurement
 from madcore.projections import Projection
 
 RELATIVE_TOLERANCE = 1e-3
+CHECKED_SAMPLES = 3
 NO_MATRICES = (nn.Embedding, nn.EmbeddingBag, nn.LayerNorm, nn.RMSNorm)
 
 
@@ -83,7 +84,7 @@ def _first(names: Mapping[str, Sequence[str]]) -> str:
 
 
 def check_layers(model: nn.Module, coverage: Coverage, samples: Tensor, projection: Projection, measurement: Measurement) -> Coverage:
-    """Keeps the layers whose hooked rows equal autograd's on every sample, to a relative 1e-3.
+    """Keeps the layers whose hooked rows equal autograd's, to a relative 1e-3, on the first three samples with finite gradients.
 
     Samples go through the hooks as one batch and through autograd one by one, so a model that mixes the samples of a batch is
     found out too.
@@ -91,7 +92,7 @@ def check_layers(model: nn.Module, coverage: Coverage, samples: Tensor, projecti
     Args:
         model: in eval mode.
         coverage: what `select_layers` chose.
-        samples: two or three inputs of the model, shape (b, ...).
+        samples: a few inputs of the model, shape (b, ...), b at least 1.
         projection: as the rows will have it.
         measurement: as the rows will have it.
 
@@ -99,6 +100,7 @@ def check_layers(model: nn.Module, coverage: Coverage, samples: Tensor, projecti
         ModelError: no layer is left.
     """
     not_covered, layers = dict(coverage.not_covered), list(coverage.covered)
+    samples, expected = _checked(model, layers, samples, projection, measurement)
     hooked = None
     while layers and hooked is None:
         try:
@@ -108,7 +110,6 @@ def check_layers(model: nn.Module, coverage: Coverage, samples: Tensor, projecti
             layers = [layer for layer in layers if layer.name != error.name]
     kept = []
     if hooked is not None:
-        expected = [_autograd_rows(model, layers, sample, projection, measurement) for sample in samples.split(1)]
         for layer, place in zip(layers, row_layout(layers, projection).slices, strict=True):
             reason = _difference(hooked[:, place], [rows.get(layer.name) for rows in expected])
             if reason:
@@ -121,16 +122,32 @@ def check_layers(model: nn.Module, coverage: Coverage, samples: Tensor, projecti
     return Coverage(tuple(kept), not_covered)
 
 
+def _checked(
+    model: nn.Module, layers: Sequence[Layer], samples: Tensor, projection: Projection, measurement: Measurement
+) -> tuple[Tensor, list[dict[str, Tensor]]]:
+    """The samples to check on, and autograd's rows of each; one without a finite gradient is used only where all are so."""
+    finite: dict[int, dict[str, Tensor]] = {}
+    others: dict[int, dict[str, Tensor]] = {}
+    for index, sample in enumerate(samples.split(1)):
+        rows = _autograd_rows(model, layers, sample, projection, measurement)
+        chosen = finite if all(torch.isfinite(row).all() for row in rows.values()) else others
+        chosen[index] = rows
+        if len(finite) == CHECKED_SAMPLES:
+            break
+    kept = finite or dict(list(others.items())[:CHECKED_SAMPLES])
+    return samples[list(kept)], list(kept.values())
+
+
 def _difference(hooked: Tensor, expected: Sequence[Tensor | None]) -> str | None:
     if any(row is None for row in expected):
         return "its parameter takes no part in the forward pass"
     reference = torch.stack([row for row in expected if row is not None])
     if not torch.isfinite(reference).all():
         return "its gradient is not finite on a trusted sample"
-    difference, norm = float((hooked - reference).norm()), float(reference.norm())
-    if difference <= RELATIVE_TOLERANCE * norm + 1e-12:
+    differences_b, norms_b = (hooked - reference).norm(dim=1), reference.norm(dim=1)
+    if (differences_b <= RELATIVE_TOLERANCE * norms_b + 1e-12).all():
         return None
-    return f"its hooked gradient differs from autograd's by {difference / max(norm, 1e-12):.2g} of its norm"
+    return f"its hooked gradient differs from autograd's by {float((differences_b / norms_b.clamp(min=1e-12)).max()):.2g} of its norm"
 
 
 def _autograd_rows(model: nn.Module, layers: Sequence[Layer], sample: Tensor, projection: Projection, measurement: Measurement) -> dict[str, Tensor]:

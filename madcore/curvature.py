@@ -26,18 +26,18 @@ class BlockMoment:
 
     @classmethod
     def zero(cls, layout: RowLayout) -> "BlockMoment":
-        """The moment of no rows."""
+        """The moment of no rows; it takes the device of the first ones added."""
         return cls(layout, tuple(torch.zeros(size, size, dtype=torch.float64) for size in layout.sizes), 0)
 
     def update(self, rows_nk: Tensor) -> "BlockMoment":
         """With the rows (n, k) added, n from 0 on."""
         blocks = [block.double() for block in self.layout.blocks(rows_nk)]
-        sums = tuple(total + block.T @ block for total, block in zip(self.sums, blocks, strict=True))
+        sums = tuple(total.to(block.device) + block.T @ block for total, block in zip(self.sums, blocks, strict=True))
         return BlockMoment(self.layout, sums, self.count + rows_nk.shape[0])
 
     def merge(self, other: "BlockMoment") -> "BlockMoment":
         """The moment of both parts together."""
-        sums = tuple(a + b for a, b in zip(self.sums, other.sums, strict=True))
+        sums = tuple(a + b.to(a.device) for a, b in zip(self.sums, other.sums, strict=True))
         return BlockMoment(self.layout, sums, self.count + other.count)
 
     def finalize(self) -> tuple[Tensor, ...]:
@@ -62,6 +62,16 @@ class Damping:
         """The number added to each eigenvalue of a curvature block (k_l, k_l)."""
         return self.amount if self.kind == "absolute" else self.amount * float(matrix.trace()) / matrix.shape[0]
 
+    def of_all(self, blocks: Sequence[Tensor]) -> list[float]:
+        """The number added to each block's eigenvalues.
+
+        A layer that never matters to the reference part has an all-zero block, of which no relative damping can be made; it counts
+        like the layer that matters least, so that a sample that wakes it stands out in whatever unit gradients come.
+        """
+        amounts = [self.of(block) for block in blocks]
+        least = min((amount for amount in amounts if amount > 0), default=0.0)
+        return [amount if amount > 0 else least for amount in amounts]
+
 
 @dataclass(frozen=True)
 class DampedInverse:
@@ -75,8 +85,7 @@ class DampedInverse:
     def of(cls, matrix: Tensor, damping: Damping) -> "DampedInverse":
         """Factors H (k, k). Rounding can leave tiny negative eigenvalues; they count as 0.
 
-        A block that is all zero (a layer that never matters to the reference part) is inverted as the identity, because a
-        relative damping of it would be 0 too.
+        An all-zero block without damping is inverted as the identity.
         """
         eigenvalues, eigenvectors = torch.linalg.eigh(matrix.double())
         amount = damping.of(matrix)
@@ -115,7 +124,14 @@ class Whitening:
     @classmethod
     def fit(cls, layout: RowLayout, curvature: Sequence[Tensor], damping: Damping) -> "Whitening":
         """From a curvature block (k_l, k_l) per layer; kept as float32, the precision of rows."""
-        return cls(layout, tuple(DampedInverse.of(block, damping).whitening().float() for block in curvature))
+        pairs = zip(curvature, damping.of_all(curvature), strict=True)
+        return cls(layout, tuple(DampedInverse.of(block, Damping("absolute", amount)).whitening().float() for block, amount in pairs))
+
+    @property
+    def infinite(self) -> tuple[str, ...]:
+        """Layers whose whitening has overflown."""
+        named = zip(self.layout.names, self.matrices or (), strict=self.matrices is not None)
+        return tuple(name for name, matrix in named if not torch.isfinite(matrix).all())
 
     def __call__(self, rows_nk: Tensor) -> Tensor:
         """Whitened rows u (n, k): influence is u_i . u_j, leverage |u_i|^2."""

@@ -86,6 +86,20 @@ def frozen(model: nn.Module) -> Iterator[None]:
             parameter.requires_grad_(True)
 
 
+@contextmanager
+def exact_float32(device: torch.device) -> Iterator[None]:
+    """No TF32 inside on a GPU, where convolutions otherwise round float32 inputs to 10 bits."""
+    if device.type != "cuda":
+        yield
+        return
+    matmul, convolution = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+    try:
+        yield
+    finally:
+        torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = matmul, convolution
+
+
 class RowExtractor:
     """Computes rows of one model, batch after batch. The model is left as found after each call."""
 
@@ -125,6 +139,8 @@ class RowExtractor:
             for name, members in self._modules.items():
                 handle = self._model.get_submodule(name).register_forward_hook(_forward_hook(members, rows, anchor), with_kwargs=True)
                 stack.callback(handle.remove)
+            if precision is torch.float32:
+                stack.enter_context(exact_float32(some.device))
             with torch.autocast(some.device.type, dtype=precision, enabled=precision is not torch.float32):
                 outputs = self._model(batch.detach())
             values = self._measurement(outputs.to(some.dtype)).sum()

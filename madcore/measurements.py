@@ -38,5 +38,5 @@ def margin(logits_nc: Tensor) -> Tensor:
 
 def predictions_and_confidence(logits_nc: Tensor) -> tuple[Tensor, Tensor]:
     """Predicted class (n,), int64, and its softmax probability (n,), float32, of logits (n, C)."""
-    confidence, predictions = torch.softmax(logits_nc.float(), dim=1).max(dim=1)
-    return predictions, confidence
+    predictions = logits_nc.argmax(dim=1)
+    return predictions, torch.softmax(logits_nc.float(), dim=1).gather(1, predictions.unsqueeze(1)).squeeze(1)

@@ -16,6 +16,7 @@ from infra.events import Stopwatch, peak_memory_bytes
 from infra.storage import Storage
 from madcore import BlockMoment, Damping, References, RowLayout, Whitening, score, split_order
 from madcore.calibration import calibration_size
+from madcore.coupling import Scored, ScoreKind
 from pipeline.artifacts.curvature import Part, TrustedSamples, encode_references, encode_whitening, read_whitening
 from pipeline.artifacts.logs import curvature_log
 from pipeline.artifacts.rows import RowsPart, read_blocks, read_samples
@@ -80,17 +81,26 @@ class CurvatureWorker:
             moment = moment.update(rows)
         blocks, damping = moment.finalize(), _damping(plan.config.curvature)
         mean_eigenvalues = [float(block.trace()) / len(block) for block in blocks]
-        return encode_whitening(Whitening.fit(plan.layout, blocks, damping), mean_eigenvalues, [damping.of(block) for block in blocks])
+        whitening = Whitening.fit(plan.layout, blocks, damping)
+        if whitening.infinite:
+            name = whitening.infinite[0]
+            worst = plan.layout.names.index(name)
+            raise StageError(
+                f"model {plan.name}: the curvature of {len(whitening.infinite)} layers cannot be inverted in float32, first that of {name} (mean eigenvalue "
+                f"{mean_eigenvalues[worst]:.3g}, damping {damping.of(blocks[worst]):.3g}); raise curvature.damping, or exclude it in estimator.layers"
+            )
+        return encode_whitening(whitening, mean_eigenvalues, damping.of_all(blocks))
 
     def _references(self, plan: ModelPlan, task: CurvatureTask, trusted: TrustedSamples) -> dict[str, bytes]:
         whitening = read_whitening(self._storage, task.factor, plan.layout)
         whitened = torch.cat([whitening(rows) for rows, _ in self._select(task, plan.layout, trusted, "reference")])
-        references = references_of(plan, whitened, trusted)
+        if not torch.isfinite(whitened).all():
+            raise StageError(f"model {plan.name}: whitened rows of the reference part leave the range of float32; raise curvature.damping")
+        scorer = Scorer.of(plan, whitening, whitened, trusted)
         for rows, indices in self._select(task, plan.layout, trusted, "calibration"):
-            finite = trusted.predictions[indices] >= 0
-            scored = score(references, plan.config.score.resolved, whitening(rows[finite]), trusted.predictions[indices[finite]])
-            trusted.scores[indices.numpy()] = np.inf
-            trusted.scores[indices[finite].numpy()] = scored.score.double().numpy()
+            readable = trusted.predictions[indices] >= 0
+            scores = scorer(rows, trusted.predictions[indices].clamp(min=0)).score.double()
+            trusted.scores[indices.numpy()] = torch.where(readable & scores.isfinite(), scores, torch.inf).numpy()
         return encode_references(whitened, trusted)
 
     def _select(self, task: CurvatureTask, layout: RowLayout, trusted: TrustedSamples, part: Part) -> Iterator[tuple[Tensor, Tensor]]:
@@ -105,10 +115,31 @@ class CurvatureWorker:
                     yield rows[chosen], indices[chosen]
 
 
-def references_of(plan: ModelPlan, whitened_mk: Tensor, trusted: TrustedSamples) -> References:
-    """The references that a model's config asks for, of the reference part's whitened rows (m, k)."""
-    references = References.of(plan.layout, plan.config.score.layers_form, whitened_mk, trusted.reference_predictions, plan.classes)
-    return replace(references, q=plan.config.score.nearest)
+@dataclass(frozen=True)
+class Scorer:
+    """Scores blocks of rows as a model's config asks, calibration samples and audited ones alike."""
+
+    references: References
+    whitening: Whitening
+    kind: ScoreKind
+
+    @classmethod
+    def of(cls, plan: ModelPlan, whitening: Whitening, whitened_mk: Tensor, trusted: TrustedSamples) -> "Scorer":
+        """From the reference part's whitened rows (m, k)."""
+        config = plan.config.score
+        references = References.of(plan.layout, config.layers_form, whitened_mk, trusted.reference_predictions, plan.classes)
+        return cls(replace(references, q=config.nearest), whitening, config.resolved)
+
+    def __call__(self, rows_bk: Tensor, predictions_b: Tensor) -> Scored:
+        """Scores of at most SCORING_BLOCK rows, not yet whitened.
+
+        Blocks are filled up to one size: matrix products of another size add in another order, and the last bit decides between a
+        calibration score and an equal audited one, where ties must count against the sample.
+        """
+        samples = len(rows_bk)
+        rows = torch.nn.functional.pad(rows_bk, (0, 0, 0, SCORING_BLOCK - samples))
+        predictions = torch.nn.functional.pad(predictions_b, (0, SCORING_BLOCK - samples))
+        return score(self.references, self.kind, self.whitening(rows), predictions).first(samples)
 
 
 def _damping(section: CurvatureSection) -> Damping:

@@ -21,7 +21,10 @@ NOT_KNOWN: dict[str, JsonValue] = {"tpr": None, "fpr": None, "der": None, "thres
 
 @dataclass(frozen=True)
 class Judged:
-    """Scored samples (n,) whose truth is known. A sample whose gradient is not finite counts as the most anomalous of all."""
+    """Scored samples (n,) whose truth is known.
+
+    A sample whose gradient is not finite counts as the most anomalous of all; its confidence and gradient norm are NaN.
+    """
 
     scores: NDArray[np.float64]
     flagged: Mask
@@ -76,14 +79,18 @@ def evaluate(judged: Judged) -> dict[str, JsonValue]:
 
 
 def controls(judged: Judged) -> dict[str, JsonValue]:
-    """What needs no attribution: the AUROC of confidence and of the gradient norm alone, and the score's within strata of each."""
+    """What needs no attribution: the AUROC of confidence and of the gradient norm alone, and the score's within strata of each.
+
+    Samples whose gradient is not finite have neither and are left out.
+    """
     anomalous = judged.succeeded if judged.succeeded.any() else judged.anomalous == 1
-    chosen = anomalous | (judged.anomalous == 0)
-    values = {"confidence": judged.confidence, "gradient_norm": judged.gradient_norm}
-    return {
-        name: {"auroc": auroc(anomalous[chosen], value[chosen]), "matched_auroc": _matched_auroc(anomalous[chosen], judged.scores[chosen], value[chosen])}
-        for name, value in values.items()
-    }
+    return {name: _control(judged, anomalous, value) for name, value in {"confidence": judged.confidence, "gradient_norm": judged.gradient_norm}.items()}
+
+
+def _control(judged: Judged, anomalous: Mask, value: NDArray[np.float64]) -> dict[str, JsonValue]:
+    chosen = (anomalous | (judged.anomalous == 0)) & np.isfinite(value)
+    truth, scores = anomalous[chosen], judged.scores[chosen]
+    return {"auroc": auroc(truth, value[chosen]), "matched_auroc": _matched_auroc(truth, scores, value[chosen]), "samples": int(chosen.sum())}
 
 
 def auroc(anomalous: Mask, scores: NDArray[np.float64]) -> float | None:
@@ -107,11 +114,15 @@ def _filtered(judged: Judged, kept: _Filter) -> dict[str, JsonValue]:
 
 
 def _at(judged: Judged, rejected: Mask, kept: _Filter) -> dict[str, JsonValue]:
-    on_attacks, on_correct = _share(rejected & judged.succeeded, judged.succeeded), _share(rejected & judged.correct, judged.correct)
-    der = None
-    if kept.asr is not None and kept.accuracy is not None and on_attacks is not None and on_correct is not None:
-        der = (kept.asr * on_attacks - kept.accuracy * on_correct + 1) / 2
+    attacks = _rejected_part(kept.asr, _share(rejected & judged.succeeded, judged.succeeded))
+    correct = _rejected_part(kept.accuracy, _share(rejected & judged.correct, judged.correct))
+    der = None if attacks is None or correct is None else (attacks - correct + 1) / 2
     return {"tpr": _share(rejected & kept.anomalous, kept.anomalous), "fpr": _share(rejected & kept.benign, kept.benign), "der": der}
+
+
+def _rejected_part(rate: float | None, rejected: float | None) -> float | None:
+    """ASR - ASR' or ACC - ACC': of a rate that is 0 nothing can be rejected."""
+    return 0.0 if rate == 0 else None if rate is None or rejected is None else rate * rejected
 
 
 def _share(part: Mask, whole: Mask) -> float | None:

@@ -114,7 +114,7 @@ class _Collected:
         predictions, confidence = predictions_and_confidence(logits_rc[finite])
         self.rows[places] = rows_rk[finite].float()
         self._predictions[places], self._confidence[places] = predictions, confidence
-        self._norms[places] = torch.linalg.vector_norm(rows_rk[finite].float(), dim=1)
+        self._norms[places] = torch.linalg.vector_norm(rows_rk[finite], dim=1, dtype=torch.float64).float()
         statuses = [f"{UNREADABLE}{reason}" if reason else OK for reason in batch.unreadable]
         for index in readable[~finite].tolist():
             statuses[index] = NONFINITE

@@ -9,6 +9,7 @@ from madcore import RowLayout
 
 PROCESS_BYTES = 600 << 20
 SCORING_BLOCK = 512
+JUDGED_BYTES = 220
 
 
 @dataclass(frozen=True)
@@ -18,11 +19,12 @@ class ProjectedMemory:
     gradients: int
     curvature: int
     scoring: int
+    reporting: int
 
     @property
     def peak(self) -> int:
         """The largest of the stages."""
-        return max(self.gradients, self.curvature, self.scoring)
+        return max(self.gradients, self.curvature, self.scoring, self.reporting)
 
 
 def activation_bytes(model: nn.Module, sample: Tensor) -> int:
@@ -50,8 +52,10 @@ class Shapes:
     `model_bytes`: parameters and buffers; the file's bytes and the tensors are held at once while loading.
     `sample_bytes`: activations of one sample; forward values, their gradients and one layer's workspace are counted.
     `task_rows`: rows of the largest task; with their temporaries they are held four times while they are encoded.
-    `batch`: samples per batch. `reference`: rows of the reference part, held whitened, as units and once as a temporary by each scoring worker.
+    `batch`: samples per batch. `reference`: rows of the reference part, held whitened and as units beside temporaries of both.
+    `classes`: means of the reference part's units, with their float64 sums and temporaries.
     `whitened`: whether there is a curvature, with float64 blocks and one layer's factorisation at a time.
+    `judged`: audited samples whose truth is known, which evaluation holds at once.
     """
 
     layout: RowLayout
@@ -60,7 +64,9 @@ class Shapes:
     task_rows: int
     batch: int
     reference: int
+    classes: int
     whitened: bool
+    judged: int
 
 
 def project_memory(shapes: Shapes) -> ProjectedMemory:
@@ -68,9 +74,9 @@ def project_memory(shapes: Shapes) -> ProjectedMemory:
     row = 4 * shapes.layout.k
     blocks = 8 * sum(size * size for size in shapes.layout.sizes) if shapes.whitened else 0
     factor = 4 * 8 * max(shapes.layout.sizes) ** 2 if shapes.whitened else 0
-    references = 3 * shapes.reference * row
+    references = 5 * shapes.reference * row + 6 * shapes.classes * row
     batch = 3 * max(8, shapes.batch) * (shapes.sample_bytes + row)
     gradients = PROCESS_BYTES + 2 * shapes.model_bytes + batch + 4 * shapes.task_rows * row
     scoring = PROCESS_BYTES + blocks // 2 + references + SCORING_BLOCK * (6 * row + 8 * shapes.reference)
-    curvature = PROCESS_BYTES + 2 * blocks + factor + references + SCORING_BLOCK * 6 * row
-    return ProjectedMemory(gradients, curvature, scoring)
+    curvature = PROCESS_BYTES + max(4 * blocks + factor, blocks // 2 + references) + SCORING_BLOCK * (6 * row + 8 * shapes.reference)
+    return ProjectedMemory(gradients, curvature, scoring, PROCESS_BYTES + JUDGED_BYTES * shapes.judged)

@@ -1,7 +1,7 @@
 """The plan: everything that can be known before running, printed by `mad plan` and refused if it cannot fit. It writes nothing."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from itertools import chain
 
 import torch
@@ -20,7 +20,7 @@ from pipeline.sources.images import scaled
 from pipeline.sources.models import load_model, users_code
 
 ROWS_FORMAT = 1
-CHECKED_SAMPLES = 2
+CANDIDATES = 16
 
 
 @dataclass(frozen=True)
@@ -159,7 +159,9 @@ def _plan_model(config: AuditConfig, model: ModelConfig) -> ModelPlan:
         task_rows=min(config.run.rows_per_task, rows),
         batch=min(config.run.batch_size, rows),
         reference=samples - calibration_size(samples, model.calibration.fraction),
+        classes=probed.classes,
         whitened=model.curvature.kind != "identity",
+        judged=sum(source.rows for source in audited if "anomalous" in source.truth),
     )
     return ModelPlan(
         config=model,
@@ -179,7 +181,7 @@ def _plan_model(config: AuditConfig, model: ModelConfig) -> ModelPlan:
 
 @dataclass(frozen=True)
 class _Probed:
-    """What loading a model and running it on two trusted samples tells."""
+    """What loading a model and running it on a few trusted samples tells."""
 
     digest: str
     coverage: Coverage
@@ -191,7 +193,7 @@ class _Probed:
 
 def _probe(config: AuditConfig, model: ModelConfig, trusted: list[Source]) -> _Probed:
     loaded = load_model(config, model)
-    images = first_images(trusted, CHECKED_SAMPLES, model.data.preprocess)
+    images = first_images(trusted, CANDIDATES, model.data.preprocess)
     inputs = torch.from_numpy(scaled(images, model.data.preprocess))
     with users_code(f"architecture {model.architecture}: a forward pass on a trusted sample of shape {tuple(inputs[:1].shape)}"), torch.no_grad():
         outputs = loaded.module(inputs)
@@ -253,11 +255,12 @@ def _row_key(model: ModelConfig, probed: _Probed, layout: RowLayout) -> str:
 
 
 def _does_not_fit(plan: ModelPlan, granted: int) -> str:
-    needs = {"gradients": plan.memory.gradients, "curvature": plan.memory.curvature, "scoring": plan.memory.scoring}
+    needs = asdict(plan.memory)
     remedies = {
         "gradients": "lower run.batch_size or run.rows_per_task",
         "curvature": "lower estimator.projection.rank",
         "scoring": "lower estimator.projection.rank, or use fewer trusted samples",
+        "reporting": "audit fewer samples at once, or set data.columns.anomalous: null",
     }
     worst = max(needs, key=lambda stage: needs[stage])
     return (

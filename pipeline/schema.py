@@ -8,7 +8,8 @@ if TYPE_CHECKING:
     from madcore.coupling import LayersForm, ScoreKind
 
 RESERVED_NAMES = ("runs", "report", "mad.json", "index")
-Share = Annotated[float, Field(gt=0, lt=1)]
+Share = Annotated[float, Field(ge=1e-9, lt=1)]
+Seed = Annotated[int, Field(ge=0, lt=1 << 63)]
 Paths = Annotated[tuple[str, ...], BeforeValidator(lambda value: [value] if isinstance(value, str) else value), Field(min_length=1)]
 Triple = tuple[float, float, float]
 
@@ -61,7 +62,7 @@ class ProjectionSection(Section):
 
     kind: Literal["rademacher"] = "rademacher"
     rank: Annotated[int, Field(ge=1, le=1024)] = 16
-    seed: Annotated[int, Field(ge=0)] = 0
+    seed: Seed = 0
 
 
 class Estimator(Section):
@@ -147,7 +148,7 @@ class Calibration(Section):
     """The calibration part of the trusted set, and the target."""
 
     fraction: Share = 0.3
-    seed: Annotated[int, Field(ge=0)] = 0
+    seed: Seed = 0
     target: Target = Target(fpr=0.01)
     tail: Literal["conformal"] = "conformal"
 

@@ -2,7 +2,7 @@
 
 import io
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pyarrow as pa
 import torch
@@ -12,13 +12,13 @@ from infra.errors import StorageError
 from infra.events import Stopwatch, peak_memory_bytes
 from infra.storage import Storage
 from infra.tables import write_parquet
-from madcore import References, RowLayout, Whitening, score
+from madcore import RowLayout
 from madcore.coupling import Scored
 from pipeline.artifacts.curvature import read_reference_rows, read_trusted, read_whitening
 from pipeline.artifacts.logs import scoring_log
-from pipeline.artifacts.rows import RowsPart, SampleColumns, read_blocks
+from pipeline.artifacts.rows import NONFINITE, RowsPart, SampleColumns, read_blocks
 from pipeline.artifacts.scores import PART, PART_FORMAT, score_batch
-from pipeline.curvature import references_of
+from pipeline.curvature import Scorer
 from pipeline.keys import key_of
 from pipeline.memory import SCORING_BLOCK
 from pipeline.plan import ModelPlan
@@ -55,9 +55,8 @@ def scoring_key(plan: ModelPlan, curvature: CurvatureFolders) -> str:
 @dataclass(frozen=True)
 class _Loaded:
     key: str
-    references: References
+    scorer: Scorer
     reference_ids: pa.Array
-    whitening: Whitening
 
 
 class ScoringWorker:
@@ -83,15 +82,13 @@ class ScoringWorker:
     def _load(self, plan: ModelPlan, task: ScoreTask) -> _Loaded:
         trusted = read_trusted(self._storage, task.curvature.references)
         whitened = read_reference_rows(self._storage, task.curvature.references)
-        references = references_of(plan, whitened, trusted)
-        whitening = read_whitening(self._storage, task.curvature.factor, plan.layout)
-        return _Loaded(task.key, references, pa.array(trusted.reference_ids, pa.string()), whitening)
+        scorer = Scorer.of(plan, read_whitening(self._storage, task.curvature.factor, plan.layout), whitened, trusted)
+        return _Loaded(task.key, scorer, pa.array(trusted.reference_ids, pa.string()))
 
     def _scored(self, plan: ModelPlan, part: RowsPart, loaded: _Loaded) -> Iterator[pa.RecordBatch]:
         for rows, samples in read_blocks(self._storage, part, plan.layout, SCORING_BLOCK):
-            predictions = samples.predictions.clamp(min=0)
-            scored = score(loaded.references, plan.config.score.resolved, loaded.whitening(rows), predictions)
-            yield score_batch(part.source, samples, scored, loaded.reference_ids, plan.layout.names)
+            scored = loaded.scorer(rows, samples.predictions.clamp(min=0))
+            yield score_batch(part.source, _without_overflow(samples, scored), scored, loaded.reference_ids, plan.layout.names)
 
     def _failed(self, plan: ModelPlan, part: RowsPart) -> Iterator[pa.RecordBatch]:
         """Rows of a task that was given up: named, unscored, none left out."""
@@ -105,6 +102,13 @@ class ScoringWorker:
             statuses=[f"{FAILED}{part.failure}"] * n,
         )
         yield score_batch(part.source, samples, _no_scores(n, plan.layout), pa.array([], pa.string()), plan.layout.names)
+
+
+def _without_overflow(samples: SampleColumns, scored: Scored) -> SampleColumns:
+    """Samples whose row is finite, but whose whitened row leaves the range of float32, count as not finite."""
+    overflown = samples.ok & ~torch.isfinite(scored.score)
+    statuses = [NONFINITE if over else status for over, status in zip(overflown.tolist(), samples.statuses, strict=True)]
+    return replace(samples, statuses=statuses)
 
 
 def _ids(plan: ModelPlan, part: RowsPart) -> list[str]:

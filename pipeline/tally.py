@@ -71,7 +71,7 @@ class Tally:
         above = float(scores[finite].max()) + 1 if finite.any() else 0.0
         classes = (column.astype(np.int64) for column in (predictions, anomalous, label, target))
         predicted, marks, labels, targets = classes
-        return Judged(np.where(finite, scores, above), flagged, predicted, np.nan_to_num(confidence), np.nan_to_num(norms), marks, labels, targets)
+        return Judged(np.where(finite, scores, above), flagged, predicted, confidence, norms, marks, labels, targets)
 
 
 def kind(status: str) -> str:

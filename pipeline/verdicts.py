@@ -20,13 +20,17 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Evidence:
-    """What the verdict rests on: audited rows, how many have a score (or a gradient that is not finite), p-values <= alpha."""
+    """What the verdict rests on: audited rows, how many have a score (or a gradient that is not finite), p-values <= alpha.
+
+    `infinite` of the `calibration` samples have a gradient that is not finite, and score above all others.
+    """
 
     audited: int
     scored: int
     extreme: int
     nonfinite: int
     calibration: int
+    infinite: int
     alpha: float
 
 
@@ -36,13 +40,9 @@ def judge(evidence: Evidence) -> Verdict:
     A sample whose gradient is not finite has the p-value of an infinite score here, as in the calibration part.
     """
     rank = largest_rank(evidence.alpha, evidence.calibration)
-    notes = _notes(evidence)
-    if rank < 1:
-        return Verdict(CANNOT_TELL, (f"{evidence.calibration} calibration samples cannot resolve p-values of {evidence.alpha:g}", *notes))
-    if evidence.scored == 0:
-        return Verdict(CANNOT_TELL, ("no audited sample could be scored", *notes))
-    if flag_count_tail(evidence.scored, evidence.scored, rank, evidence.calibration) >= CHANCE:
-        return Verdict(CANNOT_TELL, (f"{evidence.scored} scored samples are too few: even if all were extreme, chance could explain it", *notes))
+    notes, blind = _notes(evidence), _blind(evidence, rank)
+    if blind:
+        return Verdict(CANNOT_TELL, (blind, *notes))
     tail = flag_count_tail(evidence.extreme, evidence.scored, rank, evidence.calibration)
     expected = evidence.scored * rank / (evidence.calibration + 1)
     counted = (
@@ -54,6 +54,22 @@ def judge(evidence: Evidence) -> Verdict:
     if evidence.scored < evidence.audited / 2:
         return Verdict(CANNOT_TELL, (f"only {evidence.scored:,} of {evidence.audited:,} audited samples could be scored", counted, *notes))
     return Verdict(NOTHING_UNUSUAL, (counted, *notes))
+
+
+def _blind(evidence: Evidence, rank: int) -> str | None:
+    """Why no count of extreme p-values could mean anything."""
+    if rank < 1:
+        return f"{evidence.calibration} calibration samples cannot resolve p-values of {evidence.alpha:g}"
+    if evidence.infinite >= rank:
+        return (
+            f"{evidence.infinite:,} of {evidence.calibration:,} calibration samples have a gradient that is not finite and score above all others, "
+            f"so that no finite score can reach a p-value <= {evidence.alpha:g}; mend the model or those trusted samples"
+        )
+    if evidence.scored == 0:
+        return "no audited sample could be scored"
+    if flag_count_tail(evidence.scored, evidence.scored, rank, evidence.calibration) >= CHANCE:
+        return f"{evidence.scored} scored samples are too few: even if all were extreme, chance could explain it"
+    return None
 
 
 def _notes(evidence: Evidence) -> list[str]:

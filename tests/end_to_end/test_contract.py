@@ -163,3 +163,19 @@ def test_rows_are_one_dask_array_over_the_committed_parts(done: Audited) -> None
 def plan_width(done: Audited) -> int:
     array = done.audit.rows("digits", "trusted")
     return int(array.shape[1])
+
+
+@pytest.mark.parametrize("kind", ["prediction_coupling", "mean_coupling", "top_coupling"])
+def test_a_calibration_sample_that_is_audited_ties_with_itself(make_config: ConfigMaker, kind: str) -> None:
+    """To the last bit, in whatever blocks either was scored: ties count against the sample, so p is at least rank / (M + 1)."""
+    found = audited(make_config, data={"audited": "trusted.parquet"}, score={"kind": kind})
+    scores, places = found.numbers("score"), found.trusted.of("calibration")
+    np.testing.assert_array_equal(scores[places], found.trusted.calibration_scores)
+
+
+def test_a_curvature_that_cannot_be_inverted_fails_the_model_with_the_numbers(make_config: ConfigMaker) -> None:
+    """A layer keeps more numbers (432) than there are reference samples, so that only the damping makes its curvature regular."""
+    sections = {"estimator": {"projection": {"rank": 32}}, "curvature": {"damping": {"kind": "absolute", "value": 1e-90}}}
+    outcome = run_audit(plan_audit(make_config(**sections))).outcome
+    assert outcome is not None and not outcome.summaries
+    assert "cannot be inverted in float32" in outcome.failures["digits"] and "raise curvature.damping" in outcome.failures["digits"]

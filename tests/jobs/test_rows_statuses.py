@@ -14,7 +14,7 @@ from pydantic import JsonValue
 
 from pipeline.config import merge
 from tests.jobs.command import Ended, Json, mad, published, section, table, tasks
-from tests.jobs.pictures import MARKED, broken_tiff, grey, unreadable
+from tests.jobs.pictures import MARKED, OVERFLOWS, STEEP, broken_tiff, grey, marked, unreadable
 from tests.jobs.workshop import AUDITED, TRUSTED, small_config, small_tables
 
 Bad = dict[str, tuple[bytes | None, str]]
@@ -222,3 +222,16 @@ def test_a_trusted_picture_that_cannot_be_read_is_in_neither_part(place: Place, 
     parts = [calibration[name] for name in ("reference", "calibration", "filtered", "unreadable")]
     assert (parts[1], parts[3], sum(int(str(part)) for part in parts)) == (round(0.3 * (TRUSTED - 1)), 1, TRUSTED)
     assert "1 trusted samples could not be read and are in neither part" in ended.summary["warnings"]
+
+
+def test_trusted_samples_without_a_finite_gradient_are_counted_and_refuse_no_model(place: Place, tmp_path: Path) -> None:
+    """The first two are among those that the plan tries the model on; of 36 calibration samples, 4 or more score above all others."""
+    rows = place.trusted.to_pylist()
+    for number in (0, 1, *range(4, len(rows), 4)):
+        rows[number]["image"]["bytes"] = marked(rows[number]["image"]["bytes"], OVERFLOWS if number % 8 else STEEP)
+    ended = place.run(tmp_path / "root", place.audited, trusted=pa.Table.from_pylist(rows, schema=place.trusted.schema))
+    assert ended.code == 0
+    verdict = section(ended.summary, "verdict")
+    assert verdict["value"] == "cannot tell"
+    assert "of 36 calibration samples have a gradient that is not finite" in " ".join(verdict["reasons"])
+    assert "calibration samples have a gradient that is not finite; they count as scores above all others" in " ".join(ended.summary["warnings"])

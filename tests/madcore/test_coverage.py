@@ -191,9 +191,11 @@ def test_a_model_that_mixes_samples_has_no_rows_at_all() -> None:
         checked(with_head(MixesSamples(), (6,)), batch_of(3, (6,)))
 
 
-def test_gradients_that_are_not_finite_are_found() -> None:
+def test_a_sample_whose_gradient_is_not_finite_is_passed_over_and_all_of_them_are_found() -> None:
     model = with_head(nn.Linear(6, 5), (6,))
     batch = batch_of(2, (6,))
+    batch[0, 0] = float("inf")
+    assert not checked(model, batch).not_covered
     batch[1, 0] = float("inf")
     with pytest.raises(ModelError, match="not finite on a trusted sample"):
         checked(model, batch)

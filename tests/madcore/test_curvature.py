@@ -149,3 +149,20 @@ def test_whitening_works_layer_by_layer(layout: RowLayout, seed: int, damping: D
 def test_the_identity_curvature_leaves_rows_alone() -> None:
     rows = normal_rows(0, 3, 4)
     assert torch.equal(Whitening(RowLayout(("a", "b"), (1, 3)))(rows), rows)
+
+
+@pytest.mark.parametrize("scale", [1e-6, 1.0, 1e6])
+def test_a_layer_that_the_reference_part_never_uses_counts_like_the_one_it_uses_least(scale: float) -> None:
+    """Whatever unit gradients come in: relative damping sees no scale, also where a block is all zero."""
+    layout, damping = RowLayout(("used", "used little", "unused"), (2, 2, 2)), Damping("relative_mean", 2.0)
+    blocks = [scale**2 * torch.eye(2, dtype=torch.float64) * amount for amount in (1.0, 0.25, 0.0)]
+    assert damping.of_all(blocks) == pytest.approx([2 * scale**2, 0.5 * scale**2, 0.5 * scale**2])
+    rows = scale * normal_rows(0, 3, 6)
+    torch.testing.assert_close(Whitening.fit(layout, blocks, damping)(rows)[:, 4:], rows[:, 4:] / (0.5**0.5 * scale))
+
+
+def test_a_whitening_that_leaves_float32_names_its_layers() -> None:
+    layout, blocks = RowLayout(("a", "b"), (1, 1)), [torch.eye(1).double(), torch.zeros(1, 1).double()]
+    assert Whitening.fit(layout, blocks, Damping("absolute", 1e-80)).infinite == ("b",)
+    assert Whitening.fit(layout, blocks, Damping("absolute", 1e-8)).infinite == ()
+    assert Whitening(layout).infinite == ()

@@ -63,6 +63,8 @@ def test_what_cannot_be_known_is_none() -> None:
     assert [part(unlabelled, "accuracy"), part(unlabelled, "attack_success_rate"), part(unlabelled, "all", "at_calibrated", "der")] == [None] * 3
     clean = evaluate(judged([1.0, 0.0], 0.5, anomalous=[0, 0], predictions=[0, 0], label=[0, 1]))
     assert part(clean, "all", "at_calibrated") == {"tpr": None, "fpr": 0.5, "der": None}
+    never = evaluate(judged([1.0, 0.0, 0.0], 0.5, anomalous=[1, 0, 0], predictions=[1, 1, 1], label=[1, 1, 1], target=[0, -1, -1]))
+    assert [part(never, "attack_success_rate"), part(never, "all", "at_calibrated", "der")] == [0.0, 0.5], "nothing to reject, nothing lost"
     assert part(clean, "all", "at_best") == {"tpr": None, "fpr": None, "der": None, "threshold": None}
 
 
@@ -91,3 +93,10 @@ def test_a_score_that_repeats_a_control_adds_nothing_within_its_strata() -> None
     assert isinstance(matched, float) and matched - 0.5 < (0.875 - 0.5) / 2
     assert part(repeated, "gradient_norm", "matched_auroc") == pytest.approx(0.875, abs=0.02)
     assert part(perfect, "confidence", "matched_auroc") == 1.0
+
+
+def test_samples_without_a_finite_gradient_are_left_out_of_the_controls() -> None:
+    scores, unknown = np.array([0.1, 0.2, 0.9, 9.0, 9.0]), np.full(5, -1)
+    control = np.array([0.1, 0.2, 0.9, np.nan, np.nan])
+    found = controls(Judged(scores, scores > 1, unknown, control, control, np.array([0, 0, 1, 1, 1]), unknown, unknown))
+    assert part(found, "confidence") == {"auroc": 1.0, "matched_auroc": None, "samples": 3}
