@@ -8,8 +8,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
-from infra.errors import StorageError
-
+OWN_PACKAGES = ("infra", "madcore", "pipeline")
 Task = TypeVar("Task")
 Result = TypeVar("Result")
 
@@ -60,8 +59,8 @@ class SerialExecutor:
 
 
 def describe(error: BaseException) -> str:
-    """An error as one line: its type, unless it is an error of storage that says all itself, and what it says."""
+    """An error as one line: its type, unless it is one of this project's, which say all themselves, and what it says."""
     lines = str(error).strip().splitlines()
-    if lines and isinstance(error, StorageError):
+    if lines and type(error).__module__.partition(".")[0] in OWN_PACKAGES:
         return lines[0]
     return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__

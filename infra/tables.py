@@ -15,6 +15,7 @@ from infra.errors import Corrupt, StorageError
 from infra.files import open_input
 
 BUFFER_BYTES = 1 << 20
+GROUP_ROWS = 8192
 
 
 @dataclass(frozen=True)
@@ -67,10 +68,19 @@ def decode_arrow(data: bytes, expected: TableFormat, place: str) -> pa.Table:
 
 
 def write_parquet(sink: IO[bytes], batches: Iterable[pa.RecordBatch], expected: TableFormat) -> None:
-    """Streams record batches into one Parquet file, a row group each."""
+    """Streams record batches into one Parquet file.
+
+    Row groups have GROUP_ROWS rows, however the batches are cut, so that equal tables are equal files.
+    """
     with pq.ParquetWriter(sink, expected.schema, compression="zstd") as writer:
+        kept = expected.schema.empty_table()
         for batch in batches:
-            writer.write_batch(batch)
+            kept = pa.concat_tables([kept, pa.Table.from_batches([batch])])
+            while len(kept) >= GROUP_ROWS:
+                writer.write_table(kept.slice(0, GROUP_ROWS).combine_chunks())
+                kept = kept.slice(GROUP_ROWS)
+        if len(kept):
+            writer.write_table(kept.combine_chunks())
 
 
 def open_parquet(file: IO[bytes], place: str) -> pq.ParquetFile:

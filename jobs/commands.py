@@ -10,11 +10,14 @@ from jobs.console import CANNOT, FAILED, VERDICT, Common, Stage
 from jobs.progress import ProgressDisplay
 from jobs.rendering import plan_document, plan_text, run_text
 from pipeline.artifacts.layout import check_root, root_storage
+from pipeline.artifacts.logs import STAGES
 from pipeline.config import AuditConfig
 from pipeline.errors import ConfigError
 from pipeline.plan import AuditPlan, plan_audit
 from pipeline.run import run_audit
 from pipeline.verdicts import VERDICTS
+
+LAST_STAGE = STAGES[-1]
 
 
 def show_plan(path: str, common: Common) -> None:
@@ -30,6 +33,8 @@ def show_plan(path: str, common: Common) -> None:
 def run_config(path: str, executor: str, until: Stage, fail_on: str | None, common: Common) -> None:
     """`mad run`: exit 1 where something failed, 4 where a model has the verdict `fail_on`."""
     verdict = _parse_verdict(fail_on) if fail_on else None
+    if verdict and until != LAST_STAGE:
+        raise ConfigError(f"--fail-on needs a verdict, and there is none before the stage {LAST_STAGE}; leave out --until {until}")
     plan = plan_audit(AuditConfig.load(path))
     _run(plan, executor, until, verdict, common)
 
@@ -53,11 +58,11 @@ def _run(plan: AuditPlan, executor: str, until: Stage, verdict: str | None, comm
         audit = run_audit(plan, executor=executor, until=until, listener=display)
     outcome = audit.outcome
     assert outcome is not None
-    models = dict(outcome.summaries) or {name: {"stages": stages} for name, stages in outcome.stages.items()}
+    models = dict(outcome.summaries) if until == LAST_STAGE else {name: {"stages": stages} for name, stages in outcome.stages.items()}
     document: dict[str, object] = {"run_id": outcome.run_id, "models": models, "failures": dict(outcome.failures)}
     document |= {"failed_tasks": dict(outcome.failed_tasks), "refused_files": dict(outcome.refused_files)}
     common.emit(document, run_text(outcome, Storage(plan.config.root)))
-    for name, reason in outcome.failures.items() if common.output == "json" else ():
+    for name, reason in outcome.failures.items():
         print(f"mad: model {name}: {reason}", file=sys.stderr)
     if not outcome.clean:
         raise typer.Exit(FAILED)

@@ -1,6 +1,6 @@
 """The command `mad`. Heavy imports wait inside the commands, so that help is there at once."""
 
-from importlib.metadata import version
+from importlib import metadata
 from typing import Annotated, Literal
 
 import typer
@@ -26,12 +26,15 @@ Root = Annotated[str, typer.Argument(metavar="ROOT", help="The root that runs ar
 
 def _version(wanted: bool) -> None:
     if wanted:
-        typer.echo(f"mad {version('mad')}")
+        typer.echo(f"mad {metadata.version('mad')}")
         raise typer.Exit
 
 
+Version = Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")]
+
+
 @app.callback()
-def _common(_: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")] = False) -> None:
+def _common(version: Version = False) -> None:
     pass
 
 
@@ -41,6 +44,7 @@ def demo(
     output: Output = "text",
     verbose: Verbose = 0,
     quiet: Quiet = False,
+    version: Version = False,
 ) -> None:
     """Train a digit classifier with a backdoor on the spot, and audit it: the main job, in a minute."""
     with edge(Common(output, verbose, quiet)) as common:
@@ -55,6 +59,7 @@ def init(
     output: Output = "text",
     verbose: Verbose = 0,
     quiet: Quiet = False,
+    version: Version = False,
 ) -> None:
     """Write a commented example config, audit.yaml."""
     with edge(Common(output, verbose, quiet)) as common:
@@ -64,7 +69,7 @@ def init(
 
 
 @app.command()
-def plan(config: Config, output: Output = "text", verbose: Verbose = 0, quiet: Quiet = False) -> None:
+def plan(config: Config, output: Output = "text", verbose: Verbose = 0, quiet: Quiet = False, version: Version = False) -> None:
     """Show what a run would do: tasks, bytes, projected memory, layers covered and not. Writes nothing."""
     with edge(Common(output, verbose, quiet)) as common:
         from jobs.commands import show_plan  # noqa: PLC0415
@@ -81,6 +86,7 @@ def run(
     output: Output = "text",
     verbose: Verbose = 0,
     quiet: Quiet = False,
+    version: Version = False,
 ) -> None:
     """Audit the models of a config. Resumes by itself: what an earlier run finished is not done again."""
     with edge(Common(output, verbose, quiet)) as common:
@@ -90,7 +96,7 @@ def run(
 
 
 @app.command()
-def status(root: Root, output: Output = "text", verbose: Verbose = 0, quiet: Quiet = False) -> None:
+def status(root: Root, output: Output = "text", verbose: Verbose = 0, quiet: Quiet = False, version: Version = False) -> None:
     """List the runs of a root and the latest verdict on each model."""
     with edge(Common(output, verbose, quiet)) as common:
         from jobs.reading import show_status  # noqa: PLC0415
@@ -99,8 +105,8 @@ def status(root: Root, output: Output = "text", verbose: Verbose = 0, quiet: Qui
 
 
 @app.command()
-def verify(root: Root, output: Output = "text", verbose: Verbose = 0, quiet: Quiet = False) -> None:
-    """Check every stored byte against the digest recorded when it was written."""
+def verify(root: Root, output: Output = "text", verbose: Verbose = 0, quiet: Quiet = False, version: Version = False) -> None:
+    """Check all that is stored, pages excepted, against the digests recorded when it was written."""
     with edge(Common(output, verbose, quiet)) as common:
         from jobs.reading import show_verification  # noqa: PLC0415
 
@@ -113,6 +119,7 @@ def inspect(
     output: Output = "text",
     verbose: Verbose = 0,
     quiet: Quiet = False,
+    version: Version = False,
 ) -> None:
     """Show what is committed: models, stages, tasks, with rows, bytes and seconds."""
     with edge(Common(output, verbose, quiet)) as common:
@@ -128,6 +135,7 @@ def report(
     output: Output = "text",
     verbose: Verbose = 0,
     quiet: Quiet = False,
+    version: Version = False,
 ) -> None:
     """Print the latest results of each model, and write the pages anew."""
     with edge(Common(output, verbose, quiet)) as common:

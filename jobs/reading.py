@@ -4,9 +4,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import typer
 
+from infra.errors import StorageError
 from jobs.console import FAILED, Common
 from jobs.progress import ProgressDisplay
-from jobs.rendering import mapping, results, share, size, table
+from jobs.rendering import items, mapping, results, share, size, table
 from pipeline.artifacts.layout import root_storage, summary_file
 from pipeline.audit import Audit, open_audit
 from pipeline.publication import Document, latest_failures, publish_pages
@@ -23,14 +24,22 @@ def show_status(root: str, common: Common) -> None:
     models = []
     for name, model in mapping(found["models"]).items():
         counts, verdict = mapping(mapping(model).get("counts")), mapping(mapping(model).get("verdict"))
-        models.append([name, str(verdict.get("value", "not audited yet")), str(counts.get("audited", "-")), str(counts.get("flagged", "-"))])
+        said = mapping(model).get("unreadable") or verdict.get("value", "not audited yet")
+        models.append([name, str(said), str(counts.get("audited", "-")), str(counts.get("flagged", "-"))])
     text = "\n".join([f"root: {root}", table(["run", "state", ""], runs), "", table(["model", "latest verdict", "audited", "flagged"], models)])
     common.emit(found, text)
 
 
 def _notes(run: Document) -> str:
     notes = [f"{name}: {model['done']} of {model['tasks']} row tasks" for name, model in mapping(run.get("rows")).items() if isinstance(model, dict)]
-    return "; ".join([*notes, *(f"{name}: {reason}" for name, reason in mapping(run.get("failures")).items())])
+    notes += [f"{name}: {reason}" for name, reason in mapping(run.get("failures")).items()]
+    notes += [
+        f"{name}: {len(given_up)} tasks given up, first {given_up[0]}"
+        for name, given_up in mapping(run.get("failed_tasks")).items()
+        if isinstance(given_up, list)
+    ]
+    notes += [f"{name}: file left out: {reason}" for name, files in mapping(run.get("refused_files")).items() for reason in mapping(files).values()]
+    return "; ".join(notes)
 
 
 def show_verification(root: str, common: Common) -> None:
@@ -43,13 +52,15 @@ def show_verification(root: str, common: Common) -> None:
         "bytes": found.bytes,
         "tables": found.tables,
         "unclaimed_attempts": found.unclaimed_attempts,
+        "superseded_manifests": found.superseded_manifests,
         "problems": list(found.problems),
     }
     checked = f"{found.receipts:,} receipts, {found.files:,} files ({size(found.bytes)}) and {found.tables:,} published tables checked"
     leftover = f"{found.unclaimed_attempts:,} attempts that no receipt names, left by interrupted tasks; harmless" if found.unclaimed_attempts else ""
+    moved = f"{found.superseded_manifests:,} manifests of superseded results are gone; harmless" if found.superseded_manifests else ""
     remedy = "to compute what is damaged anew, move the folder ROOT/MODEL/STAGE/KEY that holds it away, then: mad run CONFIG" if found.problems else ""
     verdict = f"{len(found.problems):,} PROBLEMS" if found.problems else "all as written"
-    common.emit(document, "\n".join(line for line in (checked, leftover, *found.problems, remedy, verdict) if line))
+    common.emit(document, "\n".join(line for line in (checked, leftover, moved, *found.problems, remedy, verdict) if line))
     if found.problems:
         raise typer.Exit(FAILED)
 
@@ -60,12 +71,11 @@ def show_inspection(place: str, common: Common) -> None:
     if "keys" in found:
         rows = [_task_row(task) for log in mapping(found["keys"]).values() for task in _dicts(mapping(log)["tasks"])]
         text = table(["task", "generation", "rows", "bytes", "seconds", "peak memory", "nonfinite", "unreadable", "folder"], rows)
-    elif "stages" in found:
-        text = table(["stage", "tasks", "rows", "bytes", "seconds"], [_stage_row(stage, cost) for stage, cost in mapping(found["stages"]).items()])
     else:
-        models = mapping(found["models"])
-        rows = [[name, *_stage_row(stage, cost)] for name, stages in models.items() for stage, cost in mapping(stages).items()]
-        text = table(["model", "stage", "tasks", "rows", "bytes", "seconds"], rows)
+        models = mapping(found["models"]) if "models" in found else {str(found["model"]): found["stages"]}
+        costs = [(name, stage, mapping(cost)) for name, stages in models.items() for stage, cost in mapping(stages).items()]
+        text = table(["model", "stage", "tasks", "rows", "bytes", "seconds"], [[name, *_stage_row(stage, cost)] for name, stage, cost in costs])
+        text = "\n".join([text, *(f"{name}: {problem}" for name, _, cost in costs for problem in items(cost["problems"]))])
     common.emit(found, text)
 
 
@@ -75,28 +85,32 @@ def _task_row(task: Document) -> list[str]:
     return [*numbers, str(task["nonfinite"]), str(task["unreadable"]), str(task["folder"])]
 
 
-def _stage_row(stage: str, cost: object) -> list[str]:
-    values = mapping(cost)
+def _stage_row(stage: str, values: Document) -> list[str]:
     return [stage, f"{values['tasks']:,}", f"{values['rows']:,}", size(int(str(values["bytes"]))), str(values["seconds"])]
 
 
 def show_report(root: str, top: int, common: Common) -> None:
     """`mad report`."""
     audit = open_audit(root)
-    audited = [name for name in audit.models if _has_summary(audit, name)]
-    page = publish_pages(audit.storage, latest_failures(audit.storage))
-    listed = {name: _top_flagged(audit, name, top) for name in audited}
-    summaries = {name: audit.summary(name) for name in audited}
+    failures = latest_failures(audit.storage)
+    page = publish_pages(audit.storage, failures)
+    summaries, listed = dict[str, Document](), dict[str, list[Document]]()
+    for name in audit.models:
+        try:
+            if audit.storage.exists(summary_file(name)):
+                summaries[name], listed[name] = audit.summary(name), _top_flagged(audit, name, top)
+        except StorageError as error:
+            failures[name] = str(error)
     lines = [results(list(summaries.values()))]
+    for name, reason in failures.items():
+        older = f"; shown is run {summaries[name]['run_id']}" if name in summaries else ""
+        lines.append(f"{name}: not audited in the latest run: {reason}{older}")
     for name, rows in listed.items():
         cells = [[_cell(row[column]) for column in SHOWN] for row in rows]
         lines += ["", table(SHOWN, cells, f"{name}: the {len(rows)} most anomalous of its flagged samples")] if rows else []
-    document: Document = {"models": {name: {**summaries[name], "top": list(listed[name])} for name in audited}, "page": page}
+    models: Document = {name: {**summary, "top": list(listed[name])} for name, summary in summaries.items() if name in listed}
+    document: Document = {"models": models, "failures": dict(failures), "page": page}
     common.emit(document, "\n".join([*lines, "", f"page: {page}"]))
-
-
-def _has_summary(audit: Audit, name: str) -> bool:
-    return audit.storage.exists(summary_file(name))
 
 
 def _top_flagged(audit: Audit, name: str, top: int) -> list[Document]:

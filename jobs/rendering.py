@@ -109,7 +109,7 @@ def run_text(outcome: RunOutcome, storage: Storage) -> str:
     lines = [f"run {outcome.run_id}"]
     if outcome.summaries:
         lines += [results(list(outcome.summaries.values())), stage_seconds(outcome.stages)]
-        lines += [f"{name}: warning: {warning}" for name, summary in outcome.summaries.items() for warning in _list(summary["warnings"])]
+        lines += [f"{name}: warning: {warning}" for name, summary in outcome.summaries.items() for warning in items(summary["warnings"])]
         lines += [f"{name}: same scores as run {summary['same_as']}" for name, summary in outcome.summaries.items() if summary["same_as"]]
         lines.append(f"page: {storage.locate(page_file('index'))}")
     else:
@@ -150,5 +150,6 @@ def mapping(value: object) -> Document:
     return value if isinstance(value, dict) else {}
 
 
-def _list(value: object) -> list[object]:
+def items(value: object) -> list[object]:
+    """A value of a document that should be a list; empty where it is none."""
     return value if isinstance(value, list) else []

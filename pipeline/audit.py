@@ -58,13 +58,27 @@ class Audit:
         return pa.RecordBatchReader.from_batches(PUBLISHED_FORMAT.schema, file.iter_batches())
 
     def rows(self, model: str, split: Literal["trusted", "audited"] = "audited") -> dask.array.Array:
-        """All committed rows (n, k), float32, of the latest completed run, read when computed, a task's rows at a time."""
+        """All rows (n, k), float32, of the latest completed run, in the order of its table, read when computed, a task's rows at a time.
+
+        Raises:
+            RootError: the model has no completed run, or tasks of it failed, so that rows are missing.
+        """
+        if split not in ("trusted", "audited"):
+            raise RootError(f"there is no split {split!r}; splits: trusted, audited")
         pieces = [
             dask.array.from_delayed(delayed(_read_part)(self.storage.url, part, layout), (part.stop - part.start, layout.k), np.float32)
             for part, layout in self._parts(model, split)
         ]
+        found, expected = sum(piece.shape[0] for piece in pieces), self._expected_rows(model, split)
+        if found != expected:
+            raise RootError(f"model {model}: {expected - found:,} of {expected:,} {split} rows are in files of which tasks failed; `mad run` tries them again")
         rows: dask.array.Array = dask.array.concatenate(pieces)
         return rows
+
+    def _expected_rows(self, model: str, split: str) -> int:
+        files = self.summary(model)["files"]
+        listed = files[split] if isinstance(files, dict) else []
+        return sum(int(str(file["rows"])) for file in listed if isinstance(file, dict)) if isinstance(listed, list) else 0
 
     def _parts(self, model: str, split: str) -> Iterator[tuple[RowsPart, RowLayout]]:
         manifests = self.summary(model)["manifests"]

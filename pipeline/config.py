@@ -1,7 +1,7 @@
 """`audit.yaml` to `AuditConfig`: read, merge, check; every complaint says where, what and what would be right."""
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, get_args
@@ -99,15 +99,28 @@ def _resolve_auto(model: ModelConfig) -> ModelConfig:
     return model.model_copy(update={"estimator": estimator, "score": score})
 
 
+class _Loader(yaml.SafeLoader):
+    """Refuses a key that stands twice in a mapping, of which YAML would keep the last and drop the others in silence."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, object]:
+        keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode) and key.value != "<<"]
+        twice = [key for key in keys if keys.count(key) > 1]
+        if twice:
+            raise ConfigError(f"the key {twice[0]!r} stands twice in the mapping that begins in line {node.start_mark.line + 1}; keep one")
+        return super().construct_mapping(node, deep)
+
+
 def _read(path: Path) -> Raw:
     try:
         if path.stat().st_size > LARGEST_CONFIG:
-            raise ConfigError(f"{path}: {path.stat().st_size:,} bytes is no config (at most {LARGEST_CONFIG:,})")
-        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+            raise ConfigError(f"{path.stat().st_size:,} bytes is no config (at most {LARGEST_CONFIG:,})")
+        raw = yaml.load(path.read_text(encoding="utf-8"), _Loader)  # noqa: S506 - it is a SafeLoader
     except FileNotFoundError as error:
         raise ConfigError(f"{path}: no such file; `mad init` writes an example config") from error
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: cannot be read ({error})") from error
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from error
     except (yaml.YAMLError, RecursionError, ValueError, AttributeError, TypeError) as error:
         raise ConfigError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
     if not isinstance(raw, dict):
@@ -127,7 +140,8 @@ def _complaints(error: ValidationError, raw: Raw) -> str:
 def _complaint(detail: ErrorDetails, raw: Raw) -> str:
     where, kind, given = _where(detail["loc"], raw), detail["type"], detail.get("input")
     if kind == "extra_forbidden":
-        return f"{where}: {_remedy(str(detail['loc'][-1]), _valid_keys(detail['loc'][:-1]))}"
+        key, place = str(detail["loc"][-1]), detail["loc"][:-1]
+        return f"{where}: {_remedy(key, _valid_keys(place), _elsewhere(key, _options(place)))}"
     if kind in PHRASES:
         return f"{where}: {PHRASES[kind].format(**detail.get('ctx', {}))}" + ("" if kind == "missing" else f", got {_shown(given)}")
     message = detail["msg"].removeprefix("Value error, ")
@@ -150,9 +164,23 @@ def _shown(value: object) -> str:
     return text if len(text) <= 80 else f"{text[:77]}..."
 
 
-def _remedy(key: object, valid: Sequence[str]) -> str:
+def _remedy(key: object, valid: Sequence[str], elsewhere: str | None = None) -> str:
     near = get_close_matches(str(key), valid, n=1)
+    if elsewhere and not near:
+        return f"unknown key; {elsewhere}"
     return "unknown key; " + (f"did you mean {near[0]!r}?" if near else f"valid keys: {', '.join(valid)}")
+
+
+def _elsewhere(key: str, options: Sequence[type[BaseModel]]) -> str | None:
+    """Where a key would be right: in a section below, or for another kind."""
+    for name, field in options[0].model_fields.items():
+        for section in _sections(field.annotation):
+            if key in section.model_fields and key != "kind":
+                return f"did you mean '{name}.{key}'?"
+    for section in options[1:]:
+        if key in section.model_fields:
+            return f"{key!r} belongs to kind: {section.model_fields['kind'].default}"
+    return None
 
 
 def _where(loc: Sequence[int | str], raw: Raw) -> str:
@@ -167,15 +195,21 @@ def _where(loc: Sequence[int | str], raw: Raw) -> str:
     return f"models.{name}.{rest}" if own else rest
 
 
-def _valid_keys(loc: Sequence[int | str]) -> list[str]:
-    """The keys of the section at a place; a place names the kind of a section that has several."""
+def _options(loc: Sequence[int | str]) -> list[type[BaseModel]]:
+    """The sections that can stand at a place, first the one that does: a place names the kind of a section that has several."""
     options: list[type[BaseModel]] = [AuditConfig]
     for part in loc:
         tagged = [section for section in options if "kind" in section.model_fields and section.model_fields["kind"].default == part]
         if tagged:
-            options = tagged
+            options = [*tagged, *(section for section in options if section not in tagged)]
         elif isinstance(part, str) and part in options[0].model_fields:
             options = _sections(options[0].model_fields[part].annotation) or options
+    return options
+
+
+def _valid_keys(loc: Sequence[int | str]) -> list[str]:
+    """The keys of the section at a place."""
+    options = _options(loc)
     if options[0] is AuditConfig:
         return [key for key in AuditConfig.model_fields if key != "folder"] + list(MODEL_SECTIONS)
     return list(options[0].model_fields)

@@ -24,7 +24,7 @@ def gather(plan: ModelPlan, trusted: TrustedSamples, tally: Tally, found: Found,
     trusted_ids = set(trusted.ids)
     duplicates = repeated(read_ids, tally.total)
     shared = sum(name in trusted_ids for ids in read_ids() for name in ids if name)
-    verdict = judge(_evidence(plan, tally))
+    verdict = judge(_evidence(plan, trusted, tally))
     return {
         "schema": FACTS_VERSION,
         "counts": {
@@ -45,12 +45,22 @@ def gather(plan: ModelPlan, trusted: TrustedSamples, tally: Tally, found: Found,
     }
 
 
-def _evidence(plan: ModelPlan, tally: Tally) -> Evidence:
+def _evidence(plan: ModelPlan, trusted: TrustedSamples, tally: Tally) -> Evidence:
     target = plan.config.calibration.target
     alpha, calibration = target.fpr if target.fpr is not None else FDR_LEVEL, len(tally.calibration)
     nonfinite, infinite, rank = tally.statuses["nonfinite"], int(np.isinf(tally.calibration).sum()), max(0, largest_rank(alpha, calibration))
     extreme = int(tally.by_exceedances[:rank].sum()) + (nonfinite if infinite < rank else 0)
-    return Evidence(tally.total, tally.statuses["ok"] + nonfinite, extreme, nonfinite, calibration, infinite, alpha)
+    return Evidence(
+        audited=tally.total,
+        scored=tally.statuses["ok"] + nonfinite,
+        extreme=extreme,
+        nonfinite=nonfinite,
+        calibration=calibration,
+        infinite=infinite,
+        reference=len(trusted.of("reference")),
+        filtered=len(trusted.of("filtered")),
+        alpha=alpha,
+    )
 
 
 def _calibration(plan: ModelPlan, trusted: TrustedSamples, tally: Tally, found: Found) -> dict[str, JsonValue]:
@@ -86,13 +96,16 @@ def _warnings(plan: ModelPlan, trusted: TrustedSamples, tally: Tally, duplicates
     references = trusted.reference_predictions.bincount(minlength=plan.classes).tolist()
     unseen = {number: count for number, count in sorted(tally.predicted.items()) if not references[number]}
     rare = {number: references[number] for number in sorted(tally.predicted) if 0 < references[number] < RARE_CLASS}
-    infinite = int(np.isinf(tally.calibration).sum())
+    infinite, left_out = int(np.isinf(tally.calibration).sum()), len(trusted.of("filtered"))
+    others = left_out + len(trusted.of("reference"))
     lines = {
         f"{duplicates:,} audited samples repeat an id of an earlier one; (source, row) tells them apart": duplicates,
         f"{shared:,} audited samples share their id with a trusted one; if they are the same, they explain themselves": shared,
         f"predicted classes without reference samples, compared with the mean of the others instead: {_counts(unseen, 'audited')}": unseen,
         f"predicted classes with fewer than {RARE_CLASS} reference samples, drawn towards the mean of all: {_counts(rare, 'reference')}": rare,
         f"{len(trusted.of('unreadable')):,} trusted samples could not be read and are in neither part": trusted.of("unreadable"),
+        f"{left_out:,} of {others:,} trusted samples are not predicted as labelled and explain nothing; check labels and data.preprocess": 4 * left_out
+        > others,
         f"{infinite:,} calibration samples have a gradient that is not finite; they count as scores above all others": infinite,
     }
     return [line for line, applies in lines.items() if applies]

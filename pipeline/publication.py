@@ -61,7 +61,7 @@ def begin(storage: Storage, plan: AuditPlan) -> str:
         "models": {model.name: _planned(model) for model in plan.models},
         "refused": dict(plan.refused),
     }
-    storage.create(run_file(run_id), _encode(record))
+    storage.create(run_file(run_id), encode_document(record))
     return run_id
 
 
@@ -83,11 +83,11 @@ def publish(storage: Storage, run_id: str, plan: AuditPlan, progress: Sequence[M
         stages={run.plan.name: run.costs for run in progress},
     )
     for name, summary in summaries.items():
-        storage.create(run_summary_file(run_id, name), _encode(summary))
-    storage.create(outcome_file(run_id), _encode(_record(outcome, complete)))
+        storage.create(run_summary_file(run_id, name), encode_document(summary))
+    storage.create(outcome_file(run_id), encode_document(_record(outcome, complete)))
     for name, summary in summaries.items():
         _publish_table(storage, name, summary)
-        storage.write(summary_file(name), _encode(summary))
+        storage.write(summary_file(name), encode_document(summary))
     if summaries:
         publish_pages(storage, outcome.failures)
     return outcome
@@ -97,9 +97,10 @@ def make_up(storage: Storage) -> None:
     """Publishes what the latest run that ended did not come to publish, because it was killed right then."""
     ended = next((run_id for run_id in reversed(runs(storage)) if storage.exists(outcome_file(run_id))), None)
     for name in models(storage) if ended else ():
-        summary = read_document(storage, run_summary_file(str(ended), name))
-        if summary is not None:
-            _publish_table(storage, name, summary)
+        with suppress(Corrupt):  # `mad verify` names what is damaged; it must not stop the models beside it
+            summary = read_document(storage, run_summary_file(str(ended), name))
+            if summary is not None:
+                _publish_table(storage, name, summary)
 
 
 def _publish_table(storage: Storage, model: str, summary: Document) -> None:
@@ -130,7 +131,10 @@ def publish_pages(storage: Storage, failures: Mapping[str, str]) -> str:
 def latest_failures(storage: Storage) -> dict[str, str]:
     """Models that the latest completed run could not audit, and why."""
     for run_id in reversed(runs(storage)):
-        outcome = read_document(storage, outcome_file(run_id))
+        try:
+            outcome = read_document(storage, outcome_file(run_id))
+        except Corrupt:
+            continue
         if outcome is not None and outcome.get("complete"):
             failures = outcome.get("failures")
             return {name: str(reason) for name, reason in failures.items()} if isinstance(failures, dict) else {}
@@ -153,7 +157,7 @@ def read_document(storage: Storage, path: str) -> Document | None:
     except Missing:
         return None
     except ValueError as error:
-        raise Corrupt(f"{storage.locate(path)}: not readable JSON ({error}); move it away, and the next run writes its own") from error
+        raise Corrupt(f"{storage.locate(path)}: not readable JSON ({error}); move it away; a model's summary.json the next run writes anew") from error
     if not isinstance(document, dict):
         return None
     version = document.get("schema", document.get("format", FORMAT))
@@ -214,7 +218,10 @@ def _warnings(plan: ModelPlan) -> list[JsonValue]:
 def _same_table(storage: Storage, model: str, sha256: str) -> str | None:
     """The run whose published table is this very table, if it is the latest one."""
     latest = next(published_runs(storage, model), None)
-    summary = read_document(storage, run_summary_file(latest, model)) if latest else None
+    try:
+        summary = read_document(storage, run_summary_file(latest, model)) if latest else None
+    except Corrupt:
+        return None
     table = summary.get("table") if summary else None
     return latest if isinstance(table, dict) and table.get("sha256") == sha256 else None
 
@@ -230,6 +237,7 @@ def _record(outcome: RunOutcome, complete: bool) -> Document:
         "run_id": outcome.run_id,
         "ended": utc_stamp(),
         "complete": complete,
+        "summaries": {name: digest(encode_document(dict(summary))) for name, summary in outcome.summaries.items()},
         "failures": dict(outcome.failures),
         "failed_tasks": {name: list(tasks) for name, tasks in outcome.failed_tasks.items()},
         "refused_files": {name: dict(files) for name, files in outcome.refused_files.items()},
@@ -237,5 +245,6 @@ def _record(outcome: RunOutcome, complete: bool) -> Document:
     }
 
 
-def _encode(document: Document) -> bytes:
+def encode_document(document: Document) -> bytes:
+    """A document's bytes as they are written; the same for a document that was read."""
     return json.dumps(document, indent=1, allow_nan=False).encode()

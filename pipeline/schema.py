@@ -103,12 +103,24 @@ class CurvatureSection(Section):
     transductive: Literal[False] = False
 
 
+def _whole_or_auto(value: JsonValue) -> JsonValue:
+    if value == "auto" or (isinstance(value, int) and not isinstance(value, bool) and value >= 1):
+        return value
+    raise ValueError(f"q must be auto or a whole number from 1 on, got {value!r}")
+
+
 class ScoreSection(Section):
     """The anomaly score."""
 
     kind: Literal["auto", "prediction_coupling", "class_coupling", "mean_coupling", "top_coupling", "leverage"] = "auto"
     layers: Literal["auto", "concatenated", "apart"] = "auto"
-    q: Literal["auto"] | Annotated[int, Field(ge=1)] = "auto"
+    q: Annotated[int | Literal["auto"], BeforeValidator(_whole_or_auto)] = "auto"
+
+    @model_validator(mode="after")
+    def _q_of_top_coupling(self) -> "ScoreSection":
+        if self.q != "auto" and self.kind != "top_coupling":
+            raise ValueError(f"q belongs to kind: top_coupling, not to {self.kind}")
+        return self
 
     @property
     def nearest(self) -> int | None:

@@ -3,6 +3,7 @@
 from pydantic import JsonValue
 
 from infra.commits import CommitLog, Receipt
+from infra.errors import StorageError
 from infra.storage import Storage
 from pipeline.artifacts.layout import MARK, models, open_root, outcome_file, root_storage, run_file, runs
 from pipeline.artifacts.logs import STAGES, rows_log, stage_logs
@@ -26,8 +27,10 @@ def status(storage: Storage) -> Document:
 
 
 def _run(storage: Storage, run_id: str, latest: bool) -> JsonValue:
-    record = read_document(storage, run_file(run_id)) or {}
-    outcome = read_document(storage, outcome_file(run_id))
+    try:
+        record, outcome = read_document(storage, run_file(run_id)) or {}, read_document(storage, outcome_file(run_id))
+    except StorageError as error:
+        return {"run_id": run_id, "started": None, "state": f"unreadable: {error}"}
     unended = "not ended: still running, or interrupted (`mad run` resumes)" if latest else "interrupted, its work taken up by later runs"
     entry: Document = {"run_id": run_id, "started": record.get("started"), "state": unended}
     if outcome is None and latest:
@@ -50,8 +53,8 @@ def _progress(storage: Storage, record: Document) -> JsonValue:
 
 
 def _model(storage: Storage, name: str) -> JsonValue:
-    summary = read_summary(storage, name)
-    return {key: summary[key] for key in ("run_id", "verdict", "counts")} if summary else None
+    summary = _summary(storage, name)
+    return {key: summary[key] for key in ("run_id", "verdict", "counts", "unreadable") if key in summary} if summary else None
 
 
 def split_place(place: str) -> tuple[Storage, list[str]]:
@@ -87,17 +90,30 @@ def inspect(place: str) -> Document:
     if rest[0] not in known:
         raise RootError(f"{storage.url}: there is no model {rest[0]!r}; models here: {', '.join(known) or 'none'}")
     if len(rest) == 1:
-        return {"model": rest[0], "stages": _stages(storage, rest[0]), "summary": read_summary(storage, rest[0])}
+        return {"model": rest[0], "stages": _stages(storage, rest[0]), "summary": _summary(storage, rest[0])}
     if rest[1] not in STAGES:
         raise RootError(f"there is no stage {rest[1]!r}; stages: {', '.join(STAGES)}")
     return {"model": rest[0], "stage": rest[1], "keys": {log.folder: _log(log) for log in stage_logs(storage, rest[0], rest[1])}}
 
 
+def _summary(storage: Storage, name: str) -> Document | None:
+    try:
+        return read_summary(storage, name)
+    except StorageError as error:
+        return {"unreadable": str(error)}
+
+
 def _stages(storage: Storage, name: str) -> Document:
     stages: Document = {}
     for stage in STAGES:
-        receipts = [receipt for log in stage_logs(storage, name, stage) for receipt in log.receipts().values()]
+        receipts, problems = list[Receipt](), list[JsonValue]()
+        for log in stage_logs(storage, name, stage):
+            try:
+                receipts += log.receipts().values()
+            except StorageError as error:
+                problems.append(str(error))
         stages[stage] = {
+            "problems": problems,
             "tasks": len(receipts),
             "rows": sum(receipt.measures.rows for receipt in receipts),
             "bytes": sum(file.bytes for receipt in receipts for file in receipt.files),

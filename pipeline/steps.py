@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from typing import Generic, Protocol, TypeVar
 
 from infra.commits import CommitLog, Receipt
+from infra.errors import StorageError
 from infra.events import Listener, StageStarted, TaskEnded
 from infra.executors import Executor, Resources, TaskOutcome
 from pipeline.progress import ModelRun
@@ -55,9 +56,15 @@ class StepRunner:
         return [model for model in self.models.values() if not model.failure]
 
     def run(self, stage: str, factory: Callable[[], Worker[Task]], jobs: Mapping[str, Sequence[Job[Task]]]) -> dict[str, list[Receipt | Failure]]:
-        """Results by model, in the order of its jobs."""
+        """Results by model, in the order of its jobs; a model whose receipts cannot be read has failed and has none."""
         results: dict[Place, Receipt | Failure] = {}
-        pending = [job for model, own in jobs.items() for job in self._pending(stage, model, own, results)]
+        pending: list[Job[Task]] = []
+        for model, own in jobs.items():
+            try:
+                pending += self._pending(stage, model, own, results)
+            except StorageError as error:
+                self.models[model].failure = str(error)
+        jobs = {model: own for model, own in jobs.items() if not self.models[model].failure}
         total = sum(map(len, jobs.values()))
         self.tell(StageStarted(stage, total, total - len(pending)))
         places = {job.task: (job.log.folder, job.name) for job in pending}

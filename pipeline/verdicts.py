@@ -22,7 +22,8 @@ class Verdict:
 class Evidence:
     """What the verdict rests on: audited rows, how many have a score (or a gradient that is not finite), p-values <= alpha.
 
-    `infinite` of the `calibration` samples have a gradient that is not finite, and score above all others.
+    `infinite` of the `calibration` samples have a gradient that is not finite, and score above all others. Of the trusted samples
+    outside the calibration part, `reference` are predicted as labelled, `filtered` are not.
     """
 
     audited: int
@@ -31,6 +32,8 @@ class Evidence:
     nonfinite: int
     calibration: int
     infinite: int
+    reference: int
+    filtered: int
     alpha: float
 
 
@@ -51,6 +54,12 @@ def judge(evidence: Evidence) -> Verdict:
     )
     if tail < CHANCE:
         return Verdict(UNUSUAL, (counted, *notes))
+    if evidence.filtered > evidence.reference:
+        doubt = (
+            f"of the trusted samples outside the calibration part, only {evidence.reference:,} are predicted as labelled and {evidence.filtered:,} are not: "
+            "check the labels, the weights and data.preprocess"
+        )
+        return Verdict(CANNOT_TELL, (doubt, counted, *notes))
     if evidence.scored < evidence.audited / 2:
         return Verdict(CANNOT_TELL, (f"only {evidence.scored:,} of {evidence.audited:,} audited samples could be scored", counted, *notes))
     return Verdict(NOTHING_UNUSUAL, (counted, *notes))

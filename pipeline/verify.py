@@ -3,22 +3,25 @@
 import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from itertools import product
 
 from infra.commits import CommitLog, Receipt
 from infra.errors import StorageError
 from infra.events import Listener, StageEnded, StageStarted, Stopwatch, TaskEnded, ignore
+from infra.files import digest
 from infra.storage import Storage
-from pipeline.artifacts.layout import models, open_root, outcome_file, published_runs, run_summary_file, runs, table_file
+from pipeline.artifacts.layout import models, open_root, outcome_file, published_runs, run_file, run_summary_file, runs, summary_file, table_file
 from pipeline.artifacts.logs import STAGES, stage_logs
-from pipeline.publication import Document, read_document
+from pipeline.publication import Document, encode_document, read_document
 
 CHUNK = 8 << 20
 
 
 @dataclass
 class Findings:
-    """What was checked, what is wrong (a path and why, each), and how many attempts no receipt names (harmless leftovers)."""
+    """What was checked and what is wrong (a path and why, each).
+
+    Harmless: attempts that no receipt names; manifests that only runs name whose results a later run has superseded, moved away.
+    """
 
     receipts: int = 0
     files: int = 0
@@ -26,6 +29,7 @@ class Findings:
     tables: int = 0
     problems: list[str] = field(default_factory=list)
     unclaimed_attempts: int = 0
+    superseded_manifests: int = 0
 
 
 def verify(storage: Storage, listener: Listener = ignore) -> Findings:
@@ -105,7 +109,7 @@ def _check_file(storage: Storage, path: str, sha256: str, size: int, findings: F
 
 def _check_tables(storage: Storage, model: str, findings: Findings) -> None:
     for run_id in published_runs(storage, model):
-        table = _summary(storage, run_id, model, findings).get("table")
+        table = _read(storage, run_summary_file(run_id, model), findings).get("table")
         findings.tables += 1
         if isinstance(table, dict):
             _check_file(storage, table_file(model, run_id), str(table["sha256"]), int(str(table["bytes"])), findings)
@@ -114,20 +118,49 @@ def _check_tables(storage: Storage, model: str, findings: Findings) -> None:
 
 
 def _check_runs(storage: Storage, findings: Findings) -> None:
-    """Every manifest and table that an ended run's summary names must be there; one that was killed may not have come to them."""
-    ended = [run_id for run_id in runs(storage) if storage.exists(outcome_file(run_id))]
-    for run_id, name in product(ended, models(storage)):
-        summary = _summary(storage, run_id, name, findings)
-        manifests = summary.get("manifests")
-        named = [str(path) for paths in manifests.values() if isinstance(paths, list) for path in paths] if isinstance(manifests, dict) else []
-        if summary:
-            named.append(table_file(name, str(summary["same_as"] or run_id)))
-        findings.problems += [f"{storage.locate(path)}: missing, though run {run_id} published it" for path in named if not storage.exists(path)]
+    """Every document of a run must be as its outcome says, and what an ended run's summary names must be there.
+
+    A run that was killed may not have come to its outcome. Manifests are needed by the latest results of a model alone.
+    """
+    latest = {name: _latest(storage, name, findings) for name in models(storage)}
+    for run_id in runs(storage):
+        _read(storage, run_file(run_id), findings)
+        outcome = _read(storage, outcome_file(run_id), findings)
+        expected = outcome.get("summaries") if outcome else None
+        for name, sha256 in expected.items() if isinstance(expected, dict) else ():
+            summary = _read(storage, run_summary_file(run_id, name), findings)
+            if not summary or digest(encode_document(summary)) != sha256:
+                findings.problems.append(f"{storage.locate(run_summary_file(run_id, name))}: missing, or changed since run {run_id} ended")
+                continue
+            table = table_file(name, str(summary["same_as"] or run_id))
+            if not storage.exists(table):
+                findings.problems.append(f"{storage.locate(table)}: missing, though run {run_id} published it")
+            missing = [path for path in _manifests(summary) if not storage.exists(path)]
+            if latest.get(name) == run_id:
+                findings.problems += [f"{storage.locate(path)}: missing, though run {run_id} published it" for path in missing]
+            else:
+                findings.superseded_manifests += len(missing)
 
 
-def _summary(storage: Storage, run_id: str, model: str, findings: Findings) -> Document:
+def _latest(storage: Storage, model: str, findings: Findings) -> str | None:
+    """The run whose summary a model shows, which must be that run's own."""
+    shown = _read(storage, summary_file(model), findings)
+    run_id = str(shown.get("run_id"))
+    if shown and shown != _read(storage, run_summary_file(run_id, model), findings):
+        findings.problems.append(f"{storage.locate(summary_file(model))}: differs from the summary of its run, {run_id}; the next run writes it anew")
+    elif not shown and any(published_runs(storage, model)):
+        findings.problems.append(f"{storage.locate(summary_file(model))}: missing, though a run published scores; the next run writes it anew")
+    return run_id if shown else None
+
+
+def _manifests(summary: Document) -> list[str]:
+    named = summary.get("manifests")
+    return [str(path) for paths in named.values() if isinstance(paths, list) for path in paths] if isinstance(named, dict) else []
+
+
+def _read(storage: Storage, path: str, findings: Findings) -> Document:
     try:
-        return read_document(storage, run_summary_file(run_id, model)) or {}
+        return read_document(storage, path) or {}
     except StorageError as error:
         if str(error) not in findings.problems:
             findings.problems.append(str(error))

@@ -139,7 +139,7 @@ def _fill(module: nn.Module, weights: Mapping[str, Tensor], model: ModelConfig) 
     wanted = module.state_dict()
     complaints = {
         "missing in the file": [name for name in wanted if name not in weights],
-        "unknown to the architecture": [name for name in weights if name not in wanted],
+        "unknown to the architecture": sorted(name for name in weights if name not in wanted),
         "of another shape": [
             f"{name} ({tuple(weights[name].shape)} in the file, {tuple(wanted[name].shape)} in the architecture)"
             for name in wanted

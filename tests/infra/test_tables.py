@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from infra.errors import Corrupt, Missing, StorageError
 from infra.storage import Storage
-from infra.tables import TableFormat, decode_arrow, encode_arrow, open_parquet, read_rows, write_parquet
+from infra.tables import GROUP_ROWS, TableFormat, decode_arrow, encode_arrow, open_parquet, read_rows, write_parquet
 from tests.strategies import LAW
 
 SCORES = TableFormat("scores", 2, (pa.field("id", pa.string(), nullable=False), pa.field("score", pa.float32())))
@@ -153,13 +153,18 @@ def test_what_cannot_be_read_is_refused_with_a_sentence(data: bytes, message: st
         decode_arrow(data, SCORES, "here")
 
 
-def test_batches_are_streamed_into_row_groups_and_carry_the_version() -> None:
-    sink = io.BytesIO()
-    write_parquet(sink, (batch for batch in scores(7).to_batches(max_chunksize=3)), SCORES)
-    file = open_parquet(io.BytesIO(sink.getvalue()), "here")
+@pytest.mark.parametrize("rows", [0, 1, GROUP_ROWS, GROUP_ROWS + 1, 2 * GROUP_ROWS + 5])
+def test_equal_tables_are_equal_files_however_their_batches_are_cut_and_carry_the_version(rows: int) -> None:
+    files = []
+    for batch_rows in (3000, 8192, 10 * GROUP_ROWS):
+        sink = io.BytesIO()
+        write_parquet(sink, scores(rows).to_batches(max_chunksize=batch_rows), SCORES)
+        files.append(sink.getvalue())
+    assert len(set(files)) == 1
+    file = open_parquet(io.BytesIO(files[0]), "here")
     SCORES.check(file.schema_arrow, "here")
-    assert [file.metadata.row_group(g).num_rows for g in range(file.metadata.num_row_groups)] == [3, 3, 1]
-    assert file.read().equals(scores(7))
+    assert file.metadata.num_row_groups == -(-rows // GROUP_ROWS)
+    assert file.read().equals(scores(rows))
 
 
 def test_a_parquet_table_without_rows_has_its_columns() -> None:

@@ -100,6 +100,10 @@ def truncate(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-10])
 
 
+def lie(path: Path) -> None:
+    path.write_text(path.read_text().replace('"flagged": 3', '"flagged": 1', 1))
+
+
 CHANGED, SHORTER = "its contents changed since it was written (SHA-256 differs)", "bytes were written"
 DAMAGE: dict[str, tuple[str, Callable[[Path], None], str]] = {
     "a bit of a shard": ("digits/gradients/*/*/*/*/rows/c/0/0", flip, CHANGED),
@@ -116,6 +120,12 @@ DAMAGE: dict[str, tuple[str, Callable[[Path], None], str]] = {
     "a manifest of scores": ("digits/scoring/*/*/manifests/*.json", Path.unlink, "missing, though run 20"),
     "a manifest's end": ("digits/reporting/*/manifests/*.json", truncate, "it is damaged, or written by a newer mad"),
     "a run's summary": ("runs/*/digits.json", truncate, "not readable JSON"),
+    "a number in a run's summary": ("runs/*/digits.json", lie, "missing, or changed since run 20"),
+    "a run's record": ("runs/*/_run.json", truncate, "not readable JSON"),
+    "a run's end": ("runs/*/_outcome.json", truncate, "not readable JSON"),
+    "the latest summary's end": ("digits/summary.json", truncate, "not readable JSON"),
+    "a number in the latest summary": ("digits/summary.json", lie, "differs from the summary of its run, 20"),
+    "the latest summary": ("digits/summary.json", Path.unlink, "missing, though a run published scores"),
 }
 
 
@@ -133,6 +143,62 @@ def test_verify_names_what_is_damaged(pattern: str, damage: Callable[[Path], Non
     assert document.code == 1
     found = document.document["problems"]
     assert [line for line in found if str(line).startswith(str(path))] == problems
+
+
+def test_what_verify_advises_mends_what_it_found(finished: tuple[Path, Ended], inputs: Path, copy: Path) -> None:
+    """The folder of a damaged shard is moved away, and the next run computes it anew."""
+    config = inputs / "mending.yaml"
+    config.write_text(yaml.safe_dump(small_config(copy)))
+    shard = next(copy.glob("digits/gradients/*/*/*/*/rows/c/0/0"))
+    flip(shard)
+    ended = mad("verify", copy)
+    assert (ended.code, "move the folder ROOT/MODEL/STAGE/KEY that holds it away, then: mad run CONFIG" in ended.out) == (1, True)
+    (copy / "digits/gradients" / shard.relative_to(copy).parts[2]).rename(copy.parent / "away")
+    assert mad("run", config).code == 0
+    again = mad("verify", copy)
+    assert again.code == 0
+    assert "manifests of superseded results are gone; harmless" in again.out
+
+
+DAMAGED_DOCUMENTS = {
+    "a manifest": "digits/gradients/*/*/manifests/*.json",
+    "a receipt's name": "digits/gradients/*/*/receipts/*.json",
+    "the run's summary": "runs/*/digits.json",
+    "the latest summary": "digits/summary.json",
+    "the run's end": "runs/*/_outcome.json",
+}
+
+
+@pytest.mark.parametrize("pattern", DAMAGED_DOCUMENTS.values(), ids=DAMAGED_DOCUMENTS)
+def test_one_models_damaged_document_does_not_stop_the_others(inputs: Path, copy: Path, pattern: str) -> None:
+    raw = small_config(copy)
+    (model,) = raw["models"] if isinstance(raw["models"], list) else ()
+    config = inputs / "two.yaml"
+    assert isinstance(model, dict)
+    config.write_text(yaml.safe_dump({**raw, "models": [model, {**model, "name": "other"}]}))
+    path = sorted(copy.glob(pattern))[0]
+    if "receipts" in pattern:
+        path.with_name("foo.txt").touch()
+    else:
+        truncate(path)
+    for command in ("status", "inspect", "report"):
+        assert mad(command, copy).code == 0
+    ended = mad("run", config, "--output", "json")
+    assert ended.code in (0, 1)
+    assert "other" in section(ended.document, "models")
+    assert ("digits" in section(ended.document, "models")) == (ended.code == 0)
+
+
+def test_report_and_status_say_what_the_latest_run_could_not_audit(inputs: Path, copy: Path) -> None:
+    config, raw = inputs / "gone.yaml", small_config(copy)
+    (model,) = raw["models"] if isinstance(raw["models"], list) else ()
+    assert isinstance(model, dict)
+    config.write_text(yaml.safe_dump({**raw, "models": [{**model, "name": "other"}, {**model, "weights": "gone.safetensors"}]}))
+    assert mad("run", config).code == 1
+    ended = mad("report", copy)
+    assert "digits: not audited in the latest run: weights gone.safetensors: " in ended.out and "; shown is run 20" in ended.out
+    assert "gone.safetensors" in str(mad("report", copy, "--output", "json").document["failures"])
+    assert "digits: weights gone.safetensors" in mad("status", copy).out
 
 
 def test_verify_names_a_table_whose_summary_is_gone(copy: Path) -> None:

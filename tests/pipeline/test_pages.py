@@ -287,5 +287,5 @@ def test_shares_times_and_dates_are_for_people() -> None:
 
 def test_a_model_that_failed_is_named_with_its_reason_even_where_an_older_summary_is_shown() -> None:
     page = Page(render([summary("badnets")], {}, {"badnets": "weights gone", "other": "<b>no such file</b>"})["index"])
-    assert "weights gone What is shown of it below is older." in page.text
+    assert "weights gone. What is shown of it below is older." in page.text
     assert "<b>no such file</b>" in page.text
