@@ -80,7 +80,10 @@ def plan(config: Config, output: Output = "text", verbose: Verbose = 0, quiet: Q
 @app.command()
 def run(
     config: Config,
-    executor: Annotated[Literal["serial"], typer.Option(help="Where tasks run: in this process.")] = "serial",
+    executor: Annotated[Literal["serial", "ray"], typer.Option(help="Where tasks run: in this process, or on a Ray cluster.")] = "serial",
+    address: Annotated[
+        str | None, typer.Option(metavar="ADDR", help="The Ray cluster to join, HOST:PORT; without it RAY_ADDRESS, or a cluster of this machine's own.")
+    ] = None,
     until: Annotated[Stage, typer.Option(help="Stop after this stage; only reporting publishes scores.")] = "reporting",
     fail_on: Annotated[str | None, typer.Option(metavar="VERDICT", help="Exit with 4 if a model has this verdict, such as 'unusual inputs'.")] = None,
     output: Output = "text",
@@ -90,9 +93,9 @@ def run(
 ) -> None:
     """Audit the models of a config. Resumes by itself: what an earlier run finished is not done again."""
     with edge(Common(output, verbose, quiet)) as common:
-        from jobs.commands import run_config  # noqa: PLC0415
+        from jobs.commands import Where, run_config  # noqa: PLC0415
 
-        run_config(config, executor, until, fail_on, common)
+        run_config(config, Where(executor, address), until, fail_on, common)
 
 
 @app.command()

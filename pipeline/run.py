@@ -3,14 +3,12 @@
 A model that fails is set aside with the reason, and the others go on.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
-
-import torch
 
 from infra.commits import CommitLog, Receipt
 from infra.events import Listener, StageEnded, Stopwatch, ignore
-from infra.executors import Executor, Resources, SerialExecutor
+from infra.executors import EXECUTORS, Executor, Resources, open_executor
 from infra.storage import Storage
 from pipeline.artifacts.layout import claim_root
 from pipeline.artifacts.logs import STAGES, curvature_log, reporting_log, rows_log, scoring_log
@@ -28,25 +26,25 @@ from pipeline.scoring import CurvatureFolders, ScoreTask, ScoringWorker, scoring
 from pipeline.sources.datasets import Source
 from pipeline.steps import Failure, Job, StepRunner
 
-EXECUTORS: dict[str, Callable[[], Executor]] = {"serial": SerialExecutor}
 
-
-def run_audit(plan: AuditPlan, executor: str = "serial", until: str = "reporting", listener: Listener = ignore) -> Audit:
+def run_audit(plan: AuditPlan, executor: str = "serial", until: str = "reporting", listener: Listener = ignore, address: str | None = None) -> Audit:
     """Runs a plan to the end, or to the end of the stage `until`, and opens the result.
 
     Resumes by itself: tasks that are done, by this run or any other in this root, are not repeated.
 
     Args:
         plan: from `plan_audit`.
-        executor: `serial`, in this process.
+        executor: `serial`, in this process, or `ray`, on a cluster.
         until: `gradients`, `curvature`, `scoring` or `reporting`; only after the last are scores published.
         listener: told of stages, tasks and notices.
+        address: of the Ray cluster to join; None takes RAY_ADDRESS of the environment, or else starts one here.
 
     Returns:
         The audit, its `outcome` that of this run.
 
     Raises:
-        ConfigError: no such executor or stage, or no GPU where the config asks for one.
+        ConfigError: no such executor or stage.
+        ClusterError: no cluster answers, or it lacks what the config asks for.
         CannotFit: for every model a worker would need more memory than `run.memory_per_worker`.
         RootError: the root cannot be written, or its store lets two writers overwrite each other.
     """
@@ -54,21 +52,24 @@ def run_audit(plan: AuditPlan, executor: str = "serial", until: str = "reporting
         raise ConfigError(f"executor {executor!r} is not available in this version; available: {', '.join(EXECUTORS)}")
     if until not in STAGES:
         raise ConfigError(f"there is no stage {until!r}; stages: {', '.join(STAGES)}")
-    if plan.config.run.gpus_per_worker > 0 and not torch.cuda.is_available():
-        raise ConfigError(f"run.gpus_per_worker is {plan.config.run.gpus_per_worker:g}, but torch sees no CUDA device here; set it to 0 to run on the CPU")
     plan = plan.fitting()
+    resources = Resources(plan.config.run.workers, plan.config.run.gpus_per_worker, int(plan.config.run.memory_per_worker))
+    with open_executor(executor, address, resources) as opened:
+        return _run(plan, opened, resources, STAGES[: STAGES.index(until) + 1], listener)
+
+
+def _run(plan: AuditPlan, executor: Executor, resources: Resources, stages: Sequence[str], listener: Listener) -> Audit:
     storage = Storage(plan.config.root)
     claim_root(storage)
     make_up(storage)
     run_id = begin(storage, plan)
     models = {model.name: ModelRun(model) for model in plan.models}
-    resources = Resources(plan.config.run.workers, plan.config.run.gpus_per_worker, int(plan.config.run.memory_per_worker))
-    steps = _Stages(plan, storage, StepRunner(models, EXECUTORS[executor](), resources, listener))
-    for stage in STAGES[: STAGES.index(until) + 1]:
+    steps = _Stages(plan, storage, StepRunner(models, executor, resources, listener))
+    for stage in stages:
         watch = Stopwatch()
         getattr(steps, stage)()
         listener(StageEnded(stage, watch.seconds))
-    outcome = publish(storage, run_id, plan, list(models.values()), complete=until == STAGES[-1])
+    outcome = publish(storage, run_id, plan, list(models.values()), complete=stages[-1] == STAGES[-1])
     return Audit(storage, outcome)
 
 

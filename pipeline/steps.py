@@ -22,6 +22,7 @@ class ModelTask(Protocol):
 Task = TypeVar("Task", bound=ModelTask)
 Worker = Callable[[Task], Receipt]
 Place = tuple[str, str]
+GPU_STAGE = "gradients"
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,8 @@ class StepRunner:
         total = sum(map(len, jobs.values()))
         self.tell(StageStarted(stage, total, total - len(pending)))
         places = {job.task: (job.log.folder, job.name) for job in pending}
-        for outcome in self.executor.map_unordered(factory, list(places), self.resources):
+        resources = self.resources if stage == GPU_STAGE else replace(self.resources, gpus_per_worker=0)
+        for outcome in self.executor.map_unordered(factory, list(places), resources):
             place = places[outcome.task]
             if outcome.result is not None:
                 results[place] = outcome.result

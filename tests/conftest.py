@@ -1,6 +1,6 @@
 """Fixtures: the demo's inputs, made once a session, and audits of them in fresh roots."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -19,6 +19,19 @@ def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("digits")
     prepare_demo(folder, str(folder / "root"))
     return folder
+
+
+@pytest.fixture(scope="session")
+def ray_cluster() -> Iterator[None]:
+    """One Ray cluster of two processors for all tests that need any: starting one takes seconds."""
+    import ray  # noqa: PLC0415
+
+    from infra.executors import Resources  # noqa: PLC0415
+    from infra.ray_executor import RayExecutor  # noqa: PLC0415
+
+    RayExecutor("local", Resources(workers=2)).connect()
+    yield
+    ray.shutdown()
 
 
 @pytest.fixture
