@@ -147,6 +147,24 @@ def report(
         show_report(root, top, common)
 
 
+@app.command()
+def explain(
+    root: Root,
+    model: Annotated[str, typer.Option(metavar="M", help="The model's name.")],
+    sample: Annotated[str, typer.Option(metavar="ID", help="The id of an audited sample.")],
+    top: Annotated[int, typer.Option(min=1, max=10, help="How many trusted samples and layers to name.")] = 10,
+    output: Output = "text",
+    verbose: Verbose = 0,
+    quiet: Quiet = False,
+    version: Version = False,
+) -> None:
+    """Show what is behind one score: the trusted samples, the layers, and its p-value in words."""
+    with edge(Common(output, verbose, quiet)) as common:
+        from jobs.reading import show_explanation  # noqa: PLC0415
+
+        show_explanation(root, model, sample, top, common)
+
+
 def main() -> None:
     """The entry point of the command `mad`."""
     app()

@@ -18,6 +18,7 @@ from pipeline.errors import StageError
 from pipeline.keys import key_of
 
 OK, NONFINITE = "ok", "nonfinite"
+NO_CLASS = -1
 ARRAY, SAMPLES = "rows", "samples.arrow"
 SAMPLES_FORMAT = TableFormat(
     "samples",
