@@ -3,7 +3,8 @@
 A model that fails is set aside with the reason, and the others go on.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 
 from infra.commits import CommitLog, Receipt
@@ -14,7 +15,7 @@ from pipeline.artifacts.layout import claim_root
 from pipeline.artifacts.logs import STAGES, curvature_log, reporting_log, rows_log, scoring_log
 from pipeline.artifacts.rows import RowsPart
 from pipeline.audit import Audit
-from pipeline.curvature import FACTOR, CurvatureTask, CurvatureWorker, curvature_key, references_name
+from pipeline.curvature import FACTOR, MOMENT, SPLIT, CurvatureTask, CurvatureWorker, curvature_key, moment_ranges, references_name
 from pipeline.errors import ConfigError
 from pipeline.gradients import GradientTask, GradientWorker
 from pipeline.keys import key_of
@@ -116,33 +117,55 @@ class _Stages:
 
     def curvature(self) -> None:
         logs = {model.plan.name: curvature_log(self._storage, model.plan.name, curvature_key(model.plan, model.trusted)) for model in self._runner.alive}
-        factors = self._curvature_step(logs, {name: FACTOR for name in logs if self._plans[name].config.curvature.kind != "identity"}, {})
-        names = {model.plan.name: references_name(model.plan) for model in self._runner.alive}
-        references = self._curvature_step(logs, names, {name: logs[name].attempt_folder(receipt) for name, receipt in factors.items()})
-        for name, receipt in references.items():
-            receipts = [factors[name], receipt] if name in factors else [receipt]
-            content = key_of(contents=[one.content for one in receipts])
-            factor = logs[name].attempt_folder(factors[name]) if name in factors else ""
-            model = self._runner.models[name]
-            model.curvature = CurvatureFolders(factor, logs[name].attempt_folder(receipt), content)
-            model.manifests["curvature"] = [logs[name].publish(receipts)]
+        tasks = {name: CurvatureTask(name, SPLIT, log.folder.rpartition("/")[2], self._runner.models[name].trusted) for name, log in logs.items()}
+        splits = self._curvature_step(logs, {name: [task] for name, task in tasks.items()})
+        tasks = {name: replace(tasks[name], split=logs[name].attempt_folder(done[0]), last=len(tasks[name].parts)) for name, done in splits.items()}
+        curved = {name: task for name, task in tasks.items() if self._plans[name].config.curvature.kind != "identity"}
+        moments, summed = self._moments(logs, curved)
+        factors = self._curvature_step(logs, {name: [replace(task, name=FACTOR)] for name, task in summed.items()})
+        folders = {name: logs[name].attempt_folder(done[0]) for name, done in factors.items()}
+        whole = {name: replace(tasks[name], name=references_name(self._plans[name]), factor=folders.get(name, "")) for name in self._names(tasks)}
+        references = self._curvature_step(logs, {name: [task] for name, task in whole.items()})
+        for name, (last,) in references.items():
+            model, own = self._runner.models[name], [*factors.get(name, []), last]
+            content = key_of(contents=[receipt.content for receipt in own])
+            model.curvature = CurvatureFolders(folders.get(name, ""), logs[name].attempt_folder(last), content)
+            model.manifests["curvature"] = [logs[name].publish([*splits[name], *moments.get(name, []), *own])]
 
-    def _curvature_step(self, logs: dict[str, CommitLog], names: dict[str, str], factors: dict[str, str]) -> dict[str, Receipt]:
-        """Runs one task for each model named; a model whose task fails has failed."""
-        jobs = {}
-        for name, task_name in names.items():
-            key = logs[name].folder.rpartition("/")[2]
-            task = CurvatureTask(name, task_name, key, self._runner.models[name].trusted, factors.get(name, ""))
-            jobs[name] = [Job(logs[name], task_name, task)]
-        results = self._runner.run("curvature", partial(CurvatureWorker, self._storage.url, self._plans), jobs)
-        return self._single(results)
+    def _moments(self, logs: Mapping[str, CommitLog], tasks: dict[str, CurvatureTask]) -> tuple[dict[str, list[Receipt]], dict[str, CurvatureTask]]:
+        """Adds up parts, then sums of parts, until few enough are left; returns the receipts, and the tasks that add up what is left."""
+        done: dict[str, list[Receipt]] = {}
+        level = 0
+        while any(moment_ranges(task.last) for task in tasks.values()):
+            wide = {name: task for name, task in tasks.items() if moment_ranges(task.last)}
+            jobs = {
+                name: [replace(task, name=f"{MOMENT}-{level}-{first:06d}", first=first, last=last) for first, last in moment_ranges(task.last)]
+                for name, task in wide.items()
+            }
+            results = self._curvature_step(logs, jobs)
+            for name, receipts in results.items():
+                done.setdefault(name, []).extend(receipts)
+                folders = tuple(logs[name].attempt_folder(receipt) for receipt in receipts)
+                tasks[name] = replace(tasks[name], moments=folders, last=len(folders))
+            tasks, level = {name: tasks[name] for name in self._names(tasks)}, level + 1
+        return done, tasks
 
-    def _single(self, results: dict[str, list[Receipt | Failure]]) -> dict[str, Receipt]:
-        """The receipts of steps with one job a model; models without one have failed."""
-        for name, (result,) in results.items():
-            if isinstance(result, Failure):
-                self._runner.models[name].failure = result.reason
-        return {name: result for name, (result,) in results.items() if isinstance(result, Receipt)}
+    def _names(self, tasks: Mapping[str, CurvatureTask]) -> list[str]:
+        """Those of the models that have not failed."""
+        return [name for name in tasks if not self._runner.models[name].failure]
+
+    def _curvature_step(self, logs: Mapping[str, CommitLog], tasks: Mapping[str, Sequence[CurvatureTask]]) -> dict[str, list[Receipt]]:
+        """Runs tasks of each model; a model of which one fails has failed."""
+        jobs = {name: [Job(logs[name], task.name, task) for task in own] for name, own in tasks.items()}
+        return self._whole(self._runner.run("curvature", partial(CurvatureWorker, self._storage.url, self._plans), jobs)) if jobs else {}
+
+    def _whole(self, results: Mapping[str, Sequence[Receipt | Failure]]) -> dict[str, list[Receipt]]:
+        """The receipts of models all of whose jobs are done; the others have failed."""
+        for name, own in results.items():
+            reasons = [result.reason for result in own if isinstance(result, Failure)]
+            if reasons:
+                self._runner.models[name].failure = reasons[0]
+        return {name: [result for result in own if isinstance(result, Receipt)] for name, own in results.items() if not self._runner.models[name].failure}
 
     def scoring(self) -> None:
         jobs: dict[str, list[Job[ScoreTask]]] = {}
@@ -178,7 +201,7 @@ class _Stages:
             task = ReportTask(name, key, model.score_parts, model.curvature.references)
             jobs[name] = [Job(reporting_log(self._storage, name, key), REPORT, task)]
         results = self._runner.run("reporting", partial(ReportingWorker, self._storage.url, self._plans), jobs)
-        for name, receipt in self._single(results).items():
+        for name, (receipt,) in self._whole(results).items():
             model, log = self._runner.models[name], jobs[name][0].log
             model.report = receipt
             model.report_folder = log.attempt_folder(receipt)

@@ -1,6 +1,5 @@
 """`mad explain`: what is behind one score, from what is published."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -10,10 +9,10 @@ from tests.jobs.conftest import Configure
 
 
 @pytest.fixture
-def audited(configure: Configure, root: Path) -> Iterator[Path]:
+def audited(configure: Configure, root: Path) -> Path:
     """A root with one audit in it."""
     assert mad("run", configure()).code == 0
-    yield root
+    return root
 
 
 def explained(root: Path, sample: str, *arguments: str) -> Ended:
