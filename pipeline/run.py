@@ -157,7 +157,7 @@ class _Stages:
     def _curvature_step(self, logs: Mapping[str, CommitLog], tasks: Mapping[str, Sequence[CurvatureTask]]) -> dict[str, list[Receipt]]:
         """Runs tasks of each model; a model of which one fails has failed."""
         jobs = {name: [Job(logs[name], task.name, task) for task in own] for name, own in tasks.items()}
-        return self._whole(self._runner.run("curvature", partial(CurvatureWorker, self._storage.url, self._plans), jobs)) if jobs else {}
+        return self._whole(self._runner.run("curvature", partial(CurvatureWorker, self._storage.url, self._plans), jobs))
 
     def _whole(self, results: Mapping[str, Sequence[Receipt | Failure]]) -> dict[str, list[Receipt]]:
         """The receipts of models all of whose jobs are done; the others have failed."""

@@ -85,7 +85,7 @@ def test_an_added_file_costs_only_itself_and_a_changed_one_is_noticed(make_confi
     assert counts(run(make_config(data=data)))["scoring"] == (2, 0)
     in_days(2)
     added = counts(run(make_config(data=data)))
-    assert (added["gradients"], added["curvature"], added["scoring"]) == ((1, 6), (0, 2), (1, 2))
+    assert (added["gradients"], added["curvature"], added["scoring"]) == ((1, 6), (0, 3), (1, 2))
     table = pq.read_table(tmp_path / "day1.parquet")
     pq.write_table(table.slice(0, 50), tmp_path / "day1.parquet")
     changed = counts(run(make_config(data=data)))
@@ -102,9 +102,9 @@ def test_a_changed_trusted_set_leaves_the_audited_rows_alone(make_config: Config
 def test_the_curvature_of_many_parts_is_a_tree_and_the_same_curvature(make_config: ConfigMaker, digits: Path, tmp_path: Path) -> None:
     """300 parts of one trusted sample each: 19 sums of 16, 2 sums of those, and what is left for `factor`."""
     pq.write_table(pq.read_table(digits / "trusted.parquet").slice(0, 300), tmp_path / "trusted.parquet")
-    data: JsonValue = {"trusted": str(tmp_path / "trusted.parquet")}
-    wide = run(make_config(root=str(tmp_path / "wide"), data=data, run={"rows_per_task": 1}))
-    flat = run(make_config(root=str(tmp_path / "flat"), data=data))
+    sections: dict[str, JsonValue] = {"data": {"trusted": str(tmp_path / "trusted.parquet")}, "calibration": {"target": {"fpr": 0.05}}}
+    wide = run(make_config(root=str(tmp_path / "wide"), run={"rows_per_task": 1}, **sections))
+    flat = run(make_config(root=str(tmp_path / "flat"), **sections))
     assert counts(wide)["curvature"] == (1 + 19 + 2 + 2, 0)
     assert counts(flat)["curvature"] == (3, 0)
     scores = [audit.scores("digits").read_all().column("score").to_numpy() for audit in (wide, flat)]
