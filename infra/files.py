@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import IO
 
-from infra.errors import StorageError
+from infra.errors import Missing, StorageError
 from infra.storage import explained, resolve
 
 Info = Mapping[str, object]
@@ -37,10 +37,13 @@ def find(name: str, url: str) -> list[InputFile]:
         Missing: a path that is no glob has no file.
     """
     filesystem, path = resolve(url)
-    with explained(url):
+    with explained(name):
         filesystem.invalidate_cache()
         globbed = is_pattern(path) and not filesystem.exists(path)
-        infos: dict[str, Info] = filesystem.glob(path, detail=True) if globbed else {path: filesystem.info(path)}
+        try:
+            infos: dict[str, Info] = filesystem.glob(path, detail=True) if globbed else {path: filesystem.info(path)}
+        except FileNotFoundError as error:
+            raise Missing(f"{name}: no such file ({path})") from error
     return [_described(_named_like(name, path, match), filesystem.unstrip_protocol(match), info) for match, info in sorted(infos.items())]
 
 

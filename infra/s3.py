@@ -161,6 +161,8 @@ async def _whole(answer: Parameters) -> Parameters:
         return {**answer, "Body": _Body(await body.read())}
     except (BotoCoreError, aiohttp.ClientError, TimeoutError) as error:
         raise CutOff(str(error)) from error
+    finally:
+        body.close()
 
 
 def _part_bytes(total: int) -> int:

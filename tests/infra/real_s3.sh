@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # A real S3 for the tests: one node of Ceph with its RADOS gateway, data in memory, reachable from this machine only.
 #
-#   real_s3.sh install       the packages, with apt-get; needs root, does nothing where they are there
-#   real_s3.sh start FOLDER  starts it in a new FOLDER and prints what to export; needs root
+#   real_s3.sh install       the packages, with apt-get, as root; does nothing where they are there
+#   real_s3.sh start FOLDER  starts it in a new FOLDER and prints what to export, in about 12 seconds
 #   real_s3.sh stop FOLDER   ends what `start` started there, known by its pid files
 #
 # It listens on the port MAD_S3_PORT (9310) and the next one. There are two users, so that one can be denied what is the other's.
@@ -13,7 +13,12 @@ folder=${2:-}
 port=${MAD_S3_PORT:-9310}
 
 install_packages() {
-  if command -v radosgw ceph-mon ceph-osd radosgw-admin >/dev/null; then return; fi
+  local program missing=
+  for program in radosgw radosgw-admin ceph ceph-mon ceph-osd monmaptool; do
+    command -v "$program" >/dev/null || missing="$missing $program"
+  done
+  if [ -z "$missing" ]; then return; fi
+  if [ "$(id -u)" != 0 ]; then echo "real_s3.sh: not installed, and only root can:$missing" >&2; exit 2; fi
   apt-get update -qq
   DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends radosgw ceph-mon ceph-osd ceph-common >/dev/null
 }
@@ -94,6 +99,7 @@ start() {
 
 stop() {
   local file process
+  if [ ! -e "$folder/ceph.conf" ]; then return; fi
   for file in "$folder"/pids/*.pid; do
     if [ ! -e "$file" ]; then continue; fi
     process=$(cat "$file")
