@@ -1,5 +1,6 @@
 """Fixtures: the demo's inputs, made once a session, and audits of them in fresh roots."""
 
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -8,9 +9,19 @@ from pydantic import JsonValue
 
 from pipeline.config import AuditConfig, merge
 from pipeline.demo import prepare_demo
+from tests.services import WITHOUT, moto, on_moto, on_s3, real_s3
+
+__all__ = ["moto", "on_moto", "on_s3", "real_s3"]
 
 Raw = dict[str, JsonValue]
 ConfigMaker = Callable[..., AuditConfig]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skips what needs a real S3 where none was started."""
+    for item in items:
+        if "MAD_S3_ENDPOINT" not in os.environ and item.get_closest_marker("s3"):
+            item.add_marker(WITHOUT)
 
 
 @pytest.fixture(scope="session")
