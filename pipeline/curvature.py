@@ -77,7 +77,7 @@ class CurvatureWorker:
 
     def _factor(self, plan: ModelPlan, task: CurvatureTask, trusted: TrustedSamples) -> dict[str, bytes]:
         moment = BlockMoment.zero(plan.layout)
-        for rows, _ in self._select(task, plan.layout, trusted, "reference"):
+        for rows, _, _ in self._select(task, plan.layout, trusted, "reference"):
             moment = moment.update(rows)
         blocks, damping = moment.finalize(), _damping(plan.config.curvature)
         mean_eigenvalues = [float(block.trace()) / len(block) for block in blocks]
@@ -93,18 +93,17 @@ class CurvatureWorker:
 
     def _references(self, plan: ModelPlan, task: CurvatureTask, trusted: TrustedSamples) -> dict[str, bytes]:
         whitening = read_whitening(self._storage, task.factor, plan.layout)
-        whitened = torch.cat([whitening(rows) for rows, _ in self._select(task, plan.layout, trusted, "reference")])
+        whitened = torch.cat([whitening(rows) for rows, _, _ in self._select(task, plan.layout, trusted, "reference")])
         if not torch.isfinite(whitened).all():
             raise StageError(f"model {plan.name}: whitened rows of the reference part leave the range of float32; raise curvature.damping")
         scorer = Scorer.of(plan, whitening, whitened, trusted)
-        for rows, indices in self._select(task, plan.layout, trusted, "calibration"):
-            readable = trusted.predictions[indices] >= 0
+        for rows, indices, ok in self._select(task, plan.layout, trusted, "calibration"):
             scores = scorer(rows, trusted.predictions[indices].clamp(min=0)).score.double()
-            trusted.scores[indices.numpy()] = torch.where(readable & scores.isfinite(), scores, torch.inf).numpy()
+            trusted.scores[indices.numpy()] = torch.where(ok & scores.isfinite(), scores, torch.inf).numpy()
         return encode_references(whitened, trusted)
 
-    def _select(self, task: CurvatureTask, layout: RowLayout, trusted: TrustedSamples, part: Part) -> Iterator[tuple[Tensor, Tensor]]:
-        """Rows (b, k) of one part of the trusted set and their indices (b,), block by block in task order."""
+    def _select(self, task: CurvatureTask, layout: RowLayout, trusted: TrustedSamples, part: Part) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """Rows (b, k) of one part of the trusted set, their indices (b,), and which are ok (b,), block by block in task order."""
         position = 0
         for stored in task.parts:
             for rows, samples in read_blocks(self._storage, stored, layout, SCORING_BLOCK):
@@ -112,7 +111,7 @@ class CurvatureWorker:
                 chosen = torch.tensor([trusted.parts[index] == part for index in indices.tolist()])
                 position += len(samples.ids)
                 if chosen.any():
-                    yield rows[chosen], indices[chosen]
+                    yield rows[chosen], indices[chosen], samples.ok[chosen]
 
 
 @dataclass(frozen=True)
