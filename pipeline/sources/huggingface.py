@@ -28,7 +28,7 @@ from pipeline.sources.texts import TextLimits
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
 
-CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
+CONFIG, WEIGHTS, INDEX, ADAPTER = "config.json", "model.safetensors", "model.safetensors.index.json", "adapter_config.json"
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl", "*.h5", "*.msgpack")
 Mismatch = tuple[str, Sequence[int], Sequence[int]]
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
@@ -86,6 +86,8 @@ def _from_hub(name: str, folder: Path) -> Path:
 
 def _weights(folder: Path, name: str) -> list[Path]:
     """The safetensors files that make up the model, sorted."""
+    if (folder / ADAPTER).is_file():
+        raise SourceError(f"huggingface {name}: holds an adapter ({ADAPTER}), whose base is elsewhere; merge the two and save the whole model")
     if not (folder / CONFIG).is_file():
         raise SourceError(f"huggingface {name}: has no {CONFIG}; name the folder that model.save_pretrained wrote")
     if (folder / WEIGHTS).is_file():

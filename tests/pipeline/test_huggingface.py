@@ -138,6 +138,11 @@ def test_no_safetensors_is_refused_and_a_pickle_is_not_opened(chat: Path) -> Non
     assert complaint(chat).startswith("refused, because its weights are no safetensors but pytorch_model.bin, and a pickle runs whatever code it holds")
 
 
+def test_an_adapter_is_refused_since_its_base_is_elsewhere(chat: Path) -> None:
+    (chat / "adapter_config.json").write_text('{"base_model_name_or_path": "nobody/base"}')
+    assert complaint(chat) == "holds an adapter (adapter_config.json), whose base is elsewhere; merge the two and save the whole model"
+
+
 INDEXES: dict[str, tuple[str, str]] = {
     "not JSON": ("{", "model.safetensors.index.json is not readable (JSONDecodeError"),
     "no map": ("{}", "model.safetensors.index.json is not readable (KeyError"),
