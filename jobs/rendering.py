@@ -127,7 +127,8 @@ def results(summaries: Sequence[Document]) -> str:
     rows = []
     for summary in summaries:
         counts, verdict, calibration = mapping(summary["counts"]), mapping(summary["verdict"]), mapping(summary["calibration"])
-        judged = mapping(mapping(summary["evaluation"]).get("attack_succeeded"))
+        evaluation = mapping(summary["evaluation"])
+        judged = mapping(evaluation.get("all" if evaluation.get("attack_success_rate") is None else "attack_succeeded"))
         at = mapping(judged.get("at_calibrated"))
         lost = sum(int(str(counts[status])) for status in ("nonfinite", "unreadable", "failed"))
         target = ", ".join(f"{kind} {level:g}" for kind, level in mapping(calibration["target"]).items())

@@ -106,7 +106,7 @@ class CurvatureWorker:
         moment = BlockMoment.zero(plan.layout)
         for folder in task.moments[task.first : task.last]:
             moment = moment.merge(read_moment(self._storage, folder, plan.layout))
-        for rows, _ in self._select(task, plan.layout, trusted, "reference") if not task.moments else ():
+        for rows, _, _ in self._select(task, plan.layout, trusted, "reference") if not task.moments else ():
             moment = moment.update(rows)
         return moment
 
@@ -125,18 +125,17 @@ class CurvatureWorker:
 
     def _references(self, plan: ModelPlan, task: CurvatureTask, trusted: TrustedSamples) -> dict[str, bytes]:
         whitening = read_whitening(self._storage, task.factor, plan.layout)
-        whitened = torch.cat([whitening(rows) for rows, _ in self._select(task, plan.layout, trusted, "reference")])
+        whitened = torch.cat([whitening(rows) for rows, _, _ in self._select(task, plan.layout, trusted, "reference")])
         if not torch.isfinite(whitened).all():
             raise StageError(f"model {plan.name}: whitened rows of the reference part leave the range of float32; raise curvature.damping")
         scorer = Scorer.of(plan, whitening, whitened, trusted)
-        for rows, indices in self._select(task, plan.layout, trusted, "calibration"):
-            readable = trusted.predictions[indices] >= 0
+        for rows, indices, ok in self._select(task, plan.layout, trusted, "calibration"):
             scores = scorer(rows, trusted.predictions[indices].clamp(min=0)).score.double()
-            trusted.scores[indices.numpy()] = torch.where(readable & scores.isfinite(), scores, torch.inf).numpy()
+            trusted.scores[indices.numpy()] = torch.where(ok & scores.isfinite(), scores, torch.inf).numpy()
         return encode_references(whitened, trusted)
 
-    def _select(self, task: CurvatureTask, layout: RowLayout, trusted: TrustedSamples, part: Part) -> Iterator[tuple[Tensor, Tensor]]:
-        """Rows (b, k) of one part of the trusted set and their indices (b,), block by block in task order, of the task's range."""
+    def _select(self, task: CurvatureTask, layout: RowLayout, trusted: TrustedSamples, part: Part) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """Rows (b, k) of one part of the trusted set, their indices (b,), and which are ok (b,), block by block in task order, of the task's range."""
         position = sum(stored.stop - stored.start for stored in task.parts[: task.first])
         for stored in task.parts[task.first : task.last]:
             for rows, samples in read_blocks(self._storage, stored, layout, SCORING_BLOCK):
@@ -144,7 +143,7 @@ class CurvatureWorker:
                 chosen = torch.tensor([trusted.parts[index] == part for index in indices.tolist()])
                 position += len(samples.ids)
                 if chosen.any():
-                    yield rows[chosen], indices[chosen]
+                    yield rows[chosen], indices[chosen], samples.ok[chosen]
 
 
 def moment_ranges(parts: int) -> list[tuple[int, int]]:

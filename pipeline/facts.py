@@ -78,9 +78,15 @@ def _calibration(plan: ModelPlan, trusted: TrustedSamples, tally: Tally, found: 
     }
 
 
+def _references_by_class(plan: ModelPlan, trusted: TrustedSamples) -> list[int]:
+    """Reference samples by predicted class; none at all where the model's outputs have no classes."""
+    counts: list[int] = trusted.reference_predictions.bincount(minlength=plan.classes).tolist() if plan.classes else []
+    return counts
+
+
 def _classes(plan: ModelPlan, trusted: TrustedSamples, tally: Tally, found: Found, known: Judged | None) -> list[JsonValue]:
     """Per predicted class: reference samples, audited and flagged ones, and the realised FPR on clean ones where truth is known."""
-    references = trusted.reference_predictions.bincount(minlength=plan.classes).tolist()
+    references = _references_by_class(plan, trusted)
     rows: list[JsonValue] = []
     for number in range(plan.classes):
         rate = None
@@ -93,9 +99,10 @@ def _classes(plan: ModelPlan, trusted: TrustedSamples, tally: Tally, found: Foun
 
 
 def _warnings(plan: ModelPlan, trusted: TrustedSamples, tally: Tally, duplicates: int, shared: int) -> list[JsonValue]:
-    references = trusted.reference_predictions.bincount(minlength=plan.classes).tolist()
-    unseen = {number: count for number, count in sorted(tally.predicted.items()) if not references[number]}
-    rare = {number: references[number] for number in sorted(tally.predicted) if 0 < references[number] < RARE_CLASS}
+    references = _references_by_class(plan, trusted)
+    predicted = sorted(tally.predicted.items()) if plan.classes else []
+    unseen = {number: count for number, count in predicted if not references[number]}
+    rare = {number: references[number] for number, _ in predicted if 0 < references[number] < RARE_CLASS}
     infinite, left_out = int(np.isinf(tally.calibration).sum()), len(trusted.of("filtered"))
     others = left_out + len(trusted.of("reference"))
     lines = {

@@ -8,19 +8,17 @@ from torch import Tensor
 from infra.commits import Measures, Receipt
 from infra.events import Stopwatch, peak_memory_bytes
 from infra.storage import Storage
-from madcore import RowExtractor, margin
-from madcore.measurements import predictions_and_confidence
+from madcore import RowExtractor
+from madcore.gradients import SampleRows
 from pipeline.artifacts.logs import rows_log
 from pipeline.artifacts.rows import NONFINITE, OK, SampleColumns, encode_rows
 from pipeline.config import AuditConfig
 from pipeline.errors import StageError
+from pipeline.inputs import Group, SampleBatch
 from pipeline.plan import ModelPlan, RowTask
-from pipeline.sources.datasets import ImageBatch, Reading, read_images
-from pipeline.sources.images import scaled
 from pipeline.sources.models import load_model
 
 UNREADABLE = "unreadable: "
-BATCH_MULTIPLE = 8
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -52,9 +50,11 @@ class GradientWorker:
         watch, plan, rows = Stopwatch(), self._plans[task.model], task.rows
         extractor = self._extractor(plan)
         collected = _Collected(plan.layout.k, rows.stop - rows.start)
-        reading = Reading(self._config.run.batch_size, plan.input_size, resize=plan.config.data.preprocess.size is not None)
-        for batch in read_images(rows.source, rows.start, rows.stop, reading):
-            collected.add(batch, *self._rows(extractor, batch, plan))
+        for batch in plan.inputs.read(plan.config, rows.source, range(rows.start, rows.stop), self._config.run.batch_size):
+            places = collected.add(batch)
+            for group in batch.groups:
+                computed = extractor(group.measured.to(self._device), PRECISIONS[plan.config.estimator.precision])
+                collected.fill(places + group.places, computed, group)
         files = encode_rows(collected.rows, collected.columns(rows.start), plan.layout, plan.config.estimator.rows_dtype)
         measures = Measures(
             rows=rows.stop - rows.start,
@@ -71,28 +71,9 @@ class GradientWorker:
             loaded = load_model(self._config, plan.config)
             if loaded.digest != plan.digest:
                 raise StageError(f"model {plan.name}: its weights or architecture changed since the plan was made; run again")
-            extractor = RowExtractor(loaded.module.to(self._device), plan.layers, plan.projection, margin)
+            extractor = RowExtractor(loaded.module.to(self._device), plan.layers, plan.projection)
             self._loaded = (plan.name, extractor)
         return self._loaded[1]
-
-    def _rows(self, extractor: RowExtractor, batch: ImageBatch, plan: ModelPlan) -> tuple[Tensor, Tensor]:
-        """Rows and logits, on the CPU, of the readable images of a batch."""
-        if not len(batch.pixels):
-            return torch.zeros(0, plan.layout.k), torch.zeros(0, plan.classes)
-        inputs = aligned(torch.from_numpy(scaled(batch.pixels, plan.config.data.preprocess))).to(self._device)
-        computed = extractor(inputs, PRECISIONS[plan.config.estimator.precision])
-        samples = len(batch.pixels)
-        return computed.rows[:samples].cpu(), computed.outputs[:samples].float().cpu()
-
-
-def aligned(inputs: Tensor) -> Tensor:
-    """Inputs (n, ...), n at least 1, with the first one repeated until n is a multiple of BATCH_MULTIPLE.
-
-    Kernels add in another order for batches of one or of odd sizes. A last-bit difference can open or close a rectifier, which
-    moved one row in 200 by up to 0.4 % of its norm between batches of 1 and 256 (zoo networks, CPU); aligned, they were equal.
-    """
-    missing = -len(inputs) % BATCH_MULTIPLE
-    return torch.cat([inputs, inputs[:1].expand(missing, *inputs.shape[1:])]) if missing else inputs
 
 
 class _Collected:
@@ -105,21 +86,24 @@ class _Collected:
         self._ids: list[str] = []
         self._statuses: list[str] = []
 
-    def add(self, batch: ImageBatch, rows_rk: Tensor, logits_rc: Tensor) -> None:
-        """Adds a batch: its readable samples' rows and logits."""
-        offset = len(self._ids)
-        readable = torch.tensor([index for index, reason in enumerate(batch.unreadable) if not reason], dtype=torch.int64)
-        finite = torch.isfinite(rows_rk).all(dim=1) & torch.isfinite(logits_rc).all(dim=1)
-        places = offset + readable[finite]
-        predictions, confidence = predictions_and_confidence(logits_rc[finite])
-        self.rows[places] = rows_rk[finite].float()
-        self._predictions[places], self._confidence[places] = predictions, confidence
-        self._norms[places] = torch.linalg.vector_norm(rows_rk[finite], dim=1, dtype=torch.float64).float()
-        statuses = [f"{UNREADABLE}{reason}" if reason else OK for reason in batch.unreadable]
-        for index in readable[~finite].tolist():
-            statuses[index] = NONFINITE
+    def add(self, batch: SampleBatch) -> int:
+        """Adds a batch's samples, and returns the place of its first."""
+        place = len(self._ids)
         self._ids += batch.ids
-        self._statuses += statuses
+        self._statuses += [f"{UNREADABLE}{reason}" if reason else OK for reason in batch.unreadable]
+        return place
+
+    def fill(self, places_r: Tensor, computed: SampleRows, group: Group) -> None:
+        """Fills in what a group computed, at the places of its r samples."""
+        samples = len(places_r)
+        rows_rk, outcome = computed.rows[:samples].float().cpu(), group.outcome(computed.outputs[:samples].float()).cpu()
+        finite = torch.isfinite(rows_rk).all(dim=1) & outcome.finite
+        places = places_r[finite]
+        self.rows[places] = rows_rk[finite]
+        self._predictions[places], self._confidence[places] = outcome.predictions[finite], outcome.confidence[finite]
+        self._norms[places] = torch.linalg.vector_norm(rows_rk[finite], dim=1, dtype=torch.float64).float()
+        for place in places_r[~finite].tolist():
+            self._statuses[place] = NONFINITE
 
     @property
     def nonfinite(self) -> int:

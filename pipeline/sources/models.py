@@ -1,4 +1,4 @@
-"""Models: architecture code that the config names, weights that are never executed, and the digest of both."""
+"""Models: architecture code that the config names, or a Hugging Face folder; weights that are never executed; the digest of both."""
 
 import importlib
 import io
@@ -6,8 +6,7 @@ import json
 import pickle
 import sys
 import warnings
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
@@ -21,20 +20,23 @@ from torch import Tensor, nn
 from infra.errors import StorageError
 from infra.executors import describe
 from infra.files import digest, read_input
-from madcore import MadcoreError
 from pipeline.config import AuditConfig
-from pipeline.errors import AuditError, SourceError
+from pipeline.errors import SourceError
 from pipeline.schema import ModelConfig
+from pipeline.sources.foreign import users_code
+from pipeline.sources.huggingface import load_causal_lm
+from pipeline.sources.texts import TextLimits
 
 PICKLES = (b"PK\x03\x04", b"\x80")
 
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """A model on the CPU, in eval mode, and the digest of its weights, its architecture's source and its arguments."""
+    """A model on the CPU, in eval mode, the digest of its weights and what they mean, and of a language model what it takes."""
 
     module: nn.Module
     digest: str
+    limits: TextLimits | None = None
 
 
 def load_model(config: AuditConfig, model: ModelConfig) -> LoadedModel:
@@ -43,26 +45,23 @@ def load_model(config: AuditConfig, model: ModelConfig) -> LoadedModel:
     Raises:
         SourceError: naming what is wrong with the architecture or the weights.
     """
-    build, source = _architecture(config, model.architecture)
-    with users_code(f"architecture {model.architecture}"):
+    if model.huggingface is not None:
+        found = load_causal_lm(config, model.huggingface)
+        return LoadedModel(found.module, found.digest, found.limits)
+    assert model.architecture is not None and model.weights is not None
+    return _load_architecture(config, model, model.architecture, model.weights)
+
+
+def _load_architecture(config: AuditConfig, model: ModelConfig, architecture: str, weights_name: str) -> LoadedModel:
+    build, source = _architecture(config, architecture)
+    with users_code(f"architecture {architecture}"):
         module = build(**model.kwargs)
     if not isinstance(module, nn.Module):
-        raise SourceError(f"architecture {model.architecture}: returned an object of type {type(module).__name__}, not a torch.nn.Module")
-    weights = _read_weights(config, model.weights)
-    _fill(module, _parse_weights(weights, model.weights), model)
+        raise SourceError(f"architecture {architecture}: returned an object of type {type(module).__name__}, not a torch.nn.Module")
+    weights = _read_weights(config, weights_name)
+    _fill(module, _parse_weights(weights, weights_name), model)
     parts = [digest(weights), digest(source), json.dumps(model.kwargs, sort_keys=True)]
     return LoadedModel(module.eval(), digest("\n".join(parts).encode()))
-
-
-@contextmanager
-def users_code(what: str) -> Iterator[None]:
-    """Runs code that the config names, which may raise anything, and says that it was this code that failed."""
-    try:
-        yield
-    except (AuditError, MadcoreError):
-        raise
-    except (Exception, SystemExit) as error:
-        raise SourceError(f"{what}: failed with {describe(error)}") from error
 
 
 def _architecture(config: AuditConfig, spec: str) -> tuple[Callable[..., object], bytes]:
