@@ -12,6 +12,7 @@ from torch import Tensor
 
 from madcore import Measured, Measurement, TokenBatch, completion_confidence, completion_nll, margin, token_margin
 from madcore.measurements import predictions_and_confidence
+from pipeline.artifacts.rows import NO_CLASS
 from pipeline.memory import TextBytes
 from pipeline.schema import ModelConfig
 from pipeline.sources.datasets import Reading, Source, read_images
@@ -19,7 +20,6 @@ from pipeline.sources.images import scaled
 from pipeline.sources.texts import Text, TextBatch, TextLimits, read_texts
 
 BATCH_MULTIPLE = 8
-NO_CLASS = -1
 TOKEN_MEASUREMENTS: dict[str, Callable[[TokenBatch], Measurement]] = {"token_margin": token_margin, "completion_nll": completion_nll}
 
 
@@ -30,10 +30,6 @@ class Outcome:
     predictions: Tensor
     confidence: Tensor
     finite: Tensor
-
-    def cpu(self) -> "Outcome":
-        """On the CPU."""
-        return Outcome(self.predictions.cpu(), self.confidence.cpu(), self.finite.cpu())
 
 
 @dataclass(frozen=True)
@@ -55,6 +51,11 @@ class SampleBatch:
     ids: tuple[str, ...]
     unreadable: tuple[str, ...]
     groups: tuple[Group, ...]
+
+    def pinned(self) -> "SampleBatch":
+        """With the model's inputs in pinned memory, from which a GPU copies while the CPU goes on."""
+        groups = tuple(Group(group.places.pin_memory(), group.measured.pinned(), group.outcome) for group in self.groups)
+        return SampleBatch(self.ids, self.unreadable, groups)
 
 
 @dataclass(frozen=True)

@@ -43,6 +43,7 @@ class ModelPlan:
     """What will be done for one model. `classes` is 0 for a language model, whose outputs have none."""
 
     config: ModelConfig
+    source: bytes | None = field(repr=False)
     digest: str
     row_key: str
     layers: tuple[Layer, ...]
@@ -165,6 +166,7 @@ def _plan_model(config: AuditConfig, model: ModelConfig) -> ModelPlan:
     inputs, shapes = _batched(probed, shapes, int(config.run.memory_per_worker))
     return ModelPlan(
         config=model,
+        source=probed.source,
         digest=probed.digest,
         row_key=_row_key(model, probed, layout),
         layers=probed.coverage.covered,

@@ -30,6 +30,7 @@ class Probed:
     """What a probe found. `classes` is 0 where outputs have none; `sample_bytes` is one sample's whole pass, of texts the longest's."""
 
     digest: str
+    source: bytes | None
     coverage: Coverage
     classes: int
     inputs: ImageInputs | TextInputs
@@ -65,7 +66,7 @@ def _probe_images(loaded: LoadedModel, model: ModelConfig, trusted: list[Source]
         coverage = _coverage(loaded.module, model, inputs.split(1), lambda chosen: Measured(torch.cat(list(chosen)), margin))
         sample_bytes = IMAGE_COPIES * (activation_bytes(loaded.module, inputs[:1]) + inputs[:1].nbytes)
     size = (int(images.shape[1]), int(images.shape[2]))
-    return Probed(loaded.digest, coverage, int(outputs.shape[1]), ImageInputs(size), _bytes_of(loaded.module), sample_bytes)
+    return Probed(loaded.digest, loaded.source, coverage, int(outputs.shape[1]), ImageInputs(size), _bytes_of(loaded.module), sample_bytes)
 
 
 def _probe_texts(loaded: LoadedModel, limits: TextLimits, model: ModelConfig, trusted: list[Source]) -> Probed:
@@ -79,7 +80,7 @@ def _probe_texts(loaded: LoadedModel, limits: TextLimits, model: ModelConfig, tr
         coverage = _coverage(loaded.module, model, texts, lambda chosen: _measured(chosen, model))
         sample_bytes = TEXT_COPIES * saved_bytes(loaded.module, _measured([filler], model))
     inputs = TextInputs(limits, TextBytes(longest, sample_bytes), batch_bytes=0)
-    return Probed(loaded.digest, coverage, 0, inputs, _bytes_of(loaded.module), sample_bytes)
+    return Probed(loaded.digest, loaded.source, coverage, 0, inputs, _bytes_of(loaded.module), sample_bytes)
 
 
 def _measured(texts: Sequence[Text], model: ModelConfig) -> Measured:

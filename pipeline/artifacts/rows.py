@@ -104,6 +104,13 @@ def encode_rows(rows_nk: Tensor, samples: SampleColumns, layout: RowLayout, dtyp
     return {**{f"{ARRAY}/{name}": data for name, data in objects.items()}, SAMPLES: encode_arrow(table)}
 
 
+def read_statuses(storage: Storage, folder: str) -> list[str]:
+    """The statuses of the samples in an attempt's folder."""
+    path = f"{folder}/{SAMPLES}"
+    statuses: list[str] = decode_arrow(storage.read(path), SAMPLES_FORMAT, storage.locate(path)).column("status").to_pylist()
+    return statuses
+
+
 def read_samples(storage: Storage, part: RowsPart) -> SampleColumns:
     """The samples of a part."""
     return _columns(_samples(storage, part))

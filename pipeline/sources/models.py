@@ -32,28 +32,38 @@ PICKLES = (b"PK\x03\x04", b"\x80")
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """A model on the CPU, in eval mode, the digest of its weights and what they mean, and of a language model what it takes."""
+    """A model on the CPU, in eval mode, the digest of its weights and what they mean, and of a language model what it takes.
+
+    `source`: the code of an architecture that the config names by file, for workers that may not see that file.
+    """
 
     module: nn.Module
     digest: str
+    source: bytes | None = None
     limits: TextLimits | None = None
 
 
-def load_model(config: AuditConfig, model: ModelConfig) -> LoadedModel:
+def load_model(config: AuditConfig, model: ModelConfig, source: bytes | None = None) -> LoadedModel:
     """Builds the architecture and loads the weights.
+
+    Args:
+        config: the audit's.
+        model: the model's.
+        source: the code of its architecture file, where it has been read before.
 
     Raises:
         SourceError: naming what is wrong with the architecture or the weights.
     """
     if model.huggingface is not None:
         found = load_causal_lm(config, model.huggingface)
-        return LoadedModel(found.module, found.digest, found.limits)
+        return LoadedModel(found.module, found.digest, limits=found.limits)
     assert model.architecture is not None and model.weights is not None
-    return _load_architecture(config, model, model.architecture, model.weights)
+    build, code = _architecture(config, model.architecture, source)
+    return _load_weights(config, model, build, code)
 
 
-def _load_architecture(config: AuditConfig, model: ModelConfig, architecture: str, weights_name: str) -> LoadedModel:
-    build, source = _architecture(config, architecture)
+def _load_weights(config: AuditConfig, model: ModelConfig, build: Callable[..., object], source: bytes) -> LoadedModel:
+    architecture, weights_name = str(model.architecture), str(model.weights)
     with users_code(f"architecture {architecture}"):
         module = build(**model.kwargs)
     if not isinstance(module, nn.Module):
@@ -61,14 +71,18 @@ def _load_architecture(config: AuditConfig, model: ModelConfig, architecture: st
     weights = _read_weights(config, weights_name)
     _fill(module, _parse_weights(weights, weights_name), model)
     parts = [digest(weights), digest(source), json.dumps(model.kwargs, sort_keys=True)]
-    return LoadedModel(module.eval(), digest("\n".join(parts).encode()))
+    return LoadedModel(module.eval(), digest("\n".join(parts).encode()), source if _is_file(architecture) else None)
 
 
-def _architecture(config: AuditConfig, spec: str) -> tuple[Callable[..., object], bytes]:
+def _is_file(architecture: str) -> bool:
+    return architecture.rpartition(":")[0].endswith(".py")
+
+
+def _architecture(config: AuditConfig, spec: str, source: bytes | None) -> tuple[Callable[..., object], bytes]:
     place, _, function = spec.rpartition(":")
     if not place or not function:
         raise SourceError(f"architecture {spec}: expected file.py:function or package.module:function")
-    module, source = _import_file(config, place) if place.endswith(".py") else _import_package(place)
+    module, source = _import_file(config, place, source) if _is_file(spec) else _import_package(place)
     build = getattr(module, function, None)
     if callable(build):
         return build, source
@@ -78,22 +92,24 @@ def _architecture(config: AuditConfig, spec: str) -> tuple[Callable[..., object]
     raise SourceError(f"architecture {spec}: {place} has no function {function!r}" + (f"; did you mean {near[0]!r}?" if near else ""))
 
 
-def _import_file(config: AuditConfig, place: str) -> tuple[ModuleType, bytes]:
+def _import_file(config: AuditConfig, place: str, source: bytes | None) -> tuple[ModuleType, bytes]:
     """Runs the very bytes that the digest is made of; Python's own import could run a cached older version."""
-    path = Path(config.locate(place))
-    if not path.is_file():
-        raise SourceError(f"architecture {place}: no such file ({path})")
-    source = path.read_bytes()
-    module = ModuleType(f"mad_architecture_{digest(str(path).encode() + source)[:16]}")
-    module.__file__ = str(path)
+    path = config.locate(place)
+    if source is None:
+        try:
+            source = read_input(path)
+        except StorageError as error:
+            raise SourceError(f"architecture {place}: {error}") from error
+    module = ModuleType(f"mad_architecture_{digest(path.encode() + source)[:16]}")
+    module.__file__ = path
     sys.modules[module.__name__] = module
     with users_code(f"architecture {place}: importing it (a file that imports its neighbours must be named package.module:function)"):
-        exec(compile(source, str(path), "exec"), module.__dict__)  # noqa: S102 - the config names this code to be run
+        exec(compile(source, path, "exec"), module.__dict__)  # noqa: S102 - the config names this code to be run
     return module, source
 
 
 def _import_package(place: str) -> tuple[ModuleType, bytes]:
-    with users_code(f"architecture {place}: importing it (is it installed in mad's environment?)"):
+    with users_code(f"architecture {place}: importing it (is it installed in mad's environment, on every node?)"):
         module = importlib.import_module(place)
     if module.__file__ is None:
         raise SourceError(f"architecture {place}: has no source file, so its code cannot be part of the model's digest")
