@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo check test test-s3 bench clean
+.PHONY: help setup demo check test test-s3 bench bench-pipeline clean
 
 help:  ## List the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
@@ -42,6 +42,9 @@ test-s3: setup  ## Run the tests that need a real S3: Ceph's gateway, installed 
 
 bench: setup  ## Measure: rows against a training step, and the stages of an audit; ratios, side by side in one run
 	$(BIN)/python -m tests.benchmarks.gradients
+
+bench-pipeline: setup  ## Measure: the gradients stage against the bare loop that it contains, serial and on Ray
+	$(BIN)/python -m tests.benchmarks.pipeline
 
 clean:  ## Remove the environment and caches; audits stay
 	rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
