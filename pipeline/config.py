@@ -106,6 +106,8 @@ def _misfits(index: int, model: ModelConfig, raw: Raw) -> list[str]:
         for place, (value, valid) in chosen.items()
         if value not in ("auto", *valid)
     ]
+    if model.score.q != "auto" and _resolve_auto(model).score.kind != "top_coupling":
+        lines.append(f"{_where(('models', index, 'score'), raw)}: q belongs to kind: top_coupling, not to {model.score.kind}")
     return [*lines, *_misfit_of_code(index, model, raw)]
 
 

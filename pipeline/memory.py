@@ -68,19 +68,21 @@ def saved_bytes(model: nn.Module, sample: Measured) -> int:
 
 @dataclass(frozen=True)
 class TextBytes:
-    """Memory of a text's forward and backward pass: `bytes` at `length` tokens.
+    """Memory of a text's forward and backward pass: so much a token, and, where attention's kernel keeps scores, a pair of tokens."""
 
-    It is a tokens + b tokens^2 with a and b unknown: the second for attention, where its kernel keeps scores. So shorter texts are
-    taken to need their share of the tokens, longer ones the square of it; both are upper bounds.
-    """
+    per_token: float
+    per_pair: float
 
-    length: int
-    bytes: int
+    @classmethod
+    def fitted(cls, shorter: tuple[int, int], longer: tuple[int, int]) -> "TextBytes":
+        """Through two measurements, (tokens, bytes) each; what does not grow with a text counts as if it did."""
+        (short, few), (long, many) = shorter, longer
+        slope = (many / long - few / short) / max(1, long - short)
+        return cls(many / long - slope * long, slope) if slope > 0 else cls(max(few / short, many / long), 0.0)
 
     def of(self, length: int) -> int:
-        """An upper bound for a text of `length` tokens, at least 1."""
-        share = length / self.length
-        return max(1, round(self.bytes * (share if share <= 1 else share**2)))
+        """Bytes of a text of `length` tokens, at least 1."""
+        return max(1, round(self.per_token * length + self.per_pair * length**2))
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,7 @@ from pipeline.sources.models import LoadedModel, load_model
 from pipeline.sources.texts import Text, TextLimits, first_texts, longest_text
 
 CANDIDATES = 16
+MEASURED_LENGTH = 512
 Sample = TypeVar("Sample")
 IMAGE_COPIES, TEXT_COPIES = 3, 2
 
@@ -72,15 +73,24 @@ def _probe_images(loaded: LoadedModel, model: ModelConfig, trusted: list[Source]
 def _probe_texts(loaded: LoadedModel, limits: TextLimits, model: ModelConfig, trusted: list[Source]) -> Probed:
     texts = first_texts(trusted, CANDIDATES, limits)
     longest = limits.padded(longest_text(trusted, limits))
-    filler = Text(texts[0].ids.repeat(-(-longest // len(texts[0].ids)))[:longest], 1)
     with users_code(f"{model.described}: a forward pass on a trusted text of {len(texts[0].ids):,} tokens"), torch.no_grad():
         first = _measured(texts[:1], model)
         first.measurement(logits_of(run(loaded.module, first.inputs)))
     with users_code(f"{model.described}: a forward and backward pass on trusted texts of at most {longest:,} tokens"):
         coverage = _coverage(loaded.module, model, texts, lambda chosen: _measured(chosen, model))
-        sample_bytes = TEXT_COPIES * saved_bytes(loaded.module, _measured([filler], model))
-    inputs = TextInputs(limits, TextBytes(longest, sample_bytes), batch_bytes=0)
-    return Probed(loaded.digest, loaded.source, coverage, 0, inputs, _bytes_of(loaded.module), sample_bytes)
+        memory = _text_bytes(loaded.module, model, texts[0], min(longest, MEASURED_LENGTH))
+    inputs = TextInputs(limits, memory, batch_bytes=0)
+    return Probed(loaded.digest, loaded.source, coverage, 0, inputs, _bytes_of(loaded.module), memory.of(longest))
+
+
+def _text_bytes(module: nn.Module, model: ModelConfig, text: Text, length: int) -> TextBytes:
+    """From two lengths, both of tokens of a text repeated, of which all but the first are the completion."""
+
+    def measured(tokens: int) -> tuple[int, int]:
+        filler = Text(text.ids.repeat(-(-tokens // len(text.ids)))[:tokens], 1)
+        return tokens, TEXT_COPIES * saved_bytes(module, _measured([filler], model))
+
+    return TextBytes.fitted(measured(max(2, length // 2)), measured(length))
 
 
 def _measured(texts: Sequence[Text], model: ModelConfig) -> Measured:

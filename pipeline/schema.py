@@ -127,12 +127,6 @@ class ScoreSection(Section):
     layers: Literal["auto", "concatenated", "apart"] = "auto"
     q: Annotated[int | Literal["auto"], BeforeValidator(_whole_or_auto)] = "auto"
 
-    @model_validator(mode="after")
-    def _q_of_top_coupling(self) -> "ScoreSection":
-        if self.q != "auto" and self.kind != "top_coupling":
-            raise ValueError(f"q belongs to kind: top_coupling, not to {self.kind}")
-        return self
-
     @property
     def nearest(self) -> int | None:
         """The q of `top_coupling`; None where it follows from the size of the reference part."""

@@ -33,7 +33,7 @@ def split_trusted(storage: Storage, plan: ModelPlan, parts: tuple[RowsPart, ...]
     if "reference" not in parted:
         raise StageError(
             f"model {plan.name}: the reference part is empty: of {sum(readable)} readable trusted samples, none outside the calibration part "
-            "is predicted correctly; check the labels and data.preprocess"
+            + ("has a finite gradient; check the weights" if plan.config.is_text else "is predicted correctly; check the labels and data.preprocess")
         )
     return trusted
 

@@ -288,6 +288,18 @@ def test_a_lower_precision_gives_nearly_the_same_scores(place: Path, audit: Audi
         assert np.corrcoef(low, full)[0, 1] > 0.9
 
 
+def test_a_model_without_any_finite_gradient_says_what_to_mend(overflowing: Path, tmp_path: Path) -> None:
+    rows = pq.read_table(overflowing / "trusted-inf.parquet").to_pylist()
+    for row in rows[3:]:
+        row["input_ids"][0] = LAST
+    pq.write_table(pa.Table.from_pylist(rows, schema=pq.read_table(overflowing / "trusted.parquet").schema), overflowing / "hopeless.parquet")
+    models: JsonValue = [{"name": "chat", "huggingface": "overflowing"}]
+    ended = run(overflowing, tmp_path / "root", models=models, data={"trusted": "hopeless.parquet"}, calibration={"fraction": 0.3})
+    text = " ".join((ended.out + ended.err).split())
+    assert "trusted samples are not of finite gradient and explain nothing; check the weights" in text
+    assert "labelled" not in text
+
+
 def test_another_measurement_has_rows_of_its_own(place: Path, tmp_path: Path) -> None:
     for measurement in ("token_margin", "completion_nll"):
         ended = run(place, tmp_path / "root", estimator={"measurement": measurement})

@@ -149,10 +149,11 @@ TEXT_DEFAULTS = {
         {"kind": "top_coupling", "layers": "concatenated", "q": "auto"},
     ),
     "what is given stays": (
-        {"estimator": {"measurement": "completion_nll"}, "score": {"kind": "leverage", "layers": "apart", "q": 3}},
+        {"estimator": {"measurement": "completion_nll"}, "score": {"kind": "leverage", "layers": "apart"}},
         "completion_nll",
-        {"kind": "leverage", "layers": "apart", "q": 3},
+        {"kind": "leverage", "layers": "apart", "q": "auto"},
     ),
+    "q alone": ({"score": {"q": 3}}, "token_margin", {"kind": "top_coupling", "layers": "concatenated", "q": 3}),
 }
 
 

@@ -54,6 +54,7 @@ WRONG = {
     "a fraction of a row": ("run: {rows_per_task: 1.5}", "", "run.rows_per_task: input should be a valid integer", "got 1.5"),
     "too small": ("run: {workers: 0}", "", "run.workers: input should be greater than or equal to 1", "got 0"),
     "memory": ("run: {memory_per_worker: lots}", "", "run.memory_per_worker: could not parse value and unit", "got 'lots'"),
+    "q of a classifier's default": ("score: {q: 3}", "", "score: q belongs to kind: top_coupling, not to auto", ""),
     "q of another score": ("score: {kind: leverage, q: 3}", "", "score: q belongs to kind: top_coupling, not to leverage", ""),
     "no q": ("score: {kind: top_coupling, q: 0}", "", "score.q: q must be auto or a whole number from 1 on", "got 0"),
     "a section as text": ("calibration: strict", "", "calibration: expected a mapping", "got 'strict'"),

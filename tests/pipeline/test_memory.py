@@ -17,13 +17,27 @@ def bytes_at(model: PreTrainedModel, length: int) -> int:
     return saved_bytes(model, Measured(tokens.inputs, token_margin(tokens)))
 
 
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
 @pytest.mark.parametrize("build", MODELS.values(), ids=MODELS)
-def test_a_texts_bytes_are_bounded_by_those_of_another_length(build: Callable[[], PreTrainedModel]) -> None:
+def test_two_lengths_tell_the_bytes_of_any_other(build: Callable[[], PreTrainedModel], attention: str) -> None:
     model = build()
-    measured = {length: bytes_at(model, length) for length in (4, 8, 16, POSITIONS)}
-    for known, found in measured.items():
-        for length, other in measured.items():
-            assert TextBytes(known, found).of(length) >= 0.95 * other
+    model.set_attn_implementation(attention)
+    memory = TextBytes.fitted((8, bytes_at(model, 8)), (16, bytes_at(model, 16)))
+    assert (memory.per_pair > 10) == (attention == "eager")
+    for length in (12, 24, POSITIONS):
+        assert memory.of(length) == pytest.approx(bytes_at(model, length), rel=0.1)
+
+
+@pytest.mark.parametrize(("per_token", "per_pair"), [(20_000, 0), (0, 200), (10_000, 100)])
+def test_the_fit_is_exact_where_it_is_exact(per_token: int, per_pair: int) -> None:
+    memory = TextBytes.fitted(*((length, per_token * length + per_pair * length**2) for length in (50, 100)))
+    assert [memory.of(length) for length in (1, 99, 1000)] == [per_token * length + per_pair * length**2 for length in (1, 99, 1000)]
+
+
+def test_what_does_not_grow_is_counted_as_if_it_did() -> None:
+    memory = TextBytes.fitted((50, 1000), (100, 1000))
+    assert [memory.of(length) for length in (50, 100)] == [1000, 2000]
+    assert TextBytes.fitted((2, 100), (2, 100)).of(2) == 100
 
 
 def test_logits_count_as_often_as_they_are_kept() -> None:
