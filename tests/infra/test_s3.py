@@ -20,7 +20,7 @@ from infra.files import find, open_input, read_input
 from infra.s3 import PART_BYTES
 from infra.storage import Storage
 from tests.infra.stores import S3_KINDS, another_client, fresh_url
-from tests.infra.wires import Fault, broken_wire, refusing, silent
+from tests.infra.wires import Fault, answering, broken_wire, error_answer, error_document, silent
 from tests.services import BUCKET, Service, User, free_port, speak_to
 
 MEASURES = Measures(rows=1, seconds=0, peak_memory_bytes=0)
@@ -53,12 +53,6 @@ def service(request: pytest.FixtureRequest) -> Service:
 def s3(service: Service) -> Storage:
     """An empty root in it."""
     return Storage(fresh_url("s3"))
-
-
-@pytest.fixture
-def once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Requests are not repeated, so that what never works fails soon."""
-    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
 
 
 def complaint(ask: Callable[[], object]) -> str:
@@ -150,6 +144,13 @@ class TestLostAnswers:
         assert fault.done == 1
         assert s3.read("receipt") == b"another's"
 
+    def test_writes_that_collide_are_tried_again(self, lossy: Callable[[Fault], Storage]) -> None:
+        fault = Fault(b"PUT ", times=2, answer=error_answer("409 Conflict", "ConditionalRequestConflict"))
+        storage = lossy(fault)
+        storage.create("receipt", b"mine")
+        assert fault.done == 2
+        assert storage.read("receipt") == b"mine"
+
     def test_a_commit_counts(self, lossy: Callable[[Fault], Storage], s3: Storage) -> None:
         fault = Fault(b"PUT ", times=2)
         receipt = CommitLog(lossy(fault), "stage").commit("000", {"rows": b"1"}, MEASURES)
@@ -176,6 +177,11 @@ class TestLostAnswers:
         s3.write("file", os.urandom(3 << 20))
         storage = lossy(Fault(b"GET ", passed=1 << 20, times=100))
         assert "breaks off in the middle of its answers; tried several times" in complaint(lambda: storage.read("file"))
+
+    def test_what_answers_is_no_store(self, lossy: Callable[[Fault], Storage], monkeypatch: pytest.MonkeyPatch) -> None:
+        url = lossy(Fault(b"GET ", times=1000, answer=b"SSH-2.0-OpenSSH_9.2\r\n\r\n")).url
+        monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
+        assert "does not answer as an S3 store does" in complaint(lambda: Storage(url).read("file"))
 
 
 class TestRefusals:
@@ -279,16 +285,21 @@ ANSWERS = {
 class TestEndpoints:
     """Those that refuse, do not answer, or are none."""
 
-    @pytest.mark.usefixtures("once")
     @pytest.mark.parametrize(("status", "code", "expected"), ANSWERS.values(), ids=ANSWERS.keys())
     @pytest.mark.parametrize("ask", ["read", "create", "list"])
     def test_refusals(self, monkeypatch: pytest.MonkeyPatch, status: int, code: str, expected: str, ask: str) -> None:
-        with refusing(status, code) as endpoint:
+        with answering(status, error_document(code)) as endpoint:
             speak_to(endpoint, STRANGER, monkeypatch)
             monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
             said = complaint(lambda: ASKS[ask](Storage("s3://bucket/root")))
         assert said.startswith("s3://bucket/root")
         assert expected in said
+
+    @pytest.mark.parametrize("ask", ["list", "create", "probe"])
+    def test_it_knows_nothing_of_what_is_asked(self, monkeypatch: pytest.MonkeyPatch, ask: str) -> None:
+        with answering(404, b"") as endpoint:
+            speak_to(endpoint, STRANGER, monkeypatch)
+            assert f"{endpoint} answered 404 to " in complaint(lambda: ASKS[ask](Storage("s3://bucket/root")))
 
     @all_asks
     def test_nobody_listens(self, monkeypatch: pytest.MonkeyPatch, ask: Callable[[Storage], object]) -> None:
@@ -365,6 +376,7 @@ class TestSharing:
     @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
     def test_a_forked_process_makes_its_own_connections(self, filled: Storage) -> None:
         filled = another_client(filled)
+        gc.collect()  # of clients left behind by other tests, which would try to close their connections in the new process
         assert filled.read("file") == b"data"
         context = multiprocessing.get_context("fork")
         answers: multiprocessing.Queue[tuple[bytes, float]] = context.Queue()
