@@ -131,8 +131,10 @@ def test_a_bucket_that_denies_writes_is_refused_and_nothing_written(service: Ser
         service.client().put_bucket_policy(Bucket=bucket, Policy=json.dumps({"Version": "2012-10-17", "Statement": [rule]}))
     config.write_text(config.read_text().replace(f"{place.url}/root", "s3://read-only/root"))
     speak_to(service.endpoint, service.guest, monkeypatch)
-    ended = mad("run", str(config))
-    service.client().delete_bucket_policy(Bucket="audits")
+    try:
+        ended = mad("run", str(config))
+    finally:
+        service.client().delete_bucket_policy(Bucket="audits")
     assert ended.code == 2
     assert ended.complaint.startswith("s3://read-only/root/.tmp/probe-")
     assert "these credentials are not allowed to do this (it needs s3:PutObject)" in ended.complaint
