@@ -60,7 +60,7 @@ def open_array(storage: Storage, path: str) -> StoredArray:
     filesystem = AsyncFileSystemWrapper(storage.filesystem, asynchronous=True)
     store = zarr.storage.FsspecStore(filesystem, read_only=True, path=storage.full(path))
     try:
-        return zarr.open_array(store, mode="r")
+        return zarr.open_array(store, mode="r", zarr_format=3)
     except FileNotFoundError as error:
         raise Missing(f"{storage.locate(path)}: no array here") from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:

@@ -18,6 +18,7 @@ import aiohttp
 from aiobotocore.response import StreamingBody
 from aiobotocore.session import AioSession
 from botocore.exceptions import BotoCoreError, ClientError
+from botocore.parsers import ResponseParserError
 from s3fs import S3FileSystem
 
 from infra.errors import StorageError
@@ -76,9 +77,9 @@ class S3(S3FileSystem):
         """
         try:
             return await self._ask(method, defaults, parameters)
-        except (ClientError, BotoCoreError, CutOff, ValueError) as error:
+        except (ClientError, BotoCoreError, ResponseParserError, CutOff, ValueError) as error:
             where = {name: parameters[name] for name in ("Bucket", "Key") if name in parameters}
-            if method in REASON_ASKED_BY and code_of(error) in ("400", "403"):
+            if method in REASON_ASKED_BY and (code_of(error) in ("400", "403") or method == "head_bucket"):
                 telling, more = REASON_ASKED_BY[method]
                 await self._call_s3(telling, **where, **more)
             if method == "complete_multipart_upload" and code_of(error) == "NoSuchUpload":

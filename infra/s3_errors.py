@@ -35,7 +35,7 @@ REASONS = {
     "QuotaExceeded": "the store's quota is used up; make room or raise it, then run again",
     "EntityTooLarge": "too large for a single request; write less at once",
 }
-GONE = ("NoSuchKey", "404", "NoSuchUpload")
+GONE = ("NoSuchKey", "NoSuchUpload")
 CLIENT_REASONS = {
     "EndpointConnectionError": "{endpoint} cannot be reached",
     "ConnectTimeoutError": "{endpoint} cannot be reached in time",
@@ -45,6 +45,7 @@ CLIENT_REASONS = {
     "SSLError": "no secure connection to {endpoint} ({error})",
     "ProxyConnectionError": "the proxy to {endpoint} cannot be reached",
     "ResponseParserError": "{endpoint} does not answer as an S3 store does",
+    "HTTPClientError": "{endpoint} does not answer as an S3 store does ({error})",
 }
 REACHED = "; tried several times; check AWS_ENDPOINT_URL and the network, then run again, what is done is kept"
 
@@ -73,7 +74,7 @@ def explain(error: BaseException, method: str, parameters: Mapping[str, object],
     code = code_of(error)
     if not code:
         return StorageError(f"{place}: {_of_client(error, endpoint)}")
-    if code in GONE:
+    if code in GONE or (code == "404" and method in ("get_object", "head_object")):
         return Missing(f"{place}: no such file")
     if code in ("PreconditionFailed", "412") and "IfNoneMatch" in parameters:
         return AlreadyExists(f"{place}: already exists")

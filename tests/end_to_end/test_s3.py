@@ -1,6 +1,8 @@
 """An audit on S3: its root, weights and data are there, and nothing of it is on this machine's disk."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pyarrow as pa
@@ -13,9 +15,11 @@ from pipeline.run import run_audit
 from pipeline.verify import verify
 from tests.conftest import ConfigMaker, Raw
 from tests.infra.stores import S3_KINDS, fresh_url
+from tests.infra.wires import Fault, broken_wire, error_answer
 from tests.jobs.command import mad, tasks
 from tests.services import Service, User, speak_to
 
+REPOSITORY = Path(__file__).parents[2]
 FILES = ("trusted.parquet", "audited.parquet", "digits.safetensors")
 
 
@@ -70,6 +74,33 @@ def test_an_audit_on_s3_is_that_on_a_disk(config: Path, place: Storage, make_con
     assert Storage(root).list("report") == ["digits.html", "index.html"]
 
 
+def test_credentials_that_expire_during_a_run_lose_nothing(
+    service: Service, config: Path, place: Storage, make_config: ConfigMaker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was committed before is reused when the run is started again with new ones."""
+    answer = error_answer("400 Bad Request", "ExpiredToken")
+    with broken_wire(service.port, Fault(b"PUT ", after=15, times=1000, answer=answer)) as endpoint:
+        speak_to(endpoint, service.owner, monkeypatch)
+        ended = mad("run", str(config))
+    assert ended.code == 1
+    assert "the credentials have expired; renew them (AWS_ACCESS_KEY_ID" in ended.out + ended.err
+    assert "Traceback" not in ended.out + ended.err
+    speak_to(service.endpoint, service.owner, monkeypatch)
+    again = mad("run", str(config), "--output", "json")
+    assert again.code == 0
+    ran, reused = tasks(again.summary)["gradients"]
+    assert (ran, reused) == (8 - 2, 2)
+    assert table(open_audit(f"{place.url}/root")) == table(run_audit(plan_audit(make_config())))
+
+
+def test_a_command_leaves_no_connection_behind(config: Path, place: Storage) -> None:
+    """An unclosed one would be complained about when the process ends."""
+    ended = subprocess.run(
+        [sys.executable, "-W", "always::ResourceWarning", "-m", "jobs.main", "plan", str(config)], cwd=REPOSITORY, capture_output=True, text=True, check=False
+    )
+    assert (ended.returncode, ended.stderr) == (0, "")
+
+
 def test_a_bucket_that_is_not_there_is_refused_before_anything_runs(service: Service, config: Path) -> None:
     for command in ("plan", "run"):
         config.write_text(config.read_text().replace("s3://audits/", "s3://not-made-yet/", 1))
@@ -100,8 +131,10 @@ def test_a_bucket_that_denies_writes_is_refused_and_nothing_written(service: Ser
         service.client().put_bucket_policy(Bucket=bucket, Policy=json.dumps({"Version": "2012-10-17", "Statement": [rule]}))
     config.write_text(config.read_text().replace(f"{place.url}/root", "s3://read-only/root"))
     speak_to(service.endpoint, service.guest, monkeypatch)
-    ended = mad("run", str(config))
-    service.client().delete_bucket_policy(Bucket="audits")
+    try:
+        ended = mad("run", str(config))
+    finally:
+        service.client().delete_bucket_policy(Bucket="audits")
     assert ended.code == 2
     assert ended.complaint.startswith("s3://read-only/root/.tmp/probe-")
     assert "these credentials are not allowed to do this (it needs s3:PutObject)" in ended.complaint

@@ -14,17 +14,26 @@ CHUNK = 1 << 16
 
 @dataclass
 class Fault:
-    """The first `times` answers to requests that begin so end after so many bytes, and the connection with them; the store has done the work."""
+    """What happens to requests that begin so, the first `after` of them spared, to so many of them.
+
+    With an `answer`, that is all the client hears, and the store hears nothing. Without one the store does its work, and its answer
+    ends after so many bytes, the connection with it.
+    """
 
     request: bytes
     passed: int = 0
     times: int = 1
+    after: int = 0
+    answer: bytes = b""
+    seen: int = field(default=0, init=False)
     done: int = field(default=0, init=False)
 
-    @property
-    def due(self) -> bool:
-        """Whether it is still to happen."""
-        return self.done < self.times
+    def strikes(self, data: bytes) -> bool:
+        """Whether it happens to the request that begins with this."""
+        if not data.startswith(self.request):
+            return False
+        self.seen += 1
+        return self.seen > self.after and self.done < self.times
 
 
 class _Wire(socketserver.BaseRequestHandler):
@@ -41,7 +50,11 @@ class _Wire(socketserver.BaseRequestHandler):
                     return
                 if self.request in readable:
                     data = self.request.recv(CHUNK)
-                    hit = hit or (fault.due and data.startswith(fault.request))
+                    hit = hit or fault.strikes(data)
+                    if hit and fault.answer:
+                        fault.done += 1
+                        self.request.sendall(fault.answer)
+                        return
                     store.sendall(data)
                 else:
                     data = store.recv(CHUNK)
@@ -73,12 +86,22 @@ def broken_wire(port: int, fault: Fault) -> Iterator[str]:
         yield f"http://127.0.0.1:{proxy.server_address[1]}"
 
 
-@contextmanager
-def refusing(status: int, code: str, message: str = "because") -> Iterator[str]:
-    """An endpoint that answers every request with an error of S3."""
-    document = f"<?xml version='1.0'?><Error><Code>{code}</Code><Message>{message}</Message></Error>".encode()
+def error_document(code: str, message: str = "because") -> bytes:
+    """An error as S3 writes it."""
+    return f"<?xml version='1.0'?><Error><Code>{code}</Code><Message>{message}</Message></Error>".encode()
 
-    class Refusal(BaseHTTPRequestHandler):
+
+def error_answer(status: str, code: str) -> bytes:
+    """A whole HTTP answer with such an error, the last on its connection."""
+    document = error_document(code)
+    return b"HTTP/1.1 %s\r\nConnection: close\r\nContent-Length: %d\r\n\r\n%s" % (status.encode(), len(document), document)
+
+
+@contextmanager
+def answering(status: int, document: bytes) -> Iterator[str]:
+    """An endpoint that answers every request alike."""
+
+    class Answer(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
 
         def do_GET(self) -> None:
@@ -97,7 +120,7 @@ def refusing(status: int, code: str, message: str = "because") -> Iterator[str]:
     class Server(ThreadingHTTPServer):
         daemon_threads = True
 
-    with Server(("127.0.0.1", 0), Refusal) as server, _serving(server):
+    with Server(("127.0.0.1", 0), Answer) as server, _serving(server):
         yield f"http://127.0.0.1:{server.server_address[1]}"
 
 
