@@ -5,10 +5,10 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo check test bench clean
+.PHONY: help setup demo check test test-s3 bench bench-pipeline clean
 
 help:  ## List the targets
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
+	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
 
 setup: $(READY)  ## Make .venv: torch first, then everything else, at the pinned versions
 
@@ -34,8 +34,17 @@ check: setup  ## Lint, format, types, import rules
 test: setup  ## Run the tests
 	$(BIN)/python -m pytest
 
+# In one shell, so that the store is stopped whatever happens.
+test-s3: setup  ## Run the tests that need a real S3: Ceph's gateway, installed (as root, with apt-get) and started for them
+	@tests/infra/real_s3.sh install
+	@folder=$$(mktemp -d)/s3; trap 'tests/infra/real_s3.sh stop "$$folder"' EXIT; trap 'exit 130' INT TERM; \
+	settings=$$(tests/infra/real_s3.sh start "$$folder") && eval "$$settings" && $(BIN)/python -m pytest -m s3
+
 bench: setup  ## Measure: rows against a training step, and the stages of an audit; ratios, side by side in one run
 	$(BIN)/python -m tests.benchmarks.gradients
+
+bench-pipeline: setup  ## Measure: the gradients stage against the bare loop that it contains, serial and on Ray
+	$(BIN)/python -m tests.benchmarks.pipeline
 
 clean:  ## Remove the environment and caches; audits stay
 	rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

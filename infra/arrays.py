@@ -1,7 +1,8 @@
 """Zarr v3 arrays, one shard each, written as bytes and read by range.
 
 An array is encoded in memory into its two objects (metadata and shard), so that the commit can digest exactly what it writes.
-Every chunk carries a CRC-32C: a flipped bit is an error when read, not a wrong score.
+Every chunk carries a CRC-32C: a flipped bit is an error when read, not a wrong score. Zarr reads in an event loop of its own; the
+filesystem is wrapped for it, so that its connections stay those of the storage, shared by all threads and closed with it.
 """
 
 from collections.abc import Mapping
@@ -12,12 +13,11 @@ import zarr
 import zarr.abc.store
 import zarr.codecs
 import zarr.storage
-from fsspec.asyn import AsyncFileSystem
 from fsspec.implementations.asyn_wrapper import AsyncFileSystemWrapper
 from numpy.typing import NDArray
 from zarr.core.sync import sync
 
-from infra.errors import Corrupt, Missing
+from infra.errors import Corrupt, Missing, StorageError
 from infra.storage import Storage
 
 CHUNK_BYTES = 4 << 20
@@ -57,9 +57,10 @@ def open_array(storage: Storage, path: str) -> StoredArray:
         Missing: there is none.
         Corrupt: its metadata cannot be parsed.
     """
-    store = zarr.storage.FsspecStore(_asynchronous(storage), read_only=True, path=storage.full(path))
+    filesystem = AsyncFileSystemWrapper(storage.filesystem, asynchronous=True)
+    store = zarr.storage.FsspecStore(filesystem, read_only=True, path=storage.full(path))
     try:
-        return zarr.open_array(store, mode="r")
+        return zarr.open_array(store, mode="r", zarr_format=3)
     except FileNotFoundError as error:
         raise Missing(f"{storage.locate(path)}: no array here") from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:
@@ -73,9 +74,12 @@ def read(array: StoredArray, start: int, stop: int) -> Numbers:
 
     Raises:
         Corrupt: a chunk's checksum does not match, or a chunk is missing.
+        StorageError: the store does not answer, or not to this user.
     """
     try:
         values = array[start:stop]
+    except StorageError:
+        raise
     except (ValueError, OSError, RuntimeError) as error:
         raise Corrupt(f"{_place(array)}: rows {start} to {stop} are damaged ({error}); `mad verify` names what is wrong") from error
     rows = np.asarray(values)
@@ -93,9 +97,3 @@ def _shard_bytes(array: StoredArray) -> int:
         return sync(array.store_path.store.getsize("/".join(["c", *["0"] * array.ndim])))
     except FileNotFoundError:
         return 0
-
-
-def _asynchronous(storage: Storage) -> AsyncFileSystem:
-    if storage.filesystem.async_impl:
-        return type(storage.filesystem)(*storage.filesystem.storage_args, **{**storage.filesystem.storage_options, "asynchronous": True})
-    return AsyncFileSystemWrapper(storage.filesystem, asynchronous=True)

@@ -46,11 +46,15 @@ class WrittenFile(_Stored):
 
 
 class Measures(_Stored):
-    """What a task saw and cost: rows, seconds of wall time, peak memory of its process, rows with a status other than ok."""
+    """What a task saw and cost: rows, seconds of wall time, peak memory of its process, rows with a status other than ok.
+
+    `computing_seconds`: of these seconds, those that the model computed in; waiting for data, encoding and writing are not among them.
+    """
 
     rows: int
     seconds: float
     peak_memory_bytes: int
+    computing_seconds: float = 0.0
     nonfinite: int = 0
     unreadable: int = 0
 

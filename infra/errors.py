@@ -15,3 +15,7 @@ class Missing(StorageError, FileNotFoundError):
 
 class Corrupt(StorageError, ValueError):
     """What is there is not what was written, or not what this version can read."""
+
+
+class ClusterError(RuntimeError):
+    """The cluster does not answer, or cannot run what is asked of it."""

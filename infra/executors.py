@@ -1,13 +1,19 @@
 """Where tasks run. Serial, in this process, is the default and the reference for every other executor.
 
-A worker is an ordinary callable made by a factory: made once where it runs (it loads a model, opens storage), called once a task.
+A worker is an ordinary callable made by a factory: made once where it runs (it loads a model, opens storage), called once a task. An
+executor may call one worker with two tasks at a time, so that one reads or writes while the other computes; a worker takes a lock
+for what it must not do twice at once.
 """
 
 import traceback
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
+from infra.errors import ClusterError
+
+EXECUTORS = ("serial", "ray")
 OWN_PACKAGES = ("infra", "madcore", "pipeline")
 Task = TypeVar("Task")
 Result = TypeVar("Result")
@@ -51,11 +57,41 @@ class SerialExecutor:
         worker = None
         for task in tasks:
             worker = worker_factory() if worker is None else worker
-            try:
-                outcome: TaskOutcome[Task, Result] = TaskOutcome(task, result=worker(task))
-            except Exception as error:  # noqa: BLE001 - a task runs the user's model, which may raise anything; it fails alone
-                outcome = TaskOutcome(task, error=describe(error), trace=traceback.format_exc())
-            yield outcome
+            yield attempt(worker, task)
+
+
+def open_executor(name: str, address: str | None, resources: Resources) -> AbstractContextManager[Executor]:
+    """An executor, ready to run, for as long as the context lasts.
+
+    Args:
+        name: of EXECUTORS.
+        address: of the Ray cluster to join; None takes the environment's RAY_ADDRESS, or else a cluster of this machine's own.
+        resources: what the workers will need.
+
+    Raises:
+        ClusterError: no cluster answers, or it is not one that can run this.
+    """
+    if name == "serial":
+        if resources.gpus_per_worker > 0 and not _sees_gpu():
+            raise ClusterError(f"run.gpus_per_worker is {resources.gpus_per_worker:g}, but torch sees no CUDA device here; set it to 0 to run on the CPU")
+        return nullcontext(SerialExecutor())
+    from infra.ray_executor import RayExecutor  # noqa: PLC0415 - Ray takes seconds to import
+
+    return RayExecutor(address, resources)
+
+
+def _sees_gpu() -> bool:
+    import torch  # noqa: PLC0415
+
+    return torch.cuda.is_available()
+
+
+def attempt(worker: Callable[[Task], Result], task: Task) -> TaskOutcome[Task, Result]:
+    """Calls a worker with a task; an error becomes the outcome's."""
+    try:
+        return TaskOutcome(task, result=worker(task))
+    except Exception as error:  # noqa: BLE001 - a task runs the user's model, which may raise anything; it fails alone
+        return TaskOutcome(task, error=describe(error), trace=traceback.format_exc())
 
 
 def describe(error: BaseException) -> str:

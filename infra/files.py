@@ -1,11 +1,14 @@
 """Input files, wherever they are: found by path or glob, told apart by size and modification, opened for ranged reads."""
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import IO
 
 from infra.errors import Missing, StorageError
-from infra.storage import resolve
+from infra.storage import explained, resolve
+
+Info = Mapping[str, object]
 
 
 @dataclass(frozen=True)
@@ -34,9 +37,14 @@ def find(name: str, url: str) -> list[InputFile]:
         Missing: a path that is no glob has no file.
     """
     filesystem, path = resolve(url)
-    globbed = is_pattern(path) and not filesystem.exists(path)
-    paths = sorted(str(match) for match in filesystem.glob(path)) if globbed else [path]
-    return [_inspect(_named_like(name, path, match), url, match) for match in paths]
+    with explained(name):
+        filesystem.invalidate_cache()
+        globbed = is_pattern(path) and not filesystem.exists(path)
+        try:
+            infos: dict[str, Info] = filesystem.glob(path, detail=True) if globbed else {path: filesystem.info(path)}
+        except FileNotFoundError as error:
+            raise Missing(f"{name}: no such file ({path})") from error
+    return [_described(_named_like(name, path, match), filesystem.unstrip_protocol(match), info) for match, info in sorted(infos.items())]
 
 
 def _named_like(name: str, pattern: str, match: str) -> str:
@@ -48,18 +56,11 @@ def _named_like(name: str, pattern: str, match: str) -> str:
     return lead + match[len(prefix) :] if match.startswith(prefix) else match
 
 
-def _inspect(name: str, url: str, path: str) -> InputFile:
-    filesystem, _ = resolve(url)
-    try:
-        info = filesystem.info(path)
-    except FileNotFoundError as error:
-        raise Missing(f"{name}: no such file ({path})") from error
-    except PermissionError as error:
-        raise StorageError(f"{name}: permission denied ({path})") from error
+def _described(name: str, url: str, info: Info) -> InputFile:
     if info["type"] != "file":
         raise StorageError(f"{name}: is a folder, not a file; name the files, or a glob such as {name.rstrip('/')}/*.parquet")
     version = info.get("ETag") or info.get("etag") or info.get("mtime") or info.get("LastModified") or info.get("created")
-    return InputFile(name, str(filesystem.unstrip_protocol(path)), int(info["size"]), str(version).strip('"'))
+    return InputFile(name, str(url), int(str(info["size"])), str(version).strip('"'))
 
 
 def open_input(url: str) -> IO[bytes]:
@@ -70,19 +71,16 @@ def open_input(url: str) -> IO[bytes]:
         StorageError: it cannot be opened.
     """
     filesystem, path = resolve(url)
-    try:
+    with explained(url):
         file: IO[bytes] = filesystem.open(path, "rb")
-    except FileNotFoundError as error:
-        raise Missing(f"{url}: no such file") from error
-    except OSError as error:
-        raise StorageError(f"{url}: {error.strerror or error}") from error
     return file
 
 
 def read_input(url: str) -> bytes:
     """All bytes of a file; raises as `open_input`."""
-    with open_input(url) as file:
-        return file.read()
+    filesystem, path = resolve(url)
+    with explained(url):
+        return bytes(filesystem.cat_file(path))
 
 
 def digest(data: bytes) -> str:

@@ -3,6 +3,10 @@
 Two kinds of write. `create` is exclusive and atomic: of any number of writers exactly one succeeds and a reader sees all of it or
 nothing; receipts, manifests and published tables are made so. `write` is atomic and replaces; it is for attempt files, whose names
 nobody else uses, and for the few views that show the latest run. Nothing else is offered, on purpose.
+
+The answer to a write can be lost on the way back from an object store; the client then asks again and hears that the name is taken.
+So a writer that meets its own bytes there has won. That is right because what is created exclusively is either told apart by its
+writer (it holds the id of an attempt, a run or an audit) or named by its contents, and then it does not matter who wrote it.
 """
 
 import errno
@@ -20,15 +24,20 @@ from fsspec.implementations.local import LocalFileSystem
 from infra.errors import AlreadyExists, Missing, StorageError
 
 SCRATCH = ".tmp"
+S3_SCHEMES = ("s3://", "s3a://")
 
 
 def resolve(url: str) -> tuple[fsspec.AbstractFileSystem, str]:
     """The filesystem and the path in it of a URL or plain path.
 
     Raises:
-        StorageError: no such protocol, or the package that speaks it is not installed.
+        StorageError: no such protocol, the package that speaks it is not installed, or the URL names no bucket.
     """
     try:
+        if url.startswith(S3_SCHEMES):
+            from infra.s3 import open_s3  # noqa: PLC0415 - its import takes a third of a second, which local audits need not wait
+
+            return open_s3(url)
         filesystem, path = fsspec.core.url_to_fs(url)
     except (ImportError, ValueError) as error:
         raise StorageError(f"{url}: cannot be opened ({error}); use a local path or a URL of an installed fsspec protocol") from error
@@ -41,12 +50,21 @@ class Storage:
     def __init__(self, url: str):
         """Opens nothing and writes nothing yet."""
         self.url = url
-        self.filesystem, self.root = resolve(url)
-        self._local = isinstance(self.filesystem, LocalFileSystem)
+        self._filesystem, self.root = resolve(url)
+        self._process = os.getpid()
+        self._local = isinstance(self._filesystem, LocalFileSystem)
 
     def __reduce__(self) -> tuple[type["Storage"], tuple[str]]:
         """Travels to workers as its URL."""
         return Storage, (self.url,)
+
+    @property
+    def filesystem(self) -> fsspec.AbstractFileSystem:
+        """This process's own: connections do not survive a fork."""
+        if self._process != os.getpid():
+            self._filesystem, _ = resolve(self.url)
+            self._process = os.getpid()
+        return self._filesystem
 
     def full(self, path: str) -> str:
         """The path in the filesystem, for readers that take a filesystem and a path."""
@@ -58,43 +76,43 @@ class Storage:
 
     def read(self, path: str) -> bytes:
         """All bytes of a file. Raises Missing where there is none."""
-        with _explained(self.locate(path)):
+        with explained(self.locate(path)):
             return bytes(self.filesystem.cat_file(self.full(path)))
 
     def open(self, path: str) -> IO[bytes]:
         """A file for ranged reads. Raises Missing where there is none."""
-        with _explained(self.locate(path)):
+        with explained(self.locate(path)):
             file: IO[bytes] = self.filesystem.open(self.full(path), "rb")
         return file
 
     def exists(self, path: str) -> bool:
         """Whether a file is there now, whoever wrote it."""
-        with _explained(self.locate(path)):
+        with explained(self.locate(path)):
             self.filesystem.invalidate_cache()  # remembered listings hide what other writers made
             return bool(self.filesystem.exists(self.full(path)))
 
     def list(self, folder: str) -> list[str]:
         """Sorted names of files and folders directly in a folder, hidden ones left out; empty where there is no folder."""
-        with _explained(self.locate(folder)):
+        with explained(self.locate(folder)):
             try:
                 self.filesystem.invalidate_cache()
                 entries = self.filesystem.ls(self.full(folder), detail=False)
             except (FileNotFoundError, NotADirectoryError):
                 return []
-        names = (str(entry).rstrip("/").rsplit("/", 1)[-1] for entry in entries)
+        itself = self.full(folder).rstrip("/")  # an object store's console makes empty objects that stand for folders
+        names = (entry.rsplit("/", 1)[-1] for entry in (str(entry).rstrip("/") for entry in entries) if entry != itself)
         return sorted(name for name in names if not name.startswith("."))
 
     def walk(self, folder: str) -> Iterator[str]:
         """Paths, relative to the root, of all files below a folder, in no order."""
-        with _explained(self.locate(folder)):
+        with explained(self.locate(folder)):
             self.filesystem.invalidate_cache()
-            for parent, _, names in self.filesystem.walk(self.full(folder)):
-                relative = str(parent).rstrip("/")[len(self.root.rstrip("/")) + 1 :]
-                yield from (f"{relative}/{name}" if relative else name for name in names)
+            found = self.filesystem.find(self.full(folder))
+        yield from (str(path)[len(self.root.rstrip("/")) + 1 :] for path in found if not str(path).endswith("/"))
 
     def write(self, path: str, data: bytes) -> None:
         """Writes a file, replacing what is there."""
-        with _explained(self.locate(path)):
+        with explained(self.locate(path)):
             if self._local:
                 with self._scratch_file() as file:
                     file.write(data)
@@ -107,19 +125,19 @@ class Storage:
         """Writes a file where there is none.
 
         Raises:
-            AlreadyExists: another writer came first, or a lost answer hides that this one did: compare what is there.
+            AlreadyExists: another writer came first.
         """
-        with _explained(self.locate(path)):
+        with explained(self.locate(path)):
             if self._local:
                 with self._scratch_file() as file:
                     file.write(data)
                     self._claim(file, path)
             else:
-                self._send(path, data, mode="create")
+                self._create_object(path, data)
 
     def upload(self, path: str, local: Path) -> None:
         """Writes a local file's contents, replacing what is there."""
-        with _explained(self.locate(path)):
+        with explained(self.locate(path)):
             if self._local:
                 with self._scratch_file() as file, local.open("rb") as contents:
                     shutil.copyfileobj(contents, file)
@@ -129,12 +147,15 @@ class Storage:
                 self.filesystem.put_file(str(local), self.full(path))
 
     def publish(self, source: str, target: str) -> None:
-        """Gives a file that is there a second name, whole at once and exclusively; costs no copy on a disk.
+        """Gives a file that is there a second name, whole at once; costs no copy on a disk, and none through here from a store.
+
+        On a disk the name is taken exclusively. A store copies for itself, and not every one copies on condition: it is asked first
+        whether the name is free, and whoever publishes at the same time must be publishing the same (a run publishes its own tables).
 
         Raises:
             AlreadyExists: the second name is taken.
         """
-        with _explained(self.locate(target)):
+        with explained(self.locate(target)):
             if self._local:
                 _link(self.full(source), self._target(target))
             elif self.exists(target):
@@ -144,7 +165,7 @@ class Storage:
 
     def remove(self, path: str) -> None:
         """Removes a file that this process made to try the store; nothing that an audit wrote is ever removed here."""
-        with _explained(self.locate(path)):
+        with explained(self.locate(path)):
             self.filesystem.rm_file(self.full(path))
 
     def refuse_without_exclusive_create(self) -> None:
@@ -165,6 +186,13 @@ class Storage:
             f"{self.url}: this store lets a second writer replace a file that must be created once (it ignores exclusive create, `If-None-Match: *` on S3), "
             "so two runs could overwrite each other; use a store that honours it: a local disk, Amazon S3, Ceph RGW or MinIO"
         )
+
+    def _create_object(self, path: str, data: bytes) -> None:
+        try:
+            self._send(path, data, mode="create")
+        except FileExistsError:
+            if bytes(self.filesystem.cat_file(self.full(path))) != data:
+                raise
 
     def _send(self, path: str, data: bytes, mode: str) -> None:
         try:
@@ -214,7 +242,7 @@ def _settle(file: IO[bytes]) -> None:
 
 
 @contextmanager
-def _explained(place: str) -> Iterator[None]:
+def explained(place: str) -> Iterator[None]:
     """Failures of the outside as this module's errors."""
     try:
         yield

@@ -91,6 +91,8 @@ def open_parquet(file: IO[bytes], place: str) -> pq.ParquetFile:
     """
     try:
         return pq.ParquetFile(file, pre_buffer=False, buffer_size=BUFFER_BYTES)
+    except StorageError:
+        raise
     except (pa.ArrowInvalid, OSError) as error:
         raise StorageError(f"{place}: not a readable Parquet file ({str(error).splitlines()[0]})") from error
 
@@ -121,6 +123,8 @@ def read_rows(url: str, start: int, stop: int, columns: Sequence[str], batch_row
 def _batches(file: pq.ParquetFile, batch_rows: int, groups: Sequence[int], columns: Sequence[str], place: str) -> Iterator[pa.RecordBatch]:
     try:
         yield from file.iter_batches(batch_rows, row_groups=groups, columns=list(columns))
+    except StorageError:
+        raise
     except (pa.ArrowInvalid, OSError) as error:
         raise StorageError(f"{place}: a damaged Parquet file ({str(error).splitlines()[0]})") from error
 

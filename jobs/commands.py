@@ -1,6 +1,7 @@
 """The commands that plan and run."""
 
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 import typer
@@ -30,13 +31,21 @@ def show_plan(path: str, common: Common) -> None:
         raise typer.Exit(FAILED)
 
 
-def run_config(path: str, executor: str, until: Stage, fail_on: str | None, common: Common) -> None:
+@dataclass(frozen=True)
+class Where:
+    """Where tasks run: the executor, and the address of the cluster that it joins."""
+
+    executor: str = "serial"
+    address: str | None = None
+
+
+def run_config(path: str, where: Where, until: Stage, fail_on: str | None, common: Common) -> None:
     """`mad run`: exit 1 where something failed, 4 where a model has the verdict `fail_on`."""
     verdict = _parse_verdict(fail_on) if fail_on else None
     if verdict and until != LAST_STAGE:
         raise ConfigError(f"--fail-on needs a verdict, and there is none before the stage {LAST_STAGE}; leave out --until {until}")
     plan = plan_audit(AuditConfig.load(path))
-    _run(plan, executor, until, verdict, common)
+    _run(plan, where, until, verdict, common)
 
 
 def run_demo(root: str, common: Common) -> None:
@@ -48,14 +57,14 @@ def run_demo(root: str, common: Common) -> None:
     check_root(root_storage(root))
     config = prepare_demo(inputs, root)
     audit_config = AuditConfig.load(config).model_copy(update={"root": root if "://" in root else str(Path(root).resolve())})
-    _run(plan_audit(audit_config), "serial", "reporting", None, common)
+    _run(plan_audit(audit_config), Where(), "reporting", None, common)
     if common.output == "text":
         print(f"config: {config} (change it, then: mad run {config})", file=common.results)
 
 
-def _run(plan: AuditPlan, executor: str, until: Stage, verdict: str | None, common: Common) -> None:
+def _run(plan: AuditPlan, where: Where, until: Stage, verdict: str | None, common: Common) -> None:
     with ProgressDisplay(common) as display:
-        audit = run_audit(plan, executor=executor, until=until, listener=display)
+        audit = run_audit(plan, executor=where.executor, until=until, listener=display, address=where.address)
     outcome = audit.outcome
     assert outcome is not None
     models = dict(outcome.summaries) if until == LAST_STAGE else {name: {"stages": stages} for name, stages in outcome.stages.items()}

@@ -59,18 +59,19 @@ def edge(common: Common) -> Iterator[Common]:
 
 def paragraph(error: Exception) -> str:
     """An error for people; one that nobody foresaw says so."""
-    from infra.errors import StorageError  # noqa: PLC0415
+    from infra.errors import ClusterError, StorageError  # noqa: PLC0415
     from pipeline.errors import AuditError  # noqa: PLC0415
 
-    if isinstance(error, AuditError | StorageError):
+    if isinstance(error, AuditError | StorageError | ClusterError):
         return str(error)
     return f"unexpected {type(error).__name__}: {error} (a bug, or something that mad does not foresee; -v shows where)"
 
 
 def exit_code(error: Exception) -> int:
     """2 for what was wrong before the first task, 3 for what cannot fit, 1 for the rest."""
+    from infra.errors import ClusterError  # noqa: PLC0415
     from pipeline.errors import CannotFit, ConfigError, RootError, SourceError  # noqa: PLC0415
 
     if isinstance(error, CannotFit):
         return CANNOT
-    return WRONG if isinstance(error, ConfigError | RootError | SourceError) else FAILED
+    return WRONG if isinstance(error, ConfigError | RootError | SourceError | ClusterError) else FAILED

@@ -80,7 +80,10 @@ def plan(config: Config, output: Output = "text", verbose: Verbose = 0, quiet: Q
 @app.command()
 def run(
     config: Config,
-    executor: Annotated[Literal["serial"], typer.Option(help="Where tasks run: in this process.")] = "serial",
+    executor: Annotated[Literal["serial", "ray"], typer.Option(help="Where tasks run: in this process, or on a Ray cluster.")] = "serial",
+    address: Annotated[
+        str | None, typer.Option(metavar="ADDR", help="The Ray cluster to join, HOST:PORT; without it RAY_ADDRESS, or a cluster of this machine's own.")
+    ] = None,
     until: Annotated[Stage, typer.Option(help="Stop after this stage; only reporting publishes scores.")] = "reporting",
     fail_on: Annotated[str | None, typer.Option(metavar="VERDICT", help="Exit with 4 if a model has this verdict, such as 'unusual inputs'.")] = None,
     output: Output = "text",
@@ -90,9 +93,9 @@ def run(
 ) -> None:
     """Audit the models of a config. Resumes by itself: what an earlier run finished is not done again."""
     with edge(Common(output, verbose, quiet)) as common:
-        from jobs.commands import run_config  # noqa: PLC0415
+        from jobs.commands import Where, run_config  # noqa: PLC0415
 
-        run_config(config, executor, until, fail_on, common)
+        run_config(config, Where(executor, address), until, fail_on, common)
 
 
 @app.command()
@@ -142,6 +145,24 @@ def report(
         from jobs.reading import show_report  # noqa: PLC0415
 
         show_report(root, top, common)
+
+
+@app.command()
+def explain(
+    root: Root,
+    model: Annotated[str, typer.Option(metavar="M", help="The model's name.")],
+    sample: Annotated[str, typer.Option(metavar="ID", help="The id of an audited sample.")],
+    top: Annotated[int, typer.Option(min=1, max=10, help="How many trusted samples and layers to name.")] = 10,
+    output: Output = "text",
+    verbose: Verbose = 0,
+    quiet: Quiet = False,
+    version: Version = False,
+) -> None:
+    """Show what is behind one score: the trusted samples, the layers, and its p-value in words."""
+    with edge(Common(output, verbose, quiet)) as common:
+        from jobs.reading import show_explanation  # noqa: PLC0415
+
+        show_explanation(root, model, sample, top, common)
 
 
 def main() -> None:

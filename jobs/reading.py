@@ -7,9 +7,10 @@ import typer
 from infra.errors import StorageError
 from jobs.console import FAILED, Common
 from jobs.progress import ProgressDisplay
-from jobs.rendering import items, mapping, results, share, size, table
+from jobs.rendering import explanation_text, items, mapping, results, share, size, table
 from pipeline.artifacts.layout import root_storage, summary_file
 from pipeline.audit import Audit, open_audit
+from pipeline.explain import explain
 from pipeline.publication import Document, latest_failures, publish_pages
 from pipeline.status import inspect, status
 from pipeline.verify import verify
@@ -111,6 +112,12 @@ def show_report(root: str, top: int, common: Common) -> None:
     models: Document = {name: {**summary, "top": list(listed[name])} for name, summary in summaries.items() if name in listed}
     document: Document = {"models": models, "failures": dict(failures), "page": page}
     common.emit(document, "\n".join([*lines, "", f"page: {page}"]))
+
+
+def show_explanation(root: str, model: str, sample: str, top: int, common: Common) -> None:
+    """`mad explain`."""
+    found = explain(open_audit(root), model, sample, top)
+    common.emit({"model": model, "sample_id": sample, "rows": list(found)}, "\n\n".join(map(explanation_text, found)))
 
 
 def _top_flagged(audit: Audit, name: str, top: int) -> list[Document]:

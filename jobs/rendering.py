@@ -10,6 +10,7 @@ from rich.table import Table
 from infra.storage import Storage
 from pipeline.artifacts.layout import page_file
 from pipeline.artifacts.logs import STAGES
+from pipeline.artifacts.rows import NO_CLASS
 from pipeline.plan import AuditPlan, ModelPlan, certifiable
 from pipeline.publication import Document, RunOutcome
 
@@ -126,13 +127,30 @@ def results(summaries: Sequence[Document]) -> str:
     rows = []
     for summary in summaries:
         counts, verdict, calibration = mapping(summary["counts"]), mapping(summary["verdict"]), mapping(summary["calibration"])
-        judged = mapping(mapping(summary["evaluation"]).get("attack_succeeded"))
+        evaluation = mapping(summary["evaluation"])
+        judged = mapping(evaluation.get("all" if evaluation.get("attack_success_rate") is None else "attack_succeeded"))
         at = mapping(judged.get("at_calibrated"))
         lost = sum(int(str(counts[status])) for status in ("nonfinite", "unreadable", "failed"))
         target = ", ".join(f"{kind} {level:g}" for kind, level in mapping(calibration["target"]).items())
         cells = [str(summary["model"]), str(verdict["value"]), f"{counts['audited']:,}", f"{counts['flagged']:,}", f"{lost:,}", target]
         rows.append([*cells, share(judged.get("auroc")), share(at.get("tpr")), share(at.get("fpr"))])
     return table(columns, rows)
+
+
+def explanation_text(row: Document) -> str:
+    """What is behind one score, for a person."""
+    lines = [f"sample {_plain(str(row['sample_id']))} (row {row['row']} of {row['source']}), model {row['model']}, run {row['run_id']}"]
+    if row["prediction"] != NO_CLASS:
+        lines.append(f"prediction: class {row['prediction']}, confidence {share(row['confidence'])}")
+    if isinstance(row["score"], float):
+        bar = f"threshold {row['threshold']:.5g}: " if isinstance(row["threshold"], float) else ""
+        lines.append(f"score: {row['score']:.5g} ({bar}{'flagged' if row['flagged'] else 'not flagged'})")
+    lines.append(str(row["in_words"]))
+    layers = [[str(entry["layer"]), f"{entry['score']:.4f}"] for entry in items(row["layers"]) if isinstance(entry, dict)]
+    trusted = [[str(entry["sample_id"]), f"{entry['influence']:.4g}"] for entry in items(row["top_trusted"]) if isinstance(entry, dict)]
+    lines += ["", "the trusted samples that speak most for this output:", table(["trusted sample", "influence"], trusted)] if trusted else []
+    lines += ["", "its layers, those first that the trusted samples explain least:", table(["layer", "score"], layers)] if layers else []
+    return "\n".join(lines)
 
 
 def stage_seconds(stages: object) -> str:

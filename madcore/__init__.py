@@ -13,9 +13,10 @@ from madcore.coverage import Coverage, check_layers, select_layers
 from madcore.curvature import BlockMoment, DampedInverse, Damping, Whitening
 from madcore.errors import CalibrationError, LayerError, MadcoreError, ModelError
 from madcore.gradients import Layer, RowExtractor, row_layout
-from madcore.measurements import Measurement, margin
+from madcore.measurements import Inputs, Measured, Measurement, margin
 from madcore.projections import Projection
 from madcore.rows import RowLayout
+from madcore.tokens import TokenBatch, completion_confidence, completion_nll, token_margin
 
 __all__ = [
     "BlockMoment",
@@ -23,17 +24,22 @@ __all__ = [
     "Coverage",
     "DampedInverse",
     "Damping",
+    "Inputs",
     "Layer",
     "LayerError",
     "MadcoreError",
+    "Measured",
     "Measurement",
     "ModelError",
     "Projection",
     "References",
     "RowExtractor",
     "RowLayout",
+    "TokenBatch",
     "Whitening",
     "check_layers",
+    "completion_confidence",
+    "completion_nll",
     "margin",
     "p_values",
     "per_sample_rows",
@@ -41,12 +47,13 @@ __all__ = [
     "score",
     "select_layers",
     "split_order",
+    "token_margin",
 ]
 
 
 def per_sample_rows(
     model: nn.Module,
-    batch: Tensor,
+    batch: Inputs,
     *,
     layers: Sequence[Layer] | Sequence[str] = ("*",),
     projection: Projection | None = None,
@@ -56,10 +63,10 @@ def per_sample_rows(
 
     Args:
         model: in eval mode; left as found.
-        batch: its input, shape (n, ...).
+        batch: its input, shape (n, ...), or its inputs by keyword, samples first in each, such as `tokens.inputs` of a `TokenBatch`.
         layers: layers from `select_layers(...).covered`, or shell patterns over module names, a leading `!` excludes.
         projection: rank and seed; rank 16, seed 0 if not given.
-        measurement: logits (n, C) to n numbers.
+        measurement: logits to n numbers: `margin` of a classifier's (n, C), `token_margin(tokens)` of a language model's (n, s, V).
 
     Returns:
         Rows (n, k) on the model's device: per layer `vec(P_0 dW P_1^T)`, concatenated in the order of the layers.
@@ -72,4 +79,4 @@ def per_sample_rows(
     patterns = [pattern for pattern in layers if isinstance(pattern, str)]
     if patterns:
         chosen += select_layers(model, patterns).covered
-    return RowExtractor(model, chosen, projection or Projection(), measurement)(batch).rows
+    return RowExtractor(model, chosen, projection or Projection())(Measured(batch, measurement)).rows

@@ -16,6 +16,7 @@ from madcore.rows import RowLayout
 
 ScoreKind = Literal["prediction_coupling", "class_coupling", "mean_coupling", "top_coupling", "leverage"]
 LayersForm = Literal["concatenated", "apart"]
+CLASS_SCORES: tuple[ScoreKind, ...] = ("prediction_coupling", "class_coupling")
 RARE_CLASS = 10
 BLOCK = 1024
 TOP_TRUSTED = 10
@@ -48,7 +49,7 @@ def class_means(units_mk: Tensor, predictions_m: Tensor, classes: int) -> Tensor
 
 @dataclass(frozen=True)
 class References:
-    """What scores compare with: the reference part's whitened rows (m, k) and statistics of them."""
+    """What scores compare with: the reference part's whitened rows (m, k) and statistics of them; without classes, no class means."""
 
     layout: RowLayout
     layers: LayersForm
@@ -61,7 +62,7 @@ class References:
 
     @classmethod
     def of(cls, layout: RowLayout, layers: LayersForm, whitened_mk: Tensor, predictions_m: Tensor, classes: int) -> "References":
-        """From whitened reference rows (m, k) and their predicted classes (m,), m at least 1.
+        """From whitened reference rows (m, k) and their predicted classes (m,), m at least 1; without classes if `classes` is 0.
 
         Raises:
             ValueError: there are no reference rows.
@@ -69,12 +70,19 @@ class References:
         if whitened_mk.shape[0] == 0:
             raise ValueError("the reference part is empty: no trusted sample is left to compare with")
         units_mk = unit_rows(whitened_mk, layout, layers)
-        present_c = torch.bincount(predictions_m, minlength=classes) > 0
+        means_ck = class_means(units_mk, predictions_m, classes) if classes else units_mk[:0]
+        present_c = torch.bincount(predictions_m[predictions_m >= 0], minlength=classes) > 0
         median = float(log_leverage(whitened_mk).quantile(0.5))
-        return cls(layout, layers, whitened_mk, units_mk, class_means(units_mk, predictions_m, classes), present_c, median)
+        return cls(layout, layers, whitened_mk, units_mk, means_ck, present_c, median)
 
     def explanation(self, kind: ScoreKind, units_nk: Tensor, predictions_n: Tensor) -> Tensor:
-        """The direction (n, k) that each sample is compared with."""
+        """The direction (n, k) that each sample is compared with.
+
+        Raises:
+            ValueError: the kind needs classes, and there are none.
+        """
+        if kind in CLASS_SCORES and not len(self.class_means):
+            raise ValueError(f"{kind} compares with predicted classes, and these references have none")
         if kind == "prediction_coupling":
             return self.class_means[predictions_n]
         if kind == "class_coupling":

@@ -5,10 +5,10 @@ something that has not the samples first, a tied parameter. So every selected la
 differs from autograd is not covered, with the reason.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from typing import Literal
+from typing import Literal, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -16,11 +16,12 @@ from torch import Tensor, nn
 from madcore.errors import LayerError, ModelError
 from madcore.gradients import Layer, RowExtractor, row_layout
 from madcore.layers import formula_of
-from madcore.measurements import Measurement
+from madcore.measurements import Measured, logits_of, run
 from madcore.projections import Projection
 
 RELATIVE_TOLERANCE = 1e-3
 CHECKED_SAMPLES = 3
+Sample = TypeVar("Sample")
 NO_MATRICES = (nn.Embedding, nn.EmbeddingBag, nn.LayerNorm, nn.RMSNorm)
 
 
@@ -83,28 +84,31 @@ def _first(names: Mapping[str, Sequence[str]]) -> str:
     return ", ".join(listed[:8]) + (f" and {len(listed) - 8} more" if len(listed) > 8 else "")
 
 
-def check_layers(model: nn.Module, coverage: Coverage, samples: Tensor, projection: Projection, measurement: Measurement) -> Coverage:
+def check_layers(
+    model: nn.Module, coverage: Coverage, samples: Sequence[Sample], together: Callable[[Sequence[Sample]], Measured], projection: Projection
+) -> Coverage:
     """Keeps the layers whose hooked rows equal autograd's, to a relative 1e-3, on the first three samples with finite gradients.
 
-    Samples go through the hooks as one batch and through autograd one by one, so a model that mixes the samples of a batch is
-    found out too.
+    Samples go through the hooks as one batch and through autograd one by one, so a model that mixes the samples of a batch, or
+    that sees the padding of one, is found out too.
 
     Args:
         model: in eval mode.
         coverage: what `select_layers` chose.
-        samples: a few inputs of the model, shape (b, ...), b at least 1.
+        samples: a few, at least 1, of whatever kind.
+        together: makes a batch of samples, padded only as far as the longest of them needs.
         projection: as the rows will have it.
-        measurement: as the rows will have it.
 
     Raises:
         ModelError: no layer is left.
     """
     not_covered, layers = dict(coverage.not_covered), list(coverage.covered)
-    samples, expected = _checked(model, layers, samples, projection, measurement)
+    chosen, expected = _checked(model, layers, [(sample, together([sample])) for sample in samples], projection)
+    batch = together(chosen)
     hooked = None
     while layers and hooked is None:
         try:
-            hooked = RowExtractor(model, layers, projection, measurement)(samples).rows
+            hooked = RowExtractor(model, layers, projection)(batch).rows
         except LayerError as error:
             not_covered[error.name] = error.reason
             layers = [layer for layer in layers if layer.name != error.name]
@@ -113,7 +117,7 @@ def check_layers(model: nn.Module, coverage: Coverage, samples: Tensor, projecti
         for layer, place in zip(layers, row_layout(layers, projection).slices, strict=True):
             reason = _difference(hooked[:, place], [rows.get(layer.name) for rows in expected])
             if reason:
-                not_covered[layer.name] = reason
+                not_covered[layer.name] = reason + _tied(model, layer)
             else:
                 kept.append(layer)
     if not kept:
@@ -123,19 +127,22 @@ def check_layers(model: nn.Module, coverage: Coverage, samples: Tensor, projecti
 
 
 def _checked(
-    model: nn.Module, layers: Sequence[Layer], samples: Tensor, projection: Projection, measurement: Measurement
-) -> tuple[Tensor, list[dict[str, Tensor]]]:
-    """The samples to check on, and autograd's rows of each; one without a finite gradient is used only where all are so."""
-    finite: dict[int, dict[str, Tensor]] = {}
-    others: dict[int, dict[str, Tensor]] = {}
-    for index, sample in enumerate(samples.split(1)):
-        rows = _autograd_rows(model, layers, sample, projection, measurement)
+    model: nn.Module, layers: Sequence[Layer], samples: Sequence[tuple[Sample, Measured]], projection: Projection
+) -> tuple[list[Sample], list[dict[str, Tensor]]]:
+    """The samples to check on, and autograd's rows of each; one without a finite gradient is used only where all are so.
+
+    Of the candidates, each is given with the batch that holds it alone.
+    """
+    finite: list[tuple[Sample, dict[str, Tensor]]] = []
+    others: list[tuple[Sample, dict[str, Tensor]]] = []
+    for sample, alone in samples:
+        rows = _autograd_rows(model, layers, alone, projection)
         chosen = finite if all(torch.isfinite(row).all() for row in rows.values()) else others
-        chosen[index] = rows
+        chosen.append((sample, rows))
         if len(finite) == CHECKED_SAMPLES:
             break
-    kept = finite or dict(list(others.items())[:CHECKED_SAMPLES])
-    return samples[list(kept)], list(kept.values())
+    kept = finite or others[:CHECKED_SAMPLES]
+    return [sample for sample, _ in kept], [rows for _, rows in kept]
 
 
 def _difference(hooked: Tensor, expected: Sequence[Tensor | None]) -> str | None:
@@ -150,14 +157,22 @@ def _difference(hooked: Tensor, expected: Sequence[Tensor | None]) -> str | None
     return f"its hooked gradient differs from autograd's by {float((differences_b / norms_b.clamp(min=1e-12)).max()):.2g} of its norm"
 
 
-def _autograd_rows(model: nn.Module, layers: Sequence[Layer], sample: Tensor, projection: Projection, measurement: Measurement) -> dict[str, Tensor]:
+def _tied(model: nn.Module, layer: Layer) -> str:
+    """Names the other modules that hold the layer's parameter, which its gradient sums over and its own hooks do not see."""
+    parameter = model.get_submodule(layer.module).get_parameter(layer.parameter)
+    named = model.named_parameters(remove_duplicate=False)
+    others = [name for name, other in named if other is parameter and name != layer.name]
+    return f"; it is tied to {', '.join(others)}" if others else ""
+
+
+def _autograd_rows(model: nn.Module, layers: Sequence[Layer], sample: Measured, projection: Projection) -> dict[str, Tensor]:
     parameters = [model.get_submodule(layer.module).get_parameter(layer.parameter) for layer in layers]
     required = [parameter.requires_grad for parameter in parameters]
     try:
         for parameter in parameters:
             parameter.requires_grad_(True)
         with torch.enable_grad():
-            measured = measurement(model(sample)).sum()
+            measured = sample.measurement(logits_of(run(model, sample.inputs))).sum()
             if not measured.requires_grad:
                 raise ModelError("the model's outputs do not depend on its weights by way of autograd: does it detach them?")
             grads = torch.autograd.grad(measured, parameters, allow_unused=True)

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from madcore.errors import LayerError, ModelError
-from madcore.layers import Formula, formula_of
-from madcore.measurements import Measurement
+from madcore.layers import Formula, Sides, formula_of
+from madcore.measurements import Measured, logits_of, run
 from madcore.projections import Projection
 from madcore.rows import RowLayout
 
@@ -35,7 +35,7 @@ class Layer:
 
 @dataclass(frozen=True)
 class SampleRows:
-    """Rows (n, k), before any rounding, and the model's outputs (n, C), detached."""
+    """Rows (n, k), before any rounding, and the model's logits (n, ...), detached."""
 
     rows: Tensor
     outputs: Tensor
@@ -47,8 +47,7 @@ class _Projected:
 
     layer: Layer
     formula: Formula
-    p0: Tensor | None
-    p1: Tensor | None
+    sides: Sides
     place: slice
 
 
@@ -103,7 +102,7 @@ def exact_float32(device: torch.device) -> Iterator[None]:
 class RowExtractor:
     """Computes rows of one model, batch after batch. The model is left as found after each call."""
 
-    def __init__(self, model: nn.Module, layers: Sequence[Layer], projection: Projection, measurement: Measurement):
+    def __init__(self, model: nn.Module, layers: Sequence[Layer], projection: Projection):
         """Projections are made once, here, on the model's device and in its precision.
 
         Raises:
@@ -115,19 +114,20 @@ class RowExtractor:
         if not layers:
             raise ModelError("no layer to take gradients of: select at least one")
         self.layout = row_layout(layers, projection)
-        self._model, self._measurement = model, measurement
+        self._model = model
         self._modules: dict[str, list[_Projected]] = {}
         for layer, place in zip(layers, self.layout.slices, strict=True):
             self._modules.setdefault(layer.module, []).append(_projected(model, layer, projection, place))
 
-    def __call__(self, batch: Tensor, precision: torch.dtype = torch.float32) -> SampleRows:
+    def __call__(self, batch: Measured, precision: torch.dtype = torch.float32) -> SampleRows:
         """Rows of a batch.
 
         Args:
-            batch: the model's input, first dimension n.
+            batch: the model's inputs, n samples, on its device, and what is measured of its logits.
             precision: bfloat16 or float16 run the forward pass under autocast; rows stay in the model's own precision.
 
         Raises:
+            ModelError: the model returns no logits, or ones that do not fit the measurement.
             LayerError: a module's input or output does not have the samples as its first dimension, or it runs without gradients.
         """
         with ExitStack() as stack:
@@ -135,18 +135,18 @@ class RowExtractor:
             stack.enter_context(frozen(self._model))
             some = next(self._model.parameters())
             anchor = torch.zeros((), device=some.device, requires_grad=True)
-            rows = torch.zeros(batch.shape[0], self.layout.k, device=some.device, dtype=some.dtype)
+            rows = torch.zeros(batch.samples, self.layout.k, device=some.device, dtype=some.dtype)
             for name, members in self._modules.items():
                 handle = self._model.get_submodule(name).register_forward_hook(_forward_hook(members, rows, anchor), with_kwargs=True)
                 stack.callback(handle.remove)
             if precision is torch.float32:
                 stack.enter_context(exact_float32(some.device))
             with torch.autocast(some.device.type, dtype=precision, enabled=precision is not torch.float32):
-                outputs = self._model(batch.detach())
-            values = self._measurement(outputs.to(some.dtype)).sum()
+                logits = logits_of(run(self._model, batch.inputs))
+            values = batch.measurement(logits.to(some.dtype)).sum()
             if values.requires_grad:
                 values.backward(inputs=[anchor])
-        return SampleRows(rows, outputs.detach())
+        return SampleRows(rows, logits.detach())
 
 
 def _projected(model: nn.Module, layer: Layer, projection: Projection, place: slice) -> _Projected:
@@ -156,7 +156,7 @@ def _projected(model: nn.Module, layer: Layer, projection: Projection, place: sl
         raise LayerError(layer.name, f"no per-sample formula for the parameter {layer.parameter!r} of a {type(module).__name__}")
     p0, p1 = (projection.matrix(layer.name, side, size) for side, size in enumerate(formula.shape))
     like = next(model.parameters())
-    return _Projected(layer, formula, None if p0 is None else p0.to(like), None if p1 is None else p1.to(like), place)
+    return _Projected(layer, formula, Sides(None if p0 is None else p0.to(like), None if p1 is None else p1.to(like)), place)
 
 
 Hook = Callable[[nn.Module, tuple[Tensor, ...], dict[str, Tensor], Tensor], Tensor]
@@ -168,7 +168,7 @@ def _forward_hook(members: Sequence[_Projected], rows: Tensor, anchor: Tensor) -
             inputs = (args[0] if args else next(iter(kwargs.values()))).detach().to(rows.dtype)
             if inputs.ndim < 2 or inputs.shape[0] != rows.shape[0]:
                 raise LayerError(members[0].layer.name, f"its input has {inputs.shape[0]} entries first, where the batch has {rows.shape[0]} samples")
-            saved = [member.formula.save(inputs, member.p1) for member in members]
+            saved = [member.formula.save(inputs, member.sides) for member in members]
         if not output.requires_grad:
             output = _Root.apply(output, anchor)  # type: ignore[no-untyped-call]
         if not output.requires_grad:
@@ -185,4 +185,4 @@ def _add_rows(members: Sequence[_Projected], saved: Sequence[Tensor], grads: Ten
         for member, inputs in zip(members, saved, strict=True):
             if grads.shape[0] != rows.shape[0]:
                 raise LayerError(member.layer.name, f"its output has {grads.shape[0]} entries first, where the batch has {rows.shape[0]} samples")
-            rows[:, member.place] += member.formula.row(inputs, grads.to(rows.dtype), member.p0).flatten(1)
+            rows[:, member.place] += member.formula.row(inputs, grads.to(rows.dtype), member.sides).flatten(1)

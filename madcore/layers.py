@@ -3,7 +3,7 @@
 Two layouts. A *module* speaks its own: Linear (n, ..., d), Conv (n, c, spatial...), BatchNorm (n, c, spatial...). *Rows* are
 (n, o, i): sample, projected first dimension, projected rest. A formula saves the projected input (never the whole one) in the
 forward pass, and joins it with the output gradient in the backward pass; the gradient itself is never formed
-(LoGra, Choe et al. 2024, arXiv 2405.13954). `p0` is (o, dim0), `p1` is (i, rest); None keeps that side whole.
+(LoGra, Choe et al. 2024, arXiv 2405.13954). Which of the two sides the input is on is the formula's own business.
 """
 
 from collections.abc import Callable
@@ -19,6 +19,14 @@ BatchNorm = nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d
 CONVOLVE: dict[int, Callable[..., Tensor]] = {3: F.conv1d, 4: F.conv2d, 5: F.conv3d}
 
 
+@dataclass(frozen=True)
+class Sides:
+    """The projections of the two sides of a gradient: `p0` (o, dim0) and `p1` (i, rest); None keeps that side whole."""
+
+    p0: Tensor | None
+    p1: Tensor | None
+
+
 class Formula(Protocol):
     """The gradient of one parameter of one module, a sample at a time."""
 
@@ -26,16 +34,27 @@ class Formula(Protocol):
     def shape(self) -> tuple[int, int]:
         """(dim0, rest) of the parameter."""
 
-    def save(self, inputs: Tensor, p1: Tensor | None) -> Tensor:
+    def save(self, inputs: Tensor, sides: Sides) -> Tensor:
         """What the backward pass needs of the module's input; must not alias `inputs`, which may change in place."""
 
-    def row(self, saved: Tensor, grads: Tensor, p0: Tensor | None) -> Tensor:
+    def row(self, saved: Tensor, grads: Tensor, sides: Sides) -> Tensor:
         """The projected per-sample gradient (n, o, i) from `saved` and the gradient of the module's output."""
 
 
 def _positions_nsd(tensor: Tensor) -> Tensor:
     """(n, ..., d) -> (n, s, d), n from 0 on."""
     return tensor.flatten(1, -2) if tensor.ndim > 2 else tensor.unsqueeze(1)
+
+
+def _projected(tensor: Tensor, projection: Tensor | None) -> Tensor:
+    """(n, ..., d) -> (n, s, r)."""
+    tensor_nsd = _positions_nsd(tensor)
+    return tensor_nsd if projection is None else tensor_nsd @ projection.T
+
+
+def _projected_copy(tensor: Tensor, projection: Tensor | None) -> Tensor:
+    """As `_projected`, but never an alias."""
+    return _positions_nsd(tensor).clone() if projection is None else _projected(tensor, projection)
 
 
 def _sum_positions(tensor_nc: Tensor) -> Tensor:
@@ -59,15 +78,34 @@ class LinearWeight:
         """(d_out, d_in)."""
         return self.module.out_features, self.module.in_features
 
-    def save(self, inputs: Tensor, p1: Tensor | None) -> Tensor:
+    def save(self, inputs: Tensor, sides: Sides) -> Tensor:
         """Projected inputs (n, s, i)."""
-        inputs_nsd = _positions_nsd(inputs)
-        return inputs_nsd.clone() if p1 is None else inputs_nsd @ p1.T
+        return _projected_copy(inputs, sides.p1)
 
-    def row(self, saved: Tensor, grads: Tensor, p0: Tensor | None) -> Tensor:
+    def row(self, saved: Tensor, grads: Tensor, sides: Sides) -> Tensor:
         """(n, o, i)."""
-        grads_nsd = _positions_nsd(grads)
-        return _outer((grads_nsd if p0 is None else grads_nsd @ p0.T).transpose(1, 2), saved.transpose(1, 2))
+        return _outer(_projected(grads, sides.p0).transpose(1, 2), saved.transpose(1, 2))
+
+
+@dataclass(frozen=True)
+class TransposedLinearWeight:
+    """Weight (d_in, d_out) of a linear map of inputs (n, ..., d_in), as GPT-2's `Conv1D` holds it: sum over positions of a (x) d."""
+
+    module: nn.Module
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(d_in, d_out)."""
+        d_in, d_out = self.module.get_parameter("weight").shape
+        return d_in, d_out
+
+    def save(self, inputs: Tensor, sides: Sides) -> Tensor:
+        """Projected inputs (n, s, o): here they are the first side."""
+        return _projected_copy(inputs, sides.p0)
+
+    def row(self, saved: Tensor, grads: Tensor, sides: Sides) -> Tensor:
+        """(n, o, i)."""
+        return _outer(saved.transpose(1, 2), _projected(grads, sides.p1).transpose(1, 2))
 
 
 @dataclass(frozen=True)
@@ -85,10 +123,10 @@ class ConvWeight:
         """(c_out, c_in / groups * kernel volume)."""
         return self.module.weight.shape[0], self.module.weight[0].numel()
 
-    def save(self, inputs: Tensor, p1: Tensor | None) -> Tensor:
+    def save(self, inputs: Tensor, sides: Sides) -> Tensor:
         """Projected patches (n, i, groups * positions)."""
         module = self.module
-        filters = torch.eye(self.shape[1], dtype=inputs.dtype, device=inputs.device) if p1 is None else p1
+        filters = torch.eye(self.shape[1], dtype=inputs.dtype, device=inputs.device) if sides.p1 is None else sides.p1
         kernel = filters.reshape(-1, *module.weight.shape[1:]).repeat(module.groups, *[1] * (module.weight.ndim - 1))
         padding = module.padding
         if module.padding_mode != "zeros":
@@ -98,13 +136,13 @@ class ConvWeight:
         patches_ngis: Tensor = patches.flatten(2).unflatten(1, (module.groups, filters.shape[0]))
         return patches_ngis.transpose(1, 2).flatten(2)
 
-    def row(self, saved: Tensor, grads: Tensor, p0: Tensor | None) -> Tensor:
+    def row(self, saved: Tensor, grads: Tensor, sides: Sides) -> Tensor:
         """(n, o, i)."""
         grads_ncs, groups = grads.flatten(2), self.module.groups
         if groups == 1:
-            return _outer(grads_ncs if p0 is None else p0 @ grads_ncs, saved)
-        sides = torch.eye(self.shape[0], dtype=grads.dtype, device=grads.device) if p0 is None else p0
-        by_group = torch.einsum("ogc,ngcs->nogs", sides.unflatten(1, (groups, -1)), grads_ncs.unflatten(1, (groups, -1)))
+            return _outer(grads_ncs if sides.p0 is None else sides.p0 @ grads_ncs, saved)
+        p0 = torch.eye(self.shape[0], dtype=grads.dtype, device=grads.device) if sides.p0 is None else sides.p0
+        by_group = torch.einsum("ogc,ngcs->nogs", p0.unflatten(1, (groups, -1)), grads_ncs.unflatten(1, (groups, -1)))
         return _outer(by_group.flatten(2), saved)
 
 
@@ -120,14 +158,14 @@ class Bias:
         """(size, 1)."""
         return self.size, 1
 
-    def save(self, inputs: Tensor, p1: Tensor | None) -> Tensor:
+    def save(self, inputs: Tensor, sides: Sides) -> Tensor:
         """Nothing: an empty tensor."""
         return inputs.new_empty(0)
 
-    def row(self, saved: Tensor, grads: Tensor, p0: Tensor | None) -> Tensor:
+    def row(self, saved: Tensor, grads: Tensor, sides: Sides) -> Tensor:
         """(n, o, 1)."""
         sums_nc = _sum_positions(grads.movedim(self.axis, 1))
-        return (sums_nc if p0 is None else sums_nc @ p0.T).unsqueeze(2)
+        return (sums_nc if sides.p0 is None else sums_nc @ sides.p0.T).unsqueeze(2)
 
 
 @dataclass(frozen=True)
@@ -141,15 +179,15 @@ class BatchNormWeight:
         """(channels, 1)."""
         return self.module.num_features, 1
 
-    def save(self, inputs: Tensor, p1: Tensor | None) -> Tensor:
+    def save(self, inputs: Tensor, sides: Sides) -> Tensor:
         """Normalised inputs, shaped like the module's."""
         module = self.module
         return F.batch_norm(inputs, module.running_mean, module.running_var, eps=module.eps, training=module.running_mean is None)
 
-    def row(self, saved: Tensor, grads: Tensor, p0: Tensor | None) -> Tensor:
+    def row(self, saved: Tensor, grads: Tensor, sides: Sides) -> Tensor:
         """(n, o, 1)."""
         sums_nc = _sum_positions(saved * grads)
-        return (sums_nc if p0 is None else sums_nc @ p0.T).unsqueeze(2)
+        return (sums_nc if sides.p0 is None else sums_nc @ sides.p0.T).unsqueeze(2)
 
 
 def matrix_formula(module: nn.Module) -> Formula | None:
@@ -159,7 +197,15 @@ def matrix_formula(module: nn.Module) -> Formula | None:
     """
     if isinstance(module, nn.Linear):
         return LinearWeight(module)
+    if _is_transposed_linear(module):
+        return TransposedLinearWeight(module)
     return ConvWeight(module) if isinstance(module, Convolution) else None
+
+
+def _is_transposed_linear(module: nn.Module) -> bool:
+    """Hugging Face's `Conv1D`, known by its name and its weight, because its library is none that this package imports."""
+    own = dict(module.named_parameters(recurse=False))
+    return "weight" in own and own["weight"].ndim == 2 and any(base.__name__ == "Conv1D" for base in type(module).__mro__)
 
 
 def vector_formula(module: nn.Module, parameter: str) -> Formula | None:
@@ -170,6 +216,8 @@ def vector_formula(module: nn.Module, parameter: str) -> Formula | None:
         return None
     if isinstance(module, nn.Linear):
         return Bias(module.out_features, axis=-1)
+    if _is_transposed_linear(module):
+        return Bias(module.get_parameter("weight").shape[1], axis=-1)
     return Bias(module.out_channels, axis=1) if isinstance(module, Convolution) else None
 
 

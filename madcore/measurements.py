@@ -1,16 +1,65 @@
 """Measurements: the scalar of a sample's output whose gradient becomes its row.
 
-Outputs are logits (n, C), n samples by C classes; a measurement maps them to n numbers.
+Outputs are logits, (n, C) of a classifier, n samples by C classes; a measurement maps them to n numbers. What is measured can depend
+on the batch (of a language model, on its tokens: see `madcore.tokens`), so a batch goes together with its measurement.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from madcore.errors import ModelError
 
 Measurement = Callable[[Tensor], Tensor]
+Inputs = Tensor | Mapping[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Inputs of a model, one tensor or several by keyword, samples first in each, and what is measured of their logits."""
+
+    inputs: Inputs
+    measurement: Measurement
+
+    @property
+    def samples(self) -> int:
+        """N."""
+        return (self.inputs if isinstance(self.inputs, Tensor) else next(iter(self.inputs.values()))).shape[0]
+
+    def to(self, device: torch.device) -> "Measured":
+        """With the inputs on a device, copied without waiting where they are pinned; a measurement goes where the logits are by itself."""
+        wait = device.type != "cuda"
+        return self._each(lambda tensor: tensor.to(device, non_blocking=not wait))
+
+    def pinned(self) -> "Measured":
+        """With the inputs in pinned memory, from which a GPU copies while the CPU goes on."""
+        return self._each(Tensor.pin_memory)
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> "Measured":
+        if isinstance(self.inputs, Tensor):
+            return Measured(change(self.inputs), self.measurement)
+        return Measured({name: change(tensor) for name, tensor in self.inputs.items()}, self.measurement)
+
+
+def run(model: nn.Module, inputs: Inputs) -> object:
+    """What the model returns for inputs."""
+    if isinstance(inputs, Tensor):
+        return model(inputs.detach())
+    return model(**{name: tensor.detach() for name, tensor in inputs.items()})
+
+
+def logits_of(outputs: object) -> Tensor:
+    """The logits among what a model returned: itself, or its attribute `logits`, as Hugging Face's models have it.
+
+    Raises:
+        ModelError: it is neither.
+    """
+    logits = outputs if isinstance(outputs, Tensor) else getattr(outputs, "logits", None)
+    if not isinstance(logits, Tensor):
+        raise ModelError(f"the model returned an object of type {type(outputs).__name__}; a tensor of logits is needed, or an object with one named logits")
+    return logits
 
 
 def margin(logits_nc: Tensor) -> Tensor:

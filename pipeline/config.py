@@ -12,7 +12,7 @@ from pydantic_core import ErrorDetails
 
 from pipeline import schema
 from pipeline.errors import ConfigError
-from pipeline.schema import ModelConfig, RunSection, ScoreSection, Section
+from pipeline.schema import MEASUREMENTS, SCORES, ModelConfig, RunSection, ScoreSection, Section
 
 MODEL_SECTIONS = ("task", "data", "estimator", "curvature", "score", "calibration")
 REPLACED_WHOLE = ("columns", "preprocess", "target")
@@ -55,7 +55,7 @@ class AuditConfig(Section):
             raise ConfigError("; ".join(f"{key}: {_remedy(key, _valid_keys(()))}" for key in unknown))
         models = raw.get("models")
         if not isinstance(models, list) or not models or not all(isinstance(model, dict) for model in models):
-            raise ConfigError("models: a list of at least one model is required, each a mapping with name, architecture and weights")
+            raise ConfigError("models: a list of at least one model is required, each a mapping with name, architecture and weights (or huggingface)")
         shared = {key: raw[key] for key in MODEL_SECTIONS if key in raw}
         merged = [merge(shared, model) for model in models if isinstance(model, dict)]
         whole: Raw = {key: value for key, value in raw.items() if key not in MODEL_SECTIONS}
@@ -67,6 +67,9 @@ class AuditConfig(Section):
         repeated = sorted({name for name in names if names.count(name) > 1})
         if repeated:
             raise ConfigError(f"models: names must be unique, repeated: {', '.join(repeated)}")
+        misfits = [line for index, model in enumerate(config.models) for line in _misfits(index, model, raw)]
+        if misfits:
+            raise ConfigError("; ".join(dict.fromkeys(misfits)))
         resolved = tuple(_resolve_auto(model) for model in config.models)
         return config.model_copy(update={"models": resolved, "root": config.locate(config.root)})
 
@@ -92,10 +95,44 @@ def _other_kind(section: str, below: Raw, value: Raw) -> bool:
     return "kind" in value and value["kind"] != below.get("kind", default)
 
 
+def _misfits(index: int, model: ModelConfig, raw: Raw) -> list[str]:
+    """What makes no sense together, in one model's sections."""
+    chosen = {
+        ("estimator", "measurement"): (model.estimator.measurement, MEASUREMENTS[model.task]),
+        ("score", "kind"): (model.score.kind, SCORES[model.task]),
+    }
+    lines = [
+        f"{_where(('models', index, *place), raw)}: {value} makes no sense for the task {model.task}; valid: auto, {', '.join(valid)}"
+        for place, (value, valid) in chosen.items()
+        if value not in ("auto", *valid)
+    ]
+    if model.score.q != "auto" and _resolve_auto(model).score.kind != "top_coupling":
+        lines.append(f"{_where(('models', index, 'score'), raw)}: q belongs to kind: top_coupling, not to {model.score.kind}")
+    return [*lines, *_misfit_of_code(index, model, raw)]
+
+
+def _misfit_of_code(index: int, model: ModelConfig, raw: Raw) -> list[str]:
+    """A model is an architecture with weights, or a Hugging Face folder; which of them follows from the task so far."""
+    where = _where(("models", index), raw)
+    own = {"architecture": model.architecture, "weights": model.weights, "kwargs": model.kwargs or None}
+    given = [name for name, value in own.items() if value is not None]
+    if model.huggingface is None:
+        missing = [name for name in ("architecture", "weights") if name not in given]
+        remedy = "give architecture and weights" if model.task == "classification" else "give huggingface, the folder of a causal language model"
+        if len(missing) == 2 or (model.is_text and not missing):
+            return [f"{where}: {remedy}" + (f"; architecture and weights are for the task classification, not {model.task}" if not missing else "")]
+        return [f"{where}.{name}: required, but not given" for name in missing]
+    if given:
+        return [f"{where}: give either architecture and weights, or huggingface, not both (here: huggingface, {', '.join(given)})"]
+    return [] if model.is_text else [f"{where}: huggingface is for the task causal_lm, not {model.task}; set task: causal_lm, or give architecture and weights"]
+
+
 def _resolve_auto(model: ModelConfig) -> ModelConfig:
     """Both spellings of a default get the same keys, so they are one spelling from here on."""
-    estimator = model.estimator.model_copy(update={"measurement": "margin"})
-    score = ScoreSection(kind=model.score.resolved, layers=model.score.layers_form, q=model.score.q)
+    measurement = MEASUREMENTS[model.task][0] if model.estimator.measurement == "auto" else model.estimator.measurement
+    kind = SCORES[model.task][0] if model.score.kind == "auto" else model.score.kind
+    estimator = model.estimator.model_copy(update={"measurement": measurement})
+    score = model.score.model_copy(update={"kind": kind, "layers": model.score.layers_form})
     return model.model_copy(update={"estimator": estimator, "score": score})
 
 
@@ -185,14 +222,14 @@ def _elsewhere(key: str, options: Sequence[type[BaseModel]]) -> str | None:
 
 def _where(loc: Sequence[int | str], raw: Raw) -> str:
     """A place as the user wrote it: sections that a model inherits are named at the top level."""
-    if len(loc) < 3 or loc[0] != "models":
+    if len(loc) < 2 or loc[0] != "models":
         return ".".join(str(part) for part in loc)
     models = raw["models"]
     model = models[int(loc[1])] if isinstance(models, list) else None
-    own = loc[2] not in MODEL_SECTIONS or (isinstance(model, dict) and loc[2] in model) or loc[2] not in raw
-    rest = ".".join(str(part) for part in loc[2:] if part not in ("relative_mean", "absolute"))
+    own = loc[2:3] == () or loc[2] not in MODEL_SECTIONS or (isinstance(model, dict) and loc[2] in model) or loc[2] not in raw
+    rest = [str(part) for part in loc[2:] if part not in ("relative_mean", "absolute")]
     name = model.get("name", loc[1]) if isinstance(model, dict) else loc[1]
-    return f"models.{name}.{rest}" if own else rest
+    return ".".join(["models", str(name), *rest] if own else rest)
 
 
 def _options(loc: Sequence[int | str]) -> list[type[BaseModel]]:

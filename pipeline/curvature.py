@@ -1,45 +1,63 @@
 """Stage 2: from trusted rows to the curvature, the reference part, and the calibration part's scores.
 
-Two tasks a model: `factor` merges the reference part's moments in task order and inverts them; `references` whitens the reference
-part and scores the calibration part against it. A changed score repeats only the second.
+Tasks of a model: `split` divides the trusted samples; `factor` merges the reference part's moments in task order and inverts them;
+`references` whitens the reference part and scores the calibration part against it. A changed score repeats only the last. Of more
+than FAN_IN parts, `moment` tasks add up FAN_IN each first, then FAN_IN of their sums each, and so on: a tree whose shape and order
+follow from the parts alone, so that the bytes do not depend on who was first.
 """
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from infra.commits import Measures, Receipt
 from infra.events import Stopwatch, peak_memory_bytes
 from infra.storage import Storage
-from madcore import BlockMoment, Damping, References, RowLayout, Whitening, score, split_order
-from madcore.calibration import calibration_size
+from madcore import BlockMoment, Damping, References, RowLayout, Whitening, score
 from madcore.coupling import Scored, ScoreKind
-from pipeline.artifacts.curvature import Part, TrustedSamples, encode_references, encode_whitening, read_whitening
+from pipeline.artifacts.curvature import (
+    Part,
+    TrustedSamples,
+    encode_moment,
+    encode_references,
+    encode_trusted,
+    encode_whitening,
+    read_moment,
+    read_trusted,
+    read_whitening,
+)
 from pipeline.artifacts.logs import curvature_log
-from pipeline.artifacts.rows import RowsPart, read_blocks, read_samples
+from pipeline.artifacts.rows import RowsPart, read_blocks
 from pipeline.errors import StageError
-from pipeline.gradients import UNREADABLE
 from pipeline.keys import key_of
 from pipeline.memory import SCORING_BLOCK
 from pipeline.plan import ModelPlan
 from pipeline.schema import Absolute, CurvatureSection
-from pipeline.sources.datasets import MISSING_CLASS, read_truth
+from pipeline.split import split_trusted
 
 CURVATURE_FORMAT = 1
-FACTOR = "factor"
+SPLIT, FACTOR, MOMENT = "split", "factor", "moment"
+FAN_IN = 16
 
 
 @dataclass(frozen=True)
 class CurvatureTask:
-    """The trusted parts to read, in task order; `factor` is the folder that the references need, "" for identity."""
+    """All trusted parts, in task order, and what the task needs of earlier ones.
+
+    `split`: the folder of the split. `first`, `last`: the range of parts, or of `moments`, that are added up. `moments`: folders of
+    sums of a lower level; none means that the parts are read. `factor`: the folder that the references need, "" for identity.
+    """
 
     model: str
     name: str
     key: str
     parts: tuple[RowsPart, ...]
+    split: str = ""
+    first: int = 0
+    last: int = 0
+    moments: tuple[str, ...] = ()
     factor: str = ""
 
 
@@ -61,7 +79,7 @@ def references_name(plan: ModelPlan) -> str:
 
 
 class CurvatureWorker:
-    """Runs both tasks."""
+    """Runs all of these tasks."""
 
     def __init__(self, root: str, plans: dict[str, ModelPlan]):
         """Opens the storage."""
@@ -70,16 +88,30 @@ class CurvatureWorker:
     def __call__(self, task: CurvatureTask) -> Receipt:
         """Computes and commits one task."""
         watch, plan = Stopwatch(), self._plans[task.model]
-        trusted = split_trusted(self._storage, plan, task.parts)
-        files = self._factor(plan, task, trusted) if task.name == FACTOR else self._references(plan, task, trusted)
+        if task.name == SPLIT:
+            trusted = split_trusted(self._storage, plan, task.parts)
+            files = encode_trusted(trusted)
+        else:
+            trusted = read_trusted(self._storage, task.split)
+            compute = {FACTOR: self._factor, MOMENT: self._moment}.get(task.name.partition("-")[0], self._references)
+            files = compute(plan, task, trusted)
         measures = Measures(rows=len(trusted.ids), seconds=watch.seconds, peak_memory_bytes=peak_memory_bytes())
         return curvature_log(self._storage, plan.name, task.key).commit(task.name, files, measures)
 
-    def _factor(self, plan: ModelPlan, task: CurvatureTask, trusted: TrustedSamples) -> dict[str, bytes]:
+    def _moment(self, plan: ModelPlan, task: CurvatureTask, trusted: TrustedSamples) -> dict[str, bytes]:
+        return encode_moment(self._sum(plan, task, trusted))
+
+    def _sum(self, plan: ModelPlan, task: CurvatureTask, trusted: TrustedSamples) -> BlockMoment:
+        """The moment of the task's range, of moments of a lower level where it has any."""
         moment = BlockMoment.zero(plan.layout)
-        for rows, _ in self._select(task, plan.layout, trusted, "reference"):
+        for folder in task.moments[task.first : task.last]:
+            moment = moment.merge(read_moment(self._storage, folder, plan.layout))
+        for rows, _, _ in self._select(task, plan.layout, trusted, "reference") if not task.moments else ():
             moment = moment.update(rows)
-        blocks, damping = moment.finalize(), _damping(plan.config.curvature)
+        return moment
+
+    def _factor(self, plan: ModelPlan, task: CurvatureTask, trusted: TrustedSamples) -> dict[str, bytes]:
+        blocks, damping = self._sum(plan, task, trusted).finalize(), _damping(plan.config.curvature)
         mean_eigenvalues = [float(block.trace()) / len(block) for block in blocks]
         whitening = Whitening.fit(plan.layout, blocks, damping)
         if whitening.infinite:
@@ -93,26 +125,30 @@ class CurvatureWorker:
 
     def _references(self, plan: ModelPlan, task: CurvatureTask, trusted: TrustedSamples) -> dict[str, bytes]:
         whitening = read_whitening(self._storage, task.factor, plan.layout)
-        whitened = torch.cat([whitening(rows) for rows, _ in self._select(task, plan.layout, trusted, "reference")])
+        whitened = torch.cat([whitening(rows) for rows, _, _ in self._select(task, plan.layout, trusted, "reference")])
         if not torch.isfinite(whitened).all():
             raise StageError(f"model {plan.name}: whitened rows of the reference part leave the range of float32; raise curvature.damping")
         scorer = Scorer.of(plan, whitening, whitened, trusted)
-        for rows, indices in self._select(task, plan.layout, trusted, "calibration"):
-            readable = trusted.predictions[indices] >= 0
+        for rows, indices, ok in self._select(task, plan.layout, trusted, "calibration"):
             scores = scorer(rows, trusted.predictions[indices].clamp(min=0)).score.double()
-            trusted.scores[indices.numpy()] = torch.where(readable & scores.isfinite(), scores, torch.inf).numpy()
+            trusted.scores[indices.numpy()] = torch.where(ok & scores.isfinite(), scores, torch.inf).numpy()
         return encode_references(whitened, trusted)
 
-    def _select(self, task: CurvatureTask, layout: RowLayout, trusted: TrustedSamples, part: Part) -> Iterator[tuple[Tensor, Tensor]]:
-        """Rows (b, k) of one part of the trusted set and their indices (b,), block by block in task order."""
-        position = 0
-        for stored in task.parts:
+    def _select(self, task: CurvatureTask, layout: RowLayout, trusted: TrustedSamples, part: Part) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """Rows (b, k) of one part of the trusted set, their indices (b,), and which are ok (b,), block by block in task order, of the task's range."""
+        position = sum(stored.stop - stored.start for stored in task.parts[: task.first])
+        for stored in task.parts[task.first : task.last]:
             for rows, samples in read_blocks(self._storage, stored, layout, SCORING_BLOCK):
                 indices = torch.arange(position, position + len(samples.ids))
                 chosen = torch.tensor([trusted.parts[index] == part for index in indices.tolist()])
                 position += len(samples.ids)
                 if chosen.any():
-                    yield rows[chosen], indices[chosen]
+                    yield rows[chosen], indices[chosen], samples.ok[chosen]
+
+
+def moment_ranges(parts: int) -> list[tuple[int, int]]:
+    """The ranges that `moment` tasks of one level add up; none where FAN_IN or fewer are left, which `factor` adds up itself."""
+    return [(first, min(first + FAN_IN, parts)) for first in range(0, parts, FAN_IN)] if parts > FAN_IN else []
 
 
 @dataclass(frozen=True)
@@ -145,36 +181,3 @@ class Scorer:
 def _damping(section: CurvatureSection) -> Damping:
     damping = section.damping
     return Damping("absolute", damping.value) if isinstance(damping, Absolute) else Damping("relative_mean", damping.factor)
-
-
-def split_trusted(storage: Storage, plan: ModelPlan, parts: tuple[RowsPart, ...]) -> TrustedSamples:
-    """Divides the trusted samples: calibration first, unfiltered; of the rest, those predicted correctly are the reference part.
-
-    Raises:
-        StageError: no reference sample is left.
-    """
-    ids, readable, correct, predictions = [], [], [], []
-    sources = {source.key: source for source in plan.trusted}
-    for stored in parts:
-        samples, labels = read_samples(storage, stored), torch.from_numpy(read_truth(sources[stored.source_key], stored.start, stored.stop).label)
-        ids += samples.ids
-        readable += [not status.startswith(UNREADABLE) for status in samples.statuses]
-        correct += (samples.ok & ((labels == MISSING_CLASS) | (labels == samples.predictions))).tolist()
-        predictions.append(samples.predictions)
-    parted = _parts(ids, readable, correct, plan)
-    trusted = TrustedSamples(ids, parted, torch.cat(predictions), np.full(len(ids), np.nan))
-    if "reference" not in parted:
-        raise StageError(
-            f"model {plan.name}: the reference part is empty: of {sum(readable)} readable trusted samples, none outside the calibration part "
-            "is predicted correctly; check the labels and data.preprocess"
-        )
-    return trusted
-
-
-def _parts(ids: list[str], readable: list[bool], correct: list[bool], plan: ModelPlan) -> list[Part]:
-    parts: list[Part] = ["reference" if right else "filtered" if can else "unreadable" for can, right in zip(readable, correct, strict=True)]
-    candidates = [index for index, can in enumerate(readable) if can]
-    order = split_order([ids[index] for index in candidates], plan.config.calibration.seed)
-    for place in order[: calibration_size(len(candidates), plan.config.calibration.fraction)]:
-        parts[candidates[place]] = "calibration"
-    return parts

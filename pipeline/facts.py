@@ -12,7 +12,7 @@ from pipeline.decisions import Found
 from pipeline.evaluation import Judged, controls, evaluate
 from pipeline.plan import ModelPlan
 from pipeline.tally import Tally, repeated
-from pipeline.verdicts import FDR_LEVEL, Evidence, judge
+from pipeline.verdicts import FDR_LEVEL, FINITE, LABELLED, Evidence, judge
 
 FACTS_VERSION = 1
 Ids = Callable[[], Iterable[Sequence[str]]]
@@ -60,6 +60,7 @@ def _evidence(plan: ModelPlan, trusted: TrustedSamples, tally: Tally) -> Evidenc
         reference=len(trusted.of("reference")),
         filtered=len(trusted.of("filtered")),
         alpha=alpha,
+        criterion=FINITE if plan.config.is_text else LABELLED,
     )
 
 
@@ -78,9 +79,15 @@ def _calibration(plan: ModelPlan, trusted: TrustedSamples, tally: Tally, found: 
     }
 
 
+def _references_by_class(plan: ModelPlan, trusted: TrustedSamples) -> list[int]:
+    """Reference samples by predicted class; none at all where the model's outputs have no classes."""
+    counts: list[int] = trusted.reference_predictions.bincount(minlength=plan.classes).tolist() if plan.classes else []
+    return counts
+
+
 def _classes(plan: ModelPlan, trusted: TrustedSamples, tally: Tally, found: Found, known: Judged | None) -> list[JsonValue]:
     """Per predicted class: reference samples, audited and flagged ones, and the realised FPR on clean ones where truth is known."""
-    references = trusted.reference_predictions.bincount(minlength=plan.classes).tolist()
+    references = _references_by_class(plan, trusted)
     rows: list[JsonValue] = []
     for number in range(plan.classes):
         rate = None
@@ -93,19 +100,19 @@ def _classes(plan: ModelPlan, trusted: TrustedSamples, tally: Tally, found: Foun
 
 
 def _warnings(plan: ModelPlan, trusted: TrustedSamples, tally: Tally, duplicates: int, shared: int) -> list[JsonValue]:
-    references = trusted.reference_predictions.bincount(minlength=plan.classes).tolist()
-    unseen = {number: count for number, count in sorted(tally.predicted.items()) if not references[number]}
-    rare = {number: references[number] for number in sorted(tally.predicted) if 0 < references[number] < RARE_CLASS}
+    references = _references_by_class(plan, trusted)
+    predicted = sorted(tally.predicted.items()) if plan.classes else []
+    unseen = {number: count for number, count in predicted if not references[number]}
+    rare = {number: references[number] for number, _ in predicted if 0 < references[number] < RARE_CLASS}
     infinite, left_out = int(np.isinf(tally.calibration).sum()), len(trusted.of("filtered"))
-    others = left_out + len(trusted.of("reference"))
+    others, criterion = left_out + len(trusted.of("reference")), FINITE if plan.config.is_text else LABELLED
     lines = {
         f"{duplicates:,} audited samples repeat an id of an earlier one; (source, row) tells them apart": duplicates,
         f"{shared:,} audited samples share their id with a trusted one; if they are the same, they explain themselves": shared,
         f"predicted classes without reference samples, compared with the mean of the others instead: {_counts(unseen, 'audited')}": unseen,
         f"predicted classes with fewer than {RARE_CLASS} reference samples, drawn towards the mean of all: {_counts(rare, 'reference')}": rare,
         f"{len(trusted.of('unreadable')):,} trusted samples could not be read and are in neither part": trusted.of("unreadable"),
-        f"{left_out:,} of {others:,} trusted samples are not predicted as labelled and explain nothing; check labels and data.preprocess": 4 * left_out
-        > others,
+        f"{left_out:,} of {others:,} trusted samples are not {criterion.kept} and explain nothing; {criterion.remedy}": 4 * left_out > others,
         f"{infinite:,} calibration samples have a gradient that is not finite; they count as scores above all others": infinite,
     }
     return [line for line, applies in lines.items() if applies]

@@ -1,26 +1,27 @@
 """Stage 1: rows of trusted and audited samples. A task is a row range of one source file, whichever split it belongs to."""
 
+import threading
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
 
 from infra.commits import Measures, Receipt
 from infra.events import Stopwatch, peak_memory_bytes
+from infra.prefetch import prefetched
 from infra.storage import Storage
-from madcore import RowExtractor, margin
-from madcore.measurements import predictions_and_confidence
+from madcore import RowExtractor
+from madcore.gradients import SampleRows
 from pipeline.artifacts.logs import rows_log
-from pipeline.artifacts.rows import NONFINITE, OK, SampleColumns, encode_rows
+from pipeline.artifacts.rows import NO_CLASS, NONFINITE, OK, SampleColumns, encode_rows, read_statuses
 from pipeline.config import AuditConfig
 from pipeline.errors import StageError
+from pipeline.inputs import Group, SampleBatch
 from pipeline.plan import ModelPlan, RowTask
-from pipeline.sources.datasets import ImageBatch, Reading, read_images
-from pipeline.sources.images import scaled
 from pipeline.sources.models import load_model
 
 UNREADABLE = "unreadable: "
-BATCH_MULTIPLE = 8
+READ_AHEAD = 2
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -38,7 +39,10 @@ class GradientTask:
 
 
 class GradientWorker:
-    """Computes rows; keeps a model loaded while its tasks last."""
+    """Computes rows; keeps a model loaded while its tasks last.
+
+    Reading and decoding run ahead in a thread, and only one of two tasks computes at a time: the other reads, or writes.
+    """
 
     def __init__(self, config: AuditConfig, plans: dict[str, ModelPlan]):
         """Loads nothing yet: the first task says which model."""
@@ -46,80 +50,109 @@ class GradientWorker:
         self._storage = Storage(config.root)
         self._device = torch.device("cuda" if config.run.gpus_per_worker > 0 else "cpu")
         self._loaded: tuple[str, RowExtractor] | None = None
+        self._computing = threading.Lock()
 
     def __call__(self, task: GradientTask) -> Receipt:
         """Computes and commits one task."""
-        watch, plan, rows = Stopwatch(), self._plans[task.model], task.rows
-        extractor = self._extractor(plan)
-        collected = _Collected(plan.layout.k, rows.stop - rows.start)
-        reading = Reading(self._config.run.batch_size, plan.input_size, resize=plan.config.data.preprocess.size is not None)
-        for batch in read_images(rows.source, rows.start, rows.stop, reading):
-            collected.add(batch, *self._rows(extractor, batch, plan))
+        plan, rows = self._plans[task.model], task.rows
+        if task.supersedes is not None and self._still_unreadable(plan, rows, task.supersedes):
+            return task.supersedes
+        with prefetched(self._read(plan, rows, range(rows.start, rows.stop)), READ_AHEAD) as batches, self._computing:
+            watch = Stopwatch()
+            collected, computing = self._compute(plan, batches, rows.stop - rows.start)
         files = encode_rows(collected.rows, collected.columns(rows.start), plan.layout, plan.config.estimator.rows_dtype)
         measures = Measures(
             rows=rows.stop - rows.start,
             seconds=watch.seconds,
             peak_memory_bytes=peak_memory_bytes(),
+            computing_seconds=computing,
             nonfinite=collected.nonfinite,
             unreadable=collected.unreadable,
         )
         return rows_log(self._storage, plan.name, plan.row_key, rows.source.key).commit(rows.name, files, measures, task.supersedes)
 
+    def _read(self, plan: ModelPlan, rows: RowTask, places: range) -> Iterator[SampleBatch]:
+        for batch in plan.inputs.read(plan.config, rows.source, places, self._config.run.batch_size):
+            yield batch.pinned() if self._device.type == "cuda" else batch
+
+    def _still_unreadable(self, plan: ModelPlan, rows: RowTask, done: Receipt) -> bool:
+        """Whether exactly the samples that could not be read before cannot be read now, for the same reasons: then nothing is computed."""
+        log = rows_log(self._storage, plan.name, plan.row_key, rows.source.key)
+        before = read_statuses(self._storage, log.attempt_folder(done))
+        for place, status in enumerate(before, rows.start):
+            if status.startswith(UNREADABLE):
+                (batch,) = self._read(plan, rows, range(place, place + 1))
+                if f"{UNREADABLE}{batch.unreadable[0]}" != status:
+                    return False
+        return True
+
+    def _compute(self, plan: ModelPlan, batches: Iterator[SampleBatch], samples: int) -> tuple["Collected", float]:
+        """Rows of all batches, and the seconds not spent on waiting for a batch to be read."""
+        extractor, precision = self._extractor(plan), PRECISIONS[plan.config.estimator.precision]
+        collected, watch, waited = Collected(plan.layout.k, samples, self._device), Stopwatch(), 0.0
+        while True:
+            waiting = Stopwatch()
+            batch = next(batches, None)
+            waited += waiting.seconds
+            if batch is None:
+                collected.settle()
+                return collected, watch.seconds - waited
+            place = collected.add(batch)
+            for group in batch.groups:
+                collected.fill(place, extractor(group.measured.to(self._device), precision), group)
+
     def _extractor(self, plan: ModelPlan) -> RowExtractor:
         if self._loaded is None or self._loaded[0] != plan.name:
             self._loaded = None
-            loaded = load_model(self._config, plan.config)
+            loaded = load_model(self._config, plan.config, plan.source)
             if loaded.digest != plan.digest:
                 raise StageError(f"model {plan.name}: its weights or architecture changed since the plan was made; run again")
-            extractor = RowExtractor(loaded.module.to(self._device), plan.layers, plan.projection, margin)
+            extractor = RowExtractor(loaded.module.to(self._device), plan.layers, plan.projection)
             self._loaded = (plan.name, extractor)
         return self._loaded[1]
 
-    def _rows(self, extractor: RowExtractor, batch: ImageBatch, plan: ModelPlan) -> tuple[Tensor, Tensor]:
-        """Rows and logits, on the CPU, of the readable images of a batch."""
-        if not len(batch.pixels):
-            return torch.zeros(0, plan.layout.k), torch.zeros(0, plan.classes)
-        inputs = aligned(torch.from_numpy(scaled(batch.pixels, plan.config.data.preprocess))).to(self._device)
-        computed = extractor(inputs, PRECISIONS[plan.config.estimator.precision])
-        samples = len(batch.pixels)
-        return computed.rows[:samples].cpu(), computed.outputs[:samples].float().cpu()
 
+class Collected:
+    """A task's results, in the order of its rows, on the model's device until it is settled; a row without a result stays 0.
 
-def aligned(inputs: Tensor) -> Tensor:
-    """Inputs (n, ...), n at least 1, with the first one repeated until n is a multiple of BATCH_MULTIPLE.
-
-    Kernels add in another order for batches of one or of odd sizes. A last-bit difference can open or close a rectifier, which
-    moved one row in 200 by up to 0.4 % of its norm between batches of 1 and 256 (zoo networks, CPU); aligned, they were equal.
+    Nothing here waits for a GPU before `settle`.
     """
-    missing = -len(inputs) % BATCH_MULTIPLE
-    return torch.cat([inputs, inputs[:1].expand(missing, *inputs.shape[1:])]) if missing else inputs
 
-
-class _Collected:
-    """A task's results, in the order of its rows; a row without a result stays 0."""
-
-    def __init__(self, k: int, rows: int):
-        self.rows = torch.zeros(rows, k)
-        self._predictions = torch.full((rows,), -1, dtype=torch.int64)
-        self._confidence, self._norms = torch.zeros(rows), torch.zeros(rows)
+    def __init__(self, k: int, rows: int, device: torch.device):
+        """Room for `rows` rows of k numbers."""
+        self.rows = torch.zeros(rows, k, device=device)
+        self._predictions = torch.full((rows,), NO_CLASS, dtype=torch.int64, device=device)
+        self._confidence, self._norms = torch.zeros(rows, device=device), torch.zeros(rows, device=device)
+        self._finite = torch.ones(rows, dtype=torch.bool, device=device)
         self._ids: list[str] = []
         self._statuses: list[str] = []
 
-    def add(self, batch: ImageBatch, rows_rk: Tensor, logits_rc: Tensor) -> None:
-        """Adds a batch: its readable samples' rows and logits."""
-        offset = len(self._ids)
-        readable = torch.tensor([index for index, reason in enumerate(batch.unreadable) if not reason], dtype=torch.int64)
-        finite = torch.isfinite(rows_rk).all(dim=1) & torch.isfinite(logits_rc).all(dim=1)
-        places = offset + readable[finite]
-        predictions, confidence = predictions_and_confidence(logits_rc[finite])
-        self.rows[places] = rows_rk[finite].float()
-        self._predictions[places], self._confidence[places] = predictions, confidence
-        self._norms[places] = torch.linalg.vector_norm(rows_rk[finite], dim=1, dtype=torch.float64).float()
-        statuses = [f"{UNREADABLE}{reason}" if reason else OK for reason in batch.unreadable]
-        for index in readable[~finite].tolist():
-            statuses[index] = NONFINITE
+    def add(self, batch: SampleBatch) -> int:
+        """Adds a batch's samples, and returns the place of its first."""
+        place = len(self._ids)
         self._ids += batch.ids
-        self._statuses += statuses
+        self._statuses += [f"{UNREADABLE}{reason}" if reason else OK for reason in batch.unreadable]
+        return place
+
+    def fill(self, place: int, computed: SampleRows, group: Group) -> None:
+        """Fills in what a group computed, at the places of its r samples in the batch that begins at `place`."""
+        samples = len(group.places)
+        rows_rk, outcome = computed.rows[:samples].float(), group.outcome(computed.outputs[:samples].float())
+        places_r = place + group.places.to(rows_rk.device, non_blocking=True)
+        finite_r = torch.isfinite(rows_rk).all(dim=1) & outcome.finite
+        self._finite[places_r] = finite_r
+        self.rows[places_r] = torch.where(finite_r.unsqueeze(1), rows_rk, 0.0)
+        self._predictions[places_r] = torch.where(finite_r, outcome.predictions, NO_CLASS)
+        self._confidence[places_r] = torch.where(finite_r, outcome.confidence, 0.0)
+        norms_r = torch.linalg.vector_norm(rows_rk, dim=1, dtype=torch.float64).float()
+        self._norms[places_r] = torch.where(finite_r, norms_r, 0.0)
+
+    def settle(self) -> None:
+        """Brings all to the CPU, and marks the samples without a finite gradient."""
+        self.rows, self._predictions, self._finite = self.rows.cpu(), self._predictions.cpu(), self._finite.cpu()
+        self._confidence, self._norms = self._confidence.cpu(), self._norms.cpu()
+        for place in torch.nonzero(~self._finite).flatten().tolist():
+            self._statuses[place] = NONFINITE
 
     @property
     def nonfinite(self) -> int:

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from madcore import RowLayout
+from madcore import Measured, RowLayout
+from madcore.measurements import logits_of, run
 
 PROCESS_BYTES = 600 << 20
 SCORING_BLOCK = 512
@@ -45,14 +46,54 @@ def activation_bytes(model: nn.Module, sample: Tensor) -> int:
     return total
 
 
+def saved_bytes(model: nn.Module, sample: Measured) -> int:
+    """Bytes that autograd keeps of one sample's forward pass for its backward pass, the model's own tensors not counted.
+
+    Module outputs are not enough of a language model: attention and the measurement keep what no module returns.
+    """
+    own = {tensor.untyped_storage().data_ptr() for tensor in (*model.parameters(), *model.buffers())}
+    kept: dict[int, int] = {}
+
+    def pack(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in own:
+            kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        logits = logits_of(run(model, sample.inputs))
+        value = sample.measurement(logits)  # alive until all is counted, so that no storage is two tensors' in turn
+    return sum(kept.values()) + logits.nbytes + value.nbytes
+
+
+@dataclass(frozen=True)
+class TextBytes:
+    """Memory of a text's forward and backward pass: so much a token, and, where attention's kernel keeps scores, a pair of tokens."""
+
+    per_token: float
+    per_pair: float
+
+    @classmethod
+    def fitted(cls, shorter: tuple[int, int], longer: tuple[int, int]) -> "TextBytes":
+        """Through two measurements, (tokens, bytes) each; what does not grow with a text counts as if it did."""
+        (short, few), (long, many) = shorter, longer
+        slope = (many / long - few / short) / max(1, long - short)
+        return cls(many / long - slope * long, slope) if slope > 0 else cls(max(few / short, many / long), 0.0)
+
+    def of(self, length: int) -> int:
+        """Bytes of a text of `length` tokens, at least 1."""
+        return max(1, round(self.per_token * length + self.per_pair * length**2))
+
+
 @dataclass(frozen=True)
 class Shapes:
     """What memory follows from.
 
     `model_bytes`: parameters and buffers; the file's bytes and the tensors are held at once while loading.
-    `sample_bytes`: activations of one sample; forward values, their gradients and one layer's workspace are counted.
+    `sample_bytes`: one sample's forward and backward pass: of images, activations, their gradients and one layer's workspace.
     `task_rows`: rows of the largest task; with their temporaries they are held four times while they are encoded.
-    `batch`: samples per batch. `reference`: rows of the reference part, held whitened and as units beside temporaries of both.
+    `batch`: samples per batch, padding included.
+    `reference`: rows of the reference part, held whitened and as units beside temporaries of both.
     `classes`: means of the reference part's units, with their float64 sums and temporaries.
     `whitened`: whether there is a curvature, with float64 blocks and one layer's factorisation at a time.
     `judged`: audited samples whose truth is known, which evaluation holds at once.
@@ -75,7 +116,7 @@ def project_memory(shapes: Shapes) -> ProjectedMemory:
     blocks = 8 * sum(size * size for size in shapes.layout.sizes) if shapes.whitened else 0
     factor = 4 * 8 * max(shapes.layout.sizes) ** 2 if shapes.whitened else 0
     references = 5 * shapes.reference * row + 6 * shapes.classes * row
-    batch = 3 * max(8, shapes.batch) * (shapes.sample_bytes + row)
+    batch = shapes.batch * (shapes.sample_bytes + 3 * row)
     gradients = PROCESS_BYTES + 2 * shapes.model_bytes + batch + 4 * shapes.task_rows * row
     scoring = PROCESS_BYTES + blocks // 2 + references + SCORING_BLOCK * (6 * row + 8 * shapes.reference)
     curvature = PROCESS_BYTES + max(4 * blocks + factor, blocks // 2 + references) + SCORING_BLOCK * (6 * row + 8 * shapes.reference)

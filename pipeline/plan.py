@@ -4,23 +4,22 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from itertools import chain
 
-import torch
+from pydantic import JsonValue
 
 from infra.errors import StorageError
-from madcore import Coverage, Layer, MadcoreError, Projection, RowLayout, check_layers, margin, row_layout, select_layers
+from madcore import Layer, MadcoreError, Projection, RowLayout, row_layout
 from madcore.calibration import calibration_size, check_target, smallest_certified_group
 from pipeline.artifacts.layout import check_root, root_storage
 from pipeline.config import AuditConfig
 from pipeline.errors import CannotFit, ConfigError, SourceError
+from pipeline.inputs import BATCH_MULTIPLE, ImageInputs, ModelInputs
 from pipeline.keys import key_of
-from pipeline.memory import PROCESS_BYTES, ProjectedMemory, Shapes, activation_bytes, project_memory
+from pipeline.memory import PROCESS_BYTES, ProjectedMemory, Shapes, project_memory
+from pipeline.probes import Probed, probe, projection_of
 from pipeline.schema import ModelConfig
-from pipeline.sources.datasets import Source, find_sources, first_images, read_ids
-from pipeline.sources.images import scaled
-from pipeline.sources.models import load_model, users_code
+from pipeline.sources.datasets import INPUTS, Source, find_sources, read_ids
 
 ROWS_FORMAT = 1
-CANDIDATES = 16
 
 
 @dataclass(frozen=True)
@@ -41,15 +40,16 @@ class RowTask:
 
 @dataclass(frozen=True)
 class ModelPlan:
-    """What will be done for one model."""
+    """What will be done for one model. `classes` is 0 for a language model, whose outputs have none."""
 
     config: ModelConfig
+    source: bytes | None = field(repr=False)
     digest: str
     row_key: str
     layers: tuple[Layer, ...]
     not_covered: Mapping[str, str]
     classes: int
-    input_size: tuple[int, int]
+    inputs: ModelInputs
     trusted: tuple[Source, ...]
     audited: tuple[Source, ...]
     refused_files: Mapping[str, str]
@@ -145,12 +145,12 @@ def plan_audit(config: AuditConfig) -> AuditPlan:
 
 
 def _plan_model(config: AuditConfig, model: ModelConfig) -> ModelPlan:
-    trusted, trusted_refused = find_sources(config, model.data.trusted, model.data.columns, "trusted")
+    trusted, trusted_refused = find_sources(config, model, "trusted")
     if trusted_refused:
         raise SourceError("; ".join(trusted_refused.values()))
-    audited, refused_files = find_sources(config, model.data.audited, model.data.columns, "audited")
+    audited, refused_files = find_sources(config, model, "audited")
     samples = _check_trusted(model, trusted)
-    probed = _probe(config, model, trusted)
+    probed = probe(config, model, trusted)
     layout, rows = row_layout(probed.coverage.covered, projection_of(model)), max(source.rows for source in (*trusted, *audited))
     shapes = Shapes(
         layout=layout,
@@ -163,14 +163,16 @@ def _plan_model(config: AuditConfig, model: ModelConfig) -> ModelPlan:
         whitened=model.curvature.kind != "identity",
         judged=sum(source.rows for source in audited if "anomalous" in source.truth),
     )
+    inputs, shapes = _batched(probed, shapes, int(config.run.memory_per_worker))
     return ModelPlan(
         config=model,
+        source=probed.source,
         digest=probed.digest,
         row_key=_row_key(model, probed, layout),
         layers=probed.coverage.covered,
         not_covered=probed.coverage.not_covered,
         classes=probed.classes,
-        input_size=probed.input_size,
+        inputs=inputs,
         trusted=tuple(trusted),
         audited=tuple(audited),
         refused_files=refused_files,
@@ -179,44 +181,17 @@ def _plan_model(config: AuditConfig, model: ModelConfig) -> ModelPlan:
     )
 
 
-@dataclass(frozen=True)
-class _Probed:
-    """What loading a model and running it on a few trusted samples tells."""
+def _batched(probed: Probed, shapes: Shapes, granted: int) -> tuple[ModelInputs, Shapes]:
+    """How many samples go through the model at once: of images, a batch filled up; of texts, what the memory granted is enough for.
 
-    digest: str
-    coverage: Coverage
-    classes: int
-    input_size: tuple[int, int]
-    model_bytes: int
-    sample_bytes: int
-
-
-def _probe(config: AuditConfig, model: ModelConfig, trusted: list[Source]) -> _Probed:
-    loaded = load_model(config, model)
-    images = first_images(trusted, CANDIDATES, model.data.preprocess)
-    inputs = torch.from_numpy(scaled(images, model.data.preprocess))
-    with users_code(f"architecture {model.architecture}: a forward pass on a trusted sample of shape {tuple(inputs[:1].shape)}"), torch.no_grad():
-        outputs = loaded.module(inputs)
-    if not isinstance(outputs, torch.Tensor) or outputs.ndim != 2:
-        found = f"shape {tuple(outputs.shape)}" if isinstance(outputs, torch.Tensor) else f"an object of type {type(outputs).__name__}"
-        raise SourceError(f"architecture {model.architecture}: expected logits (samples, classes) from a forward pass, got {found}")
-    selected = select_layers(loaded.module, model.estimator.layers, model.estimator.parameters)
-    with users_code(f"architecture {model.architecture}: a forward and backward pass on trusted samples of shape {tuple(inputs.shape)}"):
-        coverage = check_layers(loaded.module, selected, inputs, projection_of(model), margin)
-        sample_bytes = activation_bytes(loaded.module, inputs[:1]) + inputs[:1].nbytes
-    return _Probed(
-        digest=loaded.digest,
-        coverage=coverage,
-        classes=int(outputs.shape[1]),
-        input_size=(int(images.shape[1]), int(images.shape[2])),
-        model_bytes=sum(tensor.nbytes for tensor in loaded.module.state_dict().values()),
-        sample_bytes=sample_bytes,
-    )
-
-
-def projection_of(model: ModelConfig) -> Projection:
-    """The projection that a model's config asks for."""
-    return Projection(model.estimator.projection.rank, model.estimator.projection.seed)
+    Audited texts can be longer than any trusted one, and no plan can know without reading them. So a batch of texts has memory
+    instead of a number of samples, and the texts are taken in as many groups as that takes.
+    """
+    if isinstance(probed.inputs, ImageInputs):
+        return probed.inputs, replace(shapes, batch=max(BATCH_MULTIPLE, shapes.batch))
+    room = granted - project_memory(replace(shapes, batch=0)).gradients
+    fitting = max(1, min(shapes.batch, room // (shapes.sample_bytes + 3 * 4 * shapes.layout.k)))
+    return replace(probed.inputs, batch_bytes=max(room, 0)), replace(shapes, batch=fitting)
 
 
 def _check_trusted(model: ModelConfig, trusted: list[Source]) -> int:
@@ -240,24 +215,26 @@ def _check_trusted(model: ModelConfig, trusted: list[Source]) -> int:
     return samples
 
 
-def _row_key(model: ModelConfig, probed: _Probed, layout: RowLayout) -> str:
+def _row_key(model: ModelConfig, probed: Probed, layout: RowLayout) -> str:
     columns = model.data.columns
+    images: dict[str, JsonValue] = {}
+    if isinstance(probed.inputs, ImageInputs):
+        images = {"preprocess": model.data.preprocess.model_dump(mode="json"), "input_size": list(probed.inputs.size)}
     return key_of(
         format=ROWS_FORMAT,
         model=probed.digest,
         task=model.task,
-        preprocess=model.data.preprocess.model_dump(mode="json"),
-        input_size=list(probed.input_size),
-        columns={"id": columns.id, "image": columns.image},
+        columns={role: getattr(columns, role) for role in ("id", *INPUTS[model.task])},
         estimator=model.estimator.model_dump(mode="json"),
         layers=list(layout.names),
+        **images,
     )
 
 
 def _does_not_fit(plan: ModelPlan, granted: int) -> str:
     needs = asdict(plan.memory)
     remedies = {
-        "gradients": "lower run.batch_size or run.rows_per_task",
+        "gradients": "lower run.rows_per_task, or use shorter trusted texts" if plan.config.is_text else "lower run.batch_size or run.rows_per_task",
         "curvature": "lower estimator.projection.rank",
         "scoring": "lower estimator.projection.rank, or use fewer trusted samples",
         "reporting": "audit fewer samples at once, or set data.columns.anomalous: null",

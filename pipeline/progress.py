@@ -14,11 +14,18 @@ from pipeline.scoring import CurvatureFolders
 
 @dataclass
 class StageCost:
-    """Seconds of the tasks that this run executed, how many they were, and how many were done already."""
+    """Seconds of the tasks that this run executed, and those of them that the model computed in; how many tasks were run, and how many reused."""
 
     seconds: float = 0.0
+    computing_seconds: float = 0.0
     tasks_run: int = 0
     tasks_reused: int = 0
+
+    @property
+    def document(self) -> dict[str, JsonValue]:
+        """For a summary. `computing_share` is None where no model computes."""
+        share = round(self.computing_seconds / self.seconds, 3) if self.computing_seconds else None
+        return {"seconds": round(self.seconds, 3), "computing_share": share, "tasks_run": self.tasks_run, "tasks_reused": self.tasks_reused}
 
 
 @dataclass
@@ -40,6 +47,4 @@ class ModelRun:
     @property
     def costs(self) -> dict[str, JsonValue]:
         """The stages' costs, for a summary."""
-        return {
-            stage: {"seconds": round(cost.seconds, 3), "tasks_run": cost.tasks_run, "tasks_reused": cost.tasks_reused} for stage, cost in self.stages.items()
-        }
+        return {stage: cost.document for stage, cost in self.stages.items()}

@@ -56,13 +56,18 @@ def begin(storage: Storage, plan: AuditPlan) -> str:
         "format": FORMAT,
         "run_id": run_id,
         "started": stamp,
-        "versions": {"python": platform.python_version(), **{name: version(name) for name in VERSIONED}},
+        "versions": {"python": platform.python_version(), **{name: version(name) for name in _packages(plan)}},
         "config": config,
         "models": {model.name: _planned(model) for model in plan.models},
         "refused": dict(plan.refused),
     }
     storage.create(run_file(run_id), encode_document(record))
     return run_id
+
+
+def _packages(plan: AuditPlan) -> tuple[str, ...]:
+    """Packages whose versions a run records; transformers, an extra, where one of its models is audited."""
+    return (*VERSIONED, *(["transformers"] if any(model.config.huggingface for model in plan.models) else []))
 
 
 def _planned(model: ModelPlan) -> Document:
@@ -206,7 +211,7 @@ def _settings(plan: ModelPlan) -> JsonValue:
 
 def _warnings(plan: ModelPlan) -> list[JsonValue]:
     lines: list[JsonValue] = []
-    if plan.config.data.preprocess == Preprocess():
+    if plan.config.data.preprocess == Preprocess() and not plan.config.is_text:
         lines.append("data.preprocess is not given: images go in scaled to [0, 1] only")
     if plan.refused_files:
         lines.append(f"files that could not be used: {'; '.join(plan.refused_files.values())}")

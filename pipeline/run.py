@@ -3,20 +3,19 @@
 A model that fails is set aside with the reason, and the others go on.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
-
-import torch
 
 from infra.commits import CommitLog, Receipt
 from infra.events import Listener, StageEnded, Stopwatch, ignore
-from infra.executors import Executor, Resources, SerialExecutor
+from infra.executors import EXECUTORS, Executor, Resources, open_executor
 from infra.storage import Storage
 from pipeline.artifacts.layout import claim_root
 from pipeline.artifacts.logs import STAGES, curvature_log, reporting_log, rows_log, scoring_log
 from pipeline.artifacts.rows import RowsPart
 from pipeline.audit import Audit
-from pipeline.curvature import FACTOR, CurvatureTask, CurvatureWorker, curvature_key, references_name
+from pipeline.curvature import FACTOR, MOMENT, SPLIT, CurvatureTask, CurvatureWorker, curvature_key, moment_ranges, references_name
 from pipeline.errors import ConfigError
 from pipeline.gradients import GradientTask, GradientWorker
 from pipeline.keys import key_of
@@ -28,25 +27,25 @@ from pipeline.scoring import CurvatureFolders, ScoreTask, ScoringWorker, scoring
 from pipeline.sources.datasets import Source
 from pipeline.steps import Failure, Job, StepRunner
 
-EXECUTORS: dict[str, Callable[[], Executor]] = {"serial": SerialExecutor}
 
-
-def run_audit(plan: AuditPlan, executor: str = "serial", until: str = "reporting", listener: Listener = ignore) -> Audit:
+def run_audit(plan: AuditPlan, executor: str = "serial", until: str = "reporting", listener: Listener = ignore, address: str | None = None) -> Audit:
     """Runs a plan to the end, or to the end of the stage `until`, and opens the result.
 
     Resumes by itself: tasks that are done, by this run or any other in this root, are not repeated.
 
     Args:
         plan: from `plan_audit`.
-        executor: `serial`, in this process.
+        executor: `serial`, in this process, or `ray`, on a cluster.
         until: `gradients`, `curvature`, `scoring` or `reporting`; only after the last are scores published.
         listener: told of stages, tasks and notices.
+        address: of the Ray cluster to join; None takes RAY_ADDRESS of the environment, or else starts one here.
 
     Returns:
         The audit, its `outcome` that of this run.
 
     Raises:
-        ConfigError: no such executor or stage, or no GPU where the config asks for one.
+        ConfigError: no such executor or stage.
+        ClusterError: no cluster answers, or it lacks what the config asks for.
         CannotFit: for every model a worker would need more memory than `run.memory_per_worker`.
         RootError: the root cannot be written, or its store lets two writers overwrite each other.
     """
@@ -54,21 +53,24 @@ def run_audit(plan: AuditPlan, executor: str = "serial", until: str = "reporting
         raise ConfigError(f"executor {executor!r} is not available in this version; available: {', '.join(EXECUTORS)}")
     if until not in STAGES:
         raise ConfigError(f"there is no stage {until!r}; stages: {', '.join(STAGES)}")
-    if plan.config.run.gpus_per_worker > 0 and not torch.cuda.is_available():
-        raise ConfigError(f"run.gpus_per_worker is {plan.config.run.gpus_per_worker:g}, but torch sees no CUDA device here; set it to 0 to run on the CPU")
     plan = plan.fitting()
+    resources = Resources(plan.config.run.workers, plan.config.run.gpus_per_worker, int(plan.config.run.memory_per_worker))
+    with open_executor(executor, address, resources) as opened:
+        return _run(plan, opened, resources, STAGES[: STAGES.index(until) + 1], listener)
+
+
+def _run(plan: AuditPlan, executor: Executor, resources: Resources, stages: Sequence[str], listener: Listener) -> Audit:
     storage = Storage(plan.config.root)
     claim_root(storage)
     make_up(storage)
     run_id = begin(storage, plan)
     models = {model.name: ModelRun(model) for model in plan.models}
-    resources = Resources(plan.config.run.workers, plan.config.run.gpus_per_worker, int(plan.config.run.memory_per_worker))
-    steps = _Stages(plan, storage, StepRunner(models, EXECUTORS[executor](), resources, listener))
-    for stage in STAGES[: STAGES.index(until) + 1]:
+    steps = _Stages(plan, storage, StepRunner(models, executor, resources, listener))
+    for stage in stages:
         watch = Stopwatch()
         getattr(steps, stage)()
         listener(StageEnded(stage, watch.seconds))
-    outcome = publish(storage, run_id, plan, list(models.values()), complete=until == STAGES[-1])
+    outcome = publish(storage, run_id, plan, list(models.values()), complete=stages[-1] == STAGES[-1])
     return Audit(storage, outcome)
 
 
@@ -115,33 +117,55 @@ class _Stages:
 
     def curvature(self) -> None:
         logs = {model.plan.name: curvature_log(self._storage, model.plan.name, curvature_key(model.plan, model.trusted)) for model in self._runner.alive}
-        factors = self._curvature_step(logs, {name: FACTOR for name in logs if self._plans[name].config.curvature.kind != "identity"}, {})
-        names = {model.plan.name: references_name(model.plan) for model in self._runner.alive}
-        references = self._curvature_step(logs, names, {name: logs[name].attempt_folder(receipt) for name, receipt in factors.items()})
-        for name, receipt in references.items():
-            receipts = [factors[name], receipt] if name in factors else [receipt]
-            content = key_of(contents=[one.content for one in receipts])
-            factor = logs[name].attempt_folder(factors[name]) if name in factors else ""
-            model = self._runner.models[name]
-            model.curvature = CurvatureFolders(factor, logs[name].attempt_folder(receipt), content)
-            model.manifests["curvature"] = [logs[name].publish(receipts)]
+        tasks = {name: CurvatureTask(name, SPLIT, log.folder.rpartition("/")[2], self._runner.models[name].trusted) for name, log in logs.items()}
+        splits = self._curvature_step(logs, {name: [task] for name, task in tasks.items()})
+        tasks = {name: replace(tasks[name], split=logs[name].attempt_folder(done[0]), last=len(tasks[name].parts)) for name, done in splits.items()}
+        curved = {name: task for name, task in tasks.items() if self._plans[name].config.curvature.kind != "identity"}
+        moments, summed = self._moments(logs, curved)
+        factors = self._curvature_step(logs, {name: [replace(task, name=FACTOR)] for name, task in summed.items()})
+        folders = {name: logs[name].attempt_folder(done[0]) for name, done in factors.items()}
+        whole = {name: replace(tasks[name], name=references_name(self._plans[name]), factor=folders.get(name, "")) for name in self._names(tasks)}
+        references = self._curvature_step(logs, {name: [task] for name, task in whole.items()})
+        for name, (last,) in references.items():
+            model, own = self._runner.models[name], [*factors.get(name, []), last]
+            content = key_of(contents=[receipt.content for receipt in own])
+            model.curvature = CurvatureFolders(folders.get(name, ""), logs[name].attempt_folder(last), content)
+            model.manifests["curvature"] = [logs[name].publish([*splits[name], *moments.get(name, []), *own])]
 
-    def _curvature_step(self, logs: dict[str, CommitLog], names: dict[str, str], factors: dict[str, str]) -> dict[str, Receipt]:
-        """Runs one task for each model named; a model whose task fails has failed."""
-        jobs = {}
-        for name, task_name in names.items():
-            key = logs[name].folder.rpartition("/")[2]
-            task = CurvatureTask(name, task_name, key, self._runner.models[name].trusted, factors.get(name, ""))
-            jobs[name] = [Job(logs[name], task_name, task)]
-        results = self._runner.run("curvature", partial(CurvatureWorker, self._storage.url, self._plans), jobs)
-        return self._single(results)
+    def _moments(self, logs: Mapping[str, CommitLog], tasks: dict[str, CurvatureTask]) -> tuple[dict[str, list[Receipt]], dict[str, CurvatureTask]]:
+        """Adds up parts, then sums of parts, until few enough are left; returns the receipts, and the tasks that add up what is left."""
+        done: dict[str, list[Receipt]] = {}
+        level = 0
+        while any(moment_ranges(task.last) for task in tasks.values()):
+            wide = {name: task for name, task in tasks.items() if moment_ranges(task.last)}
+            jobs = {
+                name: [replace(task, name=f"{MOMENT}-{level}-{first:06d}", first=first, last=last) for first, last in moment_ranges(task.last)]
+                for name, task in wide.items()
+            }
+            results = self._curvature_step(logs, jobs)
+            for name, receipts in results.items():
+                done.setdefault(name, []).extend(receipts)
+                folders = tuple(logs[name].attempt_folder(receipt) for receipt in receipts)
+                tasks[name] = replace(tasks[name], moments=folders, last=len(folders))
+            tasks, level = {name: tasks[name] for name in self._names(tasks)}, level + 1
+        return done, tasks
 
-    def _single(self, results: dict[str, list[Receipt | Failure]]) -> dict[str, Receipt]:
-        """The receipts of steps with one job a model; models without one have failed."""
-        for name, (result,) in results.items():
-            if isinstance(result, Failure):
-                self._runner.models[name].failure = result.reason
-        return {name: result for name, (result,) in results.items() if isinstance(result, Receipt)}
+    def _names(self, tasks: Mapping[str, CurvatureTask]) -> list[str]:
+        """Those of the models that have not failed."""
+        return [name for name in tasks if not self._runner.models[name].failure]
+
+    def _curvature_step(self, logs: Mapping[str, CommitLog], tasks: Mapping[str, Sequence[CurvatureTask]]) -> dict[str, list[Receipt]]:
+        """Runs tasks of each model; a model of which one fails has failed."""
+        jobs = {name: [Job(logs[name], task.name, task) for task in own] for name, own in tasks.items()}
+        return self._whole(self._runner.run("curvature", partial(CurvatureWorker, self._storage.url, self._plans), jobs))
+
+    def _whole(self, results: Mapping[str, Sequence[Receipt | Failure]]) -> dict[str, list[Receipt]]:
+        """The receipts of models all of whose jobs are done; the others have failed."""
+        for name, own in results.items():
+            reasons = [result.reason for result in own if isinstance(result, Failure)]
+            if reasons:
+                self._runner.models[name].failure = reasons[0]
+        return {name: [result for result in own if isinstance(result, Receipt)] for name, own in results.items() if not self._runner.models[name].failure}
 
     def scoring(self) -> None:
         jobs: dict[str, list[Job[ScoreTask]]] = {}
@@ -177,7 +201,7 @@ class _Stages:
             task = ReportTask(name, key, model.score_parts, model.curvature.references)
             jobs[name] = [Job(reporting_log(self._storage, name, key), REPORT, task)]
         results = self._runner.run("reporting", partial(ReportingWorker, self._storage.url, self._plans), jobs)
-        for name, receipt in self._single(results).items():
+        for name, (receipt,) in self._whole(results).items():
             model, log = self._runner.models[name], jobs[name][0].log
             model.report = receipt
             model.report_folder = log.attempt_folder(receipt)

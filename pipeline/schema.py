@@ -12,6 +12,12 @@ Share = Annotated[float, Field(ge=1e-9, lt=1)]
 Seed = Annotated[int, Field(ge=0, lt=1 << 63)]
 Paths = Annotated[tuple[str, ...], BeforeValidator(lambda value: [value] if isinstance(value, str) else value), Field(min_length=1)]
 Triple = tuple[float, float, float]
+Task = Literal["classification", "causal_lm"]
+MEASUREMENTS: dict[str, tuple[str, ...]] = {"classification": ("margin",), "causal_lm": ("token_margin", "completion_nll")}
+SCORES: dict[str, tuple[str, ...]] = {
+    "classification": ("prediction_coupling", "class_coupling", "mean_coupling", "top_coupling", "leverage"),
+    "causal_lm": ("top_coupling", "mean_coupling", "leverage"),
+}
 
 
 class Section(BaseModel):
@@ -21,10 +27,15 @@ class Section(BaseModel):
 
 
 class Columns(Section):
-    """Names of columns. A name that the config itself gives must be there; a default is looked for."""
+    """Names of columns. A name that the config itself gives must be there; a default is looked for.
+
+    A task reads its own inputs' columns: `image` or, of a language model, `input_ids` and `completion_start`.
+    """
 
     id: str = "id"
     image: str = "image"
+    input_ids: str = "input_ids"
+    completion_start: str = "completion_start"
     label: str | None = "label"
     anomalous: str | None = "anomalous"
     target: str | None = "target"
@@ -69,7 +80,7 @@ class Estimator(Section):
     """How a sample becomes a row."""
 
     kind: Literal["gradient"] = "gradient"
-    measurement: Literal["auto", "margin"] = "auto"
+    measurement: Literal["auto", "margin", "token_margin", "completion_nll"] = "auto"
     layers: Paths = ("*",)
     parameters: Literal["matrices", "all"] = "matrices"
     projection: ProjectionSection = ProjectionSection()
@@ -116,12 +127,6 @@ class ScoreSection(Section):
     layers: Literal["auto", "concatenated", "apart"] = "auto"
     q: Annotated[int | Literal["auto"], BeforeValidator(_whole_or_auto)] = "auto"
 
-    @model_validator(mode="after")
-    def _q_of_top_coupling(self) -> "ScoreSection":
-        if self.q != "auto" and self.kind != "top_coupling":
-            raise ValueError(f"q belongs to kind: top_coupling, not to {self.kind}")
-        return self
-
     @property
     def nearest(self) -> int | None:
         """The q of `top_coupling`; None where it follows from the size of the reference part."""
@@ -129,8 +134,14 @@ class ScoreSection(Section):
 
     @property
     def resolved(self) -> "ScoreKind":
-        """The kind, with `auto` resolved for classification."""
-        return "prediction_coupling" if self.kind == "auto" else self.kind
+        """The kind; `auto` is resolved when a config is parsed.
+
+        Raises:
+            ValueError: it is not.
+        """
+        if self.kind == "auto":
+            raise ValueError("the score is still auto: parse the config with AuditConfig.parse or load")
+        return self.kind
 
     @property
     def layers_form(self) -> "LayersForm":
@@ -180,10 +191,11 @@ class ModelConfig(Section):
     """One model with everything that concerns it, sections of the top level merged in, `auto` resolved."""
 
     name: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")]
-    architecture: str
+    architecture: str | None = None
     kwargs: dict[str, JsonValue] = {}
-    weights: str
-    task: Literal["classification"]
+    weights: str | None = None
+    huggingface: str | None = None
+    task: Task
     data: Data
     estimator: Estimator = Estimator()
     curvature: CurvatureSection = CurvatureSection()
@@ -196,3 +208,13 @@ class ModelConfig(Section):
         if name in RESERVED_NAMES:
             raise ValueError(f"{name!r} is taken by the root's own files; choose another")
         return name
+
+    @property
+    def described(self) -> str:
+        """The model's code as errors name it."""
+        return f"huggingface {self.huggingface}" if self.huggingface is not None else f"architecture {self.architecture}"
+
+    @property
+    def is_text(self) -> bool:
+        """Whether its samples are token sequences, and its outputs have no classes."""
+        return self.task == "causal_lm"

@@ -1,6 +1,7 @@
 """Stage 3: audited rows against the references. A task is one part of the rows; parts do not depend on each other."""
 
 import io
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
@@ -66,16 +67,18 @@ class ScoringWorker:
         """Opens the storage."""
         self._storage, self._plans = Storage(root), plans
         self._loaded: _Loaded | None = None
+        self._computing = threading.Lock()
 
     def __call__(self, task: ScoreTask) -> Receipt:
         """Scores and commits one part."""
         watch, plan = Stopwatch(), self._plans[task.model]
-        if self._loaded is None or self._loaded.key != task.key:
-            self._loaded = None
-            self._loaded = self._load(plan, task)
         sink = io.BytesIO()
-        batches = self._failed(plan, task.part) if task.part.failure else self._scored(plan, task.part, self._loaded)
-        write_parquet(sink, batches, PART_FORMAT)
+        with self._computing:
+            if self._loaded is None or self._loaded.key != task.key:
+                self._loaded = None
+                self._loaded = self._load(plan, task)
+            batches = self._failed(plan, task.part) if task.part.failure else self._scored(plan, task.part, self._loaded)
+            write_parquet(sink, batches, PART_FORMAT)
         measures = Measures(rows=task.part.stop - task.part.start, seconds=watch.seconds, peak_memory_bytes=peak_memory_bytes())
         return scoring_log(self._storage, plan.name, task.key, task.part.source_key).commit(task.part.name, {PART: sink.getvalue()}, measures)
 

@@ -22,6 +22,7 @@ class ModelTask(Protocol):
 Task = TypeVar("Task", bound=ModelTask)
 Worker = Callable[[Task], Receipt]
 Place = tuple[str, str]
+GPU_STAGE = "gradients"
 
 
 @dataclass(frozen=True)
@@ -68,13 +69,14 @@ class StepRunner:
         total = sum(map(len, jobs.values()))
         self.tell(StageStarted(stage, total, total - len(pending)))
         places = {job.task: (job.log.folder, job.name) for job in pending}
-        for outcome in self.executor.map_unordered(factory, list(places), self.resources):
+        resources = self.resources if stage == GPU_STAGE else replace(self.resources, gpus_per_worker=0)
+        for outcome in self.executor.map_unordered(factory, list(places), resources):
             place = places[outcome.task]
+            self._account(stage, outcome, earlier=results.get(place))
             if outcome.result is not None:
                 results[place] = outcome.result
             else:
                 results.setdefault(place, Failure(str(outcome.error)))
-            self._account(stage, outcome)
         return {model: [results[job.log.folder, job.name] for job in own] for model, own in jobs.items()}
 
     def _pending(self, stage: str, model: str, jobs: Sequence[Job[Task]], results: dict[Place, Receipt | Failure]) -> list[Job[Task]]:
@@ -94,11 +96,13 @@ class StepRunner:
                 self.models[model].stages[stage].tasks_reused += 1
         return pending
 
-    def _account(self, stage: str, outcome: TaskOutcome[Task, Receipt]) -> None:
+    def _account(self, stage: str, outcome: TaskOutcome[Task, Receipt], earlier: Receipt | Failure | None) -> None:
+        """A task tried again to no other result has cost next to nothing, whatever it cost the first time."""
         model, receipt = self.models[outcome.task.model], outcome.result
         model.stages[stage].tasks_run += 1
         if receipt is None:
             model.failed_tasks.append(f"{stage}: {outcome.error}")
-        else:
+        elif receipt != earlier:
             model.stages[stage].seconds += receipt.measures.seconds
+            model.stages[stage].computing_seconds += receipt.measures.computing_seconds
         self.tell(TaskEnded(stage, model.plan.name, receipt.measures.rows if receipt else 0, outcome.error, outcome.trace))

@@ -17,10 +17,10 @@ PICTURES_VERSION = 1
 
 
 def thumbnails(plan: ModelPlan, sources: Mapping[str, Source], entries: Sequence[Mapping[str, JsonValue]]) -> dict[str, JsonValue]:
-    """A document of PNG data URIs by `<source>#<row>`; an image that cannot be read any more is left out."""
+    """A document of PNG data URIs by `<source>#<row>`; an image that cannot be read any more is left out, and texts have none."""
     by_name = {source.file.name: source for source in sources.values()}
     pictures: dict[str, JsonValue] = {}
-    for entry in entries:
+    for entry in () if plan.config.is_text else entries:
         name, row = str(entry["source"]), int(str(entry["row"]))
         try:
             pixels = decode(read_image(by_name[name], row), None, resize=False)

@@ -19,11 +19,23 @@ class Verdict:
 
 
 @dataclass(frozen=True)
+class Criterion:
+    """What a trusted sample outside the calibration part must be to explain anything, and what to do where few are."""
+
+    kept: str
+    remedy: str
+
+
+LABELLED = Criterion("predicted as labelled", "check the labels, the weights and data.preprocess")
+FINITE = Criterion("of finite gradient", "check the weights")
+
+
+@dataclass(frozen=True)
 class Evidence:
     """What the verdict rests on: audited rows, how many have a score (or a gradient that is not finite), p-values <= alpha.
 
     `infinite` of the `calibration` samples have a gradient that is not finite, and score above all others. Of the trusted samples
-    outside the calibration part, `reference` are predicted as labelled, `filtered` are not.
+    outside the calibration part, `reference` meet the criterion, `filtered` do not.
     """
 
     audited: int
@@ -35,6 +47,7 @@ class Evidence:
     reference: int
     filtered: int
     alpha: float
+    criterion: Criterion = LABELLED
 
 
 def judge(evidence: Evidence) -> Verdict:
@@ -55,10 +68,8 @@ def judge(evidence: Evidence) -> Verdict:
     if tail < CHANCE:
         return Verdict(UNUSUAL, (counted, *notes))
     if evidence.filtered > evidence.reference:
-        doubt = (
-            f"of the trusted samples outside the calibration part, only {evidence.reference:,} are predicted as labelled and {evidence.filtered:,} are not: "
-            "check the labels, the weights and data.preprocess"
-        )
+        counts = f"only {evidence.reference:,} are {evidence.criterion.kept} and {evidence.filtered:,} are not"
+        doubt = f"of the trusted samples outside the calibration part, {counts}: {evidence.criterion.remedy}"
         return Verdict(CANNOT_TELL, (doubt, counted, *notes))
     if evidence.scored < evidence.audited / 2:
         return Verdict(CANNOT_TELL, (f"only {evidence.scored:,} of {evidence.audited:,} audited samples could be scored", counted, *notes))

@@ -1,6 +1,7 @@
 """Fixtures: the demo's inputs, made once a session, and audits of them in fresh roots."""
 
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -8,9 +9,19 @@ from pydantic import JsonValue
 
 from pipeline.config import AuditConfig, merge
 from pipeline.demo import prepare_demo
+from tests.services import WITHOUT, moto, on_moto, on_s3, real_s3
+
+__all__ = ["moto", "on_moto", "on_s3", "real_s3"]
 
 Raw = dict[str, JsonValue]
 ConfigMaker = Callable[..., AuditConfig]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skips what needs a real S3 where none was started."""
+    for item in items:
+        if "MAD_S3_ENDPOINT" not in os.environ and item.get_closest_marker("s3"):
+            item.add_marker(WITHOUT)
 
 
 @pytest.fixture(scope="session")
@@ -19,6 +30,19 @@ def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("digits")
     prepare_demo(folder, str(folder / "root"))
     return folder
+
+
+@pytest.fixture(scope="session")
+def ray_cluster() -> Iterator[None]:
+    """One Ray cluster of two processors for all tests that need any: starting one takes seconds."""
+    import ray  # noqa: PLC0415
+
+    from infra.executors import Resources  # noqa: PLC0415
+    from infra.ray_executor import RayExecutor  # noqa: PLC0415
+
+    RayExecutor("local", Resources(workers=2)).connect()
+    yield
+    ray.shutdown()
 
 
 @pytest.fixture

@@ -25,6 +25,22 @@ def margin_of_one(logits_1c: Tensor) -> Tensor:
     return torch.logsumexp(torch.stack(others), dim=0) - logits[own]
 
 
+def token_margin_of_one(logits_sv: Tensor, tokens: Sequence[int], completion_start: int) -> Tensor:
+    """Sum over completion tokens of log sum over c != y of exp f_c, minus f_y, of one unpadded sequence: a scalar."""
+    total = logits_sv.new_zeros(())
+    for t in range(completion_start, len(tokens)):
+        logits = logits_sv[t - 1]
+        others = [logits[c] for c in range(len(logits)) if c != tokens[t]]
+        total = total + torch.logsumexp(torch.stack(others), dim=0) - logits[tokens[t]]
+    return total
+
+
+def completion_nll_of_one(logits_sv: Tensor, tokens: Sequence[int], completion_start: int) -> Tensor:
+    """Minus the sum over completion tokens of their log-probability, of one unpadded sequence: a scalar."""
+    logs = logits_sv.log_softmax(dim=-1)
+    return -torch.stack([logs[t - 1, tokens[t]] for t in range(completion_start, len(tokens))]).sum()
+
+
 def side_matrix(projection: Projection, parameter: str, side: int, size: int) -> Tensor:
     """The float64 matrix of one side, the identity where the side is kept whole."""
     matrix = projection.matrix(parameter, side, size)
@@ -47,6 +63,22 @@ def autograd_rows(model: nn.Module, layers: Sequence[Layer], batch: Tensor, proj
         blocks = []
         for layer in layers:
             grad = autograd_gradient(model, layer.name, batch[index : index + 1])
+            p0, p1 = (side_matrix(projection, layer.name, side, size) for side, size in enumerate(grad.shape))
+            blocks.append((p0 @ grad @ p1.T).flatten())
+        rows.append(torch.cat(blocks))
+    return torch.stack(rows)
+
+
+def autograd_token_rows(model: nn.Module, layers: Sequence[Layer], texts: Sequence[tuple[Tensor, int]], projection: Projection) -> Tensor:
+    """Rows (n, k) of the token margin, float64: one unpadded sequence (ids, completion start) after the other, without a mask."""
+    rows = []
+    for ids, start in texts:
+        own = copy.deepcopy(model).requires_grad_(True)
+        measured = token_margin_of_one(own(input_ids=ids.unsqueeze(0)).logits[0], ids.tolist(), start)
+        blocks = []
+        for layer in layers:
+            (grad,) = torch.autograd.grad(measured, [own.get_parameter(layer.name)], retain_graph=True)
+            grad = grad.double().reshape(grad.shape[0], -1)
             p0, p1 = (side_matrix(projection, layer.name, side, size) for side, size in enumerate(grad.shape))
             blocks.append((p0 @ grad @ p1.T).flatten())
         rows.append(torch.cat(blocks))

@@ -13,11 +13,12 @@ from torch import Tensor
 from infra import arrays
 from infra.storage import Storage
 from infra.tables import TableFormat, decode_arrow, encode_arrow
-from madcore import RowLayout, Whitening
+from madcore import BlockMoment, RowLayout, Whitening
 
 Part = Literal["reference", "calibration", "filtered", "unreadable"]
 WHITENING, LAYERS = "whitening", "layers.arrow"
 REFERENCES, TRUSTED = "references", "trusted.arrow"
+MOMENT = "moment"
 LAYERS_FORMAT = TableFormat(
     "curvature-layers",
     1,
@@ -92,9 +93,28 @@ def read_whitening(storage: Storage, folder: str, layout: RowLayout) -> Whitenin
     return Whitening(layout, tuple(piece.reshape(size, size) for piece, size in zip(pieces, layout.sizes, strict=True)))
 
 
+def encode_moment(moment: BlockMoment) -> dict[str, bytes]:
+    """The files of a moment task: the sums of all layers, float64, in one flat array, and the number of rows in them."""
+    flat = torch.cat([block.flatten() for block in moment.sums]).numpy()
+    return {f"{MOMENT}/{name}": data for name, data in arrays.encode(flat, {"format": 1, "count": moment.count}).items()}
+
+
+def read_moment(storage: Storage, folder: str, layout: RowLayout) -> BlockMoment:
+    """The moment of a moment task's folder."""
+    array = arrays.open_array(storage, f"{folder}/{MOMENT}")
+    pieces = torch.from_numpy(arrays.read(array, 0, array.shape[0])).split([size * size for size in layout.sizes])
+    sums = tuple(piece.reshape(size, size) for piece, size in zip(pieces, layout.sizes, strict=True))
+    return BlockMoment(layout, sums, int(str(array.attrs["count"])))
+
+
 def encode_references(whitened_mk: Tensor, trusted: TrustedSamples) -> dict[str, bytes]:
     """The files of a references task: whitened rows (m, k) of the reference part, m at least 1, and all trusted samples."""
     objects = arrays.encode(whitened_mk.numpy(), {"format": 1})
+    return {**{f"{REFERENCES}/{name}": data for name, data in objects.items()}, **encode_trusted(trusted)}
+
+
+def encode_trusted(trusted: TrustedSamples) -> dict[str, bytes]:
+    """The file of all trusted samples."""
     columns = [
         pa.array(trusted.ids, pa.string()),
         pa.array(trusted.parts, pa.string()),
@@ -102,11 +122,11 @@ def encode_references(whitened_mk: Tensor, trusted: TrustedSamples) -> dict[str,
         pa.array(trusted.scores, pa.float64(), mask=np.isnan(trusted.scores)),
     ]
     table = pa.Table.from_arrays(columns, schema=TRUSTED_FORMAT.schema)
-    return {**{f"{REFERENCES}/{name}": data for name, data in objects.items()}, TRUSTED: encode_arrow(table)}
+    return {TRUSTED: encode_arrow(table)}
 
 
 def read_trusted(storage: Storage, folder: str) -> TrustedSamples:
-    """All trusted samples, of a references task's folder."""
+    """All trusted samples, of a references task's folder, or, without scores, of the split's."""
     path = f"{folder}/{TRUSTED}"
     table = decode_arrow(storage.read(path), TRUSTED_FORMAT, storage.locate(path))
     return TrustedSamples(

@@ -18,6 +18,7 @@ from pipeline.errors import StageError
 from pipeline.keys import key_of
 
 OK, NONFINITE = "ok", "nonfinite"
+NO_CLASS = -1
 ARRAY, SAMPLES = "rows", "samples.arrow"
 SAMPLES_FORMAT = TableFormat(
     "samples",
@@ -101,6 +102,13 @@ def encode_rows(rows_nk: Tensor, samples: SampleColumns, layout: RowLayout, dtyp
     ]
     table = pa.Table.from_arrays(columns, schema=SAMPLES_FORMAT.schema)
     return {**{f"{ARRAY}/{name}": data for name, data in objects.items()}, SAMPLES: encode_arrow(table)}
+
+
+def read_statuses(storage: Storage, folder: str) -> list[str]:
+    """The statuses of the samples in an attempt's folder."""
+    path = f"{folder}/{SAMPLES}"
+    statuses: list[str] = decode_arrow(storage.read(path), SAMPLES_FORMAT, storage.locate(path)).column("status").to_pylist()
+    return statuses
 
 
 def read_samples(storage: Storage, part: RowsPart) -> SampleColumns:

@@ -14,11 +14,12 @@ from infra.files import InputFile, digest, find, is_pattern, open_input
 from infra.tables import open_parquet, read_rows
 from pipeline.config import AuditConfig
 from pipeline.errors import SourceError
-from pipeline.schema import Columns, Preprocess
+from pipeline.schema import Columns, ModelConfig, Preprocess, Task
 from pipeline.sources.images import Pixels, UnreadableImage, decode
 
 Split = Literal["trusted", "audited"]
 TRUTH = ("label", "anomalous", "target")
+INPUTS: dict[Task, tuple[str, ...]] = {"classification": ("image",), "causal_lm": ("input_ids", "completion_start")}
 MISSING_CLASS = -1
 
 
@@ -46,15 +47,15 @@ class ImageBatch:
     pixels: Pixels
 
 
-def find_sources(config: AuditConfig, paths: Sequence[str], columns: Columns, split: Split) -> tuple[list[Source], dict[str, str]]:
-    """The files of a split, and why each other one that is named cannot be used.
+def find_sources(config: AuditConfig, model: ModelConfig, split: Split) -> tuple[list[Source], dict[str, str]]:
+    """The files of a model's split, and why each other one that is named cannot be used.
 
     Raises:
         SourceError: a file is named twice, or nothing at all is found.
     """
     sources: list[Source] = []
     refused: dict[str, str] = {}
-    for path in paths:
+    for path in model.data.trusted if split == "trusted" else model.data.audited:
         try:
             files = find(path, config.locate(path))
         except StorageError as error:
@@ -66,7 +67,7 @@ def find_sources(config: AuditConfig, paths: Sequence[str], columns: Columns, sp
             if any(file.url == known.file.url for known in sources):
                 raise SourceError(f"data.{split} names {file.name} twice; every file counts once")
             try:
-                sources.append(_inspect(file, columns, split))
+                sources.append(_inspect(file, model, split))
             except (StorageError, SourceError) as error:
                 refused[file.name] = str(error)
     if not sources:
@@ -74,14 +75,15 @@ def find_sources(config: AuditConfig, paths: Sequence[str], columns: Columns, sp
     return sources, refused
 
 
-def _inspect(file: InputFile, columns: Columns, split: Split) -> Source:
+def _inspect(file: InputFile, model: ModelConfig, split: Split) -> Source:
+    columns, inputs = model.data.columns, ("id", *INPUTS[model.task])
     with open_input(file.url) as handle:
         parquet = open_parquet(handle, file.name)
         schema, rows = parquet.schema_arrow, parquet.metadata.num_rows
     if rows == 0:
         raise SourceError(f"{file.name}: has no rows")
-    optional = TRUTH[:1] if split == "trusted" else TRUTH
-    needed = ["id", "image"] + [name for name in optional if columns.insists_on(name) and (name != "label" or split == "trusted")]
+    optional = _optional(model.task, split)
+    needed = [*inputs, *(name for name in optional if columns.insists_on(name) and (name != "label" or split == "trusted"))]
     here = ", ".join(f"{field.name} ({field.type})" for field in schema)
     for role in needed:
         if getattr(columns, role) not in schema.names:
@@ -90,7 +92,7 @@ def _inspect(file: InputFile, columns: Columns, split: Split) -> Source:
     if twice:
         raise SourceError(f"{file.name}: has several columns named {twice[0]!r}; rename them")
     present = tuple(role for role in optional if getattr(columns, role) in schema.names)
-    for role in ("id", "image", *present):
+    for role in (*inputs, *present):
         kind = schema.field(getattr(columns, role)).type
         if not _fits(role, kind):
             column = f"the column {getattr(columns, role)!r} (data.columns.{role})"
@@ -99,9 +101,17 @@ def _inspect(file: InputFile, columns: Columns, split: Split) -> Source:
     return Source(file, rows, columns, present)
 
 
+def _optional(task: Task, split: Split) -> tuple[str, ...]:
+    """Roles of truth that a file may have. A text has no class, so a label or target there is nothing that an audit knows."""
+    roles = TRUTH if task == "classification" else ("anomalous",)
+    return tuple(role for role in roles if split == "audited" or role == "label")
+
+
 EXPECTED = {
     "id": "a string or an integer",
     "image": "encoded bytes, or a struct with a field `bytes` of them",
+    "input_ids": "a list of integers",
+    "completion_start": "an integer",
     "label": "an integer",
     "anomalous": "a boolean or an integer",
     "target": "an integer",
@@ -111,6 +121,9 @@ EXPECTED = {
 def _fits(role: str, kind: pa.DataType) -> bool:
     if role == "image":
         return _is_bytes(kind) or (pa.types.is_struct(kind) and kind.get_field_index("bytes") >= 0 and _is_bytes(kind.field("bytes").type))
+    if role == "input_ids":
+        listed = pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
+        return bool(listed and pa.types.is_integer(kind.value_type))
     text = pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
     if pa.types.is_uint64(kind) and role != "id":
         return False
@@ -134,7 +147,7 @@ def read_images(source: Source, start: int, stop: int, reading: Reading) -> Iter
     """Rows [start, stop) in batches; a row that cannot be read is in its batch with the reason."""
     for batch in read_rows(source.file.url, start, stop, [source.columns.id, source.columns.image], reading.batch_rows):
         pixels, reasons = [], []
-        ids = _ids(batch.column(source.columns.id))
+        ids = ids_of(batch.column(source.columns.id))
         for name, data in zip(ids, _image_bytes(batch.column(source.columns.image)), strict=True):
             try:
                 if name is None:
@@ -178,7 +191,7 @@ def read_image(source: Source, row: int) -> bytes | None:
 def read_ids(source: Source, start: int = 0, stop: int | None = None) -> Iterator[list[str | None]]:
     """Ids of rows [start, stop) as text, batch by batch."""
     for batch in read_rows(source.file.url, start, source.rows if stop is None else stop, [source.columns.id], 65536):
-        yield _ids(batch.column(source.columns.id))
+        yield ids_of(batch.column(source.columns.id))
 
 
 @dataclass(frozen=True)
@@ -206,7 +219,8 @@ def read_truth(source: Source, start: int, stop: int) -> Truth:
     return Truth(**values)
 
 
-def _ids(column: pa.Array) -> list[str | None]:
+def ids_of(column: pa.Array) -> list[str | None]:
+    """Ids as text."""
     return [None if value is None else str(value) for value in column.to_pylist()]
 
 

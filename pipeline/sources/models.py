@@ -1,4 +1,4 @@
-"""Models: architecture code that the config names, weights that are never executed, and the digest of both."""
+"""Models: architecture code that the config names, or a Hugging Face folder; weights that are never executed; the digest of both."""
 
 import importlib
 import io
@@ -6,8 +6,7 @@ import json
 import pickle
 import sys
 import warnings
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
@@ -21,55 +20,69 @@ from torch import Tensor, nn
 from infra.errors import StorageError
 from infra.executors import describe
 from infra.files import digest, read_input
-from madcore import MadcoreError
 from pipeline.config import AuditConfig
-from pipeline.errors import AuditError, SourceError
+from pipeline.errors import SourceError
 from pipeline.schema import ModelConfig
+from pipeline.sources.foreign import users_code
+from pipeline.sources.huggingface import load_causal_lm
+from pipeline.sources.texts import TextLimits
 
 PICKLES = (b"PK\x03\x04", b"\x80")
 
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """A model on the CPU, in eval mode, and the digest of its weights, its architecture's source and its arguments."""
+    """A model on the CPU, in eval mode, the digest of its weights and what they mean, and of a language model what it takes.
+
+    `source`: the code of an architecture that the config names by file, for workers that may not see that file.
+    """
 
     module: nn.Module
     digest: str
+    source: bytes | None = None
+    limits: TextLimits | None = None
 
 
-def load_model(config: AuditConfig, model: ModelConfig) -> LoadedModel:
+def load_model(config: AuditConfig, model: ModelConfig, source: bytes | None = None) -> LoadedModel:
     """Builds the architecture and loads the weights.
+
+    Args:
+        config: the audit's.
+        model: the model's.
+        source: the code of its architecture file, where it has been read before.
 
     Raises:
         SourceError: naming what is wrong with the architecture or the weights.
     """
-    build, source = _architecture(config, model.architecture)
-    with users_code(f"architecture {model.architecture}"):
+    if model.huggingface is not None:
+        found = load_causal_lm(config, model.huggingface)
+        return LoadedModel(found.module, found.digest, limits=found.limits)
+    assert model.architecture is not None and model.weights is not None
+    build, code = _architecture(config, model.architecture, source)
+    return _load_weights(config, model, build, code)
+
+
+def _load_weights(config: AuditConfig, model: ModelConfig, build: Callable[..., object], source: bytes) -> LoadedModel:
+    architecture, weights_name = str(model.architecture), str(model.weights)
+    with users_code(f"architecture {architecture}"):
         module = build(**model.kwargs)
     if not isinstance(module, nn.Module):
-        raise SourceError(f"architecture {model.architecture}: returned an object of type {type(module).__name__}, not a torch.nn.Module")
-    weights = _read_weights(config, model.weights)
-    _fill(module, _parse_weights(weights, model.weights), model)
+        raise SourceError(f"architecture {architecture}: returned an object of type {type(module).__name__}, not a torch.nn.Module")
+    weights = _read_weights(config, weights_name)
+    _fill(module, _parse_weights(weights, weights_name), model)
     parts = [digest(weights), digest(source), json.dumps(model.kwargs, sort_keys=True)]
-    return LoadedModel(module.eval(), digest("\n".join(parts).encode()))
+    return LoadedModel(module.eval(), digest("\n".join(parts).encode()), source if _is_file(architecture) else None)
 
 
-@contextmanager
-def users_code(what: str) -> Iterator[None]:
-    """Runs code that the config names, which may raise anything, and says that it was this code that failed."""
-    try:
-        yield
-    except (AuditError, MadcoreError):
-        raise
-    except (Exception, SystemExit) as error:
-        raise SourceError(f"{what}: failed with {describe(error)}") from error
+def _is_file(architecture: str) -> bool:
+    return architecture.rpartition(":")[0].endswith(".py")
 
 
-def _architecture(config: AuditConfig, spec: str) -> tuple[Callable[..., object], bytes]:
+def _architecture(config: AuditConfig, spec: str, source: bytes | None) -> tuple[Callable[..., object], bytes]:
     place, _, function = spec.rpartition(":")
     if not place or not function:
         raise SourceError(f"architecture {spec}: expected file.py:function or package.module:function")
-    module, source = _import_file(config, place) if place.endswith(".py") else _import_package(place)
+    module, source = _import_file(config, place, source) if _is_file(spec) else _import_package(place)
     build = getattr(module, function, None)
     if callable(build):
         return build, source
@@ -79,22 +92,24 @@ def _architecture(config: AuditConfig, spec: str) -> tuple[Callable[..., object]
     raise SourceError(f"architecture {spec}: {place} has no function {function!r}" + (f"; did you mean {near[0]!r}?" if near else ""))
 
 
-def _import_file(config: AuditConfig, place: str) -> tuple[ModuleType, bytes]:
+def _import_file(config: AuditConfig, place: str, source: bytes | None) -> tuple[ModuleType, bytes]:
     """Runs the very bytes that the digest is made of; Python's own import could run a cached older version."""
-    path = Path(config.locate(place))
-    if not path.is_file():
-        raise SourceError(f"architecture {place}: no such file ({path})")
-    source = path.read_bytes()
-    module = ModuleType(f"mad_architecture_{digest(str(path).encode() + source)[:16]}")
-    module.__file__ = str(path)
+    path = config.locate(place)
+    if source is None:
+        try:
+            source = read_input(path)
+        except StorageError as error:
+            raise SourceError(f"architecture {place}: {error}") from error
+    module = ModuleType(f"mad_architecture_{digest(path.encode() + source)[:16]}")
+    module.__file__ = path
     sys.modules[module.__name__] = module
     with users_code(f"architecture {place}: importing it (a file that imports its neighbours must be named package.module:function)"):
-        exec(compile(source, str(path), "exec"), module.__dict__)  # noqa: S102 - the config names this code to be run
+        exec(compile(source, path, "exec"), module.__dict__)  # noqa: S102 - the config names this code to be run
     return module, source
 
 
 def _import_package(place: str) -> tuple[ModuleType, bytes]:
-    with users_code(f"architecture {place}: importing it (is it installed in mad's environment?)"):
+    with users_code(f"architecture {place}: importing it (is it installed in mad's environment, on every node?)"):
         module = importlib.import_module(place)
     if module.__file__ is None:
         raise SourceError(f"architecture {place}: has no source file, so its code cannot be part of the model's digest")

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from madcore import Projection, RowExtractor, margin, select_layers
+from madcore import Measured, Projection, RowExtractor, margin, select_layers
 
 ROUNDS = 7
 WIDTH = 16
@@ -62,9 +62,9 @@ def main() -> None:
         inputs, labels = torch.randn(batch, 3, 32, 32), torch.randint(10, (batch,))
         trained, model = network(), network()
         for parameters in ("matrices", "all"):
-            extractor = RowExtractor(model, select_layers(model, parameters=parameters).covered, Projection(), margin)
+            extractor = RowExtractor(model, select_layers(model, parameters=parameters).covered, Projection())
 
-            step, rows = partial(training_step, trained, inputs, labels), partial(extractor, inputs)
+            step, rows = partial(training_step, trained, inputs, labels), partial(extractor, Measured(inputs, margin))
             rounds = [(seconds(step), seconds(rows)) for _ in range(ROUNDS + 1)][1:]
             figures[f"resnet/batch{batch}/{parameters}"] = round(statistics.median(plain / own for plain, own in rounds), 3)
             print(f"resnet, batch {batch}, {parameters}: rows at {figures[f'resnet/batch{batch}/{parameters}']:.2f} of a training step's samples per second")

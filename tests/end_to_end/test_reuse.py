@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from pydantic import JsonValue
@@ -15,7 +16,7 @@ from tests.conftest import ConfigMaker
 
 Counts = dict[str, tuple[int, int]]
 ROW_TASKS, AUDITED_TASKS = 8, 4
-NOTHING = {"gradients": (0, ROW_TASKS), "curvature": (0, 2), "scoring": (0, AUDITED_TASKS), "reporting": (0, 1)}
+NOTHING = {"gradients": (0, ROW_TASKS), "curvature": (0, 3), "scoring": (0, AUDITED_TASKS), "reporting": (0, 1)}
 
 
 def run(config: AuditConfig) -> Audit:
@@ -35,10 +36,10 @@ def counts(audit: Audit) -> Counts:
 CHANGES: dict[str, tuple[dict[str, JsonValue], Counts]] = {
     "nothing": ({}, NOTHING),
     "batch size and workers": ({"run": {"batch_size": 17, "workers": 1}}, NOTHING),
-    "damping": ({"curvature": {"damping": {"factor": 0.1}}}, {**NOTHING, "curvature": (2, 0), "scoring": (AUDITED_TASKS, 0), "reporting": (1, 0)}),
-    "curvature": ({"curvature": {"kind": "identity"}}, {**NOTHING, "curvature": (1, 0), "scoring": (AUDITED_TASKS, 0), "reporting": (1, 0)}),
-    "score": ({"score": {"kind": "mean_coupling"}}, {**NOTHING, "curvature": (1, 1), "scoring": (AUDITED_TASKS, 0), "reporting": (1, 0)}),
-    "split": ({"calibration": {"seed": 1}}, {**NOTHING, "curvature": (2, 0), "scoring": (AUDITED_TASKS, 0), "reporting": (1, 0)}),
+    "damping": ({"curvature": {"damping": {"factor": 0.1}}}, {**NOTHING, "curvature": (3, 0), "scoring": (AUDITED_TASKS, 0), "reporting": (1, 0)}),
+    "curvature": ({"curvature": {"kind": "identity"}}, {**NOTHING, "curvature": (2, 0), "scoring": (AUDITED_TASKS, 0), "reporting": (1, 0)}),
+    "score": ({"score": {"kind": "mean_coupling"}}, {**NOTHING, "curvature": (1, 2), "scoring": (AUDITED_TASKS, 0), "reporting": (1, 0)}),
+    "split": ({"calibration": {"seed": 1}}, {**NOTHING, "curvature": (3, 0), "scoring": (AUDITED_TASKS, 0), "reporting": (1, 0)}),
     "target": ({"calibration": {"target": {"fdr": 0.05}}}, {**NOTHING, "reporting": (1, 0)}),
 }
 
@@ -84,7 +85,7 @@ def test_an_added_file_costs_only_itself_and_a_changed_one_is_noticed(make_confi
     assert counts(run(make_config(data=data)))["scoring"] == (2, 0)
     in_days(2)
     added = counts(run(make_config(data=data)))
-    assert (added["gradients"], added["curvature"], added["scoring"]) == ((1, 6), (0, 2), (1, 2))
+    assert (added["gradients"], added["curvature"], added["scoring"]) == ((1, 6), (0, 3), (1, 2))
     table = pq.read_table(tmp_path / "day1.parquet")
     pq.write_table(table.slice(0, 50), tmp_path / "day1.parquet")
     changed = counts(run(make_config(data=data)))
@@ -95,4 +96,16 @@ def test_a_changed_trusted_set_leaves_the_audited_rows_alone(make_config: Config
     run(make_config())
     pq.write_table(pq.read_table(digits / "trusted.parquet").slice(0, 400), tmp_path / "fewer.parquet")
     fewer = counts(run(make_config(data={"trusted": str(tmp_path / "fewer.parquet")})))
-    assert fewer == {"gradients": (4, AUDITED_TASKS), "curvature": (2, 0), "scoring": (AUDITED_TASKS, 0), "reporting": (1, 0)}
+    assert fewer == {"gradients": (4, AUDITED_TASKS), "curvature": (3, 0), "scoring": (AUDITED_TASKS, 0), "reporting": (1, 0)}
+
+
+def test_the_curvature_of_many_parts_is_a_tree_and_the_same_curvature(make_config: ConfigMaker, digits: Path, tmp_path: Path) -> None:
+    """300 parts of one trusted sample each: 19 sums of 16, 2 sums of those, and what is left for `factor`."""
+    pq.write_table(pq.read_table(digits / "trusted.parquet").slice(0, 300), tmp_path / "trusted.parquet")
+    sections: dict[str, JsonValue] = {"data": {"trusted": str(tmp_path / "trusted.parquet")}, "calibration": {"target": {"fpr": 0.05}}}
+    wide = run(make_config(root=str(tmp_path / "wide"), run={"rows_per_task": 1}, **sections))
+    flat = run(make_config(root=str(tmp_path / "flat"), **sections))
+    assert counts(wide)["curvature"] == (1 + 19 + 2 + 2, 0)
+    assert counts(flat)["curvature"] == (3, 0)
+    scores = [audit.scores("digits").read_all().column("score").to_numpy() for audit in (wide, flat)]
+    np.testing.assert_allclose(scores[0], scores[1], rtol=0, atol=1e-5)

@@ -1,5 +1,11 @@
-"""The audits that the default method must get right: real images, four backdoored models and a clean one, all defaults."""
+"""The audits that the default method must get right: real images, four backdoored models and a clean one, all defaults.
 
+A backdoored language model is in the same audit. It runs in this process, and on Ray with two workers, on a disk and on a real S3.
+"""
+
+import json
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -10,18 +16,25 @@ from numpy.typing import NDArray
 from pydantic import JsonValue
 from sklearn.metrics import roc_auc_score
 
-from pipeline.audit import Audit
+from pipeline.audit import Audit, open_audit
 from pipeline.config import AuditConfig, Raw
 from pipeline.plan import plan_audit
 from pipeline.run import run_audit
+from tests.infra.stores import fresh_url
 
 SHARED = Path(__file__).parents[3] / "shared"
 ATTACKS = ("badnets", "blended", "wanet", "badnets-a2a")
+IMAGES, TEXT = (*ATTACKS, "clean"), "shakespeare-gpt2"
+REPOSITORY = Path(__file__).parents[2]
 pytestmark = pytest.mark.skipif(not (SHARED / "zoo").is_dir(), reason=f"the zoo of trained models is not at {SHARED}")
 
 
-def raw(root: Path, models: tuple[str, ...]) -> Raw:
+def raw(root: Path | str, models: tuple[str, ...]) -> Raw:
     def model(name: str) -> JsonValue:
+        if name == TEXT:
+            texts: JsonValue = {split: str(SHARED / f"data/shakespeare/{split}.parquet") for split in ("trusted", "audited")}
+            own: JsonValue = {"task": "causal_lm", "data": texts, "calibration": {"target": {"fpr": 0.05}}}
+            return {"name": name, "huggingface": str(SHARED / "zoo" / TEXT), **own}  # type: ignore[dict-item]
         audited = "clean" if name == "clean" else f"audited-{name}"
         weights, data = str(SHARED / f"zoo/{name}.safetensors"), {"audited": str(SHARED / f"data/cifar10/{audited}.parquet")}
         return {"name": name, "architecture": str(SHARED / "zoo/zoo_net.py:preact_resnet"), "weights": weights, "data": data}
@@ -39,7 +52,7 @@ def run(config: Raw) -> Audit:
 
 @pytest.fixture(scope="module")
 def zoo(tmp_path_factory: pytest.TempPathFactory) -> Audit:
-    return run(raw(tmp_path_factory.mktemp("zoo") / "root", (*ATTACKS, "clean")))
+    return run(raw(tmp_path_factory.mktemp("zoo") / "root", (*IMAGES, TEXT)))
 
 
 @pytest.mark.parametrize("attack", ATTACKS)
@@ -70,7 +83,7 @@ def test_the_clean_model_is_not_accused(zoo: Audit) -> None:
 
 
 def test_a_second_run_runs_no_task_and_publishes_nothing_again(zoo: Audit) -> None:
-    again = run(raw(Path(zoo.storage.url), (*ATTACKS, "clean")))
+    again = run(raw(Path(zoo.storage.url), (*IMAGES, TEXT)))
     assert again.outcome is not None and zoo.outcome is not None
     for name, summary in again.outcome.summaries.items():
         stages = summary["stages"]
@@ -78,6 +91,32 @@ def test_a_second_run_runs_no_task_and_publishes_nothing_again(zoo: Audit) -> No
         assert [cost["tasks_run"] for cost in stages.values() if isinstance(cost, dict)] == [0] * 4
         assert summary["same_as"] == zoo.outcome.run_id
         assert len(list(Path(zoo.storage.url).glob(f"{name}/scores/*/*"))) == 1
+
+
+@pytest.fixture(params=["local", pytest.param("s3", marks=pytest.mark.s3)])
+def home(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """A folder on a disk, or in a real S3."""
+    if request.param == "s3":
+        request.getfixturevalue("on_s3")
+    return fresh_url(request.param, tmp_path)
+
+
+def on_ray(root: str, folder: Path) -> Audit:
+    config = folder / "ray.yaml"
+    config.write_text(json.dumps(raw(root, (*IMAGES, TEXT))))
+    subprocess.run([sys.executable, "-m", "jobs.main", "run", str(config), "--executor", "ray", "-q"], cwd=REPOSITORY, check=True, capture_output=True)
+    return open_audit(root)
+
+
+def test_on_ray_the_scores_are_the_same_on_any_store(zoo: Audit, home: str, tmp_path: Path) -> None:
+    """On S3 another run, in a root of its own, is equal to the byte."""
+    one = on_ray(f"{home}/one", tmp_path)
+    two = on_ray(f"{home}/two", tmp_path) if "://" in home else one
+    for name in (*IMAGES, TEXT):
+        assert one.summary(name)["table"] == two.summary(name)["table"], f"{name}: the bytes of the tables differ"
+        scores, expected = one.scores(name).read_all(), zoo.scores(name).read_all()
+        assert scores.column("sample_id") == expected.column("sample_id")
+        np.testing.assert_allclose(numbers(scores, "score"), numbers(expected, "score"), rtol=0, atol=1e-5)
 
 
 def test_scores_do_not_depend_on_the_batch(tmp_path: Path) -> None:

@@ -5,10 +5,26 @@ from pathlib import Path
 import pytest
 
 from infra.storage import Storage
-from tests.infra.stores import KINDS, fresh_url
+from tests.infra.stores import KINDS, S3_KINDS, fresh_url
+from tests.services import Service
 
 
 @pytest.fixture(params=KINDS)
 def storage(request: pytest.FixtureRequest, tmp_path: Path) -> Storage:
-    """An empty store of each kind."""
+    """An empty store of each kind; those of S3 in an environment that names them."""
+    if request.param in ("moto", "s3"):
+        request.getfixturevalue(f"on_{request.param}")
     return Storage(fresh_url(request.param, tmp_path))
+
+
+@pytest.fixture(params=S3_KINDS)
+def service(request: pytest.FixtureRequest) -> Service:
+    """An S3 service, which the environment names."""
+    found: Service = request.getfixturevalue(f"on_{request.param}")
+    return found
+
+
+@pytest.fixture
+def s3(service: Service) -> Storage:
+    """An empty root in it."""
+    return Storage(fresh_url("s3"))

@@ -1,14 +1,21 @@
-"""Stores under test: a folder on disk, memory, memory behind a listing cache; and a look-alike that ignores exclusive create."""
+"""Stores under test: a folder on disk, memory, memory behind a listing cache, two of S3; and a look-alike that ignores exclusive create."""
 
 import uuid
 from pathlib import Path
 from typing import ClassVar
 
 import fsspec
+import pytest
 from fsspec.implementations.memory import MemoryFile, MemoryFileSystem
 
-KINDS = ("local", "memory", "caching")
-RACEABLE = ("local",)  # fsspec's memory looks, then writes: two threads of a process can both win there
+from infra.storage import Storage
+from tests.services import BUCKET
+
+REAL = pytest.param("s3", marks=pytest.mark.s3)
+S3_KINDS = ("moto", REAL)
+KINDS = ("local", "memory", "caching", *S3_KINDS)
+LOOKS_THEN_WRITES = pytest.mark.skip(reason="looks whether a name is taken, then writes, with no lock between: of writers at once two can win")
+RACEABLE = ("local", REAL, *(pytest.param(kind, marks=LOOKS_THEN_WRITES) for kind in ("memory", "caching", "moto")))
 
 
 class CachingFileSystem(MemoryFileSystem):
@@ -95,4 +102,12 @@ fsspec.register_implementation("forgetful", ForgetfulFileSystem, clobber=True)
 def fresh_url(kind: str, folder: Path = Path()) -> str:
     """The URL of an empty root of this kind of store, below the folder where it is local."""
     name = f"root-{uuid.uuid4().hex}"
+    if kind in ("moto", "s3"):
+        return f"s3://{BUCKET}/{name}"
     return str(folder / name) if kind == "local" else f"{kind}://{name}"
+
+
+def another_client(storage: Storage) -> Storage:
+    """The same root, seen by a client that shares nothing with the others: no connection, no memory of listings."""
+    type(storage.filesystem).clear_instance_cache()
+    return Storage(storage.url)

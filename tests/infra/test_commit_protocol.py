@@ -4,13 +4,14 @@ import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
+import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initialize, invariant, multiple, rule
 
 from infra.commits import CommitLog, Measures, Receipt
 from infra.storage import Storage
-from tests.infra.stores import fresh_url
+from tests.infra.stores import another_client, fresh_url
 
 writers = st.integers(0, 1)
 tasks = st.sampled_from(["000", "001", "rows-002.part"])
@@ -29,8 +30,7 @@ class Commits(RuleBasedStateMachine):
         """An empty store."""
         self.folder = tempfile.TemporaryDirectory()
         url = fresh_url(self.kind, Path(self.folder.name))
-        self.logs = [CommitLog(Storage(url), "stage/rows") for _ in range(2)]
-        self.reader = CommitLog(Storage(url), "stage/rows")
+        *self.logs, self.reader = (CommitLog(another_client(Storage(url)), "stage/rows") for _ in range(3))
         self.history: dict[str, list[Receipt]] = {}
         self.written: dict[str, Mapping[str, bytes]] = {}
         self.published: dict[str, tuple[Receipt, ...]] = {}
@@ -108,7 +108,28 @@ class CommitsOnDisk(Commits):
     kind = "local"
 
 
+class CommitsOnS3(Commits):
+    """The same on S3, each party with a client of its own."""
+
+    kind = "s3"
+
+
 TestCommitsInMemory = Commits.TestCase
 TestCommitsInMemory.settings = settings(max_examples=60, stateful_step_count=25, deadline=None, derandomize=True)
 TestCommitsOnDisk = CommitsOnDisk.TestCase
 TestCommitsOnDisk.settings = settings(max_examples=10, stateful_step_count=15, deadline=None, derandomize=True)
+
+
+@pytest.mark.usefixtures("on_moto")
+class TestCommitsOnMoto(CommitsOnS3.TestCase):
+    """On moto's server."""
+
+    settings = settings(max_examples=4, stateful_step_count=12, deadline=None, derandomize=True)
+
+
+@pytest.mark.s3
+@pytest.mark.usefixtures("on_s3")
+class TestCommitsOnRealS3(CommitsOnS3.TestCase):
+    """On a real store."""
+
+    settings = settings(max_examples=5, stateful_step_count=15, deadline=None, derandomize=True)

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from infra.executors import Executor, Resources, SerialExecutor, TaskOutcome, describe
+from infra.executors import EXECUTORS, Executor, Resources, SerialExecutor, TaskOutcome, describe, open_executor
 
 
 class Halver:
@@ -21,10 +21,13 @@ class Halver:
         return task // 2
 
 
-@pytest.fixture(params=[SerialExecutor], ids=["serial"])
-def executor(request: pytest.FixtureRequest) -> Executor:
+@pytest.fixture(params=EXECUTORS)
+def executor(request: pytest.FixtureRequest) -> Iterator[Executor]:
     """Each executor."""
-    return request.param()
+    if request.param == "ray":
+        request.getfixturevalue("ray_cluster")
+    with open_executor(request.param, None, Resources()) as opened:
+        yield opened
 
 
 def test_one_outcome_per_task_and_failures_stay_alone(executor: Executor) -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from infra.errors import AlreadyExists, Missing, StorageError
 from infra.storage import Storage
-from tests.infra.stores import RACEABLE
+from tests.infra.stores import RACEABLE, another_client
 
 
 def attempt(storage: Storage, path: str, data: bytes) -> bool:
@@ -73,13 +73,14 @@ class TestConformance:
     def test_a_race_has_exactly_one_winner_and_readers_see_it_whole(self, storage: Storage) -> None:
         writers, rounds = 8, 20
         contents = [bytes([w]) * 10_000 for w in range(writers)]
+        clients = [another_client(storage) for _ in range(writers)]
         with ThreadPoolExecutor(writers) as threads:
             for number in range(rounds):
                 start = Barrier(writers)
 
                 def race(writer: int, path: str = f"race/{number}", start: Barrier = start) -> bool:
                     start.wait()
-                    return attempt(storage, path, contents[writer])
+                    return attempt(clients[writer], path, contents[writer])
 
                 won = list(threads.map(race, range(writers)))
                 assert won.count(True) == 1
@@ -130,13 +131,13 @@ class TestConformance:
     @pytest.mark.parametrize("look", LOOKS.values(), ids=LOOKS.keys())
     def test_what_another_writer_made_since_is_seen(self, storage: Storage, look: Callable[[Storage], object]) -> None:
         listed_before(storage)
-        Storage(storage.url).create("folder/b", b"2")
+        another_client(storage).create("folder/b", b"2")
         assert look(storage)
 
     @pytest.mark.parametrize("replace", REPLACEMENTS.values(), ids=REPLACEMENTS.keys())
     def test_what_another_writer_made_since_is_not_replaced(self, storage: Storage, replace: Callable[[Storage], None]) -> None:
         listed_before(storage)
-        Storage(storage.url).create("folder/b", b"2")
+        another_client(storage).create("folder/b", b"2")
         with pytest.raises(AlreadyExists):
             replace(storage)
         assert storage.read("folder/b") == b"2"

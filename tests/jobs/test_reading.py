@@ -221,7 +221,7 @@ def test_inspect_shows_a_root_a_model_and_a_stage(finished: tuple[Path, Ended], 
     root, ran = finished
     assert [line.split()[:4] for line in mad("inspect", root).out.splitlines()[1:]] == [
         ["digits", "gradients", "3", str(TRUSTED + AUDITED)],
-        ["digits", "curvature", "2", str(2 * TRUSTED)],
+        ["digits", "curvature", "3", str(3 * TRUSTED)],
         ["digits", "scoring", "1", str(AUDITED)],
         ["digits", "reporting", "1", str(AUDITED)],
     ]

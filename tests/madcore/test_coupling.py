@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from madcore import Projection, References, RowExtractor, RowLayout, margin, score, select_layers
-from madcore.coupling import LayersForm, Scored, ScoreKind, class_means, unit_rows
+from madcore import Measured, Projection, References, RowExtractor, RowLayout, margin, score, select_layers
+from madcore.coupling import CLASS_SCORES, LayersForm, Scored, ScoreKind, class_means, unit_rows
 from tests.madcore.models import batch_of, conv, with_head
 from tests.reference import CouplingTwin, mean_coupling_from_gradients, unit_row
 from tests.reference import class_means as class_means_twin
@@ -191,15 +191,29 @@ def test_an_empty_reference_part_is_refused() -> None:
         References.of(LAYOUT, "apart", torch.zeros(0, LAYOUT.k), torch.zeros(0, dtype=torch.int64), 3)
 
 
+def test_references_without_classes_have_all_scores_but_those_of_classes() -> None:
+    rows = rows_of(0, (31, 9, 10))
+    none, audited = torch.full_like(rows.predictions, -1), torch.full_like(AUDITED.predictions, -1)
+    with_classes, _ = both((31, 9, 10), "concatenated")
+    without = References.of(LAYOUT, "concatenated", rows.whitened, none, 0)
+    for kind in KINDS:
+        if kind in CLASS_SCORES:
+            with pytest.raises(ValueError, match=f"{kind} compares with predicted classes, and these references have none"):
+                score(without, kind, AUDITED.whitened, audited)
+        else:
+            expected = score(with_classes, kind, AUDITED.whitened, AUDITED.predictions)
+            assert torch.equal(score(without, kind, AUDITED.whitened, audited).score, expected.score)
+
+
 def test_mean_coupling_with_large_rank_and_identity_curvature_is_brute_force() -> None:
     """The named exact regime: rank above every side, no whitening, equals whole autograd gradients in float64."""
     model: nn.Module = with_head(conv(2, 3, 4, 3, padding=1)(), (2, 4, 4))
     coverage = select_layers(model, parameters="all")
-    extractor = RowExtractor(model, coverage.covered, Projection(rank=1000, seed=0), margin)
+    extractor = RowExtractor(model, coverage.covered, Projection(rank=1000, seed=0))
     trusted, audited = batch_of(6, (2, 4, 4), seed=2), batch_of(5, (2, 4, 4), seed=3)
     predictions = torch.zeros(6, dtype=torch.int64)
-    references = References.of(extractor.layout, "concatenated", extractor(trusted).rows, predictions, 1)
-    scored = score(references, "mean_coupling", extractor(audited).rows, predictions[:5])
+    references = References.of(extractor.layout, "concatenated", extractor(Measured(trusted, margin)).rows, predictions, 1)
+    scored = score(references, "mean_coupling", extractor(Measured(audited, margin)).rows, predictions[:5])
     expected = mean_coupling_from_gradients(model, [name for name, _ in model.named_parameters()], trusted, audited)
     assert scored.score.dtype == torch.float64
     np.testing.assert_allclose(scored.score, expected, rtol=1e-10)

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from madcore import Layer, LayerError, ModelError, Projection, margin, per_sample_rows, row_layout, select_layers
+from madcore import Layer, LayerError, Measured, ModelError, Projection, margin, per_sample_rows, row_layout, select_layers
 from madcore.gradients import RowExtractor
 from tests.madcore.models import LAYER_CASES, batch_of, with_head
 from tests.reference import autograd_rows
@@ -87,20 +87,20 @@ def test_training_mode_is_refused() -> None:
 
 def test_no_layer_is_refused() -> None:
     with pytest.raises(ModelError, match="no layer"):
-        RowExtractor(with_head(nn.Linear(6, 5), (6,)), [], Projection(), margin)
+        RowExtractor(with_head(nn.Linear(6, 5), (6,)), [], Projection())
 
 
 def test_a_parameter_without_a_formula_is_refused_by_name() -> None:
     model = with_head(nn.LayerNorm(6), (6,))
     with pytest.raises(LayerError, match=r"0\.weight: no per-sample formula for the parameter 'weight' of a LayerNorm"):
-        RowExtractor(model, [Layer("0", "weight", (6, 1))], Projection(), margin)
+        RowExtractor(model, [Layer("0", "weight", (6, 1))], Projection())
 
 
 def test_rows_follow_the_order_of_the_layers_given() -> None:
     case = LAYER_CASES["conv2d"]
     model, batch, projection = with_head(case.body(), case.sample_shape), batch_of(2, case.sample_shape), Projection(rank=3)
     layers = select_layers(model, parameters="all").covered[::-1]
-    rows = RowExtractor(model, layers, projection, margin)(batch).rows
+    rows = RowExtractor(model, layers, projection)(Measured(batch, margin)).rows
     torch.testing.assert_close(rows, autograd_rows(model, layers, batch, projection), rtol=1e-10, atol=1e-10)
 
 

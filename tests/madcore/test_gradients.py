@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from torch import Tensor, nn
 
-from madcore import Projection, margin, select_layers
+from madcore import Measured, Projection, margin, select_layers
 from madcore.gradients import RowExtractor
 from tests.madcore.models import IN_PLACE_CASES, LAYER_CASES, LayerCase, ReusesInput, Twice, batch_of, with_head
 from tests.reference import autograd_rows
@@ -17,7 +17,7 @@ RANKS = pytest.mark.parametrize("projection", [BELOW, ABOVE], ids=["rank below t
 
 def hooked_rows(model: nn.Module, batch: Tensor, projection: Projection) -> Tensor:
     """Rows of all parameters of the model."""
-    return RowExtractor(model, select_layers(model, parameters="all").covered, projection, margin)(batch).rows
+    return RowExtractor(model, select_layers(model, parameters="all").covered, projection)(Measured(batch, margin)).rows
 
 
 def assert_equals_autograd(model: nn.Module, batch: Tensor, projection: Projection, twin: nn.Module | None = None) -> None:
@@ -103,8 +103,9 @@ def test_gradient_mode_outside_does_not_matter(surrounding: type[torch.no_grad])
 def test_a_lower_precision_gives_nearly_the_same_rows(precision: torch.dtype) -> None:
     case = LAYER_CASES["conv2d same"]
     model, batch = with_head(case.body(), case.sample_shape).float(), batch_of(4, case.sample_shape).float()
-    extractor = RowExtractor(model, select_layers(model).covered, BELOW, margin)
-    low, full = extractor(batch, precision).rows, extractor(batch).rows
+    extractor = RowExtractor(model, select_layers(model).covered, BELOW)
+    measured = Measured(batch, margin)
+    low, full = extractor(measured, precision).rows, extractor(measured).rows
     assert low.dtype == torch.float32
     assert not torch.equal(low, full)
     assert torch.cosine_similarity(low, full, dim=1).min() > 0.99
@@ -113,6 +114,6 @@ def test_a_lower_precision_gives_nearly_the_same_rows(precision: torch.dtype) ->
 def test_outputs_are_the_models_own() -> None:
     case = LAYER_CASES["batchnorm2d"]
     model, batch = with_head(case.body(), case.sample_shape), batch_of(4, case.sample_shape)
-    outputs = RowExtractor(model, select_layers(model).covered, BELOW, margin)(batch).outputs
+    outputs = RowExtractor(model, select_layers(model).covered, BELOW)(Measured(batch, margin)).outputs
     assert not outputs.requires_grad
     assert torch.equal(outputs, model(batch).detach())

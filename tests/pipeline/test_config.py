@@ -15,11 +15,12 @@ MODEL: Raw = {"name": "net", "architecture": "net.py:build", "weights": "net.saf
 MINIMAL: Raw = {"root": "audits", "task": "classification", "models": [MODEL], "data": {"trusted": "trusted.parquet", "audited": "inputs/*.parquet"}}
 DEFAULT_SECTIONS = """
 kwargs: {}
+huggingface: null
 task: classification
 data:
   trusted: [trusted.parquet]
   audited: [inputs/*.parquet]
-  columns: {id: id, image: image, label: label, anomalous: anomalous, target: target}
+  columns: {id: id, image: image, input_ids: input_ids, completion_start: completion_start, label: label, anomalous: anomalous, target: target}
   preprocess: {mean: [0.0, 0.0, 0.0], std: [1.0, 1.0, 1.0], size: null}
 estimator:
   kind: gradient
@@ -137,6 +138,37 @@ def test_sections_merge(top: str, model: str, path: str, expected: object) -> No
 )
 def test_the_default_kind_spelt_out_is_the_kind_left_out(top: str, model: str, path: str, expected: object) -> None:
     assert at(parse(top, model), path) == expected
+
+
+CHAT: Raw = {"name": "chat", "huggingface": "/models/chat", "task": "causal_lm"}
+TEXT_DEFAULTS = {
+    "nothing given": ({}, "token_margin", {"kind": "top_coupling", "layers": "concatenated", "q": "auto"}),
+    "auto spelt out": (
+        {"estimator": {"measurement": "auto"}, "score": {"kind": "auto", "layers": "auto"}},
+        "token_margin",
+        {"kind": "top_coupling", "layers": "concatenated", "q": "auto"},
+    ),
+    "what is given stays": (
+        {"estimator": {"measurement": "completion_nll"}, "score": {"kind": "leverage", "layers": "apart"}},
+        "completion_nll",
+        {"kind": "leverage", "layers": "apart", "q": "auto"},
+    ),
+    "q alone": ({"score": {"q": 3}}, "token_margin", {"kind": "top_coupling", "layers": "concatenated", "q": 3}),
+}
+
+
+@pytest.mark.parametrize(("sections", "measurement", "score"), TEXT_DEFAULTS.values(), ids=TEXT_DEFAULTS)
+def test_a_language_model_has_defaults_of_its_own(sections: Raw, measurement: str, score: Raw) -> None:
+    model = AuditConfig.parse({**MINIMAL, "models": [{**CHAT, **sections}]}).models[0]
+    assert (model.estimator.measurement, model.score.model_dump(mode="json")) == (measurement, score)
+    assert (model.huggingface, model.architecture, model.weights, model.task) == ("/models/chat", None, None, "causal_lm")
+
+
+def test_models_of_both_tasks_stand_side_by_side() -> None:
+    for task, models in (("classification", [MODEL, CHAT]), ("causal_lm", [{**MODEL, "task": "classification"}, {"name": "chat", "huggingface": "chat"}])):
+        net, chat = AuditConfig.parse({**MINIMAL, "task": task, "models": models}).models
+        assert (net.task, net.score.kind, net.estimator.measurement) == ("classification", "prediction_coupling", "margin")
+        assert (chat.task, chat.score.kind, chat.estimator.measurement) == ("causal_lm", "top_coupling", "token_margin")
 
 
 def test_each_model_is_its_own() -> None:

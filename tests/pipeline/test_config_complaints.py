@@ -8,7 +8,7 @@ from pydantic import JsonValue
 
 from pipeline.config import LARGEST_CONFIG, AuditConfig
 from pipeline.errors import ConfigError
-from tests.pipeline.test_config import MINIMAL, MODEL, Raw, complaint
+from tests.pipeline.test_config import CHAT, MINIMAL, MODEL, Raw, complaint
 
 UNKNOWN = {
     "top level": ("rot: x", "", "rot: unknown key; did you mean 'root'?"),
@@ -26,8 +26,8 @@ UNKNOWN = {
     "of another kind": ("curvature: {damping: {value: 1}}", "", "curvature.damping.value: unknown key; 'value' belongs to kind: absolute"),
     "where it stands": ("curvature: {dampin: {}}", "score: {kind: leverage}", "curvature.dampin: unknown key; did you mean 'damping'?"),
     "nothing near": ("score: {zzz: 1}", "", "score.zzz: unknown key; valid keys: kind, layers"),
-    "of the whole, in a model": ("", "run: {}", "models.net.run: unknown key; valid keys: name, architecture, kwargs, weights, task, data"),
-    "of a later version": ("", "huggingface: /models/chat", "models.net.huggingface: unknown key; valid keys: name, architecture"),
+    "of the whole, in a model": ("", "run: {}", "models.net.run: unknown key; valid keys: name, architecture, kwargs, weights, huggingface, task"),
+    "misspelt": ("", "hugginface: /models/chat", "models.net.hugginface: unknown key; did you mean 'huggingface'?"),
     "the folder": ("folder: /tmp", "", "folder: unknown key; valid keys: root, models"),
     "no text": ("1: 2", "", "1: unknown key; valid keys: root, models"),
 }
@@ -54,6 +54,7 @@ WRONG = {
     "a fraction of a row": ("run: {rows_per_task: 1.5}", "", "run.rows_per_task: input should be a valid integer", "got 1.5"),
     "too small": ("run: {workers: 0}", "", "run.workers: input should be greater than or equal to 1", "got 0"),
     "memory": ("run: {memory_per_worker: lots}", "", "run.memory_per_worker: could not parse value and unit", "got 'lots'"),
+    "q of a classifier's default": ("score: {q: 3}", "", "score: q belongs to kind: top_coupling, not to auto", ""),
     "q of another score": ("score: {kind: leverage, q: 3}", "", "score: q belongs to kind: top_coupling, not to leverage", ""),
     "no q": ("score: {kind: top_coupling, q: 0}", "", "score.q: q must be auto or a whole number from 1 on", "got 0"),
     "a section as text": ("calibration: strict", "", "calibration: expected a mapping", "got 'strict'"),
@@ -70,9 +71,9 @@ WRONG = {
     "both targets": ("calibration: {target: {fpr: 0.1, fdr: 0.1}}", "", "calibration.target: give exactly one of fpr and fdr", "{fpr: 0.01}"),
     "no target": ("calibration: {target: {}}", "", "calibration.target: give exactly one of fpr and fdr", "{fpr: 0.01}"),
     "a target of 1": ("calibration: {target: {fdr: 1}}", "", "calibration.target.fdr: input should be less than 1", "got 1"),
-    "later task": ("task: causal_lm", "", f"task: {ONE_OF} 'classification'", "got 'causal_lm'"),
+    "unknown task": ("task: causal", "", f"task: {ONE_OF} 'classification' or 'causal_lm'", "got 'causal'"),
     "later estimator": ("estimator: {kind: loss_trace}", "", f"estimator.kind: {ONE_OF} 'gradient'", "got 'loss_trace'"),
-    "later measurement": ("estimator: {measurement: token_margin}", "", f"estimator.measurement: {ONE_OF} 'auto' or 'margin'", "got 'token_margin'"),
+    "unknown measurement": ("estimator: {measurement: loss}", "", f"estimator.measurement: {ONE_OF} 'auto', 'margin', 'token_margin'", "got 'loss'"),
     "later curvature": ("curvature: {kind: ekfac}", "", f"curvature.kind: {ONE_OF} 'identity' or 'block_moment'", "got 'ekfac'"),
     "later score": ("score: {kind: concordance}", "", f"score.kind: {ONE_OF} 'auto', 'prediction_coupling', 'class_coupling'", "got 'concordance'"),
     "later tail": ("calibration: {tail: gpd}", "", f"calibration.tail: {ONE_OF} 'conformal'", "got 'gpd'"),
@@ -96,6 +97,51 @@ def test_a_wrong_value_says_where_and_what_would_be_right(top: str, model: str, 
     message = complaint(top, model)
     assert what in message
     assert detail in message
+
+
+SCORES_OF_TEXTS = "valid: auto, top_coupling, mean_coupling, leverage"
+MISFITS = {
+    "a class score of texts": (
+        "",
+        "score: {kind: prediction_coupling}",
+        "models.chat.score.kind: prediction_coupling makes no sense for the task causal_lm; " + SCORES_OF_TEXTS,
+    ),
+    "another": ("score: {kind: class_coupling}", "", "score.kind: class_coupling makes no sense for the task causal_lm; " + SCORES_OF_TEXTS),
+    "a margin of classes": (
+        "estimator: {measurement: margin}",
+        "",
+        "estimator.measurement: margin makes no sense for the task causal_lm; valid: auto, token_margin, completion_nll",
+    ),
+    "a margin of tokens": (
+        "estimator: {measurement: token_margin}",
+        "task: classification\nhuggingface: null\narchitecture: net.py:build\nweights: net.pt",
+        "estimator.measurement: token_margin makes no sense for the task classification; valid: auto, margin",
+    ),
+    "two models in one": (
+        "",
+        "architecture: net.py:build\nkwargs: {width: 3}",
+        "models.chat: give either architecture and weights, or huggingface, not both (here: huggingface, architecture, kwargs)",
+    ),
+    "no model": ("", "huggingface: null", "models.chat: give huggingface, the folder of a causal language model"),
+    "no classifier": ("", "huggingface: null\ntask: classification", "models.chat: give architecture and weights"),
+    "half a classifier": ("", "huggingface: null\ntask: classification\nweights: a.pt", "models.chat.architecture: required, but not given"),
+    "the other half": ("", "huggingface: null\ntask: classification\narchitecture: a.py:b", "models.chat.weights: required, but not given"),
+    "a classifier of texts": (
+        "",
+        "huggingface: null\narchitecture: a.py:b\nweights: a.pt",
+        "models.chat: give huggingface, the folder of a causal language model; architecture and weights are for the task classification, not causal_lm",
+    ),
+    "a language model of images": ("", "task: classification", "models.chat: huggingface is for the task causal_lm, not classification; set task: causal_lm"),
+}
+
+
+@pytest.mark.parametrize(("top", "model", "expected"), MISFITS.values(), ids=MISFITS)
+def test_what_makes_no_sense_together_is_refused_with_what_would(top: str, model: str, expected: str) -> None:
+    raw: Raw = {**MINIMAL, **(yaml.safe_load(top) or {}), "models": [{**CHAT, **(yaml.safe_load(model) or {})}]}
+    with pytest.raises(ConfigError) as caught:
+        AuditConfig.parse(raw)
+    assert str(caught.value).startswith(expected)
+    assert str(caught.value).count(";") == expected.count(";")
 
 
 @pytest.mark.parametrize("models", [None, [], {}, "net", [3], [MODEL, "net"]])

@@ -1,0 +1,261 @@
+"""Tasks on a Ray cluster: the only file that knows Ray.
+
+A worker lives in an actor with the resources that the config grants. Tasks are small values that travel with the call; data goes
+through storage. An actor has at most IN_FLIGHT tasks, so that it always has a next one at hand and a scheduler that dies loses
+nothing but seconds.
+
+A lost actor, with its node or without, takes its tasks along. Which of them killed it cannot be known, so each is tried again alone,
+and given up when a worker was lost with it TRIES times. What a task itself raises is its outcome, and is not tried again.
+"""
+
+import logging
+import os
+import socket
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from typing import Any, Generic, TypeAlias, TypeVar
+
+import ray
+from ray.exceptions import RayError, RayTaskError
+
+from infra.backlog import Backlog, model_of
+from infra.errors import ClusterError
+from infra.executors import Resources, TaskOutcome, attempt, describe
+
+IN_FLIGHT = 2
+TRIES = 3
+FAILED_STARTS = 5
+CONNECT_SECONDS = 30
+PATIENCE_SECONDS = 60
+LOCAL = "local"
+Task = TypeVar("Task")
+Result = TypeVar("Result")
+Handle: TypeAlias = "ray.actor.ActorHandle[_Actor[Any, Any]]"
+Ref: TypeAlias = "ray.ObjectRef[Any]"
+log = logging.getLogger(__name__)
+
+
+class RayExecutor:
+    """Runs tasks on actors of a cluster: one that is joined, or one of this machine's own that ends with the context."""
+
+    def __init__(self, address: str | None, resources: Resources, connect_seconds: float = CONNECT_SECONDS):
+        """`resources`: what the workers will need; a cluster that cannot give it is refused when the context is entered."""
+        self._connect_seconds = connect_seconds
+        self._address = address or os.environ.get("RAY_ADDRESS") or LOCAL
+        self._resources = resources
+        self._joined = False
+
+    def __enter__(self) -> "RayExecutor":
+        if not ray.is_initialized():
+            self.connect()
+            self._joined = True
+        try:
+            _check_cluster(self._resources)
+        except ClusterError:
+            self.__exit__()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._joined:
+            ray.shutdown()
+            self._joined = False
+
+    def connect(self) -> None:
+        """Joins the cluster, or starts one of this machine's own.
+
+        Raises:
+            ClusterError: no cluster answers, or it is not one that can be joined.
+        """
+        os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+        address, own = self._address, self._resources.workers if self._address == LOCAL else None
+        if own is None and address != "auto" and "://" not in address:
+            _await_answer(address, self._connect_seconds)
+        try:
+            ray.init(address=address, num_cpus=own, include_dashboard=False if own else None, log_to_driver=False, logging_level=logging.ERROR)
+        except (RuntimeError, OSError, ValueError, RayError) as error:
+            raise ClusterError(
+                f"the Ray cluster at {address!r} cannot be joined ({describe(error)}); it must run, with this version of Python and of ray ({ray.__version__}),"
+                " and where it asks for a token, RAY_AUTH_MODE and RAY_AUTH_TOKEN must be set here as on its nodes"
+            ) from error
+
+    def map_unordered(
+        self, worker_factory: Callable[[], Callable[[Task], Result]], tasks: Iterable[Task], resources: Resources
+    ) -> Iterator[TaskOutcome[Task, Result]]:
+        """One outcome per task, as they come.
+
+        Raises:
+            ClusterError: workers die again and again before they get to a task.
+        """
+        pool = _Pool(worker_factory, Backlog(tasks), resources)
+        try:
+            yield from pool.outcomes()
+        finally:
+            pool.close()
+
+
+class _Actor(Generic[Task, Result]):
+    """A worker where it runs."""
+
+    def __init__(self, factory: Callable[[], Callable[[Task], Result]]):
+        self._factory, self._making = factory, threading.Lock()
+        self._worker: Callable[[Task], Result] | None = None
+
+    def hello(self) -> str:
+        """The version of mad that is installed here."""
+        return version("mad")
+
+    def run(self, task: Task) -> TaskOutcome[Task, Result]:
+        """Runs one task."""
+        with self._making:
+            if self._worker is None:
+                self._worker = self._factory()
+        return attempt(self._worker, task)
+
+
+@dataclass(eq=False)
+class _Worker(Generic[Task]):
+    """An actor as the driver sees it: whether it has said hello, the model it last worked for, and the tasks it has."""
+
+    handle: "Handle"
+    ready: bool = False
+    model: str = ""
+    tasks: list[Task] = field(default_factory=list)
+
+
+class _Pool(Generic[Task, Result]):
+    """The actors of one call, what they are doing, and what is left to do."""
+
+    def __init__(self, factory: Callable[[], Callable[[Task], Result]], backlog: Backlog[Task], resources: Resources):
+        options = {"num_cpus": 1, "num_gpus": resources.gpus_per_worker, "memory": resources.memory_per_worker_bytes, "max_concurrency": IN_FLIGHT}
+        self._make: Callable[[object], Handle] = ray.remote(_Actor).options(**options).remote  # type: ignore[assignment]
+        self._factory = ray.put(factory)
+        self._backlog, self._limit = backlog, resources.workers
+        self._workers: list[_Worker[Task]] = []
+        self._greeted: dict[Ref, _Worker[Task]] = {}
+        self._running: dict[Ref, tuple[_Worker[Task], Task]] = {}
+        self._failed_starts = 0
+
+    def outcomes(self) -> Iterator[TaskOutcome[Task, Result]]:
+        """Keeps the actors busy until nothing is left."""
+        while self._backlog or self._running:
+            self._hire()
+            self._feed()
+            ready, _ = ray.wait([*self._greeted, *self._running], num_returns=1, timeout=PATIENCE_SECONDS)
+            if not ready and not self._running:
+                log.warning("no worker has started for %d s: the cluster has no room for one; it goes on when there is", PATIENCE_SECONDS)
+            for ref in ready:
+                if ref in self._greeted:
+                    self._welcome(ref)
+                else:
+                    yield from self._settle(ref)
+
+    def close(self) -> None:
+        """Ends all actors."""
+        for worker in self._workers:
+            ray.kill(worker.handle)
+
+    def _hire(self) -> None:
+        while len(self._workers) < min(self._limit, len(self._backlog) + len(self._running)):
+            worker: _Worker[Task] = _Worker(self._make(self._factory))
+            self._workers.append(worker)
+            self._greeted[worker.handle.hello.remote()] = worker
+
+    def _welcome(self, ref: Ref) -> None:
+        worker = self._greeted.pop(ref)
+        try:
+            theirs, ours = ray.get(ref), version("mad")
+        except RayError as error:
+            self._workers.remove(worker)
+            self._failed_starts += 1
+            if self._failed_starts >= FAILED_STARTS:
+                raise ClusterError(
+                    f"workers cannot start: {_cause(error)}; is mad installed in the environment of every node, in version {version('mad')}?"
+                ) from error
+            return
+        if theirs != ours:
+            raise ClusterError(f"a node of the cluster has mad {theirs}, this is mad {ours}; install the same version on all of them")
+        worker.ready, self._failed_starts = True, 0
+
+    def _feed(self) -> None:
+        """Gives tasks to the workers that have room; a task that a worker was lost with gets one for itself."""
+        ready, lost = [worker for worker in self._workers if worker.ready], len(self._backlog.lost)
+        for worker in ready[:lost]:
+            if not worker.tasks:
+                self._submit(worker, self._backlog.lost.popleft())
+        for worker in ready[lost:]:
+            while len(worker.tasks) < IN_FLIGHT and not any(map(self._backlog.suspect, worker.tasks)):
+                task = self._backlog.take(worker.model, Counter(one.model for one in ready if one.tasks))
+                if task is None:
+                    return
+                self._submit(worker, task)
+
+    def _submit(self, worker: _Worker[Task], task: Task) -> None:
+        worker.tasks.append(task)
+        worker.model = model_of(task)
+        self._running[worker.handle.run.remote(task)] = (worker, task)
+
+    def _settle(self, ref: Ref) -> Iterator[TaskOutcome[Task, Result]]:
+        worker, task = self._running.pop(ref)
+        worker.tasks.remove(task)
+        try:
+            outcome: TaskOutcome[Task, Result] = ray.get(ref)
+            yield TaskOutcome(task, outcome.result, outcome.error, outcome.trace)
+        except RayTaskError as error:
+            yield TaskOutcome(task, error=_cause(error), trace=str(error))
+        except RayError as error:
+            yield from self._lose(worker, task, _cause(error))
+
+    def _lose(self, worker: _Worker[Task], task: Task, cause: str) -> Iterator[TaskOutcome[Task, Result]]:
+        if worker in self._workers:
+            self._workers.remove(worker)
+            ray.kill(worker.handle)  # one that only seems lost must not go on
+        losses = self._backlog.take_back(task)
+        log.warning("a worker was lost (%s); its task is tried again, %d of %d", cause, losses, TRIES)
+        if losses >= TRIES:
+            self._backlog.lost.remove(task)
+            yield TaskOutcome(task, error=f"given up, because {TRIES} workers were lost with it, the last one so: {cause}")
+
+
+def _cause(error: RayError) -> str:
+    """An error of Ray's as one line; of those that wrap another, that one."""
+    return describe(error.cause if isinstance(error, RayTaskError) and isinstance(error.cause, Exception) else error)
+
+
+def _await_answer(address: str, seconds: float) -> None:
+    """Waits for a cluster's port; Ray itself would wait for minutes, and say so in its own log."""
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdecimal():
+        raise ClusterError(f"{address!r} is no address of a Ray cluster; expected HOST:PORT, such as 10.0.0.1:6379")
+    deadline = time.monotonic() + seconds
+    while True:
+        try:
+            socket.create_connection((host, int(port)), timeout=5).close()
+        except OSError as error:
+            if time.monotonic() > deadline:
+                raise ClusterError(
+                    f"no Ray cluster answers at {address} (waited {seconds:g} s: {describe(error)}); is `ray start --head` running there?"
+                ) from error
+            time.sleep(0.5)
+        else:
+            return
+
+
+def _check_cluster(resources: Resources) -> None:
+    """Refuses what the cluster could never give: Ray would wait for it."""
+    wanted, total = resources.workers * resources.gpus_per_worker, ray.cluster_resources().get("GPU", 0)
+    if wanted > total:
+        raise ClusterError(
+            f"{resources.workers} workers with {resources.gpus_per_worker:g} GPUs each need {wanted:g} GPUs, the cluster has {total:g}; "
+            "lower run.workers or run.gpus_per_worker"
+        )
+    largest = max(node["Resources"].get("memory", 0) for node in ray.nodes() if node["Alive"])
+    if resources.memory_per_worker_bytes > largest:
+        raise ClusterError(
+            f"a worker is granted {resources.memory_per_worker_bytes / 2**30:.2f} GiB, the largest node of the cluster offers {largest / 2**30:.2f} GiB; "
+            "lower run.memory_per_worker"
+        )

@@ -1,0 +1,107 @@
+"""What loading a model and running it on a few trusted samples tells a plan: its layers, its classes, and the memory a sample takes."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from madcore import Coverage, Measured, Projection, TokenBatch, check_layers, margin, select_layers
+from madcore.measurements import logits_of, run
+from pipeline.config import AuditConfig
+from pipeline.errors import SourceError
+from pipeline.inputs import TOKEN_MEASUREMENTS, ImageInputs, TextInputs
+from pipeline.memory import TextBytes, activation_bytes, saved_bytes
+from pipeline.schema import ModelConfig
+from pipeline.sources.datasets import Source, first_images
+from pipeline.sources.foreign import users_code
+from pipeline.sources.images import scaled
+from pipeline.sources.models import LoadedModel, load_model
+from pipeline.sources.texts import Text, TextLimits, first_texts, longest_text
+
+CANDIDATES = 16
+MEASURED_LENGTH = 512
+Sample = TypeVar("Sample")
+IMAGE_COPIES, TEXT_COPIES = 3, 2
+
+
+@dataclass(frozen=True)
+class Probed:
+    """What a probe found. `classes` is 0 where outputs have none; `sample_bytes` is one sample's whole pass, of texts the longest's."""
+
+    digest: str
+    source: bytes | None
+    coverage: Coverage
+    classes: int
+    inputs: ImageInputs | TextInputs
+    model_bytes: int
+    sample_bytes: int
+
+
+def projection_of(model: ModelConfig) -> Projection:
+    """The projection that a model's config asks for."""
+    return Projection(model.estimator.projection.rank, model.estimator.projection.seed)
+
+
+def probe(config: AuditConfig, model: ModelConfig, trusted: list[Source]) -> Probed:
+    """Loads a model and checks its layers against autograd.
+
+    Raises:
+        SourceError: it cannot be loaded, or does not take the trusted samples.
+        ModelError: no layer of it can be covered.
+    """
+    loaded = load_model(config, model)
+    return _probe_images(loaded, model, trusted) if loaded.limits is None else _probe_texts(loaded, loaded.limits, model, trusted)
+
+
+def _probe_images(loaded: LoadedModel, model: ModelConfig, trusted: list[Source]) -> Probed:
+    images = first_images(trusted, CANDIDATES, model.data.preprocess)
+    inputs = torch.from_numpy(scaled(images, model.data.preprocess))
+    with users_code(f"{model.described}: a forward pass on a trusted sample of shape {tuple(inputs[:1].shape)}"), torch.no_grad():
+        outputs = run(loaded.module, inputs)
+    if not isinstance(outputs, Tensor) or outputs.ndim != 2:
+        found = f"shape {tuple(outputs.shape)}" if isinstance(outputs, Tensor) else f"an object of type {type(outputs).__name__}"
+        raise SourceError(f"{model.described}: expected logits (samples, classes) from a forward pass, got {found}")
+    with users_code(f"{model.described}: a forward and backward pass on trusted samples of shape {tuple(inputs.shape)}"):
+        coverage = _coverage(loaded.module, model, inputs.split(1), lambda chosen: Measured(torch.cat(list(chosen)), margin))
+        sample_bytes = IMAGE_COPIES * (activation_bytes(loaded.module, inputs[:1]) + inputs[:1].nbytes)
+    size = (int(images.shape[1]), int(images.shape[2]))
+    return Probed(loaded.digest, loaded.source, coverage, int(outputs.shape[1]), ImageInputs(size), _bytes_of(loaded.module), sample_bytes)
+
+
+def _probe_texts(loaded: LoadedModel, limits: TextLimits, model: ModelConfig, trusted: list[Source]) -> Probed:
+    texts = first_texts(trusted, CANDIDATES, limits)
+    longest = limits.padded(longest_text(trusted, limits))
+    with users_code(f"{model.described}: a forward pass on a trusted text of {len(texts[0].ids):,} tokens"), torch.no_grad():
+        first = _measured(texts[:1], model)
+        first.measurement(logits_of(run(loaded.module, first.inputs)))
+    with users_code(f"{model.described}: a forward and backward pass on trusted texts of at most {longest:,} tokens"):
+        coverage = _coverage(loaded.module, model, texts, lambda chosen: _measured(chosen, model))
+        memory = _text_bytes(loaded.module, model, texts[0], min(longest, MEASURED_LENGTH))
+    inputs = TextInputs(limits, memory, batch_bytes=0)
+    return Probed(loaded.digest, loaded.source, coverage, 0, inputs, _bytes_of(loaded.module), memory.of(longest))
+
+
+def _text_bytes(module: nn.Module, model: ModelConfig, text: Text, length: int) -> TextBytes:
+    """From two lengths, both of tokens of a text repeated, of which all but the first are the completion."""
+
+    def measured(tokens: int) -> tuple[int, int]:
+        filler = Text(text.ids.repeat(-(-tokens // len(text.ids)))[:tokens], 1)
+        return tokens, TEXT_COPIES * saved_bytes(module, _measured([filler], model))
+
+    return TextBytes.fitted(measured(max(2, length // 2)), measured(length))
+
+
+def _measured(texts: Sequence[Text], model: ModelConfig) -> Measured:
+    tokens = TokenBatch.of([torch.from_numpy(text.ids) for text in texts], [text.completion_start for text in texts])
+    return Measured(tokens.inputs, TOKEN_MEASUREMENTS[model.estimator.measurement](tokens))
+
+
+def _coverage(module: nn.Module, model: ModelConfig, samples: Sequence[Sample], together: Callable[[Sequence[Sample]], Measured]) -> Coverage:
+    selected = select_layers(module, model.estimator.layers, model.estimator.parameters)
+    return check_layers(module, selected, samples, together, projection_of(model))
+
+
+def _bytes_of(module: nn.Module) -> int:
+    return sum(tensor.nbytes for tensor in module.state_dict().values())

@@ -1,0 +1,127 @@
+"""The gradients stage against the bare loop it contains: `make bench-pipeline`.
+
+Both decode the same JPEG pictures with the same decoder and compute the same rows of the same residual network. The stage also plans
+nothing here but reads ahead, encodes rows, writes them as Zarr and Arrow, and commits; on Ray it starts its workers too, as the bare
+loop of two processes starts its own. The figure is the stage's wall time over the bare loop's: 1 is free. On S3 where
+`AWS_ENDPOINT_URL` and a bucket `audits` are there (`make test-s3` says how one is started). The last line is one JSON object.
+
+    python -m tests.benchmarks.pipeline [IMAGES]
+"""
+
+import io
+import json
+import multiprocessing
+import os
+import subprocess
+import sys
+import tempfile
+import time
+import uuid
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from PIL import Image
+from pydantic import JsonValue
+from safetensors.torch import save_file
+
+from madcore import RowExtractor
+from pipeline.config import AuditConfig
+from pipeline.plan import plan_audit
+from pipeline.sources.models import load_model
+from tests.benchmarks.gradients import network
+
+IMAGES, TRUSTED, SIDE = 50_000, 400, 32
+SPAWN = multiprocessing.get_context("spawn")
+
+
+def pictures(count: int, seed: int) -> pa.Table:
+    """Smooth random pictures as JPEG, of about the bytes that photographs of this size have."""
+    generator = np.random.default_rng(seed)
+    encoded = []
+    for _ in range(count):
+        sink = io.BytesIO()
+        small = Image.fromarray(generator.integers(0, 256, (6, 6, 3), dtype=np.uint8))
+        small.resize((SIDE, SIDE), Image.Resampling.BICUBIC).save(sink, "JPEG", quality=90)
+        encoded.append({"bytes": sink.getvalue(), "path": None})
+    return pa.table({"id": [f"{seed}-{number}" for number in range(count)], "image": encoded})
+
+
+def prepare(folder: Path, images: int) -> None:
+    """The inputs of all audits here."""
+    torch.manual_seed(0)
+    save_file(network().state_dict(), folder / "network.safetensors")
+    pq.write_table(pictures(TRUSTED, 1), folder / "trusted.parquet")
+    pq.write_table(pictures(images, 2), folder / "audited.parquet", row_group_size=4096)
+
+
+def config(folder: Path, root: str, workers: int) -> dict[str, JsonValue]:
+    """An audit of the inputs."""
+    return {
+        "root": root,
+        "task": "classification",
+        "models": [{"name": "network", "architecture": "tests.benchmarks.gradients:network", "weights": "network.safetensors"}],
+        "data": {"trusted": "trusted.parquet", "audited": "audited.parquet", "preprocess": {"size": SIDE}},
+        "run": {"workers": workers},
+    }
+
+
+def bare(folder: str, part: int, parts: int) -> None:
+    """Reads, decodes and computes one part of the audited rows, a batch after the other, and keeps nothing."""
+    torch.set_num_threads(max(1, (os.cpu_count() or 1) // parts))
+    audit = AuditConfig.parse(config(Path(folder), "memory://bare", 1), folder)
+    (plan,) = plan_audit(audit).models
+    extractor = RowExtractor(load_model(audit, plan.config).module, plan.layers, plan.projection)
+    source = plan.audited[0]
+    share = -(-source.rows // parts)
+    for batch in plan.inputs.read(plan.config, source, range(part * share, min((part + 1) * share, source.rows)), audit.run.batch_size):
+        for group in batch.groups:
+            extractor(group.measured)
+
+
+def time_bare(folder: Path, parts: int) -> float:
+    """Seconds of the bare loop in so many processes, from their start to the last one's end."""
+    start = time.perf_counter()
+    processes = [SPAWN.Process(target=bare, args=(str(folder), part, parts)) for part in range(parts)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+        if process.exitcode:
+            raise RuntimeError(f"the bare loop failed with exit code {process.exitcode}")
+    return time.perf_counter() - start
+
+
+def time_stage(folder: Path, root: str, workers: int, executor: str) -> float:
+    """Seconds of `mad run --until gradients` in a process of its own."""
+    path = folder / f"{uuid.uuid4().hex}.yaml"
+    path.write_text(json.dumps(config(folder, root, workers)))
+    start = time.perf_counter()
+    subprocess.run(
+        [sys.executable, "-m", "jobs.main", "run", str(path), "--until", "gradients", "--executor", executor, "-q"], check=True, stdout=subprocess.DEVNULL
+    )
+    return time.perf_counter() - start
+
+
+def main() -> None:
+    images = int(sys.argv[1]) if len(sys.argv) > 1 else IMAGES
+    figures: dict[str, float] = {}
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        prepare(folder, images)
+        places = {"local": f"{folder}/roots"}
+        if "AWS_ENDPOINT_URL" in os.environ:
+            places["s3"] = f"s3://audits/bench-{uuid.uuid4().hex}"
+        plain = {parts: time_bare(folder, parts) for parts in (1, 2)}
+        for place, home in places.items():
+            for variant, executor, workers in (("serial", "serial", 1), ("ray1", "ray", 1), ("ray2", "ray", 2)):
+                seconds = time_stage(folder, f"{home}/{variant}", workers, executor)
+                figures[f"{variant}/{place}"] = round(seconds / plain[workers], 3)
+                print(f"{variant} on {place}: {seconds:.1f} s for {images:,} images, the bare loop in {workers} process(es) {plain[workers]:.1f} s", flush=True)
+    print(json.dumps(figures))
+
+
+if __name__ == "__main__":
+    main()

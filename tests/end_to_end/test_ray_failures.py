@@ -1,0 +1,105 @@
+"""What goes wrong on a cluster, in audits of this process on the session's cluster: each ends with a reason, and no row is lost."""
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+from pydantic import JsonValue
+
+from infra.errors import ClusterError
+from pipeline.audit import Audit
+from pipeline.demo import with_patch
+from pipeline.plan import plan_audit
+from pipeline.run import run_audit
+from tests.conftest import ConfigMaker
+from tests.jobs.pictures import png
+
+POISON = '''
+"""The demo's classifier, of which one picture kills the process: its first pixel is white."""
+
+import os
+import signal
+
+from pipeline.demo.network import digit_cnn
+
+
+def kill(module, args):
+    if bool((args[0][:, :, 0, 0] > 1.99).all(dim=1).any()):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def build():
+    model = digit_cnn()
+    model.register_forward_pre_hook(kill)
+    return model
+'''
+DRIVER_ONLY = '''
+"""A classifier that needs a package which the nodes of the cluster lack."""
+
+import sys
+
+from pipeline.demo.network import digit_cnn
+
+if "default_worker.py" in sys.argv[0]:
+    import a_package_that_only_the_driver_has
+
+
+def build():
+    return digit_cnn()
+'''
+
+
+def architecture(folder: Path, code: str, weights: Path) -> JsonValue:
+    """A model of this code."""
+    (folder / "network.py").write_text(code)
+    return [{"name": "digits", "architecture": f"{folder}/network.py:build", "weights": str(weights)}]
+
+
+def on_ray(make_config: ConfigMaker, **sections: JsonValue) -> Audit:
+    return run_audit(plan_audit(make_config(**sections)), executor="ray")
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_a_sample_that_kills_every_worker_costs_its_task_and_no_other(make_config: ConfigMaker, digits: Path, tmp_path: Path) -> None:
+    rows = pq.read_table(digits / "audited.parquet").slice(0, 96)
+    images = rows.column("image").to_pylist()
+    deadly = with_patch(np.zeros((1, 8, 8, 3), np.uint8))[0][::-1, ::-1]
+    images[40]["bytes"] = png(Image.fromarray(np.ascontiguousarray(deadly)))
+    pq.write_table(
+        rows.set_column(rows.schema.get_field_index("image"), "image", pa.array(images, rows.schema.field("image").type)), tmp_path / "audited.parquet"
+    )
+    models, data = architecture(tmp_path, POISON, digits / "digits.safetensors"), {"audited": str(tmp_path / "audited.parquet")}
+    audit = on_ray(make_config, models=models, data=data, run={"rows_per_task": 32})
+    statuses = audit.scores("digits").read_all().column("status").to_pylist()
+    assert len(statuses) == 96
+    assert [number for number, status in enumerate(statuses) if status != "ok"] == list(range(32, 64))
+    assert statuses[32].startswith("failed: given up, because 3 workers were lost with it")
+    assert audit.outcome is not None and len(audit.outcome.failed_tasks["digits"]) == 1
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_a_worker_that_cannot_import_the_architecture_says_which_file(make_config: ConfigMaker, digits: Path, tmp_path: Path) -> None:
+    audit = on_ray(make_config, models=architecture(tmp_path, DRIVER_ONLY, digits / "digits.safetensors"))
+    assert audit.outcome is not None
+    reason = audit.outcome.failures["digits"]
+    assert f"architecture {tmp_path}/network.py: importing it" in reason
+    assert "No module named 'a_package_that_only_the_driver_has'" in reason
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_more_gpus_than_the_cluster_has_are_refused_and_nothing_is_written(make_config: ConfigMaker, tmp_path: Path) -> None:
+    with pytest.raises(ClusterError, match=r"2 workers with 1 GPUs each need 2 GPUs, the cluster has 0; lower run\.workers or run\.gpus_per_worker"):
+        on_ray(make_config, run={"gpus_per_worker": 1})
+    assert not (tmp_path / "root").exists()
+
+
+def test_an_architecture_file_travels_to_the_workers(make_config: ConfigMaker, ray_cluster: None, digits: Path, tmp_path: Path) -> None:
+    """It is removed once the plan is made: no worker needs to see it."""
+    models = architecture(tmp_path, "from pipeline.demo.network import digit_cnn as build\n", digits / "digits.safetensors")
+    plan = plan_audit(make_config(models=models))
+    (tmp_path / "network.py").unlink()
+    audit = run_audit(plan, executor="ray")
+    assert audit.outcome is not None and audit.outcome.clean

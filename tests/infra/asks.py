@@ -1,0 +1,35 @@
+"""What can be asked of a storage, and how the answer is complained of when it cannot be given."""
+
+from collections.abc import Callable
+
+import pytest
+
+from infra.arrays import open_array
+from infra.errors import AlreadyExists, Missing, StorageError
+from infra.files import find
+from infra.storage import Storage
+
+ASKS: dict[str, Callable[[Storage], object]] = {
+    "read": lambda storage: storage.read("name"),
+    "open": lambda storage: storage.open("name"),
+    "list": lambda storage: storage.list(""),
+    "walk": lambda storage: list(storage.walk("")),
+    "exists": lambda storage: storage.exists("name"),
+    "write": lambda storage: storage.write("name", b"1"),
+    "create": lambda storage: storage.create("name", b"1"),
+    "probe": lambda storage: storage.refuse_without_exclusive_create(),
+    "array": lambda storage: open_array(storage, "name"),
+    "find": lambda storage: find("data/*", f"{storage.url}/data/*"),
+    "find one": lambda storage: find("data", f"{storage.url}/data"),
+}
+all_asks = pytest.mark.parametrize("ask", ASKS.values(), ids=ASKS.keys())
+
+
+def complaint(ask: Callable[[], object]) -> str:
+    """What an error says; one line that does not speak of botocore."""
+    with pytest.raises(StorageError) as caught:
+        ask()
+    assert not isinstance(caught.value, Missing | AlreadyExists)
+    said = str(caught.value)
+    assert "\n" not in said and "botocore" not in said and "operation" not in said
+    return said

@@ -1,0 +1,52 @@
+"""What a language model's pass needs, counted from what autograd keeps."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from transformers import PreTrainedModel
+
+from madcore import Measured, TokenBatch, token_margin
+from pipeline.memory import TextBytes, saved_bytes
+from tests.languages import MODELS, POSITIONS, gpt2
+
+
+def bytes_at(model: PreTrainedModel, length: int) -> int:
+    """Of a text of this length, all but its first token the completion."""
+    tokens = TokenBatch.of([torch.arange(length)], [1])
+    return saved_bytes(model, Measured(tokens.inputs, token_margin(tokens)))
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+@pytest.mark.parametrize("build", MODELS.values(), ids=MODELS)
+def test_two_lengths_tell_the_bytes_of_any_other(build: Callable[[], PreTrainedModel], attention: str) -> None:
+    model = build()
+    model.set_attn_implementation(attention)
+    memory = TextBytes.fitted((8, bytes_at(model, 8)), (16, bytes_at(model, 16)))
+    assert (memory.per_pair > 10) == (attention == "eager")
+    for length in (12, 24, POSITIONS):
+        assert memory.of(length) == pytest.approx(bytes_at(model, length), rel=0.1)
+
+
+@pytest.mark.parametrize(("per_token", "per_pair"), [(20_000, 0), (0, 200), (10_000, 100)])
+def test_the_fit_is_exact_where_it_is_exact(per_token: int, per_pair: int) -> None:
+    memory = TextBytes.fitted(*((length, per_token * length + per_pair * length**2) for length in (50, 100)))
+    assert [memory.of(length) for length in (1, 99, 1000)] == [per_token * length + per_pair * length**2 for length in (1, 99, 1000)]
+
+
+def test_what_does_not_grow_is_counted_as_if_it_did() -> None:
+    memory = TextBytes.fitted((50, 1000), (100, 1000))
+    assert [memory.of(length) for length in (50, 100)] == [1000, 2000]
+    assert TextBytes.fitted((2, 100), (2, 100)).of(2) == 100
+
+
+def test_logits_count_as_often_as_they_are_kept() -> None:
+    narrow, wide = (bytes_at(gpt2(vocabulary=vocabulary), POSITIONS) for vocabulary in (1_000, 11_000))
+    logits = 4 * POSITIONS * 10_000
+    assert 2 * logits <= wide - narrow <= 6 * logits
+
+
+def test_nothing_is_left_on_the_model() -> None:
+    model = gpt2()
+    bytes_at(model, 8)
+    assert all(parameter.requires_grad and parameter.grad is None for parameter in model.parameters())
