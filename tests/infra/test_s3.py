@@ -65,6 +65,15 @@ class TestLargeObjects:
             assert "was replaced while it was read; run again" in complaint(lambda: file.read(10))
 
 
+def test_an_empty_folder_made_in_a_console_is_empty(service: Service, s3: Storage) -> None:
+    """Consoles make an empty object whose name ends in a slash."""
+    for folder in (s3.full(""), s3.full("inner")):
+        service.client().put_object(Bucket=BUCKET, Key=f"{folder.partition('/')[2]}/", Body=b"")
+    assert s3.list("inner") == []
+    assert s3.list("") == ["inner"]
+    assert list(s3.walk("")) == []
+
+
 def _read_after_fork(storage: Storage, answers: "multiprocessing.Queue[tuple[bytes, float]]") -> None:
     answers.put((storage.read("file"), float(read(open_array(storage, "rows"), 0, 3).sum())))
 
