@@ -91,7 +91,8 @@ class Shapes:
 
     `model_bytes`: parameters and buffers; the file's bytes and the tensors are held at once while loading.
     `sample_bytes`: one sample's forward and backward pass: of images, activations, their gradients and one layer's workspace.
-    `task_rows`: rows of the largest task; with their temporaries they are held four times while they are encoded.
+    `task_rows`: rows of the largest task; with their temporaries they are held four times while they are encoded, and once more
+    by a task that computes meanwhile.
     `batch`: samples per batch, padding included.
     `reference`: rows of the reference part, held whitened and as units beside temporaries of both.
     `classes`: means of the reference part's units, with their float64 sums and temporaries.
@@ -117,7 +118,7 @@ def project_memory(shapes: Shapes) -> ProjectedMemory:
     factor = 4 * 8 * max(shapes.layout.sizes) ** 2 if shapes.whitened else 0
     references = 5 * shapes.reference * row + 6 * shapes.classes * row
     batch = shapes.batch * (shapes.sample_bytes + 3 * row)
-    gradients = PROCESS_BYTES + 2 * shapes.model_bytes + batch + 4 * shapes.task_rows * row
+    gradients = PROCESS_BYTES + 2 * shapes.model_bytes + batch + 5 * shapes.task_rows * row
     scoring = PROCESS_BYTES + blocks // 2 + references + SCORING_BLOCK * (6 * row + 8 * shapes.reference)
     curvature = PROCESS_BYTES + max(4 * blocks + factor, blocks // 2 + references) + SCORING_BLOCK * (6 * row + 8 * shapes.reference)
     return ProjectedMemory(gradients, curvature, scoring, PROCESS_BYTES + JUDGED_BYTES * shapes.judged)
