@@ -154,13 +154,14 @@ def explanation_text(row: Document) -> str:
 
 
 def stage_seconds(stages: object) -> str:
-    """Seconds and tasks a stage, summed over models."""
+    """Seconds and tasks a stage, summed over models; of the seconds, the share in which a model computed."""
     rows = []
     for stage in STAGES:
         costs = [mapping(mapping(model).get(stage)) for model in mapping(stages).values()]
-        total = [sum(float(str(cost.get(what, 0))) for cost in costs) for what in ("seconds", "tasks_run", "tasks_reused")]
-        rows.append([stage, f"{total[0]:.1f}", f"{total[1]:.0f}", f"{total[2]:.0f}"])
-    return table(["stage", "seconds", "tasks run", "reused"], rows)
+        seconds, run, reused = (sum(float(str(cost.get(what, 0))) for cost in costs) for what in ("seconds", "tasks_run", "tasks_reused"))
+        computing = sum(float(str(cost.get("computing_share") or 0)) * float(str(cost["seconds"])) for cost in costs if cost)
+        rows.append([stage, f"{seconds:.1f}", f"{computing / seconds:.0%}" if computing else "-", f"{run:.0f}", f"{reused:.0f}"])
+    return table(["stage", "seconds", "computing", "tasks run", "reused"], rows)
 
 
 def mapping(value: object) -> Document:
