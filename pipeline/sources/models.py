@@ -17,7 +17,7 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from infra.errors import StorageError
+from infra.errors import Missing, StorageError
 from infra.executors import describe
 from infra.files import digest, read_input
 from pipeline.config import AuditConfig
@@ -98,6 +98,8 @@ def _import_file(config: AuditConfig, place: str, source: bytes | None) -> tuple
     if source is None:
         try:
             source = read_input(path)
+        except Missing as error:
+            raise SourceError(f"architecture {place}: no such file ({path})") from error
         except StorageError as error:
             raise SourceError(f"architecture {place}: {error}") from error
     module = ModuleType(f"mad_architecture_{digest(path.encode() + source)[:16]}")
