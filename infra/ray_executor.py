@@ -19,6 +19,9 @@ from dataclasses import dataclass, field
 from importlib.metadata import version
 from typing import Any, Generic, TypeAlias, TypeVar
 
+os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # Ray reads both when it is imported
+os.environ.setdefault("RAY_NUM_REDIS_GET_RETRIES", "2")  # of 40 s each, where something listens that is no cluster; 20 unless told
+
 import ray
 from ray.exceptions import RayError, RayTaskError
 
@@ -71,7 +74,6 @@ class RayExecutor:
         Raises:
             ClusterError: no cluster answers, or it is not one that can be joined.
         """
-        os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
         address, own = self._address, self._resources.workers if self._address == LOCAL else None
         if own is None and address != "auto" and "://" not in address:
             _await_answer(address, self._connect_seconds)
