@@ -11,6 +11,7 @@ from infra.storage import Storage
 from pipeline.artifacts.layout import page_file
 from pipeline.artifacts.logs import STAGES
 from pipeline.artifacts.rows import NO_CLASS
+from pipeline.evaluation import figures
 from pipeline.plan import AuditPlan, ModelPlan, certifiable
 from pipeline.publication import Document, RunOutcome
 
@@ -127,8 +128,7 @@ def results(summaries: Sequence[Document]) -> str:
     rows = []
     for summary in summaries:
         counts, verdict, calibration = mapping(summary["counts"]), mapping(summary["verdict"]), mapping(summary["calibration"])
-        evaluation = mapping(summary["evaluation"])
-        judged = mapping(evaluation.get("all" if evaluation.get("attack_success_rate") is None else "attack_succeeded"))
+        judged = figures(summary["evaluation"])
         at = mapping(judged.get("at_calibrated"))
         lost = sum(int(str(counts[status])) for status in ("nonfinite", "unreadable", "failed"))
         target = ", ".join(f"{kind} {level:g}" for kind, level in mapping(calibration["target"]).items())

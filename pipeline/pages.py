@@ -12,6 +12,7 @@ from urllib.parse import quote
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from pydantic import JsonValue
 
+from pipeline.evaluation import figures
 from pipeline.verdicts import CANNOT_TELL, NOTHING_UNUSUAL, UNUSUAL
 
 Summary = Mapping[str, JsonValue]
@@ -168,6 +169,7 @@ def _environment() -> Environment:
     environment.filters |= {
         "number": number,
         "percent": percent,
+        "figures": figures,
         "duration": duration,
         "when": when,
         "tone": tone,
