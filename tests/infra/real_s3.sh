@@ -6,7 +6,7 @@
 #   real_s3.sh stop FOLDER   ends what `start` started there, known by its pid files
 #
 # It listens on the port MAD_S3_PORT (9310) and the next one. There are two users, so that one can be denied what is the other's.
-set -euo pipefail
+set -Eeuo pipefail
 
 verb=${1:-}
 folder=${2:-}
@@ -70,8 +70,15 @@ until_it_works() {
 
 answers() { (: <"/dev/tcp/127.0.0.1/$port") 2>/dev/null; }
 
+# On a busy machine the first try can come too early, and leave the user made or not.
 add_user() {
-  radosgw-admin -c "$folder/ceph.conf" user create --uid="$1" --display-name="$1" --access-key="$1-key" --secret-key="$1-secret" >>"$folder/logs/users" 2>&1
+  radosgw-admin -c "$folder/ceph.conf" user info --uid="$1" ||
+    radosgw-admin -c "$folder/ceph.conf" user create --uid="$1" --display-name="$1" --access-key="$1-key" --secret-key="$1-secret"
+}
+
+explain_failure() {
+  echo "real_s3.sh: starting it failed in line $1; the end of what was said in $folder/logs:" >&2
+  tail -q -n 5 "$folder"/logs/start "$folder"/logs/waiting >&2
 }
 
 start() {
@@ -81,6 +88,7 @@ start() {
   cluster=$(cat /proc/sys/kernel/random/uuid)
   disk=$(cat /proc/sys/kernel/random/uuid)
   write_settings "$cluster"
+  trap 'explain_failure $LINENO' ERR
   {
     monmaptool --create --fsid "$cluster" --addv one "[v1:127.0.0.1:$((port + 1))]" "$folder/monmap"
     ceph-mon -c "$conf" -i one --mkfs --monmap "$folder/monmap"
@@ -92,8 +100,8 @@ start() {
     radosgw -c "$conf" -n client.gateway
   } >>"$folder/logs/start" 2>&1
   until_it_works answers
-  add_user owner
-  add_user guest
+  until_it_works add_user owner
+  until_it_works add_user guest
   echo "export MAD_S3_ENDPOINT=http://127.0.0.1:$port MAD_S3_OWNER=owner-key:owner-secret MAD_S3_GUEST=guest-key:guest-secret"
 }
 
