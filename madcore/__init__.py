@@ -9,13 +9,14 @@ from torch import Tensor, nn
 
 from madcore.calibration import p_values, split_order
 from madcore.coupling import References, score
-from madcore.coverage import Coverage, check_layers, select_layers
+from madcore.coverage import check_layers
 from madcore.curvature import BlockMoment, DampedInverse, Damping, Whitening
 from madcore.errors import CalibrationError, LayerError, MadcoreError, ModelError
 from madcore.gradients import Layer, RowExtractor, row_layout
 from madcore.measurements import Inputs, Measured, Measurement, margin
 from madcore.projections import Projection
 from madcore.rows import RowLayout
+from madcore.selection import Coverage, select_layers
 from madcore.tokens import TokenBatch, completion_confidence, completion_nll, token_margin
 
 __all__ = [

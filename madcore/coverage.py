@@ -1,87 +1,25 @@
-"""Which layers a model's rows cover: selection by name, then a self-check against autograd.
+"""Which of the selected layers a model's rows cover: a self-check against autograd.
 
 Hooks can be right about a layer's kind and wrong about its use: a weight read without calling its module, a module called on
 something that has not the samples first, a tied parameter. So every selected layer is checked on real samples, and one that
 differs from autograd is not covered, with the reason.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from fnmatch import fnmatchcase
-from typing import Literal, TypeVar
+from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from madcore.errors import LayerError, ModelError
 from madcore.gradients import Layer, RowExtractor, row_layout
-from madcore.layers import formula_of
 from madcore.measurements import Measured, logits_of, run
 from madcore.projections import Projection
+from madcore.selection import Coverage
 
 RELATIVE_TOLERANCE = 1e-3
 CHECKED_SAMPLES = 3
 Sample = TypeVar("Sample")
-NO_MATRICES = (nn.Embedding, nn.EmbeddingBag, nn.LayerNorm, nn.RMSNorm)
-
-
-@dataclass(frozen=True)
-class Coverage:
-    """Layers that rows are made of, in the model's order, and why each other selected one is not among them."""
-
-    covered: tuple[Layer, ...]
-    not_covered: Mapping[str, str]
-
-
-def select_layers(model: nn.Module, patterns: Sequence[str] = ("*",), parameters: Literal["matrices", "all"] = "matrices") -> Coverage:
-    """The parameters that shell patterns over module names choose.
-
-    Args:
-        model: the model.
-        patterns: shell patterns over module names; a leading `!` excludes; none but exclusions means all others.
-        parameters: `matrices` takes kernels and weight matrices; `all` every parameter of the chosen modules.
-
-    Raises:
-        LayerError: a pattern matches no module that holds such parameters.
-    """
-    held = {name: _own(module, parameters) for name, module in model.named_modules()}
-    held = {name: own for name, own in held.items() if own}
-    for pattern in patterns:
-        if not any(fnmatchcase(name, pattern.removeprefix("!")) for name in held):
-            raise LayerError(pattern, f"this pattern matches no layer; layers here: {_first(held)}")
-    chosen = [name for name in held if _chosen(name, patterns)]
-    if not chosen:
-        raise LayerError(" ".join(patterns), f"these patterns together exclude every layer; layers here: {_first(held)}")
-    covered, not_covered = [], {}
-    for module_name in chosen:
-        module = model.get_submodule(module_name)
-        for parameter in held[module_name]:
-            formula = formula_of(module, parameter)
-            layer = Layer(module_name, parameter, formula.shape if formula else (0, 0))
-            if formula:
-                covered.append(layer)
-            else:
-                not_covered[layer.name] = f"no per-sample formula for {parameter!r} of a {type(module).__name__}"
-    return Coverage(tuple(covered), not_covered)
-
-
-def _own(module: nn.Module, parameters: str) -> list[str]:
-    """A module's own parameters; of `matrices` those with two dimensions or more, but not tables of vectors, nor norms."""
-    own = dict(module.named_parameters(recurse=False))
-    if parameters == "all":
-        return list(own)
-    return [] if isinstance(module, NO_MATRICES) else [name for name, parameter in own.items() if parameter.ndim > 1]
-
-
-def _chosen(name: str, patterns: Sequence[str]) -> bool:
-    wanted = [p for p in patterns if not p.startswith("!")] or ["*"]
-    excluded = [p[1:] for p in patterns if p.startswith("!")]
-    return any(fnmatchcase(name, p) for p in wanted) and not any(fnmatchcase(name, p) for p in excluded)
-
-
-def _first(names: Mapping[str, Sequence[str]]) -> str:
-    listed = list(names)
-    return ", ".join(listed[:8]) + (f" and {len(listed) - 8} more" if len(listed) > 8 else "")
 
 
 def check_layers(

@@ -1,21 +1,23 @@
 """Compressed per-sample gradients in one batched forward and backward pass.
 
-Forward hooks project each layer's input; tensor hooks on its output join that with the output gradient. Tensor hooks, not module
-backward hooks, because those refuse an in-place activation after them. Weights are frozen meanwhile, so autograd computes output
+Hooks (`madcore.recording`) see each layer's input and output gradient. Weights are frozen meanwhile, so autograd computes output
 gradients only: the pass costs less than a training step's.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
+from madcore.attention import recorded_attention, replaceable
 from madcore.errors import LayerError, ModelError
-from madcore.layers import Formula, Sides, formula_of
+from madcore.kinds import formula_of
+from madcore.layers import Sides
 from madcore.measurements import Measured, logits_of, run
 from madcore.projections import Projection
+from madcore.recording import Member, Recorder, formula_hook
 from madcore.rows import RowLayout
 
 
@@ -39,31 +41,6 @@ class SampleRows:
 
     rows: Tensor
     outputs: Tensor
-
-
-@dataclass(frozen=True)
-class _Projected:
-    """A layer with what its hooks need: its formula, its projections on the model's device, its place in a row."""
-
-    layer: Layer
-    formula: Formula
-    sides: Sides
-    place: slice
-
-
-class _Root(torch.autograd.Function):
-    """Makes a tensor require grad without copying it and without making it a leaf, which in-place activations refuse."""
-
-    @staticmethod
-    def forward(ctx: torch.autograd.function.FunctionCtx, output: Tensor, anchor: Tensor) -> Tensor:
-        """`output` itself, now a function of `anchor`."""
-        ctx.mark_dirty(output)
-        return output
-
-    @staticmethod
-    def backward(ctx: torch.autograd.function.FunctionCtx, *grads: Tensor) -> tuple[None, Tensor]:
-        """No gradient flows further."""
-        return None, grads[0].new_zeros(())
 
 
 def row_layout(layers: Sequence[Layer], projection: Projection) -> RowLayout:
@@ -115,9 +92,10 @@ class RowExtractor:
             raise ModelError("no layer to take gradients of: select at least one")
         self.layout = row_layout(layers, projection)
         self._model = model
-        self._modules: dict[str, list[_Projected]] = {}
-        for layer, place in zip(layers, self.layout.slices, strict=True):
-            self._modules.setdefault(layer.module, []).append(_projected(model, layer, projection, place))
+        self._modules = _members(model, layers, self.layout, projection)
+        for attention in model.modules():
+            if replaceable(attention) and attention.out_proj in self._modules:
+                self._modules.setdefault(attention, {})
 
     def __call__(self, batch: Measured, precision: torch.dtype = torch.float32) -> SampleRows:
         """Rows of a batch.
@@ -135,10 +113,9 @@ class RowExtractor:
             stack.enter_context(frozen(self._model))
             some = next(self._model.parameters())
             anchor = torch.zeros((), device=some.device, requires_grad=True)
-            rows = torch.zeros(batch.samples, self.layout.k, device=some.device, dtype=some.dtype)
-            for name, members in self._modules.items():
-                handle = self._model.get_submodule(name).register_forward_hook(_forward_hook(members, rows, anchor), with_kwargs=True)
-                stack.callback(handle.remove)
+            recorder = Recorder(torch.zeros(batch.samples, self.layout.k, device=some.device, dtype=some.dtype), anchor)
+            for module, members in self._modules.items():
+                stack.enter_context(_recorded(recorder, module, members))
             if precision is torch.float32:
                 stack.enter_context(exact_float32(some.device))
             with torch.autocast(some.device.type, dtype=precision, enabled=precision is not torch.float32):
@@ -146,43 +123,40 @@ class RowExtractor:
             values = batch.measurement(logits.to(some.dtype)).sum()
             if values.requires_grad:
                 values.backward(inputs=[anchor])
-        return SampleRows(rows, logits.detach())
+        for name in recorder.silent:
+            raise LayerError(name, "the model runs it with gradients switched off")
+        return SampleRows(recorder.rows, logits.detach())
 
 
-def _projected(model: nn.Module, layer: Layer, projection: Projection, place: slice) -> _Projected:
-    module = model.get_submodule(layer.module)
-    formula = formula_of(module, layer.parameter)
-    if formula is None:
-        raise LayerError(layer.name, f"no per-sample formula for the parameter {layer.parameter!r} of a {type(module).__name__}")
-    p0, p1 = (projection.matrix(layer.name, side, size) for side, size in enumerate(formula.shape))
-    like = next(model.parameters())
-    return _Projected(layer, formula, Sides(None if p0 is None else p0.to(like), None if p1 is None else p1.to(like)), place)
+def holders(model: nn.Module) -> dict[nn.Parameter, list[tuple[nn.Module, str]]]:
+    """By parameter, the modules that hold it, and what each calls it; more than one where it is tied."""
+    found = dict[nn.Parameter, list[tuple[nn.Module, str]]]()
+    for module in model.modules():
+        for name, parameter in module.named_parameters(recurse=False, remove_duplicate=False):
+            found.setdefault(parameter, []).append((module, name))
+    return found
 
 
-Hook = Callable[[nn.Module, tuple[Tensor, ...], dict[str, Tensor], Tensor], Tensor]
+def _members(model: nn.Module, layers: Sequence[Layer], layout: RowLayout, projection: Projection) -> dict[nn.Module, dict[str, Member]]:
+    """By module and its own name of a parameter, what its hooks record. Of a tied parameter, each module adds to the same numbers."""
+    like, held, found = next(model.parameters()), holders(model), dict[nn.Module, dict[str, Member]]()
+    for layer, place in zip(layers, layout.slices, strict=True):
+        p0, p1 = (projection.matrix(layer.name, side, size) for side, size in enumerate(layer.shape))
+        sides = Sides(None if p0 is None else p0.to(like), None if p1 is None else p1.to(like))
+        for module, name in held[model.get_parameter(layer.name)]:
+            formula = formula_of(module, name)
+            if formula is None:
+                raise LayerError(layer.name, f"no per-sample formula for the parameter {name!r} of a {type(module).__name__}")
+            found.setdefault(module, {})[name] = Member(layer.name, formula, sides, place)
+    return found
 
 
-def _forward_hook(members: Sequence[_Projected], rows: Tensor, anchor: Tensor) -> Hook:
-    def project(module: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Tensor], output: Tensor) -> Tensor:
-        with torch.no_grad(), torch.autocast(rows.device.type, enabled=False):
-            inputs = (args[0] if args else next(iter(kwargs.values()))).detach().to(rows.dtype)
-            if inputs.ndim < 2 or inputs.shape[0] != rows.shape[0]:
-                raise LayerError(members[0].layer.name, f"its input has {inputs.shape[0]} entries first, where the batch has {rows.shape[0]} samples")
-            saved = [member.formula.save(inputs, member.sides) for member in members]
-        if not output.requires_grad:
-            output = _Root.apply(output, anchor)  # type: ignore[no-untyped-call]
-        if not output.requires_grad:
-            raise LayerError(members[0].layer.name, "the model runs it with gradients switched off")
-        output.register_hook(lambda grads: _add_rows(members, saved, grads, rows))
-        return output
-
-    return project
-
-
-def _add_rows(members: Sequence[_Projected], saved: Sequence[Tensor], grads: Tensor, rows: Tensor) -> None:
-    """Adds one use of a module to the rows; a module used twice accumulates."""
-    with torch.no_grad(), torch.autocast(rows.device.type, enabled=False):
-        for member, inputs in zip(members, saved, strict=True):
-            if grads.shape[0] != rows.shape[0]:
-                raise LayerError(member.layer.name, f"its output has {grads.shape[0]} entries first, where the batch has {rows.shape[0]} samples")
-            rows[:, member.place] += member.formula.row(inputs, grads.to(rows.dtype), member.sides).flatten(1)
+@contextmanager
+def _recorded(recorder: Recorder, module: nn.Module, members: Mapping[str, Member]) -> Iterator[None]:
+    """A module's uses are recorded inside."""
+    with ExitStack() as stack:
+        if replaceable(module):
+            stack.enter_context(recorded_attention(recorder, module, members))
+        else:
+            stack.callback(module.register_forward_hook(formula_hook(recorder, list(members.values())), with_kwargs=True).remove)
+        yield

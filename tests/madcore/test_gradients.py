@@ -38,8 +38,11 @@ def test_rows_equal_autograd(case: LayerCase, n: int, projection: Projection) ->
     assert_equals_autograd(with_head(case.body(), case.sample_shape), batch_of(n, case.sample_shape), projection)
 
 
+TAKE_EMPTY_BATCHES = {name: case for name, case in LAYER_CASES.items() if not name.startswith("instancenorm")}  # torch's own refuses them
+
+
 @RANKS
-@pytest.mark.parametrize("case", LAYER_CASES.values(), ids=LAYER_CASES.keys())
+@pytest.mark.parametrize("case", TAKE_EMPTY_BATCHES.values(), ids=TAKE_EMPTY_BATCHES.keys())
 def test_an_empty_batch_has_no_rows(case: LayerCase, projection: Projection) -> None:
     model = with_head(case.body(), case.sample_shape)
     k = hooked_rows(model, batch_of(1, case.sample_shape), projection).shape[1]
