@@ -12,10 +12,10 @@ from madcore.coupling import References, score
 from madcore.coverage import check_layers
 from madcore.curvature import BlockMoment, DampedInverse, Damping, Whitening
 from madcore.errors import CalibrationError, LayerError, MadcoreError, ModelError
-from madcore.gradients import Layer, RowExtractor, row_layout
+from madcore.gradients import RowExtractor
 from madcore.measurements import Inputs, Measured, Measurement, margin
 from madcore.projections import Projection
-from madcore.rows import RowLayout
+from madcore.rows import Layer, RowLayout, row_layout
 from madcore.selection import Coverage, select_layers
 from madcore.tokens import TokenBatch, completion_confidence, completion_nll, token_margin
 

@@ -5,20 +5,24 @@ something that has not the samples first, a tied parameter. So every selected la
 differs from autograd is not covered, with the reason.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 
+from madcore.copies import ways_to_copy
 from madcore.errors import LayerError, ModelError
-from madcore.gradients import Layer, RowExtractor, row_layout
+from madcore.gradients import RowExtractor
 from madcore.measurements import Measured, logits_of, run
 from madcore.projections import Projection
+from madcore.rows import Layer, Way, row_layout
 from madcore.selection import Coverage
 
 RELATIVE_TOLERANCE = 1e-3
 CHECKED_SAMPLES = 3
+FAILURES = (RuntimeError, ValueError, TypeError, IndexError)  # of a model under a way that is not for it
 Sample = TypeVar("Sample")
 
 
@@ -40,28 +44,53 @@ def check_layers(
     Raises:
         ModelError: no layer is left.
     """
-    not_covered, layers = dict(coverage.not_covered), list(coverage.covered)
-    chosen, expected = _checked(model, layers, [(sample, together([sample])) for sample in samples], projection)
-    batch = together(chosen)
-    hooked = None
-    while layers and hooked is None:
-        try:
-            hooked = RowExtractor(model, layers, projection)(batch).rows
-        except LayerError as error:
-            not_covered[error.name] = error.reason
-            layers = [layer for layer in layers if layer.name != error.name]
-    kept = []
-    if hooked is not None:
-        for layer, place in zip(layers, row_layout(layers, projection).slices, strict=True):
-            reason = _difference(hooked[:, place], [rows.get(layer.name) for rows in expected])
-            if reason:
-                not_covered[layer.name] = reason + _tied(model, layer)
-            else:
-                kept.append(layer)
+    chosen, expected = _checked(model, coverage.covered, [(sample, together([sample])) for sample in samples], projection)
+    trial, kept, reasons = _Trial(model, together(chosen), projection, expected), dict[str, Layer](), dict[str, str]()
+    undecided = {layer.name: _ways(model, layer) for layer in coverage.covered}
+    while undecided:
+        tried = [replace(layer, way=undecided[layer.name][0]) for layer in coverage.covered if layer.name in undecided]
+        by_formula = [layer for layer in tried if layer.way == "formula"]
+        failed = trial.failures(by_formula) | trial.failures([layer for layer in tried if layer.way != "formula"])
+        kept |= {layer.name: layer for layer in tried if layer.name not in failed}
+        formulas = {layer.name for layer in coverage.covered if layer.way == "formula"}
+        reasons |= {name: reason for name, reason in failed.items() if not (name in formulas and name in reasons)}
+        undecided = {name: ways[1:] for name, ways in undecided.items() if name in failed and ways[1:]}
+    not_covered = {**coverage.not_covered, **{layer.name: reasons[layer.name] + _tied(model, layer) for layer in coverage.covered if layer.name not in kept}}
     if not kept:
-        reasons = "; ".join(f"{name}: {reason}" for name, reason in list(not_covered.items())[:3])
-        raise ModelError(f"no layer of the model can be covered ({reasons})")
-    return Coverage(tuple(kept), not_covered)
+        listed = "; ".join(f"{name}: {reason}" for name, reason in list(not_covered.items())[:3])
+        raise ModelError(f"no layer of the model can be covered ({listed})")
+    return Coverage(tuple(kept[layer.name] for layer in coverage.covered if layer.name in kept), not_covered)
+
+
+def _ways(model: nn.Module, layer: Layer) -> tuple[Way, ...]:
+    """The ways to a layer's rows, cheapest first."""
+    return ("formula", "formula, samples second", "fallback") if layer.way == "formula" else (*ways_to_copy(model.get_parameter(layer.name)), "fallback")
+
+
+@dataclass(frozen=True)
+class _Trial:
+    """A batch of samples, and autograd's rows of each by layer."""
+
+    model: nn.Module
+    batch: Measured
+    projection: Projection
+    expected: Sequence[Mapping[str, Tensor]]
+
+    def failures(self, layers: Sequence[Layer]) -> dict[str, str]:
+        """By layer whose rows differ from autograd's, why. One that fails is left out, and the others are tried without it."""
+        if not layers:
+            return {}
+        try:
+            rows = RowExtractor(self.model, layers, self.projection)(self.batch).rows
+        except LayerError as error:
+            return {error.name: error.reason} | self.failures([layer for layer in layers if layer.name != error.name])
+        except FAILURES as error:
+            if len(layers) > 1:
+                return {name: reason for layer in layers for name, reason in self.failures([layer]).items()}
+            return {layers[0].name: f"its rows cannot be computed by {layers[0].way} ({str(error).strip().splitlines()[0]})"}
+        places = zip(layers, row_layout(layers, self.projection).slices, strict=True)
+        found = {layer.name: _difference(rows[:, place], [expected.get(layer.name) for expected in self.expected]) for layer, place in places}
+        return {name: reason for name, reason in found.items() if reason is not None}
 
 
 def _checked(
@@ -96,28 +125,28 @@ def _difference(hooked: Tensor, expected: Sequence[Tensor | None]) -> str | None
 
 
 def _tied(model: nn.Module, layer: Layer) -> str:
-    """Names the other modules that hold the layer's parameter, which its gradient sums over and its own hooks do not see."""
-    parameter = model.get_submodule(layer.module).get_parameter(layer.parameter)
-    named = model.named_parameters(remove_duplicate=False)
-    others = [name for name, other in named if other is parameter and name != layer.name]
+    """Names the other modules that hold the layer's parameter, which its gradient sums over."""
+    parameter = model.get_parameter(layer.name)
+    others = [name for name, other in model.named_parameters(remove_duplicate=False) if other is parameter and name != layer.name]
     return f"; it is tied to {', '.join(others)}" if others else ""
 
 
 def _autograd_rows(model: nn.Module, layers: Sequence[Layer], sample: Measured, projection: Projection) -> dict[str, Tensor]:
-    parameters = [model.get_submodule(layer.module).get_parameter(layer.parameter) for layer in layers]
-    required = [parameter.requires_grad for parameter in parameters]
+    parameters = [parameter for parameter in model.parameters() if parameter.is_floating_point()]
+    before = [(parameter.requires_grad, parameter.grad) for parameter in parameters]
     try:
         for parameter in parameters:
-            parameter.requires_grad_(True)
+            parameter.requires_grad_(True).grad = None
         with torch.enable_grad():
             measured = sample.measurement(logits_of(run(model, sample.inputs))).sum()
             if not measured.requires_grad:
                 raise ModelError("the model's outputs do not depend on its weights by way of autograd: does it detach them?")
-            grads = torch.autograd.grad(measured, parameters, allow_unused=True)
+            measured.backward()  # into .grad, because reentrant checkpoints refuse torch.autograd.grad
+        grads = [(layer, model.get_parameter(layer.name).grad) for layer in layers]
     finally:
-        for parameter, before in zip(parameters, required, strict=True):
-            parameter.requires_grad_(before)
-    return {layer.name: project_gradient(grad, layer, projection) for layer, grad in zip(layers, grads, strict=True) if grad is not None}
+        for parameter, (required, grad) in zip(parameters, before, strict=True):
+            parameter.requires_grad_(required).grad = grad
+    return {layer.name: project_gradient(grad, layer, projection) for layer, grad in grads if grad is not None}
 
 
 def project_gradient(grad: Tensor, layer: Layer, projection: Projection) -> Tensor:

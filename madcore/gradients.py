@@ -4,35 +4,20 @@ Hooks (`madcore.recording`) see each layer's input and output gradient. Weights 
 gradients only: the pass costs less than a training step's.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from madcore.attention import recorded_attention, replaceable
+from madcore.copies import Copied, replaced
 from madcore.errors import LayerError, ModelError
-from madcore.kinds import formula_of
-from madcore.layers import Sides
 from madcore.measurements import Measured, logits_of, run
+from madcore.preparation import prepare
 from madcore.projections import Projection
-from madcore.recording import Member, Recorder, formula_hook
-from madcore.rows import RowLayout
-
-
-@dataclass(frozen=True)
-class Layer:
-    """One covered parameter: its module's name, its own name in it, and the two sides of its gradient."""
-
-    module: str
-    parameter: str
-    shape: tuple[int, int]
-
-    @property
-    def name(self) -> str:
-        """The parameter's full name, `blocks.0.conv1.weight`."""
-        return f"{self.module}.{self.parameter}" if self.module else self.parameter
+from madcore.recording import Recorder, rooted_everywhere
+from madcore.rows import Layer, row_layout
 
 
 @dataclass(frozen=True)
@@ -41,12 +26,6 @@ class SampleRows:
 
     rows: Tensor
     outputs: Tensor
-
-
-def row_layout(layers: Sequence[Layer], projection: Projection) -> RowLayout:
-    """The layout of rows of these layers under this projection."""
-    kept = [projection.kept(layer.shape[0]) * projection.kept(layer.shape[1]) for layer in layers]
-    return RowLayout(tuple(layer.name for layer in layers), tuple(kept))
 
 
 @contextmanager
@@ -92,10 +71,8 @@ class RowExtractor:
             raise ModelError("no layer to take gradients of: select at least one")
         self.layout = row_layout(layers, projection)
         self._model = model
-        self._modules = _members(model, layers, self.layout, projection)
-        for attention in model.modules():
-            if replaceable(attention) and attention.out_proj in self._modules:
-                self._modules.setdefault(attention, {})
+        self._prepared = prepare(model, layers, self.layout, projection)
+        self._rooted = False
 
     def __call__(self, batch: Measured, precision: torch.dtype = torch.float32) -> SampleRows:
         """Rows of a batch.
@@ -108,55 +85,53 @@ class RowExtractor:
             ModelError: the model returns no logits, or ones that do not fit the measurement.
             LayerError: a module's input or output does not have the samples as its first dimension, or it runs without gradients.
         """
+        with self._forward(batch, precision) as forward:
+            reached = forward.differentiate(batch.measurement(forward.logits).sum())
+        if not (reached or self._rooted):
+            self._rooted = True  # a reentrant checkpoint gives no gradient to a block whose input requires none
+            return self(batch, precision)
+        for name in forward.recorder.silent:
+            raise LayerError(name, "the model runs it with gradients switched off")
+        return SampleRows(forward.recorder.rows, forward.outputs)
+
+    @contextmanager
+    def _forward(self, batch: Measured, precision: torch.dtype) -> Iterator["_Forward"]:
+        """The forward pass; inside, the model is prepared for backward passes."""
         with ExitStack() as stack:
             stack.enter_context(torch.enable_grad())
             stack.enter_context(frozen(self._model))
             some = next(self._model.parameters())
             anchor = torch.zeros((), device=some.device, requires_grad=True)
             recorder = Recorder(torch.zeros(batch.samples, self.layout.k, device=some.device, dtype=some.dtype), anchor)
-            for module, members in self._modules.items():
-                stack.enter_context(_recorded(recorder, module, members))
+            stack.enter_context(self._prepared.recorded(recorder))
+            if self._rooted:
+                stack.enter_context(rooted_everywhere(recorder, self._model))
             if precision is torch.float32:
                 stack.enter_context(exact_float32(some.device))
+            copies = stack.enter_context(replaced(self._prepared.copied, batch.samples))
             with torch.autocast(some.device.type, dtype=precision, enabled=precision is not torch.float32):
-                logits = logits_of(run(self._model, batch.inputs))
-            values = batch.measurement(logits.to(some.dtype)).sum()
-            if values.requires_grad:
-                values.backward(inputs=[anchor])
-        for name in recorder.silent:
-            raise LayerError(name, "the model runs it with gradients switched off")
-        return SampleRows(recorder.rows, logits.detach())
+                outputs = logits_of(run(self._model, batch.inputs))
+            yield _Forward(recorder, anchor, self._prepared.copied, copies, outputs.to(some.dtype), outputs.detach())
 
 
-def holders(model: nn.Module) -> dict[nn.Parameter, list[tuple[nn.Module, str]]]:
-    """By parameter, the modules that hold it, and what each calls it; more than one where it is tied."""
-    found = dict[nn.Parameter, list[tuple[nn.Module, str]]]()
-    for module in model.modules():
-        for name, parameter in module.named_parameters(recurse=False, remove_duplicate=False):
-            found.setdefault(parameter, []).append((module, name))
-    return found
+@dataclass(frozen=True)
+class _Forward:
+    """A forward pass: its logits in the model's precision, its outputs as they were, and what its backward passes add to rows."""
 
+    recorder: Recorder
+    anchor: Tensor
+    copied: Sequence[Copied]
+    copies: Sequence[Tensor]
+    logits: Tensor
+    outputs: Tensor
 
-def _members(model: nn.Module, layers: Sequence[Layer], layout: RowLayout, projection: Projection) -> dict[nn.Module, dict[str, Member]]:
-    """By module and its own name of a parameter, what its hooks record. Of a tied parameter, each module adds to the same numbers."""
-    like, held, found = next(model.parameters()), holders(model), dict[nn.Module, dict[str, Member]]()
-    for layer, place in zip(layers, layout.slices, strict=True):
-        p0, p1 = (projection.matrix(layer.name, side, size) for side, size in enumerate(layer.shape))
-        sides = Sides(None if p0 is None else p0.to(like), None if p1 is None else p1.to(like))
-        for module, name in held[model.get_parameter(layer.name)]:
-            formula = formula_of(module, name)
-            if formula is None:
-                raise LayerError(layer.name, f"no per-sample formula for the parameter {name!r} of a {type(module).__name__}")
-            found.setdefault(module, {})[name] = Member(layer.name, formula, sides, place)
-    return found
-
-
-@contextmanager
-def _recorded(recorder: Recorder, module: nn.Module, members: Mapping[str, Member]) -> Iterator[None]:
-    """A module's uses are recorded inside."""
-    with ExitStack() as stack:
-        if replaceable(module):
-            stack.enter_context(recorded_attention(recorder, module, members))
-        else:
-            stack.callback(module.register_forward_hook(formula_hook(recorder, list(members.values())), with_kwargs=True).remove)
-        yield
+    def differentiate(self, value: Tensor, again: bool = False) -> bool:
+        """Adds the gradient of a number to the recorder's rows; `again` where another follows. Whether it reached all there is."""
+        if value.requires_grad:
+            value.backward(retain_graph=again)  # without `inputs`, which reentrant checkpoints refuse: all other leaves are frozen
+        for copied, copies in zip(self.copied, self.copies, strict=True):
+            copied.add(self.recorder.rows, copies)
+        reached = all(copies.grad is not None for copies in self.copies) and not self.recorder.silent
+        for leaf in (self.anchor, *self.copies):
+            leaf.grad = None
+        return reached

@@ -82,3 +82,12 @@ def _table_formula(module: nn.Module, parameter: str) -> Formula | None:
         return None
     scale = getattr(module, "embed_scale", 1.0)
     return EmbeddingWeight((module.num_embeddings, module.embedding_dim), module.padding_idx, float(scale))
+
+
+def holders(model: nn.Module) -> dict[nn.Parameter, list[tuple[nn.Module, str]]]:
+    """By parameter, the modules that hold it, and what each calls it; more than one where it is tied."""
+    found = dict[nn.Parameter, list[tuple[nn.Module, str]]]()
+    for module in model.modules():
+        for name, parameter in module.named_parameters(recurse=False, remove_duplicate=False):
+            found.setdefault(parameter, []).append((module, name))
+    return found

@@ -19,12 +19,16 @@ Hook = Callable[[nn.Module, tuple[Tensor, ...], dict[str, Tensor], Tensor], Tens
 
 @dataclass(frozen=True)
 class Member:
-    """One parameter as one module holds it: its layer's name, its formula, its projections on the model's device, its place in a row."""
+    """One parameter as one module holds it: its layer's name, its formula, its projections on the model's device, its place in a row.
+
+    `samples_axis` is 1 where the module's input and output have positions first and samples second.
+    """
 
     name: str
     formula: Formula
     sides: Sides
     place: slice
+    samples_axis: int = 0
 
 
 class _Root(torch.autograd.Function):
@@ -63,11 +67,6 @@ class Recorder:
         return [name for module, name in self._skipped.items() if module not in self._seen]
 
     @property
-    def reentrant(self) -> bool:
-        """Whether some module ran with gradients switched off."""
-        return bool(self._skipped)
-
-    @property
     def paused(self) -> bool:
         """Whether modules run for another purpose than the pass."""
         return self._paused
@@ -82,10 +81,13 @@ class Recorder:
         finally:
             self._paused = before
 
+    def root(self, output: Tensor) -> Tensor:
+        """A tensor, made to require grad where it does not and gradients are on."""
+        return output if output.requires_grad else _Root.apply(output, self._anchor)  # type: ignore[no-untyped-call]
+
     def rooted(self, module: nn.Module, name: str, output: Tensor) -> Tensor:
-        """A module's output, made to require grad where it does not and gradients are on."""
-        if not output.requires_grad:
-            output = _Root.apply(output, self._anchor)  # type: ignore[no-untyped-call]
+        """A module's output, made to require grad where it does not and gradients are on, which is kept in mind."""
+        output = self.root(output)
         if output.requires_grad:
             self._seen.add(module)
         else:
@@ -106,27 +108,42 @@ class Recorder:
         output = self.rooted(module, members[0].name, output)
         if not output.requires_grad:
             return output
-        samples = self.rows.shape[0]
-        shared = samples != 1 and inputs.ndim > 1 and inputs.shape[0] == output.shape[0] == 1
-        if (inputs.shape[0] != samples and not shared) or inputs.ndim < 1 + inputs.is_floating_point():
-            raise LayerError(members[0].name, f"its input has {inputs.shape[0]} entries first, where the batch has {samples} samples")
+        samples, first = self.rows.shape[0], members[0]
+        seen = inputs.detach().movedim(first.samples_axis, 0) if inputs.ndim > first.samples_axis else inputs.detach()
+        shared = samples != 1 and seen.ndim > 1 and seen.shape[0] == output.shape[0] == 1
+        if (seen.shape[0] != samples and not shared) or seen.ndim < 1 + seen.is_floating_point():
+            raise LayerError(first.name, f"its input has {seen.shape[0]} entries first, where the batch has {samples} samples")
         with self.exact():
-            seen = inputs.detach().to(self.rows.dtype) if inputs.is_floating_point() else inputs
+            seen = seen.to(self.rows.dtype) if seen.is_floating_point() else seen
             seen = seen.expand(samples, *seen.shape[1:]) if shared else seen
             saved = [member.formula.save(seen, member.sides) for member in members]
         if shared:
             output = output.expand(samples, *output.shape[1:]).clone()
-        output_shape = output.shape
-        _own(output).register_hook(lambda grads: self._add(members, saved, grads.reshape(output_shape)))
+        self._when_arrived(output, lambda grads: self._add(members, saved, grads.movedim(first.samples_axis, 0)))
         return output
+
+    def watch(self, module: nn.Module, name: str, output: Tensor, add: Callable[[Tensor], None]) -> Tensor:
+        """Calls `add` with an output's gradient when it arrives; returns the output, to be used instead."""
+        output = self.rooted(module, name, output)
+        if output.requires_grad:
+            self._when_arrived(output, add)
+        return output
+
+    def _when_arrived(self, output: Tensor, add: Callable[[Tensor], None]) -> None:
+        shape = output.shape
+
+        def arrived(grads: Tensor) -> None:
+            with self.exact():
+                add(grads.reshape(shape))
+
+        _own(output).register_hook(arrived)
 
     def _add(self, members: Sequence[Member], saved: Sequence[Tensor], grads: Tensor) -> None:
         """Adds one use of a module to the rows; a module used twice accumulates."""
-        with self.exact():
-            for member, inputs in zip(members, saved, strict=True):
-                if grads.shape[0] != self.rows.shape[0]:
-                    raise LayerError(member.name, f"its output has {grads.shape[0]} entries first, where the batch has {self.rows.shape[0]} samples")
-                self.rows[:, member.place] += member.formula.row(inputs, grads.to(self.rows.dtype), member.sides).flatten(1)
+        for member, inputs in zip(members, saved, strict=True):
+            if grads.shape[0] != self.rows.shape[0]:
+                raise LayerError(member.name, f"its output has {grads.shape[0]} entries first, where the batch has {self.rows.shape[0]} samples")
+            self.rows[:, member.place] += member.formula.row(inputs, grads.to(self.rows.dtype), member.sides).flatten(1)
 
 
 def _own(output: Tensor) -> Tensor:
@@ -137,6 +154,22 @@ def _own(output: Tensor) -> Tensor:
     base = output._base
     whole = base is not None and base.numel() == output.numel() and base.is_contiguous() and output.is_contiguous()
     return base if base is not None and whole else output
+
+
+@contextmanager
+def rooted_everywhere(recorder: Recorder, model: nn.Module) -> Iterator[None]:
+    """Inside, every module without parts returns numbers that require grad, so that no block's input is without."""
+
+    def root(module: nn.Module, args: tuple[object, ...], output: object) -> object:
+        numbers = isinstance(output, Tensor) and output.is_floating_point() and torch.is_grad_enabled() and not recorder.paused
+        return recorder.root(output) if isinstance(output, Tensor) and numbers else output
+
+    handles = [module.register_forward_hook(root) for module in model.modules() if not list(module.children())]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 def formula_hook(recorder: Recorder, members: Sequence[Member]) -> Hook:

@@ -8,8 +8,8 @@ from typing import Literal
 from torch import nn
 
 from madcore.errors import LayerError
-from madcore.gradients import Layer, holders
-from madcore.kinds import formula_of, is_matrix, sides_of
+from madcore.kinds import formula_of, holders, is_matrix, matrix_formula, sides_of
+from madcore.rows import Layer
 
 Parameters = Literal["matrices", "all"]
 
@@ -20,6 +20,11 @@ class Coverage:
 
     covered: tuple[Layer, ...]
     not_covered: Mapping[str, str]
+
+    @property
+    def fallback(self) -> tuple[str, ...]:
+        """Names of the covered layers whose module has to run again, a sample at a time."""
+        return tuple(layer.name for layer in self.covered if layer.way == "fallback")
 
 
 def select_layers(model: nn.Module, patterns: Sequence[str] = ("*",), parameters: Parameters = "matrices") -> Coverage:
@@ -45,14 +50,15 @@ def select_layers(model: nn.Module, patterns: Sequence[str] = ("*",), parameters
         raise LayerError(" ".join(patterns), f"these patterns together exclude every layer; layers here: {_first(held)}")
     covered, not_covered, holding = [], {}, holders(model)
     for name, parameter in model.named_parameters():
-        if parameter in chosen:
-            module_name, _, own_name = name.rpartition(".")
-            layer = Layer(module_name, own_name, sides_of(parameter))
-            lacking = [f"{own!r} of a {type(module).__name__}" for module, own in holding[parameter] if formula_of(module, own) is None]
-            if lacking:
-                not_covered[name] = f"no per-sample formula for {lacking[0]}"
-            else:
-                covered.append(layer)
+        if parameter not in chosen:
+            continue
+        lacking = [f"{own!r} of a {type(module).__name__}" for module, own in holding[parameter] if formula_of(module, own) is None]
+        matrix = any(matrix_formula(module, own) for module, own in holding[parameter])
+        if parameters == "matrices" and not matrix:
+            not_covered[name] = f"no per-sample formula for {lacking[0]}, which may be no matrix; with parameters `all` it can be covered"
+            continue
+        module_name, _, own_name = name.rpartition(".")
+        covered.append(Layer(module_name, own_name, sides_of(parameter), "fallback" if lacking else "formula"))
     return Coverage(tuple(covered), not_covered)
 
 

@@ -184,7 +184,7 @@ def test_a_model_without_logits_is_refused() -> None:
         per_sample_rows(NoLogits().eval(), torch.zeros(2, 3))
 
 
-def test_a_conv1d_by_name_alone_is_a_formula_that_the_check_refuses() -> None:
+def test_a_conv1d_by_name_alone_is_a_formula_that_the_check_replaces_by_the_fallback() -> None:
     class Conv1D(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -196,7 +196,7 @@ def test_a_conv1d_by_name_alone_is_a_formula_that_the_check_refuses() -> None:
     model = SeesPadding().eval()
     model.inner = Conv1D().eval()  # type: ignore[assignment]
     coverage = checked(model, lengths=(6, 6))
-    assert list(coverage.not_covered) == ["inner.weight"]
+    assert (coverage.fallback, coverage.not_covered) == (("inner.weight",), {})
 
 
 def test_a_layer_over_tokens_without_samples_is_refused_by_name() -> None:
