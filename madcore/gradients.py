@@ -87,12 +87,52 @@ class RowExtractor:
         """
         with self._forward(batch, precision) as forward:
             reached = forward.differentiate(batch.measurement(forward.logits).sum())
-        if not (reached or self._rooted):
-            self._rooted = True  # a reentrant checkpoint gives no gradient to a block whose input requires none
+        if self._to_try_again(reached, forward.recorder):
             return self(batch, precision)
-        for name in forward.recorder.silent:
-            raise LayerError(name, "the model runs it with gradients switched off")
         return SampleRows(forward.recorder.rows, forward.outputs)
+
+    def per_token(self, batch: Measured, positions: Sequence[int]) -> Tensor:
+        """Rows of every token of a batch, in one forward pass and one backward pass per position.
+
+        Args:
+            batch: the model's inputs, n samples, on its device, and what is measured of its logits at each of s positions: (n, s).
+            positions: those to take gradients of; rows of the others are zero.
+
+        Returns:
+            Rows (n, s, k): of a position, the gradient of its own term; their sum over positions is the gradient of the terms' sum.
+
+        Raises:
+            ModelError: what is measured is not (n, s).
+            LayerError: as for the rows of samples.
+        """
+        with self._forward(batch, torch.float32) as forward:
+            terms_ns = batch.measurement(forward.logits)
+            if terms_ns.ndim != 2 or terms_ns.shape[0] != batch.samples:
+                raise ModelError(f"expected a measurement (samples, positions) of {batch.samples} samples, got shape {tuple(terms_ns.shape)}")
+            rows = forward.recorder.rows.new_zeros(*terms_ns.shape, self.layout.k)
+            reached = True
+            for position in positions:
+                forward.recorder.rows.zero_()
+                reached = forward.differentiate(terms_ns[:, position].sum(), again=True) and reached
+                rows[:, position] = forward.recorder.rows
+        return self.per_token(batch, positions) if self._to_try_again(reached, forward.recorder) else rows
+
+    def _to_try_again(self, reached: bool, recorder: Recorder) -> bool:
+        """Whether a pass that did not reach all layers may with all modules rooted.
+
+        A reentrant checkpoint gives no gradient to a block whose input requires none. A model stays rooted once it had to be.
+
+        Raises:
+            LayerError: it was so already.
+        """
+        if reached:
+            return False
+        if self._rooted:
+            for name in recorder.silent:
+                raise LayerError(name, "the model runs it with gradients switched off")
+            return False
+        self._rooted = True
+        return True
 
     @contextmanager
     def _forward(self, batch: Measured, precision: torch.dtype) -> Iterator["_Forward"]:

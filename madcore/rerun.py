@@ -20,6 +20,7 @@ from madcore.errors import LayerError
 from madcore.layers import Sides
 from madcore.norms import project_both
 from madcore.recording import Recorder
+from madcore.rows import Layer
 
 CHUNK_BYTES = 64 << 20
 ACTIVATIONS = 16
@@ -34,6 +35,25 @@ class Whole:
     shape: tuple[int, int]
     sides: Sides
     place: slice
+
+
+@dataclass(frozen=True)
+class RerunCost:
+    """What the fallback costs a layer: its module's forward and backward pass once more, where a formula costs two projections.
+
+    `parameters_share` estimates that pass: the module's share of the model's parameters. `gradient_bytes`: one sample's whole gradient.
+    """
+
+    module: str
+    parameters_share: float
+    gradient_bytes: int
+
+    @classmethod
+    def of(cls, model: nn.Module, layer: Layer) -> "RerunCost":
+        """Of one layer of a model."""
+        parameter, module = model.get_parameter(layer.name), model.get_submodule(layer.module)
+        share = sum(one.numel() for one in module.parameters()) / sum(one.numel() for one in model.parameters())
+        return cls(layer.module, share, parameter.nbytes)
 
 
 @dataclass(frozen=True)
