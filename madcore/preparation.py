@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from typing import Literal
 
 import torch
 from torch import nn
@@ -15,7 +16,9 @@ from madcore.layers import Sides
 from madcore.projections import Projection
 from madcore.recording import Member, Recorder, formula_hook
 from madcore.rerun import Rerun, Whole, rerunning
-from madcore.rows import Layer, RowLayout
+from madcore.rows import Layer, RowLayout, Way
+
+ARRANGEMENTS: dict[Way, Literal["first", "second", "merged"]] = {"formula": "first", "formula, samples second": "second", "formula, samples merged": "merged"}
 
 
 @dataclass(frozen=True)
@@ -61,7 +64,7 @@ class _Preparation:
             formula = formula_of(module, name)
             if formula is None:
                 raise LayerError(layer.name, f"no per-sample formula for the parameter {name!r} of a {type(module).__name__}")
-            self.members.setdefault(module, {})[name] = Member(layer.name, formula, sides, place, samples_axis=int(layer.way == "formula, samples second"))
+            self.members.setdefault(module, {})[name] = Member(layer.name, formula, sides, place, ARRANGEMENTS[layer.way])
 
 
 def prepare(model: nn.Module, layers: Sequence[Layer], layout: RowLayout, projection: Projection) -> Prepared:

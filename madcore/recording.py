@@ -7,6 +7,7 @@ backward hooks, because those refuse an in-place activation after them.
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -21,14 +22,29 @@ Hook = Callable[[nn.Module, tuple[Tensor, ...], dict[str, Tensor], Tensor], Tens
 class Member:
     """One parameter as one module holds it: its layer's name, its formula, its projections on the model's device, its place in a row.
 
-    `samples_axis` is 1 where the module's input and output have positions first and samples second.
+    `samples` is where the samples are in the module's input and output: on the first axis, on the second behind positions, or on the
+    first together with positions, those of a sample one after the other.
     """
 
     name: str
     formula: Formula
     sides: Sides
     place: slice
-    samples_axis: int = 0
+    samples: Literal["first", "second", "merged"] = "first"
+
+    def arranged(self, tensor: Tensor, samples: int) -> Tensor:
+        """The module's input or output, with n samples alone on the first axis if it has them.
+
+        Raises:
+            LayerError: the first axis is no multiple of n where samples and positions are merged.
+        """
+        if self.samples == "second" and tensor.ndim > 1:
+            return tensor.transpose(0, 1)
+        if self.samples == "merged":
+            if samples and tensor.shape[0] % samples:
+                raise LayerError(self.name, f"its input or output has {tensor.shape[0]} entries first, no multiple of the batch's {samples} samples")
+            return tensor.reshape(samples, tensor.shape[0] // samples if samples else 1, *tensor.shape[1:])
+        return tensor
 
 
 class _Root(torch.autograd.Function):
@@ -109,7 +125,7 @@ class Recorder:
         if not output.requires_grad:
             return output
         samples, first = self.rows.shape[0], members[0]
-        seen = inputs.detach().movedim(first.samples_axis, 0) if inputs.ndim > first.samples_axis else inputs.detach()
+        seen = first.arranged(inputs.detach(), samples)
         shared = samples != 1 and seen.ndim > 1 and seen.shape[0] == output.shape[0] == 1
         if (seen.shape[0] != samples and not shared) or seen.ndim < 1 + seen.is_floating_point():
             raise LayerError(first.name, f"its input has {seen.shape[0]} entries first, where the batch has {samples} samples")
@@ -119,7 +135,7 @@ class Recorder:
             saved = [member.formula.save(seen, member.sides) for member in members]
         if shared:
             output = output.expand(samples, *output.shape[1:]).clone()
-        self._when_arrived(output, lambda grads: self._add(members, saved, grads.movedim(first.samples_axis, 0)))
+        self._when_arrived(output, lambda grads: self._add(members, saved, first.arranged(grads, samples)))
         return output
 
     def watch(self, module: nn.Module, name: str, output: Tensor, add: Callable[[Tensor], None]) -> Tensor:

@@ -16,7 +16,16 @@ from torch import Tensor
 from madcore.projections import Projection
 
 LARGEST_EXPONENT = 15
-Way = Literal["formula", "formula, samples second", "copies for the first axis", "copies", "copies before one axis", "copies before two axes", "fallback"]
+Way = Literal[
+    "formula",
+    "formula, samples second",
+    "formula, samples merged",
+    "copies for the first axis",
+    "copies",
+    "copies before one axis",
+    "copies before two axes",
+    "fallback",
+]
 
 
 @dataclass(frozen=True)

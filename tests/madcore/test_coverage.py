@@ -8,10 +8,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from madcore import Measured, ModelError, Projection, check_layers, margin, select_layers
+from madcore import Measured, ModelError, Projection, RowExtractor, check_layers, margin, select_layers
 from madcore.selection import Coverage
 from tests.madcore.models import IN_PLACE_CASES, LAYER_CASES, Attends, LayerCase, Tied, batch_of, with_head
 from tests.madcore.test_extractor import MergesBatch
+from tests.reference import autograd_rows
 
 PROJECTION = Projection(rank=4, seed=1)
 
@@ -127,7 +128,6 @@ class Gap:
 
 GAPS = {
     "tied to one that is used otherwise": Gap(TiedByHand, (6,), ("0.first.weight",), r"autograd's by [\d.]+ of its norm; it is tied to 0\.second\.weight$"),
-    "merged batch": Gap(MergesBatch, (4, 6), ("0.inner.weight",), "its input has 12 entries first, where the batch"),
     "unused": Gap(Unused, (6,), ("0.unused.weight",), "takes no part in the forward pass"),
     "no samples": Gap(
         lambda: Positions(2, 6), (6,), ("0.vector", "0.of_vector.weight"), "no per-sample formula|its input has 2 entries first, where the batch has 3 samples"
@@ -178,6 +178,24 @@ def test_a_linear_map_of_positions_first_is_covered() -> None:
     model = with_head(SamplesSecond(), (4, 6))
     coverage = checked(model, batch_of(3, (4, 6)))
     assert [(layer.name, layer.way) for layer in coverage.covered] == [("0.inner.weight", "formula, samples second"), ("2.weight", "formula")]
+
+
+@pytest.mark.parametrize("body", [MergesBatch, MergesOutput], ids=["input and output", "output alone"])
+def test_samples_and_positions_on_one_axis_are_told_apart(body: Callable[[], nn.Module]) -> None:
+    model, batch = with_head(body(), (4, 6)), batch_of(5, (4, 6))
+    coverage = check(model, select_layers(model, parameters="all"), batch)
+    if body is MergesBatch:
+        assert [layer.way for layer in coverage.covered][:2] == ["formula, samples merged"] * 2
+    assert not coverage.not_covered
+    for n in (1, 5):
+        rows = RowExtractor(model, coverage.covered, PROJECTION)(Measured(batch[:n], margin)).rows
+        torch.testing.assert_close(rows, autograd_rows(model, coverage.covered, batch[:n], PROJECTION), rtol=1e-10, atol=1e-10)
+
+
+def test_a_gradient_that_is_zero_but_for_rounding_is_not_covered() -> None:
+    model = with_head(nn.Sequential(nn.Conv1d(2, 4, 2), nn.InstanceNorm1d(4, affine=True), nn.Tanh()), (2, 5)).float()
+    coverage = check(model, select_layers(model, parameters="all"), batch_of(3, (2, 5)).float())
+    assert coverage.not_covered == {"0.0.bias": "its gradient is zero but for rounding"}
 
 
 def test_a_model_that_mixes_samples_has_no_rows_at_all() -> None:
