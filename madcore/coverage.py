@@ -81,19 +81,24 @@ class _Trial:
 
     def failures(self, layers: Sequence[Layer]) -> dict[str, str]:
         """By layer whose rows differ from autograd's, why. One that fails is left out, and the others are tried without it."""
-        if not layers:
-            return {}
-        try:
-            rows = RowExtractor(self.model, layers, self.projection)(self.batch).rows
-        except LayerError as error:
-            return {error.name: error.reason} | self.failures([layer for layer in layers if layer.name != error.name])
-        except FAILURES as error:
-            if len(layers) > 1:
-                return {name: reason for layer in layers for name, reason in self.failures([layer]).items()}
-            return {layers[0].name: f"its rows cannot be computed by {layers[0].way} ({str(error).strip().splitlines()[0]})"}
-        places = zip(layers, row_layout(layers, self.projection).slices, strict=True)
-        found = {layer.name: self._difference(layer, rows[:, place]) for layer, place in places}
-        return {name: reason for name, reason in found.items() if reason is not None}
+        found: dict[str, str] = {}
+        left = list(layers)
+        while left:
+            try:
+                rows = RowExtractor(self.model, left, self.projection)(self.batch).rows
+            except LayerError as error:
+                found[error.name] = error.reason
+                left = [layer for layer in left if layer.name != error.name]
+                continue
+            except FAILURES as error:
+                if len(left) > 1:
+                    alone = [self.failures([layer]) for layer in left]
+                    return found | {name: reason for one in alone for name, reason in one.items()}
+                return found | {left[0].name: f"its rows cannot be computed by {left[0].way} ({str(error).strip().splitlines()[0]})"}
+            places = zip(left, row_layout(left, self.projection).slices, strict=True)
+            differences = {layer.name: self._difference(layer, rows[:, place]) for layer, place in places}
+            return found | {name: reason for name, reason in differences.items() if reason is not None}
+        return found
 
     def _difference(self, layer: Layer, hooked: Tensor) -> str | None:
         expected = [rows[layer.name] for rows in self.expected if layer.name in rows]

@@ -37,8 +37,10 @@ class Prepared:
                 if replaceable(module):
                     stack.enter_context(recorded_attention(recorder, module, members))
                 else:
-                    hook = formula_hook(recorder, list(members.values()))
-                    stack.callback(module.register_forward_hook(hook, with_kwargs=True).remove)
+                    for samples in ARRANGEMENTS.values():
+                        alike = [member for member in members.values() if member.samples == samples]
+                        if alike:
+                            stack.callback(module.register_forward_hook(formula_hook(recorder, alike), with_kwargs=True).remove)
             for rerun in self.reruns:
                 stack.enter_context(rerunning(recorder, rerun))
             yield

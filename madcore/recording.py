@@ -101,6 +101,11 @@ class Recorder:
         """A tensor, made to require grad where it does not and gradients are on."""
         return output if output.requires_grad else _Root.apply(output, self._anchor)  # type: ignore[no-untyped-call]
 
+    def spread(self, output: Tensor) -> Tensor:
+        """An output with one entry first, that all samples share, repeated for each; others as they are."""
+        samples = self.rows.shape[0]
+        return output.expand(samples, *output.shape[1:]).clone() if output.ndim and output.shape[0] == 1 != samples else output
+
     def rooted(self, module: nn.Module, name: str, output: Tensor) -> Tensor:
         """A module's output, made to require grad where it does not and gradients are on, which is kept in mind."""
         output = self.root(output)
@@ -133,8 +138,7 @@ class Recorder:
             seen = seen.to(self.rows.dtype) if seen.is_floating_point() else seen
             seen = seen.expand(samples, *seen.shape[1:]) if shared else seen
             saved = [member.formula.save(seen, member.sides) for member in members]
-        if shared:
-            output = output.expand(samples, *output.shape[1:]).clone()
+        output = self.spread(output) if shared else output
         self._when_arrived(output, lambda grads: self._add(members, saved, first.arranged(grads, samples)))
         return output
 

@@ -175,7 +175,7 @@ def _hooks(recorder: Recorder, rerun: Rerun) -> tuple[Callable[..., None], Calla
         leaves, structure = pytree.tree_flatten(returned)
         numbers = [which for which, leaf in enumerate(leaves) if isinstance(leaf, Tensor) and leaf.is_floating_point()]
         for which in numbers:
-            leaf = recorder.root(leaves[which])
+            leaf = recorder.spread(recorder.root(leaves[which]))
             leaf = leaf if len(numbers) == 1 else leaf.clone()  # else the gradient of one output would be in that of another
             leaves[which] = recorder.watch(module, rerun.name, leaf, _adder(recorder, rerun, call, which, leaf.detach().clone()))
         changed: object = pytree.tree_unflatten(leaves, structure)

@@ -10,8 +10,9 @@ from torch import Tensor, nn
 
 from madcore import Measured, ModelError, Projection, RowExtractor, check_layers, margin, select_layers
 from madcore.selection import Coverage
-from tests.madcore.models import IN_PLACE_CASES, LAYER_CASES, Attends, LayerCase, Tied, batch_of, with_head
+from tests.madcore.models import IN_PLACE_CASES, LAYER_CASES, LayerCase, batch_of, with_head
 from tests.madcore.test_extractor import MergesBatch
+from tests.madcore.zoo import Attends, Tied
 from tests.reference import autograd_rows
 
 PROJECTION = Projection(rank=4, seed=1)

@@ -8,7 +8,8 @@ from torch import Tensor, nn
 
 from madcore import Measured, Projection, margin, select_layers
 from madcore.gradients import RowExtractor
-from tests.madcore.models import IN_PLACE_CASES, LAYER_CASES, LayerCase, Looks, ReusesInput, Twice, batch_of, with_head
+from tests.madcore.kinds import Looks
+from tests.madcore.models import IN_PLACE_CASES, LAYER_CASES, LayerCase, ReusesInput, Twice, batch_of, with_head
 from tests.reference import autograd_rows
 from tests.strategies import LAW, ConvCase, TransposedConvCase, conv_cases, seeds, transposed_conv_cases
 

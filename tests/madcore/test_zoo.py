@@ -5,7 +5,8 @@ import torch
 from torch import Tensor, nn
 
 from madcore import Coverage, LayerError, Measured, Projection, RowExtractor, check_layers, margin, select_layers
-from tests.madcore.models import BY_FALLBACK, ZOO, Checkpointed, LayerCase, VisionTransformer, batch_of, with_head
+from tests.madcore.models import LayerCase, batch_of, with_head
+from tests.madcore.zoo import BY_FALLBACK, ZOO, Checkpointed, VisionTransformer
 from tests.reference import autograd_rows
 
 BELOW, ABOVE = Projection(rank=2, seed=3), Projection(rank=200, seed=3)
