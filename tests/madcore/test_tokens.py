@@ -8,6 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
+from transformers import Gemma3ForCausalLM, Gemma3TextConfig, GPTNeoXConfig, GPTNeoXForCausalLM, OPTConfig, OPTForCausalLM
 
 from madcore import (
     LayerError,
@@ -30,6 +31,12 @@ from tests.strategies import LAW, seeds
 
 PROJECTION = Projection(rank=5, seed=2)
 LENGTHS = (7, 2, 12, 12, 9)
+SIZES = {"vocab_size": VOCABULARY, "hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 4, "max_position_embeddings": 32}
+FAMILIES = (
+    lambda: Gemma3ForCausalLM(Gemma3TextConfig(**SIZES, intermediate_size=36, num_key_value_heads=2, head_dim=8, query_pre_attn_scalar=8)),
+    lambda: GPTNeoXForCausalLM(GPTNeoXConfig(**SIZES, intermediate_size=36)),
+    lambda: OPTForCausalLM(OPTConfig(**SIZES, ffn_dim=36, word_embed_proj_dim=24, pad_token_id=1)),
+)
 
 
 def batch_of(samples: Sequence[tuple[Tensor, int]], padded_length: int | None = None) -> TokenBatch:
@@ -147,6 +154,19 @@ def test_every_parameter_of_a_language_model_is_covered(build: Callable[[], nn.M
     model = build()
     coverage = checked(model, "all")
     assert [layer.name for layer in coverage.covered] == [name for name, _ in model.named_parameters()]
+
+
+def test_parameters_of_other_families_are_covered_but_for_what_has_no_gradient() -> None:
+    """Scaled embeddings and norms of 1 + weight; rotary halves; positions and samples on one axis, and an embedding with an offset."""
+    for build in FAMILIES:
+        torch.manual_seed(0)
+        model = build().eval()
+        model.config.use_cache = False
+        for parameter in model.parameters():
+            nn.init.normal_(parameter, std=0.3)
+        coverage = checked(model, "all")
+        assert set(coverage.not_covered.values()) <= {"its gradient is zero but for rounding"}
+        assert len(coverage.covered) > 20
 
 
 class SeesPadding(nn.Module):

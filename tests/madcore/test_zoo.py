@@ -106,3 +106,48 @@ def test_the_fallback_refuses_to_take_positions_for_samples() -> None:
     assert extractor(Measured(batch_of(5, (4, 6)), margin)).rows.shape[0] == 5
     with pytest.raises(LayerError, match=r"0\.inner\.weight: its module's output for each sample alone is not the one for all together"):
         extractor(Measured(batch_of(4, (4, 6)), margin))
+
+
+@pytest.mark.parametrize("name", ["vision transformer", "checkpointed", "torch's transformer", "mixture"])
+def test_a_lower_precision_gives_nearly_the_same_rows(name: str) -> None:
+    case = CASES[name]
+    model, batch = with_head(case.body(), case.sample_shape), batch_of(4, case.sample_shape)
+    layers = covered(model, case).covered
+    extractor, measured = RowExtractor(model.float(), layers, BELOW), Measured(batch.float(), margin)
+    low, full = extractor(measured, torch.bfloat16).rows, extractor(measured).rows
+    assert low.dtype == torch.float32 and not torch.equal(low, full)
+    assert torch.cosine_similarity(low, full, dim=1).min() > 0.98
+
+
+class SharedBias(nn.Module):
+    """Makes one matrix of a learned table for all samples, as attention's relative positions do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table = nn.Parameter(torch.zeros(7, 2))
+
+    def forward(self) -> Tensor:
+        """(1, 4, 4, 2)."""
+        places = torch.arange(4)
+        return torch.tanh(self.table[places.unsqueeze(1) - places + 3]).unsqueeze(0)
+
+
+class AddsShared(nn.Module):
+    """Mixes positions by a matrix that all samples share."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner, self.bias = nn.Linear(6, 2), SharedBias()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(n, 4, 6) to (n, 4, 2)."""
+        return torch.tanh(torch.einsum("ntso,nso->nto", self.bias().expand(len(x), -1, -1, -1), self.inner(x)))
+
+
+def test_what_all_samples_share_is_covered() -> None:
+    case = LayerCase(AddsShared, (4, 6))
+    model, batch = with_head(case.body(), case.sample_shape), batch_of(5, case.sample_shape)
+    coverage = covered(model, case)
+    assert (coverage.fallback, coverage.not_covered) == (("0.bias.table",), {})
+    rows = RowExtractor(model, coverage.covered, BELOW)(Measured(batch, margin)).rows
+    torch.testing.assert_close(rows, autograd_rows(model, coverage.covered, batch, BELOW), rtol=1e-10, atol=1e-10)
