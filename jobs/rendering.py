@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.table import Table
 
 from infra.storage import Storage
+from madcore import RerunCost
 from pipeline.artifacts.layout import page_file
 from pipeline.artifacts.logs import STAGES
 from pipeline.artifacts.rows import NO_CLASS
@@ -75,13 +76,18 @@ def _planned(model: ModelPlan) -> Document:
         "row_bytes": model.row_bytes,
         "projected_memory_bytes": asdict(model.memory),
         "smallest_certified_group": certifiable(model),
-        "layers": {"covered": dict(zip(model.layout.names, model.layout.sizes, strict=True)), "fallback": [], "not_covered": dict(model.not_covered)},
+        "layers": {
+            "covered": dict(zip(model.layout.names, model.layout.sizes, strict=True)),
+            "fallback": list(model.fallback),
+            "fallback_cost": {name: asdict(cost) for name, cost in model.fallback.items()},
+            "not_covered": dict(model.not_covered),
+        },
     }
 
 
 def plan_text(plan: AuditPlan) -> str:
     """The plan for a person."""
-    columns = ["model", "trusted", "audited", "tasks", "numbers a row", "rows at rest", "memory a worker", "layers", "not covered"]
+    columns = ["model", "trusted", "audited", "tasks", "numbers a row", "rows at rest", "memory a worker", "layers", "by fallback", "not covered"]
     rows = [
         [
             model.name,
@@ -92,6 +98,7 @@ def plan_text(plan: AuditPlan) -> str:
             size(model.row_bytes),
             size(model.memory.peak),
             str(len(model.layers)),
+            str(len(model.fallback)),
             str(len(model.not_covered)),
         ]
         for model in plan.models
@@ -100,10 +107,18 @@ def plan_text(plan: AuditPlan) -> str:
     for model in plan.models:
         group = certifiable(model)
         lines += [f"{model.name}: the fdr target can flag no fewer than {group:,} samples, if any"] if group else []
+        lines += [f"{model.name}: by the fallback: {name}: {_rerun(cost)}" for name, cost in model.fallback.items()]
         lines += [f"{model.name}: not covered: {name}: {reason}" for name, reason in model.not_covered.items()]
         lines += [f"{model.name}: file left out: {reason}" for reason in model.refused_files.values()]
     lines += [f"{name}: cannot be audited: {reason}" for name, reason in plan.refused.items()]
     return "\n".join([*lines, *(f"cannot fit: model {name}: {reason}" for name, reason in plan.misfits.items())])
+
+
+def _rerun(cost: RerunCost) -> str:
+    """What the fallback costs a layer, as a clause."""
+    module = cost.module or "the whole model"
+    share, gradient = f"{100 * cost.parameters_share:.2g} %", size(cost.gradient_bytes)
+    return f"{module}, with {share} of the model's parameters, runs forward and backward once more, and a sample has a whole gradient of {gradient}"
 
 
 def run_text(outcome: RunOutcome, storage: Storage) -> str:

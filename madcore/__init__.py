@@ -3,20 +3,23 @@
 Torch and numpy only; no files, clock, environment or global state; randomness only from an explicit seed.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
+import torch
 from torch import Tensor, nn
 
 from madcore.calibration import p_values, split_order
 from madcore.coupling import References, score
-from madcore.coverage import Coverage, check_layers, select_layers
+from madcore.coverage import check_layers
 from madcore.curvature import BlockMoment, DampedInverse, Damping, Whitening
 from madcore.errors import CalibrationError, LayerError, MadcoreError, ModelError
-from madcore.gradients import Layer, RowExtractor, row_layout
+from madcore.gradients import RowExtractor
 from madcore.measurements import Inputs, Measured, Measurement, margin
 from madcore.projections import Projection
-from madcore.rows import RowLayout
-from madcore.tokens import TokenBatch, completion_confidence, completion_nll, token_margin
+from madcore.rerun import RerunCost
+from madcore.rows import Layer, RowLayout, row_layout
+from madcore.selection import Coverage, select_layers
+from madcore.tokens import TokenBatch, completion_confidence, completion_nll, token_margin, token_margins
 
 __all__ = [
     "BlockMoment",
@@ -33,6 +36,7 @@ __all__ = [
     "ModelError",
     "Projection",
     "References",
+    "RerunCost",
     "RowExtractor",
     "RowLayout",
     "TokenBatch",
@@ -43,11 +47,13 @@ __all__ = [
     "margin",
     "p_values",
     "per_sample_rows",
+    "per_token_rows",
     "row_layout",
     "score",
     "select_layers",
     "split_order",
     "token_margin",
+    "token_margins",
 ]
 
 
@@ -75,8 +81,44 @@ def per_sample_rows(
         ModelError: the model is in training mode, or its outputs do not fit the measurement.
         LayerError: a pattern matches no layer, or a layer cannot be hooked.
     """
+    return _extractor(model, layers, projection)(Measured(batch, measurement)).rows
+
+
+def per_token_rows(
+    model: nn.Module,
+    tokens: TokenBatch,
+    *,
+    layers: Sequence[Layer] | Sequence[str] = ("*",),
+    projection: Projection | None = None,
+    measurement: Callable[[TokenBatch], Measurement] = token_margins,
+) -> Tensor:
+    """Rows of every completion token of a language model's texts.
+
+    A text's row is the gradient of a sum over its completion's tokens; the row of a token is the gradient of its own term, so that
+    the rows of a text's tokens sum to the text's. Other tokens, through attention, take part in each. The cost is one forward pass
+    and, for each position that is in any completion, a backward pass of the whole batch, and s times the memory of rows.
+
+    Args:
+        model: in eval mode, on the tokens' device; left as found.
+        tokens: n texts of s positions.
+        layers: as of `per_sample_rows`.
+        projection: rank and seed; rank 16, seed 0 if not given.
+        measurement: of the tokens, makes what maps logits (n, s, V) to a term per token (n, s).
+
+    Returns:
+        Rows (n, s, k) on the model's device; zero at the tokens of prompts and at padding.
+
+    Raises:
+        ModelError: the model is in training mode, or its outputs do not fit the measurement.
+        LayerError: a pattern matches no layer, or a layer cannot be hooked.
+    """
+    positions: list[int] = (torch.nonzero(tokens.predicted.any(dim=0)).flatten() + 1).tolist()
+    return _extractor(model, layers, projection).per_token(Measured(tokens.inputs, measurement(tokens)), positions)
+
+
+def _extractor(model: nn.Module, layers: Sequence[Layer] | Sequence[str], projection: Projection | None) -> RowExtractor:
     chosen = [layer for layer in layers if isinstance(layer, Layer)]
     patterns = [pattern for pattern in layers if isinstance(pattern, str)]
     if patterns:
         chosen += select_layers(model, patterns).covered
-    return RowExtractor(model, chosen, projection or Projection())(Measured(batch, measurement)).rows
+    return RowExtractor(model, chosen, projection or Projection())

@@ -1,4 +1,4 @@
-"""Which layers a model's rows cover: selection by name, then a self-check against autograd.
+"""Which of the selected layers a model's rows cover: a self-check against autograd.
 
 Hooks can be right about a layer's kind and wrong about its use: a weight read without calling its module, a module called on
 something that has not the samples first, a tied parameter. So every selected layer is checked on real samples, and one that
@@ -6,82 +6,25 @@ differs from autograd is not covered, with the reason.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from fnmatch import fnmatchcase
-from typing import Literal, TypeVar
+from dataclasses import dataclass, replace
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 
+from madcore.copies import ways_to_copy
 from madcore.errors import LayerError, ModelError
-from madcore.gradients import Layer, RowExtractor, row_layout
-from madcore.layers import formula_of
+from madcore.gradients import RowExtractor
 from madcore.measurements import Measured, logits_of, run
 from madcore.projections import Projection
+from madcore.rows import Layer, Way, row_layout
+from madcore.selection import Coverage
 
 RELATIVE_TOLERANCE = 1e-3
+ROUNDING = 1e-5
 CHECKED_SAMPLES = 3
+FAILURES = (RuntimeError, ValueError, TypeError, IndexError)  # of a model under a way that is not for it
 Sample = TypeVar("Sample")
-NO_MATRICES = (nn.Embedding, nn.EmbeddingBag, nn.LayerNorm, nn.RMSNorm)
-
-
-@dataclass(frozen=True)
-class Coverage:
-    """Layers that rows are made of, in the model's order, and why each other selected one is not among them."""
-
-    covered: tuple[Layer, ...]
-    not_covered: Mapping[str, str]
-
-
-def select_layers(model: nn.Module, patterns: Sequence[str] = ("*",), parameters: Literal["matrices", "all"] = "matrices") -> Coverage:
-    """The parameters that shell patterns over module names choose.
-
-    Args:
-        model: the model.
-        patterns: shell patterns over module names; a leading `!` excludes; none but exclusions means all others.
-        parameters: `matrices` takes kernels and weight matrices; `all` every parameter of the chosen modules.
-
-    Raises:
-        LayerError: a pattern matches no module that holds such parameters.
-    """
-    held = {name: _own(module, parameters) for name, module in model.named_modules()}
-    held = {name: own for name, own in held.items() if own}
-    for pattern in patterns:
-        if not any(fnmatchcase(name, pattern.removeprefix("!")) for name in held):
-            raise LayerError(pattern, f"this pattern matches no layer; layers here: {_first(held)}")
-    chosen = [name for name in held if _chosen(name, patterns)]
-    if not chosen:
-        raise LayerError(" ".join(patterns), f"these patterns together exclude every layer; layers here: {_first(held)}")
-    covered, not_covered = [], {}
-    for module_name in chosen:
-        module = model.get_submodule(module_name)
-        for parameter in held[module_name]:
-            formula = formula_of(module, parameter)
-            layer = Layer(module_name, parameter, formula.shape if formula else (0, 0))
-            if formula:
-                covered.append(layer)
-            else:
-                not_covered[layer.name] = f"no per-sample formula for {parameter!r} of a {type(module).__name__}"
-    return Coverage(tuple(covered), not_covered)
-
-
-def _own(module: nn.Module, parameters: str) -> list[str]:
-    """A module's own parameters; of `matrices` those with two dimensions or more, but not tables of vectors, nor norms."""
-    own = dict(module.named_parameters(recurse=False))
-    if parameters == "all":
-        return list(own)
-    return [] if isinstance(module, NO_MATRICES) else [name for name, parameter in own.items() if parameter.ndim > 1]
-
-
-def _chosen(name: str, patterns: Sequence[str]) -> bool:
-    wanted = [p for p in patterns if not p.startswith("!")] or ["*"]
-    excluded = [p[1:] for p in patterns if p.startswith("!")]
-    return any(fnmatchcase(name, p) for p in wanted) and not any(fnmatchcase(name, p) for p in excluded)
-
-
-def _first(names: Mapping[str, Sequence[str]]) -> str:
-    listed = list(names)
-    return ", ".join(listed[:8]) + (f" and {len(listed) - 8} more" if len(listed) > 8 else "")
 
 
 def check_layers(
@@ -102,28 +45,75 @@ def check_layers(
     Raises:
         ModelError: no layer is left.
     """
-    not_covered, layers = dict(coverage.not_covered), list(coverage.covered)
-    chosen, expected = _checked(model, layers, [(sample, together([sample])) for sample in samples], projection)
-    batch = together(chosen)
-    hooked = None
-    while layers and hooked is None:
-        try:
-            hooked = RowExtractor(model, layers, projection)(batch).rows
-        except LayerError as error:
-            not_covered[error.name] = error.reason
-            layers = [layer for layer in layers if layer.name != error.name]
-    kept = []
-    if hooked is not None:
-        for layer, place in zip(layers, row_layout(layers, projection).slices, strict=True):
-            reason = _difference(hooked[:, place], [rows.get(layer.name) for rows in expected])
-            if reason:
-                not_covered[layer.name] = reason + _tied(model, layer)
-            else:
-                kept.append(layer)
+    chosen, expected = _checked(model, coverage.covered, [(sample, together([sample])) for sample in samples], projection)
+    trial, kept, reasons = _Trial(model, together(chosen), projection, expected), dict[str, Layer](), dict[str, str]()
+    undecided = {layer.name: _ways(model, layer) for layer in coverage.covered}
+    while undecided:
+        tried = [replace(layer, way=undecided[layer.name][0]) for layer in coverage.covered if layer.name in undecided]
+        by_formula = [layer for layer in tried if layer.way == "formula"]
+        failed = trial.failures(by_formula) | trial.failures([layer for layer in tried if layer.way != "formula"])
+        kept |= {layer.name: layer for layer in tried if layer.name not in failed}
+        formulas = {layer.name for layer in coverage.covered if layer.way == "formula"}
+        reasons |= {name: reason for name, reason in failed.items() if not (name in formulas and name in reasons)}
+        undecided = {name: ways[1:] for name, ways in undecided.items() if name in failed and ways[1:]}
+    not_covered = {**coverage.not_covered, **{layer.name: reasons[layer.name] + _tied(model, layer) for layer in coverage.covered if layer.name not in kept}}
     if not kept:
-        reasons = "; ".join(f"{name}: {reason}" for name, reason in list(not_covered.items())[:3])
-        raise ModelError(f"no layer of the model can be covered ({reasons})")
-    return Coverage(tuple(kept), not_covered)
+        listed = "; ".join(f"{name}: {reason}" for name, reason in list(not_covered.items())[:3])
+        raise ModelError(f"no layer of the model can be covered ({listed})")
+    return Coverage(tuple(kept[layer.name] for layer in coverage.covered if layer.name in kept), not_covered)
+
+
+def _ways(model: nn.Module, layer: Layer) -> tuple[Way, ...]:
+    """The ways to a layer's rows, cheapest first."""
+    if layer.way == "formula":
+        return "formula", "formula, samples second", "formula, samples merged", "fallback"
+    return *ways_to_copy(model.get_parameter(layer.name)), "fallback"
+
+
+@dataclass(frozen=True)
+class _Trial:
+    """A batch of samples, and autograd's rows of each by layer."""
+
+    model: nn.Module
+    batch: Measured
+    projection: Projection
+    expected: Sequence[Mapping[str, Tensor]]
+
+    def failures(self, layers: Sequence[Layer]) -> dict[str, str]:
+        """By layer whose rows differ from autograd's, why. One that fails is left out, and the others are tried without it."""
+        found: dict[str, str] = {}
+        left = list(layers)
+        while left:
+            try:
+                rows = RowExtractor(self.model, left, self.projection)(self.batch).rows
+            except LayerError as error:
+                found[error.name] = error.reason
+                left = [layer for layer in left if layer.name != error.name]
+                continue
+            except FAILURES as error:
+                if len(left) > 1:
+                    alone = [self.failures([layer]) for layer in left]
+                    return found | {name: reason for one in alone for name, reason in one.items()}
+                return found | {left[0].name: f"its rows cannot be computed by {left[0].way} ({str(error).strip().splitlines()[0]})"}
+            places = zip(left, row_layout(left, self.projection).slices, strict=True)
+            differences = {layer.name: self._difference(layer, rows[:, place]) for layer, place in places}
+            return found | {name: reason for name, reason in differences.items() if reason is not None}
+        return found
+
+    def _difference(self, layer: Layer, hooked: Tensor) -> str | None:
+        expected = [rows[layer.name] for rows in self.expected if layer.name in rows]
+        if len(expected) < len(self.expected):
+            return "its parameter takes no part in the forward pass"
+        reference = torch.stack(expected)
+        if not torch.isfinite(reference).all():
+            return "its gradient is not finite on a trusted sample"
+        differences_b, norms_b = (hooked - reference).norm(dim=1), reference.norm(dim=1)
+        if (differences_b <= RELATIVE_TOLERANCE * norms_b + 1e-12).all():
+            return None
+        largest_b = torch.tensor([max(float(row.norm()) for row in rows.values()) for rows in self.expected])
+        if (torch.maximum(norms_b, hooked.norm(dim=1)).cpu() < ROUNDING * largest_b).all():
+            return "its gradient is zero but for rounding"
+        return f"its hooked gradient differs from autograd's by {float((differences_b / norms_b.clamp(min=1e-12)).max()):.2g} of its norm"
 
 
 def _checked(
@@ -145,41 +135,29 @@ def _checked(
     return [sample for sample, _ in kept], [rows for _, rows in kept]
 
 
-def _difference(hooked: Tensor, expected: Sequence[Tensor | None]) -> str | None:
-    if any(row is None for row in expected):
-        return "its parameter takes no part in the forward pass"
-    reference = torch.stack([row for row in expected if row is not None])
-    if not torch.isfinite(reference).all():
-        return "its gradient is not finite on a trusted sample"
-    differences_b, norms_b = (hooked - reference).norm(dim=1), reference.norm(dim=1)
-    if (differences_b <= RELATIVE_TOLERANCE * norms_b + 1e-12).all():
-        return None
-    return f"its hooked gradient differs from autograd's by {float((differences_b / norms_b.clamp(min=1e-12)).max()):.2g} of its norm"
-
-
 def _tied(model: nn.Module, layer: Layer) -> str:
-    """Names the other modules that hold the layer's parameter, which its gradient sums over and its own hooks do not see."""
-    parameter = model.get_submodule(layer.module).get_parameter(layer.parameter)
-    named = model.named_parameters(remove_duplicate=False)
-    others = [name for name, other in named if other is parameter and name != layer.name]
+    """Names the other modules that hold the layer's parameter, which its gradient sums over."""
+    parameter = model.get_parameter(layer.name)
+    others = [name for name, other in model.named_parameters(remove_duplicate=False) if other is parameter and name != layer.name]
     return f"; it is tied to {', '.join(others)}" if others else ""
 
 
 def _autograd_rows(model: nn.Module, layers: Sequence[Layer], sample: Measured, projection: Projection) -> dict[str, Tensor]:
-    parameters = [model.get_submodule(layer.module).get_parameter(layer.parameter) for layer in layers]
-    required = [parameter.requires_grad for parameter in parameters]
+    parameters = [parameter for parameter in model.parameters() if parameter.is_floating_point()]
+    before = [(parameter.requires_grad, parameter.grad) for parameter in parameters]
     try:
         for parameter in parameters:
-            parameter.requires_grad_(True)
+            parameter.requires_grad_(True).grad = None
         with torch.enable_grad():
             measured = sample.measurement(logits_of(run(model, sample.inputs))).sum()
             if not measured.requires_grad:
                 raise ModelError("the model's outputs do not depend on its weights by way of autograd: does it detach them?")
-            grads = torch.autograd.grad(measured, parameters, allow_unused=True)
+            measured.backward()  # into .grad, because reentrant checkpoints refuse torch.autograd.grad
+        grads = [(layer, model.get_parameter(layer.name).grad) for layer in layers]
     finally:
-        for parameter, before in zip(parameters, required, strict=True):
-            parameter.requires_grad_(before)
-    return {layer.name: project_gradient(grad, layer, projection) for layer, grad in zip(layers, grads, strict=True) if grad is not None}
+        for parameter, (required, grad) in zip(parameters, before, strict=True):
+            parameter.requires_grad_(required).grad = grad
+    return {layer.name: project_gradient(grad, layer, projection) for layer, grad in grads if grad is not None}
 
 
 def project_gradient(grad: Tensor, layer: Layer, projection: Projection) -> Tensor:

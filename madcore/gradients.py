@@ -1,36 +1,23 @@
 """Compressed per-sample gradients in one batched forward and backward pass.
 
-Forward hooks project each layer's input; tensor hooks on its output join that with the output gradient. Tensor hooks, not module
-backward hooks, because those refuse an in-place activation after them. Weights are frozen meanwhile, so autograd computes output
+Hooks (`madcore.recording`) see each layer's input and output gradient. Weights are frozen meanwhile, so autograd computes output
 gradients only: the pass costs less than a training step's.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
+from madcore.copies import Copied, replaced
 from madcore.errors import LayerError, ModelError
-from madcore.layers import Formula, Sides, formula_of
 from madcore.measurements import Measured, logits_of, run
+from madcore.preparation import prepare
 from madcore.projections import Projection
-from madcore.rows import RowLayout
-
-
-@dataclass(frozen=True)
-class Layer:
-    """One covered parameter: its module's name, its own name in it, and the two sides of its gradient."""
-
-    module: str
-    parameter: str
-    shape: tuple[int, int]
-
-    @property
-    def name(self) -> str:
-        """The parameter's full name, `blocks.0.conv1.weight`."""
-        return f"{self.module}.{self.parameter}" if self.module else self.parameter
+from madcore.recording import Recorder, rooted_everywhere
+from madcore.rows import Layer, row_layout
 
 
 @dataclass(frozen=True)
@@ -39,37 +26,6 @@ class SampleRows:
 
     rows: Tensor
     outputs: Tensor
-
-
-@dataclass(frozen=True)
-class _Projected:
-    """A layer with what its hooks need: its formula, its projections on the model's device, its place in a row."""
-
-    layer: Layer
-    formula: Formula
-    sides: Sides
-    place: slice
-
-
-class _Root(torch.autograd.Function):
-    """Makes a tensor require grad without copying it and without making it a leaf, which in-place activations refuse."""
-
-    @staticmethod
-    def forward(ctx: torch.autograd.function.FunctionCtx, output: Tensor, anchor: Tensor) -> Tensor:
-        """`output` itself, now a function of `anchor`."""
-        ctx.mark_dirty(output)
-        return output
-
-    @staticmethod
-    def backward(ctx: torch.autograd.function.FunctionCtx, *grads: Tensor) -> tuple[None, Tensor]:
-        """No gradient flows further."""
-        return None, grads[0].new_zeros(())
-
-
-def row_layout(layers: Sequence[Layer], projection: Projection) -> RowLayout:
-    """The layout of rows of these layers under this projection."""
-    kept = [projection.kept(layer.shape[0]) * projection.kept(layer.shape[1]) for layer in layers]
-    return RowLayout(tuple(layer.name for layer in layers), tuple(kept))
 
 
 @contextmanager
@@ -115,9 +71,8 @@ class RowExtractor:
             raise ModelError("no layer to take gradients of: select at least one")
         self.layout = row_layout(layers, projection)
         self._model = model
-        self._modules: dict[str, list[_Projected]] = {}
-        for layer, place in zip(layers, self.layout.slices, strict=True):
-            self._modules.setdefault(layer.module, []).append(_projected(model, layer, projection, place))
+        self._prepared = prepare(model, layers, self.layout, projection)
+        self._rooted = False
 
     def __call__(self, batch: Measured, precision: torch.dtype = torch.float32) -> SampleRows:
         """Rows of a batch.
@@ -130,59 +85,93 @@ class RowExtractor:
             ModelError: the model returns no logits, or ones that do not fit the measurement.
             LayerError: a module's input or output does not have the samples as its first dimension, or it runs without gradients.
         """
+        with self._forward(batch, precision) as forward:
+            reached = forward.differentiate(batch.measurement(forward.logits).sum())
+        if self._to_try_again(reached, forward.recorder):
+            return self(batch, precision)
+        return SampleRows(forward.recorder.rows, forward.outputs)
+
+    def per_token(self, batch: Measured, positions: Sequence[int]) -> Tensor:
+        """Rows of every token of a batch, in one forward pass and one backward pass per position.
+
+        Args:
+            batch: the model's inputs, n samples, on its device, and what is measured of its logits at each of s positions: (n, s).
+            positions: those to take gradients of; rows of the others are zero.
+
+        Returns:
+            Rows (n, s, k): of a position, the gradient of its own term; their sum over positions is the gradient of the terms' sum.
+
+        Raises:
+            ModelError: what is measured is not (n, s).
+            LayerError: as for the rows of samples.
+        """
+        with self._forward(batch, torch.float32) as forward:
+            terms_ns = batch.measurement(forward.logits)
+            if terms_ns.ndim != 2 or terms_ns.shape[0] != batch.samples:
+                raise ModelError(f"expected a measurement (samples, positions) of {batch.samples} samples, got shape {tuple(terms_ns.shape)}")
+            rows = forward.recorder.rows.new_zeros(*terms_ns.shape, self.layout.k)
+            reached = True
+            for position in positions:
+                forward.recorder.rows.zero_()
+                reached = forward.differentiate(terms_ns[:, position].sum(), again=True) and reached
+                rows[:, position] = forward.recorder.rows
+        return self.per_token(batch, positions) if self._to_try_again(reached, forward.recorder) else rows
+
+    def _to_try_again(self, reached: bool, recorder: Recorder) -> bool:
+        """Whether a pass that did not reach all layers may with all modules rooted.
+
+        A reentrant checkpoint gives no gradient to a block whose input requires none. A model stays rooted once it had to be.
+
+        Raises:
+            LayerError: it was so already.
+        """
+        if reached:
+            return False
+        if self._rooted:
+            for name in recorder.silent:
+                raise LayerError(name, "the model runs it with gradients switched off")
+            return False
+        self._rooted = True
+        return True
+
+    @contextmanager
+    def _forward(self, batch: Measured, precision: torch.dtype) -> Iterator["_Forward"]:
+        """The forward pass; inside, the model is prepared for backward passes."""
         with ExitStack() as stack:
             stack.enter_context(torch.enable_grad())
             stack.enter_context(frozen(self._model))
             some = next(self._model.parameters())
             anchor = torch.zeros((), device=some.device, requires_grad=True)
-            rows = torch.zeros(batch.samples, self.layout.k, device=some.device, dtype=some.dtype)
-            for name, members in self._modules.items():
-                handle = self._model.get_submodule(name).register_forward_hook(_forward_hook(members, rows, anchor), with_kwargs=True)
-                stack.callback(handle.remove)
+            recorder = Recorder(torch.zeros(batch.samples, self.layout.k, device=some.device, dtype=some.dtype), anchor)
+            stack.enter_context(self._prepared.recorded(recorder))
+            if self._rooted:
+                stack.enter_context(rooted_everywhere(recorder, self._model))
             if precision is torch.float32:
                 stack.enter_context(exact_float32(some.device))
+            copies = stack.enter_context(replaced(self._prepared.copied, batch.samples))
             with torch.autocast(some.device.type, dtype=precision, enabled=precision is not torch.float32):
-                logits = logits_of(run(self._model, batch.inputs))
-            values = batch.measurement(logits.to(some.dtype)).sum()
-            if values.requires_grad:
-                values.backward(inputs=[anchor])
-        return SampleRows(rows, logits.detach())
+                outputs = logits_of(run(self._model, batch.inputs))
+            yield _Forward(recorder, anchor, self._prepared.copied, copies, outputs.to(some.dtype), outputs.detach())
 
 
-def _projected(model: nn.Module, layer: Layer, projection: Projection, place: slice) -> _Projected:
-    module = model.get_submodule(layer.module)
-    formula = formula_of(module, layer.parameter)
-    if formula is None:
-        raise LayerError(layer.name, f"no per-sample formula for the parameter {layer.parameter!r} of a {type(module).__name__}")
-    p0, p1 = (projection.matrix(layer.name, side, size) for side, size in enumerate(formula.shape))
-    like = next(model.parameters())
-    return _Projected(layer, formula, Sides(None if p0 is None else p0.to(like), None if p1 is None else p1.to(like)), place)
+@dataclass(frozen=True)
+class _Forward:
+    """A forward pass: its logits in the model's precision, its outputs as they were, and what its backward passes add to rows."""
 
+    recorder: Recorder
+    anchor: Tensor
+    copied: Sequence[Copied]
+    copies: Sequence[Tensor]
+    logits: Tensor
+    outputs: Tensor
 
-Hook = Callable[[nn.Module, tuple[Tensor, ...], dict[str, Tensor], Tensor], Tensor]
-
-
-def _forward_hook(members: Sequence[_Projected], rows: Tensor, anchor: Tensor) -> Hook:
-    def project(module: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Tensor], output: Tensor) -> Tensor:
-        with torch.no_grad(), torch.autocast(rows.device.type, enabled=False):
-            inputs = (args[0] if args else next(iter(kwargs.values()))).detach().to(rows.dtype)
-            if inputs.ndim < 2 or inputs.shape[0] != rows.shape[0]:
-                raise LayerError(members[0].layer.name, f"its input has {inputs.shape[0]} entries first, where the batch has {rows.shape[0]} samples")
-            saved = [member.formula.save(inputs, member.sides) for member in members]
-        if not output.requires_grad:
-            output = _Root.apply(output, anchor)  # type: ignore[no-untyped-call]
-        if not output.requires_grad:
-            raise LayerError(members[0].layer.name, "the model runs it with gradients switched off")
-        output.register_hook(lambda grads: _add_rows(members, saved, grads, rows))
-        return output
-
-    return project
-
-
-def _add_rows(members: Sequence[_Projected], saved: Sequence[Tensor], grads: Tensor, rows: Tensor) -> None:
-    """Adds one use of a module to the rows; a module used twice accumulates."""
-    with torch.no_grad(), torch.autocast(rows.device.type, enabled=False):
-        for member, inputs in zip(members, saved, strict=True):
-            if grads.shape[0] != rows.shape[0]:
-                raise LayerError(member.layer.name, f"its output has {grads.shape[0]} entries first, where the batch has {rows.shape[0]} samples")
-            rows[:, member.place] += member.formula.row(inputs, grads.to(rows.dtype), member.sides).flatten(1)
+    def differentiate(self, value: Tensor, again: bool = False) -> bool:
+        """Adds the gradient of a number to the recorder's rows; `again` where another follows. Whether it reached all there is."""
+        if value.requires_grad:
+            value.backward(retain_graph=again)  # without `inputs`, which reentrant checkpoints refuse: all other leaves are frozen
+        for copied, copies in zip(self.copied, self.copies, strict=True):
+            copied.add(self.recorder.rows, copies)
+        reached = all(copies.grad is not None for copies in self.copies) and not self.recorder.silent
+        for leaf in (self.anchor, *self.copies):
+            leaf.grad = None
+        return reached

@@ -1,6 +1,6 @@
-"""How each kind of layer turns its input and its output gradient into projected per-sample gradients.
+"""How linear layers, convolutions and embeddings turn inputs and output gradients into projected per-sample gradients.
 
-Two layouts. A *module* speaks its own: Linear (n, ..., d), Conv (n, c, spatial...), BatchNorm (n, c, spatial...). *Rows* are
+Two layouts. A *module* speaks its own: Linear (n, ..., d), Conv (n, c, spatial...), Embedding (n, ...). *Rows* are
 (n, o, i): sample, projected first dimension, projected rest. A formula saves the projected input (never the whole one) in the
 forward pass, and joins it with the output gradient in the backward pass; the gradient itself is never formed
 (LoGra, Choe et al. 2024, arXiv 2405.13954). Which of the two sides the input is on is the formula's own business.
@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 Convolution = nn.Conv1d | nn.Conv2d | nn.Conv3d
-BatchNorm = nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d
+TransposedConvolution = nn.ConvTranspose1d | nn.ConvTranspose2d | nn.ConvTranspose3d
 CONVOLVE: dict[int, Callable[..., Tensor]] = {3: F.conv1d, 4: F.conv2d, 5: F.conv3d}
 
 
@@ -46,23 +46,18 @@ def _positions_nsd(tensor: Tensor) -> Tensor:
     return tensor.flatten(1, -2) if tensor.ndim > 2 else tensor.unsqueeze(1)
 
 
-def _projected(tensor: Tensor, projection: Tensor | None) -> Tensor:
+def projected(tensor: Tensor, projection: Tensor | None) -> Tensor:
     """(n, ..., d) -> (n, s, r)."""
     tensor_nsd = _positions_nsd(tensor)
     return tensor_nsd if projection is None else tensor_nsd @ projection.T
 
 
-def _projected_copy(tensor: Tensor, projection: Tensor | None) -> Tensor:
-    """As `_projected`, but never an alias."""
-    return _positions_nsd(tensor).clone() if projection is None else _projected(tensor, projection)
+def projected_copy(tensor: Tensor, projection: Tensor | None) -> Tensor:
+    """As `projected`, but never an alias."""
+    return _positions_nsd(tensor).clone() if projection is None else projected(tensor, projection)
 
 
-def _sum_positions(tensor_nc: Tensor) -> Tensor:
-    """(n, c, ...) -> (n, c)."""
-    return tensor_nc.flatten(2).sum(dim=2) if tensor_nc.ndim > 2 else tensor_nc
-
-
-def _outer(grads_nos: Tensor, inputs_nis: Tensor) -> Tensor:
+def outer(grads_nos: Tensor, inputs_nis: Tensor) -> Tensor:
     """Sum over positions s of the outer products: (n, o, s), (n, i, s) -> (n, o, i)."""
     return torch.bmm(grads_nos, inputs_nis.transpose(1, 2))
 
@@ -71,41 +66,40 @@ def _outer(grads_nos: Tensor, inputs_nis: Tensor) -> Tensor:
 class LinearWeight:
     """Weight (d_out, d_in) of a Linear on inputs (n, ..., d_in): sum over positions of d (x) a."""
 
-    module: nn.Linear
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        """(d_out, d_in)."""
-        return self.module.out_features, self.module.in_features
+    shape: tuple[int, int]
 
     def save(self, inputs: Tensor, sides: Sides) -> Tensor:
         """Projected inputs (n, s, i)."""
-        return _projected_copy(inputs, sides.p1)
+        return projected_copy(inputs, sides.p1)
 
     def row(self, saved: Tensor, grads: Tensor, sides: Sides) -> Tensor:
         """(n, o, i)."""
-        return _outer(_projected(grads, sides.p0).transpose(1, 2), saved.transpose(1, 2))
+        return outer(projected(grads, sides.p0).transpose(1, 2), saved.transpose(1, 2))
 
 
 @dataclass(frozen=True)
 class TransposedLinearWeight:
     """Weight (d_in, d_out) of a linear map of inputs (n, ..., d_in), as GPT-2's `Conv1D` holds it: sum over positions of a (x) d."""
 
-    module: nn.Module
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        """(d_in, d_out)."""
-        d_in, d_out = self.module.get_parameter("weight").shape
-        return d_in, d_out
+    shape: tuple[int, int]
 
     def save(self, inputs: Tensor, sides: Sides) -> Tensor:
         """Projected inputs (n, s, o): here they are the first side."""
-        return _projected_copy(inputs, sides.p0)
+        return projected_copy(inputs, sides.p0)
 
     def row(self, saved: Tensor, grads: Tensor, sides: Sides) -> Tensor:
         """(n, o, i)."""
-        return _outer(saved.transpose(1, 2), _projected(grads, sides.p1).transpose(1, 2))
+        return outer(saved.transpose(1, 2), projected(grads, sides.p1).transpose(1, 2))
+
+
+def channels_by_group(tensor_ncs: Tensor, p0: Tensor | None, groups: int) -> Tensor:
+    """Projects channels; those of each group are positions of their own: (n, c, s) -> (n, o, groups * s). May alias the tensor."""
+    if groups == 1:
+        return tensor_ncs if p0 is None else p0 @ tensor_ncs
+    channels = tensor_ncs.shape[1]
+    p0 = torch.eye(channels, dtype=tensor_ncs.dtype, device=tensor_ncs.device) if p0 is None else p0
+    by_group: Tensor = torch.einsum("ogc,ngcs->nogs", p0.unflatten(1, (groups, -1)), tensor_ncs.unflatten(1, (groups, -1)))
+    return by_group.flatten(2)
 
 
 @dataclass(frozen=True)
@@ -138,90 +132,66 @@ class ConvWeight:
 
     def row(self, saved: Tensor, grads: Tensor, sides: Sides) -> Tensor:
         """(n, o, i)."""
-        grads_ncs, groups = grads.flatten(2), self.module.groups
-        if groups == 1:
-            return _outer(grads_ncs if sides.p0 is None else sides.p0 @ grads_ncs, saved)
-        p0 = torch.eye(self.shape[0], dtype=grads.dtype, device=grads.device) if sides.p0 is None else sides.p0
-        by_group = torch.einsum("ogc,ngcs->nogs", p0.unflatten(1, (groups, -1)), grads_ncs.unflatten(1, (groups, -1)))
-        return _outer(by_group.flatten(2), saved)
+        return outer(channels_by_group(grads.flatten(2), sides.p0, self.module.groups), saved)
 
 
 @dataclass(frozen=True)
-class Bias:
-    """An additive vector along `axis` of the module's output: the output gradient summed over all other positions."""
+class TransposedConvWeight:
+    """Kernel (c_in, c_out / groups, ...) of a transposed convolution.
 
-    size: int
-    axis: int
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        """(size, 1)."""
-        return self.size, 1
-
-    def save(self, inputs: Tensor, sides: Sides) -> Tensor:
-        """Nothing: an empty tensor."""
-        return inputs.new_empty(0)
-
-    def row(self, saved: Tensor, grads: Tensor, sides: Sides) -> Tensor:
-        """(n, o, 1)."""
-        sums_nc = _sum_positions(grads.movedim(self.axis, 1))
-        return (sums_nc if sides.p0 is None else sums_nc @ sides.p0.T).unsqueeze(2)
-
-
-@dataclass(frozen=True)
-class BatchNormWeight:
-    """The scale of a BatchNorm whose statistics are frozen: sum over positions of d times the normalised input."""
-
-    module: BatchNorm
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        """(channels, 1)."""
-        return self.module.num_features, 1
-
-    def save(self, inputs: Tensor, sides: Sides) -> Tensor:
-        """Normalised inputs, shaped like the module's."""
-        module = self.module
-        return F.batch_norm(inputs, module.running_mean, module.running_var, eps=module.eps, training=module.running_mean is None)
-
-    def row(self, saved: Tensor, grads: Tensor, sides: Sides) -> Tensor:
-        """(n, o, 1)."""
-        sums_nc = _sum_positions(saved * grads)
-        return (sums_nc if sides.p0 is None else sums_nc @ sides.p0.T).unsqueeze(2)
-
-
-def matrix_formula(module: nn.Module) -> Formula | None:
-    """The formula of the module's weight matrix or kernel; None where the module has none that is known here.
-
-    A subclass is taken for its base: whether its forward pass still is the base's, the self-check of `madcore.coverage` decides.
+    It is the adjoint of a convolution with the same kernel (Dumoulin and Visin 2016, arXiv 1603.07285, section 4), which maps output
+    gradients to input gradients: so its kernel's gradient is that convolution's, with inputs and output gradients in each other's place.
     """
-    if isinstance(module, nn.Linear):
-        return LinearWeight(module)
-    if _is_transposed_linear(module):
-        return TransposedLinearWeight(module)
-    return ConvWeight(module) if isinstance(module, Convolution) else None
+
+    module: TransposedConvolution
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(c_in, c_out / groups * kernel volume)."""
+        return self.module.weight.shape[0], self.module.weight[0].numel()
+
+    def save(self, inputs: Tensor, sides: Sides) -> Tensor:
+        """Inputs with projected channels, their positions apart: (n, o, groups, spatial...)."""
+        groups = self.module.groups
+        by_group: Tensor = channels_by_group(inputs.flatten(2), sides.p0, groups).unflatten(2, (groups, *inputs.shape[2:]))
+        return by_group.clone() if sides.p0 is None else by_group
+
+    def row(self, saved: Tensor, grads: Tensor, sides: Sides) -> Tensor:
+        """(n, o, i)."""
+        module, spatial = self.module, saved.shape[3:]
+        filters = torch.eye(self.shape[1], dtype=grads.dtype, device=grads.device) if sides.p1 is None else sides.p1
+        kernel = filters.reshape(-1, *module.weight.shape[1:]).repeat(module.groups, *[1] * (1 + len(spatial)))
+        patches = CONVOLVE[kernel.ndim](grads, kernel, None, module.stride, module.padding, module.dilation, module.groups)
+        for axis, length in enumerate(spatial, 2):  # an output padding of a stride or more gives positions that no input is at
+            patches = patches.narrow(axis, 0, length)
+        patches_ngis = patches.flatten(2).unflatten(1, (module.groups, filters.shape[0]))
+        return outer(saved.flatten(2), patches_ngis.transpose(1, 2).flatten(2))
 
 
-def _is_transposed_linear(module: nn.Module) -> bool:
-    """Hugging Face's `Conv1D`, known by its name and its weight, because its library is none that this package imports."""
-    own = dict(module.named_parameters(recurse=False))
-    return "weight" in own and own["weight"].ndim == 2 and any(base.__name__ == "Conv1D" for base in type(module).__mro__)
+@dataclass(frozen=True)
+class EmbeddingWeight:
+    """Table (vocabulary, d) looked up by ids (n, ...): the sum over positions of the id's column of P_0 (x) the output gradient.
 
+    `scale` is what the module multiplies its vectors by.
+    """
 
-def vector_formula(module: nn.Module, parameter: str) -> Formula | None:
-    """The formula of a bias or of a norm's scale; None where it is not known here."""
-    if isinstance(module, BatchNorm):
-        return BatchNormWeight(module) if parameter == "weight" else Bias(module.num_features, axis=1)
-    if parameter != "bias":
-        return None
-    if isinstance(module, nn.Linear):
-        return Bias(module.out_features, axis=-1)
-    if _is_transposed_linear(module):
-        return Bias(module.get_parameter("weight").shape[1], axis=-1)
-    return Bias(module.out_channels, axis=1) if isinstance(module, Convolution) else None
+    shape: tuple[int, int]
+    padding: int | None
+    scale: float
 
+    def save(self, inputs: Tensor, sides: Sides) -> Tensor:
+        """The ids, (n, s)."""
+        return inputs.reshape(inputs.shape[0], -1 if len(inputs) else 0).clone()
 
-def formula_of(module: nn.Module, parameter: str) -> Formula | None:
-    """The formula of one direct parameter of a module; None where no formula is known for it."""
-    matrix = matrix_formula(module) if parameter == "weight" else None
-    return matrix or vector_formula(module, parameter)
+    def row(self, saved: Tensor, grads: Tensor, sides: Sides) -> Tensor:
+        """(n, o, i); the padding id has no gradient."""
+        samples, positions = saved.shape
+        grads_nsi = self.scale * projected(grads.reshape(samples, positions, self.shape[1]), sides.p1)
+        if self.padding is not None:
+            grads_nsi = grads_nsi.masked_fill((saved == self.padding).unsqueeze(2), 0)
+        if sides.p0 is not None:
+            return outer(sides.p0.T[saved].transpose(1, 2), grads_nsi.transpose(1, 2))
+        table = grads.new_zeros(samples * self.shape[0], grads_nsi.shape[2])
+        places = saved + self.shape[0] * torch.arange(samples, device=saved.device).unsqueeze(1)
+        summed: Tensor = table.index_add(0, places.flatten(), grads_nsi.flatten(0, 1)).unflatten(0, (samples, self.shape[0]))
+        return summed

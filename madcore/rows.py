@@ -8,11 +8,39 @@ cannot change how all others are rounded.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
+from typing import Literal
 
 import torch
 from torch import Tensor
 
+from madcore.projections import Projection
+
 LARGEST_EXPONENT = 15
+Way = Literal[
+    "formula",
+    "formula, samples second",
+    "formula, samples merged",
+    "copies for the first axis",
+    "copies",
+    "copies before one axis",
+    "copies before two axes",
+    "fallback",
+]
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One covered parameter: its module's name, its own name in it, the two sides of its gradient, and the way to its rows."""
+
+    module: str
+    parameter: str
+    shape: tuple[int, int]
+    way: Way = "formula"
+
+    @property
+    def name(self) -> str:
+        """The parameter's full name, `blocks.0.conv1.weight`."""
+        return f"{self.module}.{self.parameter}" if self.module else self.parameter
 
 
 @dataclass(frozen=True)
@@ -46,6 +74,12 @@ class RowLayout:
         """Repeat a number per layer over that layer's numbers: (n, layers) -> (n, k)."""
         sizes = torch.tensor(self.sizes, device=per_layer_nl.device)
         return per_layer_nl.repeat_interleave(sizes, dim=1, output_size=self.k)
+
+
+def row_layout(layers: Sequence[Layer], projection: Projection) -> RowLayout:
+    """The layout of rows of these layers under this projection."""
+    kept = [projection.kept(layer.shape[0]) * projection.kept(layer.shape[1]) for layer in layers]
+    return RowLayout(tuple(layer.name for layer in layers), tuple(kept))
 
 
 def to_half(rows_nk: Tensor, layout: RowLayout) -> tuple[Tensor, Tensor]:

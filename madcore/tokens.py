@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from madcore.errors import ModelError
@@ -59,6 +60,11 @@ class TokenBatch:
         return torch.arange(self.ids.shape[1])
 
 
+def token_margins(tokens: TokenBatch) -> Measurement:
+    """The terms of `token_margin`, one per position: (n, s), 0 where the token at that position is of no completion."""
+    return lambda logits_nsv: F.pad(_each(tokens, logits_nsv, _margins), (1, 0))
+
+
 def token_margin(tokens: TokenBatch) -> Measurement:
     """The margin at each emitted token, summed over the completion: sum over t of log sum over c != y_t of exp f_c, minus f_{y_t}.
 
@@ -89,7 +95,12 @@ def _nlls(logits_tv: Tensor, emitted_t1: Tensor) -> Tensor:
 
 
 def _summed(tokens: TokenBatch, logits_nsv: Tensor, of_tokens: OfTokens) -> Tensor:
-    """Sums (n,) over each completion of a number per token. Only the completions' logits are copied, never those of prompts and padding.
+    """Sums (n,) over each completion of a number per token."""
+    return _each(tokens, logits_nsv, of_tokens).sum(dim=1)
+
+
+def _each(tokens: TokenBatch, logits_nsv: Tensor, of_tokens: OfTokens) -> Tensor:
+    """A number per predicted token, (n, s - 1), 0 elsewhere. Only the completions' logits are copied, never those of prompts and padding.
 
     Raises:
         ModelError: the logits are not (n, s, V) of these tokens, with a vocabulary of at least two.
@@ -100,4 +111,4 @@ def _summed(tokens: TokenBatch, logits_nsv: Tensor, of_tokens: OfTokens) -> Tens
     predicted = tokens.predicted.to(logits_nsv.device)
     emitted_t1 = tokens.ids[:, 1:].to(logits_nsv.device)[predicted].unsqueeze(1)
     values_t = of_tokens(logits_nsv[:, :-1][predicted], emitted_t1)
-    return torch.zeros(predicted.shape, dtype=values_t.dtype, device=values_t.device).masked_scatter(predicted, values_t).sum(dim=1)
+    return torch.zeros(predicted.shape, dtype=values_t.dtype, device=values_t.device).masked_scatter(predicted, values_t)

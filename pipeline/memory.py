@@ -98,6 +98,7 @@ class Shapes:
     `classes`: means of the reference part's units, with their float64 sums and temporaries.
     `whitened`: whether there is a curvature, with float64 blocks and one layer's factorisation at a time.
     `judged`: audited samples whose truth is known, which evaluation holds at once.
+    `rerun`: whole gradients and activations of the samples that the fallback takes at a time.
     """
 
     layout: RowLayout
@@ -109,6 +110,7 @@ class Shapes:
     classes: int
     whitened: bool
     judged: int
+    rerun: int = 0
 
 
 def project_memory(shapes: Shapes) -> ProjectedMemory:
@@ -118,7 +120,7 @@ def project_memory(shapes: Shapes) -> ProjectedMemory:
     factor = 4 * 8 * max(shapes.layout.sizes) ** 2 if shapes.whitened else 0
     references = 5 * shapes.reference * row + 6 * shapes.classes * row
     batch = shapes.batch * (shapes.sample_bytes + 3 * row)
-    gradients = PROCESS_BYTES + 2 * shapes.model_bytes + batch + 5 * shapes.task_rows * row
+    gradients = PROCESS_BYTES + 2 * shapes.model_bytes + batch + shapes.rerun + 5 * shapes.task_rows * row
     scoring = PROCESS_BYTES + blocks // 2 + references + SCORING_BLOCK * (6 * row + 8 * shapes.reference)
     curvature = PROCESS_BYTES + max(4 * blocks + factor, blocks // 2 + references) + SCORING_BLOCK * (6 * row + 8 * shapes.reference)
     return ProjectedMemory(gradients, curvature, scoring, PROCESS_BYTES + JUDGED_BYTES * shapes.judged)

@@ -7,8 +7,9 @@ from itertools import chain
 from pydantic import JsonValue
 
 from infra.errors import StorageError
-from madcore import Layer, MadcoreError, Projection, RowLayout, row_layout
+from madcore import Layer, MadcoreError, Projection, RerunCost, RowLayout, row_layout
 from madcore.calibration import calibration_size, check_target, smallest_certified_group
+from madcore.rerun import CHUNK_BYTES
 from pipeline.artifacts.layout import check_root, root_storage
 from pipeline.config import AuditConfig
 from pipeline.errors import CannotFit, ConfigError, SourceError
@@ -47,6 +48,7 @@ class ModelPlan:
     digest: str
     row_key: str
     layers: tuple[Layer, ...]
+    fallback: Mapping[str, RerunCost]
     not_covered: Mapping[str, str]
     classes: int
     inputs: ModelInputs
@@ -162,6 +164,7 @@ def _plan_model(config: AuditConfig, model: ModelConfig) -> ModelPlan:
         classes=probed.classes,
         whitened=model.curvature.kind != "identity",
         judged=sum(source.rows for source in audited if "anomalous" in source.truth),
+        rerun=3 * max((max(CHUNK_BYTES, cost.gradient_bytes) for cost in probed.fallback.values()), default=0),
     )
     inputs, shapes = _batched(probed, shapes, int(config.run.memory_per_worker))
     return ModelPlan(
@@ -170,6 +173,7 @@ def _plan_model(config: AuditConfig, model: ModelConfig) -> ModelPlan:
         digest=probed.digest,
         row_key=_row_key(model, probed, layout),
         layers=probed.coverage.covered,
+        fallback=probed.fallback,
         not_covered=probed.coverage.not_covered,
         classes=probed.classes,
         inputs=inputs,

@@ -1,13 +1,13 @@
 """What loading a model and running it on a few trusted samples tells a plan: its layers, its classes, and the memory a sample takes."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from madcore import Coverage, Measured, Projection, TokenBatch, check_layers, margin, select_layers
+from madcore import Coverage, Measured, Projection, RerunCost, TokenBatch, check_layers, margin, select_layers
 from madcore.measurements import logits_of, run
 from pipeline.config import AuditConfig
 from pipeline.errors import SourceError
@@ -28,11 +28,15 @@ IMAGE_COPIES, TEXT_COPIES = 3, 2
 
 @dataclass(frozen=True)
 class Probed:
-    """What a probe found. `classes` is 0 where outputs have none; `sample_bytes` is one sample's whole pass, of texts the longest's."""
+    """What a probe found. `classes` is 0 where outputs have none; `sample_bytes` is one sample's whole pass, of texts the longest's.
+
+    `fallback` has the costs of the covered layers whose modules run again for each sample.
+    """
 
     digest: str
     source: bytes | None
     coverage: Coverage
+    fallback: Mapping[str, RerunCost]
     classes: int
     inputs: ImageInputs | TextInputs
     model_bytes: int
@@ -65,9 +69,10 @@ def _probe_images(loaded: LoadedModel, model: ModelConfig, trusted: list[Source]
         raise SourceError(f"{model.described}: expected logits (samples, classes) from a forward pass, got {found}")
     with users_code(f"{model.described}: a forward and backward pass on trusted samples of shape {tuple(inputs.shape)}"):
         coverage = _coverage(loaded.module, model, inputs.split(1), lambda chosen: Measured(torch.cat(list(chosen)), margin))
-        sample_bytes = IMAGE_COPIES * (activation_bytes(loaded.module, inputs[:1]) + inputs[:1].nbytes)
+        sample_bytes = IMAGE_COPIES * (activation_bytes(loaded.module, inputs[:1]) + inputs[:1].nbytes) + _copied_bytes(loaded.module, coverage)
     size = (int(images.shape[1]), int(images.shape[2]))
-    return Probed(loaded.digest, loaded.source, coverage, int(outputs.shape[1]), ImageInputs(size), _bytes_of(loaded.module), sample_bytes)
+    model_bytes, fallback = _bytes_of(loaded.module), _fallback(loaded.module, coverage)
+    return Probed(loaded.digest, loaded.source, coverage, fallback, int(outputs.shape[1]), ImageInputs(size), model_bytes, sample_bytes)
 
 
 def _probe_texts(loaded: LoadedModel, limits: TextLimits, model: ModelConfig, trusted: list[Source]) -> Probed:
@@ -80,7 +85,8 @@ def _probe_texts(loaded: LoadedModel, limits: TextLimits, model: ModelConfig, tr
         coverage = _coverage(loaded.module, model, texts, lambda chosen: _measured(chosen, model))
         memory = _text_bytes(loaded.module, model, texts[0], min(longest, MEASURED_LENGTH))
     inputs = TextInputs(limits, memory, batch_bytes=0)
-    return Probed(loaded.digest, loaded.source, coverage, 0, inputs, _bytes_of(loaded.module), memory.of(longest))
+    sample_bytes, fallback = memory.of(longest) + _copied_bytes(loaded.module, coverage), _fallback(loaded.module, coverage)
+    return Probed(loaded.digest, loaded.source, coverage, fallback, 0, inputs, _bytes_of(loaded.module), sample_bytes)
 
 
 def _text_bytes(module: nn.Module, model: ModelConfig, text: Text, length: int) -> TextBytes:
@@ -101,6 +107,15 @@ def _measured(texts: Sequence[Text], model: ModelConfig) -> Measured:
 def _coverage(module: nn.Module, model: ModelConfig, samples: Sequence[Sample], together: Callable[[Sequence[Sample]], Measured]) -> Coverage:
     selected = select_layers(module, model.estimator.layers, model.estimator.parameters)
     return check_layers(module, selected, samples, together, projection_of(model))
+
+
+def _fallback(module: nn.Module, coverage: Coverage) -> dict[str, RerunCost]:
+    return {layer.name: RerunCost.of(module, layer) for layer in coverage.covered if layer.way == "fallback"}
+
+
+def _copied_bytes(module: nn.Module, coverage: Coverage) -> int:
+    """Of one sample: its copies of parameters that modules hold directly, and their gradients."""
+    return sum(2 * module.get_parameter(layer.name).nbytes for layer in coverage.covered if layer.way.startswith("copies"))
 
 
 def _bytes_of(module: nn.Module) -> int:

@@ -184,7 +184,7 @@ def _summary(storage: Storage, run_id: str, run: ModelRun) -> Document:
         "model_digest": plan.digest,
         "settings": _settings(plan),
         "warnings": facts["warnings"] + _warnings(plan),
-        "layers": {"covered": list(plan.layout.names), "fallback": [], "not_covered": dict(plan.not_covered)},
+        "layers": {"covered": list(plan.layout.names), "fallback": list(plan.fallback), "not_covered": dict(plan.not_covered)},
         "files": {
             "trusted": [{"name": source.file.name, "rows": source.rows} for source in plan.trusted],
             "audited": [{"name": source.file.name, "rows": source.rows} for source in plan.audited],

@@ -51,9 +51,9 @@ def autograd_gradient(model: nn.Module, parameter: str, sample: Tensor, measurem
     """The gradient of the measurement of one sample (1, ...) with respect to one parameter, float64, shaped (dim0, rest)."""
     own = copy.deepcopy(model).requires_grad_(True)
     weight = own.get_parameter(parameter)
-    (grad,) = torch.autograd.grad(measurement(own(sample)), [weight], allow_unused=True)
-    grad = torch.zeros_like(weight) if grad is None else grad
-    return grad.double().reshape(grad.shape[0], -1)
+    measurement(own(sample)).backward()
+    grad = torch.zeros_like(weight) if weight.grad is None else weight.grad
+    return grad.double().reshape(grad.shape[0] if grad.ndim else 1, -1)
 
 
 def autograd_rows(model: nn.Module, layers: Sequence[Layer], batch: Tensor, projection: Projection) -> Tensor:

@@ -52,3 +52,36 @@ def conv_cases(draw: st.DrawFn) -> ConvCase:
     sides = tuple(d * (k - 1) + 1 + draw(st.integers(0, 2)) + 2 * (mode != "zeros") for k, d in zip(kernel, dilation, strict=True))
     channels = groups * draw(st.integers(1, 2)), groups * draw(st.integers(1, 2))
     return ConvCase(dimensions, groups, channels, kernel, stride, padding, dilation, mode, draw(st.booleans()), sides)
+
+
+@dataclass(frozen=True)
+class TransposedConvCase:
+    """One transposed convolution on one input: arguments of the module, and the input's spatial sides."""
+
+    dimensions: int
+    groups: int
+    channels: tuple[int, int]
+    kernel: tuple[int, ...]
+    stride: tuple[int, ...]
+    padding: tuple[int, ...]
+    output_padding: tuple[int, ...]
+    dilation: tuple[int, ...]
+    bias: bool
+    sides: tuple[int, ...]
+
+
+@st.composite
+def transposed_conv_cases(draw: st.DrawFn) -> TransposedConvCase:
+    """Transposed convolutions of one to three dimensions whose output has at least one entry along each."""
+    dimensions = draw(st.integers(1, 3))
+
+    def each(low: int, high: int) -> tuple[int, ...]:
+        return tuple(draw(st.integers(low, high)) for _ in range(dimensions))
+
+    groups = draw(st.sampled_from([1, 1, 2, 3]))
+    kernel, stride, dilation, sides = each(1, 3), each(1, 3), each(1, 2), each(1, 3)
+    output_padding = tuple(draw(st.integers(0, max(s, d) - 1)) for s, d in zip(stride, dilation, strict=True))
+    largest = [((n - 1) * s + d * (k - 1)) // 2 for n, s, d, k in zip(sides, stride, dilation, kernel, strict=True)]
+    padding = tuple(draw(st.integers(0, min(2, most))) for most in largest)
+    channels = groups * draw(st.integers(1, 2)), groups * draw(st.integers(1, 2))
+    return TransposedConvCase(dimensions, groups, channels, kernel, stride, padding, output_padding, dilation, draw(st.booleans()), sides)

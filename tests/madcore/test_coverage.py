@@ -8,38 +8,22 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from madcore import Measured, ModelError, Projection, check_layers, margin, select_layers
-from madcore.coverage import Coverage
+from madcore import Measured, ModelError, Projection, RowExtractor, check_layers, margin, select_layers
+from madcore.selection import Coverage
 from tests.madcore.models import IN_PLACE_CASES, LAYER_CASES, LayerCase, batch_of, with_head
 from tests.madcore.test_extractor import MergesBatch
+from tests.madcore.zoo import Attends, Tied
+from tests.reference import autograd_rows
 
 PROJECTION = Projection(rank=4, seed=1)
 
 
-class Attends(nn.Module):
-    """Self-attention, whose output projection is used without calling its module."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.inputs, self.attention, self.outputs = nn.Linear(6, 8), nn.MultiheadAttention(8, 2, batch_first=True), nn.Linear(8, 5)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(n, s, 6) to (n, s, 5)."""
-        x = self.inputs(x)
-        return self.outputs(self.attention(x, x, x, need_weights=False)[0])
-
-
-class Tied(nn.Module):
-    """Two modules that share one weight, and one of its own."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.first, self.second, self.own = nn.Linear(6, 6), nn.Linear(6, 6), nn.Linear(6, 6)
-        self.second.weight = self.first.weight
+class TiedByHand(Tied):
+    """One of the two calls no module."""
 
     def forward(self, x: Tensor) -> Tensor:
         """(n, 6) to (n, 6)."""
-        return self.second(torch.tanh(self.own(torch.tanh(self.first(x)))))
+        return torch.tanh(self.own(torch.tanh(self.first(x)))) @ self.second.weight.T
 
 
 class Unused(nn.Module):
@@ -144,18 +128,13 @@ class Gap:
 
 
 GAPS = {
-    "attention": Gap(Attends, (4, 6), ("0.attention.in_proj_weight", "0.attention.out_proj.weight"), r"no per-sample formula|by 1 of its norm"),
-    "tied": Gap(Tied, (6,), ("0.first.weight", "0.second.weight"), r"autograd's by [\d.]+ of its norm; it is tied to 0\.(first|second)\.weight$"),
-    "merged batch": Gap(MergesBatch, (4, 6), ("0.inner.weight",), "its input has 12 entries first, where the batch"),
+    "tied to one that is used otherwise": Gap(TiedByHand, (6,), ("0.first.weight",), r"autograd's by [\d.]+ of its norm; it is tied to 0\.second\.weight$"),
     "unused": Gap(Unused, (6,), ("0.unused.weight",), "takes no part in the forward pass"),
     "no samples": Gap(
         lambda: Positions(2, 6), (6,), ("0.vector", "0.of_vector.weight"), "no per-sample formula|its input has 2 entries first, where the batch has 3 samples"
     ),
     "one vector": Gap(lambda: Positions(6), (6,), ("0.of_vector.weight",), "its input has 6 entries first, where the batch"),
     "no gradient": Gap(Frozen, (6,), ("0.features.weight",), "runs it with gradients switched off"),
-    "positions first": Gap(SamplesSecond, (4, 6), ("0.inner.weight",), "its input has 4 entries first, where the batch"),
-    "positions first, as many as samples": Gap(SamplesSecond, (3, 6), ("0.inner.weight",), "differs from autograd's"),
-    "another forward pass": Gap(lambda: Doubled(6, 5), (6,), ("0.weight",), "differs from autograd's by 0.5 of its norm"),
 }
 
 
@@ -191,6 +170,35 @@ def test_a_sound_model_is_covered_whole_in_float32(case: LayerCase) -> None:
     assert coverage == selected
 
 
+def test_another_forward_pass_than_its_kinds_is_covered_by_the_fallback() -> None:
+    model = with_head(Doubled(6, 5), (6,))
+    assert checked(model, batch_of(3, (6,))).fallback == ("0.weight",)
+
+
+def test_a_linear_map_of_positions_first_is_covered() -> None:
+    model = with_head(SamplesSecond(), (4, 6))
+    coverage = checked(model, batch_of(3, (4, 6)))
+    assert [(layer.name, layer.way) for layer in coverage.covered] == [("0.inner.weight", "formula, samples second"), ("2.weight", "formula")]
+
+
+@pytest.mark.parametrize("body", [MergesBatch, MergesOutput], ids=["input and output", "output alone"])
+def test_samples_and_positions_on_one_axis_are_told_apart(body: Callable[[], nn.Module]) -> None:
+    model, batch = with_head(body(), (4, 6)), batch_of(5, (4, 6))
+    coverage = check(model, select_layers(model, parameters="all"), batch)
+    if body is MergesBatch:
+        assert [layer.way for layer in coverage.covered][:2] == ["formula, samples merged"] * 2
+    assert not coverage.not_covered
+    for n in (1, 5):
+        rows = RowExtractor(model, coverage.covered, PROJECTION)(Measured(batch[:n], margin)).rows
+        torch.testing.assert_close(rows, autograd_rows(model, coverage.covered, batch[:n], PROJECTION), rtol=1e-10, atol=1e-10)
+
+
+def test_a_gradient_that_is_zero_but_for_rounding_is_not_covered() -> None:
+    model = with_head(nn.Sequential(nn.Conv1d(2, 4, 2), nn.InstanceNorm1d(4, affine=True), nn.Tanh()), (2, 5)).float()
+    coverage = check(model, select_layers(model, parameters="all"), batch_of(3, (2, 5)).float())
+    assert coverage.not_covered == {"0.0.bias": "its gradient is zero but for rounding"}
+
+
 def test_a_model_that_mixes_samples_has_no_rows_at_all() -> None:
     with pytest.raises(ModelError, match=r"no layer of the model can be covered \(0\.inner\.weight: its hooked gradient differs"):
         checked(with_head(MixesSamples(), (6,)), batch_of(3, (6,)))
@@ -207,10 +215,10 @@ def test_a_sample_whose_gradient_is_not_finite_is_passed_over_and_all_of_them_ar
 
 
 def test_reasons_known_before_are_kept() -> None:
-    model = with_head(nn.Sequential(nn.LayerNorm(6), nn.Linear(6, 5)), (6,))
-    coverage = check(model, select_layers(model, parameters="all"), batch_of(2, (6,)))
-    assert list(coverage.not_covered) == ["0.0.weight", "0.0.bias"]
-    assert [layer.name for layer in coverage.covered] == ["0.1.weight", "0.1.bias", "2.weight", "2.bias"]
+    model = with_head(nn.Linear(6, 5), (6,))
+    selected = select_layers(model)
+    known = Coverage(selected.covered, {"elsewhere.weight": "a reason"})
+    assert check(model, known, batch_of(2, (6,))) == known
 
 
 def test_the_check_leaves_the_model_as_found() -> None:

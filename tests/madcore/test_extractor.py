@@ -91,9 +91,9 @@ def test_no_layer_is_refused() -> None:
 
 
 def test_a_parameter_without_a_formula_is_refused_by_name() -> None:
-    model = with_head(nn.LayerNorm(6), (6,))
-    with pytest.raises(LayerError, match=r"0\.weight: no per-sample formula for the parameter 'weight' of a LayerNorm"):
-        RowExtractor(model, [Layer("0", "weight", (6, 1))], Projection())
+    model = with_head(nn.Sequential(nn.PReLU(6)), (6,))
+    with pytest.raises(LayerError, match=r"0\.0\.weight: no per-sample formula for the parameter 'weight' of a PReLU"):
+        RowExtractor(model, [Layer("0.0", "weight", (6, 1))], Projection())
 
 
 def test_rows_follow_the_order_of_the_layers_given() -> None:

@@ -1,0 +1,89 @@
+"""What a pass needs to know of the layers: formulas, projections and places, by the module that holds each parameter."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+from torch import nn
+
+from madcore.attention import recorded_attention, replaceable
+from madcore.copies import Copied
+from madcore.errors import LayerError
+from madcore.kinds import formula_of, holders
+from madcore.layers import Sides
+from madcore.projections import Projection
+from madcore.recording import Member, Recorder, formula_hook
+from madcore.rerun import Rerun, Whole, rerunning
+from madcore.rows import Layer, RowLayout, Way
+
+ARRANGEMENTS: dict[Way, Literal["first", "second", "merged"]] = {"formula": "first", "formula, samples second": "second", "formula, samples merged": "merged"}
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Modules whose parameters have formulas, by their own names of them; parameters to copy; modules that are run again."""
+
+    members: Mapping[nn.Module, Mapping[str, Member]]
+    copied: Sequence[Copied]
+    reruns: Sequence[Rerun]
+
+    @contextmanager
+    def recorded(self, recorder: Recorder) -> Iterator[None]:
+        """The modules' uses are recorded inside."""
+        with ExitStack() as stack:
+            for module, members in self.members.items():
+                if replaceable(module):
+                    stack.enter_context(recorded_attention(recorder, module, members))
+                else:
+                    for samples in ARRANGEMENTS.values():
+                        alike = [member for member in members.values() if member.samples == samples]
+                        if alike:
+                            stack.callback(module.register_forward_hook(formula_hook(recorder, alike), with_kwargs=True).remove)
+            for rerun in self.reruns:
+                stack.enter_context(rerunning(recorder, rerun))
+            yield
+
+
+@dataclass
+class _Preparation:
+    """A `Prepared` in the making."""
+
+    members: dict[nn.Module, dict[str, Member]] = field(default_factory=dict)
+    copied: list[Copied] = field(default_factory=list)
+    wanted: dict[nn.Module, dict[str, Whole]] = field(default_factory=dict)
+
+    def add(self, layer: Layer, held: Sequence[tuple[nn.Module, str]], sides: Sides, place: slice) -> None:
+        """One layer, by its way. All modules that hold a tied parameter add to the same numbers."""
+        if layer.way.startswith("copies"):
+            self.copied.append(Copied(held[0][0].get_parameter(held[0][1]), held, layer.way, layer.shape, sides, place))
+            return
+        for module, name in held:
+            if layer.way == "fallback":
+                self.wanted.setdefault(module, {})[name] = Whole(layer.name, layer.shape, sides, place)
+                continue
+            formula = formula_of(module, name)
+            if formula is None:
+                raise LayerError(layer.name, f"no per-sample formula for the parameter {name!r} of a {type(module).__name__}")
+            self.members.setdefault(module, {})[name] = Member(layer.name, formula, sides, place, ARRANGEMENTS[layer.way])
+
+
+def prepare(model: nn.Module, layers: Sequence[Layer], layout: RowLayout, projection: Projection) -> Prepared:
+    """Projections are made here, on the model's device and in its precision.
+
+    Raises:
+        LayerError: a layer that is to have a formula has none.
+    """
+    like, held, made = next(model.parameters()), holders(model), _Preparation()
+    for layer, place in zip(layers, layout.slices, strict=True):
+        p0, p1 = (projection.matrix(layer.name, side, size) for side, size in enumerate(layer.shape))
+        sides = Sides(None if p0 is None else p0.to(like), None if p1 is None else p1.to(like))
+        made.add(layer, held[model.get_parameter(layer.name)], sides, place)
+    for attention in model.modules():
+        copied = any(module is attention for copied in made.copied for module, _ in copied.holders)
+        if replaceable(attention) and (copied or attention.out_proj in made.members):
+            made.members.setdefault(attention, {})
+    with torch.no_grad():
+        reruns = [Rerun(module, wanted, dict(module.named_parameters(remove_duplicate=False))) for module, wanted in made.wanted.items()]
+    return Prepared(made.members, made.copied, reruns)

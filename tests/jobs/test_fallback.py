@@ -1,0 +1,66 @@
+"""A model with layers of its own kind: the plan says what the fallback costs, the run lists it, and scores do not depend on the batch."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from tests.jobs.command import Json, mad, section, table
+from tests.jobs.conftest import Configure
+
+SOURCE = '''
+import torch
+from torch import nn
+
+class Mixing(nn.Module):
+    """Not a kind that has a formula."""
+    def __init__(self):
+        super().__init__()
+        self.mixing = nn.Parameter(torch.zeros(2, 16, 16))
+    def forward(self, x):
+        return torch.einsum("neo,keo,ne->no", x.unsqueeze(2) * torch.ones(16), self.mixing, x)
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.stem, self.shift, self.mixing, self.head = nn.Linear(192, 16), nn.Parameter(torch.zeros(1, 16)), Mixing(), nn.Linear(16, 10)
+    def forward(self, x):
+        return self.head(torch.tanh(self.mixing(torch.tanh(self.stem(x.flatten(1)) + self.shift))))
+'''
+
+
+@pytest.fixture
+def own_kind(inputs: Path) -> dict[str, str]:
+    """The model's section, its source and random weights beside the inputs."""
+    (inputs / "own.py").write_text(SOURCE)
+    generator = torch.Generator().manual_seed(0)
+    shapes = {"stem.weight": (16, 192), "stem.bias": (16,), "shift": (1, 16), "mixing.mixing": (2, 16, 16), "head.weight": (10, 16), "head.bias": (10,)}
+    save_file({name: 0.3 * torch.randn(shape, generator=generator) for name, shape in shapes.items()}, inputs / "own.safetensors")
+    return {"name": "own", "architecture": "own.py:Net", "weights": "own.safetensors"}
+
+
+def test_the_plan_and_the_summary_list_what_the_fallback_takes(own_kind: Json, configure: Configure, root: Path) -> None:
+    config = configure(models=[own_kind], estimator={"parameters": "all"})
+    layers = section(mad("plan", config, "--output", "json").document, "models", "own", "layers")
+    assert list(section(layers, "covered")) == ["shift", "stem.weight", "stem.bias", "mixing.mixing", "head.weight", "head.bias"]
+    assert (layers["fallback"], layers["not_covered"]) == (["mixing.mixing"], {})
+    cost = section(layers, "fallback_cost", "mixing.mixing")
+    assert (cost["module"], cost["gradient_bytes"]) == ("mixing", 4 * 512)
+    assert cost["parameters_share"] == pytest.approx(512 / (192 * 16 + 16 + 16 + 512 + 160 + 10))
+    text = mad("plan", config).out
+    assert "own: by the fallback: mixing.mixing: mixing, with 14 % of the model's parameters, runs forward and backward once more" in text
+    assert "a whole gradient of 2.0 KiB" in text
+    ended = mad("run", config, "--output", "json")
+    assert section(ended.document, "models", "own", "layers")["fallback"] == ["mixing.mixing"]
+    scores = {row["sample_id"]: row["score"] for row in table(root, "own")}
+    other = root.parent / "other"
+    mad("run", configure(root=str(other), models=[own_kind], estimator={"parameters": "all"}, run={"batch_size": 7}))
+    for row in table(other, "own"):
+        assert row["score"] == pytest.approx(scores[row["sample_id"]], abs=1e-5)
+
+
+def test_without_asking_for_all_parameters_there_is_no_fallback(own_kind: Json, configure: Configure) -> None:
+    layers = section(mad("plan", configure(models=[own_kind]), "--output", "json").document, "models", "own", "layers")
+    assert list(section(layers, "covered")) == ["stem.weight", "head.weight"]
+    assert (layers["fallback"], set(section(layers, "not_covered"))) == ([], {"shift", "mixing.mixing"})
