@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from madcore.errors import LayerError, ModelError
 from madcore.layers import Formula, Sides, formula_of
 from madcore.measurements import Measured, logits_of, run
-from madcore.projections import Projection
+from madcore.projections import Projection, Sketch
 from madcore.rows import RowLayout
 
 
@@ -48,7 +48,13 @@ class _Projected:
     layer: Layer
     formula: Formula
     sides: Sides
+    sketch: Sketch | None
     place: slice
+
+    def row(self, saved: Tensor, grads: Tensor) -> Tensor:
+        """Its numbers (n, k_l) of rows."""
+        numbers_nk = self.formula.row(saved, grads, self.sides).flatten(1)
+        return numbers_nk if self.sketch is None else self.sketch.apply(numbers_nk)
 
 
 class _Root(torch.autograd.Function):
@@ -68,8 +74,7 @@ class _Root(torch.autograd.Function):
 
 def row_layout(layers: Sequence[Layer], projection: Projection) -> RowLayout:
     """The layout of rows of these layers under this projection."""
-    kept = [projection.kept(layer.shape[0]) * projection.kept(layer.shape[1]) for layer in layers]
-    return RowLayout(tuple(layer.name for layer in layers), tuple(kept))
+    return RowLayout(tuple(layer.name for layer in layers), tuple(projection.numbers(layer.shape) for layer in layers))
 
 
 @contextmanager
@@ -155,8 +160,9 @@ def _projected(model: nn.Module, layer: Layer, projection: Projection, place: sl
     if formula is None:
         raise LayerError(layer.name, f"no per-sample formula for the parameter {layer.parameter!r} of a {type(module).__name__}")
     p0, p1 = (projection.matrix(layer.name, side, size) for side, size in enumerate(formula.shape))
-    like = next(model.parameters())
-    return _Projected(layer, formula, Sides(None if p0 is None else p0.to(like), None if p1 is None else p1.to(like)), place)
+    like, sketch = next(model.parameters()), projection.sketch_of(layer.name, formula.shape)
+    sides = Sides(None if p0 is None else p0.to(like), None if p1 is None else p1.to(like))
+    return _Projected(layer, formula, sides, None if sketch is None else sketch.like(like), place)
 
 
 Hook = Callable[[nn.Module, tuple[Tensor, ...], dict[str, Tensor], Tensor], Tensor]
@@ -185,4 +191,4 @@ def _add_rows(members: Sequence[_Projected], saved: Sequence[Tensor], grads: Ten
         for member, inputs in zip(members, saved, strict=True):
             if grads.shape[0] != rows.shape[0]:
                 raise LayerError(member.layer.name, f"its output has {grads.shape[0]} entries first, where the batch has {rows.shape[0]} samples")
-            rows[:, member.place] += member.formula.row(inputs, grads.to(rows.dtype), member.sides).flatten(1)
+            rows[:, member.place] += member.row(inputs, grads.to(rows.dtype))

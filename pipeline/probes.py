@@ -41,7 +41,8 @@ class Probed:
 
 def projection_of(model: ModelConfig) -> Projection:
     """The projection that a model's config asks for."""
-    return Projection(model.estimator.projection.rank, model.estimator.projection.seed)
+    asked = model.estimator.projection
+    return Projection(asked.rank, asked.seed, asked.kind, asked.sketch)
 
 
 def probe(config: AuditConfig, model: ModelConfig, trusted: list[Source]) -> Probed:

@@ -13,6 +13,11 @@ from tests.strategies import LAW, ConvCase, conv_cases, seeds
 
 BELOW, ABOVE = Projection(rank=2, seed=3), Projection(rank=100, seed=3)
 RANKS = pytest.mark.parametrize("projection", [BELOW, ABOVE], ids=["rank below the sides", "rank above the sides"])
+OTHERS = {
+    "gaussian": Projection(rank=2, seed=3, kind="gaussian"),
+    "hashed": Projection(rank=3, seed=3, sketch=4),
+    "hashed to one number": Projection(rank=100, seed=3, sketch=1),
+}
 
 
 def hooked_rows(model: nn.Module, batch: Tensor, projection: Projection) -> Tensor:
@@ -36,6 +41,12 @@ def assert_equals_autograd(model: nn.Module, batch: Tensor, projection: Projecti
 @pytest.mark.parametrize("case", LAYER_CASES.values(), ids=LAYER_CASES.keys())
 def test_rows_equal_autograd(case: LayerCase, n: int, projection: Projection) -> None:
     assert_equals_autograd(with_head(case.body(), case.sample_shape), batch_of(n, case.sample_shape), projection)
+
+
+@pytest.mark.parametrize("projection", OTHERS.values(), ids=OTHERS)
+@pytest.mark.parametrize("case", ["linear (n, s, d)", "conv2d groups", "batchnorm2d"])
+def test_rows_of_other_projections_equal_autograd(case: str, projection: Projection) -> None:
+    assert_equals_autograd(with_head(LAYER_CASES[case].body(), LAYER_CASES[case].sample_shape), batch_of(3, LAYER_CASES[case].sample_shape), projection)
 
 
 @RANKS
