@@ -6,7 +6,7 @@ gradients only: the pass costs less than a training step's.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 
 import torch
@@ -120,6 +120,7 @@ class RowExtractor:
             raise ModelError("no layer to take gradients of: select at least one")
         self.layout = row_layout(layers, projection)
         self._model = model
+        self._channels_last = next(model.parameters()).device.type == "cpu" and any(isinstance(module, nn.Conv2d) for module in model.modules())
         self._modules: dict[str, list[_Projected]] = {}
         for layer, place in zip(layers, self.layout.slices, strict=True):
             self._modules.setdefault(layer.module, []).append(_projected(model, layer, projection, place))
@@ -135,6 +136,14 @@ class RowExtractor:
             ModelError: the model returns no logits, or ones that do not fit the measurement.
             LayerError: a module's input or output does not have the samples as its first dimension, or it runs without gradients.
         """
+        if self._channels_last:
+            with suppress(RuntimeError):  # as from `view`, in a model that counts on the other order in memory
+                return self._rows(batch.channels_last(), precision)
+        computed = self._rows(batch, precision)
+        self._channels_last = False
+        return computed
+
+    def _rows(self, batch: Measured, precision: torch.dtype) -> SampleRows:
         with ExitStack() as stack:
             stack.enter_context(torch.enable_grad())
             stack.enter_context(frozen(self._model))

@@ -67,6 +67,15 @@ def _outer(grads_nos: Tensor, inputs_nis: Tensor) -> Tensor:
     return torch.bmm(grads_nos, inputs_nis.transpose(1, 2))
 
 
+def _projected_outer(grads_ncs: Tensor, inputs_nis: Tensor, p0: Tensor | None) -> Tensor:
+    """As `_outer`, with the first side projected: the longer of channels and positions is summed over first. (n, o, i)."""
+    if p0 is None:
+        return _outer(grads_ncs, inputs_nis)
+    if grads_ncs.shape[1] <= grads_ncs.shape[2]:
+        return p0 @ _outer(grads_ncs, inputs_nis)
+    return _outer(p0 @ grads_ncs, inputs_nis)
+
+
 @dataclass(frozen=True)
 class LinearWeight:
     """Weight (d_out, d_in) of a Linear on inputs (n, ..., d_in): sum over positions of d (x) a."""
@@ -127,12 +136,15 @@ class ConvWeight:
         """Projected patches (n, i, groups * positions)."""
         module = self.module
         filters = torch.eye(self.shape[1], dtype=inputs.dtype, device=inputs.device) if sides.p1 is None else sides.p1
-        kernel = filters.reshape(-1, *module.weight.shape[1:]).repeat(module.groups, *[1] * (module.weight.ndim - 1))
-        padding = module.padding
+        kernel, padding = filters.reshape(-1, *module.weight.shape[1:]), module.padding
+        if module.groups > 1:
+            kernel = kernel.repeat(module.groups, *[1] * (module.weight.ndim - 1))
         if module.padding_mode != "zeros":
             inputs = F.pad(inputs, module._reversed_padding_repeated_twice, mode=module.padding_mode)
             padding = (0,) * len(module.kernel_size)
         patches = CONVOLVE[kernel.ndim](inputs, kernel, None, module.stride, padding, module.dilation, module.groups)
+        if module.groups == 1:
+            return patches.flatten(2)
         patches_ngis: Tensor = patches.flatten(2).unflatten(1, (module.groups, filters.shape[0]))
         return patches_ngis.transpose(1, 2).flatten(2)
 
@@ -140,7 +152,7 @@ class ConvWeight:
         """(n, o, i)."""
         grads_ncs, groups = grads.flatten(2), self.module.groups
         if groups == 1:
-            return _outer(grads_ncs if sides.p0 is None else sides.p0 @ grads_ncs, saved)
+            return _projected_outer(grads_ncs, saved, sides.p0)
         p0 = torch.eye(self.shape[0], dtype=grads.dtype, device=grads.device) if sides.p0 is None else sides.p0
         by_group = torch.einsum("ogc,ngcs->nogs", p0.unflatten(1, (groups, -1)), grads_ncs.unflatten(1, (groups, -1)))
         return _outer(by_group.flatten(2), saved)
