@@ -11,7 +11,7 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
@@ -44,9 +44,9 @@ def peak(name: str, batch: int, way: str) -> int:
     return resident("VmHWM") - before
 
 
-def peaks(name: str, batch: int) -> Iterator[tuple[str, int]]:
+def peaks(name: str, batch: int, ways: Sequence[str] = WAYS) -> Iterator[tuple[str, int]]:
     """Bytes of each way, each measured in its own process."""
-    for way in WAYS:
+    for way in ways:
         command = [sys.executable, "-m", "tests.benchmarks.memory", name, str(batch), way]
         done = subprocess.run(command, env={**os.environ, **SETTINGS}, check=True, capture_output=True, text=True)
         yield way, int(done.stdout)
