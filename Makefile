@@ -2,13 +2,14 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+ZOO ?= ../shared
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo check test test-s3 bench bench-pipeline clean
+.PHONY: help setup demo check test test-s3 bench-gradients bench-precision bench-pipeline clean
 
 help:  ## List the targets
-	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
+	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## (.*)/  make \1\t\2/' | expand -t 24
 
 setup: $(READY)  ## Make .venv: torch first, then everything else, at the pinned versions
 
@@ -40,8 +41,11 @@ test-s3: setup  ## Run the tests that need a real S3: Ceph's gateway, installed 
 	@folder=$$(mktemp -d)/s3; trap 'tests/infra/real_s3.sh stop "$$folder"' EXIT; trap 'exit 130' INT TERM; \
 	settings=$$(tests/infra/real_s3.sh start "$$folder") && eval "$$settings" && $(BIN)/python -m pytest -m s3
 
-bench: setup  ## Measure: rows against a training step, and the stages of an audit; ratios, side by side in one run
+bench-gradients: setup  ## Measure: rows against a training step's speed and memory; ratios, side by side in one run
 	$(BIN)/python -m tests.benchmarks.gradients
+
+bench-precision: setup  ## Measure: what the precision of the model and of rows at rest does to scores, on the models at ZOO
+	$(BIN)/python -m tests.benchmarks.precision $(ZOO)
 
 bench-pipeline: setup  ## Measure: the gradients stage against the bare loop that it contains, serial and on Ray
 	$(BIN)/python -m tests.benchmarks.pipeline

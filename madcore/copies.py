@@ -39,7 +39,7 @@ class Copied:
     def add(self, rows: Tensor, copies: Tensor) -> None:
         """Adds the copies' gradients to rows (n, k)."""
         if copies.grad is not None and len(copies):
-            rows[:, self.place] += project_both(copies.grad.reshape(len(copies), *self.shape), self.sides).flatten(1)
+            rows[:, self.place] += self.sides.numbers(project_both(copies.grad.reshape(len(copies), *self.shape), self.sides))
 
 
 def ways_to_copy(parameter: nn.Parameter) -> tuple[Way, ...]:

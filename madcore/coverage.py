@@ -161,8 +161,10 @@ def _autograd_rows(model: nn.Module, layers: Sequence[Layer], sample: Measured, 
 
 
 def project_gradient(grad: Tensor, layer: Layer, projection: Projection) -> Tensor:
-    """`vec(P_0 dW P_1^T)` of one full gradient of a layer's parameter, flattened in row-major order, shape (k_l,)."""
+    """`vec(P_0 dW P_1^T)` of one full gradient of a layer's parameter, flattened in row-major order and hashed as asked, shape (k_l,)."""
     grad_2d = grad.reshape(layer.shape)
     p0, p1 = (projection.matrix(layer.name, side, size) for side, size in enumerate(layer.shape))
     left = grad_2d if p0 is None else p0.to(grad_2d) @ grad_2d
-    return (left if p1 is None else left @ p1.to(grad_2d).T).flatten()
+    row_1k = (left if p1 is None else left @ p1.to(grad_2d).T).reshape(1, -1)
+    sketch = projection.sketch_of(layer.name, layer.shape)
+    return (row_1k if sketch is None else sketch.like(row_1k).apply(row_1k)).flatten()

@@ -5,7 +5,7 @@ gradients only: the pass costs less than a training step's.
 """
 
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 
 import torch
@@ -71,6 +71,7 @@ class RowExtractor:
             raise ModelError("no layer to take gradients of: select at least one")
         self.layout = row_layout(layers, projection)
         self._model = model
+        self._channels_last = next(model.parameters()).device.type == "cpu" and any(isinstance(module, nn.Conv2d) for module in model.modules())
         self._prepared = prepare(model, layers, self.layout, projection)
         self._rooted = False
 
@@ -85,10 +86,18 @@ class RowExtractor:
             ModelError: the model returns no logits, or ones that do not fit the measurement.
             LayerError: a module's input or output does not have the samples as its first dimension, or it runs without gradients.
         """
+        if self._channels_last:
+            with suppress(RuntimeError):  # as from `view`, in a model that counts on the other order in memory
+                return self._rows(batch.channels_last(), precision)
+        computed = self._rows(batch, precision)
+        self._channels_last = False
+        return computed
+
+    def _rows(self, batch: Measured, precision: torch.dtype) -> SampleRows:
         with self._forward(batch, precision) as forward:
             reached = forward.differentiate(batch.measurement(forward.logits).sum())
         if self._to_try_again(reached, forward.recorder):
-            return self(batch, precision)
+            return self._rows(batch, precision)
         return SampleRows(forward.recorder.rows, forward.outputs)
 
     def per_token(self, batch: Measured, positions: Sequence[int]) -> Tensor:

@@ -14,6 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from madcore.projections import Sketch
+
 Convolution = nn.Conv1d | nn.Conv2d | nn.Conv3d
 TransposedConvolution = nn.ConvTranspose1d | nn.ConvTranspose2d | nn.ConvTranspose3d
 CONVOLVE: dict[int, Callable[..., Tensor]] = {3: F.conv1d, 4: F.conv2d, 5: F.conv3d}
@@ -21,10 +23,19 @@ CONVOLVE: dict[int, Callable[..., Tensor]] = {3: F.conv1d, 4: F.conv2d, 5: F.con
 
 @dataclass(frozen=True)
 class Sides:
-    """The projections of the two sides of a gradient: `p0` (o, dim0) and `p1` (i, rest); None keeps that side whole."""
+    """The projections of the two sides of a gradient: `p0` (o, dim0) and `p1` (i, rest); None keeps that side whole.
+
+    `sketch` hashes what both leave; None keeps all of it.
+    """
 
     p0: Tensor | None
     p1: Tensor | None
+    sketch: Sketch | None = None
+
+    def numbers(self, projected_noi: Tensor) -> Tensor:
+        """A layer's numbers of rows, (n, k_l), of its projected gradients (n, o, i)."""
+        numbers_nk = projected_noi.flatten(1)
+        return numbers_nk if self.sketch is None else self.sketch.apply(numbers_nk)
 
 
 class Formula(Protocol):
@@ -60,6 +71,15 @@ def projected_copy(tensor: Tensor, projection: Tensor | None) -> Tensor:
 def outer(grads_nos: Tensor, inputs_nis: Tensor) -> Tensor:
     """Sum over positions s of the outer products: (n, o, s), (n, i, s) -> (n, o, i)."""
     return torch.bmm(grads_nos, inputs_nis.transpose(1, 2))
+
+
+def projected_outer(grads_ncs: Tensor, inputs_nis: Tensor, p0: Tensor | None) -> Tensor:
+    """As `outer`, with the first side projected: the longer of channels and positions is summed over first. (n, o, i)."""
+    if p0 is None:
+        return outer(grads_ncs, inputs_nis)
+    if grads_ncs.shape[1] <= grads_ncs.shape[2]:
+        return p0 @ outer(grads_ncs, inputs_nis)
+    return outer(p0 @ grads_ncs, inputs_nis)
 
 
 @dataclass(frozen=True)
@@ -121,17 +141,22 @@ class ConvWeight:
         """Projected patches (n, i, groups * positions)."""
         module = self.module
         filters = torch.eye(self.shape[1], dtype=inputs.dtype, device=inputs.device) if sides.p1 is None else sides.p1
-        kernel = filters.reshape(-1, *module.weight.shape[1:]).repeat(module.groups, *[1] * (module.weight.ndim - 1))
-        padding = module.padding
+        kernel, padding = filters.reshape(-1, *module.weight.shape[1:]), module.padding
+        if module.groups > 1:
+            kernel = kernel.repeat(module.groups, *[1] * (module.weight.ndim - 1))
         if module.padding_mode != "zeros":
             inputs = F.pad(inputs, module._reversed_padding_repeated_twice, mode=module.padding_mode)
             padding = (0,) * len(module.kernel_size)
         patches = CONVOLVE[kernel.ndim](inputs, kernel, None, module.stride, padding, module.dilation, module.groups)
+        if module.groups == 1:
+            return patches.flatten(2)
         patches_ngis: Tensor = patches.flatten(2).unflatten(1, (module.groups, filters.shape[0]))
         return patches_ngis.transpose(1, 2).flatten(2)
 
     def row(self, saved: Tensor, grads: Tensor, sides: Sides) -> Tensor:
         """(n, o, i)."""
+        if self.module.groups == 1:
+            return projected_outer(grads.flatten(2), saved, sides.p0)
         return outer(channels_by_group(grads.flatten(2), sides.p0, self.module.groups), saved)
 
 

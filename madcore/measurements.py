@@ -37,6 +37,10 @@ class Measured:
         """With the inputs in pinned memory, from which a GPU copies while the CPU goes on."""
         return self._each(Tensor.pin_memory)
 
+    def channels_last(self) -> "Measured":
+        """With images (n, c, h, w) laid out in memory as (n, h, w, c), in which a CPU convolves faster; their values and shapes stay."""
+        return self._each(lambda tensor: tensor.contiguous(memory_format=torch.channels_last) if tensor.ndim == 4 else tensor)
+
     def _each(self, change: Callable[[Tensor], Tensor]) -> "Measured":
         if isinstance(self.inputs, Tensor):
             return Measured(change(self.inputs), self.measurement)

@@ -78,7 +78,8 @@ def prepare(model: nn.Module, layers: Sequence[Layer], layout: RowLayout, projec
     like, held, made = next(model.parameters()), holders(model), _Preparation()
     for layer, place in zip(layers, layout.slices, strict=True):
         p0, p1 = (projection.matrix(layer.name, side, size) for side, size in enumerate(layer.shape))
-        sides = Sides(None if p0 is None else p0.to(like), None if p1 is None else p1.to(like))
+        sketch = projection.sketch_of(layer.name, layer.shape)
+        sides = Sides(None if p0 is None else p0.to(like), None if p1 is None else p1.to(like), None if sketch is None else sketch.like(like))
         made.add(layer, held[model.get_parameter(layer.name)], sides, place)
     for attention in model.modules():
         copied = any(module is attention for copied in made.copied for module, _ in copied.holders)

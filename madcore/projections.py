@@ -1,29 +1,73 @@
-"""Random projections of the two sides of a layer's gradient.
+"""Random projections of the two sides of a layer's gradient, and a second stage that hashes what they leave.
 
-A gradient dW of shape (dim0, rest) is compressed to `P_0 dW P_1^T` (LoGra, Choe et al. 2024, arXiv 2405.13954). Entries are
-+-1/sqrt(rank), so that E[P^T P] = I and inner products are kept in expectation. They come from Philox, a counter-based generator
-(Salmon et al. 2011), keyed by (seed, parameter, side): every worker on every device makes the same matrix with no exchange.
+A gradient dW of shape (dim0, rest) is compressed to `P_0 dW P_1^T` (LoGra, Choe et al. 2024, arXiv 2405.13954). Entries have mean 0
+and variance 1/rank, so that E[P^T P] = I and inner products are kept in expectation: Rademacher ones are +-1/sqrt(rank) (Achlioptas
+2003), Gaussian ones are normal. Where `rank` squared is still too many, a count-sketch (Charikar et al. 2002; sparse JL, Kane &
+Nelson 2014) adds the numbers, with random signs, into `sketch` buckets.
+
+For rows x, y of gradients A, B, all randomness independent of them: E[x . y] = <A, B>, and with r the rank and S the buckets
+`Var[x . y] <= ((1 + 2/r)^2 (1 + 2/S) - 1) |A|^2 |B|^2`, without the factor of S where nothing is hashed.
+
+All of it comes from Philox, a counter-based generator (Salmon et al. 2011), keyed by (seed, parameter, use): every worker on every
+device makes the same matrix with no exchange.
 """
 
 import hashlib
 import math
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
+
+ProjectionKind = Literal["rademacher", "gaussian"]
+
+
+@dataclass(frozen=True)
+class Sketch:
+    """A count-sketch of k numbers into `size` buckets whose loads differ by at most one.
+
+    `order` (k,) int64 is a random order of the numbers, dealt to the buckets in turn; `signs` (k,) are those of the numbers so dealt.
+    """
+
+    order: Tensor
+    signs: Tensor
+    size: int
+
+    def apply(self, numbers_nk: Tensor) -> Tensor:
+        """Sums per bucket, (n, k) -> (n, size)."""
+        dealt_nk = numbers_nk[:, self.order] * self.signs
+        missing = -dealt_nk.shape[1] % self.size
+        sums: Tensor = torch.nn.functional.pad(dealt_nk, (0, missing)).unflatten(1, (-1, self.size)).sum(dim=1)
+        return sums
+
+    def like(self, tensor: Tensor) -> "Sketch":
+        """The same on the device and in the precision of a tensor."""
+        return Sketch(self.order.to(tensor.device), self.signs.to(tensor), self.size)
 
 
 @dataclass(frozen=True)
 class Projection:
-    """A Rademacher projection to at most `rank` numbers a side; a side no larger than the rank is kept whole."""
+    """A projection to at most `rank` numbers a side; a side no larger than the rank is kept whole.
+
+    What both sides leave of a layer is hashed to `sketch` numbers where it is more; None leaves it as it is.
+    """
 
     rank: int = 16
     seed: int = 0
+    kind: ProjectionKind = "rademacher"
+    sketch: int | None = None
 
     def kept(self, size: int) -> int:
         """How many numbers remain of a side of `size`."""
         return min(size, self.rank)
+
+    def numbers(self, shape: tuple[int, int]) -> int:
+        """How many numbers a row keeps of a gradient whose sides are `shape`."""
+        kept = self.kept(shape[0]) * self.kept(shape[1])
+        return kept if self.sketch is None else min(kept, self.sketch)
 
     def matrix(self, parameter: str, side: int, size: int) -> Tensor | None:
         """The matrix of one side of one parameter.
@@ -34,12 +78,35 @@ class Projection:
             size: length of that side.
 
         Returns:
-            float64 on the CPU, shape (rank, size), entries +-1/sqrt(rank); None where the side is kept whole.
+            float64 on the CPU, shape (rank, size), entries of mean 0 and variance 1/rank; None where the side is kept whole.
         """
         if size <= self.rank:
             return None
-        digest = hashlib.blake2b(f"{self.seed}/{parameter}/{side}".encode(), digest_size=16).digest()
-        words = np.random.Philox(key=int.from_bytes(digest, "little")).random_raw(-(-self.rank * size // 64))
-        bits = np.unpackbits(words.astype("<u8").view(np.uint8), bitorder="little")[: self.rank * size]
-        signs: Tensor = torch.from_numpy(bits.astype(np.float64)).reshape(self.rank, size) * 2 - 1
-        return signs / math.sqrt(self.rank)
+        count = self.rank * size
+        entries = self._signs(count, f"{parameter}/{side}") if self.kind == "rademacher" else self._normals(count, f"{parameter}/{side}/gaussian")
+        return torch.from_numpy(entries).reshape(self.rank, size) / math.sqrt(self.rank)
+
+    def sketch_of(self, parameter: str, shape: tuple[int, int]) -> Sketch | None:
+        """The second stage for one parameter whose gradient's sides are `shape`; float64 on the CPU, None where nothing is hashed."""
+        kept = self.kept(shape[0]) * self.kept(shape[1])
+        if self.sketch is None or kept <= self.sketch:
+            return None
+        order = np.argsort(self._words(kept, f"{parameter}/sketch order"), kind="stable")
+        return Sketch(torch.from_numpy(order), torch.from_numpy(self._signs(kept, f"{parameter}/sketch signs")), self.sketch)
+
+    def _words(self, count: int, use: str) -> NDArray[np.uint64]:
+        """The first 64-bit words of the stream of one use."""
+        digest = hashlib.blake2b(f"{self.seed}/{use}".encode(), digest_size=16).digest()
+        words: NDArray[np.uint64] = np.random.Philox(key=int.from_bytes(digest, "little")).random_raw(count)
+        return words
+
+    def _signs(self, count: int, use: str) -> NDArray[np.float64]:
+        """-1 and +1, a bit each."""
+        words = self._words(-(-count // 64), use)
+        return np.unpackbits(words.astype("<u8").view(np.uint8), bitorder="little")[:count].astype(np.float64) * 2 - 1
+
+    def _normals(self, count: int, use: str) -> NDArray[np.float64]:
+        """Standard normal numbers, two of two words (Box & Muller 1958)."""
+        uniforms = ((self._words(count + count % 2, use) >> np.uint64(11)) + 0.5) * 2.0**-53
+        radii, angles = np.sqrt(-2 * np.log(uniforms[::2])), 2 * np.pi * uniforms[1::2]
+        return np.stack([radii * np.cos(angles), radii * np.sin(angles)], axis=1).ravel()[:count]

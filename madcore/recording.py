@@ -163,7 +163,7 @@ class Recorder:
         for member, inputs in zip(members, saved, strict=True):
             if grads.shape[0] != self.rows.shape[0]:
                 raise LayerError(member.name, f"its output has {grads.shape[0]} entries first, where the batch has {self.rows.shape[0]} samples")
-            self.rows[:, member.place] += member.formula.row(inputs, grads.to(self.rows.dtype), member.sides).flatten(1)
+            self.rows[:, member.place] += member.sides.numbers(member.formula.row(inputs, grads.to(self.rows.dtype), member.sides))
 
 
 def _own(output: Tensor) -> Tensor:

@@ -115,7 +115,8 @@ class Rerun:
         if (differences_n > LARGEST_DIFFERENCE).any():
             raise self._differs()
         for name, row in projected.items():
-            rows[:, self.wanted[name].place] += row.flatten(1)
+            whole = self.wanted[name]
+            rows[:, whole.place] += whole.sides.numbers(row.squeeze(1))
 
     def _one(self, call: Call, places: Sequence[int], which: int) -> Callable[[Sequence[Tensor], Tensor, Tensor], tuple[dict[str, Tensor], Tensor]]:
         """Of one sample: its projected gradients, and how far its output is from the first run's, relative to it."""

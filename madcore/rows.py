@@ -78,7 +78,7 @@ class RowLayout:
 
 def row_layout(layers: Sequence[Layer], projection: Projection) -> RowLayout:
     """The layout of rows of these layers under this projection."""
-    kept = [projection.kept(layer.shape[0]) * projection.kept(layer.shape[1]) for layer in layers]
+    kept = [projection.numbers(layer.shape) for layer in layers]
     return RowLayout(tuple(layer.name for layer in layers), tuple(kept))
 
 

@@ -7,12 +7,12 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
-from madcore import Coverage, Measured, Projection, RerunCost, TokenBatch, check_layers, margin, select_layers
+from madcore import Coverage, Measured, Projection, RerunCost, RowExtractor, TokenBatch, check_layers, margin, select_layers
 from madcore.measurements import logits_of, run
 from pipeline.config import AuditConfig
 from pipeline.errors import SourceError
 from pipeline.inputs import TOKEN_MEASUREMENTS, ImageInputs, TextInputs
-from pipeline.memory import TextBytes, activation_bytes, saved_bytes
+from pipeline.memory import TextBytes, pass_bytes
 from pipeline.schema import ModelConfig
 from pipeline.sources.datasets import Source, first_images
 from pipeline.sources.foreign import users_code
@@ -23,7 +23,7 @@ from pipeline.sources.texts import Text, TextLimits, first_texts, longest_text
 CANDIDATES = 16
 MEASURED_LENGTH = 512
 Sample = TypeVar("Sample")
-IMAGE_COPIES, TEXT_COPIES = 3, 2
+ROOM = 1.5
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,8 @@ class Probed:
 
 def projection_of(model: ModelConfig) -> Projection:
     """The projection that a model's config asks for."""
-    return Projection(model.estimator.projection.rank, model.estimator.projection.seed)
+    asked = model.estimator.projection
+    return Projection(asked.rank, asked.seed, asked.kind, asked.sketch)
 
 
 def probe(config: AuditConfig, model: ModelConfig, trusted: list[Source]) -> Probed:
@@ -69,7 +70,8 @@ def _probe_images(loaded: LoadedModel, model: ModelConfig, trusted: list[Source]
         raise SourceError(f"{model.described}: expected logits (samples, classes) from a forward pass, got {found}")
     with users_code(f"{model.described}: a forward and backward pass on trusted samples of shape {tuple(inputs.shape)}"):
         coverage = _coverage(loaded.module, model, inputs.split(1), lambda chosen: Measured(torch.cat(list(chosen)), margin))
-        sample_bytes = IMAGE_COPIES * (activation_bytes(loaded.module, inputs[:1]) + inputs[:1].nbytes) + _copied_bytes(loaded.module, coverage)
+        extractor = RowExtractor(loaded.module, coverage.covered, projection_of(model))
+        sample_bytes = round(ROOM * (pass_bytes(extractor, Measured(inputs[:1], margin)) + inputs[:1].nbytes))
     size = (int(images.shape[1]), int(images.shape[2]))
     model_bytes, fallback = _bytes_of(loaded.module), _fallback(loaded.module, coverage)
     return Probed(loaded.digest, loaded.source, coverage, fallback, int(outputs.shape[1]), ImageInputs(size), model_bytes, sample_bytes)
@@ -83,18 +85,19 @@ def _probe_texts(loaded: LoadedModel, limits: TextLimits, model: ModelConfig, tr
         first.measurement(logits_of(run(loaded.module, first.inputs)))
     with users_code(f"{model.described}: a forward and backward pass on trusted texts of at most {longest:,} tokens"):
         coverage = _coverage(loaded.module, model, texts, lambda chosen: _measured(chosen, model))
-        memory = _text_bytes(loaded.module, model, texts[0], min(longest, MEASURED_LENGTH))
+        extractor = RowExtractor(loaded.module, coverage.covered, projection_of(model))
+        memory = _text_bytes(extractor, model, texts[0], min(longest, MEASURED_LENGTH))
     inputs = TextInputs(limits, memory, batch_bytes=0)
-    sample_bytes, fallback = memory.of(longest) + _copied_bytes(loaded.module, coverage), _fallback(loaded.module, coverage)
+    sample_bytes, fallback = memory.of(longest), _fallback(loaded.module, coverage)
     return Probed(loaded.digest, loaded.source, coverage, fallback, 0, inputs, _bytes_of(loaded.module), sample_bytes)
 
 
-def _text_bytes(module: nn.Module, model: ModelConfig, text: Text, length: int) -> TextBytes:
+def _text_bytes(extractor: RowExtractor, model: ModelConfig, text: Text, length: int) -> TextBytes:
     """From two lengths, both of tokens of a text repeated, of which all but the first are the completion."""
 
     def measured(tokens: int) -> tuple[int, int]:
         filler = Text(text.ids.repeat(-(-tokens // len(text.ids)))[:tokens], 1)
-        return tokens, TEXT_COPIES * saved_bytes(module, _measured([filler], model))
+        return tokens, round(ROOM * pass_bytes(extractor, _measured([filler], model)))
 
     return TextBytes.fitted(measured(max(2, length // 2)), measured(length))
 
@@ -111,11 +114,6 @@ def _coverage(module: nn.Module, model: ModelConfig, samples: Sequence[Sample], 
 
 def _fallback(module: nn.Module, coverage: Coverage) -> dict[str, RerunCost]:
     return {layer.name: RerunCost.of(module, layer) for layer in coverage.covered if layer.way == "fallback"}
-
-
-def _copied_bytes(module: nn.Module, coverage: Coverage) -> int:
-    """Of one sample: its copies of parameters that modules hold directly, and their gradients."""
-    return sum(2 * module.get_parameter(layer.name).nbytes for layer in coverage.covered if layer.way.startswith("copies"))
 
 
 def _bytes_of(module: nn.Module) -> int:

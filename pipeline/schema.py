@@ -69,11 +69,15 @@ class Data(Section):
 
 
 class ProjectionSection(Section):
-    """Two-sided random projection of each layer's gradient."""
+    """Two-sided random projection of each layer's gradient; what it leaves of a layer is hashed to `sketch` numbers where it is more.
 
-    kind: Literal["rademacher"] = "rademacher"
+    A `sketch` that is not given is left out of what is written and of keys, so that rows stored before there was one keep their keys.
+    """
+
+    kind: Literal["rademacher", "gaussian"] = "rademacher"
     rank: Annotated[int, Field(ge=1, le=1024)] = 16
     seed: Seed = 0
+    sketch: Annotated[int | None, Field(ge=1, le=1 << 20, exclude_if=lambda size: size is None)] = None
 
 
 class Estimator(Section):

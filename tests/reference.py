@@ -47,6 +47,19 @@ def side_matrix(projection: Projection, parameter: str, side: int, size: int) ->
     return torch.eye(size, dtype=torch.float64) if matrix is None else matrix
 
 
+def projected(projection: Projection, parameter: str, grad: Tensor) -> Tensor:
+    """`vec(P_0 dW P_1^T)` of a gradient (dim0, rest), row-major, and where it is hashed, the signed sum of the numbers of each bucket."""
+    p0, p1 = (side_matrix(projection, parameter, side, size) for side, size in enumerate(grad.shape))
+    numbers = (p0 @ grad @ p1.T).flatten()
+    sketch = projection.sketch_of(parameter, (grad.shape[0], grad.shape[1]))
+    if sketch is None:
+        return numbers
+    buckets = [numbers.new_zeros(()) for _ in range(sketch.size)]
+    for turn, (number, sign) in enumerate(zip(sketch.order.tolist(), sketch.signs.tolist(), strict=True)):
+        buckets[turn % sketch.size] = buckets[turn % sketch.size] + sign * numbers[number]
+    return torch.stack(buckets)
+
+
 def autograd_gradient(model: nn.Module, parameter: str, sample: Tensor, measurement: Measure = margin_of_one) -> Tensor:
     """The gradient of the measurement of one sample (1, ...) with respect to one parameter, float64, shaped (dim0, rest)."""
     own = copy.deepcopy(model).requires_grad_(True)
@@ -57,14 +70,13 @@ def autograd_gradient(model: nn.Module, parameter: str, sample: Tensor, measurem
 
 
 def autograd_rows(model: nn.Module, layers: Sequence[Layer], batch: Tensor, projection: Projection) -> Tensor:
-    """Rows (n, k) of the margin, float64: a loop over samples and layers, `vec(P_0 dW P_1^T)` in row-major order."""
+    """Rows (n, k) of the margin, float64: a loop over samples and layers, projected and hashed as asked."""
     rows = []
     for index in range(batch.shape[0]):
         blocks = []
         for layer in layers:
             grad = autograd_gradient(model, layer.name, batch[index : index + 1])
-            p0, p1 = (side_matrix(projection, layer.name, side, size) for side, size in enumerate(grad.shape))
-            blocks.append((p0 @ grad @ p1.T).flatten())
+            blocks.append(projected(projection, layer.name, grad))
         rows.append(torch.cat(blocks))
     return torch.stack(rows)
 
@@ -79,8 +91,7 @@ def autograd_token_rows(model: nn.Module, layers: Sequence[Layer], texts: Sequen
         for layer in layers:
             (grad,) = torch.autograd.grad(measured, [own.get_parameter(layer.name)], retain_graph=True)
             grad = grad.double().reshape(grad.shape[0], -1)
-            p0, p1 = (side_matrix(projection, layer.name, side, size) for side, size in enumerate(grad.shape))
-            blocks.append((p0 @ grad @ p1.T).flatten())
+            blocks.append(projected(projection, layer.name, grad))
         rows.append(torch.cat(blocks))
     return torch.stack(rows)
 

@@ -1,52 +1,35 @@
-"""Rows against a training step: `make bench`.
+"""Rows against a training step: `make bench-gradients`.
 
-Both run the same residual network on the same batch, interleaved in one process; the figure is the ratio of samples per second,
-median over rounds. Rows include projection of all convolutions and the linear layer at rank 16, not decoding or storage; the
-training step is forward and backward of cross-entropy, without an optimizer. The last line is one JSON object.
+For each model, batch and choice of parameters, the speed of madcore's rows (rank 16) over that of a training step: forward and
+backward of cross-entropy, weight gradients included, without an optimizer. Beside it the ceiling, `ceiling/MODEL/batchN`: forward
+and activation gradients only. All run in eval mode on the same batch, interleaved in one process; a figure is the median over rounds
+of the ratio within a round. Rows include the measurement and all covered layers' projections; not included are data loading,
+storage, and making the projections, once per model. The largest model takes at most 32 texts at a time whatever the batch is named:
+256 of them need more than ten gigabytes and minutes a round, and its ratio no longer depends on them.
+
+The line before the last is one JSON object with the peak memory above the model of each, in MiB (see `memory`); the last line is one
+with all ratios. Progress goes to stderr.
+
+    python -m tests.benchmarks.gradients [--models NAME ...] [--batches N ...] [--rounds N] [--without-memory]
 """
 
+import argparse
 import json
 import statistics
+import sys
 import time
 from collections.abc import Callable
-from functools import partial
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import nn
 
-from madcore import Measured, Projection, RowExtractor, margin, select_layers
+from tests.benchmarks.memory import peaks
+from tests.benchmarks.models import CASES, Case
+from tests.benchmarks.ways import WAYS, prepare
 
+BATCHES = (64, 256)
+LARGEST = {"gpt2-25m": 32}
 ROUNDS = 7
-WIDTH = 16
-
-
-class Block(nn.Module):
-    """A pre-activation residual block."""
-
-    def __init__(self, channels_in: int, channels_out: int, stride: int):
-        super().__init__()
-        self.norm1, self.conv1 = nn.BatchNorm2d(channels_in), nn.Conv2d(channels_in, channels_out, 3, stride, 1, bias=False)
-        self.norm2, self.conv2 = nn.BatchNorm2d(channels_out), nn.Conv2d(channels_out, channels_out, 3, 1, 1, bias=False)
-        self.shortcut = nn.Conv2d(channels_in, channels_out, 1, stride, bias=False)
-
-    def forward(self, inputs: Tensor) -> Tensor:
-        active = F.relu(self.norm1(inputs))
-        hidden = self.conv1(active)
-        return self.conv2(F.relu(self.norm2(hidden))) + self.shortcut(active)
-
-
-def network() -> nn.Module:
-    """About 0.3 M parameters on 3 x 32 x 32 images."""
-    sizes = [WIDTH, WIDTH, 2 * WIDTH, 4 * WIDTH, 8 * WIDTH]
-    blocks = [Block(sizes[i], sizes[i + 1], 1 if i == 0 else 2) for i in range(4)]
-    head = [nn.BatchNorm2d(sizes[-1]), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(sizes[-1], 10)]
-    return nn.Sequential(nn.Conv2d(3, WIDTH, 3, padding=1, bias=False), *blocks, *head).eval()
-
-
-def training_step(model: nn.Module, inputs: Tensor, labels: Tensor) -> None:
-    model.zero_grad()
-    F.cross_entropy(model(inputs), labels).backward()
 
 
 def seconds(call: Callable[[], object]) -> float:
@@ -55,20 +38,61 @@ def seconds(call: Callable[[], object]) -> float:
     return time.perf_counter() - start
 
 
-def main() -> None:
-    torch.manual_seed(0)
-    figures: dict[str, float] = {}
-    for batch in (64, 256):
-        inputs, labels = torch.randn(batch, 3, 32, 32), torch.randint(10, (batch,))
-        trained, model = network(), network()
-        for parameters in ("matrices", "all"):
-            extractor = RowExtractor(model, select_layers(model, parameters=parameters).covered, Projection())
+def ratios(case: Case, model: nn.Module, batch: int, rounds: int) -> dict[str, float]:
+    """Each way's speed over a training step's, the median over rounds; a first round is not counted."""
+    inputs = case.inputs(batch)
+    calls = {way: prepare(way, case, model, inputs) for way in WAYS}
+    counted = [{way: seconds(call) for way, call in calls.items()} for _ in range(rounds + 1)][1:]
+    return {way: statistics.median(times["step"] / times[way] for times in counted) for way in WAYS if way != "step"}
 
-            step, rows = partial(training_step, trained, inputs, labels), partial(extractor, Measured(inputs, margin))
-            rounds = [(seconds(step), seconds(rows)) for _ in range(ROUNDS + 1)][1:]
-            figures[f"resnet/batch{batch}/{parameters}"] = round(statistics.median(plain / own for plain, own in rounds), 3)
-            print(f"resnet, batch {batch}, {parameters}: rows at {figures[f'resnet/batch{batch}/{parameters}']:.2f} of a training step's samples per second")
-    print(json.dumps(figures))
+
+def named(name: str, batch: int, way: str) -> str:
+    """The key of a figure."""
+    return f"{name}/batch{batch}/{way}" if way in ("matrices", "all") else f"{way}/{name}/batch{batch}"
+
+
+def measured_ratios(options: argparse.Namespace) -> dict[str, float]:
+    """All ratios."""
+    figures: dict[str, float] = {}
+    for name in options.models:
+        torch.manual_seed(0)
+        model = CASES[name].build()
+        for batch in options.batches:
+            found = ratios(CASES[name], model, min(batch, LARGEST.get(name, batch)), options.rounds)
+            report(f"{name}, batch {batch}: speed over a training step's: " + ", ".join(f"{way} {ratio:.2f}" for way, ratio in found.items()))
+            figures |= {named(name, batch, way): round(ratio, 3) for way, ratio in found.items()}
+    return figures
+
+
+def measured_peaks(options: argparse.Namespace) -> dict[str, float]:
+    """All peaks, in MiB."""
+    figures: dict[str, float] = {}
+    for name in options.models:
+        for batch in options.batches:
+            found = {way: bytes_ / 2**20 for way, bytes_ in peaks(name, min(batch, LARGEST.get(name, batch)))}
+            report(f"{name}, batch {batch}: peak MiB above the model: " + ", ".join(f"{way} {mib:.0f}" for way, mib in found.items()))
+            figures |= {named(name, batch, way): round(mib, 1) for way, mib in found.items()}
+    return figures
+
+
+def report(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+def options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--models", nargs="+", choices=list(CASES), default=list(CASES))
+    parser.add_argument("--batches", nargs="+", type=int, default=list(BATCHES))
+    parser.add_argument("--rounds", type=int, default=ROUNDS)
+    parser.add_argument("--without-memory", action="store_true")
+    return parser.parse_args()
+
+
+def main() -> None:
+    chosen = options()
+    speed = measured_ratios(chosen)
+    print(json.dumps({} if chosen.without_memory else measured_peaks(chosen)))
+    print(json.dumps(speed))
 
 
 if __name__ == "__main__":

@@ -31,7 +31,7 @@ from madcore import RowExtractor
 from pipeline.config import AuditConfig
 from pipeline.plan import plan_audit
 from pipeline.sources.models import load_model
-from tests.benchmarks.gradients import network
+from tests.benchmarks.models import network
 
 IMAGES, TRUSTED, SIDE = 50_000, 400, 32
 SPAWN = multiprocessing.get_context("spawn")
@@ -62,7 +62,7 @@ def config(folder: Path, root: str, workers: int) -> dict[str, JsonValue]:
     return {
         "root": root,
         "task": "classification",
-        "models": [{"name": "network", "architecture": "tests.benchmarks.gradients:network", "weights": "network.safetensors"}],
+        "models": [{"name": "network", "architecture": "tests.benchmarks.models:network", "weights": "network.safetensors"}],
         "data": {"trusted": "trusted.parquet", "audited": "audited.parquet", "preprocess": {"size": SIDE}},
         "run": {"workers": workers},
     }

@@ -60,11 +60,12 @@ def test_the_same_table_is_not_published_twice(make_config: ConfigMaker) -> None
     assert published == [f"run={ids[0]}", f"run={ids[2]}"]
 
 
-def test_another_projection_seed_is_computed_under_another_key(make_config: ConfigMaker) -> None:
+def test_another_projection_is_computed_under_another_key(make_config: ConfigMaker) -> None:
     run(make_config())
-    other = run(make_config(estimator={"projection": {"seed": 1}}))
-    assert counts(other)["gradients"] == (ROW_TASKS, 0)
-    assert len(list(Path(other.storage.url).glob("digits/gradients/*"))) == 2
+    for count, projection in enumerate(({"seed": 1}, {"kind": "gaussian"}, {"sketch": 20}), 2):
+        other = run(make_config(estimator={"projection": projection}))
+        assert counts(other)["gradients"] == (ROW_TASKS, 0)
+        assert len(list(Path(other.storage.url).glob("digits/gradients/*"))) == count
 
 
 @pytest.fixture

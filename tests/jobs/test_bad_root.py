@@ -125,7 +125,7 @@ def test_a_plan_that_cannot_fit_is_shown_and_not_run(configure: Configure, root:
     [(1, "gradients", "lower run.batch_size or run.rows_per_task, or grant more"), (16, "curvature", "lower estimator.projection.rank, or grant more")],
 )
 def test_the_remedy_belongs_to_the_stage_that_needs_most(rank: int, stage: str, remedy: str, configure: Configure) -> None:
-    config = configure(run={"memory_per_worker": "601MiB"}, estimator={"projection": {"rank": rank}})
+    config = configure(run={"memory_per_worker": "600MiB"}, estimator={"projection": {"rank": rank}})
     ended = mad("run", config)
     assert ended.code == 3
     assert f"the stage {stage} would need" in ended.complaint

@@ -15,6 +15,11 @@ from tests.strategies import LAW, ConvCase, TransposedConvCase, conv_cases, seed
 
 BELOW, ABOVE = Projection(rank=2, seed=3), Projection(rank=100, seed=3)
 RANKS = pytest.mark.parametrize("projection", [BELOW, ABOVE], ids=["rank below the sides", "rank above the sides"])
+OTHERS = {
+    "gaussian": Projection(rank=2, seed=3, kind="gaussian"),
+    "hashed": Projection(rank=3, seed=3, sketch=4),
+    "hashed to one number": Projection(rank=100, seed=3, sketch=1),
+}
 
 
 def hooked_rows(model: nn.Module, batch: Tensor, projection: Projection) -> Tensor:
@@ -40,6 +45,12 @@ def test_rows_equal_autograd(case: LayerCase, n: int, projection: Projection) ->
     assert_equals_autograd(with_head(case.body(), case.sample_shape), batch_of(n, case.sample_shape), projection)
 
 
+@pytest.mark.parametrize("projection", OTHERS.values(), ids=OTHERS)
+@pytest.mark.parametrize("case", ["linear (n, s, d)", "conv2d groups", "batchnorm2d"])
+def test_rows_of_other_projections_equal_autograd(case: str, projection: Projection) -> None:
+    assert_equals_autograd(with_head(LAYER_CASES[case].body(), LAYER_CASES[case].sample_shape), batch_of(3, LAYER_CASES[case].sample_shape), projection)
+
+
 TAKE_EMPTY_BATCHES = {name: case for name, case in LAYER_CASES.items() if not name.startswith("instancenorm")}  # torch's own refuses them
 
 
@@ -63,6 +74,29 @@ def test_an_input_changed_in_place_later_is_the_input_that_was_seen(projection: 
     twin = with_head(ReusesInput(torch.mul), (6,))
     twin.load_state_dict(model.state_dict())
     assert_equals_autograd(model, batch_of(3, (6,)), projection, twin)
+
+
+class CountsOnItsOrder(nn.Module):
+    """Views a convolution's output as vectors, which memory laid out channels last does not allow."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(2, 4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(n, 2, h, w) to (n, 4 (h - 2) (w - 2))."""
+        hidden = torch.tanh(self.conv(x))
+        return hidden.view(hidden.shape[0], -1)
+
+
+@RANKS
+def test_a_model_that_counts_on_the_order_of_its_memory(projection: Projection) -> None:
+    model, batch = with_head(CountsOnItsOrder(), (2, 5, 4)), batch_of(3, (2, 5, 4))
+    with pytest.raises(RuntimeError, match="view size is not compatible"):
+        model(batch.contiguous(memory_format=torch.channels_last))
+    assert_equals_autograd(model, batch, projection)
+    extractor = RowExtractor(model, select_layers(model).covered, projection)
+    assert torch.equal(extractor(Measured(batch, margin)).rows, extractor(Measured(batch, margin)).rows)
 
 
 @RANKS
@@ -140,8 +174,9 @@ def test_a_lower_precision_gives_nearly_the_same_rows(precision: torch.dtype) ->
 
 
 def test_outputs_are_the_models_own() -> None:
+    """Up to the order in which a convolution sums."""
     case = LAYER_CASES["batchnorm2d"]
     model, batch = with_head(case.body(), case.sample_shape), batch_of(4, case.sample_shape)
     outputs = RowExtractor(model, select_layers(model).covered, BELOW)(Measured(batch, margin)).outputs
     assert not outputs.requires_grad
-    assert torch.equal(outputs, model(batch).detach())
+    torch.testing.assert_close(outputs, model(batch).detach(), rtol=1e-12, atol=1e-12)

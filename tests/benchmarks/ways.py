@@ -1,0 +1,40 @@
+"""What the benchmarks compare on one model and one batch: a training step, the ceiling, and rows."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from madcore import Projection, RowExtractor
+from madcore.gradients import frozen
+from tests.benchmarks.models import Case
+
+RANK = 16
+WAYS = ("step", "ceiling", "matrices", "all")
+
+
+def prepare(way: str, case: Case, model: nn.Module, inputs: Tensor) -> Callable[[], object]:
+    """A call that does the work once."""
+    if way == "step":
+        return lambda: training_step(case, model, inputs)
+    if way == "ceiling":
+        return lambda: activation_gradients(case, model, inputs)
+    extractor, measured = RowExtractor(model, case.covered(model, way).covered, Projection(RANK)), case.measured(inputs)
+    return lambda: extractor(measured)
+
+
+def training_step(case: Case, model: nn.Module, inputs: Tensor) -> None:
+    """Forward and backward of the loss, with all weights' gradients."""
+    model.zero_grad()
+    case.forward(model, inputs).backward()
+
+
+def activation_gradients(case: Case, model: nn.Module, inputs: Tensor) -> None:
+    """Forward and backward of the loss down to the first weight's output, without any weight's gradient."""
+    first = next(module for module in model.modules() if list(module.parameters(recurse=False)) and not list(module.children()))
+    handle = first.register_forward_hook(lambda module, args, output: output.requires_grad_())
+    try:
+        with frozen(model), torch.enable_grad():
+            case.forward(model, inputs).backward()
+    finally:
+        handle.remove()
