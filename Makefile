@@ -10,7 +10,7 @@ READY := $(VENV)/.ready
 .PHONY: help setup demo check test test-s3 bench-gradients bench-peers-setup bench-precision bench-pipeline clean
 
 help:  ## List the targets
-	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## (.*)/  make \1\t\2/' | expand -t 24
+	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## (.*)/  make \1\t\2/' | expand -t 26
 
 setup: $(READY)  ## Make .venv: torch first, then everything else, at the pinned versions
 
