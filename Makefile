@@ -3,13 +3,14 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 ZOO ?= ../shared
+PEERS := .venv-peers
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo check test test-s3 bench bench-gradients bench-precision bench-pipeline clean
+.PHONY: help setup demo check test test-s3 bench bench-gradients bench-peers-setup bench-precision bench-pipeline clean
 
 help:  ## List the targets
-	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## (.*)/  make \1\t\2/' | expand -t 24
+	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## (.*)/  make \1\t\2/' | expand -t 26
 
 setup: $(READY)  ## Make .venv: torch first, then everything else, at the pinned versions
 
@@ -44,7 +45,17 @@ test-s3: setup  ## Run the tests that need a real S3: Ceph's gateway, installed 
 bench: bench-gradients bench-pipeline  ## Run the benchmarks that need nothing but this checkout
 
 bench-gradients: setup  ## Measure: rows against a training step's speed and memory; ratios, side by side in one run
-	$(BIN)/python -m tests.benchmarks.gradients
+	$(if $(wildcard $(PEERS)/.ready),$(PEERS)/bin/python -m tests.benchmarks.gradients --peers dattri bergson trak,$(BIN)/python -m tests.benchmarks.gradients)
+
+bench-peers-setup: $(PEERS)/.ready  ## Make .venv-peers, with other libraries that bench-gradients then compares with
+
+$(PEERS)/.ready: tests/benchmarks/peers.txt requirements.txt
+	$(PYTHON) -m venv $(PEERS)
+	$(PEERS)/bin/python -m pip install --quiet "$$(grep '^torch==' requirements.txt)"
+	$(PEERS)/bin/python -m pip install --quiet -r requirements.txt
+	$(PEERS)/bin/python -m pip install --quiet --no-deps -r tests/benchmarks/peers.txt
+	@$(PEERS)/bin/python -c 'import sys, torch; sys.exit(torch.__version__.split("+")[0] != sys.argv[1])' "$$(sed -n 's/^torch==//p' requirements.txt)" || { echo "a peer replaced torch" >&2; exit 1; }
+	@touch $(PEERS)/.ready
 
 bench-precision: setup  ## Measure: what the precision of the model and of rows at rest does to scores, on the models at ZOO
 	$(BIN)/python -m tests.benchmarks.precision $(ZOO)
@@ -53,4 +64,4 @@ bench-pipeline: setup  ## Measure: the gradients stage against the bare loop tha
 	$(BIN)/python -m tests.benchmarks.pipeline
 
 clean:  ## Remove the environment and caches; audits stay
-	rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) $(PEERS) build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -2,15 +2,19 @@
 
 For each model, batch and choice of parameters, the speed of madcore's rows (rank 16) over that of a training step: forward and
 backward of cross-entropy, weight gradients included, without an optimizer. Beside it the ceiling, `ceiling/MODEL/batchN`: forward
-and activation gradients only. All run in eval mode on the same batch, interleaved in one process; a figure is the median over rounds
-of the ratio within a round. Rows include the measurement and all covered layers' projections; not included are data loading,
-storage, and making the projections, once per model. The largest model takes at most 32 texts at a time whatever the batch is named:
-256 of them need more than ten gigabytes and minutes a round, and its ratio no longer depends on them.
+and activation gradients only; and peers, `peer/NAME/MODEL/batchN` (see `peers`). All run in eval mode on the same batch, interleaved
+in one process; a figure is the median over rounds of the ratio within a round. Rows include the measurement and all covered layers'
+projections; not included are data loading, storage, and making the projections, once per model. The largest model takes at most 32
+texts at a time whatever the batch is named: 256 of them need more than ten gigabytes and minutes a round.
+
+Interleaving does not help where other processes come and go within a round: `--processor-time` counts the seconds that one thread
+computes instead of those that pass.
 
 The line before the last is one JSON object with the peak memory above the model of each, in MiB (see `memory`); the last line is one
 with all ratios. Progress goes to stderr.
 
-    python -m tests.benchmarks.gradients [--models NAME ...] [--batches N ...] [--rounds N] [--without-memory]
+    python -m tests.benchmarks.gradients [--models NAME ...] [--batches N ...] [--rounds N] [--peers [NAME ...]]
+                                         [--processor-time] [--without-memory]
 """
 
 import argparse
@@ -18,13 +22,14 @@ import json
 import statistics
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from tests.benchmarks.memory import peaks
 from tests.benchmarks.models import CASES, Case
+from tests.benchmarks.peers import PEERS
 from tests.benchmarks.ways import WAYS, prepare
 
 BATCHES = (64, 256)
@@ -32,18 +37,31 @@ LARGEST = {"gpt2-25m": 32}
 ROUNDS = 7
 
 
-def seconds(call: Callable[[], object]) -> float:
-    start = time.perf_counter()
+def seconds(call: Callable[[], object], clock: Callable[[], float]) -> float:
+    start = clock()
     call()
-    return time.perf_counter() - start
+    return clock() - start
 
 
-def ratios(case: Case, model: nn.Module, batch: int, rounds: int) -> dict[str, float]:
+def ratios(case: Case, model: nn.Module, batch: int, options: argparse.Namespace) -> dict[str, float]:
     """Each way's speed over a training step's, the median over rounds; a first round is not counted."""
-    inputs = case.inputs(batch)
-    calls = {way: prepare(way, case, model, inputs) for way in WAYS}
-    counted = [{way: seconds(call) for way, call in calls.items()} for _ in range(rounds + 1)][1:]
-    return {way: statistics.median(times["step"] / times[way] for times in counted) for way in WAYS if way != "step"}
+    inputs, clock = case.inputs(batch), time.process_time if options.processor_time else time.perf_counter
+    calls = {way: prepare(way, case, model, inputs) for way in WAYS} | peers(case, model, inputs, options.peers)
+    counted = [{way: seconds(call, clock) for way, call in calls.items()} for _ in range(options.rounds + 1)][1:]
+    return {way: statistics.median(times["step"] / times[way] for times in counted) for way in calls if way != "step"}
+
+
+def peers(case: Case, model: nn.Module, inputs: Tensor, names: Sequence[str]) -> dict[str, Callable[[], object]]:
+    """The peers that run, each tried once; why another does not is reported."""
+    calls: dict[str, Callable[[], object]] = {}
+    for name in names:
+        try:
+            call = PEERS[name](case, model, inputs)
+            call()
+            calls[f"peer/{name}"] = call
+        except Exception as error:  # noqa: BLE001 - a peer may fail in any way, and the others are measured
+            report(f"peer {name} does not run here: {type(error).__name__}: {' '.join(str(error).split())[:200]}")
+    return calls
 
 
 def named(name: str, batch: int, way: str) -> str:
@@ -58,7 +76,7 @@ def measured_ratios(options: argparse.Namespace) -> dict[str, float]:
         torch.manual_seed(0)
         model = CASES[name].build()
         for batch in options.batches:
-            found = ratios(CASES[name], model, min(batch, LARGEST.get(name, batch)), options.rounds)
+            found = ratios(CASES[name], model, min(batch, LARGEST.get(name, batch)), options)
             report(f"{name}, batch {batch}: speed over a training step's: " + ", ".join(f"{way} {ratio:.2f}" for way, ratio in found.items()))
             figures |= {named(name, batch, way): round(ratio, 3) for way, ratio in found.items()}
     return figures
@@ -83,13 +101,17 @@ def options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", nargs="+", choices=list(CASES), default=list(CASES))
     parser.add_argument("--batches", nargs="+", type=int, default=list(BATCHES))
+    parser.add_argument("--peers", nargs="*", choices=list(PEERS), default=[])
     parser.add_argument("--rounds", type=int, default=ROUNDS)
+    parser.add_argument("--processor-time", action="store_true")
     parser.add_argument("--without-memory", action="store_true")
     return parser.parse_args()
 
 
 def main() -> None:
     chosen = options()
+    if chosen.processor_time:
+        torch.set_num_threads(1)
     speed = measured_ratios(chosen)
     print(json.dumps({} if chosen.without_memory else measured_peaks(chosen)))
     print(json.dumps(speed))

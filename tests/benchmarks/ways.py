@@ -1,6 +1,7 @@
 """What the benchmarks compare on one model and one batch: a training step, the ceiling, and rows."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -30,11 +31,18 @@ def training_step(case: Case, model: nn.Module, inputs: Tensor) -> None:
 
 
 def activation_gradients(case: Case, model: nn.Module, inputs: Tensor) -> None:
-    """Forward and backward of the loss down to the first weight's output, without any weight's gradient."""
+    """Forward and backward of the loss, without any weight's gradient."""
+    with down_to_first_output(model):
+        case.forward(model, inputs).backward()
+
+
+@contextmanager
+def down_to_first_output(model: nn.Module) -> Iterator[None]:
+    """Gradients inside go down to the first layer's output, and to no weight."""
     first = next(module for module in model.modules() if list(module.parameters(recurse=False)) and not list(module.children()))
     handle = first.register_forward_hook(lambda module, args, output: output.requires_grad_())
     try:
         with frozen(model), torch.enable_grad():
-            case.forward(model, inputs).backward()
+            yield
     finally:
         handle.remove()
