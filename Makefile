@@ -2,7 +2,6 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-ZOO ?= ../shared
 PEERS := .venv-peers
 READY := $(VENV)/.ready
 
@@ -45,7 +44,7 @@ test-s3: setup  ## Run the tests that need a real S3: Ceph's gateway, installed 
 bench: bench-gradients bench-pipeline  ## Run the benchmarks that need nothing but this checkout
 
 bench-gradients: setup  ## Measure: rows against a training step's speed and memory; ratios, side by side in one run
-	$(if $(wildcard $(PEERS)/.ready),$(PEERS)/bin/python -m tests.benchmarks.gradients --peers dattri bergson trak,$(BIN)/python -m tests.benchmarks.gradients)
+	$(if $(wildcard $(PEERS)/.ready),$(PEERS)/bin/python -m tests.benchmarks.gradients --peers dattri bergson,$(BIN)/python -m tests.benchmarks.gradients)
 
 bench-peers-setup: $(PEERS)/.ready  ## Make .venv-peers, with other libraries that bench-gradients then compares with
 
@@ -58,6 +57,7 @@ $(PEERS)/.ready: tests/benchmarks/peers.txt requirements.txt
 	@touch $(PEERS)/.ready
 
 bench-precision: setup  ## Measure: what the precision of the model and of rows at rest does to scores, on the models at ZOO
+	$(if $(ZOO),,$(error name the folder that holds zoo/ and data/: make bench-precision ZOO=FOLDER))
 	$(BIN)/python -m tests.benchmarks.precision $(ZOO)
 
 bench-pipeline: setup  ## Measure: the gradients stage against the bare loop that it contains, serial and on Ray
