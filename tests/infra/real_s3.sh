@@ -6,7 +6,7 @@
 #   real_s3.sh stop FOLDER   ends what `start` started there, known by its pid files
 #
 # It listens on the port MAD_S3_PORT (9310) and the next one. There are two users, so that one can be denied what is the other's.
-set -Eeuo pipefail
+set -euo pipefail
 
 verb=${1:-}
 folder=${2:-}
@@ -76,33 +76,44 @@ add_user() {
     radosgw-admin -c "$folder/ceph.conf" user create --uid="$1" --display-name="$1" --access-key="$1-key" --secret-key="$1-secret"
 }
 
-explain_failure() {
-  echo "real_s3.sh: starting it failed in line $1; the end of what was said in $folder/logs:" >&2
-  tail -q -n 5 "$folder"/logs/start "$folder"/logs/waiting >&2
-}
-
-start() {
+launch() {
   local cluster disk conf="$folder/ceph.conf"
-  if [ -e "$folder/ceph.conf" ]; then echo "real_s3.sh: $folder is in use; stop it, or name a new folder" >&2; exit 2; fi
-  if answers; then echo "real_s3.sh: something listens on port $port already; choose another by MAD_S3_PORT" >&2; exit 2; fi
   cluster=$(cat /proc/sys/kernel/random/uuid)
   disk=$(cat /proc/sys/kernel/random/uuid)
   write_settings "$cluster"
-  trap 'explain_failure $LINENO' ERR
   {
+    set -x
     monmaptool --create --fsid "$cluster" --addv one "[v1:127.0.0.1:$((port + 1))]" "$folder/monmap"
     ceph-mon -c "$conf" -i one --mkfs --monmap "$folder/monmap"
     ceph-mon -c "$conf" -i one
     until_it_works timeout 5 ceph -c "$conf" quorum_status
-    ceph -c "$conf" osd new "$disk"
+    until_it_works timeout 20 ceph -c "$conf" osd new "$disk"
     ceph-osd -c "$conf" -i 0 --mkfs --osd-uuid "$disk"
     ceph-osd -c "$conf" -i 0
     radosgw -c "$conf" -n client.gateway
+    until_it_works answers
+    until_it_works add_user owner
+    until_it_works add_user guest
   } >>"$folder/logs/start" 2>&1
-  until_it_works answers
-  until_it_works add_user owner
-  until_it_works add_user guest
-  echo "export MAD_S3_ENDPOINT=http://127.0.0.1:$port MAD_S3_OWNER=owner-key:owner-secret MAD_S3_GUEST=guest-key:guest-secret"
+}
+
+# On a busy machine one of its services can come up too late for the next and end; a new start is then all it takes.
+start() {
+  local try code
+  if [ -e "$folder/ceph.conf" ]; then echo "real_s3.sh: $folder is in use; stop it, or name a new folder" >&2; exit 2; fi
+  if answers; then echo "real_s3.sh: something listens on port $port already; choose another by MAD_S3_PORT" >&2; exit 2; fi
+  for try in 1 2 3; do
+    # In a process of its own: bash ignores `set -e` in anything whose success it is asked about.
+    code=0; "$0" launch "$folder" || code=$?
+    if [ "$code" = 0 ]; then
+      echo "export MAD_S3_ENDPOINT=http://127.0.0.1:$port MAD_S3_OWNER=owner-key:owner-secret MAD_S3_GUEST=guest-key:guest-secret"
+      return
+    fi
+    echo "real_s3.sh: start $try of 3 failed (exit $code); the end of its logs:" >&2
+    tail -n 8 "$folder"/logs/{start,waiting} >&2 || true
+    stop
+  done
+  exit 1
 }
 
 stop() {
@@ -121,6 +132,7 @@ stop() {
 case "$verb:${folder:+named}" in
   install:*) install_packages ;;
   start:named) start ;;
+  launch:named) launch ;; # one try of start
   stop:named) stop ;;
   *) sed -n '2,9s/^# \{0,1\}//p' "$0" >&2; exit 2 ;;
 esac
