@@ -1,12 +1,14 @@
 """Where tasks run. Serial, in this process, is the default and the reference for every other executor.
 
 A worker is an ordinary callable made by a factory: made once where it runs (it loads a model, opens storage), called once a task. An
-executor may call one worker with two tasks at a time, so that one reads or writes while the other computes; a worker takes a lock
-for what it must not do twice at once.
+executor calls one worker with up to IN_FLIGHT tasks at a time, each in a thread, so that one reads or writes while the other computes;
+a worker takes a lock for what it must not do twice at once.
 """
 
 import traceback
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
@@ -14,6 +16,7 @@ from typing import Generic, Protocol, TypeVar
 from infra.errors import ClusterError
 
 EXECUTORS = ("serial", "ray")
+IN_FLIGHT = 2
 OWN_PACKAGES = ("infra", "madcore", "pipeline")
 Task = TypeVar("Task")
 Result = TypeVar("Result")
@@ -48,16 +51,24 @@ class Executor(Protocol):
 
 
 class SerialExecutor:
-    """Runs one task after the other in this process."""
+    """Runs tasks in this process, on one worker."""
 
     def map_unordered(
         self, worker_factory: Callable[[], Callable[[Task], Result]], tasks: Iterable[Task], resources: Resources
     ) -> Iterator[TaskOutcome[Task, Result]]:
-        """One outcome per task, in order."""
-        worker = None
-        for task in tasks:
-            worker = worker_factory() if worker is None else worker
-            yield attempt(worker, task)
+        """One outcome per task, in order. Whoever stops asking does not wait for the tasks that are still running."""
+        pool, worker = ThreadPoolExecutor(IN_FLIGHT, "task"), None
+        running: deque[Future[TaskOutcome[Task, Result]]] = deque()
+        try:
+            for task in tasks:
+                worker = worker_factory() if worker is None else worker
+                running.append(pool.submit(attempt, worker, task))
+                if len(running) == IN_FLIGHT:
+                    yield running.popleft().result()
+            while running:
+                yield running.popleft().result()
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
 
 
 def open_executor(name: str, address: str | None, resources: Resources) -> AbstractContextManager[Executor]:

@@ -27,9 +27,8 @@ from ray.exceptions import RayError, RayTaskError
 
 from infra.backlog import Backlog, model_of
 from infra.errors import ClusterError
-from infra.executors import Resources, TaskOutcome, attempt, describe
+from infra.executors import IN_FLIGHT, Resources, TaskOutcome, attempt, describe
 
-IN_FLIGHT = 2
 TRIES = 3
 FAILED_STARTS = 5
 CONNECT_SECONDS = 30

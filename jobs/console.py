@@ -16,7 +16,7 @@ Stage = Literal["gradients", "curvature", "scoring", "reporting"]
 Output = Annotated[OutputForm, typer.Option(help="Results as text, or as one JSON object on stdout.")]
 Verbose = Annotated[int, typer.Option("-v", "--verbose", count=True, help="More on stderr, with tracebacks.")]
 Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="No progress on stderr, errors only.")]
-DONE, FAILED, WRONG, CANNOT, VERDICT = 0, 1, 2, 3, 4
+DONE, FAILED, WRONG, CANNOT, VERDICT, INTERRUPTED = 0, 1, 2, 3, 4, 130
 
 
 @dataclass(frozen=True)
@@ -44,8 +44,8 @@ def edge(common: Common) -> Iterator[Common]:
         with redirect_stdout(sys.stderr):
             yield common
     except KeyboardInterrupt:
-        print("interrupted; what is finished is kept, the same command resumes", file=sys.stderr)
-        raise typer.Exit(130) from None
+        print("interrupted; what is finished is kept, the same command resumes", file=sys.stderr, flush=True)
+        raise typer.Exit(INTERRUPTED) from None
     except BrokenPipeError:
         raise typer.Exit(FAILED) from None
     except (typer.Exit, typer.Abort):

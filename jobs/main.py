@@ -1,11 +1,12 @@
 """The command `mad`. Heavy imports wait inside the commands, so that help is there at once."""
 
+import os
 from importlib import metadata
 from typing import Annotated, Literal
 
 import typer
 
-from jobs.console import Common, Output, Quiet, Stage, Verbose, edge
+from jobs.console import INTERRUPTED, Common, Output, Quiet, Stage, Verbose, edge
 
 app = typer.Typer(
     name="mad",
@@ -167,7 +168,12 @@ def explain(
 
 def main() -> None:
     """The entry point of the command `mad`."""
-    app()
+    try:
+        app()
+    except SystemExit as end:
+        if end.code == INTERRUPTED:
+            os._exit(INTERRUPTED)  # a person does not wait for the tasks that still run in threads: a killed process loses no more
+        raise
 
 
 if __name__ == "__main__":

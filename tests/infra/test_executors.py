@@ -1,6 +1,8 @@
 """Every executor yields one outcome per task, lets a task fail alone, and makes a worker once."""
 
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Generator, Iterator
+from threading import Barrier, Event
 
 import pytest
 
@@ -19,6 +21,17 @@ class Halver:
         if task % 2:
             raise ArithmeticError(f"{task} is odd\nsecond line")
         return task // 2
+
+
+class Meeting:
+    """A worker whose task ends when another is there with it."""
+
+    def __init__(self) -> None:
+        self._both = Barrier(2)
+
+    def __call__(self, task: str) -> None:
+        """Waits for the other."""
+        self._both.wait(60)
 
 
 @pytest.fixture(params=EXECUTORS)
@@ -72,18 +85,39 @@ def test_a_worker_that_is_empty_is_made_once_too() -> None:
     assert made == ["worker"]
 
 
-def test_tasks_are_taken_and_run_one_by_one() -> None:
+def test_serial_takes_a_task_when_it_has_room_for_it() -> None:
     taken: list[int] = []
 
     def tasks() -> Iterator[int]:
-        for task in (2, 4, 6):
+        for task in (2, 4, 6, 8):
             taken.append(task)
             yield task
 
     outcomes = SerialExecutor().map_unordered(lambda: Halver([]), tasks(), Resources())
     assert taken == []
     assert next(outcomes) == TaskOutcome(2, 1)
-    assert taken == [2]
+    assert taken == [2, 4]
+    assert next(outcomes) == TaskOutcome(4, 2)
+    assert taken == [2, 4, 6]
+
+
+def test_one_task_may_wait_while_the_next_one_runs(executor: Executor) -> None:
+    assert [outcome.error for outcome in executor.map_unordered(Meeting, ["one", "other"], Resources())] == [None, None]
+
+
+def test_whoever_stops_asking_does_not_wait_for_what_still_runs() -> None:
+    ends = Event()
+
+    def worker(task: int) -> bool:
+        return task == 0 or ends.wait(60)
+
+    outcomes = SerialExecutor().map_unordered(lambda: worker, [0, 1, 2], Resources())
+    assert next(outcomes).result
+    assert isinstance(outcomes, Generator)
+    start = time.monotonic()
+    outcomes.close()
+    assert time.monotonic() - start < 30
+    ends.set()
 
 
 @pytest.mark.parametrize("stop", [KeyboardInterrupt, SystemExit])
