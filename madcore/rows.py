@@ -87,11 +87,15 @@ def to_half(rows_nk: Tensor, layout: RowLayout) -> tuple[Tensor, Tensor]:
 
     The largest number of a layer lands in [2^14, 2^15), so that small ones keep float16's full precision over 29 octaves below it.
     """
-    peaks = torch.stack([block.abs().amax(dim=1) for block in layout.blocks(rows_nk.float())], dim=1)
-    exponents = torch.frexp(peaks).exponent - LARGEST_EXPONENT
-    exponents = torch.where(peaks > 0, exponents, torch.zeros_like(exponents)).clamp(min=-126)
-    scales = torch.ldexp(torch.ones_like(peaks), exponents)
-    return (rows_nk.float() / layout.spread(scales)).half(), scales
+    half_nk, scales = torch.empty_like(rows_nk, dtype=torch.float16), []
+    for block, half in zip(layout.blocks(rows_nk.float()), layout.blocks(half_nk), strict=True):
+        smallest, largest = torch.aminmax(block, dim=1)
+        peaks = torch.maximum(largest, -smallest)
+        exponents = torch.frexp(peaks).exponent - LARGEST_EXPONENT
+        exponents = torch.where(peaks > 0, exponents, torch.zeros_like(exponents)).clamp(min=-126)
+        scales.append(torch.ldexp(torch.ones_like(peaks), exponents))
+        half.copy_(block / scales[-1].unsqueeze(1))
+    return half_nk, torch.stack(scales, dim=1)
 
 
 def from_half(half_nk: Tensor, scales_nl: Tensor, layout: RowLayout) -> Tensor:

@@ -139,13 +139,13 @@ class Collected:
         samples = len(group.places)
         rows_rk, outcome = computed.rows[:samples].float(), group.outcome(computed.outputs[:samples].float())
         places_r = place + group.places.to(rows_rk.device, non_blocking=True)
-        finite_r = torch.isfinite(rows_rk).all(dim=1) & outcome.finite
+        norms_r = torch.linalg.vector_norm(rows_rk, dim=1, dtype=torch.float64)  # not finite where a number of the row is not
+        finite_r = torch.isfinite(norms_r) & outcome.finite
         self._finite[places_r] = finite_r
-        self.rows[places_r] = torch.where(finite_r.unsqueeze(1), rows_rk, 0.0)
+        self.rows[places_r] = rows_rk.masked_fill_(~finite_r.unsqueeze(1), 0.0)
         self._predictions[places_r] = torch.where(finite_r, outcome.predictions, NO_CLASS)
         self._confidence[places_r] = torch.where(finite_r, outcome.confidence, 0.0)
-        norms_r = torch.linalg.vector_norm(rows_rk, dim=1, dtype=torch.float64).float()
-        self._norms[places_r] = torch.where(finite_r, norms_r, 0.0)
+        self._norms[places_r] = torch.where(finite_r, norms_r.float(), 0.0)
 
     def settle(self) -> None:
         """Brings all to the CPU, and marks the samples without a finite gradient."""

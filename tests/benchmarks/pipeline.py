@@ -1,9 +1,11 @@
 """The gradients stage against the bare loop it contains: `make bench-pipeline`.
 
-Both decode the same JPEG pictures with the same decoder and compute the same rows of the same residual network. The stage also plans
-nothing here but reads ahead, encodes rows, writes them as Zarr and Arrow, and commits; on Ray it starts its workers too, which the
-bare loop's processes have done before their time counts. The figure is the stage's wall time over the bare loop's: 1 is free. On S3 where
-`AWS_ENDPOINT_URL` and a bucket `audits` are there (`make test-s3` says how one is started). The last line is one JSON object.
+Both decode the same JPEG pictures with the same decoder and compute the same rows of the same residual network, the bare loop in as
+many processes as the stage has workers, with as many threads: serial has the machine's, a worker of Ray's has one. The stage also
+reads ahead, encodes rows, writes them as Zarr and Arrow, and commits; on Ray it starts its workers too, which the bare loop's
+processes have done before their time counts. The figure is the stage's wall time over that of the bare loop just before it: 1 is
+free. On S3 where `AWS_ENDPOINT_URL` and a bucket `audits` are there (`make test-s3` says how one is started). The last line is one
+JSON object.
 
     python -m tests.benchmarks.pipeline [IMAGES]
 """
@@ -34,9 +36,9 @@ from madcore import RowExtractor
 from pipeline.config import AuditConfig
 from pipeline.plan import plan_audit
 from pipeline.sources.models import load_model
-from tests.benchmarks.models import network
+from tests.benchmarks.network import SIDE, network
 
-IMAGES, TRUSTED, SIDE = 50_000, 400, 32
+IMAGES, TRUSTED = 50_000, 400
 SPAWN = multiprocessing.get_context("spawn")
 
 
@@ -65,32 +67,31 @@ def config(folder: Path, root: str, workers: int) -> dict[str, JsonValue]:
     return {
         "root": root,
         "task": "classification",
-        "models": [{"name": "network", "architecture": "tests.benchmarks.models:network", "weights": "network.safetensors"}],
+        "models": [{"name": "network", "architecture": "tests.benchmarks.network:network", "weights": "network.safetensors"}],
         "data": {"trusted": "trusted.parquet", "audited": "audited.parquet", "preprocess": {"size": SIDE}},
         "run": {"workers": workers},
     }
 
 
-def bare(folder: str, part: int, parts: int, ready: Barrier, seconds: "Queue[float]") -> None:
-    """Reads, decodes and computes one part of the audited rows, a batch after the other, and keeps nothing; says how long it took."""
-    torch.set_num_threads(max(1, (os.cpu_count() or 1) // parts))
+def bare(folder: str, rows: range, threads: int, ready: Barrier, seconds: "Queue[float]") -> None:
+    """Reads, decodes and computes audited rows, a batch after the other, and keeps nothing; says how long it took."""
+    torch.set_num_threads(threads)
     audit = AuditConfig.parse(config(Path(folder), "memory://bare", 1), folder)
     (plan,) = plan_audit(audit).models
     extractor = RowExtractor(load_model(audit, plan.config).module, plan.layers, plan.projection)
-    source = plan.audited[0]
-    share = -(-source.rows // parts)
     ready.wait()
     start = time.perf_counter()
-    for batch in plan.inputs.read(plan.config, source, range(part * share, min((part + 1) * share, source.rows)), audit.run.batch_size):
+    for batch in plan.inputs.read(plan.config, plan.audited[0], rows, audit.run.batch_size):
         for group in batch.groups:
             extractor(group.measured)
     seconds.put(time.perf_counter() - start)
 
 
-def time_bare(folder: Path, parts: int) -> float:
-    """Seconds of the bare loop in so many processes, which begin together: of the slowest."""
+def time_bare(folder: Path, images: int, parts: int, threads: int) -> float:
+    """Seconds of the bare loop in so many processes, of so many threads each, which begin together: of the slowest."""
     ready, seconds = SPAWN.Barrier(parts), SPAWN.Queue()
-    processes = [SPAWN.Process(target=bare, args=(str(folder), part, parts, ready, seconds)) for part in range(parts)]
+    shares = [range(images * part // parts, images * (part + 1) // parts) for part in range(parts)]
+    processes = [SPAWN.Process(target=bare, args=(str(folder), share, threads, ready, seconds)) for share in shares]
     for process in processes:
         process.start()
     for process in processes:
@@ -105,10 +106,10 @@ def time_stage(folder: Path, root: str, workers: int, executor: str) -> float:
     path = folder / f"{uuid.uuid4().hex}.yaml"
     path.write_text(json.dumps(config(folder, root, workers)))
     command = [sys.executable, "-m", "jobs.main", "run", str(path), "--until", "gradients", "--executor", executor]
-    said = subprocess.run(command, check=True, capture_output=True, text=True).stderr
-    found = re.search(r"^gradients: .* ([\d.]+) s$", said, re.MULTILINE)
-    if found is None:
-        raise RuntimeError(f"the run says nothing of its gradients stage: {said}")
+    ended = subprocess.run(command, check=False, capture_output=True, text=True)
+    found = re.search(r"^gradients: .* ([\d.]+) s$", ended.stderr, re.MULTILINE)
+    if ended.returncode or found is None:
+        raise RuntimeError(f"the run failed, or says nothing of its gradients stage: {ended.stderr}")
     return float(found.group(1))
 
 
@@ -121,12 +122,12 @@ def main() -> None:
         places = {"local": f"{folder}/roots"}
         if "AWS_ENDPOINT_URL" in os.environ:
             places["s3"] = f"s3://audits/bench-{uuid.uuid4().hex}"
-        plain = {parts: time_bare(folder, parts) for parts in (1, 2)}
         for place, home in places.items():
             for variant, executor, workers in (("serial", "serial", 1), ("ray1", "ray", 1), ("ray2", "ray", 2)):
+                plain = time_bare(folder, images, workers, torch.get_num_threads() if executor == "serial" else 1)
                 seconds = time_stage(folder, f"{home}/{variant}", workers, executor)
-                figures[f"{variant}/{place}"] = round(seconds / plain[workers], 3)
-                print(f"{variant} on {place}: {seconds:.1f} s for {images:,} images, the bare loop in {workers} process(es) {plain[workers]:.1f} s", flush=True)
+                figures[f"{variant}/{place}"] = round(seconds / plain, 3)
+                print(f"{variant} on {place}: {seconds:.1f} s for {images:,} images, the bare loop in {workers} process(es) {plain:.1f} s", flush=True)
     print(json.dumps(figures))
 
 
