@@ -79,8 +79,9 @@ class RayExecutor:
         try:
             ray.init(address=address, num_cpus=own, include_dashboard=False if own else None, log_to_driver=False, logging_level=logging.ERROR)
         except (RuntimeError, OSError, ValueError, RayError) as error:
+            said = " ".join(str(error).split())
             raise ClusterError(
-                f"the Ray cluster at {address!r} cannot be joined ({' '.join(str(error).split())}); it must run, with this version of Python and of ray ({ray.__version__}),"
+                f"the Ray cluster at {address!r} cannot be joined ({said}); it must run, with this version of Python and of ray ({ray.__version__}),"
                 " and where it asks for a token, RAY_AUTH_MODE and RAY_AUTH_TOKEN must be set here as on its nodes"
             ) from error
 
