@@ -4,6 +4,7 @@ import json
 import logging
 import sys
 import traceback
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass, field
@@ -39,6 +40,7 @@ def edge(common: Common) -> Iterator[Common]:
 
     Only results go to stdout: what the user's own code prints meanwhile goes to stderr.
     """
+    warnings.filterwarnings("ignore", "There is a performance drop because")  # torch's, of what `mad plan` says of the fallback
     logging.basicConfig(stream=sys.stderr, level=logging.DEBUG if common.verbose > 1 else logging.INFO if common.verbose else logging.WARNING)
     try:
         with redirect_stdout(sys.stderr):

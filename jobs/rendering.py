@@ -118,7 +118,8 @@ def _rerun(cost: RerunCost) -> str:
     """What the fallback costs a layer, as a clause."""
     module = cost.module or "the whole model"
     share, gradient = f"{100 * cost.parameters_share:.2g} %", size(cost.gradient_bytes)
-    return f"{module}, with {share} of the model's parameters, runs forward and backward once more, and a sample has a whole gradient of {gradient}"
+    loop = ", sample by sample in a loop" if cost.one_by_one else ""
+    return f"{module}, with {share} of the model's parameters, runs forward and backward once more{loop}, and a sample has a whole gradient of {gradient}"
 
 
 def run_text(outcome: RunOutcome, storage: Storage) -> str:

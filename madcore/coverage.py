@@ -3,10 +3,15 @@
 Hooks can be right about a layer's kind and wrong about its use: a weight read without calling its module, a module called on
 something that has not the samples first, a tied parameter. So every selected layer is checked on real samples, and one that
 differs from autograd is not covered, with the reason.
+
+A module that a router gives some of the entries can look sound on a few samples that happen to be alike. So each module's input must
+also keep its shape when the samples' numbers are shuffled.
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import TypeVar
 
 import torch
@@ -15,15 +20,16 @@ from torch import Tensor, nn
 from madcore.copies import ways_to_copy
 from madcore.errors import LayerError, ModelError
 from madcore.gradients import RowExtractor
-from madcore.measurements import Measured, logits_of, run
+from madcore.measurements import Inputs, Measured, logits_of, run
 from madcore.projections import Projection
+from madcore.rerun import FAILURES
 from madcore.rows import Layer, Way, row_layout
 from madcore.selection import Coverage
 
 RELATIVE_TOLERANCE = 1e-3
 ROUNDING = 1e-5
 CHECKED_SAMPLES = 3
-FAILURES = (RuntimeError, ValueError, TypeError, IndexError)  # of a model under a way that is not for it
+SHUFFLES = 4
 Sample = TypeVar("Sample")
 
 
@@ -47,14 +53,13 @@ def check_layers(
     """
     chosen, expected = _checked(model, coverage.covered, [(sample, together([sample])) for sample in samples], projection)
     trial, kept, reasons = _Trial(model, together(chosen), projection, expected), dict[str, Layer](), dict[str, str]()
-    undecided = {layer.name: _ways(model, layer) for layer in coverage.covered}
+    undecided = {layer.name: _ways(model, layer)[: 1 if trial.hopeless(layer) else None] for layer in coverage.covered}
     while undecided:
-        tried = [replace(layer, way=undecided[layer.name][0]) for layer in coverage.covered if layer.name in undecided]
+        tried = [ways[0] for ways in undecided.values()]
         by_formula = [layer for layer in tried if layer.way == "formula"]
         failed = trial.failures(by_formula) | trial.failures([layer for layer in tried if layer.way != "formula"])
         kept |= {layer.name: layer for layer in tried if layer.name not in failed}
-        formulas = {layer.name for layer in coverage.covered if layer.way == "formula"}
-        reasons |= {name: reason for name, reason in failed.items() if not (name in formulas and name in reasons)}
+        reasons |= {name: reason for name, reason in failed.items() if name not in reasons}
         undecided = {name: ways[1:] for name, ways in undecided.items() if name in failed and ways[1:]}
     not_covered = {**coverage.not_covered, **{layer.name: reasons[layer.name] + _tied(model, layer) for layer in coverage.covered if layer.name not in kept}}
     if not kept:
@@ -63,11 +68,17 @@ def check_layers(
     return Coverage(tuple(kept[layer.name] for layer in coverage.covered if layer.name in kept), not_covered)
 
 
-def _ways(model: nn.Module, layer: Layer) -> tuple[Way, ...]:
-    """The ways to a layer's rows, cheapest first."""
-    if layer.way == "formula":
-        return "formula", "formula, samples second", "formula, samples merged", "fallback"
-    return *ways_to_copy(model.get_parameter(layer.name)), "fallback"
+FORMULAS: tuple[Way, ...] = "formula", "formula, samples second", "formula, samples merged", "formula, no samples"
+FALLBACKS: tuple[Way, ...] = "fallback", "fallback, one by one"
+
+
+def _ways(model: nn.Module, layer: Layer) -> list[Layer]:
+    """The layer by each way to its rows, cheapest first: last of all, the modules around its own run again, but not the whole model."""
+    parameter = model.get_parameter(layer.name)
+    cheap = FORMULAS if layer.way == "formula" else ways_to_copy(parameter)
+    tied = sum(other is parameter for _, other in model.named_parameters(remove_duplicate=False)) > 1
+    levels = 1 if tied else max(1, layer.module.count(".") + 1)
+    return [replace(layer, way=way) for way in cheap] + [replace(layer, way=way, levels=level) for level in range(levels) for way in FALLBACKS]
 
 
 @dataclass(frozen=True)
@@ -81,14 +92,15 @@ class _Trial:
 
     def failures(self, layers: Sequence[Layer]) -> dict[str, str]:
         """By layer whose rows differ from autograd's, why. One that fails is left out, and the others are tried without it."""
-        found: dict[str, str] = {}
-        left = list(layers)
+        routed = {layer.name for layer in layers if self.model.get_submodule(layer.rerun) in self.unsteady}
+        found = dict.fromkeys(routed, "how many entries its module's input has depends on the numbers in them")
+        left = [layer for layer in layers if layer.name not in routed]
         while left:
             try:
                 rows = RowExtractor(self.model, left, self.projection)(self.batch).rows
             except LayerError as error:
-                found[error.name] = error.reason
-                left = [layer for layer in left if layer.name != error.name]
+                found |= error.reasons
+                left = [layer for layer in left if layer.name not in error.reasons]
                 continue
             except FAILURES as error:
                 if len(left) > 1:
@@ -100,13 +112,28 @@ class _Trial:
             return found | {name: reason for name, reason in differences.items() if reason is not None}
         return found
 
-    def _difference(self, layer: Layer, hooked: Tensor) -> str | None:
-        expected = [rows[layer.name] for rows in self.expected if layer.name in rows]
-        if len(expected) < len(self.expected):
+    @cached_property
+    def unsteady(self) -> set[nn.Module]:
+        """Modules with parameters that are called otherwise when the samples' numbers change places; a model may refuse to take them so."""
+        generator, shapes, found = torch.Generator().manual_seed(0), _shapes(self.model, self.batch.inputs), set[nn.Module]()
+        for _ in range(SHUFFLES):
+            with suppress(*FAILURES):
+                others = _shapes(self.model, self.batch.shuffled(generator).inputs)
+                found |= {module for module in shapes.keys() | others.keys() if shapes.get(module) != others.get(module)}
+        return found
+
+    def hopeless(self, layer: Layer) -> str | None:
+        """Why autograd gives no rows of a layer to compare with, if it does not."""
+        rows = [rows[layer.name] for rows in self.expected if layer.name in rows]
+        if not rows:
             return "its parameter takes no part in the forward pass"
-        reference = torch.stack(expected)
-        if not torch.isfinite(reference).all():
-            return "its gradient is not finite on a trusted sample"
+        return None if all(torch.isfinite(row).all() for row in rows) else "its gradient is not finite on a trusted sample"
+
+    def _difference(self, layer: Layer, hooked: Tensor) -> str | None:
+        reason = self.hopeless(layer)
+        if reason is not None:
+            return reason
+        reference = torch.stack([rows.get(layer.name, torch.zeros_like(row)) for rows, row in zip(self.expected, hooked, strict=True)])
         differences_b, norms_b = (hooked - reference).norm(dim=1), reference.norm(dim=1)
         if (differences_b <= RELATIVE_TOLERANCE * norms_b + 1e-12).all():
             return None
@@ -114,6 +141,23 @@ class _Trial:
         if (torch.maximum(norms_b, hooked.norm(dim=1)).cpu() < ROUNDING * largest_b).all():
             return "its gradient is zero but for rounding"
         return f"its hooked gradient differs from autograd's by {float((differences_b / norms_b.clamp(min=1e-12)).max()):.2g} of its norm"
+
+
+def _shapes(model: nn.Module, inputs: Inputs) -> dict[nn.Module, list[torch.Size]]:
+    """The shapes of the first input of each call of each module that holds parameters."""
+    found = dict[nn.Module, list[torch.Size]]()
+
+    def see(module: nn.Module, args: tuple[object, ...], kwargs: dict[str, object]) -> None:
+        found.setdefault(module, []).extend(leaf.shape for leaf in [*args, *kwargs.values()][:1] if isinstance(leaf, Tensor))
+
+    handles = [module.register_forward_pre_hook(see, with_kwargs=True) for module in model.modules() if list(module.parameters())]
+    try:
+        with torch.no_grad():
+            run(model, inputs)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return found
 
 
 def _checked(

@@ -1,5 +1,7 @@
 """The errors of the numerics: each says what was wrong, with the numbers, and what to change."""
 
+from collections.abc import Mapping
+
 
 class MadcoreError(Exception):
     """Root of every error that madcore raises."""
@@ -10,13 +12,13 @@ class ModelError(MadcoreError, ValueError):
 
 
 class LayerError(MadcoreError, ValueError):
-    """A layer cannot be hooked or selected; `name` is the parameter or pattern at fault."""
+    """Layers cannot be hooked or selected; `reasons` says why by parameter or pattern, the first of which the message names."""
 
-    def __init__(self, name: str, reason: str):
-        """`name`: parameter or pattern. `reason`: why, as a clause."""
-        super().__init__(f"{name}: {reason}")
-        self.name = name
-        self.reason = reason
+    def __init__(self, reasons: Mapping[str, str]):
+        """`reasons`: at least one, each a clause."""
+        (name, reason), *others = reasons.items()
+        super().__init__(f"{name}: {reason}" + (f" (and {len(others)} more layers like it)" if others else ""))
+        self.reasons = reasons
 
 
 class CalibrationError(MadcoreError, ValueError):

@@ -132,13 +132,15 @@ class RowExtractor:
         A reentrant checkpoint gives no gradient to a block whose input requires none. A model stays rooted once it had to be.
 
         Raises:
-            LayerError: it was so already.
+            LayerError: layers could not be recorded, or the model was rooted already.
         """
+        if recorder.refused:
+            raise LayerError(recorder.refused)
         if reached:
             return False
         if self._rooted:
-            for name in recorder.silent:
-                raise LayerError(name, "the model runs it with gradients switched off")
+            if recorder.silent:
+                raise LayerError(dict.fromkeys(recorder.silent, "the model runs it with gradients switched off"))
             return False
         self._rooted = True
         return True

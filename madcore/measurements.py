@@ -41,6 +41,18 @@ class Measured:
         """With images (n, c, h, w) laid out in memory as (n, h, w, c), in which a CPU convolves faster; their values and shapes stay."""
         return self._each(lambda tensor: tensor.contiguous(memory_format=torch.channels_last) if tensor.ndim == 4 else tensor)
 
+    def shuffled(self, generator: torch.Generator) -> "Measured":
+        """With the numbers of each sample's last axis in another order, the same for all inputs of one length; `generator` is a CPU's."""
+        orders = dict[int, Tensor]()
+
+        def shuffle(tensor: Tensor) -> Tensor:
+            length = tensor.shape[-1]
+            if length not in orders:
+                orders[length] = torch.randperm(length, generator=generator)
+            return tensor[..., orders[length].to(tensor.device)] if tensor.ndim > 1 else tensor
+
+        return self._each(shuffle)
+
     def _each(self, change: Callable[[Tensor], Tensor]) -> "Measured":
         if isinstance(self.inputs, Tensor):
             return Measured(change(self.inputs), self.measurement)

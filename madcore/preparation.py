@@ -18,7 +18,12 @@ from madcore.recording import Member, Recorder, formula_hook
 from madcore.rerun import Rerun, Whole, rerunning
 from madcore.rows import Layer, RowLayout, Way
 
-ARRANGEMENTS: dict[Way, Literal["first", "second", "merged"]] = {"formula": "first", "formula, samples second": "second", "formula, samples merged": "merged"}
+ARRANGEMENTS: dict[Way, Literal["first", "second", "merged", "nowhere"]] = {
+    "formula": "first",
+    "formula, samples second": "second",
+    "formula, samples merged": "merged",
+    "formula, no samples": "nowhere",
+}
 
 
 @dataclass(frozen=True)
@@ -52,7 +57,11 @@ class _Preparation:
 
     members: dict[nn.Module, dict[str, Member]] = field(default_factory=dict)
     copied: list[Copied] = field(default_factory=list)
-    wanted: dict[nn.Module, dict[str, Whole]] = field(default_factory=dict)
+    wanted: dict[tuple[nn.Module, bool], dict[str, Whole]] = field(default_factory=dict)
+
+    def rerun(self, layer: Layer, module: nn.Module, name: str, whole: Whole) -> None:
+        """A layer whose module runs again, which calls the parameter so."""
+        self.wanted.setdefault((module, layer.way == "fallback, one by one"), {})[name] = whole
 
     def add(self, layer: Layer, held: Sequence[tuple[nn.Module, str]], sides: Sides, place: slice) -> None:
         """One layer, by its way. All modules that hold a tied parameter add to the same numbers."""
@@ -60,12 +69,12 @@ class _Preparation:
             self.copied.append(Copied(held[0][0].get_parameter(held[0][1]), held, layer.way, layer.shape, sides, place))
             return
         for module, name in held:
-            if layer.way == "fallback":
-                self.wanted.setdefault(module, {})[name] = Whole(layer.name, layer.shape, sides, place)
+            if layer.way.startswith("fallback"):
+                self.rerun(layer, module, name, Whole(layer.name, layer.shape, sides, place))
                 continue
             formula = formula_of(module, name)
             if formula is None:
-                raise LayerError(layer.name, f"no per-sample formula for the parameter {name!r} of a {type(module).__name__}")
+                raise LayerError({layer.name: f"no per-sample formula for the parameter {name!r} of a {type(module).__name__}"})
             self.members.setdefault(module, {})[name] = Member(layer.name, formula, sides, place, ARRANGEMENTS[layer.way])
 
 
@@ -80,11 +89,17 @@ def prepare(model: nn.Module, layers: Sequence[Layer], layout: RowLayout, projec
         p0, p1 = (projection.matrix(layer.name, side, size) for side, size in enumerate(layer.shape))
         sketch = projection.sketch_of(layer.name, layer.shape)
         sides = Sides(None if p0 is None else p0.to(like), None if p1 is None else p1.to(like), None if sketch is None else sketch.like(like))
-        made.add(layer, held[model.get_parameter(layer.name)], sides, place)
+        if layer.levels:
+            around = layer.rerun
+            made.rerun(layer, model.get_submodule(around), layer.name[len(around) + 1 :], Whole(layer.name, layer.shape, sides, place))
+        else:
+            made.add(layer, held[model.get_parameter(layer.name)], sides, place)
     for attention in model.modules():
         copied = any(module is attention for copied in made.copied for module, _ in copied.holders)
         if replaceable(attention) and (copied or attention.out_proj in made.members):
             made.members.setdefault(attention, {})
     with torch.no_grad():
-        reruns = [Rerun(module, wanted, dict(module.named_parameters(remove_duplicate=False))) for module, wanted in made.wanted.items()]
+        reruns = [
+            Rerun(module, wanted, dict(module.named_parameters(remove_duplicate=False)), one_by_one) for (module, one_by_one), wanted in made.wanted.items()
+        ]
     return Prepared(made.members, made.copied, reruns)

@@ -22,15 +22,15 @@ Hook = Callable[[nn.Module, tuple[Tensor, ...], dict[str, Tensor], Tensor], Tens
 class Member:
     """One parameter as one module holds it: its layer's name, its formula, its projections on the model's device, its place in a row.
 
-    `samples` is where the samples are in the module's input and output: on the first axis, on the second behind positions, or on the
-    first together with positions, those of a sample one after the other.
+    `samples` is where the samples are in the module's input and output: on the first axis, on the second behind positions, on the
+    first together with positions, those of a sample one after the other, or nowhere, as of positions that all samples share.
     """
 
     name: str
     formula: Formula
     sides: Sides
     place: slice
-    samples: Literal["first", "second", "merged"] = "first"
+    samples: Literal["first", "second", "merged", "nowhere"] = "first"
 
     def arranged(self, tensor: Tensor, samples: int) -> Tensor:
         """The module's input or output, with n samples alone on the first axis if it has them.
@@ -42,7 +42,7 @@ class Member:
             return tensor.transpose(0, 1)
         if self.samples == "merged":
             if samples and tensor.shape[0] % samples:
-                raise LayerError(self.name, f"its input or output has {tensor.shape[0]} entries first, no multiple of the batch's {samples} samples")
+                raise LayerError({self.name: f"its input or output has {tensor.shape[0]} entries first, no multiple of the batch's {samples} samples"})
             return tensor.reshape(samples, tensor.shape[0] // samples if samples else 1, *tensor.shape[1:])
         return tensor
 
@@ -68,6 +68,8 @@ class Recorder:
     Checkpointed blocks run twice. A block checkpointed by saved tensors runs again into a graph that no gradient reaches; a
     reentrant one runs first with gradients switched off, where nothing is recorded, and again in the backward pass. So a use counts
     once, when its gradient arrives; a module that only ever ran without gradients is `silent`.
+
+    A layer that cannot be recorded does not end the pass: all of them are known at its end, in `refused`, each with the reason.
     """
 
     def __init__(self, rows: Tensor, anchor: Tensor):
@@ -76,6 +78,7 @@ class Recorder:
         self._skipped: dict[nn.Module, str] = {}
         self._seen: set[nn.Module] = set()
         self._paused = False
+        self.refused: dict[str, str] = {}
 
     @property
     def silent(self) -> list[str]:
@@ -120,9 +123,6 @@ class Recorder:
 
         An input with one entry first, such as positions that all samples share, counts as every sample's: its output is then
         repeated, so that each sample has a gradient of its own.
-
-        Raises:
-            LayerError: its input has not the samples first.
         """
         if self._paused:
             return output
@@ -130,10 +130,16 @@ class Recorder:
         if not output.requires_grad:
             return output
         samples, first = self.rows.shape[0], members[0]
-        seen = first.arranged(inputs.detach(), samples)
-        shared = samples != 1 and seen.ndim > 1 and seen.shape[0] == output.shape[0] == 1
-        if (seen.shape[0] != samples and not shared) or seen.ndim < 1 + seen.is_floating_point():
-            raise LayerError(first.name, f"its input has {seen.shape[0]} entries first, where the batch has {samples} samples")
+        if first.samples == "nowhere":
+            inputs, output = inputs.unsqueeze(0), output.unsqueeze(0)
+        try:
+            seen = first.arranged(inputs.detach(), samples)
+            shared = samples != 1 and seen.ndim > 1 and seen.shape[0] == output.shape[0] == 1
+            if (seen.shape[0] != samples and not shared) or seen.ndim < 1 + seen.is_floating_point():
+                raise LayerError({first.name: f"its input has {seen.shape[0]} entries first, where the batch has {samples} samples"})
+        except LayerError as error:
+            self.refused |= dict.fromkeys((member.name for member in members), error.reasons[first.name])
+            return output
         with self.exact():
             seen = seen.to(self.rows.dtype) if seen.is_floating_point() else seen
             seen = seen.expand(samples, *seen.shape[1:]) if shared else seen
@@ -153,8 +159,11 @@ class Recorder:
         shape = output.shape
 
         def arrived(grads: Tensor) -> None:
-            with self.exact():
-                add(grads.reshape(shape))
+            try:
+                with self.exact():
+                    add(grads.reshape(shape))
+            except LayerError as error:
+                self.refused |= error.reasons
 
         _own(output).register_hook(arrived)
 
@@ -162,7 +171,11 @@ class Recorder:
         """Adds one use of a module to the rows; a module used twice accumulates."""
         for member, inputs in zip(members, saved, strict=True):
             if grads.shape[0] != self.rows.shape[0]:
-                raise LayerError(member.name, f"its output has {grads.shape[0]} entries first, where the batch has {self.rows.shape[0]} samples")
+                raise LayerError(
+                    dict.fromkeys(
+                        (one.name for one in members), f"its output has {grads.shape[0]} entries first, where the batch has {self.rows.shape[0]} samples"
+                    )
+                )
             self.rows[:, member.place] += member.sides.numbers(member.formula.row(inputs, grads.to(self.rows.dtype), member.sides))
 
 

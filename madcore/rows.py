@@ -20,27 +20,38 @@ Way = Literal[
     "formula",
     "formula, samples second",
     "formula, samples merged",
+    "formula, no samples",
     "copies for the first axis",
     "copies",
     "copies before one axis",
     "copies before two axes",
     "fallback",
+    "fallback, one by one",
 ]
 
 
 @dataclass(frozen=True)
 class Layer:
-    """One covered parameter: its module's name, its own name in it, the two sides of its gradient, and the way to its rows."""
+    """One covered parameter: its module's name, its own name in it, the two sides of its gradient, and the way to its rows.
+
+    `levels`, of a fallback: how many modules above the layer's own the one is that runs again.
+    """
 
     module: str
     parameter: str
     shape: tuple[int, int]
     way: Way = "formula"
+    levels: int = 0
 
     @property
     def name(self) -> str:
         """The parameter's full name, `blocks.0.conv1.weight`."""
         return f"{self.module}.{self.parameter}" if self.module else self.parameter
+
+    @property
+    def rerun(self) -> str:
+        """The module that a fallback runs again."""
+        return self.module.rsplit(".", self.levels)[0] if self.levels else self.module
 
 
 @dataclass(frozen=True)

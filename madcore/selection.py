@@ -24,7 +24,7 @@ class Coverage:
     @property
     def fallback(self) -> tuple[str, ...]:
         """Names of the covered layers whose module has to run again, a sample at a time."""
-        return tuple(layer.name for layer in self.covered if layer.way == "fallback")
+        return tuple(layer.name for layer in self.covered if layer.way.startswith("fallback"))
 
 
 def select_layers(model: nn.Module, patterns: Sequence[str] = ("*",), parameters: Parameters = "matrices") -> Coverage:
@@ -44,10 +44,10 @@ def select_layers(model: nn.Module, patterns: Sequence[str] = ("*",), parameters
     held = {name: own for name, own in held.items() if own}
     for pattern in patterns:
         if not any(fnmatchcase(name, pattern.removeprefix("!")) for name in held):
-            raise LayerError(pattern, f"this pattern matches no layer; layers here: {_first(held)}")
+            raise LayerError({pattern: f"this pattern matches no layer; layers here: {_first(held)}"})
     chosen = {parameter for name, own in held.items() if _chosen(name, patterns) for parameter in own.values()}
     if not chosen:
-        raise LayerError(" ".join(patterns), f"these patterns together exclude every layer; layers here: {_first(held)}")
+        raise LayerError({" ".join(patterns): f"these patterns together exclude every layer; layers here: {_first(held)}"})
     covered, not_covered, holding = [], {}, holders(model)
     for name, parameter in model.named_parameters():
         if parameter not in chosen:

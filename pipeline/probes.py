@@ -113,7 +113,7 @@ def _coverage(module: nn.Module, model: ModelConfig, samples: Sequence[Sample], 
 
 
 def _fallback(module: nn.Module, coverage: Coverage) -> dict[str, RerunCost]:
-    return {layer.name: RerunCost.of(module, layer) for layer in coverage.covered if layer.way == "fallback"}
+    return {layer.name: RerunCost.of(module, layer) for layer in coverage.covered if layer.name in coverage.fallback}
 
 
 def _bytes_of(module: nn.Module) -> int:

@@ -1,5 +1,6 @@
 """A model with layers of its own kind: the plan says what the fallback costs, the run lists it, and scores do not depend on the batch."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -30,14 +31,39 @@ class Net(nn.Module):
 '''
 
 
-@pytest.fixture
-def own_kind(inputs: Path) -> dict[str, str]:
-    """The model's section, its source and random weights beside the inputs."""
-    (inputs / "own.py").write_text(SOURCE)
+RECURRENT = '''
+from torch import nn
+
+class Net(nn.Module):
+    """Reads an image row by row."""
+    def __init__(self):
+        super().__init__()
+        self.cells, self.head = nn.LSTM(24, 12, batch_first=True), nn.Linear(12, 10)
+    def forward(self, x):
+        return self.head(self.cells(x.transpose(1, 2).flatten(2))[1][0][-1])
+'''
+
+
+def saved(folder: Path, source: str, shapes: Mapping[str, tuple[int, ...]]) -> Json:
+    """A model's section, its source and random weights of these shapes in the folder."""
+    (folder / "own.py").write_text(source)
     generator = torch.Generator().manual_seed(0)
-    shapes = {"stem.weight": (16, 192), "stem.bias": (16,), "shift": (1, 16), "mixing.mixing": (2, 16, 16), "head.weight": (10, 16), "head.bias": (10,)}
-    save_file({name: 0.3 * torch.randn(shape, generator=generator) for name, shape in shapes.items()}, inputs / "own.safetensors")
+    save_file({name: 0.3 * torch.randn(shape, generator=generator) for name, shape in shapes.items()}, folder / "own.safetensors")
     return {"name": "own", "architecture": "own.py:Net", "weights": "own.safetensors"}
+
+
+@pytest.fixture
+def own_kind(inputs: Path) -> Json:
+    """Of a layer that has no formula."""
+    shapes = {"stem.weight": (16, 192), "stem.bias": (16,), "shift": (1, 16), "mixing.mixing": (2, 16, 16), "head.weight": (10, 16), "head.bias": (10,)}
+    return saved(inputs, SOURCE, shapes)
+
+
+@pytest.fixture
+def recurrent(inputs: Path) -> Json:
+    """Of a layer that cannot be computed for many samples at once."""
+    shapes = {"weight_ih_l0": (48, 24), "weight_hh_l0": (48, 12), "bias_ih_l0": (48,), "bias_hh_l0": (48,)}
+    return saved(inputs, RECURRENT, {**{f"cells.{name}": shape for name, shape in shapes.items()}, "head.weight": (10, 12), "head.bias": (10,)})
 
 
 def test_the_plan_and_the_summary_list_what_the_fallback_takes(own_kind: Json, configure: Configure, root: Path) -> None:
@@ -58,6 +84,19 @@ def test_the_plan_and_the_summary_list_what_the_fallback_takes(own_kind: Json, c
     mad("run", configure(root=str(other), models=[own_kind], estimator={"parameters": "all"}, run={"batch_size": 7}))
     for row in table(other, "own"):
         assert row["score"] == pytest.approx(scores[row["sample_id"]], abs=1e-5)
+
+
+def test_a_recurrent_model_goes_one_by_one(recurrent: Json, configure: Configure, root: Path) -> None:
+    config = configure(models=[recurrent], estimator={"parameters": "all"})
+    layers = section(mad("plan", config, "--output", "json").document, "models", "own", "layers")
+    assert layers["not_covered"] == {}
+    assert section(layers, "fallback_cost", "cells.weight_hh_l0")["one_by_one"] is True
+    planned = mad("plan", config)
+    assert "own: by the fallback: cells.weight_hh_l0: cells, with 93 % of the model's parameters" in planned.out
+    assert "runs forward and backward once more, sample by sample in a loop, and a sample has" in planned.out
+    assert planned.err == ""
+    assert mad("run", config).code == 0
+    assert {row["status"] for row in table(root, "own")} == {"ok"}
 
 
 def test_without_asking_for_all_parameters_there_is_no_fallback(own_kind: Json, configure: Configure) -> None:

@@ -38,7 +38,7 @@ class Unused(nn.Module):
         return self.used(x)
 
 
-class Positions(nn.Module):
+class Mapped(nn.Module):
     """Adds a linear map of a learned vector, which has no samples at all."""
 
     def __init__(self, *shape: int) -> None:
@@ -90,6 +90,31 @@ class MergesOutput(nn.Module):
         return self.inner(x).unflatten(0, x.shape[:2])
 
 
+class Chosen(nn.Module):
+    """Maps those samples linearly whose first number is positive."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = nn.Linear(6, 6)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(n, 6) to the same."""
+        (chosen,) = torch.where(x[:, 0] > 0)
+        return x.index_add(0, chosen, self.inner(x[chosen])) if len(chosen) else x
+
+
+class Gated(nn.Module):
+    """A part that not every sample reaches."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gate = Chosen()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(n, 6) to the same."""
+        return torch.tanh(self.gate(x))
+
+
 class Frozen(nn.Module):
     """Features without gradient, then a layer."""
 
@@ -130,10 +155,7 @@ class Gap:
 GAPS = {
     "tied to one that is used otherwise": Gap(TiedByHand, (6,), ("0.first.weight",), r"autograd's by [\d.]+ of its norm; it is tied to 0\.second\.weight$"),
     "unused": Gap(Unused, (6,), ("0.unused.weight",), "takes no part in the forward pass"),
-    "no samples": Gap(
-        lambda: Positions(2, 6), (6,), ("0.vector", "0.of_vector.weight"), "no per-sample formula|its input has 2 entries first, where the batch has 3 samples"
-    ),
-    "one vector": Gap(lambda: Positions(6), (6,), ("0.of_vector.weight",), "its input has 6 entries first, where the batch"),
+    "mapped without a module": Gap(lambda: Mapped(2, 6), (6,), ("0.vector",), "no per-sample formula for 'vector' of a Mapped, which may be no matrix"),
     "no gradient": Gap(Frozen, (6,), ("0.features.weight",), "runs it with gradients switched off"),
 }
 
@@ -154,7 +176,7 @@ def test_what_differs_is_not_covered_and_the_rest_is(gap: Gap) -> None:
     selected = select_layers(model)
     coverage = checked(model, batch_of(3, gap.sample_shape).float())
     assert tuple(coverage.not_covered) == gap.missing
-    assert coverage.covered == tuple(layer for layer in selected.covered if layer.name not in gap.missing)
+    assert [layer.name for layer in coverage.covered] == [layer.name for layer in selected.covered if layer.name not in gap.missing]
     for reason in coverage.not_covered.values():
         assert re.search(gap.reason, reason)
 
@@ -173,6 +195,22 @@ def test_a_sound_model_is_covered_whole_in_float32(case: LayerCase) -> None:
 def test_another_forward_pass_than_its_kinds_is_covered_by_the_fallback() -> None:
     model = with_head(Doubled(6, 5), (6,))
     assert checked(model, batch_of(3, (6,))).fallback == ("0.weight",)
+
+
+@pytest.mark.parametrize("shape", [(6,), (2, 6)], ids=["a vector", "some vectors"])
+def test_a_linear_map_of_what_has_no_samples_is_covered_by_the_module_around_it(shape: tuple[int, ...]) -> None:
+    model = with_head(Mapped(*shape), (6,))
+    layer = next(layer for layer in checked(model, batch_of(3, (6,))).covered if layer.name == "0.of_vector.weight")
+    assert (layer.way, layer.levels, layer.rerun) == ("fallback", 1, "0")
+
+
+def test_a_layer_that_some_samples_do_not_reach_has_rows_of_zeros_there() -> None:
+    model, batch = with_head(Gated(), (6,)), batch_of(4, (6,))
+    batch[:, 0] = torch.tensor([1.0, -1.0, 1.0, -1.0])
+    coverage = checked(model, batch)
+    assert coverage.fallback == ("0.gate.inner.weight",)
+    rows = RowExtractor(model, coverage.covered[:1], PROJECTION)(Measured(batch, margin)).rows
+    assert rows.any(dim=1).tolist() == [True, False, True, False]
 
 
 def test_a_linear_map_of_positions_first_is_covered() -> None:

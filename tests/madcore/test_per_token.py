@@ -6,6 +6,7 @@ from typing import Literal
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from madcore import ModelError, per_sample_rows, per_token_rows, select_layers, token_margin
 from tests.languages import MODELS, VOCABULARY, double_norms, gpt2, texts
@@ -60,6 +61,34 @@ def test_rows_of_tokens_by_copies_and_the_fallback_sum_to_the_texts() -> None:
     assert {layer.way.split()[0] for layer in layers} == {"formula", "copies", "fallback"}
     rows = per_sample_rows(model, tokens.inputs, layers=layers, projection=PROJECTION, measurement=token_margin(tokens))
     torch.testing.assert_close(per_token_rows(model, tokens, layers=layers, projection=PROJECTION).sum(dim=1), rows, rtol=1e-10, atol=1e-10)
+
+
+class Checkpointing(nn.Module):
+    """A language model whose block is computed again in every backward pass."""
+
+    def __init__(self, use_reentrant: bool) -> None:
+        super().__init__()
+        self.embedding, self.block, self.head = (
+            nn.Embedding(VOCABULARY, 6),
+            nn.Sequential(nn.Linear(6, 9), nn.Tanh(), nn.Linear(9, 6)),
+            nn.Linear(6, VOCABULARY),
+        )
+        self.use_reentrant = use_reentrant
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """(n, s) to (n, s, V)."""
+        return self.head(torch.tanh(checkpoint(self.block, self.embedding(input_ids), use_reentrant=self.use_reentrant)))
+
+
+@pytest.mark.parametrize("use_reentrant", [False, True], ids=["by saved tensors", "reentrant"])
+@PARAMETERS
+@pytest.mark.filterwarnings("ignore:None of the inputs have requires_grad")
+def test_rows_of_tokens_through_checkpointed_blocks_sum_to_the_texts(use_reentrant: bool, parameters: Literal["matrices", "all"]) -> None:
+    model, tokens = Checkpointing(use_reentrant).double().eval(), batch_of(texts(LENGTHS))
+    layers = select_layers(model, parameters=parameters).covered
+    rows = per_sample_rows(model, tokens.inputs, layers=layers, projection=PROJECTION, measurement=token_margin(tokens))
+    torch.testing.assert_close(per_token_rows(model, tokens, layers=layers, projection=PROJECTION).sum(dim=1), rows, rtol=1e-10, atol=1e-10)
+    assert rows.any(dim=0).all()
 
 
 def test_rows_of_tokens_need_a_measurement_per_token() -> None:

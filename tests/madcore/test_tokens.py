@@ -8,7 +8,16 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
-from transformers import Gemma3ForCausalLM, Gemma3TextConfig, GPTNeoXConfig, GPTNeoXForCausalLM, OPTConfig, OPTForCausalLM
+from transformers import (
+    Gemma3ForCausalLM,
+    Gemma3TextConfig,
+    GPTNeoXConfig,
+    GPTNeoXForCausalLM,
+    MixtralConfig,
+    MixtralForCausalLM,
+    OPTConfig,
+    OPTForCausalLM,
+)
 
 from madcore import (
     LayerError,
@@ -167,6 +176,22 @@ def test_parameters_of_other_families_are_covered_but_for_what_has_no_gradient()
         coverage = checked(model, "all")
         assert set(coverage.not_covered.values()) <= {"its gradient is zero but for rounding"}
         assert len(coverage.covered) > 20
+
+
+@pytest.mark.filterwarnings("ignore:There is a performance drop")
+def test_experts_that_a_router_chooses_are_covered_by_the_block_around_them() -> None:
+    torch.manual_seed(0)
+    model = MixtralForCausalLM(MixtralConfig(**SIZES, intermediate_size=36, num_key_value_heads=2, num_local_experts=4, num_experts_per_tok=2)).eval()
+    model.config.use_cache = False
+    for parameter in model.parameters():
+        nn.init.normal_(parameter, std=0.3)
+    coverage = checked(model, "all")
+    assert [layer.name for layer in coverage.covered] == [name for name, _ in model.named_parameters()]
+    assert {(layer.way, layer.rerun) for layer in coverage.covered if ".mlp." in layer.name} == {("fallback", f"model.layers.{n}.mlp") for n in range(2)}
+    samples = texts(LENGTHS)
+    rows = RowExtractor(model, coverage.covered, PROJECTION)(together(samples)).rows
+    expected = autograd_token_rows(model, coverage.covered, samples, PROJECTION)
+    assert float(((rows - expected).norm(dim=1) / expected.norm(dim=1)).max()) < 1e-5
 
 
 class SeesPadding(nn.Module):

@@ -11,7 +11,10 @@ from tests.reference import autograd_rows
 
 BELOW, ABOVE = Projection(rank=2, seed=3), Projection(rank=200, seed=3)
 RANKS = pytest.mark.parametrize("projection", [BELOW, ABOVE], ids=["rank below the sides", "rank above the sides"])
-pytestmark = pytest.mark.filterwarnings("ignore:None of the inputs have requires_grad")  # of reentrant checkpoints, before the pass is tried another way
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:None of the inputs have requires_grad"),  # of reentrant checkpoints, before the pass is tried another way
+    pytest.mark.filterwarnings("ignore:There is a performance drop"),  # of modules that vmap has no rule for, before they go one by one
+]
 CASES = {**ZOO, **{name: case for name, (case, _) in BY_FALLBACK.items()}}
 
 

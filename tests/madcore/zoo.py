@@ -239,6 +239,77 @@ def zoo_of_attention() -> dict[str, LayerCase]:
     return {f"attention: {name}": LayerCase(lambda settings=settings: Attentive(settings), (7, 6)) for name, settings in ATTENTIONS.items()}
 
 
+class Routed(nn.Module):
+    """Two of four experts for each position, chosen by its numbers; positions of all samples lie on one axis."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.router = nn.Linear(6, 4, bias=False)
+        self.experts = nn.ModuleList([nn.Sequential(nn.Linear(6, 5), nn.Tanh(), nn.Linear(5, 6)) for _ in range(4)])
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(n, s, 6) to the same."""
+        flat = x.flatten(0, 1)
+        weights, chosen = torch.softmax(9 * self.router(torch.sin(9 * flat)), dim=1).topk(2, dim=1)
+        out = torch.zeros_like(flat)
+        for number, expert in enumerate(self.experts):
+            position, place = torch.where(chosen == number)
+            if len(position):
+                out = out.index_add(0, position, expert(flat[position]) * weights[position, place].unsqueeze(1))
+        return out.unflatten(0, x.shape[:2])
+
+
+class Experts(nn.Module):
+    """A residual block around routed experts."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner, self.routed = nn.Linear(6, 6), Routed()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(n, s, 6) to the same."""
+        x = torch.tanh(self.inner(x))
+        return x + self.routed(x)
+
+
+class Recurrent(nn.Module):
+    """A recurrent layer's outputs and its last states, in which the samples are second."""
+
+    def __init__(self, kind: type[nn.LSTM] | type[nn.GRU]):
+        super().__init__()
+        self.cells = kind(6, 4, num_layers=2, bidirectional=True, batch_first=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(n, s, 6) to (n, s + 2, 8)."""
+        outputs, states = self.cells(x)
+        last = (states if isinstance(states, Tensor) else states[0]).transpose(0, 1).reshape(len(x), 2, 8)
+        return torch.cat([outputs, last], dim=1)
+
+
+class LearnedPositions(nn.Module):
+    """Adds a learned vector per position, looked up by ids without an axis for samples."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table, self.inner = nn.Embedding(9, 6), nn.Linear(6, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(n, s, 6) to (n, s, 5)."""
+        return torch.tanh(self.inner(x + self.table(torch.arange(x.shape[1]))))
+
+
+class Bag(nn.Module):
+    """A mean of vectors looked up."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table = nn.EmbeddingBag(7, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(n, s) to (n, 5)."""
+        return torch.tanh(self.table((10 * x).long() % 7))
+
+
 def decoder() -> nn.Module:
     """From a vector to an image, by transposed convolutions."""
     return nn.Sequential(
@@ -263,11 +334,26 @@ ZOO = {
     "torch's transformer": LayerCase(lambda: Encoder(batch_first=True), (4, 6)),
     "torch's transformer, samples second": LayerCase(lambda: Encoder(batch_first=False), (4, 6)),
     "class vector": LayerCase(ClassVector, (4, 6)),
+    "positions without samples": LayerCase(LearnedPositions, (4, 6)),
     **zoo_of_attention(),
 }
+
+
+def recurrent(*parts: str) -> tuple[str, ...]:
+    """Parameters of both layers and directions."""
+    return tuple(f"0.cells.{part}_l{layer}{end}" for layer in range(2) for end in ("", "_reverse") for part in parts)
+
+
 BY_FALLBACK = {
     "mixture": (LayerCase(Mixture, (4, 6)), ("0.experts",)),
     "a repeated token": (LayerCase(lambda: VisionTransformer(repeats_token=True), (2, 4, 4)), ("0.token",)),
     "a slope": (LayerCase(lambda: nn.Sequential(nn.Linear(6, 5), nn.PReLU()), (6,)), ("0.1.weight",)),
     "outputs in a mapping": (LayerCase(AddsTwo, (6,)), ("0.inner.table",)),
+    "routed experts": (
+        LayerCase(Experts, (30, 6)),
+        tuple(f"0.routed.experts.{n}.{part}.{own}" for n in range(4) for part in (0, 2) for own in ("weight", "bias")),
+    ),
+    "a bag of vectors": (LayerCase(Bag, (9,)), ("0.table.weight",)),
+    "an LSTM": (LayerCase(lambda: Recurrent(nn.LSTM), (4, 6)), recurrent("weight_ih", "weight_hh")),
+    "a GRU": (LayerCase(lambda: Recurrent(nn.GRU), (4, 6)), recurrent("weight_ih", "weight_hh")),
 }
