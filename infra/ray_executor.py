@@ -2,7 +2,8 @@
 
 A worker lives in an actor with the resources that the config grants. Tasks are small values that travel with the call; data goes
 through storage. An actor has at most IN_FLIGHT tasks, so that it always has a next one at hand and a scheduler that dies loses
-nothing but seconds.
+nothing but seconds. Starting one takes seconds too, so it stays for the next call that asks for the same resources; one that asks for
+others, such as no GPU, ends it.
 
 A lost actor, with its node or without, takes its tasks along. Which of them killed it cannot be known, so each is tried again alone,
 and given up when a worker was lost with it TRIES times. What a task itself raises is its outcome, and is not tried again.
@@ -14,7 +15,7 @@ import socket
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from typing import Any, Generic, TypeAlias, TypeVar
@@ -50,6 +51,8 @@ class RayExecutor:
         self._address = address or os.environ.get("RAY_ADDRESS") or LOCAL
         self._resources = resources
         self._joined = False
+        self._idle: list[Handle] = []
+        self._idle_resources = resources
 
     def __enter__(self) -> "RayExecutor":
         if not ray.is_initialized():
@@ -63,6 +66,7 @@ class RayExecutor:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._end_idle()
         if self._joined:
             ray.shutdown()
             self._joined = False
@@ -93,28 +97,38 @@ class RayExecutor:
         Raises:
             ClusterError: workers die again and again before they get to a task.
         """
-        pool = _Pool(worker_factory, Backlog(tasks), resources)
+        if resources != self._idle_resources:
+            self._end_idle()
+        pool = _Pool(worker_factory, Backlog(tasks), resources, self._idle)
+        self._idle, self._idle_resources = [], resources
         try:
             yield from pool.outcomes()
         finally:
-            pool.close()
+            self._idle += pool.close()
+
+    def _end_idle(self) -> None:
+        while self._idle:
+            ray.kill(self._idle.pop())
 
 
 class _Actor(Generic[Task, Result]):
     """A worker where it runs."""
 
-    def __init__(self, factory: Callable[[], Callable[[Task], Result]]):
-        self._factory, self._making = factory, threading.Lock()
+    def __init__(self) -> None:
+        self._making = threading.Lock()
+        self._factory: Callable[[], Callable[[Task], Result]] | None = None
         self._worker: Callable[[Task], Result] | None = None
 
-    def hello(self) -> str:
-        """The version of mad that is installed here."""
+    def hello(self, factory: Callable[[], Callable[[Task], Result]]) -> str:
+        """Begins a call, in which this makes the worker; returns the version of mad that is installed here."""
+        self._factory, self._worker = factory, None
         return version("mad")
 
     def run(self, task: Task) -> TaskOutcome[Task, Result]:
         """Runs one task."""
         with self._making:
             if self._worker is None:
+                assert self._factory is not None, "a task before hello"
                 self._worker = self._factory()
         return attempt(self._worker, task)
 
@@ -130,13 +144,13 @@ class _Worker(Generic[Task]):
 
 
 class _Pool(Generic[Task, Result]):
-    """The actors of one call, what they are doing, and what is left to do."""
+    """The actors of one call, what they are doing, and what is left to do. Those that are `idle` are taken before others start."""
 
-    def __init__(self, factory: Callable[[], Callable[[Task], Result]], backlog: Backlog[Task], resources: Resources):
+    def __init__(self, factory: Callable[[], Callable[[Task], Result]], backlog: Backlog[Task], resources: Resources, idle: Sequence["Handle"]):
         options = {"num_cpus": 1, "num_gpus": resources.gpus_per_worker, "memory": resources.memory_per_worker_bytes, "max_concurrency": IN_FLIGHT}
-        self._make: Callable[[object], Handle] = ray.remote(_Actor).options(**options).remote  # type: ignore[assignment]
+        self._make: Callable[[], Handle] = ray.remote(_Actor).options(**options).remote  # type: ignore[assignment]
         self._factory = ray.put(factory)
-        self._backlog, self._limit = backlog, resources.workers
+        self._backlog, self._limit, self._idle = backlog, resources.workers, list(idle)
         self._workers: list[_Worker[Task]] = []
         self._greeted: dict[Ref, _Worker[Task]] = {}
         self._running: dict[Ref, tuple[_Worker[Task], Task]] = {}
@@ -156,16 +170,20 @@ class _Pool(Generic[Task, Result]):
                 else:
                     yield from self._settle(ref)
 
-    def close(self) -> None:
-        """Ends all actors."""
+    def close(self) -> list["Handle"]:
+        """The actors that have nothing to do; all others end."""
         for worker in self._workers:
-            ray.kill(worker.handle)
+            if worker.ready and not worker.tasks:
+                self._idle.append(worker.handle)
+            else:
+                ray.kill(worker.handle)
+        return self._idle
 
     def _hire(self) -> None:
         while len(self._workers) < min(self._limit, len(self._backlog) + len(self._running)):
-            worker: _Worker[Task] = _Worker(self._make(self._factory))
+            worker: _Worker[Task] = _Worker(self._idle.pop() if self._idle else self._make())
             self._workers.append(worker)
-            self._greeted[worker.handle.hello.remote()] = worker
+            self._greeted[worker.handle.hello.remote(self._factory)] = worker
 
     def _welcome(self, ref: Ref) -> None:
         worker = self._greeted.pop(ref)

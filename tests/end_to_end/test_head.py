@@ -52,12 +52,13 @@ def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Head]:
     log = tmp_path_factory.mktemp("head") / "log"
     own = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_AUTH_MODE": "disabled", "PATH": f"{SCRIPTS}:{os.environ['PATH']}"}
     found = Head(free_port(), free_port(), {name: value for name, value in os.environ.items() if not name.startswith("RAY_")} | own)
-    options = {"port": found.port, "dashboard-host": "127.0.0.1", "dashboard-port": found.dashboard_port, "num-cpus": 2, "ray-client-server-port": free_port()}
+    ports = {"port": found.port, "dashboard-port": found.dashboard_port, "dashboard-agent-listen-port": free_port(), "ray-client-server-port": free_port()}
+    options = {"dashboard-host": "127.0.0.1", "num-cpus": 2, **ports}
     command = [str(SCRIPTS / "ray"), "start", "--head", "--block", "--include-dashboard=true", *(f"--{name}={value}" for name, value in options.items())]
     with log.open("wb") as output, subprocess.Popen(command, env=found.environment, stdout=output, stderr=output) as server:
         try:
-            wait_for(found.port, server, log)
-            wait_for(found.dashboard_port, server, log)
+            for port in ports.values():
+                wait_for(port, server, log)
             yield found
         finally:
             server.terminate()

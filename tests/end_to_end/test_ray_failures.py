@@ -18,7 +18,7 @@ from tests.conftest import ConfigMaker
 from tests.jobs.pictures import png
 
 POISON = '''
-"""The demo's classifier, of which one picture kills the process: its first pixel is white."""
+"""The demo's classifier, of which one picture kills the process: its first pixel is white, and its lower half is black."""
 
 import os
 import signal
@@ -27,7 +27,7 @@ from pipeline.demo.network import digit_cnn
 
 
 def kill(module, args):
-    if bool((args[0][:, :, 0, 0] > 1.99).all(dim=1).any()):
+    if bool(((args[0][:, :, 0, 0] > 1.99).all(dim=1) & (args[0][:, :, 4:] < 0).flatten(1).all(dim=1)).any()):
         os.kill(os.getpid(), signal.SIGKILL)
 
 

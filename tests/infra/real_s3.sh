@@ -52,7 +52,7 @@ osd pool default pg autoscale mode = off
 osd crush chooseleaf type = 0
 osd max object name len = 1024
 rgw data = $folder/gateway
-rgw frontends = beast endpoint=127.0.0.1:$port
+rgw frontends = beast endpoint=127.0.0.1:$port tcp_nodelay=1
 rgw run sync thread = false
 rgw enable usage log = false
 SETTINGS

@@ -75,6 +75,34 @@ def test_a_task_that_kills_its_workers_is_given_up_and_no_other(run: Run, tmp_pa
     assert len(list(tmp_path.glob("died-3-*"))) == TRIES
 
 
+def processes(executor: RayExecutor, folder: Path, resources: Resources) -> set[str]:
+    """The processes that make workers for a call."""
+    folder.mkdir()
+    assert [outcome.error for outcome in executor.map_unordered(lambda: Doubler(folder), [Task(number) for number in range(8)], resources)] == [None] * 8
+    return {mark.name for mark in folder.glob("worker-*")}
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_processes_stay_for_the_next_call_that_asks_for_the_same_and_end_with_the_executor(tmp_path: Path) -> None:
+    with RayExecutor(None, TWO) as executor:
+        first, second = (processes(executor, tmp_path / name, TWO) for name in ("first", "second"))
+        assert second <= first and len(first) <= 2
+        other = processes(executor, tmp_path / "other", Resources(workers=2, memory_per_worker_bytes=1 << 20))
+        assert other.isdisjoint(first)
+    deadline = time.monotonic() + 30
+    while any(Path("/proc", mark.removeprefix("worker-")).exists() for mark in first | other):
+        assert time.monotonic() < deadline, "workers outlive their executor"
+        time.sleep(0.1)
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_a_process_that_dies_between_two_calls_is_replaced(tmp_path: Path) -> None:
+    with RayExecutor(None, TWO) as executor:
+        for mark in processes(executor, tmp_path / "first", TWO):
+            os.kill(int(mark.removeprefix("worker-")), 9)
+        assert len(processes(executor, tmp_path / "second", TWO)) <= 2
+
+
 REFUSED = {
     "gpus": (Resources(workers=2, gpus_per_worker=0.5), r"2 workers with 0\.5 GPUs each need 1 GPUs, the cluster has 0; lower run\.workers"),
     "memory": (
