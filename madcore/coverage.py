@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from madcore.copies import ways_to_copy
 from madcore.errors import LayerError, ModelError
 from madcore.gradients import RowExtractor
-from madcore.measurements import Inputs, Measured, logits_of, run
+from madcore.measurements import Measured, input_shapes, logits_of, run
 from madcore.projections import Projection
 from madcore.rerun import FAILURES
 from madcore.rows import Layer, Way, row_layout
@@ -115,10 +115,10 @@ class _Trial:
     @cached_property
     def unsteady(self) -> set[nn.Module]:
         """Modules with parameters that are called otherwise when the samples' numbers change places; a model may refuse to take them so."""
-        generator, shapes, found = torch.Generator().manual_seed(0), _shapes(self.model, self.batch.inputs), set[nn.Module]()
+        generator, shapes, found = torch.Generator().manual_seed(0), input_shapes(self.model, self.batch.inputs), set[nn.Module]()
         for _ in range(SHUFFLES):
             with suppress(*FAILURES):
-                others = _shapes(self.model, self.batch.shuffled(generator).inputs)
+                others = input_shapes(self.model, self.batch.shuffled(generator).inputs)
                 found |= {module for module in shapes.keys() | others.keys() if shapes.get(module) != others.get(module)}
         return found
 
@@ -141,23 +141,6 @@ class _Trial:
         if (torch.maximum(norms_b, hooked.norm(dim=1)).cpu() < ROUNDING * largest_b).all():
             return "its gradient is zero but for rounding"
         return f"its hooked gradient differs from autograd's by {float((differences_b / norms_b.clamp(min=1e-12)).max()):.2g} of its norm"
-
-
-def _shapes(model: nn.Module, inputs: Inputs) -> dict[nn.Module, list[torch.Size]]:
-    """The shapes of the first input of each call of each module that holds parameters."""
-    found = dict[nn.Module, list[torch.Size]]()
-
-    def see(module: nn.Module, args: tuple[object, ...], kwargs: dict[str, object]) -> None:
-        found.setdefault(module, []).extend(leaf.shape for leaf in [*args, *kwargs.values()][:1] if isinstance(leaf, Tensor))
-
-    handles = [module.register_forward_pre_hook(see, with_kwargs=True) for module in model.modules() if list(module.parameters())]
-    try:
-        with torch.no_grad():
-            run(model, inputs)
-    finally:
-        for handle in handles:
-            handle.remove()
-    return found
 
 
 def _checked(

@@ -2,6 +2,10 @@
 
 Hooks (`madcore.recording`) see each layer's input and output gradient. Weights are frozen meanwhile, so autograd computes output
 gradients only: the pass costs less than a training step's.
+
+A sample's row needs no other sample, so on a CPU a large batch goes through the model in parts whose activations fit its caches, and
+stay below the size from which malloc fetches and returns fresh pages for every tensor. How large follows from shapes alone: the same
+batch gives the same bytes whatever came before it.
 """
 
 from collections.abc import Iterator, Sequence
@@ -13,11 +17,14 @@ from torch import Tensor, nn
 
 from madcore.copies import Copied, replaced
 from madcore.errors import LayerError, ModelError
-from madcore.measurements import Measured, logits_of, run
+from madcore.measurements import Measured, input_shapes, logits_of, run
 from madcore.preparation import prepare
 from madcore.projections import Projection
 from madcore.recording import Recorder, rooted_everywhere
 from madcore.rows import Layer, row_layout
+
+PART_BYTES = 12 << 20
+SMALLEST_PART = 8
 
 
 @dataclass(frozen=True)
@@ -26,6 +33,10 @@ class SampleRows:
 
     rows: Tensor
     outputs: Tensor
+
+    def room_for(self, samples: int) -> "SampleRows":
+        """Room for the rows and logits of so many samples like these."""
+        return SampleRows(*(tensor.new_empty(samples, *tensor.shape[1:]) for tensor in (self.rows, self.outputs)))
 
 
 @contextmanager
@@ -74,6 +85,7 @@ class RowExtractor:
         self._channels_last = next(model.parameters()).device.type == "cpu" and any(isinstance(module, nn.Conv2d) for module in model.modules())
         self._prepared = prepare(model, layers, self.layout, projection)
         self._rooted = False
+        self._at_once = dict[tuple[torch.Size, ...], int]()
 
     def __call__(self, batch: Measured, precision: torch.dtype = torch.float32) -> SampleRows:
         """Rows of a batch.
@@ -88,10 +100,37 @@ class RowExtractor:
         """
         if self._channels_last:
             with suppress(RuntimeError):  # as from `view`, in a model that counts on the other order in memory
-                return self._rows(batch.channels_last(), precision)
-        computed = self._rows(batch, precision)
+                return self._in_parts(batch.channels_last(), precision)
+        computed = self._in_parts(batch, precision)
         self._channels_last = False
         return computed
+
+    def at_once(self, batch: Measured) -> int:
+        """How many samples like a batch's go through the model together: on a CPU, as many as let a layer's input have `PART_BYTES`.
+
+        A forward pass on one sample tells, once for each shape of inputs.
+        """
+        tensors = [batch.inputs] if isinstance(batch.inputs, Tensor) else list(batch.inputs.values())
+        if tensors[0].device.type != "cpu" or not batch.samples:
+            return max(1, batch.samples)
+        shapes = tuple(tensor.shape[1:] for tensor in tensors)
+        if shapes not in self._at_once:
+            calls = input_shapes(self._model, batch.some(slice(0, 1)).inputs).values()
+            largest = max((shape.numel() for of_module in calls for shape in of_module), default=1)
+            self._at_once[shapes] = max(SMALLEST_PART, PART_BYTES // (4 * largest))
+        return self._at_once[shapes]
+
+    def _in_parts(self, batch: Measured, precision: torch.dtype) -> SampleRows:
+        most = self.at_once(batch) if batch.separable and batch.samples > SMALLEST_PART else SMALLEST_PART
+        if not batch.separable or batch.samples <= most:
+            return self._rows(batch, precision)
+        whole: SampleRows | None = None
+        for place, part in batch.parts(most):
+            computed = self._rows(part, precision)
+            whole = whole or computed.room_for(batch.samples)
+            whole.rows[place], whole.outputs[place] = computed.rows, computed.outputs
+        assert whole is not None
+        return whole
 
     def _rows(self, batch: Measured, precision: torch.dtype) -> SampleRows:
         with self._forward(batch, precision) as forward:

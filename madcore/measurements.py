@@ -4,8 +4,10 @@ Outputs are logits, (n, C) of a classifier, n samples by C classes; a measuremen
 on the batch (of a language model, on its tokens: see `madcore.tokens`), so a batch goes together with its measurement.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +16,14 @@ from madcore.errors import ModelError
 
 Measurement = Callable[[Tensor], Tensor]
 Inputs = Tensor | Mapping[str, Tensor]
+
+
+@runtime_checkable
+class Separable(Protocol):
+    """A measurement that depends on the batch and knows how to measure some of its samples alone."""
+
+    def some(self, samples: slice) -> Measurement:
+        """What it measures of these samples' logits."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +51,23 @@ class Measured:
         """With images (n, c, h, w) laid out in memory as (n, h, w, c), in which a CPU convolves faster; their values and shapes stay."""
         return self._each(lambda tensor: tensor.contiguous(memory_format=torch.channels_last) if tensor.ndim == 4 else tensor)
 
+    @property
+    def separable(self) -> bool:
+        """Whether some samples can be measured alone: of a measurement by others, who knows what it holds of the batch?"""
+        return self.measurement is margin or isinstance(self.measurement, Separable)
+
+    def parts(self, most: int) -> Sequence[tuple[slice, "Measured"]]:
+        """In as few parts as have at most so many samples each, of nearly equal size; all in one where it is not separable."""
+        count = -(-self.samples // most) if self.separable else 1
+        bounds = [self.samples * number // count for number in range(count + 1)]
+        places = [slice(start, stop) for start, stop in pairwise(bounds)]
+        return [(place, self.some(place)) for place in places] if count > 1 else [(slice(None), self)]
+
+    def some(self, samples: slice) -> "Measured":
+        """Some of the samples, of a batch that is separable."""
+        inputs = self._each(lambda tensor: tensor[samples]).inputs
+        return Measured(inputs, self.measurement.some(samples) if isinstance(self.measurement, Separable) else self.measurement)
+
     def shuffled(self, generator: torch.Generator) -> "Measured":
         """With the numbers of each sample's last axis in another order, the same for all inputs of one length; `generator` is a CPU's."""
         orders = dict[int, Tensor]()
@@ -57,6 +84,23 @@ class Measured:
         if isinstance(self.inputs, Tensor):
             return Measured(change(self.inputs), self.measurement)
         return Measured({name: change(tensor) for name, tensor in self.inputs.items()}, self.measurement)
+
+
+def input_shapes(model: nn.Module, inputs: Inputs) -> dict[nn.Module, list[torch.Size]]:
+    """The shapes of the first argument of each call of each module that holds parameters, in a forward pass for nothing else."""
+    found = dict[nn.Module, list[torch.Size]]()
+
+    def see(module: nn.Module, args: tuple[object, ...], kwargs: dict[str, object]) -> None:
+        found.setdefault(module, []).extend(leaf.shape for leaf in [*args, *kwargs.values()][:1] if isinstance(leaf, Tensor))
+
+    handles = [module.register_forward_pre_hook(see, with_kwargs=True) for module in model.modules() if list(module.parameters())]
+    try:
+        with torch.no_grad():
+            run(model, inputs)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return found
 
 
 def run(model: nn.Module, inputs: Inputs) -> object:

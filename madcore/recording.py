@@ -5,7 +5,7 @@ backward hooks, because those refuse an in-place activation after them.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Literal
 
@@ -93,9 +93,10 @@ class Recorder:
     @contextmanager
     def exact(self) -> Iterator[None]:
         """No graph, no autocast, and no recording inside."""
-        before, self._paused = self._paused, True
+        before, self._paused, device = self._paused, True, self.rows.device.type
+        autocast = torch.autocast(device, enabled=False) if torch.is_autocast_enabled(device) else nullcontext()
         try:
-            with torch.no_grad(), torch.autocast(self.rows.device.type, enabled=False):
+            with torch.no_grad(), autocast:
                 yield
         finally:
             self._paused = before

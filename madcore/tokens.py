@@ -26,11 +26,10 @@ class _Margins(torch.autograd.Function):
         """Margins (t,) at the places that are true."""
         others_tv = logits_nsv[places_ns]
         own_t = others_tv.gather(1, emitted_t1).squeeze(1)
-        likeliest_t1 = others_tv.scatter_(1, emitted_t1, float("-inf")).argmax(dim=1, keepdim=True)
-        peaks_t = others_tv.gather(1, likeliest_t1).squeeze(1)
+        peaks_t = others_tv.scatter_(1, emitted_t1, float("-inf")).amax(dim=1)
         shares_tv = torch.softmax(others_tv, dim=1)
         ctx.save_for_backward(shares_tv, places_ns, emitted_t1)
-        return peaks_t - shares_tv.gather(1, likeliest_t1).squeeze(1).log() - own_t
+        return peaks_t - shares_tv.amax(dim=1).log() - own_t
 
     @staticmethod
     def backward(ctx: FunctionCtx, *grads: Tensor) -> tuple[Tensor, None, None]:
@@ -85,6 +84,23 @@ class TokenBatch:
         return torch.arange(self.ids.shape[1])
 
 
+@dataclass(frozen=True)
+class OfCompletions:
+    """A measurement of logits (n, s, V): a number per token, summed over each completion, (n,)."""
+
+    tokens: TokenBatch
+    of_tokens: OfTokens
+
+    def __call__(self, logits_nsv: Tensor) -> Tensor:
+        """Of all samples."""
+        return _summed(self.tokens, logits_nsv, self.of_tokens)
+
+    def some(self, samples: slice) -> "OfCompletions":
+        """Of some samples."""
+        tokens = self.tokens
+        return OfCompletions(TokenBatch(tokens.ids[samples], tokens.lengths[samples], tokens.completion_starts[samples]), self.of_tokens)
+
+
 def token_margins(tokens: TokenBatch) -> Measurement:
     """The terms of `token_margin`, one per position: (n, s), 0 where the token at that position is of no completion."""
     return lambda logits_nsv: F.pad(_each(tokens, logits_nsv, _margins), (1, 0))
@@ -96,12 +112,12 @@ def token_margin(tokens: TokenBatch) -> Measurement:
     The margin of `madcore.margin`, at the token that was emitted instead of the likeliest one; its gradient does not vanish where
     the model is certain, as that of the likelihood does.
     """
-    return lambda logits_nsv: _summed(tokens, logits_nsv, _margins)
+    return OfCompletions(tokens, _margins)
 
 
 def completion_nll(tokens: TokenBatch) -> Measurement:
     """Minus the log-probability of the completion given the prompt."""
-    return lambda logits_nsv: _summed(tokens, logits_nsv, _nlls)
+    return OfCompletions(tokens, _nlls)
 
 
 def completion_confidence(tokens: TokenBatch, logits_nsv: Tensor) -> Tensor:
