@@ -90,7 +90,8 @@ class Shapes:
     """What memory follows from.
 
     `model_bytes`: parameters and buffers; the file's bytes and the tensors are held at once while loading.
-    `sample_bytes`: one sample's forward and backward pass, with room for what allocators and kernels add.
+    `sample_bytes`: one sample's forward and backward pass, with room for what allocators and kernels add; `at_once` samples of a batch
+    go through it together, and of all of them rows and `output_bytes` of logits are kept.
     `task_rows`: rows of the largest task; with their temporaries they are held four times while they are encoded, and once more
     by a task that computes meanwhile.
     `batch`: samples per batch, padding included.
@@ -104,6 +105,8 @@ class Shapes:
     layout: RowLayout
     model_bytes: int
     sample_bytes: int
+    output_bytes: int
+    at_once: int
     task_rows: int
     batch: int
     reference: int
@@ -113,13 +116,18 @@ class Shapes:
     rerun: int = 0
 
 
+def batch_bytes(samples: int, at_once: int, sample_bytes: int, kept_bytes: int) -> int:
+    """What a batch takes, of which `at_once` samples at a time take `sample_bytes` each, and `kept_bytes` are kept of each."""
+    return min(samples, at_once) * sample_bytes + samples * kept_bytes
+
+
 def project_memory(shapes: Shapes) -> ProjectedMemory:
     """Projected peaks of a worker."""
     row = 4 * shapes.layout.k
     blocks = 8 * sum(size * size for size in shapes.layout.sizes) if shapes.whitened else 0
     factor = 4 * 8 * max(shapes.layout.sizes) ** 2 if shapes.whitened else 0
     references = 5 * shapes.reference * row + 6 * shapes.classes * row
-    batch = shapes.batch * (shapes.sample_bytes + 3 * row)
+    batch = batch_bytes(shapes.batch, shapes.at_once, shapes.sample_bytes, shapes.output_bytes + 3 * row)
     gradients = PROCESS_BYTES + 2 * shapes.model_bytes + batch + shapes.rerun + 5 * shapes.task_rows * row
     scoring = PROCESS_BYTES + blocks // 2 + references + SCORING_BLOCK * (6 * row + 8 * shapes.reference)
     curvature = PROCESS_BYTES + max(4 * blocks + factor, blocks // 2 + references) + SCORING_BLOCK * (6 * row + 8 * shapes.reference)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from madcore import Coverage, Measured, Projection, RerunCost, RowExtractor, TokenBatch, check_layers, margin, select_layers
+from madcore.gradients import SMALLEST_PART
 from madcore.measurements import logits_of, run
 from pipeline.config import AuditConfig
 from pipeline.errors import SourceError
@@ -28,8 +29,9 @@ ROOM = 1.5
 
 @dataclass(frozen=True)
 class Probed:
-    """What a probe found. `classes` is 0 where outputs have none; `sample_bytes` is one sample's whole pass, of texts the longest's.
+    """What a probe found. `classes` is 0 where outputs have none.
 
+    `sample_bytes` is one sample's whole pass and `output_bytes` its logits, of texts the longest's; `at_once` go through the model together.
     `fallback` has the costs of the covered layers whose modules run again for each sample.
     """
 
@@ -41,6 +43,8 @@ class Probed:
     inputs: ImageInputs | TextInputs
     model_bytes: int
     sample_bytes: int
+    output_bytes: int
+    at_once: int
 
 
 def projection_of(model: ModelConfig) -> Projection:
@@ -71,10 +75,20 @@ def _probe_images(loaded: LoadedModel, model: ModelConfig, trusted: list[Source]
     with users_code(f"{model.described}: a forward and backward pass on trusted samples of shape {tuple(inputs.shape)}"):
         coverage = _coverage(loaded.module, model, inputs.split(1), lambda chosen: Measured(torch.cat(list(chosen)), margin))
         extractor = RowExtractor(loaded.module, coverage.covered, projection_of(model))
-        sample_bytes = round(ROOM * (pass_bytes(extractor, Measured(inputs[:1], margin)) + inputs[:1].nbytes))
-    size = (int(images.shape[1]), int(images.shape[2]))
-    model_bytes, fallback = _bytes_of(loaded.module), _fallback(loaded.module, coverage)
-    return Probed(loaded.digest, loaded.source, coverage, fallback, int(outputs.shape[1]), ImageInputs(size), model_bytes, sample_bytes)
+        one = Measured(inputs[:1], margin)
+        sample_bytes = round(ROOM * (pass_bytes(extractor, one) + inputs[:1].nbytes))
+    return Probed(
+        digest=loaded.digest,
+        source=loaded.source,
+        coverage=coverage,
+        fallback=_fallback(loaded.module, coverage),
+        classes=int(outputs.shape[1]),
+        inputs=ImageInputs((int(images.shape[1]), int(images.shape[2]))),
+        model_bytes=_bytes_of(loaded.module),
+        sample_bytes=sample_bytes,
+        output_bytes=outputs[:1].nbytes,
+        at_once=extractor.at_once(one),
+    )
 
 
 def _probe_texts(loaded: LoadedModel, limits: TextLimits, model: ModelConfig, trusted: list[Source]) -> Probed:
@@ -82,24 +96,37 @@ def _probe_texts(loaded: LoadedModel, limits: TextLimits, model: ModelConfig, tr
     longest = limits.padded(longest_text(trusted, limits))
     with users_code(f"{model.described}: a forward pass on a trusted text of {len(texts[0].ids):,} tokens"), torch.no_grad():
         first = _measured(texts[:1], model)
-        first.measurement(logits_of(run(loaded.module, first.inputs)))
+        logits = logits_of(run(loaded.module, first.inputs))
+        first.measurement(logits)
     with users_code(f"{model.described}: a forward and backward pass on trusted texts of at most {longest:,} tokens"):
         coverage = _coverage(loaded.module, model, texts, lambda chosen: _measured(chosen, model))
         extractor = RowExtractor(loaded.module, coverage.covered, projection_of(model))
-        memory = _text_bytes(extractor, model, texts[0], min(longest, MEASURED_LENGTH))
-    inputs = TextInputs(limits, memory, batch_bytes=0)
-    sample_bytes, fallback = memory.of(longest), _fallback(loaded.module, coverage)
-    return Probed(loaded.digest, loaded.source, coverage, fallback, 0, inputs, _bytes_of(loaded.module), sample_bytes)
+        length = min(longest, MEASURED_LENGTH)
+        shorter, longer = (_filler(texts[0], tokens, model) for tokens in (max(2, length // 2), length))
+        memory = TextBytes.fitted(_text_bytes(extractor, shorter), _text_bytes(extractor, longer))
+        at_once = extractor.at_once(longer)
+    return Probed(
+        digest=loaded.digest,
+        source=loaded.source,
+        coverage=coverage,
+        fallback=_fallback(loaded.module, coverage),
+        classes=0,
+        inputs=TextInputs(limits, memory, batch_bytes=0),
+        model_bytes=_bytes_of(loaded.module),
+        sample_bytes=memory.of(longest),
+        output_bytes=logits[0, 0].nbytes * longest,
+        at_once=max(SMALLEST_PART, at_once * length // longest),
+    )
 
 
-def _text_bytes(extractor: RowExtractor, model: ModelConfig, text: Text, length: int) -> TextBytes:
-    """From two lengths, both of tokens of a text repeated, of which all but the first are the completion."""
+def _filler(text: Text, tokens: int, model: ModelConfig) -> Measured:
+    """So many tokens of a text repeated, of which all but the first are the completion."""
+    return _measured([Text(text.ids.repeat(-(-tokens // len(text.ids)))[:tokens], 1)], model)
 
-    def measured(tokens: int) -> tuple[int, int]:
-        filler = Text(text.ids.repeat(-(-tokens // len(text.ids)))[:tokens], 1)
-        return tokens, round(ROOM * pass_bytes(extractor, _measured([filler], model)))
 
-    return TextBytes.fitted(measured(max(2, length // 2)), measured(length))
+def _text_bytes(extractor: RowExtractor, text: Measured) -> tuple[int, int]:
+    """How many tokens a text has, and what its pass takes."""
+    return next(iter(text.inputs.values())).shape[1], round(ROOM * pass_bytes(extractor, text))
 
 
 def _measured(texts: Sequence[Text], model: ModelConfig) -> Measured:

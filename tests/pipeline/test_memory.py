@@ -7,7 +7,7 @@ import torch
 from transformers import PreTrainedModel
 
 from madcore import Measured, Projection, RowExtractor, TokenBatch, select_layers, token_margin
-from pipeline.memory import TextBytes, pass_bytes
+from pipeline.memory import TextBytes, batch_bytes, pass_bytes
 from pipeline.probes import ROOM
 from tests.benchmarks.memory import peaks
 from tests.benchmarks.models import CASES
@@ -65,7 +65,9 @@ def test_what_a_plan_projects_bounds_what_rows_take_within_a_factor_of_two(name:
     case, batch = CASES[name], BATCHES[name]
     model = case.build()
     extractor = RowExtractor(model, case.covered(model, "matrices").covered, Projection())
-    projected = batch * (ROOM * pass_bytes(extractor, case.measured(case.inputs(1))) + 3 * 4 * extractor.layout.k)
+    one = case.measured(case.inputs(1))
+    output = extractor(one).outputs.nbytes
+    projected = batch_bytes(batch, extractor.at_once(one), round(ROOM * pass_bytes(extractor, one)), output + 3 * 4 * extractor.layout.k)
     measured = dict(peaks(name, batch, ("step", "matrices")))
     assert measured["matrices"] <= projected <= 2 * measured["matrices"]
     assert measured["matrices"] <= 1.3 * measured["step"]
