@@ -2,15 +2,20 @@
 
 Each is imported when it is asked for, from an environment of its own (`make bench-peers-setup`), and runs a forward and backward pass of
 the loss, without gradients of weights where the library itself asks for none; what is timed is that pass, not setting the library up.
-A peer that is not installed, or refuses a model, raises: the benchmark says so in a line. kronfluence gives influence scores and no
-gradients, so it has no place here.
+A peer that is not installed, or refuses a model, raises: the benchmark says so in a line. kronfluence gives influence scores instead of
+gradients: those of each sample on itself are timed, without any curvature to multiply by, with its loading of inputs and storing of
+scores.
 """
 
+import copy
 import logging
+import tempfile
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
+from torch.utils.data import TensorDataset
 
 from tests.benchmarks.models import Case
 from tests.benchmarks.ways import RANK, down_to_first_output
@@ -83,6 +88,43 @@ def trak(case: Case, model: nn.Module, inputs: Tensor) -> Callable[[], object]:
     return lambda: _some([projector.project(computer.compute_per_sample_grad((inputs, labels)), 0)], len(inputs))
 
 
+def kronfluence(case: Case, model: nn.Module, inputs: Tensor) -> Callable[[], object]:
+    """Kronfluence's scores of samples on themselves: the squared norms of their gradients."""
+    from kronfluence.analyzer import Analyzer, prepare_model  # noqa: PLC0415
+    from kronfluence.arguments import FactorArguments, ScoreArguments  # noqa: PLC0415
+    from kronfluence.task import Task  # noqa: PLC0415
+
+    names = [name for name, module in model.named_modules() if isinstance(module, nn.Linear | nn.Conv2d)]
+    matrices = len(case.covered(model, "matrices").covered)
+    if len(names) < matrices - 1:
+        raise TypeError(f"it takes Linear and Conv2d modules only, and {len(names)} of the model's {matrices} layers are")
+
+    class Loss(Task):
+        """The training loss, summed over samples."""
+
+        def compute_train_loss(self, batch: tuple[Tensor], model: nn.Module, sample: bool = False) -> Tensor:
+            return len(batch[0]) * case.forward(model, batch[0])
+
+        def compute_measurement(self, batch: tuple[Tensor], model: nn.Module) -> Tensor:
+            return self.compute_train_loss(batch, model)
+
+        def get_influence_tracked_modules(self) -> list[str]:
+            return names
+
+    folder, task = tempfile.TemporaryDirectory(), Loss()
+    analyzer = Analyzer("own", prepare_model(copy.deepcopy(model), task), task, cpu=True, disable_tqdm=True, output_dir=folder.name, log_level=logging.ERROR)
+    data = TensorDataset(inputs)
+    analyzer.fit_all_factors("none", data, per_device_batch_size=len(inputs), factor_args=FactorArguments(strategy="identity"))
+    settings = {"per_device_train_batch_size": len(inputs), "score_args": ScoreArguments(damping_factor=None), "overwrite_output_dir": True}
+
+    def once() -> object:
+        analyzer.compute_self_scores("own", "none", data, **settings)
+        assert Path(folder.name).exists()  # as long as this function does
+        return _some([analyzer.load_self_scores("own")["all_modules"]], len(inputs))
+
+    return once
+
+
 def _some(grads: list[Tensor], samples: int) -> int:
     """How many layers' gradients there are.
 
@@ -94,4 +136,9 @@ def _some(grads: list[Tensor], samples: int) -> int:
     return len(grads)
 
 
-PEERS: dict[str, Callable[[Case, nn.Module, Tensor], Callable[[], object]]] = {"dattri": dattri, "bergson": bergson, "trak": trak}
+PEERS: dict[str, Callable[[Case, nn.Module, Tensor], Callable[[], object]]] = {
+    "dattri": dattri,
+    "bergson": bergson,
+    "trak": trak,
+    "kronfluence": kronfluence,
+}
