@@ -44,7 +44,7 @@ test-s3: setup  ## Run the tests that need a real S3: Ceph's gateway, installed 
 bench: bench-gradients bench-pipeline  ## Run the benchmarks that need nothing but this checkout
 
 bench-gradients: setup  ## Measure: rows against a training step's speed and memory; ratios, side by side in one run
-	$(if $(wildcard $(PEERS)/.ready),$(PEERS)/bin/python -m tests.benchmarks.gradients --peers dattri bergson kronfluence,$(BIN)/python -m tests.benchmarks.gradients)
+	$(if $(wildcard $(PEERS)/.ready),$(PEERS)/bin/python -m tests.benchmarks.gradients --peers dattri bergson,$(BIN)/python -m tests.benchmarks.gradients)
 
 bench-peers-setup: $(PEERS)/.ready  ## Make .venv-peers, with other libraries that bench-gradients then compares with
 

@@ -18,6 +18,7 @@ from madcore.measurements import Inputs, Measured, Measurement, margin
 from madcore.projections import Projection
 from madcore.rerun import RerunCost
 from madcore.rows import Layer, RowLayout, row_layout
+from madcore.screening import Screened, screen
 from madcore.selection import Coverage, select_layers
 from madcore.tokens import TokenBatch, completion_confidence, completion_nll, token_margin, token_margins
 
@@ -39,6 +40,7 @@ __all__ = [
     "RerunCost",
     "RowExtractor",
     "RowLayout",
+    "Screened",
     "TokenBatch",
     "Whitening",
     "check_layers",
@@ -50,6 +52,7 @@ __all__ = [
     "per_token_rows",
     "row_layout",
     "score",
+    "screen",
     "select_layers",
     "split_order",
     "token_margin",

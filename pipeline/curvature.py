@@ -1,7 +1,9 @@
 """Stage 2: from trusted rows to the curvature, the reference part, and the calibration part's scores.
 
 Tasks of a model: `split` divides the trusted samples; `factor` merges the reference part's moments in task order and inverts them;
-`references` whitens the reference part and scores the calibration part against it. A changed score repeats only the last. Of more
+`references` whitens the reference part and scores the calibration part against it. A changed score repeats only the last. Where the
+curvature is transductive, moments are of the reference part, the calibration part and the audited samples alike, never of audited
+samples without the calibration part: that would make them look unlike each other. Of more
 than FAN_IN parts, `moment` tasks add up FAN_IN each first, then FAN_IN of their sums each, and so on: a tree whose shape and order
 follow from the parts alone, so that the bytes do not depend on who was first.
 """
@@ -10,6 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import torch
+from pydantic import JsonValue
 from torch import Tensor
 
 from infra.commits import Measures, Receipt
@@ -44,7 +47,7 @@ FAN_IN = 16
 
 @dataclass(frozen=True)
 class CurvatureTask:
-    """All trusted parts, in task order, and what the task needs of earlier ones.
+    """All trusted parts, in task order, the audited ones that a transductive curvature is fitted on too, and what the task needs of earlier ones.
 
     `split`: the folder of the split. `first`, `last`: the range of parts, or of `moments`, that are added up. `moments`: folders of
     sums of a lower level; none means that the parts are read. `factor`: the folder that the references need, "" for identity.
@@ -54,18 +57,38 @@ class CurvatureTask:
     name: str
     key: str
     parts: tuple[RowsPart, ...]
+    audited: tuple[RowsPart, ...] = ()
     split: str = ""
     first: int = 0
     last: int = 0
     moments: tuple[str, ...] = ()
     factor: str = ""
 
+    @property
+    def length(self) -> int:
+        """How many parts the curvature is fitted on."""
+        return len(self.parts) + len(self.audited)
 
-def curvature_key(plan: ModelPlan, parts: tuple[RowsPart, ...]) -> str:
-    """Of the trusted rows' contents, the split, the filter, the curvature and its damping."""
+    def of_range(self, name: str, first: int, last: int) -> "CurvatureTask":
+        """The task that adds up a range; of all audited parts, which may be many, it takes its own along."""
+        if self.moments:
+            return replace(self, name=name, first=first, last=last)
+        trusted = len(self.parts)
+        own = self.audited[max(0, first - trusted) : max(0, last - trusted)]
+        return replace(self, name=name, first=min(first, trusted), last=min(last, trusted) + len(own), audited=own)
+
+
+def fitted_on(plan: ModelPlan, audited: tuple[RowsPart, ...]) -> tuple[RowsPart, ...]:
+    """The audited parts that the curvature is fitted on: those with rows if it is transductive, else none."""
+    return tuple(part for part in audited if not part.failure) if plan.config.curvature.transductive else ()
+
+
+def curvature_key(plan: ModelPlan, trusted: tuple[RowsPart, ...], audited: tuple[RowsPart, ...]) -> str:
+    """Of the contents of the rows that it is fitted on, the split, the filter, the curvature and its damping."""
+    rows: list[JsonValue] = [[part.source_key, part.start, part.content] for part in (*trusted, *audited)]
     return key_of(
         format=CURVATURE_FORMAT,
-        rows=[[part.source_key, part.start, part.content] for part in parts],
+        rows=rows,
         labels={source.key: source.columns.label for source in plan.trusted if "label" in source.truth},
         layers=list(plan.layout.names),
         curvature=plan.config.curvature.model_dump(mode="json"),
@@ -106,9 +129,19 @@ class CurvatureWorker:
         moment = BlockMoment.zero(plan.layout)
         for folder in task.moments[task.first : task.last]:
             moment = moment.merge(read_moment(self._storage, folder, plan.layout))
-        for rows, _, _ in self._select(task, plan.layout, trusted, "reference") if not task.moments else ():
+        for rows in self._rows_of(task, plan, trusted) if not task.moments else ():
             moment = moment.update(rows)
         return moment
+
+    def _rows_of(self, task: CurvatureTask, plan: ModelPlan, trusted: TrustedSamples) -> Iterator[Tensor]:
+        """Rows (b, k) that the curvature is fitted on, of the task's range of trusted parts with audited ones behind them."""
+        whom: tuple[Part, ...] = ("reference", "calibration") if plan.config.curvature.transductive else ("reference",)
+        for rows, _, ok in self._select(task, plan.layout, trusted, *whom):
+            yield rows[ok]
+        behind = len(task.parts)
+        for stored in task.audited[max(0, task.first - behind) : max(0, task.last - behind)]:
+            for rows, samples in read_blocks(self._storage, stored, plan.layout, SCORING_BLOCK):
+                yield rows[samples.ok]
 
     def _factor(self, plan: ModelPlan, task: CurvatureTask, trusted: TrustedSamples) -> dict[str, bytes]:
         blocks, damping = self._sum(plan, task, trusted).finalize(), _damping(plan.config.curvature)
@@ -134,13 +167,13 @@ class CurvatureWorker:
             trusted.scores[indices.numpy()] = torch.where(ok & scores.isfinite(), scores, torch.inf).numpy()
         return encode_references(whitened, trusted)
 
-    def _select(self, task: CurvatureTask, layout: RowLayout, trusted: TrustedSamples, part: Part) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-        """Rows (b, k) of one part of the trusted set, their indices (b,), and which are ok (b,), block by block in task order, of the task's range."""
+    def _select(self, task: CurvatureTask, layout: RowLayout, trusted: TrustedSamples, *parts: Part) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """Rows (b, k) of parts of the trusted set, their indices (b,), and which are ok (b,), block by block in task order, of the task's range."""
         position = sum(stored.stop - stored.start for stored in task.parts[: task.first])
         for stored in task.parts[task.first : task.last]:
             for rows, samples in read_blocks(self._storage, stored, layout, SCORING_BLOCK):
                 indices = torch.arange(position, position + len(samples.ids))
-                chosen = torch.tensor([trusted.parts[index] == part for index in indices.tolist()])
+                chosen = torch.tensor([trusted.parts[index] in parts for index in indices.tolist()])
                 position += len(samples.ids)
                 if chosen.any():
                     yield rows[chosen], indices[chosen], samples.ok[chosen]

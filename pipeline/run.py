@@ -15,7 +15,7 @@ from pipeline.artifacts.layout import claim_root
 from pipeline.artifacts.logs import STAGES, curvature_log, reporting_log, rows_log, scoring_log
 from pipeline.artifacts.rows import RowsPart
 from pipeline.audit import Audit
-from pipeline.curvature import FACTOR, MOMENT, SPLIT, CurvatureTask, CurvatureWorker, curvature_key, moment_ranges, references_name
+from pipeline.curvature import FACTOR, MOMENT, SPLIT, CurvatureTask, CurvatureWorker, curvature_key, fitted_on, moment_ranges, references_name
 from pipeline.errors import ConfigError
 from pipeline.gradients import GradientTask, GradientWorker
 from pipeline.keys import key_of
@@ -116,15 +116,18 @@ class _Stages:
         return tuple(parts)
 
     def curvature(self) -> None:
-        logs = {model.plan.name: curvature_log(self._storage, model.plan.name, curvature_key(model.plan, model.trusted)) for model in self._runner.alive}
-        tasks = {name: CurvatureTask(name, SPLIT, log.folder.rpartition("/")[2], self._runner.models[name].trusted) for name, log in logs.items()}
+        logs, tasks = dict[str, CommitLog](), dict[str, CurvatureTask]()
+        for model in self._runner.alive:
+            name, audited = model.plan.name, fitted_on(model.plan, model.audited)
+            key = curvature_key(model.plan, model.trusted, audited)
+            logs[name], tasks[name] = curvature_log(self._storage, name, key), CurvatureTask(name, SPLIT, key, model.trusted, audited)
         splits = self._curvature_step(logs, {name: [task] for name, task in tasks.items()})
-        tasks = {name: replace(tasks[name], split=logs[name].attempt_folder(done[0]), last=len(tasks[name].parts)) for name, done in splits.items()}
+        tasks = {name: replace(tasks[name], split=logs[name].attempt_folder(done[0]), last=tasks[name].length) for name, done in splits.items()}
         curved = {name: task for name, task in tasks.items() if self._plans[name].config.curvature.kind != "identity"}
         moments, summed = self._moments(logs, curved)
         factors = self._curvature_step(logs, {name: [replace(task, name=FACTOR)] for name, task in summed.items()})
         folders = {name: logs[name].attempt_folder(done[0]) for name, done in factors.items()}
-        whole = {name: replace(tasks[name], name=references_name(self._plans[name]), factor=folders.get(name, "")) for name in self._names(tasks)}
+        whole = {name: replace(tasks[name], name=references_name(self._plans[name]), factor=folders.get(name, ""), audited=()) for name in self._names(tasks)}
         references = self._curvature_step(logs, {name: [task] for name, task in whole.items()})
         for name, (last,) in references.items():
             model, own = self._runner.models[name], [*factors.get(name, []), last]
@@ -139,14 +142,13 @@ class _Stages:
         while any(moment_ranges(task.last) for task in tasks.values()):
             wide = {name: task for name, task in tasks.items() if moment_ranges(task.last)}
             jobs = {
-                name: [replace(task, name=f"{MOMENT}-{level}-{first:06d}", first=first, last=last) for first, last in moment_ranges(task.last)]
-                for name, task in wide.items()
+                name: [task.of_range(f"{MOMENT}-{level}-{first:06d}", first, last) for first, last in moment_ranges(task.last)] for name, task in wide.items()
             }
             results = self._curvature_step(logs, jobs)
             for name, receipts in results.items():
                 done.setdefault(name, []).extend(receipts)
                 folders = tuple(logs[name].attempt_folder(receipt) for receipt in receipts)
-                tasks[name] = replace(tasks[name], moments=folders, last=len(folders))
+                tasks[name] = replace(tasks[name], moments=folders, last=len(folders), audited=())
             tasks, level = {name: tasks[name] for name in self._names(tasks)}, level + 1
         return done, tasks
 

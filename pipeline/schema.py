@@ -111,11 +111,17 @@ def _with_default_kind(value: JsonValue) -> JsonValue:
 
 
 class CurvatureSection(Section):
-    """The matrix that rows are whitened by."""
+    """The matrix that rows are whitened by, fitted on the reference part, or, `transductive`, on the audited samples and the calibration part too."""
 
     kind: Literal["identity", "block_moment"] = "block_moment"
     damping: Annotated[RelativeMean | Absolute, Field(discriminator="kind"), BeforeValidator(_with_default_kind)] = RelativeMean()
-    transductive: Literal[False] = False
+    transductive: bool = False
+
+    @model_validator(mode="after")
+    def _something_to_fit(self) -> "CurvatureSection":
+        if self.transductive and self.kind == "identity":
+            raise ValueError("transductive says whom the curvature is fitted on, and identity is fitted on nobody; choose one of them")
+        return self
 
 
 def _whole_or_auto(value: JsonValue) -> JsonValue:

@@ -8,13 +8,13 @@ projections; not included are data loading, storage, and making the projections,
 texts at a time whatever the batch is named: 256 of them need more than ten gigabytes and minutes a round.
 
 Interleaving does not help where other processes come and go within a round: `--processor-time` counts the seconds that one thread
-computes instead of those that pass.
+computes instead of those that pass. `--device cuda` runs on a GPU and takes times from the device's own events.
 
 The line before the last is one JSON object with the peak memory above the model of each, in MiB (see `memory`); the last line is one
 with all ratios. Progress goes to stderr.
 
     python -m tests.benchmarks.gradients [--models NAME ...] [--batches N ...] [--rounds N] [--peers [NAME ...]]
-                                         [--processor-time] [--without-memory]
+                                         [--device NAME] [--processor-time] [--without-memory]
 """
 
 import argparse
@@ -37,7 +37,15 @@ LARGEST = {"gpt2-25m": 32}
 ROUNDS = 7
 
 
-def seconds(call: Callable[[], object], clock: Callable[[], float]) -> float:
+def seconds(call: Callable[[], object], options: argparse.Namespace) -> float:
+    if options.device == "cuda":
+        begun, ended = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        begun.record()
+        call()
+        ended.record()
+        ended.synchronize()
+        return begun.elapsed_time(ended) / 1000
+    clock = time.process_time if options.processor_time else time.perf_counter
     start = clock()
     call()
     return clock() - start
@@ -45,9 +53,9 @@ def seconds(call: Callable[[], object], clock: Callable[[], float]) -> float:
 
 def ratios(case: Case, model: nn.Module, batch: int, options: argparse.Namespace) -> dict[str, float]:
     """Each way's speed over a training step's, the median over rounds; a first round is not counted."""
-    inputs, clock = case.inputs(batch), time.process_time if options.processor_time else time.perf_counter
+    inputs = case.inputs(batch).to(options.device)
     calls = {way: prepare(way, case, model, inputs) for way in WAYS} | peers(case, model, inputs, options.peers)
-    counted = [{way: seconds(call, clock) for way, call in calls.items()} for _ in range(options.rounds + 1)][1:]
+    counted = [{way: seconds(call, options) for way, call in calls.items()} for _ in range(options.rounds + 1)][1:]
     return {way: statistics.median(times["step"] / times[way] for times in counted) for way in calls if way != "step"}
 
 
@@ -74,7 +82,7 @@ def measured_ratios(options: argparse.Namespace) -> dict[str, float]:
     figures: dict[str, float] = {}
     for name in options.models:
         torch.manual_seed(0)
-        model = CASES[name].build()
+        model = CASES[name].build().to(options.device)
         for batch in options.batches:
             found = ratios(CASES[name], model, min(batch, LARGEST.get(name, batch)), options)
             report(f"{name}, batch {batch}: speed over a training step's: " + ", ".join(f"{way} {ratio:.2f}" for way, ratio in found.items()))
@@ -87,7 +95,7 @@ def measured_peaks(options: argparse.Namespace) -> dict[str, float]:
     figures: dict[str, float] = {}
     for name in options.models:
         for batch in options.batches:
-            found = {way: bytes_ / 2**20 for way, bytes_ in peaks(name, min(batch, LARGEST.get(name, batch)))}
+            found = {way: bytes_ / 2**20 for way, bytes_ in peaks(name, min(batch, LARGEST.get(name, batch)), device=options.device)}
             report(f"{name}, batch {batch}: peak MiB above the model: " + ", ".join(f"{way} {mib:.0f}" for way, mib in found.items()))
             figures |= {named(name, batch, way): round(mib, 1) for way, mib in found.items()}
     return figures
@@ -103,6 +111,7 @@ def options() -> argparse.Namespace:
     parser.add_argument("--batches", nargs="+", type=int, default=list(BATCHES))
     parser.add_argument("--peers", nargs="*", choices=list(PEERS), default=[])
     parser.add_argument("--rounds", type=int, default=ROUNDS)
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--processor-time", action="store_true")
     parser.add_argument("--without-memory", action="store_true")
     return parser.parse_args()

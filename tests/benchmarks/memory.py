@@ -1,6 +1,6 @@
-"""Peak memory of one way to run one model: the process's largest resident set during one call, above that before it.
+"""Peak memory of one way to run one model: the process's largest resident set during one call, above that before it; on a GPU, of tensors.
 
-    python -m tests.benchmarks.memory MODEL BATCH WAY
+    python -m tests.benchmarks.memory MODEL BATCH WAY DEVICE
 
 Each is measured in a process of its own, which prints bytes. The call comes after one on a single sample, so that libraries are loaded
 and kernels chosen; the model is in memory before it, so its weights do not count, and a training step's gradients do.
@@ -30,27 +30,32 @@ def resident(field: str) -> int:
     return 1024 * int(found[1])
 
 
-def peak(name: str, batch: int, way: str) -> int:
+def peak(name: str, batch: int, way: str, device: str) -> int:
     """Bytes of one call in this process."""
     torch.manual_seed(0)
     case = CASES[name]
-    model, inputs = case.build(), case.inputs(batch)
+    model, inputs = case.build().to(device), case.inputs(batch).to(device)
     prepare(way, case, model, inputs[:1])()
     model.zero_grad()
     call = prepare(way, case, model, inputs)
+    if device == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+        held = torch.cuda.memory_allocated()
+        call()
+        return torch.cuda.max_memory_allocated() - held
     Path("/proc/self/clear_refs").write_text("5")
     before = resident("VmRSS")
     call()
     return resident("VmHWM") - before
 
 
-def peaks(name: str, batch: int, ways: Sequence[str] = WAYS) -> Iterator[tuple[str, int]]:
+def peaks(name: str, batch: int, ways: Sequence[str] = WAYS, device: str = "cpu") -> Iterator[tuple[str, int]]:
     """Bytes of each way, each measured in its own process."""
     for way in ways:
-        command = [sys.executable, "-m", "tests.benchmarks.memory", name, str(batch), way]
+        command = [sys.executable, "-m", "tests.benchmarks.memory", name, str(batch), way, device]
         done = subprocess.run(command, env={**os.environ, **SETTINGS}, check=True, capture_output=True, text=True)
         yield way, int(done.stdout)
 
 
 if __name__ == "__main__":
-    print(peak(sys.argv[1], int(sys.argv[2]), sys.argv[3]))
+    print(peak(sys.argv[1], int(sys.argv[2]), *sys.argv[3:]))

@@ -75,7 +75,8 @@ class Case:
     def covered(self, model: nn.Module, parameters: str) -> Coverage:
         """The layers that a plan would cover: selected, then checked against autograd on three samples."""
         chosen = select_layers(model, parameters="all" if parameters == "all" else "matrices")
-        return check_layers(model, chosen, self.inputs(3).split(1), lambda some: self.measured(torch.cat(list(some))), Projection())
+        samples = self.inputs(3).to(next(model.parameters()).device).split(1)
+        return check_layers(model, chosen, samples, lambda some: self.measured(torch.cat(list(some))), Projection())
 
 
 def images(model: Callable[[], nn.Module]) -> Case:
@@ -83,7 +84,7 @@ def images(model: Callable[[], nn.Module]) -> Case:
     return Case(
         build=model,
         inputs=lambda n: torch.randn(n, 3, SIDE, SIDE),
-        loss=lambda logits, inputs: F.cross_entropy(logits, torch.arange(len(inputs)) % CLASSES),
+        loss=lambda logits, inputs: F.cross_entropy(logits, torch.arange(len(inputs), device=inputs.device) % CLASSES),
         measured=lambda inputs: Measured(inputs, margin),
     )
 

@@ -15,7 +15,7 @@ from pydantic import JsonValue
 from safetensors.torch import load_file
 from scipy.stats import false_discovery_control
 
-from madcore import Projection, select_layers
+from madcore import Projection, row_layout, select_layers
 from pipeline.artifacts.curvature import TrustedSamples, read_reference_rows, read_trusted
 from pipeline.artifacts.logs import stage_logs
 from pipeline.audit import Audit, open_audit
@@ -24,7 +24,7 @@ from pipeline.plan import plan_audit
 from pipeline.run import run_audit
 from pipeline.sources.images import decode, scaled
 from tests.conftest import ConfigMaker
-from tests.reference import autograd_rows
+from tests.reference import autograd_rows, block_moment
 
 COLUMNS = {
     "sample_id": "string", "source": "string", "row": "int64", "prediction": "int32", "confidence": "float", "score": "float",
@@ -121,6 +121,33 @@ def test_rows_are_autograds_and_scores_are_brute_force(make_config: ConfigMaker,
     units = torch.nn.functional.normalize(found.references.double(), dim=1)
     brute = -(torch.nn.functional.normalize(expected, dim=1) @ units.T).mean(dim=1)
     np.testing.assert_allclose(found.numbers("score")[:20], brute.numpy(), atol=1e-5)
+
+
+@pytest.mark.parametrize("rows_per_task", [128, 16], ids=["few parts", "a tree of parts"])
+def test_a_transductive_curvature_is_of_the_reference_part_the_calibration_part_and_the_audited_samples(make_config: ConfigMaker, rows_per_task: int) -> None:
+    sections = {"estimator": {"projection": {"rank": 4}, "rows_dtype": "float32"}, "run": {"rows_per_task": rows_per_task}}
+    plain, found = (audited(make_config, **sections, root=f"{make_config().root}-{seen}", curvature={"transductive": seen}) for seen in (False, True))
+    trusted, audited_rows = (found.audit.rows("digits", split).compute().astype(np.float64) for split in ("trusted", "audited"))
+    places = sorted([*found.trusted.of("reference"), *found.trusted.of("calibration")])
+    layout = row_layout(select_layers(digit_cnn()).covered, Projection(4))
+    expected = []
+    for place, block in zip(layout.slices, block_moment(np.concatenate([trusted[places], audited_rows]), layout.sizes), strict=True):
+        damped = block + np.eye(len(block)) * np.trace(block) / len(block)
+        values, vectors = np.linalg.eigh(damped)
+        expected.append(trusted[found.trusted.of("reference")][:, place] @ (vectors / np.sqrt(values)) @ vectors.T)
+    np.testing.assert_allclose(found.references.numpy(), np.concatenate(expected, axis=1), rtol=1e-3, atol=1e-3)
+    assert not np.allclose(found.references.numpy(), plain.references.numpy(), rtol=1e-2, atol=1e-2)
+
+
+def test_a_transductive_curvature_changes_with_the_audited_samples(make_config: ConfigMaker, digits: Path, tmp_path: Path) -> None:
+    """And a plain one does not: its scores are those of any other audit."""
+    pq.write_table(pq.read_table(digits / "audited.parquet").slice(0, 100), tmp_path / "fewer.parquet")
+    for transductive in (False, True):
+        whole, fewer = (
+            audited(make_config, curvature={"transductive": transductive}, data={"audited": path})
+            for path in ("audited.parquet", str(tmp_path / "fewer.parquet"))
+        )
+        assert np.allclose(whole.numbers("score")[:100], fewer.numbers("score"), atol=1e-6) is not transductive
 
 
 def test_top_trusted_are_the_ten_largest_influences_of_the_reference_part(done: Audited) -> None:

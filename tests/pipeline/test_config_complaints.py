@@ -77,7 +77,7 @@ WRONG = {
     "later curvature": ("curvature: {kind: ekfac}", "", f"curvature.kind: {ONE_OF} 'identity' or 'block_moment'", "got 'ekfac'"),
     "later score": ("score: {kind: concordance}", "", f"score.kind: {ONE_OF} 'auto', 'prediction_coupling', 'class_coupling'", "got 'concordance'"),
     "later tail": ("calibration: {tail: gpd}", "", f"calibration.tail: {ONE_OF} 'conformal'", "got 'gpd'"),
-    "later transduction": ("curvature: {transductive: true}", "", f"curvature.transductive: {ONE_OF} False", "got True"),
+    "nothing to fit": ("curvature: {kind: identity, transductive: true}", "", "curvature: transductive says whom the curvature is fitted on", "choose one"),
     "unknown damping": ("curvature: {damping: {kind: ridge}}", "", "curvature.damping: kind must be one of 'relative_mean'", "'relative_mean', 'absolute'"),
     "unknown precision": ("estimator: {precision: fp16}", "", f"estimator.precision: {ONE_OF} 'float32', 'bfloat16' or 'float16'", "got 'fp16'"),
     "of the model": ("", "curvature: {kind: kfac}", f"models.net.curvature.kind: {ONE_OF} 'identity' or 'block_moment'", "got 'kfac'"),
