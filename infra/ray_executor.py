@@ -66,10 +66,12 @@ class RayExecutor:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._end_idle()
-        if self._joined:
-            ray.shutdown()
-            self._joined = False
+        try:
+            self._end_idle()
+        finally:
+            if self._joined:
+                ray.shutdown()
+                self._joined = False
 
     def connect(self) -> None:
         """Joins the cluster, or starts one of this machine's own.
@@ -135,9 +137,10 @@ class _Actor(Generic[Task, Result]):
 
 @dataclass(eq=False)
 class _Worker(Generic[Task]):
-    """An actor as the driver sees it: whether it has said hello, the model it last worked for, and the tasks it has."""
+    """An actor as the driver sees it: whether an earlier call started it, whether it has said hello, its last model, and the tasks it has."""
 
     handle: "Handle"
+    reused: bool = False
     ready: bool = False
     model: str = ""
     tasks: list[Task] = field(default_factory=list)
@@ -181,7 +184,7 @@ class _Pool(Generic[Task, Result]):
 
     def _hire(self) -> None:
         while len(self._workers) < min(self._limit, len(self._backlog) + len(self._running)):
-            worker: _Worker[Task] = _Worker(self._idle.pop() if self._idle else self._make())
+            worker: _Worker[Task] = _Worker(self._idle.pop(), reused=True) if self._idle else _Worker(self._make())
             self._workers.append(worker)
             self._greeted[worker.handle.hello.remote(self._factory)] = worker
 
@@ -191,7 +194,7 @@ class _Pool(Generic[Task, Result]):
             theirs, ours = ray.get(ref), version("mad")
         except RayError as error:
             self._workers.remove(worker)
-            self._failed_starts += 1
+            self._failed_starts += not worker.reused  # one that is gone since says nothing of the next
             if self._failed_starts >= FAILED_STARTS:
                 raise ClusterError(
                     f"workers cannot start: {_cause(error)}; is mad installed in the environment of every node, in version {version('mad')}?"

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from madcore.copies import ways_to_copy
-from madcore.errors import LayerError, ModelError
+from madcore.errors import LayerError, ModelError, first_line
 from madcore.gradients import RowExtractor
 from madcore.measurements import Measured, input_shapes, logits_of, run
 from madcore.projections import Projection
@@ -61,6 +61,8 @@ def check_layers(
         kept |= {layer.name: layer for layer in tried if layer.name not in failed}
         reasons |= {name: reason for name, reason in failed.items() if name not in reasons}
         undecided = {name: ways[1:] for name, ways in undecided.items() if name in failed and ways[1:]}
+    kept = _jointly(trial, [kept[layer.name] for layer in coverage.covered if layer.name in kept])
+    reasons = {layer.name: "its rows cannot be computed together with the other layers'" for layer in coverage.covered} | reasons
     not_covered = {**coverage.not_covered, **{layer.name: reasons[layer.name] + _tied(model, layer) for layer in coverage.covered if layer.name not in kept}}
     if not kept:
         listed = "; ".join(f"{name}: {reason}" for name, reason in list(not_covered.items())[:3])
@@ -75,10 +77,21 @@ FALLBACKS: tuple[Way, ...] = "fallback", "fallback, one by one"
 def _ways(model: nn.Module, layer: Layer) -> list[Layer]:
     """The layer by each way to its rows, cheapest first: last of all, the modules around its own run again, but not the whole model."""
     parameter = model.get_parameter(layer.name)
-    cheap = FORMULAS if layer.way == "formula" else ways_to_copy(parameter)
+    cheap = FORMULAS if layer.way.startswith("formula") else ways_to_copy(parameter)
     tied = sum(other is parameter for _, other in model.named_parameters(remove_duplicate=False)) > 1
     levels = 1 if tied else max(1, layer.module.count(".") + 1)
     return [replace(layer, way=way) for way in cheap] + [replace(layer, way=way, levels=level) for level in range(levels) for way in FALLBACKS]
+
+
+def _jointly(trial: "_Trial", layers: Sequence[Layer]) -> dict[str, Layer]:
+    """The layers by ways that also work together: a way can change what other modules are given. All of them, as a rule."""
+    if not trial.fails(layers):
+        return {layer.name: layer for layer in layers}
+    kept: list[Layer] = []
+    for layer in layers:
+        ways = (way for way in (layer, *_ways(trial.model, layer)) if not trial.fails([*kept, way]))
+        kept += [way for way in [next(ways, None)] if way is not None]
+    return {layer.name: layer for layer in kept}
 
 
 @dataclass(frozen=True)
@@ -106,11 +119,20 @@ class _Trial:
                 if len(left) > 1:
                     alone = [self.failures([layer]) for layer in left]
                     return found | {name: reason for one in alone for name, reason in one.items()}
-                return found | {left[0].name: f"its rows cannot be computed by {left[0].way} ({str(error).strip().splitlines()[0]})"}
+                return found | {left[0].name: f"its rows cannot be computed by {left[0].way} ({first_line(error)})"}
             places = zip(left, row_layout(left, self.projection).slices, strict=True)
             differences = {layer.name: self._difference(layer, rows[:, place]) for layer, place in places}
             return found | {name: reason for name, reason in differences.items() if reason is not None}
         return found
+
+    def fails(self, layers: Sequence[Layer]) -> bool:
+        """Whether rows of all these layers together cannot be computed, or differ from autograd's."""
+        try:
+            rows = RowExtractor(self.model, layers, self.projection)(self.batch).rows
+        except FAILURES:
+            return True
+        places = zip(layers, row_layout(layers, self.projection).slices, strict=True)
+        return any(self._difference(layer, rows[:, place]) is not None for layer, place in places)
 
     @cached_property
     def unsteady(self) -> set[nn.Module]:

@@ -21,5 +21,10 @@ class LayerError(MadcoreError, ValueError):
         self.reasons = reasons
 
 
+def first_line(error: Exception) -> str:
+    """What an error says first, or what it is where it says nothing."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
+
+
 class CalibrationError(MadcoreError, ValueError):
     """A target lies below what the calibration part can resolve."""

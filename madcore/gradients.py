@@ -17,14 +17,13 @@ from torch import Tensor, nn
 
 from madcore.copies import Copied, replaced
 from madcore.errors import LayerError, ModelError
-from madcore.measurements import Measured, input_shapes, logits_of, run
+from madcore.measurements import PART_MULTIPLE, Measured, input_shapes, logits_of, run
 from madcore.preparation import prepare
 from madcore.projections import Projection
 from madcore.recording import Recorder, rooted_everywhere
 from madcore.rows import Layer, row_layout
 
 PART_BYTES = 12 << 20
-SMALLEST_PART = 8
 
 
 @dataclass(frozen=True)
@@ -117,11 +116,11 @@ class RowExtractor:
         if shapes not in self._at_once:
             calls = input_shapes(self._model, batch.some(slice(0, 1)).inputs).values()
             largest = max((shape.numel() for of_module in calls for shape in of_module), default=1)
-            self._at_once[shapes] = max(SMALLEST_PART, PART_BYTES // (4 * largest))
+            self._at_once[shapes] = max(1, PART_BYTES // (4 * largest * PART_MULTIPLE)) * PART_MULTIPLE
         return self._at_once[shapes]
 
     def _in_parts(self, batch: Measured, precision: torch.dtype) -> SampleRows:
-        most = self.at_once(batch) if batch.separable and batch.samples > SMALLEST_PART else SMALLEST_PART
+        most = self.at_once(batch) if batch.separable and batch.samples > PART_MULTIPLE else PART_MULTIPLE
         if not batch.separable or batch.samples <= most:
             return self._rows(batch, precision)
         whole: SampleRows | None = None
@@ -196,6 +195,8 @@ class RowExtractor:
             stack.enter_context(self._prepared.recorded(recorder))
             if self._rooted:
                 stack.enter_context(rooted_everywhere(recorder, self._model))
+            if some.is_cuda and any(isinstance(module, nn.RNNBase) for module in self._model.modules()):
+                stack.enter_context(torch.backends.cudnn.flags(enabled=False))  # its recurrent layers have a backward pass in training only
             if precision is torch.float32:
                 stack.enter_context(exact_float32(some.device))
             copies = stack.enter_context(replaced(self._prepared.copied, batch.samples))

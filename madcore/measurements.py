@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from madcore.errors import ModelError
 
+PART_MULTIPLE = 8  # matrix products of other sizes may add in another order
 Measurement = Callable[[Tensor], Tensor]
 Inputs = Tensor | Mapping[str, Tensor]
 
@@ -57,9 +58,12 @@ class Measured:
         return self.measurement is margin or isinstance(self.measurement, Separable)
 
     def parts(self, most: int) -> Sequence[tuple[slice, "Measured"]]:
-        """In as few parts as have at most so many samples each, of nearly equal size; all in one where it is not separable."""
-        count = -(-self.samples // most) if self.separable else 1
-        bounds = [self.samples * number // count for number in range(count + 1)]
+        """In as few parts as have at most so many samples each, of nearly equal size, a multiple of 8 but for the last.
+
+        `most`: a multiple of 8. A batch that is not separable stays in one part.
+        """
+        count, units = -(-self.samples // most) if self.separable else 1, -(-self.samples // PART_MULTIPLE)
+        bounds = [min(self.samples, PART_MULTIPLE * (units * number // count)) for number in range(count + 1)]
         places = [slice(start, stop) for start, stop in pairwise(bounds)]
         return [(place, self.some(place)) for place in places] if count > 1 else [(slice(None), self)]
 

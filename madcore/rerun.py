@@ -18,7 +18,7 @@ from torch.func import functional_call, vjp, vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils import _pytree as pytree
 
-from madcore.errors import LayerError
+from madcore.errors import LayerError, first_line
 from madcore.layers import Sides
 from madcore.norms import project_both
 from madcore.recording import Recorder
@@ -27,7 +27,7 @@ from madcore.rows import Layer
 CHUNK_BYTES = 64 << 20
 ACTIVATIONS = 16
 LARGEST_DIFFERENCE = 0.05
-FAILURES = (RuntimeError, ValueError, TypeError, IndexError)  # of a model that is computed in a way that is not for it
+FAILURES = (RuntimeError, ValueError, TypeError, LookupError, AttributeError, AssertionError)  # of a model computed in a way that is not for it
 
 
 @dataclass(frozen=True)
@@ -125,7 +125,7 @@ class Rerun:
         except LayerError:
             raise
         except FAILURES as error:
-            raise self.refusal(f"its module cannot run again, a sample at a time ({str(error).strip().splitlines()[0]})") from error
+            raise self.refusal(f"its module cannot run again, a sample at a time ({first_line(error)})") from error
 
     def _add_together(self, rows: Tensor, call: Call, which: int, first: Tensor, grads: Tensor) -> None:
         samples = rows.shape[0]

@@ -20,10 +20,11 @@ from madcore.coupling import unit_rows
 from madcore.rows import RowLayout
 
 COMPONENTS = 3
-FEWEST_SAMPLES, FEWEST_CLASSES = 10, 3
+FEWEST_SAMPLES, FEWEST_CLASSES = 10, 5
 STANDS_OUT = 6.0
 LARGEST_MINORITY = 0.4
 NORMAL_MAD = 1.4826  # a normal distribution's standard deviation over its median absolute deviation
+SMALLEST_SPREAD = 0.02  # of the median: separations that are alike by chance must not make the next one stand out
 MOST_ROUNDS = 100
 ROUNDING = 1e-5  # of rows whose layers have unit norm
 
@@ -86,7 +87,7 @@ def screen(rows_mk: Tensor, predictions_m: Tensor, layout: RowLayout) -> Screene
         layout: of the rows.
 
     Returns:
-        Modes of each class with at least 10 samples; their `z` is 0 where fewer than three classes can be compared.
+        Modes of each class with at least 10 samples; their `z` is 0 where fewer than five classes can be compared.
     """
     units_mk = unit_rows(rows_mk, layout, "apart")
     places = {int(predicted): torch.nonzero(predictions_m == predicted).flatten() for predicted in predictions_m.unique()}
@@ -107,7 +108,8 @@ def _standardised(separations: Sequence[float]) -> list[float]:
     values = torch.tensor(separations, dtype=torch.float64)
     centred = values - values.quantile(0.5)
     spread = NORMAL_MAD * centred.abs().quantile(0.5)
-    standardised: list[float] = (centred / spread.clamp(min=torch.finfo(torch.float64).tiny)).tolist()
+    least = SMALLEST_SPREAD * values.quantile(0.5) + torch.finfo(torch.float64).tiny
+    standardised: list[float] = (centred / torch.maximum(spread, least)).tolist()
     return standardised
 
 

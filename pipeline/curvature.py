@@ -85,7 +85,8 @@ def fitted_on(plan: ModelPlan, audited: tuple[RowsPart, ...]) -> tuple[RowsPart,
 
 def curvature_key(plan: ModelPlan, trusted: tuple[RowsPart, ...], audited: tuple[RowsPart, ...]) -> str:
     """Of the contents of the rows that it is fitted on, the split, the filter, the curvature and its damping."""
-    rows: list[JsonValue] = [[part.source_key, part.start, part.content] for part in (*trusted, *audited)]
+    of_trusted, of_audited = _contents(trusted), _contents(audited)
+    rows: JsonValue = [of_trusted, of_audited] if audited else of_trusted
     return key_of(
         format=CURVATURE_FORMAT,
         rows=rows,
@@ -94,6 +95,10 @@ def curvature_key(plan: ModelPlan, trusted: tuple[RowsPart, ...], audited: tuple
         curvature=plan.config.curvature.model_dump(mode="json"),
         split=[plan.config.calibration.fraction, plan.config.calibration.seed],
     )
+
+
+def _contents(parts: tuple[RowsPart, ...]) -> list[JsonValue]:
+    return [[part.source_key, part.start, part.content] for part in parts]
 
 
 def references_name(plan: ModelPlan) -> str:

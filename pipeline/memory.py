@@ -91,7 +91,7 @@ class Shapes:
 
     `model_bytes`: parameters and buffers; the file's bytes and the tensors are held at once while loading.
     `sample_bytes`: one sample's forward and backward pass, with room for what allocators and kernels add; `at_once` samples of a batch
-    go through it together, and of all of them rows and `output_bytes` of logits are kept.
+    go through it together, and of all of them rows and `kept_bytes` of inputs and logits are kept.
     `task_rows`: rows of the largest task; with their temporaries they are held four times while they are encoded, and once more
     by a task that computes meanwhile.
     `batch`: samples per batch, padding included.
@@ -105,7 +105,7 @@ class Shapes:
     layout: RowLayout
     model_bytes: int
     sample_bytes: int
-    output_bytes: int
+    kept_bytes: int
     at_once: int
     task_rows: int
     batch: int
@@ -127,7 +127,7 @@ def project_memory(shapes: Shapes) -> ProjectedMemory:
     blocks = 8 * sum(size * size for size in shapes.layout.sizes) if shapes.whitened else 0
     factor = 4 * 8 * max(shapes.layout.sizes) ** 2 if shapes.whitened else 0
     references = 5 * shapes.reference * row + 6 * shapes.classes * row
-    batch = batch_bytes(shapes.batch, shapes.at_once, shapes.sample_bytes, shapes.output_bytes + 3 * row)
+    batch = batch_bytes(shapes.batch, shapes.at_once, shapes.sample_bytes, shapes.kept_bytes + 3 * row)
     gradients = PROCESS_BYTES + 2 * shapes.model_bytes + batch + shapes.rerun + 5 * shapes.task_rows * row
     scoring = PROCESS_BYTES + blocks // 2 + references + SCORING_BLOCK * (6 * row + 8 * shapes.reference)
     curvature = PROCESS_BYTES + max(4 * blocks + factor, blocks // 2 + references) + SCORING_BLOCK * (6 * row + 8 * shapes.reference)

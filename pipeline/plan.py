@@ -158,7 +158,7 @@ def _plan_model(config: AuditConfig, model: ModelConfig) -> ModelPlan:
         layout=layout,
         model_bytes=probed.model_bytes,
         sample_bytes=probed.sample_bytes,
-        output_bytes=probed.output_bytes,
+        kept_bytes=probed.kept_bytes,
         at_once=probed.at_once,
         task_rows=min(config.run.rows_per_task, rows),
         batch=min(config.run.batch_size, rows),

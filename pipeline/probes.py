@@ -8,8 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from madcore import Coverage, Measured, Projection, RerunCost, RowExtractor, TokenBatch, check_layers, margin, select_layers
-from madcore.gradients import SMALLEST_PART
-from madcore.measurements import logits_of, run
+from madcore.measurements import PART_MULTIPLE, logits_of, run
 from pipeline.config import AuditConfig
 from pipeline.errors import SourceError
 from pipeline.inputs import TOKEN_MEASUREMENTS, ImageInputs, TextInputs
@@ -31,7 +30,8 @@ ROOM = 1.5
 class Probed:
     """What a probe found. `classes` is 0 where outputs have none.
 
-    `sample_bytes` is one sample's whole pass and `output_bytes` its logits, of texts the longest's; `at_once` go through the model together.
+    `sample_bytes` is one sample's whole pass and `kept_bytes` its input, twice, and its logits, of texts the longest's; `at_once` go through the
+    model together.
     `fallback` has the costs of the covered layers whose modules run again for each sample.
     """
 
@@ -43,7 +43,7 @@ class Probed:
     inputs: ImageInputs | TextInputs
     model_bytes: int
     sample_bytes: int
-    output_bytes: int
+    kept_bytes: int
     at_once: int
 
 
@@ -86,7 +86,7 @@ def _probe_images(loaded: LoadedModel, model: ModelConfig, trusted: list[Source]
         inputs=ImageInputs((int(images.shape[1]), int(images.shape[2]))),
         model_bytes=_bytes_of(loaded.module),
         sample_bytes=sample_bytes,
-        output_bytes=outputs[:1].nbytes,
+        kept_bytes=outputs[:1].nbytes + 2 * inputs[:1].nbytes,
         at_once=extractor.at_once(one),
     )
 
@@ -114,8 +114,8 @@ def _probe_texts(loaded: LoadedModel, limits: TextLimits, model: ModelConfig, tr
         inputs=TextInputs(limits, memory, batch_bytes=0),
         model_bytes=_bytes_of(loaded.module),
         sample_bytes=memory.of(longest),
-        output_bytes=logits[0, 0].nbytes * longest,
-        at_once=max(SMALLEST_PART, at_once * length // longest),
+        kept_bytes=logits[0, 0].nbytes * longest + 2 * sum(tensor.nbytes for tensor in longer.inputs.values()) * longest // length,
+        at_once=max(PART_MULTIPLE, at_once * length // longest),
     )
 
 

@@ -150,6 +150,19 @@ def test_a_transductive_curvature_changes_with_the_audited_samples(make_config: 
         assert np.allclose(whole.numbers("score")[:100], fewer.numbers("score"), atol=1e-6) is not transductive
 
 
+def test_a_file_that_changes_sides_is_another_curvature(make_config: ConfigMaker, digits: Path, tmp_path: Path) -> None:
+    """Without labels, files of the trusted and of the audited set are alike."""
+    source = pq.read_table(digits / "trusted.parquet").drop_columns(["label"])
+    for name, start, rows in (("a", 0, 200), ("b", 200, 150), ("c", 350, 150)):
+        pq.write_table(source.slice(start, rows), tmp_path / f"{name}.parquet")
+    keys = set()
+    for trusted, others in ((["a", "b"], ["c"]), (["a"], ["b", "c"])):
+        data = {split: [str(tmp_path / f"{name}.parquet") for name in names] for split, names in (("trusted", trusted), ("audited", others))}
+        audited(make_config, curvature={"transductive": True}, calibration={"target": {"fpr": 0.1}}, data=data)
+        keys |= {path.name for path in (tmp_path / "root/digits/curvature").iterdir()}
+        assert len(keys) == (1 if len(trusted) == 2 else 2)
+
+
 def test_top_trusted_are_the_ten_largest_influences_of_the_reference_part(done: Audited) -> None:
     entries = done.table.column("top_trusted").to_pylist()
     references = set(done.trusted.reference_ids)

@@ -213,6 +213,40 @@ def test_a_layer_that_some_samples_do_not_reach_has_rows_of_zeros_there() -> Non
     assert rows.any(dim=1).tolist() == [True, False, True, False]
 
 
+class MappedPositions(nn.Module):
+    """Maps a table of positions linearly before it is added, for all samples at once."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table, self.inner, self.of_input = nn.Embedding(9, 6), nn.Linear(6, 5), nn.Linear(6, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(n, s, 6) to (n, s, 5)."""
+        return torch.tanh(self.of_input(x) + self.inner(self.table(torch.arange(x.shape[1]))))
+
+
+class PositionsBeforeAttention(nn.Module):
+    """Adds positions that it gave an axis for samples itself; what follows refuses another axis, by an assertion."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table, self.layer = nn.Embedding(9, 6), nn.TransformerEncoderLayer(6, 2, 5, dropout=0.0, batch_first=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(n, s, 6) to the same."""
+        return self.layer(x + self.table(torch.arange(x.shape[1])).unsqueeze(0))
+
+
+@pytest.mark.parametrize("body", [MappedPositions, PositionsBeforeAttention])
+def test_ways_that_work_alone_also_work_together(body: Callable[[], nn.Module]) -> None:
+    model, batch = with_head(body(), (4, 6)), batch_of(5, (4, 6))
+    coverage = check(model, select_layers(model, parameters="all"), batch)
+    assert len(coverage.covered) > 4
+    assert not {layer.name for layer in coverage.covered} & coverage.not_covered.keys()
+    rows = RowExtractor(model, coverage.covered, PROJECTION)(Measured(batch, margin)).rows
+    torch.testing.assert_close(rows, autograd_rows(model, coverage.covered, batch, PROJECTION), rtol=1e-10, atol=1e-10)
+
+
 def test_a_linear_map_of_positions_first_is_covered() -> None:
     model = with_head(SamplesSecond(), (4, 6))
     coverage = checked(model, batch_of(3, (4, 6)))

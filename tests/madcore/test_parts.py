@@ -5,7 +5,7 @@ import torch
 from torch import Tensor, nn
 
 from madcore import Measured, Projection, RowExtractor, margin, select_layers, token_margin
-from madcore.gradients import SMALLEST_PART
+from madcore.measurements import PART_MULTIPLE
 from tests.languages import double_norms, gpt2, texts
 from tests.madcore.models import LAYER_CASES, batch_of, with_head
 from tests.madcore.test_tokens import batch_of as tokens_of
@@ -39,7 +39,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("small")
-@pytest.mark.parametrize(("n", "parts"), [(0, [0]), (1, [1]), (8, [8]), (9, [4, 5]), (16, [8, 8]), (29, [7, 7, 7, 8])])
+@pytest.mark.parametrize(("n", "parts"), [(0, [0]), (1, [1]), (8, [8]), (9, [8, 1]), (16, [8, 8]), (29, [8, 8, 8, 5])])
 def test_as_few_parts_as_can_be_and_nearly_equal(n: int, parts: list[int]) -> None:
     model = Counting(with_head(CASE.body(), CASE.sample_shape))
     rows_of, batch = extractor(model), batch_of(n, CASE.sample_shape)
@@ -74,7 +74,7 @@ def test_a_part_is_as_large_as_the_largest_input_of_a_layer_lets_it_be() -> None
     model = nn.Sequential(nn.Flatten(), nn.Linear(2048, 2)).eval()
     assert extractor(model).at_once(Measured(torch.zeros(3, 2048), margin)) == 1536
     model = nn.Sequential(nn.Flatten(), nn.Linear(1 << 21, 2)).eval()
-    assert extractor(model).at_once(Measured(torch.zeros(3, 1 << 21), margin)) == SMALLEST_PART
+    assert extractor(model).at_once(Measured(torch.zeros(3, 1 << 21), margin)) == PART_MULTIPLE
 
 
 def test_the_same_batch_has_the_same_bytes_whatever_came_before() -> None:
