@@ -1,19 +1,19 @@
 """Stage 1: rows of trusted and audited samples. A task is a row range of one source file, whichever split it belongs to."""
 
-import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
 
 from infra.commits import Measures, Receipt
+from infra.computing import compute
 from infra.events import Stopwatch, peak_memory_bytes
 from infra.prefetch import prefetched
 from infra.storage import Storage
-from madcore import RowExtractor
+from madcore import RowExtractor, RowLayout
 from madcore.gradients import SampleRows
 from pipeline.artifacts.logs import rows_log
-from pipeline.artifacts.rows import NO_CLASS, NONFINITE, OK, SampleColumns, encode_rows, read_statuses
+from pipeline.artifacts.rows import NO_CLASS, NONFINITE, OK, SampleColumns, at_rest, encode_rows, read_statuses
 from pipeline.config import AuditConfig
 from pipeline.errors import StageError
 from pipeline.inputs import Group, SampleBatch
@@ -41,7 +41,7 @@ class GradientTask:
 class GradientWorker:
     """Computes rows; keeps a model loaded while its tasks last.
 
-    Reading and decoding run ahead in a thread, and only one of two tasks computes at a time: the other reads, or writes.
+    Reading and decoding run ahead in a thread of each task; one of two tasks computes while the other reads, or writes.
     """
 
     def __init__(self, config: AuditConfig, plans: dict[str, ModelPlan]):
@@ -50,17 +50,15 @@ class GradientWorker:
         self._storage = Storage(config.root)
         self._device = torch.device("cuda" if config.run.gpus_per_worker > 0 else "cpu")
         self._loaded: tuple[str, RowExtractor] | None = None
-        self._computing = threading.Lock()
 
     def __call__(self, task: GradientTask) -> Receipt:
         """Computes and commits one task."""
         plan, rows = self._plans[task.model], task.rows
         if task.supersedes is not None and self._still_unreadable(plan, rows, task.supersedes):
             return task.supersedes
-        with prefetched(self._read(plan, rows, range(rows.start, rows.stop)), READ_AHEAD) as batches, self._computing:
-            watch = Stopwatch()
-            collected, computing = self._compute(plan, batches, rows.stop - rows.start)
-        files = encode_rows(collected.rows, collected.columns(rows.start), plan.layout, plan.config.estimator.rows_dtype)
+        with prefetched(self._read(plan, rows, range(rows.start, rows.stop)), READ_AHEAD) as batches:
+            collected, watch, computing = compute(self._compute, plan, batches, rows.stop - rows.start)
+        files = encode_rows(collected.rows, collected.scales, collected.columns(rows.start), plan.layout)
         measures = Measures(
             rows=rows.stop - rows.start,
             seconds=watch.seconds,
@@ -86,8 +84,8 @@ class GradientWorker:
                     return False
         return True
 
-    def _compute(self, plan: ModelPlan, batches: Iterator[SampleBatch], samples: int) -> tuple["Collected", float]:
-        """Rows of all batches, and the seconds not spent on waiting for a batch to be read."""
+    def _compute(self, plan: ModelPlan, batches: Iterator[SampleBatch], samples: int) -> tuple["Collected", Stopwatch, float]:
+        """Rows of all batches, a watch that began with them, and the seconds not spent on waiting for a batch to be read."""
         extractor, precision = self._extractor(plan), PRECISIONS[plan.config.estimator.precision]
         collected, watch, waited = Collected(plan.layout.k, samples, self._device), Stopwatch(), 0.0
         while True:
@@ -95,8 +93,8 @@ class GradientWorker:
             batch = next(batches, None)
             waited += waiting.seconds
             if batch is None:
-                collected.settle()
-                return collected, watch.seconds - waited
+                collected.settle(plan.layout, plan.config.estimator.rows_dtype)
+                return collected, watch, watch.seconds - waited
             place = collected.add(batch)
             for group in batch.groups:
                 collected.fill(place, extractor(group.measured.to(self._device), precision), group)
@@ -120,7 +118,7 @@ class Collected:
 
     def __init__(self, k: int, rows: int, device: torch.device):
         """Room for `rows` rows of k numbers."""
-        self.rows = torch.zeros(rows, k, device=device)
+        self.rows, self.scales = torch.zeros(rows, k, device=device), torch.ones(rows, 0, device=device)
         self._predictions = torch.full((rows,), NO_CLASS, dtype=torch.int64, device=device)
         self._confidence, self._norms = torch.zeros(rows, device=device), torch.zeros(rows, device=device)
         self._finite = torch.ones(rows, dtype=torch.bool, device=device)
@@ -147,9 +145,11 @@ class Collected:
         self._confidence[places_r] = torch.where(finite_r, outcome.confidence, 0.0)
         self._norms[places_r] = torch.where(finite_r, norms_r.float(), 0.0)
 
-    def settle(self) -> None:
-        """Brings all to the CPU, and marks the samples without a finite gradient."""
-        self.rows, self._predictions, self._finite = self.rows.cpu(), self._predictions.cpu(), self._finite.cpu()
+    def settle(self, layout: RowLayout, dtype: str) -> None:
+        """Brings all to the CPU, rows as they are at rest, and marks the samples without a finite gradient."""
+        rows, scales = at_rest(self.rows, layout, dtype)
+        self.rows, self.scales = rows.cpu(), scales.cpu()
+        self._predictions, self._finite = self._predictions.cpu(), self._finite.cpu()
         self._confidence, self._norms = self._confidence.cpu(), self._norms.cpu()
         for place in torch.nonzero(~self._finite).flatten().tolist():
             self._statuses[place] = NONFINITE

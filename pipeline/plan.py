@@ -6,6 +6,7 @@ from itertools import chain
 
 from pydantic import JsonValue
 
+from infra.computing import compute
 from infra.errors import StorageError
 from madcore import Layer, MadcoreError, Projection, RerunCost, RowLayout, row_layout
 from madcore.calibration import calibration_size, check_target, smallest_certified_group
@@ -152,7 +153,7 @@ def _plan_model(config: AuditConfig, model: ModelConfig) -> ModelPlan:
         raise SourceError("; ".join(trusted_refused.values()))
     audited, refused_files = find_sources(config, model, "audited")
     samples = _check_trusted(model, trusted)
-    probed = probe(config, model, trusted)
+    probed = compute(probe, config, model, trusted)
     layout, rows = row_layout(probed.coverage.covered, projection_of(model)), max(source.rows for source in (*trusted, *audited))
     shapes = Shapes(
         layout=layout,

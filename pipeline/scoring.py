@@ -1,7 +1,6 @@
 """Stage 3: audited rows against the references. A task is one part of the rows; parts do not depend on each other."""
 
 import io
-import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
@@ -9,6 +8,7 @@ import pyarrow as pa
 import torch
 
 from infra.commits import Measures, Receipt
+from infra.computing import compute
 from infra.errors import StorageError
 from infra.events import Stopwatch, peak_memory_bytes
 from infra.storage import Storage
@@ -67,20 +67,22 @@ class ScoringWorker:
         """Opens the storage."""
         self._storage, self._plans = Storage(root), plans
         self._loaded: _Loaded | None = None
-        self._computing = threading.Lock()
 
     def __call__(self, task: ScoreTask) -> Receipt:
         """Scores and commits one part."""
         watch, plan = Stopwatch(), self._plans[task.model]
-        sink = io.BytesIO()
-        with self._computing:
-            if self._loaded is None or self._loaded.key != task.key:
-                self._loaded = None
-                self._loaded = self._load(plan, task)
-            batches = self._failed(plan, task.part) if task.part.failure else self._scored(plan, task.part, self._loaded)
-            write_parquet(sink, batches, PART_FORMAT)
+        scored = compute(self._encoded, plan, task)
         measures = Measures(rows=task.part.stop - task.part.start, seconds=watch.seconds, peak_memory_bytes=peak_memory_bytes())
-        return scoring_log(self._storage, plan.name, task.key, task.part.source_key).commit(task.part.name, {PART: sink.getvalue()}, measures)
+        return scoring_log(self._storage, plan.name, task.key, task.part.source_key).commit(task.part.name, {PART: scored}, measures)
+
+    def _encoded(self, plan: ModelPlan, task: ScoreTask) -> bytes:
+        if self._loaded is None or self._loaded.key != task.key:
+            self._loaded = None
+            self._loaded = self._load(plan, task)
+        batches = self._failed(plan, task.part) if task.part.failure else self._scored(plan, task.part, self._loaded)
+        sink = io.BytesIO()
+        write_parquet(sink, batches, PART_FORMAT)
+        return sink.getvalue()
 
     def _load(self, plan: ModelPlan, task: ScoreTask) -> _Loaded:
         trusted = read_trusted(self._storage, task.curvature.references)

@@ -76,20 +76,21 @@ class SampleColumns:
         return torch.tensor([status == OK for status in self.statuses], dtype=torch.bool)
 
 
-def encode_rows(rows_nk: Tensor, samples: SampleColumns, layout: RowLayout, dtype: str) -> dict[str, bytes]:
+def at_rest(rows_nk: Tensor, layout: RowLayout, dtype: str) -> tuple[Tensor, Tensor]:
+    """Float32 rows as they are stored, (n, k) of `dtype` (`float16` or `float32`), and their scales (n, layers), which are 1 for float32."""
+    return to_half(rows_nk, layout) if dtype == "float16" else (rows_nk, rows_nk.new_ones(rows_nk.shape[0], len(layout.sizes)))
+
+
+def encode_rows(stored_nk: Tensor, scales_nl: Tensor, samples: SampleColumns, layout: RowLayout) -> dict[str, bytes]:
     """The files of a rows task: array metadata, shard, samples.
 
     Args:
-        rows_nk: float32; rows of samples that are not ok must be 0.
+        stored_nk: as `at_rest` returns them; rows of samples that are not ok must be 0.
+        scales_nl: the scales returned with them.
         samples: of the same n samples.
         layout: of the rows.
-        dtype: `float16` (with a scale per row and layer) or `float32`.
     """
-    if dtype == "float16":
-        stored, scales_nl = to_half(rows_nk, layout)
-    else:
-        stored, scales_nl = rows_nk.float(), torch.ones(rows_nk.shape[0], len(layout.sizes))
-    objects = arrays.encode(stored.numpy(), {"format": 1, "layers": list(layout.names), "sizes": list(layout.sizes)})
+    objects = arrays.encode(stored_nk.numpy(), {"format": 1, "layers": list(layout.names), "sizes": list(layout.sizes)})
     missing = ~samples.ok.numpy()
     columns = [
         pa.array(samples.ids, pa.string()),

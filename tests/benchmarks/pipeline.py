@@ -20,6 +20,7 @@ import sys
 import tempfile
 import time
 import uuid
+from dataclasses import dataclass
 from multiprocessing.queues import Queue
 from multiprocessing.synchronize import Barrier
 from pathlib import Path
@@ -34,7 +35,7 @@ from safetensors.torch import save_file
 
 from madcore import RowExtractor
 from pipeline.config import AuditConfig
-from pipeline.plan import plan_audit
+from pipeline.plan import ModelPlan, plan_audit
 from pipeline.sources.models import load_model
 from tests.benchmarks.network import SIDE, network
 
@@ -73,15 +74,27 @@ def config(folder: Path, root: str, workers: int) -> dict[str, JsonValue]:
     }
 
 
-def bare(folder: str, rows: range, threads: int, ready: Barrier, seconds: "Queue[float]") -> None:
-    """Reads, decodes and computes audited rows, a batch after the other, and keeps nothing; says how long it took."""
-    torch.set_num_threads(threads)
-    audit = AuditConfig.parse(config(Path(folder), "memory://bare", 1), folder)
-    (plan,) = plan_audit(audit).models
+@dataclass(frozen=True)
+class Share:
+    """What one process of the bare loop does, and with how many threads."""
+
+    audit: AuditConfig
+    plan: ModelPlan
+    rows: range
+    threads: int
+
+
+def bare(share: Share, ready: Barrier, seconds: "Queue[float]") -> None:
+    """Reads, decodes and computes audited rows, a batch after the other, and keeps nothing; says how long it took.
+
+    In a process that has computed nothing before, and in its main thread: where a loop of this kind is fastest.
+    """
+    torch.set_num_threads(share.threads)
+    audit, plan = share.audit, share.plan
     extractor = RowExtractor(load_model(audit, plan.config).module, plan.layers, plan.projection)
     ready.wait()
     start = time.perf_counter()
-    for batch in plan.inputs.read(plan.config, plan.audited[0], rows, audit.run.batch_size):
+    for batch in plan.inputs.read(plan.config, plan.audited[0], share.rows, audit.run.batch_size):
         for group in batch.groups:
             extractor(group.measured)
     seconds.put(time.perf_counter() - start)
@@ -89,9 +102,11 @@ def bare(folder: str, rows: range, threads: int, ready: Barrier, seconds: "Queue
 
 def time_bare(folder: Path, images: int, parts: int, threads: int) -> float:
     """Seconds of the bare loop in so many processes, of so many threads each, which begin together: of the slowest."""
+    audit = AuditConfig.parse(config(folder, "memory://bare", 1), str(folder))
+    (plan,) = plan_audit(audit).models
     ready, seconds = SPAWN.Barrier(parts), SPAWN.Queue()
-    shares = [range(images * part // parts, images * (part + 1) // parts) for part in range(parts)]
-    processes = [SPAWN.Process(target=bare, args=(str(folder), share, threads, ready, seconds)) for share in shares]
+    rows = [range(images * part // parts, images * (part + 1) // parts) for part in range(parts)]
+    processes = [SPAWN.Process(target=bare, args=(Share(audit, plan, own, threads), ready, seconds)) for own in rows]
     for process in processes:
         process.start()
     for process in processes:
