@@ -3,11 +3,15 @@
 OpenMP keeps a pool of threads for each thread that calls it. Where the pools together have more threads than there are cores, GNU's
 lets them sleep between two parallel loops instead of waiting a moment; a network with thousands of short loops a second then took
 12 % longer (2 cores). So heavy tensor work of all tasks, and of the plan before them, is handed to this thread.
+
+How many threads OpenMP uses is a thread's own setting too: what `torch.set_num_threads` said where a call comes from holds for it.
 """
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import ParamSpec, TypeVar
+
+import torch
 
 Result = TypeVar("Result")
 Arguments = ParamSpec("Arguments")
@@ -19,4 +23,11 @@ def compute(call: Callable[Arguments, Result], *args: Arguments.args, **kwargs: 
 
     Never from within a call that this runs: it would wait for itself.
     """
-    return _thread.submit(call, *args, **kwargs).result()
+    threads = torch.get_num_threads()
+
+    def run() -> Result:
+        if torch.get_num_threads() != threads:
+            torch.set_num_threads(threads)
+        return call(*args, **kwargs)
+
+    return _thread.submit(run).result()

@@ -14,6 +14,7 @@ from madcore.coverage import check_layers
 from madcore.curvature import BlockMoment, DampedInverse, Damping, Whitening
 from madcore.errors import CalibrationError, LayerError, MadcoreError, ModelError
 from madcore.gradients import RowExtractor
+from madcore.likelihood import SampledCompletions, SampledLabels, gauss_newton_rows, label_uniforms
 from madcore.measurements import Inputs, Measured, Measurement, margin
 from madcore.projections import Projection
 from madcore.rerun import RerunCost
@@ -40,12 +41,16 @@ __all__ = [
     "RerunCost",
     "RowExtractor",
     "RowLayout",
+    "SampledCompletions",
+    "SampledLabels",
     "Screened",
     "TokenBatch",
     "Whitening",
     "check_layers",
     "completion_confidence",
     "completion_nll",
+    "gauss_newton_rows",
+    "label_uniforms",
     "margin",
     "p_values",
     "per_sample_rows",
@@ -116,7 +121,7 @@ def per_token_rows(
         LayerError: a pattern matches no layer, or a layer cannot be hooked.
     """
     positions: list[int] = (torch.nonzero(tokens.predicted.any(dim=0)).flatten() + 1).tolist()
-    return _extractor(model, layers, projection).per_token(Measured(tokens.inputs, measurement(tokens)), positions)
+    return _extractor(model, layers, projection).per_term(Measured(tokens.inputs, measurement(tokens)), positions)
 
 
 def _extractor(model: nn.Module, layers: Sequence[Layer] | Sequence[str], projection: Projection | None) -> RowExtractor:

@@ -138,15 +138,15 @@ class RowExtractor:
             return self._rows(batch, precision)
         return SampleRows(forward.recorder.rows, forward.outputs)
 
-    def per_token(self, batch: Measured, positions: Sequence[int]) -> Tensor:
-        """Rows of every token of a batch, in one forward pass and one backward pass per position.
+    def per_term(self, batch: Measured, terms: Sequence[int]) -> Tensor:
+        """Rows of several numbers of each sample, in one forward pass and one backward pass per term.
 
         Args:
-            batch: the model's inputs, n samples, on its device, and what is measured of its logits at each of s positions: (n, s).
-            positions: those to take gradients of; rows of the others are zero.
+            batch: the model's inputs, n samples, on its device, and what is measured: s terms of each, (n, s), such as one per token.
+            terms: those to take gradients of; rows of the others are zero.
 
         Returns:
-            Rows (n, s, k): of a position, the gradient of its own term; their sum over positions is the gradient of the terms' sum.
+            Rows (n, s, k): each the gradient of its own term; their sum over terms is the gradient of the terms' sum.
 
         Raises:
             ModelError: what is measured is not (n, s).
@@ -155,14 +155,14 @@ class RowExtractor:
         with self._forward(batch, torch.float32) as forward:
             terms_ns = batch.measurement(forward.logits)
             if terms_ns.ndim != 2 or terms_ns.shape[0] != batch.samples:
-                raise ModelError(f"expected a measurement (samples, positions) of {batch.samples} samples, got shape {tuple(terms_ns.shape)}")
+                raise ModelError(f"expected a measurement (samples, terms) of {batch.samples} samples, got shape {tuple(terms_ns.shape)}")
             rows = forward.recorder.rows.new_zeros(*terms_ns.shape, self.layout.k)
             reached = True
-            for position in positions:
+            for term in terms:
                 forward.recorder.rows.zero_()
-                reached = forward.differentiate(terms_ns[:, position].sum(), again=True) and reached
-                rows[:, position] = forward.recorder.rows
-        return self.per_token(batch, positions) if self._to_try_again(reached, forward.recorder) else rows
+                reached = forward.differentiate(terms_ns[:, term].sum(), again=True) and reached
+                rows[:, term] = forward.recorder.rows
+        return self.per_term(batch, terms) if self._to_try_again(reached, forward.recorder) else rows
 
     def _to_try_again(self, reached: bool, recorder: Recorder) -> bool:
         """Whether a pass that did not reach all layers may with all modules rooted.

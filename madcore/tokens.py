@@ -73,6 +73,10 @@ class TokenBatch:
         """Keyword inputs of a Hugging Face model: `input_ids` and `attention_mask`, both (n, s)."""
         return {"input_ids": self.ids, "attention_mask": (self._positions < self.lengths.unsqueeze(1)).long()}
 
+    def some(self, samples: slice) -> "TokenBatch":
+        """Some of the texts, padded as before."""
+        return TokenBatch(self.ids[samples], self.lengths[samples], self.completion_starts[samples])
+
     @property
     def predicted(self) -> Tensor:
         """Which positions are predicted and measured, (n, s - 1) bool: entry t - 1 is true where the token at t is of a completion."""
@@ -93,12 +97,11 @@ class OfCompletions:
 
     def __call__(self, logits_nsv: Tensor) -> Tensor:
         """Of all samples."""
-        return _summed(self.tokens, logits_nsv, self.of_tokens)
+        return sum_over_completions(self.tokens, logits_nsv, self.of_tokens)
 
     def some(self, samples: slice) -> "OfCompletions":
         """Of some samples."""
-        tokens = self.tokens
-        return OfCompletions(TokenBatch(tokens.ids[samples], tokens.lengths[samples], tokens.completion_starts[samples]), self.of_tokens)
+        return OfCompletions(self.tokens.some(samples), self.of_tokens)
 
 
 def token_margins(tokens: TokenBatch) -> Measurement:
@@ -122,7 +125,7 @@ def completion_nll(tokens: TokenBatch) -> Measurement:
 
 def completion_confidence(tokens: TokenBatch, logits_nsv: Tensor) -> Tensor:
     """Exp of the mean log-probability of each completion's tokens, (n,) float32."""
-    nll_n = _summed(tokens, logits_nsv, lambda logits, places, emitted: _cross_entropies(logits[places].float(), emitted))
+    nll_n = sum_over_completions(tokens, logits_nsv, lambda logits, places, emitted: _cross_entropies(logits[places].float(), emitted))
     return torch.exp(-nll_n / tokens.predicted.sum(dim=1).to(nll_n))
 
 
@@ -138,8 +141,8 @@ def _cross_entropies(logits_tv: Tensor, emitted_t1: Tensor) -> Tensor:
     return F.cross_entropy(logits_tv, emitted_t1.squeeze(1), reduction="none")
 
 
-def _summed(tokens: TokenBatch, logits_nsv: Tensor, of_tokens: OfTokens) -> Tensor:
-    """Sums (n,) over each completion of a number per token."""
+def sum_over_completions(tokens: TokenBatch, logits_nsv: Tensor, of_tokens: OfTokens) -> Tensor:
+    """Sums (n,) over each completion of a number per token, which `of_tokens` makes of logits, places (n, s) bool, and emitted tokens (t, 1)."""
     return _each(tokens, logits_nsv, of_tokens).sum(dim=1)
 
 

@@ -12,7 +12,7 @@ from pydantic_core import ErrorDetails
 
 from pipeline import schema
 from pipeline.errors import ConfigError
-from pipeline.schema import MEASUREMENTS, SCORES, ModelConfig, RunSection, ScoreSection, Section
+from pipeline.schema import CURVATURES, MEASUREMENTS, SCORES, ModelConfig, RunSection, ScoreSection, Section
 
 MODEL_SECTIONS = ("task", "data", "estimator", "curvature", "score", "calibration")
 REPLACED_WHOLE = ("columns", "preprocess", "target")
@@ -98,13 +98,14 @@ def _other_kind(section: str, below: Raw, value: Raw) -> bool:
 def _misfits(index: int, model: ModelConfig, raw: Raw) -> list[str]:
     """What makes no sense together, in one model's sections."""
     chosen = {
-        ("estimator", "measurement"): (model.estimator.measurement, MEASUREMENTS[model.task]),
-        ("score", "kind"): (model.score.kind, SCORES[model.task]),
+        ("estimator", "measurement"): (model.estimator.measurement, ("auto", *MEASUREMENTS[model.task])),
+        ("curvature", "kind"): (model.curvature.kind, CURVATURES[model.task]),
+        ("score", "kind"): (model.score.kind, ("auto", *SCORES[model.task])),
     }
     lines = [
-        f"{_where(('models', index, *place), raw)}: {value} makes no sense for the task {model.task}; valid: auto, {', '.join(valid)}"
+        f"{_where(('models', index, *place), raw)}: {value} makes no sense for the task {model.task}; valid: {', '.join(valid)}"
         for place, (value, valid) in chosen.items()
-        if value not in ("auto", *valid)
+        if value not in valid
     ]
     if model.score.q != "auto" and _resolve_auto(model).score.kind != "top_coupling":
         lines.append(f"{_where(('models', index, 'score'), raw)}: q belongs to kind: top_coupling, not to {model.score.kind}")

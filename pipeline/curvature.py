@@ -49,6 +49,7 @@ FAN_IN = 16
 class CurvatureTask:
     """All trusted parts, in task order, the audited ones that a transductive curvature is fitted on too, and what the task needs of earlier ones.
 
+    `draws`: how many rows a sample has in these parts.
     `split`: the folder of the split. `first`, `last`: the range of parts, or of `moments`, that are added up. `moments`: folders of
     sums of a lower level; none means that the parts are read. `factor`: the folder that the references need, "" for identity.
     """
@@ -63,6 +64,7 @@ class CurvatureTask:
     last: int = 0
     moments: tuple[str, ...] = ()
     factor: str = ""
+    draws: int = 1
 
     @property
     def length(self) -> int:
@@ -83,10 +85,11 @@ def fitted_on(plan: ModelPlan, audited: tuple[RowsPart, ...]) -> tuple[RowsPart,
     return tuple(part for part in audited if not part.failure) if plan.config.curvature.transductive else ()
 
 
-def curvature_key(plan: ModelPlan, trusted: tuple[RowsPart, ...], audited: tuple[RowsPart, ...]) -> str:
-    """Of the contents of the rows that it is fitted on, the split, the filter, the curvature and its damping."""
+def curvature_key(plan: ModelPlan, trusted: tuple[RowsPart, ...], audited: tuple[RowsPart, ...], fitted: tuple[RowsPart, ...] = ()) -> str:
+    """Of the contents of the trusted rows, of the audited ones and others of trusted samples that it is fitted on, the split, and the settings."""
     of_trusted, of_audited = _contents(trusted), _contents(audited)
     rows: JsonValue = [of_trusted, of_audited] if audited else of_trusted
+    rows = {"own": rows, "fitted": _contents(fitted)} if fitted else rows
     return key_of(
         format=CURVATURE_FORMAT,
         rows=rows,
@@ -174,10 +177,10 @@ class CurvatureWorker:
 
     def _select(self, task: CurvatureTask, layout: RowLayout, trusted: TrustedSamples, *parts: Part) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         """Rows (b, k) of parts of the trusted set, their indices (b,), and which are ok (b,), block by block in task order, of the task's range."""
-        position = sum(stored.stop - stored.start for stored in task.parts[: task.first])
+        position = task.draws * sum(stored.stop - stored.start for stored in task.parts[: task.first])
         for stored in task.parts[task.first : task.last]:
             for rows, samples in read_blocks(self._storage, stored, layout, SCORING_BLOCK):
-                indices = torch.arange(position, position + len(samples.ids))
+                indices = torch.arange(position, position + len(samples.ids)) // task.draws
                 chosen = torch.tensor([trusted.parts[index] in parts for index in indices.tolist()])
                 position += len(samples.ids)
                 if chosen.any():

@@ -1,23 +1,38 @@
-"""Stage 1: rows of trusted and audited samples. A task is a row range of one source file, whichever split it belongs to."""
+"""Stage 1: rows of trusted and audited samples. A task is a row range of one source file, whichever split it belongs to.
 
-from collections.abc import Iterator
+Where the curvature is one of the training loss, tasks of their own compute the rows that it is fitted on (see `madcore.likelihood`),
+several a sample it may be; they lie beside the samples' own rows, under a key that the damping does not change.
+"""
+
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
-from infra.commits import Measures, Receipt
+from infra.commits import CommitLog, Measures, Receipt
 from infra.computing import compute
 from infra.events import Stopwatch, peak_memory_bytes
 from infra.prefetch import prefetched
 from infra.storage import Storage
-from madcore import RowExtractor, RowLayout
-from madcore.gradients import SampleRows
+from madcore import (
+    Measured,
+    Measurement,
+    RowExtractor,
+    RowLayout,
+    SampledCompletions,
+    SampledLabels,
+    TokenBatch,
+    gauss_newton_rows,
+    label_uniforms,
+)
 from pipeline.artifacts.logs import rows_log
 from pipeline.artifacts.rows import NO_CLASS, NONFINITE, OK, SampleColumns, at_rest, encode_rows, read_statuses
 from pipeline.config import AuditConfig
 from pipeline.errors import StageError
-from pipeline.inputs import Group, SampleBatch
+from pipeline.inputs import Group, Outcome, SampleBatch, no_outcome
 from pipeline.plan import ModelPlan, RowTask
+from pipeline.sources.datasets import Source
 from pipeline.sources.models import load_model
 
 UNREADABLE = "unreadable: "
@@ -54,10 +69,11 @@ class GradientWorker:
     def __call__(self, task: GradientTask) -> Receipt:
         """Computes and commits one task."""
         plan, rows = self._plans[task.model], task.rows
+        log = row_task_log(self._storage, plan, rows.source, rows.draws)
         if task.supersedes is not None and self._still_unreadable(plan, rows, task.supersedes):
             return task.supersedes
         with prefetched(self._read(plan, rows, range(rows.start, rows.stop)), READ_AHEAD) as batches:
-            collected, watch, computing = compute(self._compute, plan, batches, rows.stop - rows.start)
+            collected, watch, computing = compute(self._compute, plan, batches, rows)
         files = encode_rows(collected.rows, collected.scales, collected.columns(rows.start), plan.layout)
         measures = Measures(
             rows=rows.stop - rows.start,
@@ -67,16 +83,16 @@ class GradientWorker:
             nonfinite=collected.nonfinite,
             unreadable=collected.unreadable,
         )
-        return rows_log(self._storage, plan.name, plan.row_key, rows.source.key).commit(rows.name, files, measures, task.supersedes)
+        return log.commit(rows.name, files, measures, task.supersedes)
 
     def _read(self, plan: ModelPlan, rows: RowTask, places: range) -> Iterator[SampleBatch]:
-        for batch in plan.inputs.read(plan.config, rows.source, places, self._config.run.batch_size):
+        for batch in plan.inputs.read(plan.config, rows.source, places, max(1, self._config.run.batch_size // max(1, rows.draws))):
             yield batch.pinned() if self._device.type == "cuda" else batch
 
     def _still_unreadable(self, plan: ModelPlan, rows: RowTask, done: Receipt) -> bool:
         """Whether exactly the samples that could not be read before cannot be read now, for the same reasons: then nothing is computed."""
-        log = rows_log(self._storage, plan.name, plan.row_key, rows.source.key)
-        before = read_statuses(self._storage, log.attempt_folder(done))
+        log = row_task_log(self._storage, plan, rows.source, rows.draws)
+        before = read_statuses(self._storage, log.attempt_folder(done))[:: max(1, rows.draws)]
         for place, status in enumerate(before, rows.start):
             if status.startswith(UNREADABLE):
                 (batch,) = self._read(plan, rows, range(place, place + 1))
@@ -84,10 +100,10 @@ class GradientWorker:
                     return False
         return True
 
-    def _compute(self, plan: ModelPlan, batches: Iterator[SampleBatch], samples: int) -> tuple["Collected", Stopwatch, float]:
+    def _compute(self, plan: ModelPlan, batches: Iterator[SampleBatch], rows: RowTask) -> tuple["Collected", Stopwatch, float]:
         """Rows of all batches, a watch that began with them, and the seconds not spent on waiting for a batch to be read."""
-        extractor, precision = self._extractor(plan), PRECISIONS[plan.config.estimator.precision]
-        collected, watch, waited = Collected(plan.layout.k, samples, self._device), Stopwatch(), 0.0
+        compute_rows = self._likelihood_rows if rows.draws else self._own_rows
+        collected, watch, waited = Collected(plan.layout.k, rows.stop - rows.start, max(1, rows.draws), self._device), Stopwatch(), 0.0
         while True:
             waiting = Stopwatch()
             batch = next(batches, None)
@@ -97,7 +113,25 @@ class GradientWorker:
                 return collected, watch, watch.seconds - waited
             place = collected.add(batch)
             for group in batch.groups:
-                collected.fill(place, extractor(group.measured.to(self._device), precision), group)
+                collected.fill(place, *compute_rows(plan, batch, group), group)
+
+    def _own_rows(self, plan: ModelPlan, batch: SampleBatch, group: Group) -> tuple[Tensor, Outcome]:
+        """Of a group's r samples, rows (r, k) and what the model made of them."""
+        computed = self._extractor(plan)(group.measured.to(self._device), PRECISIONS[plan.config.estimator.precision])
+        samples = len(group.places)
+        return computed.rows[:samples], group.outcome(computed.outputs[:samples].float())
+
+    def _likelihood_rows(self, plan: ModelPlan, batch: SampleBatch, group: Group) -> tuple[Tensor, Outcome]:
+        """Of a group's r samples, rows (r * draws, k), those of a sample together; they are not asked what the model made of them."""
+        extractor, measured, samples = self._extractor(plan), group.measured.to(self._device), len(group.places)
+        if plan.config.curvature.kind == "ggn":
+            rows_rdk = gauss_newton_rows(extractor, measured.inputs, plan.classes)[:samples]
+            return rows_rdk.flatten(0, 1), no_outcome(samples, rows_rdk.device)
+        names = [batch.ids[place] for place in group.places.tolist()]
+        names += names[:1] * (measured.samples - samples)
+        labels = sampled_labels(group.tokens, plan.config.curvature.seed, names)
+        rows_rk = extractor(Measured(measured.inputs, labels), PRECISIONS[plan.config.estimator.precision]).rows[:samples]
+        return rows_rk, no_outcome(samples, rows_rk.device)
 
     def _extractor(self, plan: ModelPlan) -> RowExtractor:
         if self._loaded is None or self._loaded[0] != plan.name:
@@ -110,14 +144,27 @@ class GradientWorker:
         return self._loaded[1]
 
 
-class Collected:
-    """A task's results, in the order of its rows, on the model's device until it is settled; a row without a result stays 0.
+def row_task_log(storage: Storage, plan: ModelPlan, source: Source, draws: int) -> CommitLog:
+    """Where rows of a source are committed: the samples' own, or with `draws` those that the curvature is fitted on."""
+    return rows_log(storage, plan.name, plan.fitted_key if draws else plan.row_key, source.key)
 
-    Nothing here waits for a GPU before `settle`.
+
+def sampled_labels(tokens: TokenBatch | None, seed: int, names: Sequence[str]) -> Measurement:
+    """The loss at labels sampled from the model, by each sample's name."""
+    if tokens is None:
+        return SampledLabels(label_uniforms(seed, names).squeeze(1))
+    return SampledCompletions(tokens, label_uniforms(seed, names, tokens.ids.shape[1]))
+
+
+class Collected:
+    """A task's results, in the order of its samples, on the model's device until it is settled; a row without a result stays 0.
+
+    A sample has one row or several, all of them as good as the worst. Nothing here waits for a GPU before `settle`.
     """
 
-    def __init__(self, k: int, rows: int, device: torch.device):
-        """Room for `rows` rows of k numbers."""
+    def __init__(self, k: int, samples: int, draws: int, device: torch.device):
+        """Room for `draws` rows of k numbers a sample."""
+        self._draws, rows = draws, samples * draws
         self.rows, self.scales = torch.zeros(rows, k, device=device), torch.ones(rows, 0, device=device)
         self._predictions = torch.full((rows,), NO_CLASS, dtype=torch.int64, device=device)
         self._confidence, self._norms = torch.zeros(rows, device=device), torch.zeros(rows, device=device)
@@ -127,22 +174,22 @@ class Collected:
 
     def add(self, batch: SampleBatch) -> int:
         """Adds a batch's samples, and returns the place of its first."""
-        place = len(self._ids)
-        self._ids += batch.ids
-        self._statuses += [f"{UNREADABLE}{reason}" if reason else OK for reason in batch.unreadable]
+        place = len(self._ids) // self._draws
+        self._ids += [name for name in batch.ids for _ in range(self._draws)]
+        self._statuses += [f"{UNREADABLE}{reason}" if reason else OK for reason in batch.unreadable for _ in range(self._draws)]
         return place
 
-    def fill(self, place: int, computed: SampleRows, group: Group) -> None:
-        """Fills in what a group computed, at the places of its r samples in the batch that begins at `place`."""
-        samples = len(group.places)
-        rows_rk, outcome = computed.rows[:samples].float(), group.outcome(computed.outputs[:samples].float())
-        places_r = place + group.places.to(rows_rk.device, non_blocking=True)
+    def fill(self, place: int, rows_rk: Tensor, outcome: Outcome, group: Group) -> None:
+        """Fills in what a group computed, at the places of its samples in the batch that begins at `place`: their r rows, those of a sample together."""
+        draws, rows_rk = self._draws, rows_rk.float()
+        places_r = self._each_draw((place + group.places.to(rows_rk.device, non_blocking=True)) * draws)
+        places_r = places_r + torch.arange(draws, device=rows_rk.device).repeat(len(group.places))
         norms_r = torch.linalg.vector_norm(rows_rk, dim=1, dtype=torch.float64)  # not finite where a number of the row is not
-        finite_r = torch.isfinite(norms_r) & outcome.finite
+        finite_r = self._each_draw(torch.isfinite(norms_r).view(-1, draws).all(dim=1) & outcome.finite)
         self._finite[places_r] = finite_r
         self.rows[places_r] = rows_rk.masked_fill_(~finite_r.unsqueeze(1), 0.0)
-        self._predictions[places_r] = torch.where(finite_r, outcome.predictions, NO_CLASS)
-        self._confidence[places_r] = torch.where(finite_r, outcome.confidence, 0.0)
+        self._predictions[places_r] = torch.where(finite_r, self._each_draw(outcome.predictions), NO_CLASS)
+        self._confidence[places_r] = torch.where(finite_r, self._each_draw(outcome.confidence), 0.0)
         self._norms[places_r] = torch.where(finite_r, norms_r.float(), 0.0)
 
     def settle(self, layout: RowLayout, dtype: str) -> None:
@@ -154,17 +201,20 @@ class Collected:
         for place in torch.nonzero(~self._finite).flatten().tolist():
             self._statuses[place] = NONFINITE
 
+    def _each_draw(self, per_sample: Tensor) -> Tensor:
+        return per_sample.repeat_interleave(self._draws) if self._draws > 1 else per_sample
+
     @property
     def nonfinite(self) -> int:
         """Samples whose gradient or logits are not finite."""
-        return self._statuses.count(NONFINITE)
+        return self._statuses.count(NONFINITE) // self._draws
 
     @property
     def unreadable(self) -> int:
         """Samples that could not be read."""
-        return sum(status.startswith(UNREADABLE) for status in self._statuses)
+        return sum(status.startswith(UNREADABLE) for status in self._statuses) // self._draws
 
     def columns(self, start: int) -> SampleColumns:
-        """The samples, the first of which is row `start` of its source."""
-        places = list(range(start, start + len(self._ids)))
+        """The samples, one for each of their rows; the first is row `start` of its source."""
+        places = [start + row // self._draws for row in range(len(self._ids))]
         return SampleColumns(self._ids, places, self._predictions, self._confidence, self._norms, self._statuses)

@@ -5,7 +5,7 @@ of images, the number in a group; of texts, the padded length.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -36,12 +36,14 @@ class Outcome:
 class Group:
     """Samples that go through the model together: their places (r,) in their batch, the model's inputs, and how its logits are read.
 
-    The first r samples of the inputs are these, any others are padding; so it is of the logits.
+    The first r samples of the inputs are these, any others are padding; so it is of the logits. Of texts, `tokens` are what the
+    inputs are made of.
     """
 
     places: Tensor
     measured: Measured
     outcome: Callable[[Tensor], Outcome]
+    tokens: TokenBatch | None = None
 
 
 @dataclass(frozen=True)
@@ -54,7 +56,7 @@ class SampleBatch:
 
     def pinned(self) -> "SampleBatch":
         """With the model's inputs in pinned memory, from which a GPU copies while the CPU goes on."""
-        groups = tuple(Group(group.places.pin_memory(), group.measured.pinned(), group.outcome) for group in self.groups)
+        groups = tuple(replace(group, places=group.places.pin_memory(), measured=group.measured.pinned()) for group in self.groups)
         return SampleBatch(self.ids, self.unreadable, groups)
 
 
@@ -110,7 +112,7 @@ class TextInputs:
     def _group(self, places: Tensor, texts: Sequence[Text], measure: Callable[[TokenBatch], Measurement]) -> Group:
         length = self.limits.padded(max(len(text.ids) for text in texts))
         tokens = TokenBatch.of([torch.from_numpy(text.ids) for text in texts], [text.completion_start for text in texts], length)
-        return Group(places, Measured(tokens.inputs, measure(tokens)), lambda logits: completion_outcome(tokens, logits))
+        return Group(places, Measured(tokens.inputs, measure(tokens)), lambda logits: completion_outcome(tokens, logits), tokens)
 
     def _refuse_longest(self, batch: TextBatch) -> TextBatch:
         """The batch without the texts of which not even one fits."""
@@ -142,6 +144,12 @@ def completion_outcome(tokens: TokenBatch, logits_nsv: Tensor) -> Outcome:
     """No class; exp of the mean log-probability of the completion's tokens."""
     confidence = completion_confidence(tokens, logits_nsv)
     return Outcome(torch.full_like(confidence, NO_CLASS, dtype=torch.int64), confidence, torch.isfinite(confidence))
+
+
+def no_outcome(samples: int, device: torch.device) -> Outcome:
+    """Of samples that nobody asks about: no class, and nothing that is not finite."""
+    nothing = torch.zeros(samples, device=device)
+    return Outcome(torch.full_like(nothing, NO_CLASS, dtype=torch.int64), nothing, torch.ones_like(nothing, dtype=torch.bool))
 
 
 def aligned(inputs: Tensor) -> Tensor:

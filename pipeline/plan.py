@@ -26,13 +26,17 @@ ROWS_FORMAT = 1
 
 @dataclass(frozen=True)
 class RowTask:
-    """Rows [start, stop) of one source file, for one model; the same task whichever split and spelling names the file."""
+    """Rows [start, stop) of one source file, for one model; the same task whichever split and spelling names the file.
+
+    `draws`: 0 for the samples' own rows; else for those that the curvature is fitted on, so many a sample.
+    """
 
     model: str
     source_key: str
     start: int
     stop: int
     source: Source = field(compare=False)
+    draws: int = 0
 
     @property
     def name(self) -> str:
@@ -79,21 +83,46 @@ class ModelPlan:
         """All files, each once: trusted ones first."""
         return tuple({source.key: source for source in (*self.trusted, *self.audited)}.values())
 
-    def tasks(self, source: Source) -> Iterator[RowTask]:
-        """The tasks of one source, in order."""
-        for start in range(0, source.rows, self.rows_per_task):
-            yield RowTask(self.name, source.key, start, min(start + self.rows_per_task, source.rows), source)
+    @property
+    def draws(self) -> int:
+        """How many rows a sample has that the curvature is fitted on; 0 where it is fitted on the samples' own rows."""
+        return draws_of(self.config, self.classes)
 
     @property
-    def row_tasks(self) -> int:
-        """How many tasks the gradients stage has."""
-        return sum(-(-source.rows // self.rows_per_task) for source in self.sources)
+    def fitted(self) -> tuple[Source, ...]:
+        """All files of whose samples the curvature needs rows of its own, each once."""
+        sources = self.sources if self.config.curvature.transductive else self.trusted
+        return tuple({source.key: source for source in sources}.values()) if self.draws else ()
+
+    @property
+    def fitted_key(self) -> str:
+        """The key of those rows; a changed damping leaves it as it is."""
+        curvature = self.config.curvature
+        return key_of(rows=self.row_key, kind=curvature.kind, seed=curvature.seed)
+
+    def tasks(self, source: Source, draws: int = 0) -> Iterator[RowTask]:
+        """The tasks of one source, in order."""
+        step = max(1, self.rows_per_task // max(1, draws))
+        for start in range(0, source.rows, step):
+            yield RowTask(self.name, source.key, start, min(start + step, source.rows), source, draws)
+
+    @property
+    def row_tasks(self) -> tuple[RowTask, ...]:
+        """All tasks of the gradients stage."""
+        own = (task for source in self.sources for task in self.tasks(source))
+        return (*own, *(task for source in self.fitted for task in self.tasks(source, self.draws)))
 
     @property
     def row_bytes(self) -> int:
         """Bytes of all rows at rest."""
         width = 2 if self.config.estimator.rows_dtype == "float16" else 4
-        return sum(source.rows for source in self.sources) * (width * self.layout.k + 4 * len(self.layers))
+        rows = sum(source.rows for source in self.sources) + self.draws * sum(source.rows for source in self.fitted)
+        return rows * (width * self.layout.k + 4 * len(self.layers))
+
+
+def draws_of(model: ModelConfig, classes: int) -> int:
+    """How many rows a sample of the model has that its curvature is fitted on, beside its own (see `madcore.likelihood`)."""
+    return {"ggn": classes, "fisher": 1}.get(model.curvature.kind, 0)
 
 
 @dataclass(frozen=True)
@@ -161,7 +190,7 @@ def _plan_model(config: AuditConfig, model: ModelConfig) -> ModelPlan:
         sample_bytes=probed.sample_bytes,
         kept_bytes=probed.kept_bytes,
         at_once=probed.at_once,
-        task_rows=min(config.run.rows_per_task, rows),
+        task_rows=max(min(config.run.rows_per_task, rows), BATCH_MULTIPLE * draws_of(model, probed.classes)),
         batch=min(config.run.batch_size, rows),
         reference=samples - calibration_size(samples, model.calibration.fraction),
         classes=probed.classes,

@@ -30,7 +30,10 @@ class StageCost:
 
 @dataclass
 class ModelRun:
-    """One model in one run. `manifests` are what the stages published, by what they hold."""
+    """One model in one run. `manifests` are what the stages published, by what they hold.
+
+    `trusted`, `audited`: parts of the samples' own rows. `fitted_trusted`, `fitted_audited`: of those that the curvature needs beside them.
+    """
 
     plan: ModelPlan
     failure: str = ""
@@ -38,6 +41,8 @@ class ModelRun:
     stages: dict[str, StageCost] = field(default_factory=lambda: {stage: StageCost() for stage in STAGES})
     trusted: tuple[RowsPart, ...] = ()
     audited: tuple[RowsPart, ...] = ()
+    fitted_trusted: tuple[RowsPart, ...] = ()
+    fitted_audited: tuple[RowsPart, ...] = ()
     curvature: CurvatureFolders | None = None
     score_parts: tuple[ScorePart, ...] = ()
     report: Receipt | None = None

@@ -72,7 +72,7 @@ def _packages(plan: AuditPlan) -> tuple[str, ...]:
 
 def _planned(model: ModelPlan) -> Document:
     sources: JsonValue = {source.key: asdict(source.file) for source in model.sources}
-    return {"digest": model.digest, "row_key": model.row_key, "tasks": model.row_tasks, "sources": sources}
+    return {"digest": model.digest, "row_key": model.row_key, "fitted_key": model.fitted_key, "tasks": len(model.row_tasks), "sources": sources}
 
 
 def publish(storage: Storage, run_id: str, plan: AuditPlan, progress: Sequence[ModelRun], complete: bool) -> RunOutcome:

@@ -12,12 +12,12 @@ from infra.events import Listener, StageEnded, Stopwatch, ignore
 from infra.executors import EXECUTORS, Executor, Resources, open_executor
 from infra.storage import Storage
 from pipeline.artifacts.layout import claim_root
-from pipeline.artifacts.logs import STAGES, curvature_log, reporting_log, rows_log, scoring_log
+from pipeline.artifacts.logs import STAGES, curvature_log, reporting_log, scoring_log
 from pipeline.artifacts.rows import RowsPart
 from pipeline.audit import Audit
 from pipeline.curvature import FACTOR, MOMENT, SPLIT, CurvatureTask, CurvatureWorker, curvature_key, fitted_on, moment_ranges, references_name
 from pipeline.errors import ConfigError
-from pipeline.gradients import GradientTask, GradientWorker
+from pipeline.gradients import GradientTask, GradientWorker, row_task_log
 from pipeline.keys import key_of
 from pipeline.plan import AuditPlan, ModelPlan, RowTask
 from pipeline.progress import ModelRun
@@ -26,6 +26,8 @@ from pipeline.reporting import REPORT, ReportingWorker, ReportTask, ScorePart, r
 from pipeline.scoring import CurvatureFolders, ScoreTask, ScoringWorker, scoring_key
 from pipeline.sources.datasets import Source
 from pipeline.steps import Failure, Job, StepRunner
+
+FITTED = "fitted_"
 
 
 def run_audit(plan: AuditPlan, executor: str = "serial", until: str = "reporting", listener: Listener = ignore, address: str | None = None) -> Audit:
@@ -82,33 +84,43 @@ class _Stages:
         self._plans: dict[str, ModelPlan] = {model.name: model for model in plan.models}
 
     def gradients(self) -> None:
-        tasks = {model.plan.name: [task for source in model.plan.sources for task in model.plan.tasks(source)] for model in self._runner.alive}
+        tasks = {model.plan.name: model.plan.row_tasks for model in self._runner.alive}
         jobs = {name: [self._rows_job(self._plans[name], task) for task in own] for name, own in tasks.items()}
         results = self._runner.run("gradients", partial(GradientWorker, self._config, self._plans), jobs)
         for model in self._runner.alive:
             done = dict(zip(tasks[model.plan.name], results[model.plan.name], strict=True))
-            model.trusted = self._row_parts(model, model.plan.trusted, "trusted", done)
-            model.audited = self._row_parts(model, model.plan.audited, "audited", done)
-            lost = [part.failure for part in model.trusted if part.failure]
-            nonfinite = [(task, result.measures.nonfinite) for task, result in done.items() if isinstance(result, Receipt) and result.measures.nonfinite]
-            if nonfinite and self._config.run.on_nonfinite == "fail":
-                first, total = nonfinite[0][0].source.file.name, sum(count for _, count in nonfinite)
-                model.failure = f"{total:,} gradients are not finite, the first of them in {first}, and run.on_nonfinite is fail"
-            if lost:
-                model.failure = f"{len(lost)} of {len(model.trusted)} tasks of the trusted set failed, so there is nothing complete to compare with: {lost[0]}"
+            model.trusted = self._row_parts(model, "trusted", done)
+            model.audited = self._row_parts(model, "audited", done)
+            if model.plan.draws:
+                model.fitted_trusted = self._row_parts(model, f"{FITTED}trusted", done)
+            if model.plan.draws and model.plan.config.curvature.transductive:
+                model.fitted_audited = self._row_parts(model, f"{FITTED}audited", done)
+            model.failure = self._rows_failure(model, done)
+
+    def _rows_failure(self, model: ModelRun, done: dict[RowTask, Receipt | Failure]) -> str:
+        """Why a model cannot go on with the rows that it has; "" where it can."""
+        trusted = (*model.trusted, *model.fitted_trusted)
+        lost = [part.failure for part in trusted if part.failure]
+        if lost:
+            return f"{len(lost)} of {len(trusted)} tasks of the trusted set failed, so there is nothing complete to compare with: {lost[0]}"
+        receipts = {task: result for task, result in done.items() if isinstance(result, Receipt) and not task.draws}
+        nonfinite = {task: receipt.measures.nonfinite for task, receipt in receipts.items() if receipt.measures.nonfinite}
+        if nonfinite and self._config.run.on_nonfinite == "fail":
+            first = next(iter(nonfinite)).source.file.name
+            return f"{sum(nonfinite.values()):,} gradients are not finite, the first of them in {first}, and run.on_nonfinite is fail"
+        return ""
 
     def _rows_job(self, plan: ModelPlan, rows: RowTask) -> Job[GradientTask]:
-        return Job(self._rows_log(plan, rows.source), rows.name, GradientTask(rows), retry=partial(GradientTask, rows))
+        return Job(row_task_log(self._storage, plan, rows.source, rows.draws), rows.name, GradientTask(rows), retry=partial(GradientTask, rows))
 
-    def _rows_log(self, plan: ModelPlan, source: Source) -> CommitLog:
-        return rows_log(self._storage, plan.name, plan.row_key, source.key)
-
-    def _row_parts(self, model: ModelRun, sources: Sequence[Source], split: str, done: dict[RowTask, Receipt | Failure]) -> tuple[RowsPart, ...]:
+    def _row_parts(self, model: ModelRun, split: str, done: dict[RowTask, Receipt | Failure]) -> tuple[RowsPart, ...]:
         """The parts of a split, in order; a source without a failed task is published."""
+        sources: Sequence[Source] = getattr(model.plan, split.removeprefix(FITTED))
+        draws = model.plan.draws if split.startswith(FITTED) else 0
         parts: list[RowsPart] = []
         for source in sources:
-            log = self._rows_log(model.plan, source)
-            results = {task: done[task] for task in model.plan.tasks(source)}
+            log = row_task_log(self._storage, model.plan, source, draws)
+            results = {task: done[task] for task in model.plan.tasks(source, draws)}
             receipts = [result for result in results.values() if isinstance(result, Receipt)]
             if len(receipts) == len(results):
                 model.manifests.setdefault(split, []).append(log.publish(receipts))
@@ -118,12 +130,12 @@ class _Stages:
     def curvature(self) -> None:
         logs, tasks = dict[str, CommitLog](), dict[str, CurvatureTask]()
         for model in self._runner.alive:
-            name, audited = model.plan.name, fitted_on(model.plan, model.audited)
-            key = curvature_key(model.plan, model.trusted, audited)
+            name, audited = model.plan.name, fitted_on(model.plan, model.fitted_audited if model.plan.draws else model.audited)
+            key = curvature_key(model.plan, model.trusted, audited, model.fitted_trusted)
             logs[name], tasks[name] = curvature_log(self._storage, name, key), CurvatureTask(name, SPLIT, key, model.trusted, audited)
         splits = self._curvature_step(logs, {name: [task] for name, task in tasks.items()})
         tasks = {name: replace(tasks[name], split=logs[name].attempt_folder(done[0]), last=tasks[name].length) for name, done in splits.items()}
-        curved = {name: task for name, task in tasks.items() if self._plans[name].config.curvature.kind != "identity"}
+        curved = {name: self._fitting(task) for name, task in tasks.items() if self._plans[name].config.curvature.kind != "identity"}
         moments, summed = self._moments(logs, curved)
         factors = self._curvature_step(logs, {name: [replace(task, name=FACTOR)] for name, task in summed.items()})
         folders = {name: logs[name].attempt_folder(done[0]) for name, done in factors.items()}
@@ -134,6 +146,14 @@ class _Stages:
             content = key_of(contents=[receipt.content for receipt in own])
             model.curvature = CurvatureFolders(folders.get(name, ""), logs[name].attempt_folder(last), content)
             model.manifests["curvature"] = [logs[name].publish([*splits[name], *moments.get(name, []), *own])]
+
+    def _fitting(self, task: CurvatureTask) -> CurvatureTask:
+        """The task on the rows that its model's curvature is fitted on."""
+        model = self._runner.models[task.model]
+        if not model.plan.draws:
+            return task
+        fitting = replace(task, parts=model.fitted_trusted, draws=model.plan.draws)
+        return replace(fitting, last=fitting.length)
 
     def _moments(self, logs: Mapping[str, CommitLog], tasks: dict[str, CurvatureTask]) -> tuple[dict[str, list[Receipt]], dict[str, CurvatureTask]]:
         """Adds up parts, then sums of parts, until few enough are left; returns the receipts, and the tasks that add up what is left."""

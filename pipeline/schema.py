@@ -13,6 +13,10 @@ Seed = Annotated[int, Field(ge=0, lt=1 << 63)]
 Paths = Annotated[tuple[str, ...], BeforeValidator(lambda value: [value] if isinstance(value, str) else value), Field(min_length=1)]
 Triple = tuple[float, float, float]
 Task = Literal["classification", "causal_lm"]
+CURVATURES: dict[str, tuple[str, ...]] = {
+    "classification": ("identity", "block_moment", "ggn", "fisher"),
+    "causal_lm": ("identity", "block_moment", "fisher"),
+}
 MEASUREMENTS: dict[str, tuple[str, ...]] = {"classification": ("margin",), "causal_lm": ("token_margin", "completion_nll")}
 SCORES: dict[str, tuple[str, ...]] = {
     "classification": ("prediction_coupling", "class_coupling", "mean_coupling", "top_coupling", "leverage"),
@@ -111,9 +115,13 @@ def _with_default_kind(value: JsonValue) -> JsonValue:
 
 
 class CurvatureSection(Section):
-    """The matrix that rows are whitened by, fitted on the reference part, or, `transductive`, on the audited samples and the calibration part too."""
+    """The matrix that rows are whitened by, fitted on the reference part, or, `transductive`, on the audited samples and the calibration part too.
 
-    kind: Literal["identity", "block_moment"] = "block_moment"
+    `seed`: of the labels that `fisher` samples; 0 is left out of what is written and of keys.
+    """
+
+    kind: Literal["identity", "block_moment", "ggn", "fisher"] = "block_moment"
+    seed: Annotated[Seed, Field(exclude_if=lambda seed: seed == 0)] = 0
     damping: Annotated[RelativeMean | Absolute, Field(discriminator="kind"), BeforeValidator(_with_default_kind)] = RelativeMean()
     transductive: bool = False
 
@@ -121,6 +129,8 @@ class CurvatureSection(Section):
     def _something_to_fit(self) -> "CurvatureSection":
         if self.transductive and self.kind == "identity":
             raise ValueError("transductive says whom the curvature is fitted on, and identity is fitted on nobody; choose one of them")
+        if self.seed and self.kind != "fisher":
+            raise ValueError(f"seed is that of the labels that kind: fisher samples; {self.kind} samples none")
         return self
 
 

@@ -4,6 +4,7 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+import torch
 
 from infra.computing import compute
 
@@ -31,3 +32,13 @@ def test_what_a_call_raises_reaches_who_asked_and_the_next_call_runs() -> None:
     with pytest.raises(ValueError, match="no such layer"):
         compute(fail, text="no such layer")
     assert compute(len, "abc") == 3
+
+
+def test_the_number_of_threads_is_that_of_who_asks() -> None:
+    before = torch.get_num_threads()
+    try:
+        for threads in (2, 1, 3):
+            torch.set_num_threads(threads)
+            assert compute(torch.get_num_threads) == threads
+    finally:
+        torch.set_num_threads(before)

@@ -305,3 +305,18 @@ def test_another_measurement_has_rows_of_its_own(place: Path, tmp_path: Path) ->
         ended = run(place, tmp_path / "root", estimator={"measurement": measurement})
         assert [tasks(summary_of(ended, model))["gradients"][1] for model in ("gpt2", "llama")] == [0, 0]
         assert section(summary_of(ended, "gpt2"), "settings")["measurement"] == measurement
+
+
+def test_a_fisher_samples_a_texts_labels_whatever_the_batch(place: Path, tmp_path: Path) -> None:
+    """Trusted texts with bad ones among them; scores differ from those of the default curvature."""
+    data: JsonValue = {"trusted": "trusted-bad.parquet"}
+    whole, single = (
+        run(place, tmp_path / f"batch{size}", curvature={"kind": "fisher"}, data=data, run={"batch_size": size, "rows_per_task": rows})
+        for size, rows in ((30, 40), (1, 7))
+    )
+    assert whole.code == single.code == 0
+    plain = run(place, tmp_path / "plain", data=data)
+    for model in ("gpt2", "llama"):
+        one, other, default = (np.array([row["score"] for row in table(tmp_path / root, model)], float) for root in ("batch30", "batch1", "plain"))
+        np.testing.assert_allclose(one, other, atol=1e-5)
+        assert plain.code == 0 and not np.allclose(one, default, atol=1e-2)

@@ -91,7 +91,7 @@ def test_rows_of_tokens_through_checkpointed_blocks_sum_to_the_texts(use_reentra
     assert rows.any(dim=0).all()
 
 
-def test_rows_of_tokens_need_a_measurement_per_token() -> None:
+def test_rows_of_tokens_need_a_term_per_token() -> None:
     model, tokens = gpt2(), batch_of(texts(LENGTHS))
-    with pytest.raises(ModelError, match=r"expected a measurement \(samples, positions\) of 5 samples, got shape \(5,\)"):
+    with pytest.raises(ModelError, match=r"expected a measurement \(samples, terms\) of 5 samples, got shape \(5,\)"):
         per_token_rows(model, tokens, measurement=token_margin)
