@@ -6,7 +6,7 @@ PEERS := .venv-peers
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo check test test-s3 bench bench-gradients bench-peers-setup bench-precision bench-pipeline clean
+.PHONY: help setup demo check test test-s3 bench bench-gradients bench-peers-setup bench-precision bench-estimators bench-pipeline clean
 
 help:  ## List the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## (.*)/  make \1\t\2/' | expand -t 26
@@ -59,6 +59,10 @@ $(PEERS)/.ready: tests/benchmarks/peers.txt requirements.txt
 bench-precision: setup  ## Measure: what the precision of the model and of rows at rest does to scores, on the models at ZOO
 	$(if $(ZOO),,$(error name the folder that holds zoo/ and data/: make bench-precision ZOO=FOLDER))
 	$(BIN)/python -m tests.benchmarks.precision $(ZOO)
+
+bench-estimators: setup  ## Measure: what detects which backdoor, on the models at ZOO; goes on where it was if CACHE names a folder
+	$(if $(ZOO),,$(error name the folder that holds zoo/ and data/: make bench-estimators ZOO=FOLDER))
+	$(BIN)/python -m tests.benchmarks.estimators $(ZOO) $(if $(CACHE),--cache $(CACHE))
 
 bench-pipeline: setup  ## Measure: the gradients stage against the bare loop that it contains, serial and on Ray
 	$(BIN)/python -m tests.benchmarks.pipeline

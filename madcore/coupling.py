@@ -47,6 +47,37 @@ def class_means(units_mk: Tensor, predictions_m: Tensor, classes: int) -> Tensor
     return share_c1 * means_ck + (1 - share_c1) * overall_k
 
 
+def cohesion(units_mk: Tensor, predictions_m: Tensor, classes: int) -> Tensor:
+    """U_c, (classes,) float64: the mean inner product of two different unit rows of a class, without the bias that |M_c|^2 has in small ones.
+
+    `U_c = (|sum u|^2 - sum |u|^2) / (n_c (n_c - 1))`. A class with n_c < 10 rows is drawn towards the mean over classes as its M_c is;
+    all are 0 where no class has two rows.
+    """
+    counts_c = torch.bincount(predictions_m, minlength=classes).double()
+    sums_ck = torch.zeros(classes, units_mk.shape[1], dtype=torch.float64, device=units_mk.device)
+    squares_c = torch.zeros(classes, dtype=torch.float64, device=units_mk.device)
+    for units, predictions in zip(units_mk.split(BLOCK), predictions_m.split(BLOCK), strict=True):
+        sums_ck.index_add_(0, predictions, units.double())
+        squares_c.index_add_(0, predictions, units.double().square().sum(dim=1))
+    several_c = counts_c > 1
+    if not several_c.any():
+        return torch.zeros_like(counts_c)
+    own_c = (sums_ck.square().sum(dim=1) - squares_c) / (counts_c * (counts_c - 1)).clamp(min=1)
+    share_c = torch.where(several_c, counts_c / RARE_CLASS, 0.0).clamp(max=1)
+    return share_c * own_c + (1 - share_c) * own_c[several_c].mean()
+
+
+def debiased(means_ck: Tensor, cohesion_c: Tensor) -> Tensor:
+    """Class means over sqrt(max(U_c, f)), f a tenth of the median U: a class whose rows agree less among themselves is expected to explain less.
+
+    As they are where the median is not positive, so that rows of a class have nothing in common.
+    """
+    median = float(cohesion_c.quantile(0.5))
+    if median <= 0:
+        return means_ck
+    return means_ck / cohesion_c.clamp(min=median / 10).sqrt().unsqueeze(1).to(means_ck)
+
+
 @dataclass(frozen=True)
 class References:
     """What scores compare with: the reference part's whitened rows (m, k) and statistics of them; without classes, no class means."""
@@ -61,8 +92,12 @@ class References:
     q: int | None = None
 
     @classmethod
-    def of(cls, layout: RowLayout, layers: LayersForm, whitened_mk: Tensor, predictions_m: Tensor, classes: int) -> "References":
+    def of(  # noqa: PLR0913
+        cls, layout: RowLayout, layers: LayersForm, whitened_mk: Tensor, predictions_m: Tensor, classes: int, *, debias: bool = False
+    ) -> "References":
         """From whitened reference rows (m, k) and their predicted classes (m,), m at least 1; without classes if `classes` is 0.
+
+        `debias`: class means are divided by how much the rows of a class agree among themselves (see `debiased`).
 
         Raises:
             ValueError: there are no reference rows.
@@ -71,6 +106,8 @@ class References:
             raise ValueError("the reference part is empty: no trusted sample is left to compare with")
         units_mk = unit_rows(whitened_mk, layout, layers)
         means_ck = class_means(units_mk, predictions_m, classes) if classes else units_mk[:0]
+        if classes and debias:
+            means_ck = debiased(means_ck, cohesion(units_mk, predictions_m, classes))
         present_c = torch.bincount(predictions_m[predictions_m >= 0], minlength=classes) > 0
         median = float(log_leverage(whitened_mk).quantile(0.5))
         return cls(layout, layers, whitened_mk, units_mk, means_ck, present_c, median)

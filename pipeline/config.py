@@ -12,7 +12,7 @@ from pydantic_core import ErrorDetails
 
 from pipeline import schema
 from pipeline.errors import ConfigError
-from pipeline.schema import CURVATURES, MEASUREMENTS, SCORES, ModelConfig, RunSection, ScoreSection, Section
+from pipeline.schema import CLASS_MEANS, CURVATURES, MEASUREMENTS, SCORES, ModelConfig, RunSection, ScoreSection, Section
 
 MODEL_SECTIONS = ("task", "data", "estimator", "curvature", "score", "calibration")
 REPLACED_WHOLE = ("columns", "preprocess", "target")
@@ -109,6 +109,9 @@ def _misfits(index: int, model: ModelConfig, raw: Raw) -> list[str]:
     ]
     if model.score.q != "auto" and _resolve_auto(model).score.kind != "top_coupling":
         lines.append(f"{_where(('models', index, 'score'), raw)}: q belongs to kind: top_coupling, not to {model.score.kind}")
+    if model.score.debiased and _resolve_auto(model).score.kind not in CLASS_MEANS:
+        place = _where(("models", index, "score"), raw)
+        lines.append(f"{place}: debiased belongs to a score of class means, {' or '.join(CLASS_MEANS)}, not to {model.score.kind}")
     return [*lines, *_misfit_of_code(index, model, raw)]
 
 

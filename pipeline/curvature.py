@@ -204,7 +204,7 @@ class Scorer:
     def of(cls, plan: ModelPlan, whitening: Whitening, whitened_mk: Tensor, trusted: TrustedSamples) -> "Scorer":
         """From the reference part's whitened rows (m, k)."""
         config = plan.config.score
-        references = References.of(plan.layout, config.layers_form, whitened_mk, trusted.reference_predictions, plan.classes)
+        references = References.of(plan.layout, config.layers_form, whitened_mk, trusted.reference_predictions, plan.classes, debias=config.debiased)
         return cls(replace(references, q=config.nearest), whitening, config.resolved)
 
     def __call__(self, rows_bk: Tensor, predictions_b: Tensor) -> Scored:

@@ -23,6 +23,8 @@ SCORES: dict[str, tuple[str, ...]] = {
     "causal_lm": ("top_coupling", "mean_coupling", "leverage"),
 }
 
+CLASS_MEANS = ("prediction_coupling", "class_coupling")
+
 
 class Section(BaseModel):
     """A mapping of the config; an unknown key is an error."""
@@ -141,11 +143,12 @@ def _whole_or_auto(value: JsonValue) -> JsonValue:
 
 
 class ScoreSection(Section):
-    """The anomaly score."""
+    """The anomaly score. `debiased`: of class means; false is left out of what is written and of keys."""
 
     kind: Literal["auto", "prediction_coupling", "class_coupling", "mean_coupling", "top_coupling", "leverage"] = "auto"
     layers: Literal["auto", "concatenated", "apart"] = "auto"
     q: Annotated[int | Literal["auto"], BeforeValidator(_whole_or_auto)] = "auto"
+    debiased: Annotated[bool, Field(exclude_if=lambda debiased: not debiased)] = False
 
     @property
     def nearest(self) -> int | None:

@@ -149,6 +149,14 @@ def class_means(units: Sequence[Floats], predictions: Sequence[int], classes: in
     return means
 
 
+def cohesion(units: Sequence[Floats], predictions: Sequence[int], classes: int) -> list[float]:
+    """U_c per class: the mean inner product over pairs of different rows; rare classes drawn to the mean over classes with any pair."""
+    members = [[unit for unit, predicted in zip(units, predictions, strict=True) if predicted == c] for c in range(classes)]
+    plain = {c: np.mean([a @ b for i, a in enumerate(rows) for j, b in enumerate(rows) if i != j]) for c, rows in enumerate(members) if len(rows) > 1}
+    overall, shares = np.mean(list(plain.values())), [min(1.0, len(rows) / 10) for rows in members]
+    return [float(share * plain[c] + (1 - share) * overall) if c in plain else float(overall) for c, share in enumerate(shares)]
+
+
 class CouplingTwin:
     """Scores of one sample at a time, as METHOD section 4 defines them."""
 

@@ -10,10 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from madcore import Measured, Projection, References, RowExtractor, RowLayout, margin, score, select_layers
-from madcore.coupling import CLASS_SCORES, LayersForm, Scored, ScoreKind, class_means, unit_rows
+from madcore.coupling import CLASS_SCORES, LayersForm, Scored, ScoreKind, class_means, cohesion, debiased, unit_rows
 from tests.madcore.models import batch_of, conv, with_head
 from tests.reference import CouplingTwin, mean_coupling_from_gradients, unit_row
 from tests.reference import class_means as class_means_twin
+from tests.reference import cohesion as cohesion_twin
 
 LAYOUT = RowLayout(("a.weight", "b.weight", "c.weight"), (5, 1, 4))
 KINDS, FORMS = get_args(ScoreKind), get_args(LayersForm)
@@ -122,6 +123,39 @@ def test_class_means_equal_the_loop(counts: tuple[int, ...]) -> None:
     units = unit_rows(rows.whitened, LAYOUT, "apart")
     expected = class_means_twin(list(units.double().numpy()), rows.predictions.tolist(), len(counts))
     np.testing.assert_allclose(class_means(units, rows.predictions, len(counts)), expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("layers", FORMS)
+@pytest.mark.parametrize("counts", [(20, 15, 12), REFERENCES["rare classes"], REFERENCES["absent classes"]], ids=str)
+def test_cohesion_is_the_mean_over_pairs(counts: tuple[int, ...], layers: LayersForm) -> None:
+    rows = rows_of(0, counts)
+    units = unit_rows(rows.whitened, LAYOUT, layers)
+    expected = cohesion_twin(list(units.double().numpy()), rows.predictions.tolist(), len(counts))
+    np.testing.assert_allclose(cohesion(units, rows.predictions, len(counts)), expected, atol=1e-6)
+
+
+def test_no_pair_of_rows_has_no_cohesion_and_debiases_nothing() -> None:
+    units, predictions = torch.eye(3), torch.arange(3)
+    assert torch.equal(cohesion(units, predictions, 4), torch.zeros(4, dtype=torch.float64))
+    assert torch.equal(debiased(units, cohesion(units, predictions, 3)), units)
+
+
+def test_debiased_means_are_over_the_root_of_their_cohesion_and_no_less_than_a_tenth_of_the_median() -> None:
+    means, agreement = torch.ones(4, 2), torch.tensor([0.4, 0.2, 0.001, -0.1], dtype=torch.float64)
+    floor = float(agreement.quantile(0.5)) / 10
+    torch.testing.assert_close(debiased(means, agreement)[:, 0], 1 / torch.tensor([0.4, 0.2, floor, floor]).sqrt())
+
+
+@pytest.mark.parametrize("kind", CLASS_SCORES)
+def test_debiasing_changes_scores_of_class_means_by_a_factor_per_class(kind: ScoreKind) -> None:
+    rows = rows_of(0, (150, 120, 131))
+    plain, changed = (References.of(LAYOUT, "concatenated", rows.whitened, rows.predictions, 3, debias=debias) for debias in (False, True))
+    factors = 1 / cohesion(plain.units, rows.predictions, 3).sqrt()
+    torch.testing.assert_close(changed.class_means, plain.class_means * factors.unsqueeze(1).float())
+    before, after = (score(one, kind, AUDITED.whitened, AUDITED.predictions).score for one in (plain, changed))
+    assert not torch.allclose(before, after)
+    if kind == "prediction_coupling":
+        torch.testing.assert_close(after, before * factors[AUDITED.predictions].float())
 
 
 def test_class_means_are_not_renormalised() -> None:

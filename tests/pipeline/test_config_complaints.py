@@ -80,6 +80,7 @@ WRONG = {
     "nothing to fit": ("curvature: {kind: identity, transductive: true}", "", "curvature: transductive says whom the curvature is fitted on", "choose one"),
     "unknown damping": ("curvature: {damping: {kind: ridge}}", "", "curvature.damping: kind must be one of 'relative_mean'", "'relative_mean', 'absolute'"),
     "unknown precision": ("estimator: {precision: fp16}", "", f"estimator.precision: {ONE_OF} 'float32', 'bfloat16' or 'float16'", "got 'fp16'"),
+    "nothing to debias": ("score: {kind: mean_coupling, debiased: true}", "", "score: debiased belongs to a score of class means", "not to mean"),
     "of the model": ("", "curvature: {kind: kfac}", f"models.net.curvature.kind: {ONE_OF} 'identity', 'block_moment', 'ggn' or 'fisher'", "got 'kfac'"),
     "review, later": ("review: table.parquet", "", "review: not available in this version", "got 'table.parquet'"),
     "a name with a space": ("", "name: a net", "models.a net.name: string should match pattern '^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$'", "got 'a net'"),
