@@ -2,7 +2,7 @@
 
 A worker is an ordinary callable made by a factory: made once where it runs (it loads a model, opens storage), called once a task. An
 executor calls one worker with up to IN_FLIGHT tasks at a time, each in a thread, so that one reads or writes while the other computes;
-a worker takes a lock for what it must not do twice at once.
+what a worker must not do twice at once it hands to `infra.computing`.
 """
 
 import traceback

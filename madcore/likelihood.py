@@ -15,7 +15,6 @@ mean over labels. A language model's labels are sampled token by token.
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 import torch
@@ -27,7 +26,7 @@ from madcore.gradients import RowExtractor
 from madcore.measurements import Inputs, Measured
 from madcore.tokens import TokenBatch, sum_over_completions
 
-LikelihoodKind = Literal["ggn", "fisher"]
+BLOCK = 256
 
 
 def label_uniforms(seed: int, names: Sequence[str], count: int = 1) -> Tensor:
@@ -43,9 +42,14 @@ def label_uniforms(seed: int, names: Sequence[str], count: int = 1) -> Tensor:
 
 def sampled_nlls(logits_tc: Tensor, uniforms_t: Tensor) -> Tensor:
     """-log p_y, (t,), of labels y sampled from the softmax p of logits (t, C): the first class whose cumulated probability exceeds the uniform."""
-    cumulated_tc = torch.softmax(logits_tc.detach().double(), dim=1).cumsum(dim=1)
+    labels = [_labels(logits.detach(), uniforms) for logits, uniforms in zip(logits_tc.split(BLOCK), uniforms_t.split(BLOCK), strict=True)]
+    return F.cross_entropy(logits_tc, torch.cat(labels), reduction="none")
+
+
+def _labels(logits_tc: Tensor, uniforms_t: Tensor) -> Tensor:
+    cumulated_tc = torch.softmax(logits_tc.double(), dim=1).cumsum(dim=1)
     labels_t1 = torch.searchsorted(cumulated_tc, uniforms_t.to(cumulated_tc).unsqueeze(1) * cumulated_tc[:, -1:], right=True)
-    return F.cross_entropy(logits_tc, labels_t1.squeeze(1).clamp(max=logits_tc.shape[1] - 1), reduction="none")
+    return labels_t1.squeeze(1).clamp(max=logits_tc.shape[1] - 1)
 
 
 @dataclass(frozen=True)
@@ -104,7 +108,7 @@ def gauss_newton_rows(extractor: RowExtractor, inputs: Inputs, classes: int) -> 
         classes: how many logits it has.
 
     Returns:
-        Rows (n, C, k), in the model's precision. Few samples go through the model together (see `RowExtractor.at_once`).
+        Rows (n, C, k), in the model's precision, without autocast. Few samples go through the model together (see `RowExtractor.at_once`).
 
     Raises:
         ModelError: the outputs are not (n, C).
@@ -112,7 +116,7 @@ def gauss_newton_rows(extractor: RowExtractor, inputs: Inputs, classes: int) -> 
     """
     batch = Measured(inputs, _ClassLosses())
     parts = [extractor.per_term(part, range(classes)) for _, part in batch.parts(extractor.at_once(batch))]
-    return torch.cat(parts)
+    return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 
 def _checked(logits_nc: Tensor) -> Tensor:

@@ -31,7 +31,7 @@ from pipeline.artifacts.rows import NO_CLASS, NONFINITE, OK, SampleColumns, at_r
 from pipeline.config import AuditConfig
 from pipeline.errors import StageError
 from pipeline.inputs import Group, Outcome, SampleBatch, no_outcome
-from pipeline.plan import ModelPlan, RowTask
+from pipeline.plan import ModelPlan, RowTask, samples_of
 from pipeline.sources.datasets import Source
 from pipeline.sources.models import load_model
 
@@ -86,7 +86,7 @@ class GradientWorker:
         return log.commit(rows.name, files, measures, task.supersedes)
 
     def _read(self, plan: ModelPlan, rows: RowTask, places: range) -> Iterator[SampleBatch]:
-        for batch in plan.inputs.read(plan.config, rows.source, places, max(1, self._config.run.batch_size // max(1, rows.draws))):
+        for batch in plan.inputs.read(plan.config, rows.source, places, samples_of(self._config.run.batch_size, rows.draws)):
             yield batch.pinned() if self._device.type == "cuda" else batch
 
     def _still_unreadable(self, plan: ModelPlan, rows: RowTask, done: Receipt) -> bool:
@@ -102,7 +102,6 @@ class GradientWorker:
 
     def _compute(self, plan: ModelPlan, batches: Iterator[SampleBatch], rows: RowTask) -> tuple["Collected", Stopwatch, float]:
         """Rows of all batches, a watch that began with them, and the seconds not spent on waiting for a batch to be read."""
-        compute_rows = self._likelihood_rows if rows.draws else self._own_rows
         collected, watch, waited = Collected(plan.layout.k, rows.stop - rows.start, max(1, rows.draws), self._device), Stopwatch(), 0.0
         while True:
             waiting = Stopwatch()
@@ -113,23 +112,23 @@ class GradientWorker:
                 return collected, watch, watch.seconds - waited
             place = collected.add(batch)
             for group in batch.groups:
-                collected.fill(place, *compute_rows(plan, batch, group), group)
+                computed = self._likelihood_rows(plan, _names(rows, place, batch), group) if rows.draws else self._own_rows(plan, group)
+                collected.fill(place, *computed, group)
 
-    def _own_rows(self, plan: ModelPlan, batch: SampleBatch, group: Group) -> tuple[Tensor, Outcome]:
+    def _own_rows(self, plan: ModelPlan, group: Group) -> tuple[Tensor, Outcome]:
         """Of a group's r samples, rows (r, k) and what the model made of them."""
         computed = self._extractor(plan)(group.measured.to(self._device), PRECISIONS[plan.config.estimator.precision])
         samples = len(group.places)
         return computed.rows[:samples], group.outcome(computed.outputs[:samples].float())
 
-    def _likelihood_rows(self, plan: ModelPlan, batch: SampleBatch, group: Group) -> tuple[Tensor, Outcome]:
+    def _likelihood_rows(self, plan: ModelPlan, names: Sequence[str], group: Group) -> tuple[Tensor, Outcome]:
         """Of a group's r samples, rows (r * draws, k), those of a sample together; they are not asked what the model made of them."""
         extractor, measured, samples = self._extractor(plan), group.measured.to(self._device), len(group.places)
         if plan.config.curvature.kind == "ggn":
             rows_rdk = gauss_newton_rows(extractor, measured.inputs, plan.classes)[:samples]
             return rows_rdk.flatten(0, 1), no_outcome(samples, rows_rdk.device)
-        names = [batch.ids[place] for place in group.places.tolist()]
-        names += names[:1] * (measured.samples - samples)
-        labels = sampled_labels(group.tokens, plan.config.curvature.seed, names)
+        own = [names[place] for place in group.places.tolist()]
+        labels = sampled_labels(group.tokens, plan.config.curvature.seed, own + own[:1] * (measured.samples - samples))
         rows_rk = extractor(Measured(measured.inputs, labels), PRECISIONS[plan.config.estimator.precision]).rows[:samples]
         return rows_rk, no_outcome(samples, rows_rk.device)
 
@@ -147,6 +146,11 @@ class GradientWorker:
 def row_task_log(storage: Storage, plan: ModelPlan, source: Source, draws: int) -> CommitLog:
     """Where rows of a source are committed: the samples' own, or with `draws` those that the curvature is fitted on."""
     return rows_log(storage, plan.name, plan.fitted_key if draws else plan.row_key, source.key)
+
+
+def _names(rows: RowTask, place: int, batch: SampleBatch) -> list[str]:
+    """What labels are sampled by, of a batch that begins at `place` of its task: ids, and where there is none, the sample's place."""
+    return [name or f"{rows.source.key}/{row}" for row, name in enumerate(batch.ids, rows.start + place)]
 
 
 def sampled_labels(tokens: TokenBatch | None, seed: int, names: Sequence[str]) -> Measurement:

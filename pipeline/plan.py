@@ -21,7 +21,7 @@ from pipeline.probes import Probed, probe, projection_of
 from pipeline.schema import ModelConfig
 from pipeline.sources.datasets import INPUTS, Source, find_sources, read_ids
 
-ROWS_FORMAT = 1
+ROWS_FORMAT, FITTED_FORMAT = 1, 1
 
 
 @dataclass(frozen=True)
@@ -98,11 +98,11 @@ class ModelPlan:
     def fitted_key(self) -> str:
         """The key of those rows; a changed damping leaves it as it is."""
         curvature = self.config.curvature
-        return key_of(rows=self.row_key, kind=curvature.kind, seed=curvature.seed)
+        return key_of(format=FITTED_FORMAT, rows=self.row_key, kind=curvature.kind, seed=curvature.seed)
 
     def tasks(self, source: Source, draws: int = 0) -> Iterator[RowTask]:
         """The tasks of one source, in order."""
-        step = max(1, self.rows_per_task // max(1, draws))
+        step = samples_of(self.rows_per_task, draws)
         for start in range(0, source.rows, step):
             yield RowTask(self.name, source.key, start, min(start + step, source.rows), source, draws)
 
@@ -123,6 +123,11 @@ class ModelPlan:
 def draws_of(model: ModelConfig, classes: int) -> int:
     """How many rows a sample of the model has that its curvature is fitted on, beside its own (see `madcore.likelihood`)."""
     return {"ggn": classes, "fisher": 1}.get(model.curvature.kind, 0)
+
+
+def samples_of(rows: int, draws: int) -> int:
+    """How many samples have so many rows, `draws` each: a multiple of BATCH_MULTIPLE, to which batches would be filled up."""
+    return rows if draws <= 1 else max(1, rows // (draws * BATCH_MULTIPLE)) * BATCH_MULTIPLE
 
 
 @dataclass(frozen=True)
@@ -184,14 +189,15 @@ def _plan_model(config: AuditConfig, model: ModelConfig) -> ModelPlan:
     samples = _check_trusted(model, trusted)
     probed = compute(probe, config, model, trusted)
     layout, rows = row_layout(probed.coverage.covered, projection_of(model)), max(source.rows for source in (*trusted, *audited))
+    draws = draws_of(model, probed.classes)
     shapes = Shapes(
         layout=layout,
         model_bytes=probed.model_bytes,
         sample_bytes=probed.sample_bytes,
         kept_bytes=probed.kept_bytes,
         at_once=probed.at_once,
-        task_rows=max(min(config.run.rows_per_task, rows), BATCH_MULTIPLE * draws_of(model, probed.classes)),
-        batch=min(config.run.batch_size, rows),
+        task_rows=max(min(config.run.rows_per_task, rows * max(1, draws)), BATCH_MULTIPLE * draws),
+        batch=max(min(config.run.batch_size, rows * max(1, draws)), BATCH_MULTIPLE * max(0, draws - 1)),
         reference=samples - calibration_size(samples, model.calibration.fraction),
         classes=probed.classes,
         whitened=model.curvature.kind != "identity",

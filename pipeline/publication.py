@@ -72,7 +72,8 @@ def _packages(plan: AuditPlan) -> tuple[str, ...]:
 
 def _planned(model: ModelPlan) -> Document:
     sources: JsonValue = {source.key: asdict(source.file) for source in model.sources}
-    return {"digest": model.digest, "row_key": model.row_key, "fitted_key": model.fitted_key, "tasks": len(model.row_tasks), "sources": sources}
+    fitted: Document = {"fitted_key": model.fitted_key, "fitted_sources": [source.key for source in model.fitted]} if model.draws else {}
+    return {"digest": model.digest, "row_key": model.row_key, **fitted, "tasks": len(model.row_tasks), "sources": sources}
 
 
 def publish(storage: Storage, run_id: str, plan: AuditPlan, progress: Sequence[ModelRun], complete: bool) -> RunOutcome:

@@ -103,7 +103,7 @@ class _Stages:
         lost = [part.failure for part in trusted if part.failure]
         if lost:
             return f"{len(lost)} of {len(trusted)} tasks of the trusted set failed, so there is nothing complete to compare with: {lost[0]}"
-        receipts = {task: result for task, result in done.items() if isinstance(result, Receipt) and not task.draws}
+        receipts = {task: result for task, result in done.items() if isinstance(result, Receipt)}
         nonfinite = {task: receipt.measures.nonfinite for task, receipt in receipts.items() if receipt.measures.nonfinite}
         if nonfinite and self._config.run.on_nonfinite == "fail":
             first = next(iter(nonfinite)).source.file.name

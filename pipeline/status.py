@@ -47,8 +47,10 @@ def _progress(storage: Storage, record: Document) -> JsonValue:
     planned = record.get("models")
     for name, model in planned.items() if isinstance(planned, dict) else ():
         if isinstance(model, dict) and isinstance(model["sources"], dict):
-            keys = [str(model[what]) for what in ("row_key", "fitted_key") if what in model]
-            logs = [rows_log(storage, name, row_key, source_key) for row_key in keys for source_key in model["sources"]]
+            places = [(str(model["row_key"]), key) for key in model["sources"]]
+            fitted = model.get("fitted_sources")
+            places += [(str(model["fitted_key"]), str(key)) for key in fitted] if isinstance(fitted, list) else []
+            logs = [rows_log(storage, name, row_key, source_key) for row_key, source_key in places]
             progress[name] = {"tasks": model["tasks"], "done": sum(len(log.receipts()) for log in logs)}
     return progress
 
