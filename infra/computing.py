@@ -34,6 +34,5 @@ def compute(call: Callable[Arguments, Result], *args: Arguments.args, **kwargs: 
     future = _thread.submit(run)
     try:
         return future.result()
-    except BaseException:
-        future.cancel()
-        raise
+    finally:
+        future.cancel()  # where who asked is interrupted

@@ -31,6 +31,14 @@ def unit_rows(whitened_nk: Tensor, layout: RowLayout, layers: LayersForm) -> Ten
     return whitened_nk / (divisors_nl if layers == "concatenated" else layout.spread(divisors_nl))
 
 
+def class_sums(units_mk: Tensor, predictions_m: Tensor, classes: int) -> Tensor:
+    """Sums of rows (m, k) by predicted class, (classes, k) float64."""
+    sums_ck = torch.zeros(classes, units_mk.shape[1], dtype=torch.float64, device=units_mk.device)
+    for units, predictions in zip(units_mk.split(BLOCK), predictions_m.split(BLOCK), strict=True):
+        sums_ck.index_add_(0, predictions, units.double())
+    return sums_ck
+
+
 def class_means(units_mk: Tensor, predictions_m: Tensor, classes: int) -> Tensor:
     """M_c, shape (classes, k): means of unit rows by predicted class, not renormalised.
 
@@ -38,10 +46,7 @@ def class_means(units_mk: Tensor, predictions_m: Tensor, classes: int) -> Tensor
     an absent class is B.
     """
     counts_c = torch.bincount(predictions_m, minlength=classes).to(units_mk)
-    sums_ck = torch.zeros(classes, units_mk.shape[1], dtype=torch.float64, device=units_mk.device)
-    for units, predictions in zip(units_mk.split(BLOCK), predictions_m.split(BLOCK), strict=True):
-        sums_ck.index_add_(0, predictions, units.double())
-    means_ck = (sums_ck / counts_c.clamp(min=1).unsqueeze(1)).to(units_mk)
+    means_ck = (class_sums(units_mk, predictions_m, classes) / counts_c.clamp(min=1).unsqueeze(1)).to(units_mk)
     overall_k = means_ck[counts_c > 0].mean(dim=0)
     share_c1 = (counts_c / RARE_CLASS).clamp(max=1).unsqueeze(1)
     return share_c1 * means_ck + (1 - share_c1) * overall_k
@@ -54,11 +59,9 @@ def cohesion(units_mk: Tensor, predictions_m: Tensor, classes: int) -> Tensor:
     all are 0 where no class has two rows.
     """
     counts_c = torch.bincount(predictions_m, minlength=classes).double()
-    sums_ck = torch.zeros(classes, units_mk.shape[1], dtype=torch.float64, device=units_mk.device)
-    squares_c = torch.zeros(classes, dtype=torch.float64, device=units_mk.device)
-    for units, predictions in zip(units_mk.split(BLOCK), predictions_m.split(BLOCK), strict=True):
-        sums_ck.index_add_(0, predictions, units.double())
-        squares_c.index_add_(0, predictions, units.double().square().sum(dim=1))
+    sums_ck = class_sums(units_mk, predictions_m, classes)
+    squares_m1 = torch.linalg.vector_norm(units_mk, dim=1, keepdim=True, dtype=torch.float64).square()
+    squares_c = class_sums(squares_m1, predictions_m, classes).squeeze(1)
     several_c = counts_c > 1
     if not several_c.any():
         return torch.zeros_like(counts_c)

@@ -24,10 +24,7 @@ from pipeline.progress import ModelRun
 from pipeline.publication import begin, make_up, publish
 from pipeline.reporting import REPORT, ReportingWorker, ReportTask, ScorePart, reporting_key
 from pipeline.scoring import CurvatureFolders, ScoreTask, ScoringWorker, scoring_key
-from pipeline.sources.datasets import Source
 from pipeline.steps import Failure, Job, StepRunner
-
-FITTED = "fitted_"
 
 
 def run_audit(plan: AuditPlan, executor: str = "serial", until: str = "reporting", listener: Listener = ignore, address: str | None = None) -> Audit:
@@ -89,12 +86,12 @@ class _Stages:
         results = self._runner.run("gradients", partial(GradientWorker, self._config, self._plans), jobs)
         for model in self._runner.alive:
             done = dict(zip(tasks[model.plan.name], results[model.plan.name], strict=True))
-            model.trusted = self._row_parts(model, "trusted", done)
-            model.audited = self._row_parts(model, "audited", done)
-            if model.plan.draws:
-                model.fitted_trusted = self._row_parts(model, f"{FITTED}trusted", done)
-            if model.plan.draws and model.plan.config.curvature.transductive:
-                model.fitted_audited = self._row_parts(model, f"{FITTED}audited", done)
+            model.trusted, model.audited = (self._row_parts(model, split, 0, done) for split in ("trusted", "audited"))
+            draws = model.plan.draws
+            if draws:
+                model.fitted_trusted = self._row_parts(model, "trusted", draws, done)
+            if draws and model.plan.config.curvature.transductive:
+                model.fitted_audited = self._row_parts(model, "audited", draws, done)
             model.failure = self._rows_failure(model, done)
 
     def _rows_failure(self, model: ModelRun, done: dict[RowTask, Receipt | Failure]) -> str:
@@ -113,17 +110,15 @@ class _Stages:
     def _rows_job(self, plan: ModelPlan, rows: RowTask) -> Job[GradientTask]:
         return Job(row_task_log(self._storage, plan, rows.source, rows.draws), rows.name, GradientTask(rows), retry=partial(GradientTask, rows))
 
-    def _row_parts(self, model: ModelRun, split: str, done: dict[RowTask, Receipt | Failure]) -> tuple[RowsPart, ...]:
-        """The parts of a split, in order; a source without a failed task is published."""
-        sources: Sequence[Source] = getattr(model.plan, split.removeprefix(FITTED))
-        draws = model.plan.draws if split.startswith(FITTED) else 0
+    def _row_parts(self, model: ModelRun, split: str, draws: int, done: dict[RowTask, Receipt | Failure]) -> tuple[RowsPart, ...]:
+        """The parts of a split, in order, of rows of so many draws; a source without a failed task is published."""
         parts: list[RowsPart] = []
-        for source in sources:
+        for source in model.plan.trusted if split == "trusted" else model.plan.audited:
             log = row_task_log(self._storage, model.plan, source, draws)
             results = {task: done[task] for task in model.plan.tasks(source, draws)}
             receipts = [result for result in results.values() if isinstance(result, Receipt)]
             if len(receipts) == len(results):
-                model.manifests.setdefault(split, []).append(log.publish(receipts))
+                model.manifests.setdefault(f"fitted_{split}" if draws else split, []).append(log.publish(receipts))
             parts += [_row_part(log, task, result) for task, result in results.items()]
         return tuple(parts)
 

@@ -22,7 +22,6 @@ SCORES: dict[str, tuple[str, ...]] = {
     "classification": ("prediction_coupling", "class_coupling", "mean_coupling", "top_coupling", "leverage"),
     "causal_lm": ("top_coupling", "mean_coupling", "leverage"),
 }
-
 CLASS_MEANS = ("prediction_coupling", "class_coupling")
 
 

@@ -7,8 +7,10 @@ import pytest
 import yaml
 from pydantic import BaseModel, JsonValue, ValidationError
 
+from madcore.coupling import CLASS_SCORES
 from pipeline.config import AuditConfig, merge
 from pipeline.errors import ConfigError
+from pipeline.schema import CLASS_MEANS
 
 Raw = dict[str, JsonValue]
 MODEL: Raw = {"name": "net", "architecture": "net.py:build", "weights": "net.safetensors"}
@@ -238,3 +240,8 @@ def test_names_of_models_are_plain_and_long_enough() -> None:
     names = ["a", "Z9", "0", "a.b-c_d", "x" * 100]
     config = AuditConfig.parse({**MINIMAL, "models": [{**MODEL, "name": name} for name in names]})
     assert [model.name for model in config.models] == names
+
+
+def test_what_can_be_debiased_is_what_compares_with_class_means() -> None:
+    """A config is parsed without torch, so it has the names of its own."""
+    assert CLASS_MEANS == CLASS_SCORES
