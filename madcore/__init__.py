@@ -11,9 +11,11 @@ from torch import Tensor, nn
 from madcore.calibration import p_values, split_order
 from madcore.coupling import References, score
 from madcore.coverage import check_layers
-from madcore.curvature import BlockMoment, DampedInverse, Damping, Whitening
+from madcore.curvature import BlockMoment
 from madcore.errors import CalibrationError, LayerError, MadcoreError, ModelError
 from madcore.gradients import RowExtractor
+from madcore.inverse import DampedInverse, Damping, Spectrum, Whitening
+from madcore.kronecker import EigenvalueMoment, KroneckerMoment, SideLayout
 from madcore.likelihood import SampledCompletions, SampledLabels, gauss_newton_rows, label_uniforms
 from madcore.measurements import Inputs, Measured, Measurement, margin
 from madcore.projections import Projection
@@ -29,7 +31,9 @@ __all__ = [
     "Coverage",
     "DampedInverse",
     "Damping",
+    "EigenvalueMoment",
     "Inputs",
+    "KroneckerMoment",
     "Layer",
     "LayerError",
     "MadcoreError",
@@ -44,6 +48,8 @@ __all__ = [
     "SampledCompletions",
     "SampledLabels",
     "Screened",
+    "SideLayout",
+    "Spectrum",
     "TokenBatch",
     "Whitening",
     "check_layers",

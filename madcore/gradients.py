@@ -17,8 +17,10 @@ from torch import Tensor, nn
 
 from madcore.copies import Copied, replaced
 from madcore.errors import LayerError, ModelError
+from madcore.kronecker import SideLayout, SideSums
+from madcore.layers import TwoSided
 from madcore.measurements import PART_MULTIPLE, Measured, input_shapes, logits_of, run
-from madcore.preparation import prepare
+from madcore.preparation import Prepared, prepare
 from madcore.projections import Projection
 from madcore.recording import Recorder, rooted_everywhere
 from madcore.rows import Layer, row_layout
@@ -83,6 +85,7 @@ class RowExtractor:
         self._model = model
         self._channels_last = next(model.parameters()).device.type == "cpu" and any(isinstance(module, nn.Conv2d) for module in model.modules())
         self._prepared = prepare(model, layers, self.layout, projection)
+        self.side_layout = _side_layout(self._prepared, layers, projection)
         self._rooted = False
         self._at_once = dict[tuple[torch.Size, ...], int]()
 
@@ -138,6 +141,30 @@ class RowExtractor:
             return self._rows(batch, precision)
         return SampleRows(forward.recorder.rows, forward.outputs)
 
+    def side_numbers(self, batch: Measured, counted: Tensor | None = None) -> Tensor:
+        """What Kronecker factors are sums of (see `madcore.kronecker`).
+
+        Args:
+            batch: as for rows.
+            counted: (n, s) bool, of texts the positions that are not padding; None counts all.
+
+        Returns:
+            Side numbers (n, stored), in the model's precision, without autocast.
+
+        Raises:
+            ModelError, LayerError: as for rows.
+        """
+        like = next(self._model.parameters()).detach()
+        whole = SideSums(self.side_layout, batch.samples, like).numbers
+        for place, part in batch.parts(self.at_once(batch)):
+            sums = SideSums(self.side_layout, part.samples, like, None if counted is None else counted[place])
+            with self._forward(part, torch.float32, sums) as forward:
+                reached = forward.differentiate(part.measurement(forward.logits).sum())
+            if self._to_try_again(reached, forward.recorder):
+                return self.side_numbers(batch, counted)
+            whole[place] = sums.with_blocks(forward.recorder.rows)
+        return whole
+
     def per_term(self, batch: Measured, terms: Sequence[int]) -> Tensor:
         """Rows of several numbers of each sample, in one forward pass and one backward pass per term.
 
@@ -184,14 +211,14 @@ class RowExtractor:
         return True
 
     @contextmanager
-    def _forward(self, batch: Measured, precision: torch.dtype) -> Iterator["_Forward"]:
+    def _forward(self, batch: Measured, precision: torch.dtype, sides: SideSums | None = None) -> Iterator["_Forward"]:
         """The forward pass; inside, the model is prepared for backward passes."""
         with ExitStack() as stack:
             stack.enter_context(torch.enable_grad())
             stack.enter_context(frozen(self._model))
             some = next(self._model.parameters())
             anchor = torch.zeros((), device=some.device, requires_grad=True)
-            recorder = Recorder(torch.zeros(batch.samples, self.layout.k, device=some.device, dtype=some.dtype), anchor)
+            recorder = Recorder(torch.zeros(batch.samples, self.layout.k, device=some.device, dtype=some.dtype), anchor, sides)
             stack.enter_context(self._prepared.recorded(recorder))
             if self._rooted:
                 stack.enter_context(rooted_everywhere(recorder, self._model))
@@ -203,6 +230,15 @@ class RowExtractor:
             with torch.autocast(some.device.type, dtype=precision, enabled=precision is not torch.float32):
                 outputs = logits_of(run(self._model, batch.inputs))
             yield _Forward(recorder, anchor, self._prepared.copied, copies, outputs.to(some.dtype), outputs.detach())
+
+
+def _side_layout(prepared: Prepared, layers: Sequence[Layer], projection: Projection) -> SideLayout:
+    """Layers have Kronecker factors whose gradient is a sum of outer products over positions, wherever they are used, and is not hashed."""
+    members = [member for own in prepared.members.values() for member in own.values()]
+    others = {member.name for member in members if not isinstance(member.formula, TwoSided) or member.sides.sketch is not None}
+    with_factors = {member.name for member in members} - others
+    kept = [(projection.kept(layer.shape[0]), projection.kept(layer.shape[1])) if layer.name in with_factors else None for layer in layers]
+    return SideLayout(row_layout(layers, projection), tuple(kept))
 
 
 @dataclass(frozen=True)

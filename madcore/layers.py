@@ -8,7 +8,7 @@ forward pass, and joins it with the output gradient in the backward pass; the gr
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 import torch.nn.functional as F
@@ -52,6 +52,14 @@ class Formula(Protocol):
         """The projected per-sample gradient (n, o, i) from `saved` and the gradient of the module's output."""
 
 
+@runtime_checkable
+class TwoSided(Formula, Protocol):
+    """A formula whose gradient is a sum of outer products over positions."""
+
+    def by_position(self, saved: Tensor, grads: Tensor, sides: Sides) -> tuple[Tensor, Tensor]:
+        """The projected first side (n, s, o) and the projected second side (n, s, i), whose outer products sum to the row's (n, o, i)."""
+
+
 def _positions_nsd(tensor: Tensor) -> Tensor:
     """(n, ..., d) -> (n, s, d), n from 0 on."""
     return tensor.flatten(1, -2) if tensor.ndim > 2 else tensor.unsqueeze(1)
@@ -73,6 +81,11 @@ def outer(grads_nos: Tensor, inputs_nis: Tensor) -> Tensor:
     return torch.bmm(grads_nos, inputs_nis.transpose(1, 2))
 
 
+def joined(pair: tuple[Tensor, Tensor]) -> Tensor:
+    """The outer products of two sides by position, (n, s, o) and (n, s, i), summed: (n, o, i)."""
+    return outer(pair[0].transpose(1, 2), pair[1].transpose(1, 2))
+
+
 def projected_outer(grads_ncs: Tensor, inputs_nis: Tensor, p0: Tensor | None) -> Tensor:
     """As `outer`, with the first side projected: the longer of channels and positions is summed over first. (n, o, i)."""
     if p0 is None:
@@ -92,9 +105,13 @@ class LinearWeight:
         """Projected inputs (n, s, i)."""
         return projected_copy(inputs, sides.p1)
 
+    def by_position(self, saved: Tensor, grads: Tensor, sides: Sides) -> tuple[Tensor, Tensor]:
+        """Output gradients and inputs."""
+        return projected(grads, sides.p0), saved
+
     def row(self, saved: Tensor, grads: Tensor, sides: Sides) -> Tensor:
         """(n, o, i)."""
-        return outer(projected(grads, sides.p0).transpose(1, 2), saved.transpose(1, 2))
+        return joined(self.by_position(saved, grads, sides))
 
 
 @dataclass(frozen=True)
@@ -107,9 +124,13 @@ class TransposedLinearWeight:
         """Projected inputs (n, s, o): here they are the first side."""
         return projected_copy(inputs, sides.p0)
 
+    def by_position(self, saved: Tensor, grads: Tensor, sides: Sides) -> tuple[Tensor, Tensor]:
+        """Inputs and output gradients."""
+        return saved, projected(grads, sides.p1)
+
     def row(self, saved: Tensor, grads: Tensor, sides: Sides) -> Tensor:
         """(n, o, i)."""
-        return outer(saved.transpose(1, 2), projected(grads, sides.p1).transpose(1, 2))
+        return joined(self.by_position(saved, grads, sides))
 
 
 def channels_by_group(tensor_ncs: Tensor, p0: Tensor | None, groups: int) -> Tensor:
@@ -153,11 +174,15 @@ class ConvWeight:
         patches_ngis: Tensor = patches.flatten(2).unflatten(1, (module.groups, filters.shape[0]))
         return patches_ngis.transpose(1, 2).flatten(2)
 
+    def by_position(self, saved: Tensor, grads: Tensor, sides: Sides) -> tuple[Tensor, Tensor]:
+        """Output gradients and patches."""
+        return channels_by_group(grads.flatten(2), sides.p0, self.module.groups).transpose(1, 2), saved.transpose(1, 2)
+
     def row(self, saved: Tensor, grads: Tensor, sides: Sides) -> Tensor:
         """(n, o, i)."""
         if self.module.groups == 1:
             return projected_outer(grads.flatten(2), saved, sides.p0)
-        return outer(channels_by_group(grads.flatten(2), sides.p0, self.module.groups), saved)
+        return joined(self.by_position(saved, grads, sides))
 
 
 @dataclass(frozen=True)
@@ -181,8 +206,8 @@ class TransposedConvWeight:
         by_group: Tensor = channels_by_group(inputs.flatten(2), sides.p0, groups).unflatten(2, (groups, *inputs.shape[2:]))
         return by_group.clone() if sides.p0 is None else by_group
 
-    def row(self, saved: Tensor, grads: Tensor, sides: Sides) -> Tensor:
-        """(n, o, i)."""
+    def by_position(self, saved: Tensor, grads: Tensor, sides: Sides) -> tuple[Tensor, Tensor]:
+        """Inputs and patches of output gradients."""
         module, spatial = self.module, saved.shape[3:]
         filters = torch.eye(self.shape[1], dtype=grads.dtype, device=grads.device) if sides.p1 is None else sides.p1
         kernel = filters.reshape(-1, *module.weight.shape[1:]).repeat(module.groups, *[1] * (1 + len(spatial)))
@@ -190,7 +215,11 @@ class TransposedConvWeight:
         for axis, length in enumerate(spatial, 2):  # an output padding of a stride or more gives positions that no input is at
             patches = patches.narrow(axis, 0, length)
         patches_ngis = patches.flatten(2).unflatten(1, (module.groups, filters.shape[0]))
-        return outer(saved.flatten(2), patches_ngis.transpose(1, 2).flatten(2))
+        return saved.flatten(2).transpose(1, 2), patches_ngis.transpose(1, 2).flatten(2).transpose(1, 2)
+
+    def row(self, saved: Tensor, grads: Tensor, sides: Sides) -> Tensor:
+        """(n, o, i)."""
+        return joined(self.by_position(saved, grads, sides))
 
 
 @dataclass(frozen=True)
@@ -208,14 +237,21 @@ class EmbeddingWeight:
         """The ids, (n, s)."""
         return inputs.reshape(inputs.shape[0], -1 if len(inputs) else 0).clone()
 
+    def by_position(self, saved: Tensor, grads: Tensor, sides: Sides) -> tuple[Tensor, Tensor]:
+        """One-hot ids and output gradients."""
+        ids_vo = torch.eye(self.shape[0], dtype=grads.dtype, device=grads.device) if sides.p0 is None else sides.p0.T
+        return ids_vo[saved], self._grads_nsi(saved, grads, sides)
+
+    def _grads_nsi(self, saved: Tensor, grads: Tensor, sides: Sides) -> Tensor:
+        """Projected output gradients; the padding id has none."""
+        grads_nsi = self.scale * projected(grads.reshape(*saved.shape, self.shape[1]), sides.p1)
+        return grads_nsi if self.padding is None else grads_nsi.masked_fill((saved == self.padding).unsqueeze(2), 0)
+
     def row(self, saved: Tensor, grads: Tensor, sides: Sides) -> Tensor:
-        """(n, o, i); the padding id has no gradient."""
-        samples, positions = saved.shape
-        grads_nsi = self.scale * projected(grads.reshape(samples, positions, self.shape[1]), sides.p1)
-        if self.padding is not None:
-            grads_nsi = grads_nsi.masked_fill((saved == self.padding).unsqueeze(2), 0)
+        """(n, o, i)."""
         if sides.p0 is not None:
-            return outer(sides.p0.T[saved].transpose(1, 2), grads_nsi.transpose(1, 2))
+            return joined(self.by_position(saved, grads, sides))
+        samples, grads_nsi = saved.shape[0], self._grads_nsi(saved, grads, sides)
         table = grads.new_zeros(samples * self.shape[0], grads_nsi.shape[2])
         places = saved + self.shape[0] * torch.arange(samples, device=saved.device).unsqueeze(1)
         summed: Tensor = table.index_add(0, places.flatten(), grads_nsi.flatten(0, 1)).unflatten(0, (samples, self.shape[0]))

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from madcore.errors import LayerError
-from madcore.layers import Formula, Sides
+from madcore.kronecker import SideSums
+from madcore.layers import Formula, Sides, TwoSided
 
 Hook = Callable[[nn.Module, tuple[Tensor, ...], dict[str, Tensor], Tensor], Tensor]
 
@@ -72,9 +73,9 @@ class Recorder:
     A layer that cannot be recorded does not end the pass: all of them are known at its end, in `refused`, each with the reason.
     """
 
-    def __init__(self, rows: Tensor, anchor: Tensor):
-        """`rows`: zeros (n, k). `anchor`: the number that the pass differentiates with respect to."""
-        self.rows, self._anchor = rows, anchor
+    def __init__(self, rows: Tensor, anchor: Tensor, sides: SideSums | None = None):
+        """`rows`: zeros (n, k). `anchor`: the number that the pass differentiates with respect to. `sides` are summed too where there are any."""
+        self.rows, self._anchor, self._sides = rows, anchor, sides
         self._skipped: dict[nn.Module, str] = {}
         self._seen: set[nn.Module] = set()
         self._paused = False
@@ -177,7 +178,10 @@ class Recorder:
                         (one.name for one in members), f"its output has {grads.shape[0]} entries first, where the batch has {self.rows.shape[0]} samples"
                     )
                 )
-            self.rows[:, member.place] += member.sides.numbers(member.formula.row(inputs, grads.to(self.rows.dtype), member.sides))
+            grads_here = grads.to(self.rows.dtype)
+            self.rows[:, member.place] += member.sides.numbers(member.formula.row(inputs, grads_here, member.sides))
+            if self._sides is not None and isinstance(member.formula, TwoSided):
+                self._sides.add(member.name, *member.formula.by_position(inputs, grads_here, member.sides))
 
 
 def _own(output: Tensor) -> Tensor:

@@ -71,7 +71,12 @@ class TokenBatch:
     @property
     def inputs(self) -> dict[str, Tensor]:
         """Keyword inputs of a Hugging Face model: `input_ids` and `attention_mask`, both (n, s)."""
-        return {"input_ids": self.ids, "attention_mask": (self._positions < self.lengths.unsqueeze(1)).long()}
+        return {"input_ids": self.ids, "attention_mask": self.present.long()}
+
+    @property
+    def present(self) -> Tensor:
+        """Which positions are no padding, (n, s) bool."""
+        return self._positions < self.lengths.unsqueeze(1)
 
     def some(self, samples: slice) -> "TokenBatch":
         """Some of the texts, padded as before."""

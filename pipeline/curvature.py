@@ -1,14 +1,15 @@
 """Stage 2: from trusted rows to the curvature, the reference part, and the calibration part's scores.
 
 Tasks of a model: `split` divides the trusted samples; `factor` merges the reference part's moments in task order and inverts them;
-`references` whitens the reference part and scores the calibration part against it. A changed score repeats only the last. Where the
+`references` whitens the reference part and scores the calibration part against it. A changed score repeats only the last. Of `ekfac`,
+`basis` merges the moments of the sides first, and what is factored are the rows' moments along its eigenvectors. Where the
 curvature is transductive, moments are of the reference part, the calibration part and the audited samples alike, never of audited
 samples without the calibration part: that would make them look unlike each other. Of more
 than FAN_IN parts, `moment` tasks add up FAN_IN each first, then FAN_IN of their sums each, and so on: a tree whose shape and order
 follow from the parts alone, so that the bytes do not depend on who was first.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
 import torch
@@ -18,8 +19,9 @@ from torch import Tensor
 from infra.commits import Measures, Receipt
 from infra.events import Stopwatch, peak_memory_bytes
 from infra.storage import Storage
-from madcore import BlockMoment, Damping, References, RowLayout, Whitening, score
+from madcore import BlockMoment, Damping, EigenvalueMoment, KroneckerMoment, References, RowLayout, Whitening, score
 from madcore.coupling import Scored, ScoreKind
+from madcore.curvature import Moment
 from pipeline.artifacts.curvature import (
     Part,
     TrustedSamples,
@@ -37,11 +39,11 @@ from pipeline.errors import StageError
 from pipeline.keys import key_of
 from pipeline.memory import SCORING_BLOCK
 from pipeline.plan import ModelPlan
-from pipeline.schema import Absolute, CurvatureSection
+from pipeline.schema import FACTORED, Absolute, CurvatureSection
 from pipeline.split import split_trusted
 
-CURVATURE_FORMAT = 1
-SPLIT, FACTOR, MOMENT = "split", "factor", "moment"
+CURVATURE_FORMAT = 2
+SPLIT, FACTOR, MOMENT, BASIS, EIGENVALUES = "split", "factor", "moment", "basis", "eigenvalues"
 FAN_IN = 16
 
 
@@ -51,7 +53,8 @@ class CurvatureTask:
 
     `draws`: how many rows a sample has in these parts.
     `split`: the folder of the split. `first`, `last`: the range of parts, or of `moments`, that are added up. `moments`: folders of
-    sums of a lower level; none means that the parts are read. `factor`: the folder that the references need, "" for identity.
+    sums of a lower level; none means that the parts are read. `basis`: the folder of the moment along whose eigenvectors moments are
+    taken, "" for moments of their own. `factor`: the folder that the references need, "" for identity.
     """
 
     model: str
@@ -63,6 +66,7 @@ class CurvatureTask:
     first: int = 0
     last: int = 0
     moments: tuple[str, ...] = ()
+    basis: str = ""
     factor: str = ""
     draws: int = 1
 
@@ -112,7 +116,7 @@ def references_name(plan: ModelPlan) -> str:
 class CurvatureWorker:
     """Runs all of these tasks."""
 
-    def __init__(self, root: str, plans: dict[str, ModelPlan]):
+    def __init__(self, root: str, plans: Mapping[str, ModelPlan]):
         """Opens the storage."""
         self._storage, self._plans = Storage(root), plans
 
@@ -124,7 +128,8 @@ class CurvatureWorker:
             files = encode_trusted(trusted)
         else:
             trusted = read_trusted(self._storage, task.split)
-            compute = {FACTOR: self._factor, MOMENT: self._moment}.get(task.name.partition("-")[0], self._references)
+            sums = dict.fromkeys((MOMENT, BASIS, EIGENVALUES), self._moment)
+            compute = {FACTOR: self._factor, **sums}.get(task.name.partition("-")[0], self._references)
             files = compute(plan, task, trusted)
         measures = Measures(rows=len(trusted.ids), seconds=watch.seconds, peak_memory_bytes=peak_memory_bytes())
         return curvature_log(self._storage, plan.name, task.key).commit(task.name, files, measures)
@@ -132,28 +137,35 @@ class CurvatureWorker:
     def _moment(self, plan: ModelPlan, task: CurvatureTask, trusted: TrustedSamples) -> dict[str, bytes]:
         return encode_moment(self._sum(plan, task, trusted))
 
-    def _sum(self, plan: ModelPlan, task: CurvatureTask, trusted: TrustedSamples) -> BlockMoment:
+    def _sum(self, plan: ModelPlan, task: CurvatureTask, trusted: TrustedSamples) -> Moment:
         """The moment of the task's range, of moments of a lower level where it has any."""
-        moment = BlockMoment.zero(plan.layout)
+        moment: Moment = self._zero(plan, task)
         for folder in task.moments[task.first : task.last]:
-            moment = moment.merge(read_moment(self._storage, folder, plan.layout))
-        for rows in self._rows_of(task, plan, trusted) if not task.moments else ():
+            moment = moment.merge(read_moment(self._storage, folder, moment))
+        for rows in self._rows_of(moment.accepts, task, plan, trusted) if not task.moments else ():
             moment = moment.update(rows)
         return moment
 
-    def _rows_of(self, task: CurvatureTask, plan: ModelPlan, trusted: TrustedSamples) -> Iterator[Tensor]:
+    def _zero(self, plan: ModelPlan, task: CurvatureTask) -> Moment:
+        """The moment of no rows, of the kind that the task adds up."""
+        if task.basis:
+            sides = read_moment(self._storage, task.basis, KroneckerMoment.zero(plan.sides))
+            return EigenvalueMoment.zero(plan.layout, sides.finalize())
+        return KroneckerMoment.zero(plan.sides) if plan.config.curvature.kind in FACTORED else BlockMoment.zero(plan.layout)
+
+    def _rows_of(self, layout: RowLayout, task: CurvatureTask, plan: ModelPlan, trusted: TrustedSamples) -> Iterator[Tensor]:
         """Rows (b, k) that the curvature is fitted on, of the task's range of trusted parts with audited ones behind them."""
         whom: tuple[Part, ...] = ("reference", "calibration") if plan.config.curvature.transductive else ("reference",)
-        for rows, _, ok in self._select(task, plan.layout, trusted, *whom):
+        for rows, _, ok in self._select(task, layout, trusted, *whom):
             yield rows[ok]
         behind = len(task.parts)
         for stored in task.audited[max(0, task.first - behind) : max(0, task.last - behind)]:
-            for rows, samples in read_blocks(self._storage, stored, plan.layout, SCORING_BLOCK):
+            for rows, samples in read_blocks(self._storage, stored, layout, SCORING_BLOCK):
                 yield rows[samples.ok]
 
     def _factor(self, plan: ModelPlan, task: CurvatureTask, trusted: TrustedSamples) -> dict[str, bytes]:
         blocks, damping = self._sum(plan, task, trusted).finalize(), _damping(plan.config.curvature)
-        mean_eigenvalues = [float(block.trace()) / len(block) for block in blocks]
+        mean_eigenvalues = [block.mean_eigenvalue for block in blocks]
         whitening = Whitening.fit(plan.layout, blocks, damping)
         if whitening.infinite:
             name = whitening.infinite[0]

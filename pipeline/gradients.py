@@ -1,7 +1,7 @@
 """Stage 1: rows of trusted and audited samples. A task is a row range of one source file, whichever split it belongs to.
 
-Where the curvature is one of the training loss, tasks of their own compute the rows that it is fitted on (see `madcore.likelihood`),
-several a sample it may be; they lie beside the samples' own rows, under a key that the damping does not change.
+Where the curvature is fitted on others than the samples' rows, tasks of their own compute those (see `madcore.likelihood` and
+`madcore.kronecker`), several a sample it may be; they lie beside the samples' own rows, under a key that the damping does not change.
 """
 
 from collections.abc import Iterator, Sequence
@@ -32,6 +32,7 @@ from pipeline.config import AuditConfig
 from pipeline.errors import StageError
 from pipeline.inputs import Group, Outcome, SampleBatch, no_outcome
 from pipeline.plan import ModelPlan, RowTask, samples_of
+from pipeline.schema import FACTORED
 from pipeline.sources.datasets import Source
 from pipeline.sources.models import load_model
 
@@ -74,7 +75,7 @@ class GradientWorker:
             return task.supersedes
         with prefetched(self._read(plan, rows, range(rows.start, rows.stop)), READ_AHEAD) as batches:
             collected, watch, computing = compute(self._compute, plan, batches, rows)
-        files = encode_rows(collected.rows, collected.scales, collected.columns(rows.start), plan.layout)
+        files = encode_rows(collected.rows, collected.scales, collected.columns(rows.start), plan.layout_of(rows.draws))
         measures = Measures(
             rows=rows.stop - rows.start,
             seconds=watch.seconds,
@@ -102,17 +103,18 @@ class GradientWorker:
 
     def _compute(self, plan: ModelPlan, batches: Iterator[SampleBatch], rows: RowTask) -> tuple["Collected", Stopwatch, float]:
         """Rows of all batches, a watch that began with them, and the seconds not spent on waiting for a batch to be read."""
-        collected, watch, waited = Collected(plan.layout.k, rows.stop - rows.start, max(1, rows.draws), self._device), Stopwatch(), 0.0
+        layout = plan.layout_of(rows.draws)
+        collected, watch, waited = Collected(layout.k, rows.stop - rows.start, max(1, rows.draws), self._device), Stopwatch(), 0.0
         while True:
             waiting = Stopwatch()
             batch = next(batches, None)
             waited += waiting.seconds
             if batch is None:
-                collected.settle(plan.layout, plan.config.estimator.rows_dtype)
+                collected.settle(layout, plan.dtype_of(rows.draws))
                 return collected, watch, watch.seconds - waited
             place = collected.add(batch)
             for group in batch.groups:
-                computed = self._likelihood_rows(plan, _names(rows, place, batch), group) if rows.draws else self._own_rows(plan, group)
+                computed = self._fitted_rows(plan, _names(rows, place, batch), group) if rows.draws else self._own_rows(plan, group)
                 collected.fill(place, *computed, group)
 
     def _own_rows(self, plan: ModelPlan, group: Group) -> tuple[Tensor, Outcome]:
@@ -121,9 +123,12 @@ class GradientWorker:
         samples = len(group.places)
         return computed.rows[:samples], group.outcome(computed.outputs[:samples].float())
 
-    def _likelihood_rows(self, plan: ModelPlan, names: Sequence[str], group: Group) -> tuple[Tensor, Outcome]:
+    def _fitted_rows(self, plan: ModelPlan, names: Sequence[str], group: Group) -> tuple[Tensor, Outcome]:
         """Of a group's r samples, rows (r * draws, k), those of a sample together; they are not asked what the model made of them."""
         extractor, measured, samples = self._extractor(plan), group.measured.to(self._device), len(group.places)
+        if plan.config.curvature.kind in FACTORED:
+            numbers = extractor.side_numbers(measured, None if group.tokens is None else group.tokens.present.to(self._device))[:samples]
+            return numbers, no_outcome(samples, numbers.device)
         if plan.config.curvature.kind == "ggn":
             rows_rdk = gauss_newton_rows(extractor, measured.inputs, plan.classes)[:samples]
             return rows_rdk.flatten(0, 1), no_outcome(samples, rows_rdk.device)

@@ -97,12 +97,14 @@ class Shapes:
     `batch`: samples per batch, padding included.
     `reference`: rows of the reference part, held whitened and as units beside temporaries of both.
     `classes`: means of the reference part's units, with their float64 sums and temporaries.
-    `whitened`: whether there is a curvature, with float64 blocks and one layer's factorisation at a time.
+    `widest`: numbers of the longest row that is stored.
+    `moments`: numbers of each layer's part of the curvature, float64, of which one layer's is factored at a time; none for the identity.
     `judged`: audited samples whose truth is known, which evaluation holds at once.
     `rerun`: whole gradients and activations of the samples that the fallback takes at a time.
     """
 
     layout: RowLayout
+    widest: int
     model_bytes: int
     sample_bytes: int
     kept_bytes: int
@@ -111,7 +113,7 @@ class Shapes:
     batch: int
     reference: int
     classes: int
-    whitened: bool
+    moments: tuple[int, ...]
     judged: int
     rerun: int = 0
 
@@ -123,12 +125,11 @@ def batch_bytes(samples: int, at_once: int, sample_bytes: int, kept_bytes: int) 
 
 def project_memory(shapes: Shapes) -> ProjectedMemory:
     """Projected peaks of a worker."""
-    row = 4 * shapes.layout.k
-    blocks = 8 * sum(size * size for size in shapes.layout.sizes) if shapes.whitened else 0
-    factor = 4 * 8 * max(shapes.layout.sizes) ** 2 if shapes.whitened else 0
+    row, stored = 4 * shapes.layout.k, 4 * shapes.widest
+    blocks, factor = 8 * sum(shapes.moments), 4 * 8 * max(shapes.moments, default=0)
     references = 5 * shapes.reference * row + 6 * shapes.classes * row
-    batch = batch_bytes(shapes.batch, shapes.at_once, shapes.sample_bytes, shapes.kept_bytes + 3 * row)
-    gradients = PROCESS_BYTES + 2 * shapes.model_bytes + batch + shapes.rerun + 5 * shapes.task_rows * row
+    batch = batch_bytes(shapes.batch, shapes.at_once, shapes.sample_bytes, shapes.kept_bytes + 3 * stored)
+    gradients = PROCESS_BYTES + 2 * shapes.model_bytes + batch + shapes.rerun + 5 * shapes.task_rows * stored
     scoring = PROCESS_BYTES + blocks // 2 + references + SCORING_BLOCK * (6 * row + 8 * shapes.reference)
-    curvature = PROCESS_BYTES + max(4 * blocks + factor, blocks // 2 + references) + SCORING_BLOCK * (6 * row + 8 * shapes.reference)
+    curvature = PROCESS_BYTES + max(4 * blocks + factor, blocks // 2 + references) + SCORING_BLOCK * (6 * stored + 8 * shapes.reference)
     return ProjectedMemory(gradients, curvature, scoring, PROCESS_BYTES + JUDGED_BYTES * shapes.judged)

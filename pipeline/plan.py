@@ -3,12 +3,13 @@
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from itertools import chain
+from typing import Literal
 
 from pydantic import JsonValue
 
 from infra.computing import compute
 from infra.errors import StorageError
-from madcore import Layer, MadcoreError, Projection, RerunCost, RowLayout, row_layout
+from madcore import Layer, MadcoreError, Projection, RerunCost, RowLayout, SideLayout, row_layout
 from madcore.calibration import calibration_size, check_target, smallest_certified_group
 from madcore.rerun import CHUNK_BYTES
 from pipeline.artifacts.layout import check_root, root_storage
@@ -18,7 +19,7 @@ from pipeline.inputs import BATCH_MULTIPLE, ImageInputs, ModelInputs
 from pipeline.keys import key_of
 from pipeline.memory import PROCESS_BYTES, ProjectedMemory, Shapes, project_memory
 from pipeline.probes import Probed, probe, projection_of
-from pipeline.schema import ModelConfig
+from pipeline.schema import FACTORED, ModelConfig
 from pipeline.sources.datasets import INPUTS, Source, find_sources, read_ids
 
 ROWS_FORMAT, FITTED_FORMAT = 1, 1
@@ -53,6 +54,7 @@ class ModelPlan:
     digest: str
     row_key: str
     layers: tuple[Layer, ...]
+    sides: SideLayout
     fallback: Mapping[str, RerunCost]
     not_covered: Mapping[str, str]
     classes: int
@@ -96,9 +98,18 @@ class ModelPlan:
 
     @property
     def fitted_key(self) -> str:
-        """The key of those rows; a changed damping leaves it as it is."""
+        """The key of those rows; a changed damping leaves it as it is, and both curvatures of Kronecker factors share theirs."""
         curvature = self.config.curvature
-        return key_of(format=FITTED_FORMAT, rows=self.row_key, kind=curvature.kind, seed=curvature.seed)
+        kind = "sides" if curvature.kind in FACTORED else curvature.kind
+        return key_of(format=FITTED_FORMAT, rows=self.row_key, kind=kind, seed=curvature.seed)
+
+    def layout_of(self, draws: int) -> RowLayout:
+        """The layout of the rows of a task."""
+        return self.sides.stored if draws and self.config.curvature.kind in FACTORED else self.layout
+
+    def dtype_of(self, draws: int) -> Literal["float16", "float32"]:
+        """What the rows of a task are at rest. Side numbers are sums of squares, of which float16 has too small a range."""
+        return "float32" if draws and self.config.curvature.kind in FACTORED else self.config.estimator.rows_dtype
 
     def tasks(self, source: Source, draws: int = 0) -> Iterator[RowTask]:
         """The tasks of one source, in order."""
@@ -115,14 +126,17 @@ class ModelPlan:
     @property
     def row_bytes(self) -> int:
         """Bytes of all rows at rest."""
-        width = 2 if self.config.estimator.rows_dtype == "float16" else 4
-        rows = sum(source.rows for source in self.sources) + self.draws * sum(source.rows for source in self.fitted)
-        return rows * (width * self.layout.k + 4 * len(self.layers))
+        own, fitted = (sum(source.rows for source in sources) for sources in (self.sources, self.fitted))
+        return own * self._bytes_of_row(0) + self.draws * fitted * self._bytes_of_row(self.draws)
+
+    def _bytes_of_row(self, draws: int) -> int:
+        layout = self.layout_of(draws)
+        return (2 if self.dtype_of(draws) == "float16" else 4) * layout.k + 4 * len(layout.sizes)
 
 
 def draws_of(model: ModelConfig, classes: int) -> int:
     """How many rows a sample of the model has that its curvature is fitted on, beside its own (see `madcore.likelihood`)."""
-    return {"ggn": classes, "fisher": 1}.get(model.curvature.kind, 0)
+    return {"ggn": classes, "fisher": 1, "kfac": 1, "ekfac": 1}.get(model.curvature.kind, 0)
 
 
 def samples_of(rows: int, draws: int) -> int:
@@ -189,18 +203,20 @@ def _plan_model(config: AuditConfig, model: ModelConfig) -> ModelPlan:
     samples = _check_trusted(model, trusted)
     probed = compute(probe, config, model, trusted)
     layout, rows = row_layout(probed.coverage.covered, projection_of(model)), max(source.rows for source in (*trusted, *audited))
-    draws = draws_of(model, probed.classes)
+    draws, reference = draws_of(model, probed.classes), samples - calibration_size(samples, model.calibration.fraction)
+    fitted = samples + sum(source.rows for source in audited) if model.curvature.transductive else reference
     shapes = Shapes(
         layout=layout,
+        widest=max(layout.k, probed.sides.stored.k) if model.curvature.kind in FACTORED else layout.k,
         model_bytes=probed.model_bytes,
         sample_bytes=probed.sample_bytes,
         kept_bytes=probed.kept_bytes,
         at_once=probed.at_once,
         task_rows=max(min(config.run.rows_per_task, rows * max(1, draws)), BATCH_MULTIPLE * draws),
         batch=max(min(config.run.batch_size, rows * max(1, draws)), BATCH_MULTIPLE * max(0, draws - 1)),
-        reference=samples - calibration_size(samples, model.calibration.fraction),
+        reference=reference,
         classes=probed.classes,
-        whitened=model.curvature.kind != "identity",
+        moments=_moments(model, probed, max(1, draws) * fitted),
         judged=sum(source.rows for source in audited if "anomalous" in source.truth),
         rerun=3 * max((max(CHUNK_BYTES, cost.gradient_bytes) for cost in probed.fallback.values()), default=0),
     )
@@ -211,6 +227,7 @@ def _plan_model(config: AuditConfig, model: ModelConfig) -> ModelPlan:
         digest=probed.digest,
         row_key=_row_key(model, probed, layout),
         layers=probed.coverage.covered,
+        sides=probed.sides,
         fallback=probed.fallback,
         not_covered=probed.coverage.not_covered,
         classes=probed.classes,
@@ -221,6 +238,15 @@ def _plan_model(config: AuditConfig, model: ModelConfig) -> ModelPlan:
         rows_per_task=config.run.rows_per_task,
         memory=project_memory(shapes),
     )
+
+
+def _moments(model: ModelConfig, probed: Probed, rows: int) -> tuple[int, ...]:
+    """How many numbers a layer's moment has, of so many rows that the curvature is fitted on (see `madcore.curvature`)."""
+    if model.curvature.kind == "identity":
+        return ()
+    factored = probed.sides.kept if model.curvature.kind in FACTORED else (None,) * len(probed.sides.kept)
+    pairs = zip(probed.sides.rows.sizes, factored, strict=True)
+    return tuple(min(rows, size) * size if sides is None else sides[0] ** 2 + sides[1] ** 2 + size for size, sides in pairs)
 
 
 def _batched(probed: Probed, shapes: Shapes, granted: int) -> tuple[ModelInputs, Shapes]:

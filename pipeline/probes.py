@@ -7,7 +7,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
-from madcore import Coverage, Measured, Projection, RerunCost, RowExtractor, TokenBatch, check_layers, margin, select_layers
+from madcore import Coverage, Measured, Projection, RerunCost, RowExtractor, SideLayout, TokenBatch, check_layers, margin, select_layers
 from madcore.measurements import PART_MULTIPLE, logits_of, run
 from pipeline.config import AuditConfig
 from pipeline.errors import SourceError
@@ -38,6 +38,7 @@ class Probed:
     digest: str
     source: bytes | None
     coverage: Coverage
+    sides: SideLayout
     fallback: Mapping[str, RerunCost]
     classes: int
     inputs: ImageInputs | TextInputs
@@ -81,6 +82,7 @@ def _probe_images(loaded: LoadedModel, model: ModelConfig, trusted: list[Source]
         digest=loaded.digest,
         source=loaded.source,
         coverage=coverage,
+        sides=extractor.side_layout,
         fallback=_fallback(loaded.module, coverage),
         classes=int(outputs.shape[1]),
         inputs=ImageInputs((int(images.shape[1]), int(images.shape[2]))),
@@ -109,6 +111,7 @@ def _probe_texts(loaded: LoadedModel, limits: TextLimits, model: ModelConfig, tr
         digest=loaded.digest,
         source=loaded.source,
         coverage=coverage,
+        sides=extractor.side_layout,
         fallback=_fallback(loaded.module, coverage),
         classes=0,
         inputs=TextInputs(limits, memory, batch_bytes=0),

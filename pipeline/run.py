@@ -3,8 +3,7 @@
 A model that fails is set aside with the reason, and the others go on.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Sequence
 from functools import partial
 
 from infra.commits import CommitLog, Receipt
@@ -12,18 +11,18 @@ from infra.events import Listener, StageEnded, Stopwatch, ignore
 from infra.executors import EXECUTORS, Executor, Resources, open_executor
 from infra.storage import Storage
 from pipeline.artifacts.layout import claim_root
-from pipeline.artifacts.logs import STAGES, curvature_log, reporting_log, scoring_log
+from pipeline.artifacts.logs import STAGES, reporting_log, scoring_log
 from pipeline.artifacts.rows import RowsPart
 from pipeline.audit import Audit
-from pipeline.curvature import FACTOR, MOMENT, SPLIT, CurvatureTask, CurvatureWorker, curvature_key, fitted_on, moment_ranges, references_name
 from pipeline.errors import ConfigError
+from pipeline.fitting import Fitting
 from pipeline.gradients import GradientTask, GradientWorker, row_task_log
 from pipeline.keys import key_of
 from pipeline.plan import AuditPlan, ModelPlan, RowTask
 from pipeline.progress import ModelRun
 from pipeline.publication import begin, make_up, publish
 from pipeline.reporting import REPORT, ReportingWorker, ReportTask, ScorePart, reporting_key
-from pipeline.scoring import CurvatureFolders, ScoreTask, ScoringWorker, scoring_key
+from pipeline.scoring import ScoreTask, ScoringWorker, scoring_key
 from pipeline.steps import Failure, Job, StepRunner
 
 
@@ -123,66 +122,7 @@ class _Stages:
         return tuple(parts)
 
     def curvature(self) -> None:
-        logs, tasks = dict[str, CommitLog](), dict[str, CurvatureTask]()
-        for model in self._runner.alive:
-            name, audited = model.plan.name, fitted_on(model.plan, model.fitted_audited if model.plan.draws else model.audited)
-            key = curvature_key(model.plan, model.trusted, audited, model.fitted_trusted)
-            logs[name], tasks[name] = curvature_log(self._storage, name, key), CurvatureTask(name, SPLIT, key, model.trusted, audited)
-        splits = self._curvature_step(logs, {name: [task] for name, task in tasks.items()})
-        tasks = {name: replace(tasks[name], split=logs[name].attempt_folder(done[0]), last=tasks[name].length) for name, done in splits.items()}
-        curved = {name: self._fitting(task) for name, task in tasks.items() if self._plans[name].config.curvature.kind != "identity"}
-        moments, summed = self._moments(logs, curved)
-        factors = self._curvature_step(logs, {name: [replace(task, name=FACTOR)] for name, task in summed.items()})
-        folders = {name: logs[name].attempt_folder(done[0]) for name, done in factors.items()}
-        whole = {name: replace(tasks[name], name=references_name(self._plans[name]), factor=folders.get(name, ""), audited=()) for name in self._names(tasks)}
-        references = self._curvature_step(logs, {name: [task] for name, task in whole.items()})
-        for name, (last,) in references.items():
-            model, own = self._runner.models[name], [*factors.get(name, []), last]
-            content = key_of(contents=[receipt.content for receipt in own])
-            model.curvature = CurvatureFolders(folders.get(name, ""), logs[name].attempt_folder(last), content)
-            model.manifests["curvature"] = [logs[name].publish([*splits[name], *moments.get(name, []), *own])]
-
-    def _fitting(self, task: CurvatureTask) -> CurvatureTask:
-        """The task on the rows that its model's curvature is fitted on."""
-        model = self._runner.models[task.model]
-        if not model.plan.draws:
-            return task
-        fitting = replace(task, parts=model.fitted_trusted, draws=model.plan.draws)
-        return replace(fitting, last=fitting.length)
-
-    def _moments(self, logs: Mapping[str, CommitLog], tasks: dict[str, CurvatureTask]) -> tuple[dict[str, list[Receipt]], dict[str, CurvatureTask]]:
-        """Adds up parts, then sums of parts, until few enough are left; returns the receipts, and the tasks that add up what is left."""
-        done: dict[str, list[Receipt]] = {}
-        level = 0
-        while any(moment_ranges(task.last) for task in tasks.values()):
-            wide = {name: task for name, task in tasks.items() if moment_ranges(task.last)}
-            jobs = {
-                name: [task.of_range(f"{MOMENT}-{level}-{first:06d}", first, last) for first, last in moment_ranges(task.last)] for name, task in wide.items()
-            }
-            results = self._curvature_step(logs, jobs)
-            for name, receipts in results.items():
-                done.setdefault(name, []).extend(receipts)
-                folders = tuple(logs[name].attempt_folder(receipt) for receipt in receipts)
-                tasks[name] = replace(tasks[name], moments=folders, last=len(folders), audited=())
-            tasks, level = {name: tasks[name] for name in self._names(tasks)}, level + 1
-        return done, tasks
-
-    def _names(self, tasks: Mapping[str, CurvatureTask]) -> list[str]:
-        """Those of the models that have not failed."""
-        return [name for name in tasks if not self._runner.models[name].failure]
-
-    def _curvature_step(self, logs: Mapping[str, CommitLog], tasks: Mapping[str, Sequence[CurvatureTask]]) -> dict[str, list[Receipt]]:
-        """Runs tasks of each model; a model of which one fails has failed."""
-        jobs = {name: [Job(logs[name], task.name, task) for task in own] for name, own in tasks.items()}
-        return self._whole(self._runner.run("curvature", partial(CurvatureWorker, self._storage.url, self._plans), jobs))
-
-    def _whole(self, results: Mapping[str, Sequence[Receipt | Failure]]) -> dict[str, list[Receipt]]:
-        """The receipts of models all of whose jobs are done; the others have failed."""
-        for name, own in results.items():
-            reasons = [result.reason for result in own if isinstance(result, Failure)]
-            if reasons:
-                self._runner.models[name].failure = reasons[0]
-        return {name: [result for result in own if isinstance(result, Receipt)] for name, own in results.items() if not self._runner.models[name].failure}
+        Fitting(self._storage, self._plans, self._runner).run()
 
     def scoring(self) -> None:
         jobs: dict[str, list[Job[ScoreTask]]] = {}
@@ -218,7 +158,7 @@ class _Stages:
             task = ReportTask(name, key, model.score_parts, model.curvature.references)
             jobs[name] = [Job(reporting_log(self._storage, name, key), REPORT, task)]
         results = self._runner.run("reporting", partial(ReportingWorker, self._storage.url, self._plans), jobs)
-        for name, (receipt,) in self._whole(results).items():
+        for name, (receipt,) in self._runner.whole(results).items():
             model, log = self._runner.models[name], jobs[name][0].log
             model.report = receipt
             model.report_folder = log.attempt_folder(receipt)

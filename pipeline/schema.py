@@ -14,14 +14,15 @@ Paths = Annotated[tuple[str, ...], BeforeValidator(lambda value: [value] if isin
 Triple = tuple[float, float, float]
 Task = Literal["classification", "causal_lm"]
 CURVATURES: dict[str, tuple[str, ...]] = {
-    "classification": ("identity", "block_moment", "ggn", "fisher"),
-    "causal_lm": ("identity", "block_moment", "fisher"),
+    "classification": ("identity", "block_moment", "ggn", "fisher", "kfac", "ekfac"),
+    "causal_lm": ("identity", "block_moment", "fisher", "kfac", "ekfac"),
 }
 MEASUREMENTS: dict[str, tuple[str, ...]] = {"classification": ("margin",), "causal_lm": ("token_margin", "completion_nll")}
 SCORES: dict[str, tuple[str, ...]] = {
     "classification": ("prediction_coupling", "class_coupling", "mean_coupling", "top_coupling", "leverage"),
     "causal_lm": ("top_coupling", "mean_coupling", "leverage"),
 }
+FACTORED = ("kfac", "ekfac")
 CLASS_MEANS = ("prediction_coupling", "class_coupling")
 
 
@@ -121,7 +122,7 @@ class CurvatureSection(Section):
     `seed`: of the labels that `fisher` samples; 0 is left out of what is written and of keys.
     """
 
-    kind: Literal["identity", "block_moment", "ggn", "fisher"] = "block_moment"
+    kind: Literal["identity", "block_moment", "ggn", "fisher", "kfac", "ekfac"] = "block_moment"
     seed: Annotated[Seed, Field(exclude_if=lambda seed: seed == 0)] = 0
     damping: Annotated[RelativeMean | Absolute, Field(discriminator="kind"), BeforeValidator(_with_default_kind)] = RelativeMean()
     transductive: bool = False

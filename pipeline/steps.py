@@ -79,6 +79,14 @@ class StepRunner:
                 results.setdefault(place, Failure(str(outcome.error)))
         return {model: [results[job.log.folder, job.name] for job in own] for model, own in jobs.items()}
 
+    def whole(self, results: Mapping[str, Sequence[Receipt | Failure]]) -> dict[str, list[Receipt]]:
+        """The receipts of models all of whose jobs are done; the others have failed."""
+        for name, own in results.items():
+            reasons = [result.reason for result in own if isinstance(result, Failure)]
+            if reasons:
+                self.models[name].failure = reasons[0]
+        return {name: [result for result in own if isinstance(result, Receipt)] for name, own in results.items() if not self.models[name].failure}
+
     def _pending(self, stage: str, model: str, jobs: Sequence[Job[Task]], results: dict[Place, Receipt | Failure]) -> list[Job[Task]]:
         """The jobs still to do; receipts of the others, and of those to be tried again, go to `results`."""
         logs = {job.log.folder: job.log for job in jobs}

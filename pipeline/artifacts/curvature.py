@@ -1,19 +1,23 @@
-"""The curvature at rest: whitening matrices in one flat array, and the reference part's whitened rows beside all trusted samples."""
+"""The curvature at rest: whitening maps in one flat array, and the reference part's whitened rows beside all trusted samples."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, TypeVar
 
 import numpy as np
 import pyarrow as pa
 import torch
 from numpy.typing import NDArray
+from pydantic import BaseModel
 from torch import Tensor
 
 from infra import arrays
 from infra.storage import Storage
 from infra.tables import TableFormat, decode_arrow, encode_arrow
-from madcore import BlockMoment, RowLayout, Whitening
+from madcore import RowLayout, Whitening
+from madcore.curvature import Moment
+from madcore.inverse import Factors, Map, Matrix, Turned, Vectors
 
 Part = Literal["reference", "calibration", "filtered", "unreadable"]
 WHITENING, LAYERS = "whitening", "layers.arrow"
@@ -39,6 +43,17 @@ TRUSTED_FORMAT = TableFormat(
         pa.field("score", pa.float64()),
     ),
 )
+
+
+MapKind = Literal["matrix", "vectors", "factors"]
+AnyMoment = TypeVar("AnyMoment", bound=Moment)
+
+
+class _Maps(BaseModel):
+    """What a whitening's flat array holds: of each layer, the form of its map and the shapes of the tensors that it is made of. Format 1 had matrices only."""
+
+    format: Literal[2] = 2
+    maps: list[tuple[MapKind, list[list[int]]]]
 
 
 @dataclass(frozen=True)
@@ -76,8 +91,9 @@ class TrustedSamples:
 
 def encode_whitening(whitening: Whitening, mean_eigenvalues: Sequence[float], dampings: Sequence[float]) -> dict[str, bytes]:
     """The files of a factor task."""
-    flat = torch.cat([matrix.flatten() for matrix in whitening.matrices or ()]).numpy()
-    objects = arrays.encode(flat, {"format": 1})
+    maps = whitening.maps or ()
+    flat = torch.cat([tensor.flatten() for own in maps for tensor in own.tensors]).numpy()
+    objects = arrays.encode(flat, _Maps(maps=[_described(own) for own in maps]).model_dump(mode="json"))
     layout = whitening.layout
     table = pa.table([list(layout.names), list(layout.sizes), list(mean_eigenvalues), list(dampings)], schema=LAYERS_FORMAT.schema)
     return {**{f"{WHITENING}/{name}": data for name, data in objects.items()}, LAYERS: encode_arrow(table)}
@@ -89,22 +105,32 @@ def read_whitening(storage: Storage, folder: str, layout: RowLayout) -> Whitenin
         return Whitening(layout)
     array = arrays.open_array(storage, f"{folder}/{WHITENING}")
     flat = torch.from_numpy(arrays.read(array, 0, array.shape[0]))
-    pieces = flat.split([size * size for size in layout.sizes])
-    return Whitening(layout, tuple(piece.reshape(size, size) for piece, size in zip(pieces, layout.sizes, strict=True)))
+    maps = _Maps(maps=[("matrix", [[size, size]]) for size in layout.sizes]) if array.attrs["format"] == 1 else _Maps.model_validate(dict(array.attrs))
+    pieces = iter(flat.split([math.prod(shape) for _, shapes in maps.maps for shape in shapes]))
+    return Whitening(layout, tuple(_map_of(kind, [next(pieces).reshape(shape) for shape in shapes]) for kind, shapes in maps.maps))
 
 
-def encode_moment(moment: BlockMoment) -> dict[str, bytes]:
-    """The files of a moment task: the sums of all layers, float64, in one flat array, and the number of rows in them."""
-    flat = torch.cat([block.flatten() for block in moment.sums]).numpy()
-    return {f"{MOMENT}/{name}": data for name, data in arrays.encode(flat, {"format": 1, "count": moment.count}).items()}
+def _described(own: Map) -> tuple[MapKind, list[list[int]]]:
+    kind: MapKind = "matrix" if isinstance(own, Matrix) else "vectors" if isinstance(own.basis, Vectors) else "factors"
+    return kind, [list(tensor.shape) for tensor in own.tensors]
 
 
-def read_moment(storage: Storage, folder: str, layout: RowLayout) -> BlockMoment:
-    """The moment of a moment task's folder."""
+def _map_of(kind: MapKind, tensors: Sequence[Tensor]) -> Map:
+    if kind == "matrix":
+        return Matrix(tensors[0])
+    basis = Vectors(tensors[0]) if kind == "vectors" else Factors(tensors[0], tensors[1])
+    return Turned(basis, tensors[-2], tensors[-1])
+
+
+def encode_moment(moment: Moment) -> dict[str, bytes]:
+    """The files of a moment task: its numbers, float64, in one flat array, and the number of rows in them."""
+    return {f"{MOMENT}/{name}": data for name, data in arrays.encode(moment.flat.numpy(), {"format": 2, "count": moment.count}).items()}
+
+
+def read_moment(storage: Storage, folder: str, zero: AnyMoment) -> AnyMoment:
+    """The moment of a moment task's folder, of the kind and layout of `zero`."""
     array = arrays.open_array(storage, f"{folder}/{MOMENT}")
-    pieces = torch.from_numpy(arrays.read(array, 0, array.shape[0])).split([size * size for size in layout.sizes])
-    sums = tuple(piece.reshape(size, size) for piece, size in zip(pieces, layout.sizes, strict=True))
-    return BlockMoment(layout, sums, int(str(array.attrs["count"])))
+    return zero.restored(torch.from_numpy(arrays.read(array, 0, array.shape[0])), int(str(array.attrs["count"])))
 
 
 def encode_references(whitened_mk: Tensor, trusted: TrustedSamples) -> dict[str, bytes]:

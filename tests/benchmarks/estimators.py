@@ -3,7 +3,7 @@
 Every model of the zoo is audited with every setting below, defaults otherwise, all trusted and audited samples, over the very pipeline
 that users run. A figure is of successful attacks (prediction equals the target) against clean samples: AUROC; TPR and realised FPR at
 the calibrated 1 % and 5 %; and the highest FPR of a predicted class at 5 %, of classes with at least 100 clean samples. Not included are
-`loss_trace`, `kfac` and `ekfac`, which this version does not have.
+`loss_trace`, which this version does not have.
 
 Results lie in CACHE, a root per setting that shares nothing with others, so that a benchmark that was stopped goes on where it was. The
 last line is one JSON object, MODEL/SETTING/FIGURE.
@@ -37,6 +37,8 @@ SETTINGS: dict[str, Raw] = {
     "identity": {"curvature": {"kind": "identity"}},
     "ggn": {"curvature": {"kind": "ggn"}},
     "fisher": {"curvature": {"kind": "fisher"}},
+    "kfac": {"curvature": {"kind": "kfac"}},
+    "ekfac": {"curvature": {"kind": "ekfac"}},
     "transductive": {"curvature": {"transductive": True}},
     "debiased": {"score": {"debiased": True}},
     "identity debiased": {"curvature": {"kind": "identity"}, "score": {"debiased": True}},
@@ -45,6 +47,7 @@ SETTINGS: dict[str, Raw] = {
     "rank 4": {"estimator": {"projection": {"rank": 4}}},
     "rank 8": {"estimator": {"projection": {"rank": 8}}},
     "rank 32": {"estimator": {"projection": {"rank": 32}}},
+    "rank 64": {"estimator": {"projection": {"rank": 64}}},
     "gaussian": {"estimator": {"projection": {"kind": "gaussian"}}},
     "all": {"estimator": {"parameters": "all"}},
 }

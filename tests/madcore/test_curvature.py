@@ -7,7 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from madcore import BlockMoment, DampedInverse, Damping, RowLayout, Whitening
+from madcore import BlockMoment, DampedInverse, Damping, RowLayout, Spectrum, Whitening
+from madcore.curvature import sum_of
+from madcore.inverse import Matrix
 from tests.reference import block_moment, places
 from tests.strategies import LAW, layouts, normal_rows, seeds
 
@@ -22,8 +24,9 @@ def moment_of(layout: RowLayout, rows: Tensor) -> BlockMoment:
 def assert_same(one: BlockMoment, other: BlockMoment) -> None:
     """Equal counts, and sums equal up to the rounding of float64."""
     assert one.layout == other.layout and one.count == other.count
-    for a, b in zip(one.sums, other.sums, strict=True):
-        torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-12)
+    for a, b in zip(one.parts, other.parts, strict=True):
+        assert a.shape == b.shape
+        torch.testing.assert_close(sum_of(a, one.count), sum_of(b, other.count), rtol=1e-12, atol=1e-12)
 
 
 def positive_semi_definite(seed: int, k: int, rank: int) -> Tensor:
@@ -37,8 +40,8 @@ def positive_semi_definite(seed: int, k: int, rank: int) -> Tensor:
 def test_equals_the_dense_second_moment(layout: RowLayout, seed: int, m: int) -> None:
     rows = normal_rows(seed, m, layout.k)
     for block, expected in zip(moment_of(layout, rows).finalize(), block_moment(rows.double().numpy(), layout.sizes), strict=True):
-        assert block.dtype == torch.float64
-        np.testing.assert_allclose(block.numpy(), expected, rtol=1e-12, atol=1e-12)
+        assert block.dense.dtype == torch.float64
+        np.testing.assert_allclose(block.dense.numpy(), expected, rtol=1e-12, atol=1e-12)
 
 
 @LAW
@@ -69,7 +72,7 @@ def test_order_changes_nothing_and_zero_is_neutral(layout: RowLayout, seed: int,
 def test_many_rows_do_not_lose_small_ones() -> None:
     """Accumulation is in float64: in float32 the second row would vanish beside the first."""
     layout = RowLayout(("a",), (1,))
-    assert float(moment_of(layout, torch.tensor([[1e4], [1.0]])).sums[0]) == 1e8 + 1
+    assert float(moment_of(layout, torch.tensor([[1e4], [1.0]])).parts[0]) == 1e8 + 1
 
 
 def test_no_rows_have_no_moment() -> None:
@@ -83,27 +86,28 @@ def test_damped_inverse_equals_the_dense_one(seed: int, k: int, rank: int, dampi
     matrix, rows = positive_semi_definite(seed, k, max(rank, 1)), normal_rows(seed, 4, k).double()
     amount = damping.amount * (float(torch.linalg.eigvalsh(matrix).mean()) if damping.kind == "relative_mean" else 1.0)
     dense = torch.linalg.inv(matrix + amount * torch.eye(k, dtype=torch.float64))
-    inverse = DampedInverse.of(matrix, damping)
+    inverse = DampedInverse.of(Spectrum.of(matrix), damping)
     torch.testing.assert_close(inverse.apply(rows), rows @ dense, rtol=1e-7, atol=1e-7)
     torch.testing.assert_close(inverse.quadratic(rows), torch.stack([row @ dense @ row for row in rows]), rtol=1e-7, atol=1e-7)
     torch.testing.assert_close(inverse.whiten(inverse.whiten(rows)), rows @ dense, rtol=1e-7, atol=1e-7)
     torch.testing.assert_close(inverse.whiten(rows) @ inverse.whiten(rows).T, rows @ dense @ rows.T, rtol=1e-7, atol=1e-7)
-    assert torch.allclose(inverse.whitening(), inverse.whitening().T, atol=1e-12)
+    whitening = inverse.whitening()
+    assert isinstance(whitening, Matrix) and torch.allclose(whitening.matrix, whitening.matrix.T, atol=1e-12)
 
 
 def test_dampings_have_their_unit() -> None:
     matrix = torch.diag(torch.tensor([1.0, 2.0, 6.0], dtype=torch.float64))
     rows = torch.eye(3, dtype=torch.float64)
-    relative = DampedInverse.of(matrix, Damping("relative_mean", 0.5)).apply(rows)
-    absolute = DampedInverse.of(matrix, Damping("absolute", 0.5)).apply(rows)
+    relative = DampedInverse.of(Spectrum.of(matrix), Damping("relative_mean", 0.5)).apply(rows)
+    absolute = DampedInverse.of(Spectrum.of(matrix), Damping("absolute", 0.5)).apply(rows)
     torch.testing.assert_close(relative.diagonal(), 1 / torch.tensor([2.5, 3.5, 7.5], dtype=torch.float64))
     torch.testing.assert_close(absolute.diagonal(), 1 / torch.tensor([1.5, 2.5, 6.5], dtype=torch.float64))
 
 
 def test_relative_damping_does_not_see_the_scale_of_the_rows() -> None:
     matrix, rows = positive_semi_definite(3, 5, 5), normal_rows(3, 4, 5).double()
-    whitened = DampedInverse.of(matrix, Damping("relative_mean", 1.0)).whiten(rows)
-    torch.testing.assert_close(DampedInverse.of(100 * matrix, Damping("relative_mean", 1.0)).whiten(10 * rows), whitened)
+    whitened = DampedInverse.of(Spectrum.of(matrix), Damping("relative_mean", 1.0)).whiten(rows)
+    torch.testing.assert_close(DampedInverse.of(Spectrum.of(100 * matrix), Damping("relative_mean", 1.0)).whiten(10 * rows), whitened)
 
 
 ZERO_BLOCKS = {
@@ -116,28 +120,53 @@ ZERO_BLOCKS = {
 @pytest.mark.parametrize(("damping", "factor"), ZERO_BLOCKS.values(), ids=ZERO_BLOCKS.keys())
 def test_an_all_zero_block(damping: Damping, factor: float) -> None:
     rows = normal_rows(0, 3, 4)
-    torch.testing.assert_close(DampedInverse.of(torch.zeros(4, 4), damping).apply(rows), factor * rows)
+    torch.testing.assert_close(DampedInverse.of(Spectrum.of(torch.zeros(4, 4)), damping).apply(rows), factor * rows)
 
 
 def test_without_damping_a_singular_block_stays_finite_and_a_regular_one_is_inverted() -> None:
     undamped = Damping("relative_mean", 0.0)
     singular, regular = positive_semi_definite(1, 6, 2), positive_semi_definite(1, 6, 12)
     rows = normal_rows(1, 3, 6).double()
-    assert torch.isfinite(DampedInverse.of(singular, undamped).apply(rows)).all()
-    torch.testing.assert_close(DampedInverse.of(regular, undamped).apply(rows), rows @ torch.linalg.inv(regular), rtol=1e-7, atol=1e-7)
+    assert torch.isfinite(DampedInverse.of(Spectrum.of(singular), undamped).apply(rows)).all()
+    torch.testing.assert_close(DampedInverse.of(Spectrum.of(regular), undamped).apply(rows), rows @ torch.linalg.inv(regular), rtol=1e-7, atol=1e-7)
 
 
 def test_rounding_below_zero_counts_as_zero() -> None:
     matrix = torch.diag(torch.tensor([2.0, -1e-14], dtype=torch.float64))
-    inverse = DampedInverse.of(matrix, Damping("absolute", 0.5))
+    inverse = DampedInverse.of(Spectrum.of(matrix), Damping("absolute", 0.5))
     torch.testing.assert_close(inverse.apply(torch.eye(2, dtype=torch.float64)).diagonal(), torch.tensor([0.4, 2.0], dtype=torch.float64))
-    assert float(inverse.eigenvalues.min()) == 0.0
+    assert float(inverse.spectrum.eigenvalues.min()) == 0.0
+
+
+@LAW
+@given(seeds, st.integers(1, 7), st.integers(8, 12), DAMPINGS)
+def test_fewer_rows_than_numbers_are_inverted_by_the_woodbury_identity(seed: int, m: int, k: int, damping: Damping) -> None:
+    """Never as a k x k matrix, and equal to what that gives; also of rows that repeat, whose Gram matrix is singular."""
+    layout, rows = RowLayout(("a",), (k,)), normal_rows(seed, m, k).double()
+    rows[m // 2 :] = rows[: m - m // 2].clone()
+    (thin,) = moment_of(layout, rows).finalize()
+    full = Spectrum.of(rows.T @ rows / m)
+    assert len(thin.eigenvalues) == m and not thin.complete and full.complete
+    torch.testing.assert_close(thin.dense, full.dense, rtol=1e-10, atol=1e-10)
+    assert thin.mean_eigenvalue == pytest.approx(full.mean_eigenvalue)
+    others, one, other = normal_rows(seed + 1, 3, k).double(), DampedInverse.of(thin, damping), DampedInverse.of(full, damping)
+    for made in ("apply", "quadratic", "whiten"):
+        torch.testing.assert_close(getattr(one, made)(others), getattr(other, made)(others), rtol=1e-7, atol=1e-7)
+    assert Whitening.fit(layout, [thin], damping).infinite == ()
+    torch.testing.assert_close(Whitening.fit(layout, [thin], damping)(others), Whitening.fit(layout, [full], damping)(others), rtol=1e-4, atol=1e-4)
+
+
+def test_few_rows_without_damping_stay_finite_and_no_rows_at_all_are_the_identity() -> None:
+    undamped, rows = Damping("absolute", 0.0), normal_rows(0, 3, 6).double()
+    (thin,), (nothing,) = (moment_of(RowLayout(("a",), (6,)), some).finalize() for some in (rows[:2], torch.zeros(2, 6)))
+    assert torch.isfinite(DampedInverse.of(thin, undamped).whiten(rows)).all()
+    torch.testing.assert_close(DampedInverse.of(nothing, undamped).apply(rows), rows)
 
 
 @LAW
 @given(layouts, seeds, DAMPINGS)
 def test_whitening_works_layer_by_layer(layout: RowLayout, seed: int, damping: Damping) -> None:
-    blocks = [positive_semi_definite(seed + i, size, size + 1) for i, size in enumerate(layout.sizes)]
+    blocks = [Spectrum.of(positive_semi_definite(seed + i, size, size + 1)) for i, size in enumerate(layout.sizes)]
     rows = normal_rows(seed, 3, layout.k)
     whitened = Whitening.fit(layout, blocks, damping)(rows)
     assert whitened.dtype == torch.float32
@@ -155,14 +184,14 @@ def test_the_identity_curvature_leaves_rows_alone() -> None:
 def test_a_layer_that_the_reference_part_never_uses_counts_like_the_one_it_uses_least(scale: float) -> None:
     """Whatever unit gradients come in: relative damping sees no scale, also where a block is all zero."""
     layout, damping = RowLayout(("used", "used little", "unused"), (2, 2, 2)), Damping("relative_mean", 2.0)
-    blocks = [scale**2 * torch.eye(2, dtype=torch.float64) * amount for amount in (1.0, 0.25, 0.0)]
+    blocks = [Spectrum.of(scale**2 * torch.eye(2, dtype=torch.float64) * amount) for amount in (1.0, 0.25, 0.0)]
     assert damping.of_all(blocks) == pytest.approx([2 * scale**2, 0.5 * scale**2, 0.5 * scale**2])
     rows = scale * normal_rows(0, 3, 6)
     torch.testing.assert_close(Whitening.fit(layout, blocks, damping)(rows)[:, 4:], rows[:, 4:] / (0.5**0.5 * scale))
 
 
 def test_a_whitening_that_leaves_float32_names_its_layers() -> None:
-    layout, blocks = RowLayout(("a", "b"), (1, 1)), [torch.eye(1).double(), torch.zeros(1, 1).double()]
+    layout, blocks = RowLayout(("a", "b"), (1, 1)), [Spectrum.of(torch.eye(1)), Spectrum.of(torch.zeros(1, 1))]
     assert Whitening.fit(layout, blocks, Damping("absolute", 1e-80)).infinite == ("b",)
     assert Whitening.fit(layout, blocks, Damping("absolute", 1e-8)).infinite == ()
     assert Whitening(layout).infinite == ()

@@ -1,5 +1,6 @@
-"""Audits whose curvature is one of the training loss, fitted on rows of their own."""
+"""Audits whose curvature is fitted on rows of their own: those of the training loss, and Kronecker factors."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,12 +14,27 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.func import functional_call, jacrev
 
-from madcore import Projection, RowLayout, SampledLabels, label_uniforms, per_sample_rows, row_layout, select_layers
-from pipeline.artifacts.curvature import read_reference_rows, read_trusted
+from madcore import (
+    EigenvalueMoment,
+    KroneckerMoment,
+    Measured,
+    Projection,
+    RowExtractor,
+    RowLayout,
+    SampledLabels,
+    label_uniforms,
+    margin,
+    per_sample_rows,
+    row_layout,
+    select_layers,
+)
+from madcore.inverse import Matrix, Turned
+from pipeline.artifacts.curvature import read_reference_rows, read_trusted, read_whitening
 from pipeline.artifacts.logs import stage_logs
 from pipeline.audit import Audit
 from pipeline.demo.network import digit_cnn
 from pipeline.errors import ConfigError
+from pipeline.memory import PROCESS_BYTES
 from pipeline.plan import plan_audit
 from pipeline.run import run_audit
 from pipeline.schema import CurvatureSection
@@ -30,7 +46,7 @@ from tests.reference import block_moment, projected
 
 RANK = 3
 EXACT: dict[str, JsonValue] = {"projection": {"rank": RANK}, "rows_dtype": "float32"}
-KINDS = pytest.mark.parametrize("kind", ["ggn", "fisher"])
+KINDS = pytest.mark.parametrize("kind", ["ggn", "fisher", "kfac", "ekfac"])
 
 
 def network(digits: Path) -> nn.Module:
@@ -65,10 +81,19 @@ def fisher(model: nn.Module, ids: list[str], samples: Tensor, seed: int) -> NDAr
     return per_sample_rows(model, samples, projection=Projection(RANK), measurement=labels).numpy()
 
 
-def expected_references(rows: NDArray[np.float64], own: NDArray[np.float64], layout: RowLayout) -> NDArray[np.float64]:
-    """The reference part's own rows, whitened by the second moment of others."""
+def factored(model: nn.Module, samples: Tensor, kind: str) -> list[NDArray[np.float64]]:
+    """The blocks of Kronecker factors, dense, in one pass over all samples in float64."""
+    extractor, batch = RowExtractor(model, select_layers(model).covered, Projection(RANK)), Measured(samples, margin)
+    spectra = KroneckerMoment.zero(extractor.side_layout).update(extractor.side_numbers(batch)).finalize()
+    if kind == "ekfac":
+        spectra = EigenvalueMoment.zero(extractor.layout, spectra).update(extractor(batch).rows).finalize()
+    return [spectrum.dense.numpy() for spectrum in spectra]
+
+
+def expected_references(blocks: Sequence[NDArray[np.float64]], own: NDArray[np.float64], layout: RowLayout) -> NDArray[np.float64]:
+    """The reference part's own rows, whitened by these blocks."""
     whitened = []
-    for place, block in zip(layout.slices, block_moment(rows, layout.sizes), strict=True):
+    for place, block in zip(layout.slices, blocks, strict=True):
         values, vectors = np.linalg.eigh(block + np.eye(len(block)) * np.trace(block) / len(block))
         whitened.append(own[:, place] @ (vectors / np.sqrt(values)) @ vectors.T)
     return np.concatenate(whitened, axis=1)
@@ -85,10 +110,14 @@ def run(config_maker: ConfigMaker, **sections: JsonValue) -> Audit:
         ({"kind": "ggn", "transductive": True}, 40),
         ({"kind": "fisher", "transductive": False, "seed": 7}, 128),
         ({"kind": "fisher", "transductive": True}, 16),
+        ({"kind": "kfac", "transductive": False}, 128),
+        ({"kind": "kfac", "transductive": True}, 16),
+        ({"kind": "ekfac", "transductive": False}, 128),
+        ({"kind": "ekfac", "transductive": True}, 16),
     ],
     ids=lambda value: " ".join(map(str, value.values())) if isinstance(value, dict) else str(value),
 )
-def test_the_curvature_is_that_of_the_loss(make_config: ConfigMaker, digits: Path, curvature: dict[str, JsonValue], rows_per_task: int) -> None:
+def test_the_curvature_is_the_dense_one(make_config: ConfigMaker, digits: Path, curvature: dict[str, JsonValue], rows_per_task: int) -> None:
     """Of the reference part, or transductively of all but the filtered; in few tasks, and in so many that moments are a tree."""
     kind, transductive, seed = curvature["kind"], curvature["transductive"], int(str(curvature.get("seed", 0)))
     audit = run(make_config, estimator=EXACT, curvature=curvature, run={"rows_per_task": rows_per_task, "batch_size": 30})
@@ -101,10 +130,13 @@ def test_the_curvature_is_that_of_the_loss(make_config: ConfigMaker, digits: Pat
     if transductive:
         more_ids, more = inputs(make_config, digits, "audited")
         ids, samples = ids + more_ids, torch.cat([samples, more])
-    rows = gauss_newton(model, samples) if kind == "ggn" else fisher(model, ids, samples, seed)
     layout = row_layout(select_layers(model).covered, Projection(RANK))
     own = audit.rows("digits", "trusted").compute().astype(np.float64)[trusted.of("reference")]
-    np.testing.assert_allclose(references, expected_references(rows, own, layout), rtol=2e-3, atol=2e-3 * np.abs(references).max())
+    if kind in ("ggn", "fisher"):
+        blocks = block_moment(gauss_newton(model, samples) if kind == "ggn" else fisher(model, ids, samples, seed), layout.sizes)
+    else:
+        blocks = factored(model, samples, str(kind))
+    np.testing.assert_allclose(references, expected_references(blocks, own, layout), rtol=2e-3, atol=2e-3 * np.abs(references).max())
 
 
 def costs(audit: Audit) -> JsonValue:
@@ -160,8 +192,35 @@ def test_an_unreadable_trusted_sample_takes_no_part_and_is_tried_again(make_conf
     assert again.summary("digits")["same_as"] == run_id
 
 
+def test_both_curvatures_of_kronecker_factors_share_their_side_numbers(make_config: ConfigMaker) -> None:
+    first = run(make_config, curvature={"kind": "kfac"})
+    before, corrected = scores(first), run(make_config, curvature={"kind": "ekfac"})
+    assert costs(corrected) == 0 and not np.allclose(scores(corrected), before)
+
+
+def test_a_trusted_set_smaller_than_a_layers_row_is_audited_without_its_matrix(make_config: ConfigMaker) -> None:
+    """Rank 64 keeps up to 2,304 numbers a layer here, of fewer reference samples: the plan counts rows instead of matrices, and the map at rest is thin."""
+    estimator: JsonValue = {"projection": {"rank": 64}, "parameters": "all"}
+    plan = plan_audit(make_config(estimator=estimator)).models[0]
+    dense = 4 * 8 * sum(size * size for size in plan.layout.sizes)
+    assert max(plan.layout.sizes) > sum(source.rows for source in plan.trusted) and plan.memory.curvature - PROCESS_BYTES < dense
+    audit = run(make_config, estimator=estimator)
+    log = next(stage_logs(audit.storage, "digits", "curvature"))
+    receipts = log.receipts()
+    whitening = read_whitening(audit.storage, log.attempt_folder(receipts["factor"]), plan.layout)
+    forms = [type(own) for own in whitening.maps or ()]
+    assert Turned in forms and Matrix in forms
+    rows = torch.from_numpy(audit.rows("digits", "trusted").compute())
+    references = next(receipt for name, receipt in receipts.items() if name.startswith("references"))
+    trusted = read_trusted(audit.storage, log.attempt_folder(references))
+    own = rows[trusted.of("reference")].double()
+    blocks = block_moment(own.numpy(), plan.layout.sizes)
+    found = read_reference_rows(audit.storage, log.attempt_folder(references)).numpy()
+    np.testing.assert_allclose(found, expected_references(blocks, own.numpy(), plan.layout), rtol=2e-3, atol=2e-3 * np.abs(found).max())
+
+
 def test_a_gauss_newton_matrix_of_texts_is_refused_with_what_is_valid(make_config: ConfigMaker) -> None:
-    with pytest.raises(ConfigError, match=r"ggn makes no sense for the task causal_lm; valid: identity, block_moment, fisher"):
+    with pytest.raises(ConfigError, match=r"ggn makes no sense for the task causal_lm; valid: identity, block_moment, fisher, kfac, ekfac"):
         make_config(task="causal_lm", models=[{"name": "chat", "huggingface": "chat"}], curvature={"kind": "ggn"})
 
 
