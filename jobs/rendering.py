@@ -97,7 +97,7 @@ def plan_text(plan: AuditPlan) -> str:
             f"{model.layout.k:,}",
             size(model.row_bytes),
             size(model.memory.peak),
-            str(len(model.layers)),
+            str(len(model.layout.names)),
             str(len(model.fallback)),
             str(len(model.not_covered)),
         ]

@@ -17,18 +17,19 @@ from madcore.gradients import RowExtractor
 from madcore.inverse import DampedInverse, Damping, Spectrum, Whitening
 from madcore.kronecker import EigenvalueMoment, KroneckerMoment, SideLayout
 from madcore.likelihood import SampledCompletions, SampledLabels, gauss_newton_rows, label_uniforms
-from madcore.measurements import Inputs, Measured, Measurement, margin
+from madcore.measurements import CrossEntropy, Inputs, Measured, Measurement, margin
 from madcore.projections import Projection
 from madcore.rerun import RerunCost
 from madcore.rows import Layer, RowLayout, row_layout
 from madcore.screening import Screened, screen
 from madcore.selection import Coverage, select_layers
-from madcore.tokens import TokenBatch, completion_confidence, completion_nll, token_margin, token_margins
+from madcore.tokens import TokenBatch, completion_confidence, completion_loss, completion_nll, token_margin, token_margins
 
 __all__ = [
     "BlockMoment",
     "CalibrationError",
     "Coverage",
+    "CrossEntropy",
     "DampedInverse",
     "Damping",
     "EigenvalueMoment",
@@ -54,6 +55,7 @@ __all__ = [
     "Whitening",
     "check_layers",
     "completion_confidence",
+    "completion_loss",
     "completion_nll",
     "gauss_newton_rows",
     "label_uniforms",

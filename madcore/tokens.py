@@ -128,6 +128,11 @@ def completion_nll(tokens: TokenBatch) -> Measurement:
     return OfCompletions(tokens, _nlls)
 
 
+def completion_loss(tokens: TokenBatch) -> Measurement:
+    """As `completion_nll`, in float64: what a certain completion loses, far below the rounding of 1, is known to as many digits as its logits are."""
+    return OfCompletions(tokens, _losses)
+
+
 def completion_confidence(tokens: TokenBatch, logits_nsv: Tensor) -> Tensor:
     """Exp of the mean log-probability of each completion's tokens, (n,) float32."""
     nll_n = sum_over_completions(tokens, logits_nsv, lambda logits, places, emitted: _cross_entropies(logits[places].float(), emitted))
@@ -140,6 +145,10 @@ def _margins(logits_nsv: Tensor, places_ns: Tensor, emitted_t1: Tensor) -> Tenso
 
 def _nlls(logits_nsv: Tensor, places_ns: Tensor, emitted_t1: Tensor) -> Tensor:
     return _cross_entropies(logits_nsv[places_ns], emitted_t1)
+
+
+def _losses(logits_nsv: Tensor, places_ns: Tensor, emitted_t1: Tensor) -> Tensor:
+    return _cross_entropies(logits_nsv[places_ns].double(), emitted_t1)
 
 
 def _cross_entropies(logits_tv: Tensor, emitted_t1: Tensor) -> Tensor:

@@ -10,10 +10,12 @@ linear in w, and for Gaussian weights and quadratic losses with `1/2 tr(H_i S H_
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from madcore.coupling import class_means
 from madcore.rows import RowLayout
 
 WINDOW = 5
@@ -57,6 +59,33 @@ def concordance(centred_nk: Tensor, means_nc: Tensor, others_mk: Tensor, other_m
     denominators_nm = variances_nm + distances_nm.square()
     concordances_nm = 2 * (ours_nk @ others_mk.T) / torch.where(denominators_nm > 0, denominators_nm, 1.0)
     return concordances_nm.to(centred_nk)
+
+
+@dataclass(frozen=True)
+class TraceReferences:
+    """The reference part's traces, to be compared with by their concordances; with `classes`, class by class."""
+
+    layout: RowLayout
+    centred: Tensor
+    means: Tensor
+    predictions: Tensor
+    classes: int
+
+    @classmethod
+    def of(cls, layout: RowLayout, traces_mk: Tensor, predictions_m: Tensor, classes: int) -> "TraceReferences":
+        """From traces (m, k), m at least 1, and predicted classes (m,) int64; 0 classes compare with all of them."""
+        return cls(layout, centred(traces_mk, layout), chain_means(traces_mk, layout), predictions_m, classes)
+
+    def __call__(self, traces_nk: Tensor) -> Tensor:
+        """How far the reference part explains traces (n, k): (n,), the mean of their concordances with it, or with the class for which it is largest.
+
+        Classes with few samples are drawn towards the others (see `madcore.coupling.class_means`).
+        """
+        values_nm = concordance(centred(traces_nk, self.layout), chain_means(traces_nk, self.layout), self.centred, self.means, self.layout)
+        if not self.classes:
+            return values_nm.mean(dim=1)
+        present_c = torch.bincount(self.predictions, minlength=self.classes) > 0
+        return class_means(values_nm.T.contiguous(), self.predictions, self.classes)[present_c].amax(dim=0)
 
 
 def autocorrelation_time(series_t: Tensor) -> float:

@@ -12,10 +12,11 @@ from pydantic_core import ErrorDetails
 
 from pipeline import schema
 from pipeline.errors import ConfigError
-from pipeline.schema import CLASS_MEANS, CURVATURES, MEASUREMENTS, SCORES, ModelConfig, RunSection, ScoreSection, Section
+from pipeline.schema import CLASS_MEANS, CURVATURES, MEASUREMENTS, SCORES, CurvatureSection, ModelConfig, RunSection, ScoreSection, Section
 
 MODEL_SECTIONS = ("task", "data", "estimator", "curvature", "score", "calibration")
 REPLACED_WHOLE = ("columns", "preprocess", "target")
+TAGS = ("relative_mean", "absolute", "gradient", "loss_trace")  # of kinds, which pydantic puts into places
 LARGEST_CONFIG = 4 << 20
 _KINDS: dict[str, type[Section]] = {
     "estimator": schema.Estimator,
@@ -97,11 +98,12 @@ def _other_kind(section: str, below: Raw, value: Raw) -> bool:
 
 def _misfits(index: int, model: ModelConfig, raw: Raw) -> list[str]:
     """What makes no sense together, in one model's sections."""
-    chosen = {
-        ("estimator", "measurement"): (model.estimator.measurement, ("auto", *MEASUREMENTS[model.task])),
-        ("curvature", "kind"): (model.curvature.kind, CURVATURES[model.task]),
-        ("score", "kind"): (model.score.kind, ("auto", *SCORES[model.task])),
-    }
+    chosen: dict[tuple[str, str], tuple[str, tuple[str, ...]]] = {}
+    if model.traced is not None or model.score.kind != "concordance":
+        chosen[("score", "kind")] = (model.score.kind, ("auto", *_scores(model)))
+    if model.traced is None:
+        chosen[("estimator", "measurement")] = (model.gradient.measurement, ("auto", *MEASUREMENTS[model.task]))
+        chosen[("curvature", "kind")] = (model.curvature.kind, CURVATURES[model.task])
     lines = [
         f"{_where(('models', index, *place), raw)}: {value} makes no sense for the task {model.task}; valid: {', '.join(valid)}"
         for place, (value, valid) in chosen.items()
@@ -112,7 +114,28 @@ def _misfits(index: int, model: ModelConfig, raw: Raw) -> list[str]:
     if model.score.debiased and _resolve_auto(model).score.kind not in CLASS_MEANS:
         place = _where(("models", index, "score"), raw)
         lines.append(f"{place}: debiased belongs to a score of class means, {' or '.join(CLASS_MEANS)}, not to {model.score.kind}")
-    return [*lines, *_misfit_of_code(index, model, raw)]
+    return [*lines, *_misfit_of_estimator(index, model, raw), *_misfit_of_code(index, model, raw)]
+
+
+def _scores(model: ModelConfig) -> list[str]:
+    """The scores that a model's task and estimator can have."""
+    return [kind for kind in SCORES[model.task] if kind != "concordance" or model.traced is not None]
+
+
+def _misfit_of_estimator(index: int, model: ModelConfig, raw: Raw) -> list[str]:
+    """Traces are compared as they are; concordances are of traces alone."""
+    curvature, score = (_where(("models", index, section), raw) for section in ("curvature", "score"))
+    found = {
+        f"{curvature}: the estimator loss_trace compares traces as they are, without {model.curvature.kind}; leave curvature out, or set kind: identity": (
+            model.traced is not None and model.curvature.kind != "identity" and "curvature" in model.model_fields_set
+        ),
+        f"{score}: concordance is of loss traces, not of the estimator gradient; valid: {', '.join(_scores(model))}": (
+            model.traced is None and model.score.kind == "concordance"
+        ),
+        f"{score}: form belongs to kind: concordance, not to {model.score.kind}": model.score.form != "auto" and model.score.kind != "concordance",
+        f"{score}: form: class needs classes, and the task causal_lm has none; valid: mean": model.score.form == "class" and model.is_text,
+    }
+    return [line for line, applies in found.items() if applies]
 
 
 def _misfit_of_code(index: int, model: ModelConfig, raw: Raw) -> list[str]:
@@ -133,11 +156,15 @@ def _misfit_of_code(index: int, model: ModelConfig, raw: Raw) -> list[str]:
 
 def _resolve_auto(model: ModelConfig) -> ModelConfig:
     """Both spellings of a default get the same keys, so they are one spelling from here on."""
-    measurement = MEASUREMENTS[model.task][0] if model.estimator.measurement == "auto" else model.estimator.measurement
     kind = SCORES[model.task][0] if model.score.kind == "auto" else model.score.kind
-    estimator = model.estimator.model_copy(update={"measurement": measurement})
-    score = model.score.model_copy(update={"kind": kind, "layers": model.score.layers_form})
-    return model.model_copy(update={"estimator": estimator, "score": score})
+    changes: dict[str, str] = {"kind": kind, "layers": model.score.layers_form}
+    if kind == "concordance" and model.score.form == "auto":
+        changes["form"] = "mean" if model.is_text else "class"
+    resolved = model.model_copy(update={"score": model.score.model_copy(update=changes)})
+    if model.traced is not None:
+        return resolved.model_copy(update={"curvature": CurvatureSection(kind="identity")})
+    measurement = MEASUREMENTS[model.task][0] if model.gradient.measurement == "auto" else model.gradient.measurement
+    return resolved.model_copy(update={"estimator": model.gradient.model_copy(update={"measurement": measurement})})
 
 
 class _Loader(yaml.SafeLoader):
@@ -206,9 +233,9 @@ def _shown(value: object) -> str:
 
 
 def _remedy(key: object, valid: Sequence[str], elsewhere: str | None = None) -> str:
-    near = get_close_matches(str(key), valid, n=1)
-    if elsewhere and not near:
+    if elsewhere:
         return f"unknown key; {elsewhere}"
+    near = get_close_matches(str(key), valid, n=1)
     return "unknown key; " + (f"did you mean {near[0]!r}?" if near else f"valid keys: {', '.join(valid)}")
 
 
@@ -231,7 +258,7 @@ def _where(loc: Sequence[int | str], raw: Raw) -> str:
     models = raw["models"]
     model = models[int(loc[1])] if isinstance(models, list) else None
     own = loc[2:3] == () or loc[2] not in MODEL_SECTIONS or (isinstance(model, dict) and loc[2] in model) or loc[2] not in raw
-    rest = [str(part) for part in loc[2:] if part not in ("relative_mean", "absolute")]
+    rest = [str(part) for part in loc[2:] if part not in TAGS]
     name = model.get("name", loc[1]) if isinstance(model, dict) else loc[1]
     return ".".join(["models", str(name), *rest] if own else rest)
 

@@ -19,8 +19,7 @@ from torch import Tensor
 from infra.commits import Measures, Receipt
 from infra.events import Stopwatch, peak_memory_bytes
 from infra.storage import Storage
-from madcore import BlockMoment, Damping, EigenvalueMoment, KroneckerMoment, References, RowLayout, Whitening, score
-from madcore.coupling import Scored, ScoreKind
+from madcore import BlockMoment, Damping, EigenvalueMoment, KroneckerMoment, RowLayout, Whitening
 from madcore.curvature import Moment
 from pipeline.artifacts.curvature import (
     Part,
@@ -40,6 +39,7 @@ from pipeline.keys import key_of
 from pipeline.memory import SCORING_BLOCK
 from pipeline.plan import ModelPlan
 from pipeline.schema import FACTORED, Absolute, CurvatureSection
+from pipeline.scorer import Scorer
 from pipeline.split import split_trusted
 
 CURVATURE_FORMAT = 2
@@ -202,33 +202,6 @@ class CurvatureWorker:
 def moment_ranges(parts: int) -> list[tuple[int, int]]:
     """The ranges that `moment` tasks of one level add up; none where FAN_IN or fewer are left, which `factor` adds up itself."""
     return [(first, min(first + FAN_IN, parts)) for first in range(0, parts, FAN_IN)] if parts > FAN_IN else []
-
-
-@dataclass(frozen=True)
-class Scorer:
-    """Scores blocks of rows as a model's config asks, calibration samples and audited ones alike."""
-
-    references: References
-    whitening: Whitening
-    kind: ScoreKind
-
-    @classmethod
-    def of(cls, plan: ModelPlan, whitening: Whitening, whitened_mk: Tensor, trusted: TrustedSamples) -> "Scorer":
-        """From the reference part's whitened rows (m, k)."""
-        config = plan.config.score
-        references = References.of(plan.layout, config.layers_form, whitened_mk, trusted.reference_predictions, plan.classes, debias=config.debiased)
-        return cls(replace(references, q=config.nearest), whitening, config.resolved)
-
-    def __call__(self, rows_bk: Tensor, predictions_b: Tensor) -> Scored:
-        """Scores of at most SCORING_BLOCK rows, not yet whitened.
-
-        Blocks are filled up to one size: matrix products of another size add in another order, and the last bit decides between a
-        calibration score and an equal audited one, where ties must count against the sample.
-        """
-        samples = len(rows_bk)
-        rows = torch.nn.functional.pad(rows_bk, (0, 0, 0, SCORING_BLOCK - samples))
-        predictions = torch.nn.functional.pad(predictions_b, (0, SCORING_BLOCK - samples))
-        return score(self.references, self.kind, self.whitening(rows), predictions).first(samples)
 
 
 def _damping(section: CurvatureSection) -> Damping:

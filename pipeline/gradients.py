@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from infra.commits import CommitLog, Measures, Receipt
 from infra.computing import compute
@@ -26,8 +26,10 @@ from madcore import (
     gauss_newton_rows,
     label_uniforms,
 )
+from madcore.sampling import flat_weights
 from pipeline.artifacts.logs import rows_log
 from pipeline.artifacts.rows import NO_CLASS, NONFINITE, OK, SampleColumns, at_rest, encode_rows, read_statuses
+from pipeline.artifacts.snapshots import read_snapshots
 from pipeline.config import AuditConfig
 from pipeline.errors import StageError
 from pipeline.inputs import Group, Outcome, SampleBatch, no_outcome
@@ -35,6 +37,7 @@ from pipeline.plan import ModelPlan, RowTask, samples_of
 from pipeline.schema import FACTORED
 from pipeline.sources.datasets import Source
 from pipeline.sources.models import load_model
+from pipeline.traces import traces
 
 UNREADABLE = "unreadable: "
 READ_AHEAD = 2
@@ -43,10 +46,11 @@ PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": t
 
 @dataclass(frozen=True)
 class GradientTask:
-    """A row range to compute, and the receipt it supersedes where it is tried again."""
+    """A row range to compute, the receipt it supersedes where it is tried again, and of traces the folders of the snapshots they are taken at."""
 
     rows: RowTask
     supersedes: Receipt | None = None
+    snapshots: tuple[str, ...] = ()
 
     @property
     def model(self) -> str:
@@ -66,6 +70,7 @@ class GradientWorker:
         self._storage = Storage(config.root)
         self._device = torch.device("cuda" if config.run.gpus_per_worker > 0 else "cpu")
         self._loaded: tuple[str, RowExtractor] | None = None
+        self._anchor: tuple[str, nn.Module, Tensor] | None = None
 
     def __call__(self, task: GradientTask) -> Receipt:
         """Computes and commits one task."""
@@ -74,7 +79,7 @@ class GradientWorker:
         if task.supersedes is not None and self._still_unreadable(plan, rows, task.supersedes):
             return task.supersedes
         with prefetched(self._read(plan, rows, range(rows.start, rows.stop)), READ_AHEAD) as batches:
-            collected, watch, computing = compute(self._compute, plan, batches, rows)
+            collected, watch, computing = compute(self._traced if task.snapshots else self._compute, plan, batches, task)
         files = encode_rows(collected.rows, collected.scales, collected.columns(rows.start), plan.layout_of(rows.draws))
         measures = Measures(
             rows=rows.stop - rows.start,
@@ -101,9 +106,21 @@ class GradientWorker:
                     return False
         return True
 
-    def _compute(self, plan: ModelPlan, batches: Iterator[SampleBatch], rows: RowTask) -> tuple["Collected", Stopwatch, float]:
+    def _traced(self, plan: ModelPlan, batches: Iterator[SampleBatch], task: GradientTask) -> tuple["Collected", Stopwatch, float]:
+        """As `_compute`, of traces: all samples are read before the first snapshot is."""
+        collected, watch = Collected(plan.layout.k, task.rows.stop - task.rows.start, 1, self._device), Stopwatch()
+        placed = [(collected.add(batch), group) for batch in batches for group in batch.groups]
+        model, anchor = self._anchored(plan)
+        with prefetched(read_snapshots(self._storage, task.snapshots), READ_AHEAD) as snapshots:
+            found = traces(model, anchor, [group for _, group in placed], snapshots, plan.layout.k)
+        for (place, group), traced in zip(placed, found, strict=True):
+            collected.fill(place, traced.rows, traced.outcome, group)
+        collected.settle(plan.layout, plan.dtype_of(0))
+        return collected, watch, watch.seconds
+
+    def _compute(self, plan: ModelPlan, batches: Iterator[SampleBatch], task: GradientTask) -> tuple["Collected", Stopwatch, float]:
         """Rows of all batches, a watch that began with them, and the seconds not spent on waiting for a batch to be read."""
-        layout = plan.layout_of(rows.draws)
+        rows, layout = task.rows, plan.layout_of(task.rows.draws)
         collected, watch, waited = Collected(layout.k, rows.stop - rows.start, max(1, rows.draws), self._device), Stopwatch(), 0.0
         while True:
             waiting = Stopwatch()
@@ -119,7 +136,7 @@ class GradientWorker:
 
     def _own_rows(self, plan: ModelPlan, group: Group) -> tuple[Tensor, Outcome]:
         """Of a group's r samples, rows (r, k) and what the model made of them."""
-        computed = self._extractor(plan)(group.measured.to(self._device), PRECISIONS[plan.config.estimator.precision])
+        computed = self._extractor(plan)(group.measured.to(self._device), PRECISIONS[plan.config.gradient.precision])
         samples = len(group.places)
         return computed.rows[:samples], group.outcome(computed.outputs[:samples].float())
 
@@ -134,18 +151,35 @@ class GradientWorker:
             return rows_rdk.flatten(0, 1), no_outcome(samples, rows_rdk.device)
         own = [names[place] for place in group.places.tolist()]
         labels = sampled_labels(group.tokens, plan.config.curvature.seed, own + own[:1] * (measured.samples - samples))
-        rows_rk = extractor(Measured(measured.inputs, labels), PRECISIONS[plan.config.estimator.precision]).rows[:samples]
+        rows_rk = extractor(Measured(measured.inputs, labels), PRECISIONS[plan.config.gradient.precision]).rows[:samples]
         return rows_rk, no_outcome(samples, rows_rk.device)
+
+    def _anchored(self, plan: ModelPlan) -> tuple[nn.Module, Tensor]:
+        """A model, and its weights as they were trained."""
+        if self._anchor is None or self._anchor[0] != plan.name:
+            self._anchor = None
+            model = load_planned(self._config, plan).to(self._device)
+            self._anchor = (plan.name, model, flat_weights(model))
+        return self._anchor[1:]
 
     def _extractor(self, plan: ModelPlan) -> RowExtractor:
         if self._loaded is None or self._loaded[0] != plan.name:
             self._loaded = None
-            loaded = load_model(self._config, plan.config, plan.source)
-            if loaded.digest != plan.digest:
-                raise StageError(f"model {plan.name}: its weights or architecture changed since the plan was made; run again")
-            extractor = RowExtractor(loaded.module.to(self._device), plan.layers, plan.projection)
+            extractor = RowExtractor(load_planned(self._config, plan).to(self._device), plan.layers, plan.projection)
             self._loaded = (plan.name, extractor)
         return self._loaded[1]
+
+
+def load_planned(config: AuditConfig, plan: ModelPlan) -> nn.Module:
+    """The model that was planned.
+
+    Raises:
+        StageError: it is another one now.
+    """
+    loaded = load_model(config, plan.config, plan.source)
+    if loaded.digest != plan.digest:
+        raise StageError(f"model {plan.name}: its weights or architecture changed since the plan was made; run again")
+    return loaded.module
 
 
 def row_task_log(storage: Storage, plan: ModelPlan, source: Source, draws: int) -> CommitLog:

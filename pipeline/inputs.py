@@ -86,7 +86,7 @@ class TextInputs:
 
     def read(self, model: ModelConfig, source: Source, rows: range, batch_size: int) -> Iterator[SampleBatch]:
         """Rows of a source, `batch_size` at a time, in groups of texts of similar length."""
-        measure = TOKEN_MEASUREMENTS[model.estimator.measurement]
+        measure = TOKEN_MEASUREMENTS[model.measurement]
         for batch in read_texts(source, rows.start, rows.stop, self.limits, batch_size):
             fitting = self._refuse_longest(batch)
             places, texts = _readable(fitting.unreadable), fitting.texts

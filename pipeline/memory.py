@@ -4,12 +4,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.weak import WeakIdKeyDictionary
 
 from madcore import Measured, RowExtractor, RowLayout
+from madcore.measurements import logits_of, run
 
 PROCESS_BYTES = 600 << 20
 SCORING_BLOCK = 512
@@ -66,6 +67,16 @@ def pass_bytes(extractor: RowExtractor, sample: Measured) -> int:
     return peak
 
 
+def step_bytes(model: nn.Module, sample: Measured) -> int:
+    """Peak bytes of the tensors that a batch's loss and its gradient need above the model, its inputs, and the gradient."""
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    with _Living() as living:
+        loss = sample.measurement(logits_of(run(model, sample.inputs))).sum()
+        gradients = torch.autograd.grad(loss, parameters, allow_unused=True)
+    peak: int = living.peak - sum(gradient.nbytes for gradient in gradients if gradient is not None)
+    return max(peak, 0)
+
+
 @dataclass(frozen=True)
 class TextBytes:
     """Memory of a text's forward and backward pass: so much a token, and, where attention's kernel keeps scores, a pair of tokens."""
@@ -100,7 +111,8 @@ class Shapes:
     `widest`: numbers of the longest row that is stored.
     `moments`: numbers of each layer's part of the curvature, float64, of which one layer's is factored at a time; none for the identity.
     `judged`: audited samples whose truth is known, which evaluation holds at once.
-    `rerun`: whole gradients and activations of the samples that the fallback takes at a time.
+    `besides`: what rows need beside their batches: of the fallback, whole gradients and activations of the samples that it takes at a time; of
+    traces, weights and samples that are held in memory.
     """
 
     layout: RowLayout
@@ -115,7 +127,7 @@ class Shapes:
     classes: int
     moments: tuple[int, ...]
     judged: int
-    rerun: int = 0
+    besides: int = 0
 
 
 def batch_bytes(samples: int, at_once: int, sample_bytes: int, kept_bytes: int) -> int:
@@ -129,7 +141,7 @@ def project_memory(shapes: Shapes) -> ProjectedMemory:
     blocks, factor = 8 * sum(shapes.moments), 4 * 8 * max(shapes.moments, default=0)
     references = 5 * shapes.reference * row + 6 * shapes.classes * row
     batch = batch_bytes(shapes.batch, shapes.at_once, shapes.sample_bytes, shapes.kept_bytes + 3 * stored)
-    gradients = PROCESS_BYTES + 2 * shapes.model_bytes + batch + shapes.rerun + 5 * shapes.task_rows * stored
+    gradients = PROCESS_BYTES + 2 * shapes.model_bytes + batch + shapes.besides + 5 * shapes.task_rows * stored
     scoring = PROCESS_BYTES + blocks // 2 + references + SCORING_BLOCK * (6 * row + 8 * shapes.reference)
     curvature = PROCESS_BYTES + max(4 * blocks + factor, blocks // 2 + references) + SCORING_BLOCK * (6 * stored + 8 * shapes.reference)
     return ProjectedMemory(gradients, curvature, scoring, PROCESS_BYTES + JUDGED_BYTES * shapes.judged)

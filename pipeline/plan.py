@@ -9,7 +9,7 @@ from pydantic import JsonValue
 
 from infra.computing import compute
 from infra.errors import StorageError
-from madcore import Layer, MadcoreError, Projection, RerunCost, RowLayout, SideLayout, row_layout
+from madcore import Layer, MadcoreError, Projection, RerunCost, RowLayout, SideLayout
 from madcore.calibration import calibration_size, check_target, smallest_certified_group
 from madcore.rerun import CHUNK_BYTES
 from pipeline.artifacts.layout import check_root, root_storage
@@ -22,7 +22,8 @@ from pipeline.probes import Probed, probe, projection_of
 from pipeline.schema import FACTORED, ModelConfig
 from pipeline.sources.datasets import INPUTS, Source, find_sources, read_ids
 
-ROWS_FORMAT, FITTED_FORMAT = 1, 1
+ROWS_FORMAT, FITTED_FORMAT, SNAPSHOTS_FORMAT = 1, 1, 1
+SNAPSHOT_BYTES = 256 << 20
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,7 @@ class RowTask:
 
 @dataclass(frozen=True)
 class ModelPlan:
-    """What will be done for one model. `classes` is 0 for a language model, whose outputs have none."""
+    """What will be done for one model. `classes` is 0 for a language model, whose outputs have none; `weights` is how many numbers it is made of."""
 
     config: ModelConfig
     source: bytes | None = field(repr=False)
@@ -61,7 +62,9 @@ class ModelPlan:
     inputs: ModelInputs
     trusted: tuple[Source, ...]
     audited: tuple[Source, ...]
+    sampling: tuple[Source, ...]
     refused_files: Mapping[str, str]
+    weights: int
     rows_per_task: int
     memory: ProjectedMemory
 
@@ -78,7 +81,7 @@ class ModelPlan:
     @property
     def layout(self) -> RowLayout:
         """The layout of its rows."""
-        return row_layout(self.layers, self.projection)
+        return self.sides.rows
 
     @property
     def sources(self) -> tuple[Source, ...]:
@@ -103,13 +106,18 @@ class ModelPlan:
         kind = "sides" if curvature.kind in FACTORED else curvature.kind
         return key_of(format=FITTED_FORMAT, rows=self.row_key, kind=kind, seed=curvature.seed)
 
+    @property
+    def snapshots_key(self) -> str:
+        """The key of the weights that traces are taken at."""
+        return key_of(format=SNAPSHOTS_FORMAT, rows=self.row_key)
+
     def layout_of(self, draws: int) -> RowLayout:
         """The layout of the rows of a task."""
         return self.sides.stored if draws and self.config.curvature.kind in FACTORED else self.layout
 
     def dtype_of(self, draws: int) -> Literal["float16", "float32"]:
         """What the rows of a task are at rest. Side numbers are sums of squares, of which float16 has too small a range."""
-        return "float32" if draws and self.config.curvature.kind in FACTORED else self.config.estimator.rows_dtype
+        return "float32" if draws and self.config.curvature.kind in FACTORED else "float32" if self.config.traced else self.config.gradient.rows_dtype
 
     def tasks(self, source: Source, draws: int = 0) -> Iterator[RowTask]:
         """The tasks of one source, in order."""
@@ -200,9 +208,10 @@ def _plan_model(config: AuditConfig, model: ModelConfig) -> ModelPlan:
     if trusted_refused:
         raise SourceError("; ".join(trusted_refused.values()))
     audited, refused_files = find_sources(config, model, "audited")
+    sampling = _find_sampling(config, model, trusted)
     samples = _check_trusted(model, trusted)
     probed = compute(probe, config, model, trusted)
-    layout, rows = row_layout(probed.coverage.covered, projection_of(model)), max(source.rows for source in (*trusted, *audited))
+    layout, rows = probed.sides.rows, max(source.rows for source in (*trusted, *audited))
     draws, reference = draws_of(model, probed.classes), samples - calibration_size(samples, model.calibration.fraction)
     fitted = samples + sum(source.rows for source in audited) if model.curvature.transductive else reference
     shapes = Shapes(
@@ -218,14 +227,16 @@ def _plan_model(config: AuditConfig, model: ModelConfig) -> ModelPlan:
         classes=probed.classes,
         moments=_moments(model, probed, max(1, draws) * fitted),
         judged=sum(source.rows for source in audited if "anomalous" in source.truth),
-        rerun=3 * max((max(CHUNK_BYTES, cost.gradient_bytes) for cost in probed.fallback.values()), default=0),
+        besides=_besides(config, model, probed, sampling, rows),
     )
+    if model.traced is not None:
+        shapes = replace(shapes, batch=max(shapes.batch, model.traced.batch))
     inputs, shapes = _batched(probed, shapes, int(config.run.memory_per_worker))
     return ModelPlan(
         config=model,
         source=probed.source,
         digest=probed.digest,
-        row_key=_row_key(model, probed, layout),
+        row_key=_row_key(model, probed, layout, sampling),
         layers=probed.coverage.covered,
         sides=probed.sides,
         fallback=probed.fallback,
@@ -234,10 +245,39 @@ def _plan_model(config: AuditConfig, model: ModelConfig) -> ModelPlan:
         inputs=inputs,
         trusted=tuple(trusted),
         audited=tuple(audited),
+        sampling=tuple(sampling),
+        weights=probed.weights,
         refused_files=refused_files,
         rows_per_task=config.run.rows_per_task,
         memory=project_memory(shapes),
     )
+
+
+def _find_sampling(config: AuditConfig, model: ModelConfig, trusted: list[Source]) -> list[Source]:
+    """The files of the sampling set, none unless traces are asked for; refuses samples that are trusted too, by their ids."""
+    if model.traced is None:
+        return []
+    sampling, refused = find_sources(config, model, "sampling")
+    if refused:
+        raise SourceError("; ".join(refused.values()))
+    known = {name for source in trusted for ids in read_ids(source) for name in ids if name is not None}
+    shared = [name for source in sampling for ids in read_ids(source) for name in ids if name in known]
+    if shared:
+        shown = ", ".join(repr(name) for name in shared[:3])
+        raise SourceError(
+            f"estimator.sampling: {len(shared):,} of {sum(source.rows for source in sampling):,} samples have an id that is trusted too ({shown}); weights "
+            "sampled on trusted samples would explain them better than others: name files of other clean samples"
+        )
+    return sampling
+
+
+def _besides(config: AuditConfig, model: ModelConfig, probed: Probed, sampling: list[Source], rows: int) -> int:
+    """What rows need beside their batches (see `Shapes`)."""
+    if model.traced is None:
+        return 3 * max((max(CHUNK_BYTES, cost.gradient_bytes) for cost in probed.fallback.values()), default=0)
+    kept = min(SNAPSHOT_BYTES, 4 * probed.weights * len(model.traced.kept)) + 4 * probed.weights
+    held = max(sum(source.rows for source in sampling), min(config.run.rows_per_task, rows))
+    return 8 * 4 * probed.weights + 3 * kept + 2 * held * probed.kept_bytes
 
 
 def _moments(model: ModelConfig, probed: Probed, rows: int) -> tuple[int, ...]:
@@ -283,28 +323,28 @@ def _check_trusted(model: ModelConfig, trusted: list[Source]) -> int:
     return samples
 
 
-def _row_key(model: ModelConfig, probed: Probed, layout: RowLayout) -> str:
+def _row_key(model: ModelConfig, probed: Probed, layout: RowLayout, sampling: list[Source]) -> str:
     columns = model.data.columns
-    images: dict[str, JsonValue] = {}
+    more: dict[str, JsonValue] = {"sampling": [source.key for source in sampling], "label": columns.label} if sampling else {}
     if isinstance(probed.inputs, ImageInputs):
-        images = {"preprocess": model.data.preprocess.model_dump(mode="json"), "input_size": list(probed.inputs.size)}
+        more |= {"preprocess": model.data.preprocess.model_dump(mode="json"), "input_size": list(probed.inputs.size)}
     return key_of(
         format=ROWS_FORMAT,
         model=probed.digest,
         task=model.task,
         columns={role: getattr(columns, role) for role in ("id", *INPUTS[model.task])},
-        estimator=model.estimator.model_dump(mode="json"),
+        estimator=model.estimator.model_dump(mode="json", exclude={"sampling"}),
         layers=list(layout.names),
-        **images,
+        **more,
     )
 
 
 def _does_not_fit(plan: ModelPlan, granted: int) -> str:
     needs = asdict(plan.memory)
     remedies = {
-        "gradients": "lower run.rows_per_task, or use shorter trusted texts" if plan.config.is_text else "lower run.batch_size or run.rows_per_task",
-        "curvature": "lower estimator.projection.rank",
-        "scoring": "lower estimator.projection.rank, or use fewer trusted samples",
+        "gradients": _remedy_of_rows(plan.config),
+        "curvature": "lower estimator.draws" if plan.config.traced else "lower estimator.projection.rank",
+        "scoring": f"lower {'estimator.draws' if plan.config.traced else 'estimator.projection.rank'}, or use fewer trusted samples",
         "reporting": "audit fewer samples at once, or set data.columns.anomalous: null",
     }
     worst = max(needs, key=lambda stage: needs[stage])
@@ -312,6 +352,12 @@ def _does_not_fit(plan: ModelPlan, granted: int) -> str:
         f"the stage {worst} would need {needs[worst] / 2**30:.2f} GiB a worker, run.memory_per_worker grants "
         f"{granted / 2**30:.2f} GiB ({PROCESS_BYTES / 2**30:.2f} GiB of it for Python and torch alone); {remedies[worst]}, or grant more"
     )
+
+
+def _remedy_of_rows(model: ModelConfig) -> str:
+    if model.traced is not None:
+        return "lower estimator.batch, run.batch_size or run.rows_per_task"
+    return "lower run.rows_per_task, or use shorter trusted texts" if model.is_text else "lower run.batch_size or run.rows_per_task"
 
 
 def certifiable(plan: ModelPlan) -> int | None:

@@ -2,17 +2,19 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from madcore import Coverage, Measured, Projection, RerunCost, RowExtractor, SideLayout, TokenBatch, check_layers, margin, select_layers
+from madcore import Coverage, Measured, Projection, RerunCost, RowExtractor, RowLayout, SideLayout, TokenBatch, check_layers, margin, select_layers
 from madcore.measurements import PART_MULTIPLE, logits_of, run
+from madcore.sampling import flat_weights
 from pipeline.config import AuditConfig
 from pipeline.errors import SourceError
 from pipeline.inputs import TOKEN_MEASUREMENTS, ImageInputs, TextInputs
-from pipeline.memory import TextBytes, pass_bytes
+from pipeline.memory import TextBytes, pass_bytes, step_bytes
 from pipeline.schema import ModelConfig
 from pipeline.sources.datasets import Source, first_images
 from pipeline.sources.foreign import users_code
@@ -32,7 +34,7 @@ class Probed:
 
     `sample_bytes` is one sample's whole pass and `kept_bytes` its input, twice, and its logits, of texts the longest's; `at_once` go through the
     model together.
-    `fallback` has the costs of the covered layers whose modules run again for each sample.
+    `fallback` has the costs of the covered layers whose modules run again for each sample; `weights` is how many the model has.
     """
 
     digest: str
@@ -43,6 +45,7 @@ class Probed:
     classes: int
     inputs: ImageInputs | TextInputs
     model_bytes: int
+    weights: int
     sample_bytes: int
     kept_bytes: int
     at_once: int
@@ -50,7 +53,7 @@ class Probed:
 
 def projection_of(model: ModelConfig) -> Projection:
     """The projection that a model's config asks for."""
-    asked = model.estimator.projection
+    asked = model.gradient.projection
     return Projection(asked.rank, asked.seed, asked.kind, asked.sketch)
 
 
@@ -74,22 +77,22 @@ def _probe_images(loaded: LoadedModel, model: ModelConfig, trusted: list[Source]
         found = f"shape {tuple(outputs.shape)}" if isinstance(outputs, Tensor) else f"an object of type {type(outputs).__name__}"
         raise SourceError(f"{model.described}: expected logits (samples, classes) from a forward pass, got {found}")
     with users_code(f"{model.described}: a forward and backward pass on trusted samples of shape {tuple(inputs.shape)}"):
-        coverage = _coverage(loaded.module, model, inputs.split(1), lambda chosen: Measured(torch.cat(list(chosen)), margin))
-        extractor = RowExtractor(loaded.module, coverage.covered, projection_of(model))
         one = Measured(inputs[:1], margin)
-        sample_bytes = round(ROOM * (pass_bytes(extractor, one) + inputs[:1].nbytes))
+        rows = _rows(loaded.module, model, inputs.split(1), lambda chosen: Measured(torch.cat(list(chosen)), margin))
+        sample_bytes = round(ROOM * (rows.bytes_of(one) + inputs[:1].nbytes))
     return Probed(
         digest=loaded.digest,
         source=loaded.source,
-        coverage=coverage,
-        sides=extractor.side_layout,
-        fallback=_fallback(loaded.module, coverage),
+        coverage=rows.coverage,
+        sides=rows.sides,
+        fallback=_fallback(loaded.module, rows.coverage),
         classes=int(outputs.shape[1]),
         inputs=ImageInputs((int(images.shape[1]), int(images.shape[2]))),
         model_bytes=_bytes_of(loaded.module),
+        weights=flat_weights(loaded.module).numel(),
         sample_bytes=sample_bytes,
         kept_bytes=outputs[:1].nbytes + 2 * inputs[:1].nbytes,
-        at_once=extractor.at_once(one),
+        at_once=rows.at_once(one),
     )
 
 
@@ -101,21 +104,21 @@ def _probe_texts(loaded: LoadedModel, limits: TextLimits, model: ModelConfig, tr
         logits = logits_of(run(loaded.module, first.inputs))
         first.measurement(logits)
     with users_code(f"{model.described}: a forward and backward pass on trusted texts of at most {longest:,} tokens"):
-        coverage = _coverage(loaded.module, model, texts, lambda chosen: _measured(chosen, model))
-        extractor = RowExtractor(loaded.module, coverage.covered, projection_of(model))
+        rows = _rows(loaded.module, model, texts, lambda chosen: _measured(chosen, model))
         length = min(longest, MEASURED_LENGTH)
         shorter, longer = (_filler(texts[0], tokens, model) for tokens in (max(2, length // 2), length))
-        memory = TextBytes.fitted(_text_bytes(extractor, shorter), _text_bytes(extractor, longer))
-        at_once = extractor.at_once(longer)
+        memory = TextBytes.fitted(_text_bytes(rows, shorter), _text_bytes(rows, longer))
+        at_once = rows.at_once(longer)
     return Probed(
         digest=loaded.digest,
         source=loaded.source,
-        coverage=coverage,
-        sides=extractor.side_layout,
-        fallback=_fallback(loaded.module, coverage),
+        coverage=rows.coverage,
+        sides=rows.sides,
+        fallback=_fallback(loaded.module, rows.coverage),
         classes=0,
         inputs=TextInputs(limits, memory, batch_bytes=0),
         model_bytes=_bytes_of(loaded.module),
+        weights=flat_weights(loaded.module).numel(),
         sample_bytes=memory.of(longest),
         kept_bytes=logits[0, 0].nbytes * longest + 2 * sum(tensor.nbytes for tensor in longer.inputs.values()) * longest // length,
         at_once=max(PART_MULTIPLE, at_once * length // longest),
@@ -127,19 +130,36 @@ def _filler(text: Text, tokens: int, model: ModelConfig) -> Measured:
     return _measured([Text(text.ids.repeat(-(-tokens // len(text.ids)))[:tokens], 1)], model)
 
 
-def _text_bytes(extractor: RowExtractor, text: Measured) -> tuple[int, int]:
+def _text_bytes(rows: "_Rows", text: Measured) -> tuple[int, int]:
     """How many tokens a text has, and what its pass takes."""
-    return next(iter(text.inputs.values())).shape[1], round(ROOM * pass_bytes(extractor, text))
+    return next(iter(text.inputs.values())).shape[1], round(ROOM * rows.bytes_of(text))
 
 
 def _measured(texts: Sequence[Text], model: ModelConfig) -> Measured:
     tokens = TokenBatch.of([torch.from_numpy(text.ids) for text in texts], [text.completion_start for text in texts])
-    return Measured(tokens.inputs, TOKEN_MEASUREMENTS[model.estimator.measurement](tokens))
+    return Measured(tokens.inputs, TOKEN_MEASUREMENTS[model.measurement](tokens))
 
 
-def _coverage(module: nn.Module, model: ModelConfig, samples: Sequence[Sample], together: Callable[[Sequence[Sample]], Measured]) -> Coverage:
-    selected = select_layers(module, model.estimator.layers, model.estimator.parameters)
-    return check_layers(module, selected, samples, together, projection_of(model))
+@dataclass(frozen=True)
+class _Rows:
+    """What rows are made of, what a batch's pass takes, and how many samples like a batch's go through the model together."""
+
+    coverage: Coverage
+    sides: SideLayout
+    bytes_of: Callable[[Measured], int]
+    at_once: Callable[[Measured], int]
+
+
+def _rows(module: nn.Module, model: ModelConfig, samples: Sequence[Sample], together: Callable[[Sequence[Sample]], Measured]) -> _Rows:
+    """Of gradients, of the layers that are covered; of traces, a number for each kept draw of each chain, and any model will do."""
+    if model.traced is not None:
+        names, kept, minibatch = [f"chain {number}" for number in range(model.traced.chains)], len(model.traced.kept), model.traced.batch
+        layout = RowLayout(tuple(names), (kept,) * len(names))
+        return _Rows(Coverage((), {}), SideLayout(layout, (None,) * len(names)), partial(step_bytes, module), lambda _: minibatch)
+    selected = select_layers(module, model.gradient.layers, model.gradient.parameters)
+    coverage = check_layers(module, selected, samples, together, projection_of(model))
+    extractor = RowExtractor(module, coverage.covered, projection_of(model))
+    return _Rows(coverage, extractor.side_layout, partial(pass_bytes, extractor), extractor.at_once)
 
 
 def _fallback(module: nn.Module, coverage: Coverage) -> dict[str, RerunCost]:

@@ -32,6 +32,8 @@ class StageCost:
 class ModelRun:
     """One model in one run. `manifests` are what the stages published, by what they hold.
 
+    `snapshots`: folders of the weights that traces are taken at, in order; `segments`: all folders of each chain, which took
+    their gradients of all but `sampling_left_out` samples of the sampling set.
     `trusted`, `audited`: parts of the samples' own rows. `fitted_trusted`, `fitted_audited`: of those that the curvature needs beside them.
     """
 
@@ -43,6 +45,9 @@ class ModelRun:
     audited: tuple[RowsPart, ...] = ()
     fitted_trusted: tuple[RowsPart, ...] = ()
     fitted_audited: tuple[RowsPart, ...] = ()
+    snapshots: tuple[str, ...] = ()
+    segments: tuple[tuple[str, ...], ...] = ()
+    sampling_left_out: int = 0
     curvature: CurvatureFolders | None = None
     score_parts: tuple[ScorePart, ...] = ()
     report: Receipt | None = None

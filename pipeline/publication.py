@@ -23,7 +23,7 @@ from pipeline.artifacts.scores import FACTS, IMAGES, TABLE
 from pipeline.pages import render
 from pipeline.plan import AuditPlan, ModelPlan
 from pipeline.progress import ModelRun
-from pipeline.schema import Preprocess
+from pipeline.schema import Estimator, LossTrace, Preprocess
 
 FORMAT = 1
 VERSIONED = ("mad", "torch", "numpy", "zarr", "pyarrow")
@@ -184,7 +184,7 @@ def _summary(storage: Storage, run_id: str, run: ModelRun) -> Document:
         "task": plan.config.task,
         "model_digest": plan.digest,
         "settings": _settings(plan),
-        "warnings": facts["warnings"] + _warnings(plan),
+        "warnings": facts["warnings"] + facts.get("sampling", {}).get("warnings", []) + _warnings(run),
         "layers": {"covered": list(plan.layout.names), "fallback": list(plan.fallback), "not_covered": dict(plan.not_covered)},
         "files": {
             "trusted": [{"name": source.file.name, "rows": source.rows} for source in plan.trusted],
@@ -202,16 +202,26 @@ def _summary(storage: Storage, run_id: str, run: ModelRun) -> Document:
 def _settings(plan: ModelPlan) -> JsonValue:
     config = plan.config
     return {
-        "measurement": config.estimator.measurement,
-        "parameters": config.estimator.parameters,
-        "rank": config.estimator.projection.rank,
+        **(_trace_settings(config.traced) if config.traced else _gradient_settings(config.gradient)),
         "curvature": config.curvature.model_dump(mode="json"),
         "score": config.score.model_dump(mode="json"),
     }
 
 
-def _warnings(plan: ModelPlan) -> list[JsonValue]:
-    lines: list[JsonValue] = []
+def _gradient_settings(estimator: Estimator) -> Document:
+    return {"measurement": estimator.measurement, "parameters": estimator.parameters, "rank": estimator.projection.rank}
+
+
+def _trace_settings(estimator: LossTrace) -> Document:
+    """Statistics of batch norms are left as they are: the choice is recorded."""
+    return {"estimator": estimator.model_dump(mode="json"), "draws_kept": estimator.chains * len(estimator.kept), "batchnorm": "frozen"}
+
+
+def _warnings(run: ModelRun) -> list[JsonValue]:
+    plan, lines = run.plan, list[JsonValue]()
+    if run.sampling_left_out:
+        total = sum(source.rows for source in plan.sampling)
+        lines.append(f"{run.sampling_left_out:,} of {total:,} samples of the sampling set are unreadable or unlabelled, and no chain saw them")
     if plan.config.data.preprocess == Preprocess() and not plan.config.is_text:
         lines.append("data.preprocess is not given: images go in scaled to [0, 1] only")
     if plan.refused_files:

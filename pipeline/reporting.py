@@ -24,6 +24,7 @@ from pipeline.artifacts.logs import reporting_log
 from pipeline.artifacts.rows import NONFINITE, OK
 from pipeline.artifacts.scores import FACTS, IMAGES, PART, PART_FORMAT, PUBLISHED_FORMAT, TABLE
 from pipeline.decisions import Decisions, Found
+from pipeline.diagnostics import diagnose
 from pipeline.errors import StageError
 from pipeline.facts import gather
 from pipeline.keys import key_of
@@ -51,12 +52,13 @@ class ScorePart:
 
 @dataclass(frozen=True)
 class ReportTask:
-    """A model to report on: all its score parts, in the order of the table."""
+    """A model to report on: all its score parts, in the order of the table; of traces, the folders of each chain."""
 
     model: str
     key: str
     parts: tuple[ScorePart, ...]
     references: str
+    segments: tuple[tuple[str, ...], ...] = ()
 
 
 def reporting_key(plan: ModelPlan, parts: tuple[ScorePart, ...], references_content: str) -> str:
@@ -93,6 +95,8 @@ class ReportingWorker:
             with table.open("wb") as sink:
                 write_parquet(sink, (found.decide(batch) for _, batch in self._batches(task)), PUBLISHED_FORMAT)
             facts = gather(plan, trusted, tally, found, lambda: self._ids(task))
+            if task.segments:
+                facts |= diagnose(self._storage, plan, task.segments, task.references)
             pictures = thumbnails(plan, sources, found.top)
             files: dict[str, bytes | Path] = {TABLE: table, FACTS: _json(facts), IMAGES: _json(pictures)}
             measures = Measures(rows=tally.total, seconds=watch.seconds, peak_memory_bytes=peak_memory_bytes())

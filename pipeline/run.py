@@ -4,6 +4,7 @@ A model that fails is set aside with the reason, and the others go on.
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 
 from infra.commits import CommitLog, Receipt
@@ -14,6 +15,7 @@ from pipeline.artifacts.layout import claim_root
 from pipeline.artifacts.logs import STAGES, reporting_log, scoring_log
 from pipeline.artifacts.rows import RowsPart
 from pipeline.audit import Audit
+from pipeline.chains import Chains
 from pipeline.errors import ConfigError
 from pipeline.fitting import Fitting
 from pipeline.gradients import GradientTask, GradientWorker, row_task_log
@@ -80,8 +82,9 @@ class _Stages:
         self._plans: dict[str, ModelPlan] = {model.name: model for model in plan.models}
 
     def gradients(self) -> None:
+        Chains(self._config, self._storage, self._plans, self._runner).run()
         tasks = {model.plan.name: model.plan.row_tasks for model in self._runner.alive}
-        jobs = {name: [self._rows_job(self._plans[name], task) for task in own] for name, own in tasks.items()}
+        jobs = {name: [self._rows_job(self._runner.models[name], task) for task in own] for name, own in tasks.items()}
         results = self._runner.run("gradients", partial(GradientWorker, self._config, self._plans), jobs)
         for model in self._runner.alive:
             done = dict(zip(tasks[model.plan.name], results[model.plan.name], strict=True))
@@ -106,8 +109,9 @@ class _Stages:
             return f"{sum(nonfinite.values()):,} gradients are not finite, the first of them in {first}, and run.on_nonfinite is fail"
         return ""
 
-    def _rows_job(self, plan: ModelPlan, rows: RowTask) -> Job[GradientTask]:
-        return Job(row_task_log(self._storage, plan, rows.source, rows.draws), rows.name, GradientTask(rows), retry=partial(GradientTask, rows))
+    def _rows_job(self, model: ModelRun, rows: RowTask) -> Job[GradientTask]:
+        log, task = row_task_log(self._storage, model.plan, rows.source, rows.draws), GradientTask(rows, snapshots=model.snapshots)
+        return Job(log, rows.name, task, retry=lambda receipt: replace(task, supersedes=receipt))
 
     def _row_parts(self, model: ModelRun, split: str, draws: int, done: dict[RowTask, Receipt | Failure]) -> tuple[RowsPart, ...]:
         """The parts of a split, in order, of rows of so many draws; a source without a failed task is published."""
@@ -155,7 +159,7 @@ class _Stages:
         for model in self._runner.alive:
             assert model.curvature is not None
             name, key = model.plan.name, reporting_key(model.plan, model.score_parts, model.curvature.content)
-            task = ReportTask(name, key, model.score_parts, model.curvature.references)
+            task = ReportTask(name, key, model.score_parts, model.curvature.references, model.segments)
             jobs[name] = [Job(reporting_log(self._storage, name, key), REPORT, task)]
         results = self._runner.run("reporting", partial(ReportingWorker, self._storage.url, self._plans), jobs)
         for name, (receipt,) in self._runner.whole(results).items():

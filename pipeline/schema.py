@@ -19,10 +19,11 @@ CURVATURES: dict[str, tuple[str, ...]] = {
 }
 MEASUREMENTS: dict[str, tuple[str, ...]] = {"classification": ("margin",), "causal_lm": ("token_margin", "completion_nll")}
 SCORES: dict[str, tuple[str, ...]] = {
-    "classification": ("prediction_coupling", "class_coupling", "mean_coupling", "top_coupling", "leverage"),
-    "causal_lm": ("top_coupling", "mean_coupling", "leverage"),
+    "classification": ("prediction_coupling", "class_coupling", "mean_coupling", "top_coupling", "concordance", "leverage"),
+    "causal_lm": ("top_coupling", "mean_coupling", "concordance", "leverage"),
 }
 FACTORED = ("kfac", "ekfac")
+FEWEST_DRAWS = 8
 CLASS_MEANS = ("prediction_coupling", "class_coupling")
 
 
@@ -98,6 +99,43 @@ class Estimator(Section):
     precision: Literal["float32", "bfloat16", "float16"] = "float32"
 
 
+class LossTrace(Section):
+    """How a sample becomes a row of the paper's estimator: its losses under weights sampled around the trained ones (see `madcore.sampling`).
+
+    `sampling`: files of clean samples, labelled where the task has classes, none of them trusted. Of `draws` of each chain, the first `burn_in`
+    are dropped, and of the others every `thin`-th is kept.
+    """
+
+    kind: Literal["loss_trace"] = "loss_trace"
+    sampling: Paths
+    preconditioner: Literal["rmsprop", "none"] = "rmsprop"
+    chains: Annotated[int, Field(ge=1, le=1000)] = 1
+    draws: Annotated[int, Field(ge=2, le=1_000_000)] = 2000
+    burn_in: Annotated[int, Field(ge=0)] = 250
+    thin: Annotated[int, Field(ge=1)] = 1
+    gamma: Annotated[float, Field(ge=0)] = 10_000.0
+    n_beta: Annotated[float, Field(ge=0)] = 100.0
+    step: Annotated[float, Field(gt=0)] = 1e-6
+    batch: Annotated[int, Field(ge=1, le=65536)] = 256
+    alpha: Annotated[float, Field(ge=0, lt=1)] = 0.99
+    eps_rms: Annotated[float, Field(gt=0)] = 0.1
+    seed: Seed = 0
+
+    @model_validator(mode="after")
+    def _enough_draws(self) -> "LossTrace":
+        if len(self.kept) < FEWEST_DRAWS:
+            raise ValueError(
+                f"of {self.draws:,} draws, {len(self.kept)} are kept after a burn_in of {self.burn_in:,}, thinned by {self.thin:,}; a trace needs "
+                f"{FEWEST_DRAWS}: raise draws, or lower burn_in or thin"
+            )
+        return self
+
+    @property
+    def kept(self) -> range:
+        """Which draws of a chain are kept, the first one 0."""
+        return range(self.burn_in, self.draws, self.thin)
+
+
 class RelativeMean(Section):
     """lambda = factor x the layer's mean eigenvalue."""
 
@@ -112,8 +150,9 @@ class Absolute(Section):
     value: Annotated[float, Field(gt=0)]
 
 
-def _with_default_kind(value: JsonValue) -> JsonValue:
-    return {"kind": "relative_mean", **value} if isinstance(value, dict) else value
+def _of_kind(default: str) -> BeforeValidator:
+    """What makes a mapping without a `kind` one of the default kind."""
+    return BeforeValidator(lambda value: {"kind": default, **value} if isinstance(value, dict) else value)
 
 
 class CurvatureSection(Section):
@@ -124,7 +163,7 @@ class CurvatureSection(Section):
 
     kind: Literal["identity", "block_moment", "ggn", "fisher", "kfac", "ekfac"] = "block_moment"
     seed: Annotated[Seed, Field(exclude_if=lambda seed: seed == 0)] = 0
-    damping: Annotated[RelativeMean | Absolute, Field(discriminator="kind"), BeforeValidator(_with_default_kind)] = RelativeMean()
+    damping: Annotated[RelativeMean | Absolute, Field(discriminator="kind"), _of_kind("relative_mean")] = RelativeMean()
     transductive: bool = False
 
     @model_validator(mode="after")
@@ -143,9 +182,13 @@ def _whole_or_auto(value: JsonValue) -> JsonValue:
 
 
 class ScoreSection(Section):
-    """The anomaly score. `debiased`: of class means; false is left out of what is written and of keys."""
+    """The anomaly score. `form`: of `concordance`, with the class that fits best, or with all; `debiased`: of class means.
 
-    kind: Literal["auto", "prediction_coupling", "class_coupling", "mean_coupling", "top_coupling", "leverage"] = "auto"
+    Both are left out of what is written and of keys at their default.
+    """
+
+    kind: Literal["auto", "prediction_coupling", "class_coupling", "mean_coupling", "top_coupling", "concordance", "leverage"] = "auto"
+    form: Annotated[Literal["auto", "class", "mean"], Field(exclude_if=lambda form: form == "auto")] = "auto"
     layers: Literal["auto", "concatenated", "apart"] = "auto"
     q: Annotated[int | Literal["auto"], BeforeValidator(_whole_or_auto)] = "auto"
     debiased: Annotated[bool, Field(exclude_if=lambda debiased: not debiased)] = False
@@ -156,7 +199,7 @@ class ScoreSection(Section):
         return None if self.q == "auto" else self.q
 
     @property
-    def resolved(self) -> "ScoreKind":
+    def resolved(self) -> 'ScoreKind | Literal["concordance"]':
         """The kind; `auto` is resolved when a config is parsed.
 
         Raises:
@@ -220,7 +263,7 @@ class ModelConfig(Section):
     huggingface: str | None = None
     task: Task
     data: Data
-    estimator: Estimator = Estimator()
+    estimator: Annotated[Estimator | LossTrace, Field(discriminator="kind"), _of_kind("gradient")] = Estimator()
     curvature: CurvatureSection = CurvatureSection()
     score: ScoreSection = ScoreSection()
     calibration: Calibration = Calibration()
@@ -236,6 +279,27 @@ class ModelConfig(Section):
     def described(self) -> str:
         """The model's code as errors name it."""
         return f"huggingface {self.huggingface}" if self.huggingface is not None else f"architecture {self.architecture}"
+
+    @property
+    def traced(self) -> LossTrace | None:
+        """The estimator, if it is `loss_trace`."""
+        return self.estimator if isinstance(self.estimator, LossTrace) else None
+
+    @property
+    def measurement(self) -> str:
+        """What is measured of logits, `auto` resolved by `AuditConfig`; of traces, losses."""
+        return ("completion_nll" if self.is_text else "margin") if isinstance(self.estimator, LossTrace) else self.estimator.measurement
+
+    @property
+    def gradient(self) -> Estimator:
+        """The estimator, where it is `gradient`.
+
+        Raises:
+            TypeError: it is another one.
+        """
+        if isinstance(self.estimator, LossTrace):
+            raise TypeError("the estimator is loss_trace, which has no gradients")
+        return self.estimator
 
     @property
     def is_text(self) -> bool:

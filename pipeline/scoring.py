@@ -19,10 +19,10 @@ from pipeline.artifacts.curvature import read_reference_rows, read_trusted, read
 from pipeline.artifacts.logs import scoring_log
 from pipeline.artifacts.rows import NONFINITE, RowsPart, SampleColumns, read_blocks
 from pipeline.artifacts.scores import PART, PART_FORMAT, score_batch
-from pipeline.curvature import Scorer
 from pipeline.keys import key_of
 from pipeline.memory import SCORING_BLOCK
 from pipeline.plan import ModelPlan
+from pipeline.scorer import Scorer
 from pipeline.sources.datasets import read_ids
 
 SCORING_FORMAT = 1

@@ -17,7 +17,7 @@ from pipeline.errors import SourceError
 from pipeline.schema import Columns, ModelConfig, Preprocess, Task
 from pipeline.sources.images import Pixels, UnreadableImage, decode
 
-Split = Literal["trusted", "audited"]
+Split = Literal["trusted", "audited", "sampling"]
 TRUTH = ("label", "anomalous", "target")
 INPUTS: dict[Task, tuple[str, ...]] = {"classification": ("image",), "causal_lm": ("input_ids", "completion_start")}
 MISSING_CLASS = -1
@@ -55,7 +55,7 @@ def find_sources(config: AuditConfig, model: ModelConfig, split: Split) -> tuple
     """
     sources: list[Source] = []
     refused: dict[str, str] = {}
-    for path in model.data.trusted if split == "trusted" else model.data.audited:
+    for path in _paths(model, split):
         try:
             files = find(path, config.locate(path))
         except StorageError as error:
@@ -65,14 +65,23 @@ def find_sources(config: AuditConfig, model: ModelConfig, split: Split) -> tuple
             refused[path] = f"{path}: no file matches this glob ({config.locate(path)})"
         for file in files:
             if any(file.url == known.file.url for known in sources):
-                raise SourceError(f"data.{split} names {file.name} twice; every file counts once")
+                raise SourceError(f"{PLACES[split]} names {file.name} twice; every file counts once")
             try:
                 sources.append(_inspect(file, model, split))
             except (StorageError, SourceError) as error:
                 refused[file.name] = str(error)
     if not sources:
-        raise SourceError(f"data.{split}: no usable file; " + "; ".join(refused.values()))
+        raise SourceError(f"{PLACES[split]}: no usable file; " + "; ".join(refused.values()))
     return sources, refused
+
+
+PLACES: dict[Split, str] = {"trusted": "data.trusted", "audited": "data.audited", "sampling": "estimator.sampling"}
+
+
+def _paths(model: ModelConfig, split: Split) -> tuple[str, ...]:
+    if split == "sampling":
+        return model.traced.sampling if model.traced is not None else ()
+    return model.data.trusted if split == "trusted" else model.data.audited
 
 
 def _inspect(file: InputFile, model: ModelConfig, split: Split) -> Source:
@@ -83,9 +92,11 @@ def _inspect(file: InputFile, model: ModelConfig, split: Split) -> Source:
     if rows == 0:
         raise SourceError(f"{file.name}: has no rows")
     optional = _optional(model.task, split)
-    needed = [*inputs, *(name for name in optional if columns.insists_on(name) and (name != "label" or split == "trusted"))]
+    needed = [*inputs, *(name for name in optional if _is_needed(name, columns, split))]
     here = ", ".join(f"{field.name} ({field.type})" for field in schema)
     for role in needed:
+        if getattr(columns, role) is None:
+            raise SourceError(f"{file.name}: the sampling set needs labels, and data.columns.{role} is null; name their column")
         if getattr(columns, role) not in schema.names:
             raise SourceError(f"{file.name}: has no column {getattr(columns, role)!r} (data.columns.{role}); columns there: {here}")
     twice = sorted({name for name in schema.names if schema.names.count(name) > 1})
@@ -99,6 +110,13 @@ def _inspect(file: InputFile, model: ModelConfig, split: Split) -> Source:
             remedy = f"; or set data.columns.{role}: null to do without" if role in TRUTH else ""
             raise SourceError(f"{file.name}: {column} is {kind}, expected {EXPECTED[role]}{remedy}; columns there: {here}")
     return Source(file, rows, columns, present)
+
+
+def _is_needed(role: str, columns: Columns, split: Split) -> bool:
+    """Whether a file must have a column of truth: labels of the sampling set, and what the config itself names, but for labels of audited samples."""
+    if split == "sampling":
+        return role == "label"
+    return columns.insists_on(role) and (role != "label" or split == "trusted")
 
 
 def _optional(task: Task, split: Split) -> tuple[str, ...]:

@@ -1,0 +1,86 @@
+"""Audits of a zoo's backdoored models, and their figures, for the benchmarks of estimators."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+from pydantic import JsonValue
+from sklearn.metrics import roc_auc_score
+
+from pipeline.audit import Audit
+from pipeline.config import AuditConfig, Raw
+from pipeline.plan import plan_audit
+from pipeline.run import run_audit
+
+MODELS = ("badnets", "blended", "wanet", "badnets-a2a")
+LEVELS = (0.01, 0.05)
+FEWEST_OF_CLASS = 100
+Figures = dict[str, float]
+
+
+@dataclass(frozen=True)
+class Zoo:
+    """`folder` holds zoo/ with weights and zoo_net.py, and data/cifar10/ with trusted, sampling and audited files; roots and files made lie in `cache`."""
+
+    folder: Path
+    cache: Path
+
+    def data(self, name: str) -> Path:
+        """A file of samples."""
+        return self.folder / f"data/cifar10/{name}.parquet"
+
+    def made(self, name: str, table: pa.Table) -> Path:
+        """A file of samples made for a benchmark, written where it is not there yet, so that its rows are reused."""
+        path = self.cache / "files" / f"{name}.parquet"
+        if not path.exists():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            pq.write_table(table, path)
+        return path
+
+    def audit(self, model: str, root: str, trusted: Path, audited: Path, **sections: JsonValue) -> Audit:
+        """An audit of one model, its settings defaults unless given; what an earlier benchmark in this cache computed is not computed again."""
+        data: JsonValue = {
+            "trusted": str(trusted),
+            "audited": str(audited),
+            "preprocess": {"mean": [0.4914, 0.4822, 0.4465], "std": [0.247, 0.243, 0.261], "size": 32},
+        }
+        weights = str(self.folder / f"zoo/{model}.safetensors")
+        one: JsonValue = {"name": model, "architecture": str(self.folder / "zoo/zoo_net.py:preact_resnet"), "weights": weights}
+        raw: Raw = {"root": str(self.cache / root), "task": "classification", "models": [one], "data": data, **sections}
+        return run_audit(plan_audit(AuditConfig.parse(raw)))
+
+
+def figures(audit: Audit, model: str, truth_file: Path) -> Figures:
+    """All figures of an audit, from its published table and the truth: of attacks that succeeded, and of clean samples."""
+    table = audit.scores(model).read_all()
+    scores, p_values = table.column("score").to_numpy(), table.column("p_value").to_numpy()
+    return judged(scores, p_values, table.column("prediction").to_numpy(), pq.read_table(truth_file))
+
+
+def judged(scores: NDArray[np.float64], p_values: NDArray[np.float64], predictions: NDArray[np.int64], truth: pa.Table) -> Figures:
+    """Figures of scores and p-values (n,) of samples predicted (n,)."""
+    anomalous = triggered(truth)
+    succeeded = anomalous & (predictions == truth.column("target").fill_null(-1).to_numpy())
+    kept = succeeded | ~anomalous
+    found = {"auroc": float(roc_auc_score(succeeded[kept], scores[kept]))}
+    for level in LEVELS:
+        flagged = p_values <= level
+        found[f"tpr@{level}"], found[f"fpr@{level}"] = float(flagged[succeeded].mean()), float(flagged[~anomalous].mean())
+    found["worst_class_fpr"] = max(_of_classes(p_values[~anomalous] <= LEVELS[-1], predictions[~anomalous]), default=float("nan"))
+    return found
+
+
+def triggered(table: pa.Table) -> NDArray[np.bool_]:
+    """Which samples carry a trigger, (n,)."""
+    return np.asarray(table.column("anomalous").to_numpy()).astype(bool)
+
+
+def _of_classes(flagged: NDArray[np.bool_], predictions: NDArray[np.int64]) -> Iterator[float]:
+    """The share of flagged samples of each predicted class that has enough."""
+    for label in np.unique(predictions):
+        if (predictions == label).sum() >= FEWEST_OF_CLASS:
+            yield float(flagged[predictions == label].mean())

@@ -1,0 +1,319 @@
+"""Audits by the paper's estimator: chains stored once and met by all samples, rows that are losses, and scores that are their correlations."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from pydantic import JsonValue
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from transformers import AutoModelForCausalLM
+
+from infra.storage import Storage
+from madcore.sampling import flat_weights, place_weights
+from pipeline.artifacts.logs import rows_log, stage_logs
+from pipeline.artifacts.snapshots import read_draws, read_snapshots
+from pipeline.audit import Audit
+from pipeline.config import AuditConfig
+from pipeline.demo.network import digit_cnn
+from pipeline.errors import ConfigError
+from pipeline.plan import ModelPlan, plan_audit
+from pipeline.run import run_audit
+from pipeline.sampling import chain_log_key, segments
+from pipeline.schema import LossTrace
+from pipeline.sources.images import decode, scaled
+from pipeline.verify import verify
+from tests.conftest import ConfigMaker
+from tests.languages import gpt2, texts
+
+CHAIN: dict[str, JsonValue] = {"kind": "loss_trace", "draws": 60, "burn_in": 20, "batch": 32, "step": 4e-6}
+Traced = Callable[..., AuditConfig]
+
+
+@pytest.fixture
+def traced(make_config: ConfigMaker, digits: Path, tmp_path: Path) -> Traced:
+    """A config of the digits, of whose trusted samples the last 200 are the sampling set: `traced(draws=80, score={...})`."""
+    table = pq.read_table(digits / "trusted.parquet")
+    pq.write_table(table.slice(0, 300), tmp_path / "few.parquet")
+    pq.write_table(table.slice(300), tmp_path / "sampling.parquet")
+
+    def make(root: str = "root", data: dict[str, JsonValue] | None = None, **settings: JsonValue) -> AuditConfig:
+        sections = {name: settings.pop(name) for name in ("score", "curvature", "run", "models", "calibration") if name in settings}
+        estimator: JsonValue = {**CHAIN, "sampling": str(tmp_path / "sampling.parquet"), **settings}
+        files: JsonValue = {"trusted": str(tmp_path / "few.parquet"), **(data or {})}
+        return make_config(root=str(tmp_path / root), estimator=estimator, data=files, **{"calibration": {"target": {"fpr": 0.05}}, **sections})
+
+    return make
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread() -> Iterator[None]:
+    """For models this small, threads that wait for each other on a busy machine cost minutes."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def audited(config: AuditConfig) -> Audit:
+    return run_audit(plan_audit(config))
+
+
+def snapshots(storage: Storage, plan: ModelPlan) -> Tensor:
+    """All kept draws, (k, P)."""
+    settings = plan.config.estimator
+    assert isinstance(settings, LossTrace)
+    folders = []
+    for chain in range(settings.chains):
+        log = rows_log(storage, plan.name, plan.snapshots_key, chain_log_key(chain))
+        receipts = sorted(log.receipts().values(), key=lambda one: one.task)
+        folders += [log.attempt_folder(receipt) for receipt in receipts if any("snapshots" in file.name for file in receipt.files)]
+    return torch.stack(list(read_snapshots(storage, folders)))
+
+
+def images(config: AuditConfig, path: Path, count: int) -> Tensor:
+    pixels = np.stack([decode(image["bytes"], (8, 8), resize=True) for image in pq.read_table(path).column("image").to_pylist()[:count]])
+    return torch.from_numpy(scaled(pixels, config.models[0].data.preprocess))
+
+
+def network(digits: Path) -> nn.Module:
+    model = digit_cnn().eval()
+    model.load_state_dict(load_file(digits / "digits.safetensors"))
+    return model
+
+
+def scores(audit: Audit, name: str = "digits") -> NDArray[np.float64]:
+    return np.asarray(audit.scores(name).read_all().column("score").to_numpy(), np.float64)
+
+
+def tasks_run(audit: Audit) -> JsonValue:
+    stages = audit.summary("digits")["stages"]
+    assert isinstance(stages, dict) and isinstance(stages["gradients"], dict)
+    return stages["gradients"]["tasks_run"]
+
+
+def test_a_row_is_the_losses_under_the_stored_weights_and_a_score_their_correlation(traced: Traced, digits: Path) -> None:
+    config = traced(chains=2, thin=4, draws=64)
+    audit, plan = audited(config), plan_audit(config).models[0]
+    draws, model = snapshots(audit.storage, plan), network(digits)
+    assert draws.shape == (22, flat_weights(model).numel()) and plan.layout.sizes == (11, 11)
+    inputs = images(config, digits / "audited.parquet", 24)
+    with torch.no_grad():
+        own, expected = model(inputs).argmax(dim=1), []
+        for weights in draws:
+            place_weights(model, weights)
+            expected.append(F.cross_entropy(model(inputs).double(), own, reduction="none"))
+    rows = audit.rows("digits").compute()
+    np.testing.assert_allclose(rows[:24], torch.stack(expected, dim=1).numpy(), rtol=1e-3, atol=1e-7)
+    reference, classes = references(audit), audit.scores("digits").read_all().column("prediction").to_numpy()
+    units, others = (centred / np.linalg.norm(centred, axis=1, keepdims=True) for centred in (centre(rows, 11), centre(reference[0], 11)))
+    means = np.stack([others[reference[1] == label].mean(axis=0) for label in range(10)])
+    assert min(np.bincount(reference[1], minlength=10)) >= 10
+    np.testing.assert_allclose(scores(audit), -(units * means[classes]).sum(axis=1), atol=1e-4)
+
+
+def centre(rows: NDArray[np.float32], draws: int) -> NDArray[np.float64]:
+    """Each chain's own mean subtracted."""
+    chains = rows.astype(np.float64).reshape(len(rows), -1, draws)
+    return (chains - chains.mean(axis=2, keepdims=True)).reshape(len(rows), -1)
+
+
+def references(audit: Audit) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    """The reference part's traces and predictions."""
+    from pipeline.artifacts.curvature import read_trusted  # noqa: PLC0415
+
+    log = next(stage_logs(audit.storage, "digits", "curvature"))
+    receipt = next(receipt for name, receipt in log.receipts().items() if name.startswith("references"))
+    trusted = read_trusted(audit.storage, log.attempt_folder(receipt))
+    return audit.rows("digits", "trusted").compute()[trusted.of("reference")], trusted.reference_predictions.numpy()
+
+
+def test_a_chain_comes_again_and_more_of_it_costs_a_segment(traced: Traced, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In another root the same bits, also where it is cut into segments; a sample that comes later meets the same draws, and costs its own task."""
+    one, plan = audited(traced()), plan_audit(traced()).models[0]
+    whole = snapshots(one.storage, plan)
+    monkeypatch.setattr("pipeline.sampling.SEGMENT_DRAWS", 13)
+    cut = audited(traced(root="cut"))
+    assert [len(part) for part in segments(plan, plan.config.estimator)] == [13, 13, 13, 13, 8]  # type: ignore[arg-type]
+    assert torch.equal(snapshots(cut.storage, plan), whole) and np.array_equal(scores(cut), scores(one))
+    other = audited(traced(root="other", seed=1))
+    assert not torch.equal(snapshots(other.storage, plan_audit(traced(root="other", seed=1)).models[0]), whole)
+    assert not verify(cut.storage).problems
+
+
+def test_what_is_there_is_reused(traced: Traced, digits: Path, tmp_path: Path) -> None:
+    first = audited(traced())
+    before = tasks_run(first)
+    assert before == len(plan_audit(traced()).models[0].row_tasks) + 1
+    concordant = audited(traced(score={"kind": "concordance"}))
+    assert tasks_run(concordant) == 0
+    pq.write_table(pq.read_table(digits / "audited.parquet").slice(0, 20), tmp_path / "later.parquet")
+    later = audited(traced(data={"audited": [str(digits / "audited.parquet"), str(tmp_path / "later.parquet")]}))
+    assert tasks_run(later) == 1
+    np.testing.assert_allclose(scores(later)[-20:], scores(later)[:20], atol=1e-5)
+
+
+def test_it_detects_and_says_what_its_draws_are_worth(traced: Traced) -> None:
+    audit = audited(traced(draws=300, burn_in=50))
+    assert audit.outcome is not None and audit.outcome.failures == {}
+    summary = audit.summary("digits")
+    evaluation, sampling, settings = summary["evaluation"], summary["sampling"], summary["settings"]
+    assert isinstance(evaluation, dict) and isinstance(sampling, dict) and isinstance(settings, dict)
+    assert isinstance(evaluation["all"], dict) and float(str(evaluation["all"]["auroc"])) > 0.9
+    assert sampling["draws_kept"] == 250 and settings["batchnorm"] == "frozen"
+    time, effective = float(str(sampling["autocorrelation_time"])), float(str(sampling["effective_sample_size"]))
+    assert 1 <= time < 250 and effective == pytest.approx(250 / time)
+    assert float(str(sampling["loss_inflation"])) > 0
+
+
+@pytest.mark.parametrize("form", ["class", "mean"])
+def test_concordances_are_those_of_the_formula(traced: Traced, form: str) -> None:
+    audit = audited(traced(score={"kind": "concordance", "form": form}))
+    rows, (others, predictions) = audit.rows("digits").compute().astype(np.float64), references(audit)
+    centred, centred_others = centre(rows, 40), centre(others, 40)
+    cov = centred @ centred_others.T / 40
+    gaps = rows.mean(axis=1)[:, None] - others.astype(np.float64).mean(axis=1)
+    values = 2 * cov / (centred.var(axis=1)[:, None] + centred_others.var(axis=1) + gaps**2)
+    classes = np.stack([values[:, predictions == label].mean(axis=1) for label in range(10)], axis=1)
+    np.testing.assert_allclose(scores(audit), -(classes.max(axis=1) if form == "class" else values.mean(axis=1)), atol=1e-5)
+
+
+def test_a_chain_that_leaves_the_trained_weights_stops_its_model_and_no_other(traced: Traced) -> None:
+    models = [
+        {"name": "digits", "architecture": "pipeline.demo.network:digit_cnn", "weights": "digits.safetensors"},
+        {
+            "name": "plain",
+            "architecture": "pipeline.demo.network:digit_cnn",
+            "weights": "digits.safetensors",
+            "estimator": {"kind": "gradient"},
+            "curvature": {"kind": "identity"},
+        },
+    ]
+    audit = audited(traced(models=models, step=10.0))
+    assert audit.outcome is not None and not audit.outcome.clean and "plain" in audit.outcome.summaries
+    reason = audit.outcome.failures["digits"]
+    assert "draw 1 of chain 0 has left the trained weights" in reason and "lower `step` (now 10)" in reason
+
+
+def test_a_sampling_set_whose_labels_do_not_fit_is_named(traced: Traced, tmp_path: Path) -> None:
+    config, table = traced(), pq.read_table(tmp_path / "sampling.parquet")
+    wrong = pa.array([(label + 1) % 10 for label in table.column("label").to_pylist()], table.schema.field("label").type)
+    pq.write_table(table.set_column(table.schema.get_field_index("label"), "label", wrong), tmp_path / "sampling.parquet")
+    outcome = audited(config).outcome
+    assert outcome is not None and "check estimator.sampling, its labels, and data.preprocess" in outcome.failures["digits"]
+
+
+def test_unlabelled_and_unreadable_samples_of_the_sampling_set_take_no_part(traced: Traced, tmp_path: Path) -> None:
+    config = traced()
+    table = pq.read_table(tmp_path / "sampling.parquet")
+    labels, pictures = table.column("label").to_pylist(), table.column("image").to_pylist()
+    labels[0], pictures[1] = None, {"bytes": b"no picture", "path": None}
+    for name, values in (("label", labels), ("image", pictures)):
+        table = table.set_column(table.schema.get_field_index(name), name, pa.array(values, table.schema.field(name).type))
+    pq.write_table(table, tmp_path / "sampling.parquet")
+    audit = audited(config)
+    assert audit.outcome is not None and audit.outcome.clean
+    warnings = audit.summary("digits")["warnings"]
+    assert isinstance(warnings, list) and any("2 of 200 samples of the sampling set" in str(line) for line in warnings)
+
+
+REFUSED: dict[str, tuple[dict[str, JsonValue], str]] = {
+    "curvature": ({"curvature": {"kind": "ggn"}}, "curvature: the estimator loss_trace compares traces as they are, without ggn; leave curvature out"),
+    "draws": ({"draws": 20, "burn_in": 15}, r"of 20 draws, 5 are kept after a burn_in of 15, thinned by 1; a trace needs 8: raise draws"),
+    "leading form": ({"score": {"kind": "class_coupling", "form": "mean"}}, "form belongs to kind: concordance, not to class_coupling"),
+    "setting of gradients": ({"projection": {"rank": 4}}, "'projection' belongs to kind: gradient"),
+}
+
+
+@pytest.mark.parametrize(("settings", "message"), REFUSED.values(), ids=REFUSED.keys())
+def test_a_config_that_makes_no_sense_is_refused(traced: Traced, settings: dict[str, JsonValue], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        traced(**settings)
+
+
+def test_gradients_have_no_concordance(make_config: ConfigMaker) -> None:
+    with pytest.raises(ConfigError, match="concordance is of loss traces, not of the estimator gradient; valid: prediction_coupling"):
+        make_config(score={"kind": "concordance"})
+
+
+def test_sampling_sets_that_cannot_be_used_are_refused(traced: Traced, digits: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"estimator.sampling: 300 of 500 samples have an id that is trusted too"):
+        plan_audit(traced(sampling=str(digits / "trusted.parquet")))
+    with pytest.raises(ConfigError, match=r"estimator.sampling: no usable file"):
+        plan_audit(traced(sampling="nowhere.parquet"))
+    config = traced()
+    pq.write_table(pq.read_table(tmp_path / "sampling.parquet").drop_columns(["label"]), tmp_path / "sampling.parquet")
+    with pytest.raises(ConfigError, match=r"has no column 'label' \(data.columns.label\)"):
+        plan_audit(config)
+
+
+def test_memory_that_a_chain_does_not_have_is_refused_with_what_to_lower(traced: Traced) -> None:
+    plan = plan_audit(traced(run={"memory_per_worker": "600MiB"}))
+    assert "lower estimator.batch, run.batch_size or run.rows_per_task" in plan.misfits["digits"]
+
+
+def answered(model: nn.Module, count: int) -> list[tuple[Tensor, int]]:
+    """Prompts with the model's own likeliest completions: ids, and where the completion starts."""
+    found = []
+    for ids, start in texts(tuple(6 + number % 5 for number in range(count))):
+        for place in range(start, len(ids)):
+            with torch.no_grad():
+                ids[place] = model(ids[:place].unsqueeze(0)).logits[0, -1].argmax()
+        found.append((ids, start))
+    return found
+
+
+def test_texts(tmp_path: Path) -> None:
+    """A language model's loss is that of the completion; traces are compared with the nearest ones, or by concordance with all."""
+    model = gpt2().float()
+    model.save_pretrained(tmp_path / "model")
+    rows = {"trusted": 60, "sampling": 40, "audited": 12}
+    numbers = iter(range(1000))
+    for name, count in rows.items():
+        samples = answered(model, count)
+        columns = {
+            "id": [f"{name}-{next(numbers)}" for _ in samples],
+            "input_ids": [ids.tolist() for ids, _ in samples],
+            "completion_start": [start for _, start in samples],
+        }
+        pq.write_table(pa.table(columns), tmp_path / f"{name}.parquet")
+    raw: dict[str, JsonValue] = {
+        "root": "root",
+        "task": "causal_lm",
+        "models": [{"name": "chat", "huggingface": "model"}],
+        "data": {"trusted": "trusted.parquet", "audited": "audited.parquet"},
+        "calibration": {"target": {"fpr": 0.1}},
+        "estimator": {**CHAIN, "sampling": "sampling.parquet", "draws": 16, "burn_in": 4, "step": 1e-6},
+    }
+    config = AuditConfig.parse(raw, str(tmp_path))
+    audit, plan = audited(config), plan_audit(config).models[0]
+    assert audit.outcome is not None and audit.outcome.clean and plan.config.score.kind == "top_coupling"
+    draws, loaded = snapshots(audit.storage, plan), AutoModelForCausalLM.from_pretrained(tmp_path / "model").eval()
+    found = audit.rows("chat").compute()
+    for number, (ids, start) in enumerate(answered(model, 12)):
+        for draw in (0, 11):
+            place_weights(loaded, draws[draw])
+            with torch.no_grad():
+                logs = loaded(ids.unsqueeze(0)).logits[0].double().log_softmax(dim=1)
+            expected = -sum(float(logs[t - 1, ids[t]]) for t in range(start, len(ids)))
+            assert found[number, draw] == pytest.approx(expected, rel=1e-4)
+    concordant = audited(AuditConfig.parse({**raw, "score": {"kind": "concordance"}}, str(tmp_path)))
+    assert np.isfinite(scores(concordant, "chat")).all() and concordant.summary("chat")["settings"]["score"]["form"] == "mean"  # type: ignore[index, call-overload]
+
+
+def test_draws_say_how_far_they_went(traced: Traced) -> None:
+    config = traced()
+    audit, plan = audited(config), plan_audit(config).models[0]
+    log = rows_log(audit.storage, "digits", plan.snapshots_key, chain_log_key(0))
+    (receipt,) = log.receipts().values()
+    draws = read_draws(audit.storage, log.attempt_folder(receipt))
+    assert [draw.number for draw in draws] == list(range(61)) and draws[0].distance == 0
+    kept, anchor = snapshots(audit.storage, plan), flat_weights(network(Path(config.folder)))
+    distances = [float((weights - anchor).norm()) for weights in kept]
+    np.testing.assert_allclose([draw.distance for draw in draws[21:]], distances, rtol=1e-5)
