@@ -14,7 +14,8 @@ from pipeline.artifacts.layout import check_root, root_storage
 from pipeline.artifacts.logs import STAGES
 from pipeline.config import AuditConfig
 from pipeline.errors import ConfigError
-from pipeline.plan import AuditPlan, plan_audit
+from pipeline.plan import AuditPlan
+from pipeline.planning import plan_audit
 from pipeline.run import run_audit
 from pipeline.verdicts import VERDICTS
 

@@ -6,11 +6,12 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from pipeline.audit import Audit, open_audit
     from pipeline.config import AuditConfig
-    from pipeline.plan import AuditPlan, plan_audit
+    from pipeline.plan import AuditPlan
+    from pipeline.planning import plan_audit
     from pipeline.run import run_audit
 
 __all__ = ["Audit", "AuditConfig", "AuditPlan", "open_audit", "plan_audit", "run_audit"]
-_HOMES = {"Audit": "audit", "open_audit": "audit", "AuditConfig": "config", "AuditPlan": "plan", "plan_audit": "plan", "run_audit": "run"}
+_HOMES = {"Audit": "audit", "open_audit": "audit", "AuditConfig": "config", "AuditPlan": "plan", "plan_audit": "planning", "run_audit": "run"}
 
 
 def __getattr__(name: str) -> object:

@@ -35,7 +35,8 @@ from safetensors.torch import save_file
 
 from madcore import RowExtractor
 from pipeline.config import AuditConfig
-from pipeline.plan import ModelPlan, plan_audit
+from pipeline.plan import ModelPlan
+from pipeline.planning import plan_audit
 from pipeline.sources.models import load_model
 from tests.benchmarks.network import SIDE, network
 

@@ -13,7 +13,7 @@ from sklearn.metrics import roc_auc_score
 
 from pipeline.audit import Audit
 from pipeline.config import AuditConfig, Raw
-from pipeline.plan import plan_audit
+from pipeline.planning import plan_audit
 from pipeline.run import run_audit
 
 MODELS = ("badnets", "blended", "wanet", "badnets-a2a")

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from pipeline.artifacts.logs import STAGES
 from pipeline.config import AuditConfig, Raw
-from pipeline.plan import plan_audit
+from pipeline.planning import plan_audit
 from pipeline.run import run_audit
 
 PUBLICATION = "publication"

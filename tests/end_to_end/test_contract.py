@@ -20,7 +20,7 @@ from pipeline.artifacts.curvature import TrustedSamples, read_reference_rows, re
 from pipeline.artifacts.logs import stage_logs
 from pipeline.audit import Audit, open_audit
 from pipeline.demo.network import digit_cnn
-from pipeline.plan import plan_audit
+from pipeline.planning import plan_audit
 from pipeline.run import run_audit
 from pipeline.sources.images import decode, scaled
 from tests.conftest import ConfigMaker

@@ -35,7 +35,7 @@ from pipeline.audit import Audit
 from pipeline.demo.network import digit_cnn
 from pipeline.errors import ConfigError
 from pipeline.memory import PROCESS_BYTES
-from pipeline.plan import plan_audit
+from pipeline.planning import plan_audit
 from pipeline.run import run_audit
 from pipeline.schema import CurvatureSection
 from pipeline.sources.images import decode, scaled

@@ -14,7 +14,7 @@ from sklearn.metrics import roc_auc_score
 
 from pipeline.audit import Audit
 from pipeline.config import AuditConfig
-from pipeline.plan import plan_audit
+from pipeline.planning import plan_audit
 from pipeline.run import run_audit
 from tests.end_to_end import backdoored_llama
 

@@ -23,7 +23,8 @@ from pipeline.audit import Audit
 from pipeline.config import AuditConfig
 from pipeline.demo.network import digit_cnn
 from pipeline.errors import ConfigError
-from pipeline.plan import ModelPlan, plan_audit
+from pipeline.plan import ModelPlan
+from pipeline.planning import plan_audit
 from pipeline.run import run_audit
 from pipeline.sampling import chain_log_key, segments
 from pipeline.schema import LossTrace

@@ -18,7 +18,7 @@ from pipeline.artifacts.layout import published_runs, table_file
 from pipeline.artifacts.logs import stage_logs
 from pipeline.audit import open_audit
 from pipeline.config import AuditConfig
-from pipeline.plan import plan_audit
+from pipeline.planning import plan_audit
 from pipeline.run import run_audit
 from pipeline.verify import verify
 from tests.conftest import Raw

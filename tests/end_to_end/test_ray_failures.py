@@ -12,7 +12,7 @@ from pydantic import JsonValue
 from infra.errors import ClusterError
 from pipeline.audit import Audit
 from pipeline.demo import with_patch
-from pipeline.plan import plan_audit
+from pipeline.planning import plan_audit
 from pipeline.run import run_audit
 from tests.conftest import ConfigMaker
 from tests.jobs.pictures import png

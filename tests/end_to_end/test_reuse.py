@@ -10,7 +10,7 @@ from pydantic import JsonValue
 
 from pipeline.audit import Audit
 from pipeline.config import AuditConfig
-from pipeline.plan import plan_audit
+from pipeline.planning import plan_audit
 from pipeline.run import run_audit
 from tests.conftest import ConfigMaker
 

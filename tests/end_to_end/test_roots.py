@@ -13,7 +13,7 @@ from infra.storage import Storage
 from pipeline.artifacts.layout import outcome_file, table_file
 from pipeline.audit import Audit
 from pipeline.config import AuditConfig, Raw
-from pipeline.plan import plan_audit
+from pipeline.planning import plan_audit
 from pipeline.run import run_audit
 from pipeline.sources.datasets import Source
 from tests.conftest import ConfigMaker

@@ -10,7 +10,7 @@ import pytest
 
 from infra.storage import Storage
 from pipeline.audit import Audit, open_audit
-from pipeline.plan import plan_audit
+from pipeline.planning import plan_audit
 from pipeline.run import run_audit
 from pipeline.verify import verify
 from tests.conftest import ConfigMaker, Raw

@@ -18,7 +18,7 @@ from sklearn.metrics import roc_auc_score
 
 from pipeline.audit import Audit, open_audit
 from pipeline.config import AuditConfig, Raw
-from pipeline.plan import plan_audit
+from pipeline.planning import plan_audit
 from pipeline.run import run_audit
 from tests.infra.stores import fresh_url
 
