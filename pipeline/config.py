@@ -124,7 +124,7 @@ def _scores(model: ModelConfig) -> list[str]:
 
 def _misfit_of_estimator(index: int, model: ModelConfig, raw: Raw) -> list[str]:
     """Traces are compared as they are; concordances are of traces alone."""
-    curvature, score = (_where(("models", index, section), raw) for section in ("curvature", "score"))
+    curvature, score, calibration = (_where(("models", index, section), raw) for section in ("curvature", "score", "calibration"))
     found = {
         f"{curvature}: the estimator loss_trace compares traces as they are, without {model.curvature.kind}; leave curvature out, or set kind: identity": (
             model.traced is not None and model.curvature.kind != "identity" and "curvature" in model.model_fields_set
@@ -133,6 +133,9 @@ def _misfit_of_estimator(index: int, model: ModelConfig, raw: Raw) -> list[str]:
             model.traced is None and model.score.kind == "concordance"
         ),
         f"{score}: form belongs to kind: concordance, not to {model.score.kind}": model.score.form != "auto" and model.score.kind != "concordance",
+        f"{calibration}: screen looks at the predicted classes of gradients' rows; it needs task: classification and the estimator gradient": (
+            model.calibration.screen and (model.is_text or model.traced is not None)
+        ),
         f"{score}: form: class needs classes, and the task causal_lm has none; valid: mean": model.score.form == "class" and model.is_text,
     }
     return [line for line, applies in found.items() if applies]

@@ -26,9 +26,11 @@ from pipeline.artifacts.curvature import (
     TrustedSamples,
     encode_moment,
     encode_references,
+    encode_screening,
     encode_trusted,
     encode_whitening,
     read_moment,
+    read_screening,
     read_trusted,
     read_whitening,
 )
@@ -100,7 +102,7 @@ def curvature_key(plan: ModelPlan, trusted: tuple[RowsPart, ...], audited: tuple
         labels={source.key: source.columns.label for source in plan.trusted if "label" in source.truth},
         layers=list(plan.layout.names),
         curvature=plan.config.curvature.model_dump(mode="json"),
-        split=[plan.config.calibration.fraction, plan.config.calibration.seed],
+        split=[plan.config.calibration.fraction, plan.config.calibration.seed, *(["screen"] if plan.config.calibration.screen else [])],
     )
 
 
@@ -124,8 +126,8 @@ class CurvatureWorker:
         """Computes and commits one task."""
         watch, plan = Stopwatch(), self._plans[task.model]
         if task.name == SPLIT:
-            trusted = split_trusted(self._storage, plan, task.parts)
-            files = encode_trusted(trusted)
+            trusted, screening = split_trusted(self._storage, plan, task.parts)
+            files = {**encode_trusted(trusted), **(encode_screening(screening) if screening else {})}
         else:
             trusted = read_trusted(self._storage, task.split)
             sums = dict.fromkeys((MOMENT, BASIS, EIGENVALUES), self._moment)
@@ -182,10 +184,11 @@ class CurvatureWorker:
         if not torch.isfinite(whitened).all():
             raise StageError(f"model {plan.name}: whitened rows of the reference part leave the range of float32; raise curvature.damping")
         scorer = Scorer.of(plan, whitening, whitened, trusted)
-        for rows, indices, ok in self._select(task, plan.layout, trusted, "calibration"):
+        for rows, indices, ok in self._select(task, plan.layout, trusted, "calibration", "suspect calibration"):
             scores = scorer(rows, trusted.predictions[indices].clamp(min=0)).score.double()
             trusted.scores[indices.numpy()] = torch.where(ok & scores.isfinite(), scores, torch.inf).numpy()
-        return encode_references(whitened, trusted)
+        screening = read_screening(self._storage, task.split)
+        return {**encode_references(whitened, trusted), **(encode_screening(screening) if screening else {})}
 
     def _select(self, task: CurvatureTask, layout: RowLayout, trusted: TrustedSamples, *parts: Part) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         """Rows (b, k) of parts of the trusted set, their indices (b,), and which are ok (b,), block by block in task order, of the task's range."""

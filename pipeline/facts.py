@@ -7,7 +7,7 @@ from pydantic import JsonValue
 
 from madcore.calibration import largest_rank, smallest_certified_group
 from madcore.coupling import RARE_CLASS
-from pipeline.artifacts.curvature import TrustedSamples
+from pipeline.artifacts.curvature import Screening, TrustedSamples
 from pipeline.decisions import Found
 from pipeline.evaluation import Judged, controls, evaluate
 from pipeline.plan import ModelPlan
@@ -15,6 +15,7 @@ from pipeline.tally import Tally, repeated
 from pipeline.verdicts import FDR_LEVEL, FINITE, LABELLED, Evidence, judge
 
 FACTS_VERSION = 1
+SUSPECTS_LISTED = 1000
 Ids = Callable[[], Iterable[Sequence[str]]]
 
 
@@ -43,6 +44,28 @@ def gather(plan: ModelPlan, trusted: TrustedSamples, tally: Tally, found: Found,
         "top_flagged": list(found.top),
         "warnings": _warnings(plan, trusted, tally, duplicates, shared),
     }
+
+
+def screened(plan: ModelPlan, trusted: TrustedSamples, tally: Tally, screening: Screening) -> dict[str, JsonValue]:
+    """The section `screening`: the suspects, the classes that stand out, and how many samples p-values would flag if the calibration part had kept its own."""
+    target = plan.config.calibration.target
+    rank = max(0, largest_rank(target.level, len(tally.unscreened)))
+    undecidable = [modes.predicted for modes in screening.classes if modes.stands_out and not modes.decidable]
+    suspects = trusted.suspects
+    lines = {
+        f"{len(suspects):,} trusted samples were screened out, because their predicted class has a second mode; look at screening.suspects": suspects,
+        f"predicted classes with two modes, of which nobody can tell the sound one, so that none was screened out: {undecidable}": undecidable,
+    }
+    found: dict[str, JsonValue] = {
+        "suspects": list(suspects[:SUSPECTS_LISTED]),
+        "suspects_total": len(suspects),
+        "suspects_of_calibration": len(trusted.of("suspect calibration")),
+        "flagged_unscreened": int(tally.by_exceedances_unscreened[:rank].sum()) if target.fpr is not None else None,
+        "classes": [modes.model_dump(mode="json") for modes in screening.classes],
+        "too_small": list(screening.too_small),
+        "warnings": [line for line, applies in lines.items() if applies],
+    }
+    return {"screening": found}
 
 
 def _evidence(plan: ModelPlan, trusted: TrustedSamples, tally: Tally) -> Evidence:

@@ -184,7 +184,7 @@ def _summary(storage: Storage, run_id: str, run: ModelRun) -> Document:
         "task": plan.config.task,
         "model_digest": plan.digest,
         "settings": _settings(plan),
-        "warnings": facts["warnings"] + facts.get("sampling", {}).get("warnings", []) + _warnings(run),
+        "warnings": facts["warnings"] + [line for part in ("screening", "sampling") for line in facts.get(part, {}).get("warnings", [])] + _warnings(run),
         "layers": {"covered": list(plan.layout.names), "fallback": list(plan.fallback), "not_covered": dict(plan.not_covered)},
         "files": {
             "trusted": [{"name": source.file.name, "rows": source.rows} for source in plan.trusted],

@@ -19,14 +19,14 @@ from infra.storage import Storage
 from infra.tables import open_parquet, write_parquet
 from madcore import MadcoreError
 from madcore.calibration import check_target
-from pipeline.artifacts.curvature import TrustedSamples, read_trusted
+from pipeline.artifacts.curvature import TrustedSamples, read_screening, read_trusted
 from pipeline.artifacts.logs import reporting_log
 from pipeline.artifacts.rows import NONFINITE, OK
 from pipeline.artifacts.scores import FACTS, IMAGES, PART, PART_FORMAT, PUBLISHED_FORMAT, TABLE
 from pipeline.decisions import Decisions, Found
 from pipeline.diagnostics import diagnose
 from pipeline.errors import StageError
-from pipeline.facts import gather
+from pipeline.facts import gather, screened
 from pipeline.keys import key_of
 from pipeline.plan import ModelPlan
 from pipeline.sources.datasets import Source, Truth, read_truth
@@ -86,7 +86,7 @@ class ReportingWorker:
         sources = {source.key: source for source in plan.audited}
         trusted = read_trusted(self._storage, task.references)
         _check_target(plan, trusted)
-        tally = Tally(trusted.calibration_scores)
+        tally = Tally(trusted.calibration_scores, trusted.suspected_scores)
         for part, batch in self._batches(task):
             tally.add(batch, _truth(sources[part.source_key], batch))
         found = Found(Decisions.of(plan.config.calibration.target, tally), tally)
@@ -95,6 +95,9 @@ class ReportingWorker:
             with table.open("wb") as sink:
                 write_parquet(sink, (found.decide(batch) for _, batch in self._batches(task)), PUBLISHED_FORMAT)
             facts = gather(plan, trusted, tally, found, lambda: self._ids(task))
+            screening = read_screening(self._storage, task.references)
+            if screening is not None:
+                facts |= screened(plan, trusted, tally, screening)
             if task.segments:
                 facts |= diagnose(self._storage, plan, task.segments, task.references)
             pictures = thumbnails(plan, sources, found.top)

@@ -234,12 +234,16 @@ class Target(Section):
 
 
 class Calibration(Section):
-    """The calibration part of the trusted set, and the target."""
+    """The calibration part of the trusted set, and the target.
+
+    `screen`: trusted samples that do not belong leave both parts (see `madcore.screening`); false is left out of what is written.
+    """
 
     fraction: Share = 0.3
     seed: Seed = 0
     target: Target = Target(fpr=0.01)
     tail: Literal["conformal"] = "conformal"
+    screen: Annotated[bool, Field(exclude_if=lambda screen: not screen)] = False
 
 
 class RunSection(Section):

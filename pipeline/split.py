@@ -2,20 +2,24 @@
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from infra.storage import Storage
-from madcore import split_order
+from madcore import screen, split_order
 from madcore.calibration import calibration_size
-from pipeline.artifacts.curvature import Part, TrustedSamples
-from pipeline.artifacts.rows import RowsPart, read_samples
+from pipeline.artifacts.curvature import ClassModes, Part, Screening, TrustedSamples
+from pipeline.artifacts.rows import RowsPart, read_blocks, read_samples
 from pipeline.errors import StageError
 from pipeline.gradients import UNREADABLE
+from pipeline.memory import SCORING_BLOCK
 from pipeline.plan import ModelPlan
 from pipeline.sources.datasets import MISSING_CLASS, read_truth
 
 
-def split_trusted(storage: Storage, plan: ModelPlan, parts: tuple[RowsPart, ...]) -> TrustedSamples:
+def split_trusted(storage: Storage, plan: ModelPlan, parts: tuple[RowsPart, ...]) -> tuple[TrustedSamples, Screening | None]:
     """Divides the trusted samples: calibration first, unfiltered; of the rest, those predicted correctly are the reference part.
+
+    Where it is asked for, screening then takes suspects out of both; what it found comes with them.
 
     Raises:
         StageError: no reference sample is left.
@@ -29,13 +33,44 @@ def split_trusted(storage: Storage, plan: ModelPlan, parts: tuple[RowsPart, ...]
         correct += (samples.ok & ((labels == MISSING_CLASS) | (labels == samples.predictions))).tolist()
         predictions.append(samples.predictions)
     parted = _parts(ids, readable, correct, plan)
+    screening = None
+    if plan.config.calibration.screen:
+        parted, screening = _screened(parted, torch.cat(predictions), rows_of(storage, plan, parts), plan)
     trusted = TrustedSamples(ids, parted, torch.cat(predictions), np.full(len(ids), np.nan))
     if "reference" not in parted:
         raise StageError(
             f"model {plan.name}: the reference part is empty: of {sum(readable)} readable trusted samples, none outside the calibration part "
             + ("has a finite gradient; check the weights" if plan.config.is_text else "is predicted correctly; check the labels and data.preprocess")
         )
-    return trusted
+    return trusted, screening
+
+
+def rows_of(storage: Storage, plan: ModelPlan, parts: tuple[RowsPart, ...]) -> Tensor:
+    """All rows of parts, (m, k)."""
+    return torch.cat([rows for stored in parts for rows, _ in read_blocks(storage, stored, plan.layout, SCORING_BLOCK)])
+
+
+def _screened(parts: list[Part], predictions_m: Tensor, rows_mk: Tensor, plan: ModelPlan) -> tuple[list[Part], Screening]:
+    """The parts without suspects among the samples that explain or calibrate, and what was found. Rows that are not finite are 0, and without a class."""
+    taking_part = [index for index, part in enumerate(parts) if part in ("reference", "calibration") and predictions_m[index] >= 0]
+    found = screen(rows_mk[taking_part], predictions_m[taking_part], plan.layout)
+    parted: list[Part] = list(parts)
+    for place in found.suspects.tolist():
+        index = taking_part[place]
+        parted[index] = "suspect calibration" if parts[index] == "calibration" else "suspect"
+    classes = [
+        ClassModes(
+            predicted=modes.predicted,
+            samples=modes.samples,
+            separation=modes.separation,
+            z=modes.z,
+            share=modes.share,
+            stands_out=modes.stands_out,
+            decidable=modes.decidable,
+        )
+        for modes in found.modes
+    ]
+    return parted, Screening(classes=classes, too_small=list(found.too_small))
 
 
 def _parts(ids: list[str], readable: list[bool], correct: list[bool], plan: ModelPlan) -> list[Part]:

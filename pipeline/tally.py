@@ -21,10 +21,12 @@ IDS_AT_ONCE = 1 << 24
 class Tally:
     """Counts of one model's audited samples: statuses, exceedances of the calibration scores, predicted classes, score range."""
 
-    def __init__(self, calibration: NDArray[np.float64]):
-        """`calibration`: scores of the calibration part, (M,)."""
+    def __init__(self, calibration: NDArray[np.float64], suspected: NDArray[np.float64] | None = None):
+        """`calibration`: scores of the calibration part, (M,); `suspected`: of suspects that were drawn for it, (S,)."""
         self.calibration = np.sort(calibration)
         self.by_exceedances = np.zeros(len(calibration) + 1, np.int64)
+        self.unscreened = np.sort(np.concatenate([calibration, [] if suspected is None else suspected]))
+        self.by_exceedances_unscreened = np.zeros(len(self.unscreened) + 1, np.int64)
         self.statuses: Counter[str] = Counter()
         self.predicted: Counter[int] = Counter()
         finite = calibration[np.isfinite(calibration)]
@@ -37,6 +39,7 @@ class Tally:
         self.statuses.update(kind(status) for status in statuses)
         scores, ok = scores_of(batch)
         self.by_exceedances += np.bincount(exceedances(scores[ok], self.calibration), minlength=len(self.by_exceedances))
+        self.by_exceedances_unscreened += np.bincount(exceedances(scores[ok], self.unscreened), minlength=len(self.by_exceedances_unscreened))
         predictions = batch.column("prediction").to_numpy()
         self.predicted.update(predictions[ok].tolist())
         if ok.any():

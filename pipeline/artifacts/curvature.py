@@ -13,16 +13,17 @@ from pydantic import BaseModel
 from torch import Tensor
 
 from infra import arrays
+from infra.commits import parse
 from infra.storage import Storage
 from infra.tables import TableFormat, decode_arrow, encode_arrow
 from madcore import RowLayout, Whitening
 from madcore.curvature import Moment
 from madcore.inverse import Factors, Map, Matrix, Turned, Vectors
 
-Part = Literal["reference", "calibration", "filtered", "unreadable"]
+Part = Literal["reference", "calibration", "filtered", "suspect", "suspect calibration", "unreadable"]
 WHITENING, LAYERS = "whitening", "layers.arrow"
 REFERENCES, TRUSTED = "references", "trusted.arrow"
-MOMENT = "moment"
+MOMENT, SCREENING = "moment", "screening.json"
 LAYERS_FORMAT = TableFormat(
     "curvature-layers",
     1,
@@ -60,7 +61,8 @@ class _Maps(BaseModel):
 class TrustedSamples:
     """All trusted samples, in task order: the part each belongs to, its prediction, and, in the calibration part, its score.
 
-    Scores are NaN outside the calibration part, and +infinity for a calibration sample whose gradient is not finite: the most
+    A suspect was found by screening and is in neither part, whichever it was drawn for. Scores are NaN outside the calibration part, but for
+    suspects that were drawn for it, and +infinity for a calibration sample whose gradient is not finite: the most
     anomalous there is, as it would be flagged if it were audited.
     """
 
@@ -77,6 +79,16 @@ class TrustedSamples:
     def calibration_scores(self) -> NDArray[np.float64]:
         """Scores of the calibration part, shape (M,)."""
         return self.scores[self.of("calibration")]
+
+    @property
+    def suspected_scores(self) -> NDArray[np.float64]:
+        """Scores of the suspects that were drawn for the calibration part, shape (S,)."""
+        return self.scores[self.of("suspect calibration")]
+
+    @property
+    def suspects(self) -> list[str]:
+        """Ids of all suspects."""
+        return [self.ids[index] for index in (*self.of("suspect"), *self.of("suspect calibration"))]
 
     @property
     def reference_ids(self) -> list[str]:
@@ -131,6 +143,37 @@ def read_moment(storage: Storage, folder: str, zero: AnyMoment) -> AnyMoment:
     """The moment of a moment task's folder, of the kind and layout of `zero`."""
     array = arrays.open_array(storage, f"{folder}/{MOMENT}")
     return zero.restored(torch.from_numpy(arrays.read(array, 0, array.shape[0])), int(str(array.attrs["count"])))
+
+
+class ClassModes(BaseModel):
+    """What screening found in one predicted class (see `madcore.screening.Modes`)."""
+
+    predicted: int
+    samples: int
+    separation: float
+    z: float
+    share: float
+    stands_out: bool
+    decidable: bool
+
+
+class Screening(BaseModel):
+    """What screening found."""
+
+    format: Literal[1] = 1
+    classes: list[ClassModes]
+    too_small: list[int]
+
+
+def encode_screening(screening: Screening) -> dict[str, bytes]:
+    """The file of what screening found."""
+    return {SCREENING: screening.model_dump_json(indent=1).encode()}
+
+
+def read_screening(storage: Storage, folder: str) -> Screening | None:
+    """What screening found, of a split's or a references task's folder; None where nothing was screened."""
+    path = f"{folder}/{SCREENING}"
+    return parse(storage.read(path), Screening, storage.locate(path)) if storage.exists(path) else None
 
 
 def encode_references(whitened_mk: Tensor, trusted: TrustedSamples) -> dict[str, bytes]:

@@ -2,22 +2,19 @@
 
 A share of the 2,000 trusted samples is replaced by triggered ones that carry the target's label; the calibration part is drawn from the
 same set. They are the last 200 triggered samples of the audited file; the first 300 are what is audited, with all 2,000 clean samples.
-Screening (`madcore.screen`, of the stored rows) leaves its suspects out of the trusted file. A prevalence is the share of triggered samples
+A prevalence is the share of triggered samples
 among the audited ones.
 """
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-import torch
-from numpy.typing import NDArray
 from pydantic import JsonValue
 
-from madcore import RowLayout, screen
-from pipeline.artifacts.rows import open_rows, read_samples, stored_layout
 from pipeline.audit import Audit
 from tests.benchmarks.zoo import Figures, Zoo, figures, triggered
 
@@ -38,11 +35,10 @@ def figures_of(zoo: Zoo, model: str) -> Iterator[tuple[str, Figures]]:
         for name, curvature in CURVATURES.items():
             audit = zoo.audit(model, "poisoning", trusted, audited, curvature=curvature)
             yield f"{share:.0%} poisoned, {name}", figures(audit, model, audited)
-        suspects = suspected(zoo.audit(model, "poisoning", trusted, audited), model)
-        kept = np.setdiff1d(np.arange(len(clean_trusted)), suspects)
-        screened = zoo.made(f"trusted-{share:g}-screened-{model}", pq.read_table(trusted).take(pa.array(kept)))
-        dropped: Figures = {"dropped_poison": float((suspects < len(poison)).sum()), "dropped_clean": float((suspects >= len(poison)).sum())}
-        yield f"{share:.0%} poisoned, screened", figures(zoo.audit(model, "poisoning", screened, audited), model, audited) | dropped
+        audit = zoo.audit(model, "poisoning", trusted, audited, calibration={"screen": True})
+        suspects, planted = suspected(audit, model), set(poison.column("id").to_pylist())
+        dropped: Figures = {"dropped_poison": float(len(suspects & planted)), "dropped_clean": float(len(suspects - planted))}
+        yield f"{share:.0%} poisoned, screened", figures(audit, model, audited) | dropped
     for prevalence in PREVALENCES:
         few = attacks[: round(prevalence * len(clean) / (1 - prevalence))]
         rare = zoo.made(f"prevalence-{prevalence:g}-{model}", whole.take(pa.array(np.sort(np.concatenate([clean, few])))))
@@ -57,12 +53,10 @@ def poisoned(trusted: pa.Table, poison: pa.Table) -> pa.Table:
     return pa.concat_tables([labelled.cast(trusted.schema), trusted.slice(len(poison))])
 
 
-def suspected(audit: Audit, model: str) -> NDArray[np.int64]:
-    """Places of the trusted samples that screening would leave out."""
-    parts = [part for part, _ in audit._parts(model, "trusted")]
-    predictions = torch.cat([read_samples(audit.storage, part).predictions for part in parts])
-    layout: RowLayout = stored_layout(open_rows(audit.storage, parts[0]))
-    return np.asarray(screen(torch.from_numpy(audit.rows(model, "trusted").compute()), predictions, layout).suspects.numpy())
+def suspected(audit: Audit, model: str) -> set[str]:
+    """Ids of the trusted samples that were screened out."""
+    found: list[str] = json.loads(json.dumps(audit.summary(model)))["screening"]["suspects"]
+    return set(found)
 
 
 def _first(zoo: Zoo, model: str) -> Path:
