@@ -17,7 +17,7 @@ from infra.events import Stopwatch, peak_memory_bytes
 from infra.storage import Storage
 from madcore import CrossEntropy, Measured, TokenBatch, completion_loss
 from madcore.measurements import logits_of, run, runs_channels_last
-from madcore.sampling import Chain, Langevin, SamplingSet, check_loss, draw, flat_weights, minibatch
+from madcore.sampling import Chain, Langevin, SamplingSet, check_loss, draw, flat_weights, minibatch, place_weights
 from pipeline.artifacts.logs import rows_log
 from pipeline.artifacts.snapshots import Draw, encode_segment, read_state
 from pipeline.config import AuditConfig
@@ -120,6 +120,7 @@ class SamplingWorker:
             stored = read_state(self._storage, task.previous)
             chain = Chain(stored.number, stored.weights.to(self._device), stored.second_moment.to(self._device), stored.steps)
         else:
+            place_weights(loaded.model, loaded.anchor)
             at_anchor = self._probe_loss(losses, loaded.probe)
             if not at_anchor <= loaded.clean.guessing:
                 raise StageError(

@@ -309,12 +309,15 @@ def test_texts(tmp_path: Path) -> None:
 
 
 def test_draws_say_how_far_they_went(traced: Traced) -> None:
-    config = traced()
+    config = traced(chains=2)
     audit, plan = audited(config), plan_audit(config).models[0]
-    log = rows_log(audit.storage, "digits", plan.snapshots_key, chain_log_key(0))
-    (receipt,) = log.receipts().values()
-    draws = read_draws(audit.storage, log.attempt_folder(receipt))
-    assert [draw.number for draw in draws] == list(range(61)) and draws[0].distance == 0
     kept, anchor = snapshots(audit.storage, plan), flat_weights(network(Path(config.folder)))
-    distances = [float((weights - anchor).norm()) for weights in kept]
-    np.testing.assert_allclose([draw.distance for draw in draws[21:]], distances, rtol=1e-5)
+    losses = []
+    for chain, weights in enumerate(kept.split(40)):
+        log = rows_log(audit.storage, "digits", plan.snapshots_key, chain_log_key(chain))
+        (receipt,) = log.receipts().values()
+        draws = read_draws(audit.storage, log.attempt_folder(receipt))
+        assert [draw.number for draw in draws] == list(range(61)) and draws[0].distance == 0
+        np.testing.assert_allclose([draw.distance for draw in draws[21:]], (weights - anchor).norm(dim=1).numpy(), rtol=1e-5)
+        losses.append(draws[0].probe_loss)
+    assert losses[0] == losses[1], "every chain starts at the trained weights"
