@@ -229,3 +229,13 @@ def test_a_seed_belongs_to_the_fisher() -> None:
         CurvatureSection(kind="ggn", seed=3)
     assert "seed" not in CurvatureSection(kind="fisher").model_dump(mode="json")
     assert CurvatureSection(kind="fisher", seed=3).model_dump(mode="json")["seed"] == 3
+
+
+def test_on_ray_scores_are_those_of_one_process(make_config: ConfigMaker, ray_cluster: None) -> None:
+    """Of the curvature with the most steps: side numbers, a tree of their moments, eigenvectors, and a tree along them."""
+    curvature: JsonValue = {"kind": "ekfac", "transductive": True}
+    here, there = (
+        run_audit(plan_audit(make_config(root=f"{make_config().root}-{name}", curvature=curvature, run={"rows_per_task": 24})), executor=name)
+        for name in ("serial", "ray")
+    )
+    np.testing.assert_allclose(scores(there), scores(here), atol=1e-5)

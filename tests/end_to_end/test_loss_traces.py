@@ -321,3 +321,9 @@ def test_draws_say_how_far_they_went(traced: Traced) -> None:
         np.testing.assert_allclose([draw.distance for draw in draws[21:]], (weights - anchor).norm(dim=1).numpy(), rtol=1e-5)
         losses.append(draws[0].probe_loss)
     assert losses[0] == losses[1], "every chain starts at the trained weights"
+
+
+def test_on_ray_scores_are_those_of_one_process(traced: Traced, ray_cluster: None) -> None:
+    """Two chains, each a task of its own, and rows of tasks on two workers."""
+    here, there = (run_audit(plan_audit(traced(root=name, chains=2, draws=40)), executor=name) for name in ("serial", "ray"))
+    np.testing.assert_allclose(scores(there), scores(here), atol=1e-5)
