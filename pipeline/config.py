@@ -134,7 +134,7 @@ def _misfit_of_estimator(index: int, model: ModelConfig, raw: Raw) -> list[str]:
         ),
         f"{score}: form belongs to kind: concordance, not to {model.score.kind}": model.score.form != "auto" and model.score.kind != "concordance",
         f"{calibration}: screen looks at the predicted classes of gradients' rows; it needs task: classification and the estimator gradient": (
-            model.calibration.screen and (model.is_text or model.traced is not None)
+            model.calibration.screen and not model.screened
         ),
         f"{score}: form: class needs classes, and the task causal_lm has none; valid: mean": model.score.form == "class" and model.is_text,
     }

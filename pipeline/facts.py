@@ -47,20 +47,25 @@ def gather(plan: ModelPlan, trusted: TrustedSamples, tally: Tally, found: Found,
 
 
 def screened(plan: ModelPlan, trusted: TrustedSamples, tally: Tally, screening: Screening) -> dict[str, JsonValue]:
-    """The section `screening`: the suspects, the classes that stand out, and how many samples p-values would flag if the calibration part had kept its own."""
-    target = plan.config.calibration.target
+    """The section `screening`: the suspects, and the classes that stand out.
+
+    `flagged_unscreened`, where suspects were taken out: how many samples would be flagged if the calibration part had kept its own.
+    """
+    target, suspects, taken = plan.config.calibration.target, trusted.suspects, plan.config.calibration.screen
     rank = max(0, largest_rank(target.level, len(tally.unscreened)))
+    second = {modes.predicted: round(modes.share * modes.samples) for modes in screening.classes if modes.stands_out and modes.decidable}
     undecidable = [modes.predicted for modes in screening.classes if modes.stands_out and not modes.decidable]
-    suspects = trusted.suspects
     lines = {
         f"{len(suspects):,} trusted samples were screened out, because their predicted class has a second mode; look at screening.suspects": suspects,
-        f"predicted classes with two modes, of which nobody can tell the sound one, so that none was screened out: {undecidable}": undecidable,
+        f"predicted classes of the trusted set with a second mode, as poisoned samples make one: {_counts(second, 'samples')}; if they do not belong, "
+        "leave them out, or set calibration.screen: true": second and not taken,
+        f"predicted classes of the trusted set with two modes, of which nobody can tell the sound one: {undecidable}; look at their samples": undecidable,
     }
     found: dict[str, JsonValue] = {
         "suspects": list(suspects[:SUSPECTS_LISTED]),
         "suspects_total": len(suspects),
         "suspects_of_calibration": len(trusted.of("suspect calibration")),
-        "flagged_unscreened": int(tally.by_exceedances_unscreened[:rank].sum()) if target.fpr is not None else None,
+        "flagged_unscreened": int(tally.by_exceedances_unscreened[:rank].sum()) if target.fpr is not None and taken else None,
         "classes": [modes.model_dump(mode="json") for modes in screening.classes],
         "too_small": list(screening.too_small),
         "warnings": [line for line, applies in lines.items() if applies],

@@ -236,7 +236,8 @@ class Target(Section):
 class Calibration(Section):
     """The calibration part of the trusted set, and the target.
 
-    `screen`: trusted samples that do not belong leave both parts (see `madcore.screening`); false is left out of what is written.
+    `screen`: trusted samples that do not belong leave both parts (see `madcore.screening`), instead of being reported only; false is left
+    out of what is written.
     """
 
     fraction: Share = 0.3
@@ -288,6 +289,11 @@ class ModelConfig(Section):
     def traced(self) -> LossTrace | None:
         """The estimator, if it is `loss_trace`."""
         return self.estimator if isinstance(self.estimator, LossTrace) else None
+
+    @property
+    def screened(self) -> bool:
+        """Whether the trusted set is screened: it needs predicted classes, and rows that are gradients."""
+        return not self.is_text and self.traced is None
 
     @property
     def measurement(self) -> str:

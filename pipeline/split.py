@@ -19,7 +19,7 @@ from pipeline.sources.datasets import MISSING_CLASS, read_truth
 def split_trusted(storage: Storage, plan: ModelPlan, parts: tuple[RowsPart, ...]) -> tuple[TrustedSamples, Screening | None]:
     """Divides the trusted samples: calibration first, unfiltered; of the rest, those predicted correctly are the reference part.
 
-    Where it is asked for, screening then takes suspects out of both; what it found comes with them.
+    The trusted set of a classifier is screened; where it is asked for, suspects then leave both parts. What was found comes with them.
 
     Raises:
         StageError: no reference sample is left.
@@ -34,7 +34,7 @@ def split_trusted(storage: Storage, plan: ModelPlan, parts: tuple[RowsPart, ...]
         predictions.append(samples.predictions)
     parted = _parts(ids, readable, correct, plan)
     screening = None
-    if plan.config.calibration.screen:
+    if plan.config.screened:
         parted, screening = _screened(parted, torch.cat(predictions), rows_of(storage, plan, parts), plan)
     trusted = TrustedSamples(ids, parted, torch.cat(predictions), np.full(len(ids), np.nan))
     if "reference" not in parted:
@@ -51,13 +51,17 @@ def rows_of(storage: Storage, plan: ModelPlan, parts: tuple[RowsPart, ...]) -> T
 
 
 def _screened(parts: list[Part], predictions_m: Tensor, rows_mk: Tensor, plan: ModelPlan) -> tuple[list[Part], Screening]:
-    """The parts without suspects among the samples that explain or calibrate, and what was found. Rows that are not finite are 0, and without a class."""
+    """The parts, without suspects if that is asked for, and what was found among the samples that explain or calibrate.
+
+    Samples whose gradient is not finite have no class, and are left out.
+    """
     taking_part = [index for index, part in enumerate(parts) if part in ("reference", "calibration") and predictions_m[index] >= 0]
     found = screen(rows_mk[taking_part], predictions_m[taking_part], plan.layout)
     parted: list[Part] = list(parts)
     for place in found.suspects.tolist():
         index = taking_part[place]
         parted[index] = "suspect calibration" if parts[index] == "calibration" else "suspect"
+    parted = parted if plan.config.calibration.screen else parts
     classes = [
         ClassModes(
             predicted=modes.predicted,

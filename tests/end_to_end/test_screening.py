@@ -51,11 +51,15 @@ def found(audit: Audit) -> tuple[float, dict[str, JsonValue], dict[str, JsonValu
 
 def test_a_poisoned_trusted_set_regains_its_power(audited: Audited) -> None:
     clean, _, _ = found(audited(0, screen=False))
-    plain, nothing, before = found(audited(POISON, screen=False))
+    poisoned = audited(POISON, screen=False)
+    plain, untouched, before = found(poisoned)
+    warned = poisoned.summary("digits")["warnings"]
+    assert isinstance(warned, list) and any("second mode, as poisoned samples make one: 0 (" in str(line) for line in warned)
+    assert untouched["suspects"] == [] and untouched["flagged_unscreened"] is None
     audit = audited(POISON, screen=True)
     screened, screening, after = found(audit)
     suspects = screening["suspects"]
-    assert isinstance(suspects, list) and not nothing
+    assert isinstance(suspects, list)
     poison = pq.read_table(str(Path(audit.storage.url).parent / "poisoned.parquet")).column("id").to_pylist()[-POISON:]
     assert len(set(poison) & set(suspects)) >= 0.95 * POISON and len(set(suspects) - set(poison)) <= 5
     assert screened > plain + 0.4 and screened > clean - 0.1
