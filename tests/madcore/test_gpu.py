@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from madcore import Measured, Projection, RowExtractor, check_layers, margin, select_layers, token_margin
+from madcore.sampling import Chain, Langevin, SamplingSet, draw, flat_weights
 from tests.languages import MODELS, texts
 from tests.madcore.models import batch_of, with_head
 from tests.madcore.test_tokens import batch_of as tokens_of
@@ -67,3 +68,26 @@ def test_a_lower_precision_gives_nearly_the_same_rows(precision: torch.dtype) ->
     low, full = extractor(batch, precision).rows, extractor(batch).rows
     assert not torch.equal(low, full)
     assert torch.cosine_similarity(low, full, dim=1).min() > 0.98
+
+
+def test_side_numbers_equal_the_cpus() -> None:
+    case = ZOO["vision transformer"]
+    model, batch = with_head(case.body(), case.sample_shape).float(), Measured(batch_of(12, case.sample_shape).float(), margin)
+    layers = select_layers(model, parameters="all").covered
+    expected = RowExtractor(model, layers, PROJECTION).side_numbers(batch)
+    model.cuda()
+    assert close(RowExtractor(model, layers, PROJECTION).side_numbers(batch.to(torch.device("cuda"))), expected)
+
+
+def test_a_chain_comes_again_bit_for_bit() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(8, 16), nn.Tanh(), nn.Linear(16, 3)).cuda().eval()
+    inputs, classes, anchor = torch.randn(40, 8).cuda(), torch.randint(0, 3, (40,)).cuda(), flat_weights(model)
+    clean = SamplingSet(lambda indices: nn.functional.cross_entropy(model(inputs[indices]), classes[indices], reduction="none"), 40)
+    ends = []
+    for _ in range(2):
+        chain = Chain.start(0, anchor)
+        for _ in range(20):
+            chain, _ = draw(model, Langevin(step=1e-5, batch=16), chain, anchor, clean)
+        ends.append(chain.weights)
+    assert torch.equal(*ends) and ends[0].is_cuda and not torch.equal(ends[0], anchor)
