@@ -74,6 +74,8 @@ def _planned(model: ModelPlan) -> Document:
         "tasks": len(model.row_tasks),
         "row_numbers": model.layout.k,
         "row_bytes": model.row_bytes,
+        "sampling": {source.file.name: source.rows for source in model.sampling},
+        "snapshot_bytes": model.snapshot_bytes,
         "projected_memory_bytes": asdict(model.memory),
         "smallest_certified_group": certifiable(model),
         "layers": {
@@ -106,12 +108,24 @@ def plan_text(plan: AuditPlan) -> str:
     lines = [f"root: {plan.config.root}", f"stages: {', '.join(STAGES)}", table(columns, rows)]
     for model in plan.models:
         group = certifiable(model)
+        lines += [f"{model.name}: {_chains(model)}"] if model.config.traced else []
         lines += [f"{model.name}: the fdr target can flag no fewer than {group:,} samples, if any"] if group else []
         lines += [f"{model.name}: by the fallback: {name}: {_rerun(cost)}" for name, cost in model.fallback.items()]
         lines += [f"{model.name}: not covered: {name}: {reason}" for name, reason in model.not_covered.items()]
         lines += [f"{model.name}: file left out: {reason}" for reason in model.refused_files.values()]
     lines += [f"{name}: cannot be audited: {reason}" for name, reason in plan.refused.items()]
     return "\n".join([*lines, *(f"cannot fit: model {name}: {reason}" for name, reason in plan.misfits.items())])
+
+
+def _chains(model: ModelPlan) -> str:
+    """What the chains of sampled weights cost, as a sentence."""
+    settings, samples = model.config.traced, sum(source.rows for source in model.sampling)
+    assert settings is not None
+    kept = settings.chains * len(settings.kept)
+    return (
+        f"{settings.chains} chains of {settings.draws:,} draws on {samples:,} sampling samples; {kept:,} draws are kept, {size(model.snapshot_bytes)} at rest, "
+        f"and each sample goes through the model {1 + kept:,} times"
+    )
 
 
 def _rerun(cost: RerunCost) -> str:

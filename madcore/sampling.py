@@ -14,7 +14,7 @@ Weights are flat, (P,): all floating-point parameters, tied ones once, in the or
 
 import hashlib
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal
@@ -182,8 +182,7 @@ def _parameters(model: nn.Module) -> list[nn.Parameter]:
 
 def _mean_loss(model: nn.Module, losses: Callable[[Tensor], Tensor], indices: Tensor) -> tuple[float, Tensor]:
     """The mean loss of samples, and its gradient (P,) in the precision of flat weights."""
-    parameters = _parameters(model)
-    with _requiring_gradients(parameters):
+    with requiring_gradients(model) as parameters:
         mean = losses(indices).mean()
         if not mean.requires_grad:
             raise ModelError("the losses do not depend on the model's weights: compute them by the model itself, with gradients enabled")
@@ -193,13 +192,15 @@ def _mean_loss(model: nn.Module, losses: Callable[[Tensor], Tensor], indices: Te
 
 
 @contextmanager
-def _requiring_gradients(parameters: Sequence[nn.Parameter]) -> Iterator[None]:
+def requiring_gradients(model: nn.Module) -> Iterator[list[nn.Parameter]]:
+    """All weights require a gradient inside, whether or not they do outside."""
+    parameters = _parameters(model)
     before = [parameter.requires_grad for parameter in parameters]
     try:
         with torch.enable_grad():
             for parameter in parameters:
                 parameter.requires_grad_(True)
-            yield
+            yield parameters
     finally:
         for parameter, required in zip(parameters, before, strict=True):
             parameter.requires_grad_(required)

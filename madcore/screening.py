@@ -83,16 +83,15 @@ def screen(rows_mk: Tensor, predictions_m: Tensor, layout: RowLayout) -> Screene
 
     Args:
         rows_mk: rows (m, k) of all trusted samples, not whitened; whatever takes part in the reference or the calibration part.
-        predictions_m: their predicted classes, (m,) int64.
+        predictions_m: their predicted classes, (m,) int64; samples of a negative one take no part.
         layout: of the rows.
 
     Returns:
         Modes of each class with at least 10 samples; their `z` is 0 where fewer than five classes can be compared.
     """
-    units_mk = unit_rows(rows_mk, layout, "apart")
-    places = {int(predicted): torch.nonzero(predictions_m == predicted).flatten() for predicted in predictions_m.unique()}
+    places = {int(predicted): torch.nonzero(predictions_m == predicted).flatten() for predicted in predictions_m.unique() if predicted >= 0}
     large = {predicted: own for predicted, own in places.items() if len(own) >= FEWEST_SAMPLES}
-    splits = {predicted: _two_modes(units_mk[own]) for predicted, own in large.items()}
+    splits = {predicted: _two_modes(unit_rows(rows_mk[own], layout, "apart")) for predicted, own in large.items()}
     z = _standardised([separation for separation, _ in splits.values()])
     modes = [
         Modes(predicted, len(large[predicted]), separation, z_of_class, large[predicted][minority].cpu())

@@ -9,7 +9,6 @@ linear in w, and for Gaussian weights and quadratic losses with `1/2 tr(H_i S H_
 """
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -103,8 +102,3 @@ def autocorrelation_time(series_t: Tensor) -> float:
     times_t = 2 * (covariances_t / covariances_t[0]).cumsum(dim=0) - 1
     long_enough_t = torch.arange(draws, device=series_t.device) >= WINDOW * times_t  # true at the last lag, where the time is 0
     return max(1.0, float(times_t[long_enough_t][0]))
-
-
-def effective_sample_size(series: Sequence[Tensor]) -> float:
-    """How many independent draws the series of several chains are worth: the sum of their lengths over their autocorrelation times."""
-    return sum(len(series_t) / autocorrelation_time(series_t) for series_t in series)

@@ -182,7 +182,9 @@ class CurvatureWorker:
         whitening = read_whitening(self._storage, task.factor, plan.layout)
         whitened = torch.cat([whitening(rows) for rows, _, _ in self._select(task, plan.layout, trusted, "reference")])
         if not torch.isfinite(whitened).all():
-            raise StageError(f"model {plan.name}: whitened rows of the reference part leave the range of float32; raise curvature.damping")
+            what = "traces" if plan.config.traced else "whitened rows"
+            remedy = "lower estimator.step" if plan.config.traced else "raise curvature.damping"
+            raise StageError(f"model {plan.name}: {what} of the reference part leave the range of float32; {remedy}")
         scorer = Scorer.of(plan, whitening, whitened, trusted)
         for rows, indices, ok in self._select(task, plan.layout, trusted, "calibration", "suspect calibration"):
             scores = scorer(rows, trusted.predictions[indices].clamp(min=0)).score.double()

@@ -51,21 +51,23 @@ def screened(plan: ModelPlan, trusted: TrustedSamples, tally: Tally, screening: 
 
     `flagged_unscreened`, where suspects were taken out: how many samples would be flagged if the calibration part had kept its own.
     """
-    target, suspects, taken = plan.config.calibration.target, trusted.suspects, plan.config.calibration.screen
+    target, suspects, taken = plan.config.calibration.target, screening.suspects, plan.config.calibration.screen
     rank = max(0, largest_rank(target.level, len(tally.unscreened)))
     second = {modes.predicted: round(modes.share * modes.samples) for modes in screening.classes if modes.stands_out and modes.decidable}
     undecidable = [modes.predicted for modes in screening.classes if modes.stands_out and not modes.decidable]
     lines = {
-        f"{len(suspects):,} trusted samples were screened out, because their predicted class has a second mode; look at screening.suspects": suspects,
-        f"predicted classes of the trusted set with a second mode, as poisoned samples make one: {_counts(second, 'samples')}; if they do not belong, "
-        "leave them out, or set calibration.screen: true": second and not taken,
+        f"{len(suspects):,} trusted samples were screened out, because their predicted class has a second mode; look at screening.suspects": (
+            suspects and taken
+        ),
+        f"predicted classes of the trusted set with a second mode, as poisoned samples make one: {_counts(second, 'samples')}; look at "
+        "screening.suspects, and if they do not belong, set calibration.screen: true": second and not taken,
         f"predicted classes of the trusted set with two modes, of which nobody can tell the sound one: {undecidable}; look at their samples": undecidable,
     }
     found: dict[str, JsonValue] = {
         "suspects": list(suspects[:SUSPECTS_LISTED]),
         "suspects_total": len(suspects),
         "suspects_of_calibration": len(trusted.of("suspect calibration")),
-        "flagged_unscreened": int(tally.by_exceedances_unscreened[:rank].sum()) if target.fpr is not None and taken else None,
+        "flagged_unscreened": int(tally.by_exceedances_unscreened[:rank].sum()) + tally.statuses["nonfinite"] if target.fpr is not None and taken else None,
         "classes": [modes.model_dump(mode="json") for modes in screening.classes],
         "too_small": list(screening.too_small),
         "warnings": [line for line, applies in lines.items() if applies],

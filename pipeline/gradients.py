@@ -109,7 +109,10 @@ class GradientWorker:
     def _traced(self, plan: ModelPlan, batches: Iterator[SampleBatch], task: GradientTask) -> tuple["Collected", Stopwatch, float]:
         """As `_compute`, of traces: all samples are read before the first snapshot is."""
         collected, watch = Collected(plan.layout.k, task.rows.stop - task.rows.start, 1, self._device), Stopwatch()
-        placed = [(collected.add(batch), group) for batch in batches for group in batch.groups]
+        placed = list[tuple[int, Group]]()
+        for batch in batches:
+            place = collected.add(batch)
+            placed += [(place, group) for group in batch.groups]
         model, anchor = self._anchored(plan)
         with prefetched(read_snapshots(self._storage, task.snapshots), READ_AHEAD) as snapshots:
             found = traces(model, anchor, [group for _, group in placed], snapshots, plan.layout.k)

@@ -11,6 +11,7 @@ from torch.utils.weak import WeakIdKeyDictionary
 
 from madcore import Measured, RowExtractor, RowLayout
 from madcore.measurements import logits_of, run
+from madcore.sampling import requiring_gradients
 
 PROCESS_BYTES = 600 << 20
 SCORING_BLOCK = 512
@@ -69,8 +70,7 @@ def pass_bytes(extractor: RowExtractor, sample: Measured) -> int:
 
 def step_bytes(model: nn.Module, sample: Measured) -> int:
     """Peak bytes of the tensors that a batch's loss and its gradient need above the model, its inputs, and the gradient."""
-    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    with _Living() as living:
+    with requiring_gradients(model) as parameters, _Living() as living:
         loss = sample.measurement(logits_of(run(model, sample.inputs))).sum()
         gradients = torch.autograd.grad(loss, parameters, allow_unused=True)
     peak: int = living.peak - sum(gradient.nbytes for gradient in gradients if gradient is not None)
@@ -110,6 +110,7 @@ class Shapes:
     `classes`: means of the reference part's units, with their float64 sums and temporaries.
     `widest`: numbers of the longest row that is stored.
     `moments`: numbers of each layer's part of the curvature, float64, of which one layer's is factored at a time; none for the identity.
+    `screened`: trusted samples whose rows are screened, all at once, in the worst case as one class in float64.
     `judged`: audited samples whose truth is known, which evaluation holds at once.
     `besides`: what rows need beside their batches: of the fallback, whole gradients and activations of the samples that it takes at a time; of
     traces, weights and samples that are held in memory.
@@ -126,6 +127,7 @@ class Shapes:
     reference: int
     classes: int
     moments: tuple[int, ...]
+    screened: int
     judged: int
     besides: int = 0
 
@@ -143,5 +145,7 @@ def project_memory(shapes: Shapes) -> ProjectedMemory:
     batch = batch_bytes(shapes.batch, shapes.at_once, shapes.sample_bytes, shapes.kept_bytes + 3 * stored)
     gradients = PROCESS_BYTES + 2 * shapes.model_bytes + batch + shapes.besides + 5 * shapes.task_rows * stored
     scoring = PROCESS_BYTES + blocks // 2 + references + SCORING_BLOCK * (6 * row + 8 * shapes.reference)
-    curvature = PROCESS_BYTES + max(4 * blocks + factor, blocks // 2 + references) + SCORING_BLOCK * (6 * stored + 8 * shapes.reference)
+    curvature = (
+        PROCESS_BYTES + max(4 * blocks + factor, blocks // 2 + references, 6 * shapes.screened * row) + SCORING_BLOCK * (6 * stored + 8 * shapes.reference)
+    )
     return ProjectedMemory(gradients, curvature, scoring, PROCESS_BYTES + JUDGED_BYTES * shapes.judged)

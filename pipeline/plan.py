@@ -16,7 +16,7 @@ from pipeline.schema import FACTORED, ModelConfig
 from pipeline.sources.datasets import Source
 
 ROWS_FORMAT, FITTED_FORMAT, SNAPSHOTS_FORMAT = 1, 1, 1
-SNAPSHOT_BYTES = 256 << 20
+SNAPSHOT_BYTES, PROBE = 256 << 20, 256
 
 
 @dataclass(frozen=True)
@@ -41,12 +41,17 @@ class RowTask:
 
 @dataclass(frozen=True)
 class ModelPlan:
-    """What will be done for one model. `classes` is 0 for a language model, whose outputs have none; `weights` is how many numbers it is made of."""
+    """What will be done for one model.
+
+    `snapshots_key` is that of the weights that traces are taken at. `classes` is 0 for a language model, whose outputs have none; `weights` is
+    how many numbers the model is made of.
+    """
 
     config: ModelConfig
     source: bytes | None = field(repr=False)
     digest: str
     row_key: str
+    snapshots_key: str
     layers: tuple[Layer, ...]
     sides: SideLayout
     fallback: Mapping[str, RerunCost]
@@ -99,11 +104,6 @@ class ModelPlan:
         kind = "sides" if curvature.kind in FACTORED else curvature.kind
         return key_of(format=FITTED_FORMAT, rows=self.row_key, kind=kind, seed=curvature.seed)
 
-    @property
-    def snapshots_key(self) -> str:
-        """The key of the weights that traces are taken at."""
-        return key_of(format=SNAPSHOTS_FORMAT, rows=self.row_key)
-
     def layout_of(self, draws: int) -> RowLayout:
         """The layout of the rows of a task."""
         return self.sides.stored if draws and self.config.curvature.kind in FACTORED else self.layout
@@ -129,6 +129,12 @@ class ModelPlan:
         """Bytes of all rows at rest."""
         own, fitted = (sum(source.rows for source in sources) for sources in (self.sources, self.fitted))
         return own * self._bytes_of_row(0) + self.draws * fitted * self._bytes_of_row(self.draws)
+
+    @property
+    def snapshot_bytes(self) -> int:
+        """Bytes of all weights at rest that traces are taken at."""
+        traced = self.config.traced
+        return 4 * self.weights * traced.chains * len(traced.kept) if traced is not None else 0
 
     def _bytes_of_row(self, draws: int) -> int:
         layout = self.layout_of(draws)

@@ -16,7 +16,7 @@ from pipeline.errors import ConfigError, SourceError
 from pipeline.inputs import BATCH_MULTIPLE, ImageInputs, ModelInputs
 from pipeline.keys import key_of
 from pipeline.memory import Shapes, project_memory
-from pipeline.plan import ROWS_FORMAT, SNAPSHOT_BYTES, AuditPlan, ModelPlan, draws_of
+from pipeline.plan import PROBE, ROWS_FORMAT, SNAPSHOT_BYTES, SNAPSHOTS_FORMAT, AuditPlan, ModelPlan, draws_of
 from pipeline.probes import Probed, probe
 from pipeline.schema import FACTORED, ModelConfig
 from pipeline.sources.datasets import INPUTS, Source, find_sources, read_ids
@@ -64,17 +64,17 @@ def _plan_model(config: AuditConfig, model: ModelConfig) -> ModelPlan:
         reference=reference,
         classes=probed.classes,
         moments=_moments(model, probed, max(1, draws) * fitted),
+        screened=samples if model.screened else 0,
         judged=sum(source.rows for source in audited if "anomalous" in source.truth),
         besides=_besides(config, model, probed, sampling, rows),
     )
-    if model.traced is not None:
-        shapes = replace(shapes, batch=max(shapes.batch, model.traced.batch))
     inputs, shapes = _batched(probed, shapes, int(config.run.memory_per_worker))
     return ModelPlan(
         config=model,
         source=probed.source,
         digest=probed.digest,
         row_key=_row_key(model, probed, layout, sampling),
+        snapshots_key=_snapshots_key(model, probed, sampling),
         layers=probed.coverage.covered,
         sides=probed.sides,
         fallback=probed.fallback,
@@ -115,7 +115,8 @@ def _besides(config: AuditConfig, model: ModelConfig, probed: Probed, sampling: 
         return 3 * max((max(CHUNK_BYTES, cost.gradient_bytes) for cost in probed.fallback.values()), default=0)
     kept = min(SNAPSHOT_BYTES, 4 * probed.weights * len(model.traced.kept)) + 4 * probed.weights
     held = max(sum(source.rows for source in sampling), min(config.run.rows_per_task, rows))
-    return 8 * 4 * probed.weights + 3 * kept + 2 * held * probed.kept_bytes
+    together = max(model.traced.batch, PROBE) * probed.sample_bytes
+    return together + 8 * 4 * probed.weights + 3 * kept + 2 * held * probed.input_bytes
 
 
 def _moments(model: ModelConfig, probed: Probed, rows: int) -> tuple[int, ...]:
@@ -162,16 +163,24 @@ def _check_trusted(model: ModelConfig, trusted: list[Source]) -> int:
 
 
 def _row_key(model: ModelConfig, probed: Probed, layout: RowLayout, sampling: list[Source]) -> str:
+    return key_of(format=ROWS_FORMAT, layers=list(layout.names), **_of_rows(model, probed, sampling, {"sampling"}))
+
+
+def _snapshots_key(model: ModelConfig, probed: Probed, sampling: list[Source]) -> str:
+    """More draws, or more chains, go on from those that are there."""
+    return key_of(format=SNAPSHOTS_FORMAT, **_of_rows(model, probed, sampling, {"sampling", "draws", "chains"})) if model.traced is not None else ""
+
+
+def _of_rows(model: ModelConfig, probed: Probed, sampling: list[Source], but: set[str]) -> dict[str, JsonValue]:
+    """What rows depend on, but for some settings of the estimator."""
     columns = model.data.columns
     more: dict[str, JsonValue] = {"sampling": [source.key for source in sampling], "label": columns.label} if sampling else {}
     if isinstance(probed.inputs, ImageInputs):
         more |= {"preprocess": model.data.preprocess.model_dump(mode="json"), "input_size": list(probed.inputs.size)}
-    return key_of(
-        format=ROWS_FORMAT,
-        model=probed.digest,
-        task=model.task,
-        columns={role: getattr(columns, role) for role in ("id", *INPUTS[model.task])},
-        estimator=model.estimator.model_dump(mode="json", exclude={"sampling"}),
-        layers=list(layout.names),
+    return {
+        "model": probed.digest,
+        "task": model.task,
+        "columns": {role: getattr(columns, role) for role in ("id", *INPUTS[model.task])},
+        "estimator": model.estimator.model_dump(mode="json", exclude=but),
         **more,
-    )
+    }

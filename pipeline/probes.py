@@ -24,6 +24,7 @@ from pipeline.sources.texts import Text, TextLimits, first_texts, longest_text
 
 CANDIDATES = 16
 MEASURED_LENGTH = 512
+TRACED_AT_ONCE = 64
 Sample = TypeVar("Sample")
 ROOM = 1.5
 
@@ -32,8 +33,8 @@ ROOM = 1.5
 class Probed:
     """What a probe found. `classes` is 0 where outputs have none.
 
-    `sample_bytes` is one sample's whole pass and `kept_bytes` its input, twice, and its logits, of texts the longest's; `at_once` go through the
-    model together.
+    `sample_bytes` is one sample's whole pass, `input_bytes` its input, and `kept_bytes` its input, twice, and its logits, of texts the
+    longest's; `at_once` go through the model together.
     `fallback` has the costs of the covered layers whose modules run again for each sample; `weights` is how many the model has.
     """
 
@@ -47,6 +48,7 @@ class Probed:
     model_bytes: int
     weights: int
     sample_bytes: int
+    input_bytes: int
     kept_bytes: int
     at_once: int
 
@@ -91,6 +93,7 @@ def _probe_images(loaded: LoadedModel, model: ModelConfig, trusted: list[Source]
         model_bytes=_bytes_of(loaded.module),
         weights=flat_weights(loaded.module).numel(),
         sample_bytes=sample_bytes,
+        input_bytes=inputs[:1].nbytes,
         kept_bytes=outputs[:1].nbytes + 2 * inputs[:1].nbytes,
         at_once=rows.at_once(one),
     )
@@ -109,6 +112,7 @@ def _probe_texts(loaded: LoadedModel, limits: TextLimits, model: ModelConfig, tr
         shorter, longer = (_filler(texts[0], tokens, model) for tokens in (max(2, length // 2), length))
         memory = TextBytes.fitted(_text_bytes(rows, shorter), _text_bytes(rows, longer))
         at_once = rows.at_once(longer)
+        input_bytes = sum(tensor.nbytes for tensor in longer.inputs.values()) * longest // length
     return Probed(
         digest=loaded.digest,
         source=loaded.source,
@@ -120,7 +124,8 @@ def _probe_texts(loaded: LoadedModel, limits: TextLimits, model: ModelConfig, tr
         model_bytes=_bytes_of(loaded.module),
         weights=flat_weights(loaded.module).numel(),
         sample_bytes=memory.of(longest),
-        kept_bytes=logits[0, 0].nbytes * longest + 2 * sum(tensor.nbytes for tensor in longer.inputs.values()) * longest // length,
+        input_bytes=input_bytes,
+        kept_bytes=logits[0, 0].nbytes * longest + 2 * input_bytes,
         at_once=max(PART_MULTIPLE, at_once * length // longest),
     )
 
@@ -153,9 +158,9 @@ class _Rows:
 def _rows(module: nn.Module, model: ModelConfig, samples: Sequence[Sample], together: Callable[[Sequence[Sample]], Measured]) -> _Rows:
     """Of gradients, of the layers that are covered; of traces, a number for each kept draw of each chain, and any model will do."""
     if model.traced is not None:
-        names, kept, minibatch = [f"chain {number}" for number in range(model.traced.chains)], len(model.traced.kept), model.traced.batch
+        names, kept = [f"chain {number}" for number in range(model.traced.chains)], len(model.traced.kept)
         layout = RowLayout(tuple(names), (kept,) * len(names))
-        return _Rows(Coverage((), {}), SideLayout(layout, (None,) * len(names)), partial(step_bytes, module), lambda _: minibatch)
+        return _Rows(Coverage((), {}), SideLayout(layout, (None,) * len(names)), partial(step_bytes, module), lambda _: TRACED_AT_ONCE)
     selected = select_layers(module, model.gradient.layers, model.gradient.parameters)
     coverage = check_layers(module, selected, samples, together, projection_of(model))
     extractor = RowExtractor(module, coverage.covered, projection_of(model))

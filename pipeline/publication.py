@@ -190,6 +190,7 @@ def _summary(storage: Storage, run_id: str, run: ModelRun) -> Document:
             "trusted": [{"name": source.file.name, "rows": source.rows} for source in plan.trusted],
             "audited": [{"name": source.file.name, "rows": source.rows} for source in plan.audited],
             "refused": dict(plan.refused_files),
+            **({"sampling": [{"name": source.file.name, "rows": source.rows} for source in plan.sampling]} if plan.sampling else {}),
         },
         "stages": run.costs,
         "table": {"rows": facts["counts"]["audited"], "bytes": table.bytes, "sha256": table.sha256},

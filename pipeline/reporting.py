@@ -120,12 +120,15 @@ class ReportingWorker:
 
 
 def _check_target(plan: ModelPlan, trusted: TrustedSamples) -> None:
-    """Unreadable samples can leave fewer for calibration than the plan saw."""
-    unreadable = len(trusted.of("unreadable"))
+    """Unreadable and suspected samples can leave fewer for calibration than the plan saw."""
+    unreadable, suspected = len(trusted.of("unreadable")), len(trusted.of("suspect calibration"))
     try:
         check_target(plan.config.calibration.target.level, len(trusted.of("calibration")), len(trusted.ids) - unreadable)
     except MadcoreError as error:
-        raise StageError(f"{error}; {unreadable:,} trusted samples could not be read: mend or add some, or raise calibration.fraction or the target") from error
+        raise StageError(
+            f"{error}; {unreadable:,} trusted samples could not be read, {suspected:,} calibration samples were screened out: mend or add some, or raise "
+            "calibration.fraction or the target"
+        ) from error
 
 
 def _truth(source: Source, batch: pa.RecordBatch) -> Truth | None:

@@ -1,7 +1,7 @@
 """Weights sampled around a model's own, for the estimator `loss_trace`: the part of the gradients stage that comes before its rows.
 
-A task is a segment of a chain: so many draws, from where the segment before it ended. What it keeps is stored once and met by every sample
-of every split, also by those that arrive another night.
+A chain is committed in segments, each from where the one before it ended; a task is some of them. What they keep is stored once and met by
+every sample of every split, also by those that arrive another night.
 """
 
 import math
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from infra.commits import Measures, Receipt
+from infra.commits import CommitLog, Measures, Receipt
 from infra.computing import compute
 from infra.events import Stopwatch, peak_memory_bytes
 from infra.storage import Storage
@@ -24,44 +24,61 @@ from pipeline.config import AuditConfig
 from pipeline.errors import StageError
 from pipeline.gradients import load_planned
 from pipeline.inputs import TextInputs
-from pipeline.plan import SNAPSHOT_BYTES, ModelPlan
+from pipeline.plan import PROBE, SNAPSHOT_BYTES, ModelPlan
 from pipeline.schema import LossTrace
 from pipeline.sources.datasets import MISSING_CLASS, read_truth
+from pipeline.sources.texts import Text, read_texts
 
-SEGMENT_DRAWS = 500
-PROBE = 256
+TASK_DRAWS = 500
 
 
 @dataclass(frozen=True)
-class SegmentTask:
-    """Draws [start, stop) of a chain, after the segment in the folder `previous`, "" for the first."""
+class Segment:
+    """Draws [start, stop) of a chain, the first draw being 0."""
 
-    model: str
-    chain: int
     start: int
     stop: int
-    previous: str = ""
 
     @property
     def name(self) -> str:
-        """The task's name in its chain's commit log."""
+        """Its name in its chain's commit log."""
         return f"{self.start:012d}-{self.stop:012d}"
 
-
-def segments(plan: ModelPlan, settings: LossTrace) -> list[range]:
-    """The draws of a chain, cut so that what a segment keeps fits in memory and what a killed one loses is little."""
-    length = min(SEGMENT_DRAWS, max(1, SNAPSHOT_BYTES // (4 * plan.weights)) * settings.thin)
-    return [range(start, min(start + length, settings.draws)) for start in range(0, settings.draws, length)]
+    def keeps(self, settings: LossTrace) -> bool:
+        """Whether any of its draws is kept."""
+        return any(number in settings.kept for number in range(self.start, self.stop))
 
 
-def keeps(settings: LossTrace, draws: range) -> bool:
-    """Whether any of a segment's draws is kept."""
-    return any(number in settings.kept for number in draws)
+@dataclass(frozen=True)
+class ChainTask:
+    """Consecutive segments of a chain, which goes on from the one `before` them, None at its beginning."""
+
+    model: str
+    chain: int
+    segments: tuple[Segment, ...]
+    before: Segment | None = None
 
 
-def chain_log_key(chain: int) -> str:
-    """Where a chain is, among the sources of a row key."""
-    return f"chain-{chain:06d}"
+def segments(plan: ModelPlan, settings: LossTrace) -> list[Segment]:
+    """A chain's draws, cut where no other number of draws would cut them differently: what a segment keeps fits in memory, and a killed one loses little."""
+    length = segment_length(plan, settings)
+    return [Segment(start, min(start + length, settings.draws)) for start in range(0, settings.draws, length)]
+
+
+def segment_length(plan: ModelPlan, settings: LossTrace) -> int:
+    """Draws of a whole segment."""
+    return min(TASK_DRAWS, max(1, SNAPSHOT_BYTES // (4 * plan.weights)) * settings.thin)
+
+
+def chain_tasks(plan: ModelPlan, settings: LossTrace, chain: int) -> list[ChainTask]:
+    """The tasks of a chain, in order: of so many segments that loading a model and the sampling set counts for little."""
+    own, together = segments(plan, settings), max(1, TASK_DRAWS // segment_length(plan, settings))
+    return [ChainTask(plan.name, chain, tuple(own[first : first + together]), own[first - 1] if first else None) for first in range(0, len(own), together)]
+
+
+def chain_log(storage: Storage, plan: ModelPlan, chain: int) -> CommitLog:
+    """Where a chain's segments are committed: among the sources of a row key."""
+    return rows_log(storage, plan.name, plan.snapshots_key, f"chain-{chain:06d}")
 
 
 @dataclass(frozen=True)
@@ -104,38 +121,58 @@ class SamplingWorker:
         self._device = torch.device("cuda" if config.run.gpus_per_worker > 0 else "cpu")
         self._loaded: _Loaded | None = None
 
-    def __call__(self, task: SegmentTask) -> Receipt:
-        """Computes and commits one segment."""
-        watch, plan = Stopwatch(), self._plans[task.model]
-        files = compute(self._files, plan, task)
-        seconds, left_out = watch.seconds, self._load(plan).clean.left_out
-        measures = Measures(rows=0, seconds=seconds, peak_memory_bytes=peak_memory_bytes(), computing_seconds=seconds, unreadable=left_out)
-        return rows_log(self._storage, plan.name, plan.snapshots_key, chain_log_key(task.chain)).commit(task.name, files, measures)
+    def __call__(self, task: ChainTask) -> Receipt:
+        """Computes and commits the segments that are missing; the receipt of the last."""
+        plan = self._plans[task.model]
+        log = chain_log(self._storage, plan, task.chain)
+        done = log.receipts()
+        chain = None if task.before is None else read_state(self._storage, log.attempt_folder(done[task.before.name]))
+        for segment in task.segments:
+            receipt = done.get(segment.name)
+            if receipt is not None:
+                chain = read_state(self._storage, log.attempt_folder(receipt))
+                continue
+            watch = Stopwatch()
+            chain, files, left_out = compute(self._advanced, plan, chain or Chain.start(task.chain, torch.zeros(0)), segment)
+            seconds = watch.seconds
+            measures = Measures(rows=0, seconds=seconds, peak_memory_bytes=peak_memory_bytes(), computing_seconds=seconds, unreadable=left_out)
+            receipt = log.commit(segment.name, files, measures)
+        assert receipt is not None
+        return receipt
 
-    def _files(self, plan: ModelPlan, task: SegmentTask) -> dict[str, bytes]:
+    def _advanced(self, plan: ModelPlan, chain: Chain, segment: Segment) -> tuple[Chain, dict[str, bytes], int]:
+        """A chain after a segment, the segment's files, and how many samples of the sampling set cannot be used."""
         settings, loaded = _settings(plan), self._load(plan)
         langevin, losses = settings_of(settings), loaded.losses
-        chain, kept, draws = Chain.start(task.chain, loaded.anchor), list[Tensor](), list[Draw]()
-        if task.previous:
-            stored = read_state(self._storage, task.previous)
-            chain = Chain(stored.number, stored.weights.to(self._device), stored.second_moment.to(self._device), stored.steps)
+        kept, draws = list[Tensor](), list[Draw]()
+        if chain.steps:
+            chain = Chain(chain.number, chain.weights.to(self._device), chain.second_moment.to(self._device), chain.steps)
         else:
-            place_weights(loaded.model, loaded.anchor)
-            at_anchor = self._probe_loss(losses, loaded.probe)
-            if not at_anchor <= loaded.clean.guessing:
-                raise StageError(
-                    f"model {plan.name}: on the sampling set the trained weights have a mean loss of {at_anchor:.3g}, more than the "
-                    f"{loaded.clean.guessing:.3g} of guessing; check estimator.sampling, its labels, and data.preprocess"
-                )
-            draws.append(Draw(0, at_anchor, at_anchor, 0.0))
-        for number in range(task.start, task.stop):
+            chain = Chain.start(chain.number, loaded.anchor)
+            draws.append(self._first_draw(plan, loaded))
+        for number in range(segment.start, segment.stop):
             chain, loss = draw(loaded.model, langevin, chain, loaded.anchor, SamplingSet(losses, loaded.clean.samples))
             probe_loss = self._probe_loss(losses, loaded.probe)
             check_loss(langevin, chain, probe_loss, loaded.clean.guessing)
             draws.append(Draw(number + 1, loss, probe_loss, float((chain.weights - loaded.anchor).norm())))
             if number in settings.kept:
                 kept.append(chain.weights.cpu())
-        return encode_segment(kept, chain, draws)
+        return chain, encode_segment(kept, chain, draws), loaded.clean.left_out
+
+    def _first_draw(self, plan: ModelPlan, loaded: _Loaded) -> Draw:
+        """The trained weights themselves.
+
+        Raises:
+            StageError: they know the sampling set no better than by guessing.
+        """
+        place_weights(loaded.model, loaded.anchor)
+        loss = self._probe_loss(loaded.losses, loaded.probe)
+        if not loss <= loaded.clean.guessing:
+            raise StageError(
+                f"model {plan.name}: on the sampling set the trained weights have a mean loss of {loss:.3g}, more than the "
+                f"{loaded.clean.guessing:.3g} of guessing; check estimator.sampling, its labels, and data.preprocess"
+            )
+        return Draw(0, loss, loss, 0.0)
 
     @torch.no_grad()
     def _probe_loss(self, losses: Callable[[Tensor], Tensor], probe: Tensor) -> float:
@@ -189,7 +226,12 @@ def _images(config: AuditConfig, plan: ModelPlan) -> CleanSamples:
         for batch in plan.inputs.read(plan.config, source, range(source.rows), config.run.batch_size):
             for group in batch.groups:
                 own = known[start + group.places]
-                usable = (own != MISSING_CLASS) & (own < plan.classes)
+                usable = own != MISSING_CLASS
+                if int(own.max()) >= plan.classes:
+                    raise StageError(
+                        f"model {plan.name}: {source.file.name} has the label {int(own.max())}, and the model's {plan.classes} classes are 0 to "
+                        f"{plan.classes - 1}; check the labels of estimator.sampling"
+                    )
                 assert isinstance(group.measured.inputs, Tensor)
                 inputs.append(group.measured.inputs[: len(own)][usable])
                 labels.append(own[usable])
@@ -201,21 +243,18 @@ def _images(config: AuditConfig, plan: ModelPlan) -> CleanSamples:
 
 
 def _texts(config: AuditConfig, plan: ModelPlan) -> CleanSamples:
-    texts = list[tuple[Tensor, int]]()
+    assert isinstance(plan.inputs, TextInputs)
+    texts = list[Text]()
     for source in plan.sampling:
-        for batch in plan.inputs.read(plan.config, source, range(source.rows), config.run.batch_size):
-            for group in batch.groups:
-                assert group.tokens is not None
-                each = zip(group.tokens.ids, group.tokens.lengths.tolist(), group.tokens.completion_starts.tolist(), strict=True)
-                texts += [(ids[:length], start) for ids, length, start in each]
+        for batch in read_texts(source, 0, source.rows, plan.inputs.limits, config.run.batch_size):
+            texts += batch.texts
 
     def some(indices: Tensor) -> Measured:
         chosen = [texts[index] for index in indices.tolist()]
-        tokens = TokenBatch.of([ids for ids, _ in chosen], [start for _, start in chosen])
+        tokens = TokenBatch.of([torch.from_numpy(text.ids) for text in chosen], [text.completion_start for text in chosen])
         return Measured(tokens.inputs, completion_loss(tokens))
 
-    emitted = sum(len(ids) - start for ids, start in texts) / max(1, len(texts))
-    assert isinstance(plan.inputs, TextInputs)
+    emitted = sum(len(text.ids) - text.completion_start for text in texts) / max(1, len(texts))
     return CleanSamples(some, len(texts), math.log(plan.inputs.limits.vocabulary) * emitted, _total(plan) - len(texts))
 
 

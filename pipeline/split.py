@@ -1,5 +1,7 @@
 """The split of the trusted set: which samples explain, which calibrate, and which do neither."""
 
+from dataclasses import dataclass
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -8,7 +10,7 @@ from infra.storage import Storage
 from madcore import screen, split_order
 from madcore.calibration import calibration_size
 from pipeline.artifacts.curvature import ClassModes, Part, Screening, TrustedSamples
-from pipeline.artifacts.rows import RowsPart, read_blocks, read_samples
+from pipeline.artifacts.rows import NO_CLASS, RowsPart, read_blocks, read_samples
 from pipeline.errors import StageError
 from pipeline.gradients import UNREADABLE
 from pipeline.memory import SCORING_BLOCK
@@ -35,7 +37,7 @@ def split_trusted(storage: Storage, plan: ModelPlan, parts: tuple[RowsPart, ...]
     parted = _parts(ids, readable, correct, plan)
     screening = None
     if plan.config.screened:
-        parted, screening = _screened(parted, torch.cat(predictions), rows_of(storage, plan, parts), plan)
+        parted, screening = _screened(Screenable(ids, parted, torch.cat(predictions), rows_of(storage, plan, parts)), plan)
     trusted = TrustedSamples(ids, parted, torch.cat(predictions), np.full(len(ids), np.nan))
     if "reference" not in parted:
         raise StageError(
@@ -50,18 +52,27 @@ def rows_of(storage: Storage, plan: ModelPlan, parts: tuple[RowsPart, ...]) -> T
     return torch.cat([rows for stored in parts for rows, _ in read_blocks(storage, stored, plan.layout, SCORING_BLOCK)])
 
 
-def _screened(parts: list[Part], predictions_m: Tensor, rows_mk: Tensor, plan: ModelPlan) -> tuple[list[Part], Screening]:
+@dataclass(frozen=True)
+class Screenable:
+    """All trusted samples: ids, parts, predicted classes (m,), rows (m, k)."""
+
+    ids: list[str]
+    parts: list[Part]
+    predictions: Tensor
+    rows: Tensor
+
+
+def _screened(samples: Screenable, plan: ModelPlan) -> tuple[list[Part], Screening]:
     """The parts, without suspects if that is asked for, and what was found among the samples that explain or calibrate.
 
     Samples whose gradient is not finite have no class, and are left out.
     """
-    taking_part = [index for index, part in enumerate(parts) if part in ("reference", "calibration") and predictions_m[index] >= 0]
-    found = screen(rows_mk[taking_part], predictions_m[taking_part], plan.layout)
-    parted: list[Part] = list(parts)
-    for place in found.suspects.tolist():
-        index = taking_part[place]
-        parted[index] = "suspect calibration" if parts[index] == "calibration" else "suspect"
-    parted = parted if plan.config.calibration.screen else parts
+    parts, classes_m = samples.parts, samples.predictions.clone()
+    classes_m[torch.tensor([part not in ("reference", "calibration") for part in parts])] = NO_CLASS
+    found = screen(samples.rows, classes_m, plan.layout)
+    suspects, parted = found.suspects.tolist(), list(parts)
+    for place in suspects if plan.config.calibration.screen else ():
+        parted[place] = "suspect calibration" if parts[place] == "calibration" else "suspect"
     classes = [
         ClassModes(
             predicted=modes.predicted,
@@ -74,7 +85,7 @@ def _screened(parts: list[Part], predictions_m: Tensor, rows_mk: Tensor, plan: M
         )
         for modes in found.modes
     ]
-    return parted, Screening(classes=classes, too_small=list(found.too_small))
+    return parted, Screening(suspects=[samples.ids[place] for place in suspects], classes=classes, too_small=list(found.too_small))
 
 
 def _parts(ids: list[str], readable: list[bool], correct: list[bool], plan: ModelPlan) -> list[Part]:

@@ -11,8 +11,7 @@ from madcore.gradients import exact_float32
 from madcore.measurements import logits_of, run, runs_channels_last
 from madcore.sampling import place_weights
 from pipeline.inputs import Group, Outcome
-
-PART_SAMPLES = 64
+from pipeline.probes import TRACED_AT_ONCE
 
 
 @dataclass(frozen=True)
@@ -42,7 +41,7 @@ def traces(model: nn.Module, anchor: Tensor, groups: Sequence[Group], snapshots:
         for group in groups:
             batch = group.measured.to(device)
             batch = batch.channels_last() if runs_channels_last(model, batch) else batch
-            logits = torch.cat([logits_of(run(model, part.inputs)).float() for _, part in batch.parts(PART_SAMPLES)])
+            logits = torch.cat([logits_of(run(model, part.inputs)).float() for _, part in batch.parts(TRACED_AT_ONCE)])
             outcomes.append(group.outcome(logits[: len(group.places)]))
             own = CrossEntropy(logits.argmax(dim=1)) if group.tokens is None else completion_loss(group.tokens)
             measured.append(Measured(batch.inputs, own))
@@ -50,7 +49,7 @@ def traces(model: nn.Module, anchor: Tensor, groups: Sequence[Group], snapshots:
         for draw, snapshot in enumerate(snapshots):
             place_weights(model, snapshot.to(device))
             for own_rows, batch in zip(rows, measured, strict=True):
-                for place, part in batch.parts(PART_SAMPLES):
+                for place, part in batch.parts(TRACED_AT_ONCE):
                     own_rows[place, draw] = part.measurement(logits_of(run(model, part.inputs))).float()
     place_weights(model, anchor)
     return [Traced(own[: len(group.places)], outcome) for own, group, outcome in zip(rows, groups, outcomes, strict=True)]

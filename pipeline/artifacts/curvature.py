@@ -86,11 +86,6 @@ class TrustedSamples:
         return self.scores[self.of("suspect calibration")]
 
     @property
-    def suspects(self) -> list[str]:
-        """Ids of all suspects."""
-        return [self.ids[index] for index in (*self.of("suspect"), *self.of("suspect calibration"))]
-
-    @property
     def reference_ids(self) -> list[str]:
         """Ids of the reference part, in the order of its rows."""
         return [self.ids[index] for index in self.of("reference")]
@@ -158,9 +153,10 @@ class ClassModes(BaseModel):
 
 
 class Screening(BaseModel):
-    """What screening found."""
+    """What screening found; `suspects` are ids, whether or not they were taken out."""
 
     format: Literal[1] = 1
+    suspects: list[str]
     classes: list[ClassModes]
     too_small: list[int]
 

@@ -2,6 +2,7 @@
 
     mad.json                                   the root's mark: format and audit id
     <model>/gradients/<row key>/<source key>/  commit log: rows of one source file
+    <model>/gradients/<snapshots key>/chain-N/ commit log: segments of a chain of sampled weights
     <model>/curvature/<key>/                   commit log: factor and references
     <model>/scoring/<key>/<source key>/        commit log: score parts
     <model>/reporting/<key>/                   commit log: the table and its facts

@@ -1,5 +1,6 @@
 """Audits by the paper's estimator: chains stored once and met by all samples, rows that are losses, and scores that are their correlations."""
 
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from transformers import AutoModelForCausalLM
 
 from infra.storage import Storage
 from madcore.sampling import flat_weights, place_weights
-from pipeline.artifacts.logs import rows_log, stage_logs
+from pipeline.artifacts.logs import stage_logs
 from pipeline.artifacts.snapshots import read_draws, read_snapshots
 from pipeline.audit import Audit
 from pipeline.config import AuditConfig
@@ -26,11 +27,12 @@ from pipeline.errors import ConfigError
 from pipeline.plan import ModelPlan
 from pipeline.planning import plan_audit
 from pipeline.run import run_audit
-from pipeline.sampling import chain_log_key, segments
+from pipeline.sampling import chain_log, segments
 from pipeline.schema import LossTrace
 from pipeline.sources.images import decode, scaled
 from pipeline.verify import verify
 from tests.conftest import ConfigMaker
+from tests.end_to_end.killing import audit_in_process
 from tests.languages import gpt2, texts
 
 CHAIN: dict[str, JsonValue] = {"kind": "loss_trace", "draws": 60, "burn_in": 20, "batch": 32, "step": 4e-6}
@@ -72,9 +74,9 @@ def snapshots(storage: Storage, plan: ModelPlan) -> Tensor:
     assert isinstance(settings, LossTrace)
     folders = []
     for chain in range(settings.chains):
-        log = rows_log(storage, plan.name, plan.snapshots_key, chain_log_key(chain))
-        receipts = sorted(log.receipts().values(), key=lambda one: one.task)
-        folders += [log.attempt_folder(receipt) for receipt in receipts if any("snapshots" in file.name for file in receipt.files)]
+        log = chain_log(storage, plan, chain)
+        receipts = [log.receipts()[segment.name] for segment in segments(plan, settings) if segment.keeps(settings)]
+        folders += [log.attempt_folder(receipt) for receipt in receipts]
     return torch.stack(list(read_snapshots(storage, folders)))
 
 
@@ -135,17 +137,61 @@ def references(audit: Audit) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
     return audit.rows("digits", "trusted").compute()[trusted.of("reference")], trusted.reference_predictions.numpy()
 
 
-def test_a_chain_comes_again_and_more_of_it_costs_a_segment(traced: Traced, monkeypatch: pytest.MonkeyPatch) -> None:
-    """In another root the same bits, also where it is cut into segments; a sample that comes later meets the same draws, and costs its own task."""
+def test_a_chain_comes_again(traced: Traced, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In another root the same bits, also where it is cut into segments and tasks; another seed draws others."""
     one, plan = audited(traced()), plan_audit(traced()).models[0]
     whole = snapshots(one.storage, plan)
-    monkeypatch.setattr("pipeline.sampling.SEGMENT_DRAWS", 13)
+    monkeypatch.setattr("pipeline.sampling.TASK_DRAWS", 13)
     cut = audited(traced(root="cut"))
-    assert [len(part) for part in segments(plan, plan.config.estimator)] == [13, 13, 13, 13, 8]  # type: ignore[arg-type]
+    assert [segment.stop for segment in segments(plan, plan.config.estimator)] == [13, 26, 39, 52, 60]  # type: ignore[arg-type]
     assert torch.equal(snapshots(cut.storage, plan), whole) and np.array_equal(scores(cut), scores(one))
     other = audited(traced(root="other", seed=1))
     assert not torch.equal(snapshots(other.storage, plan_audit(traced(root="other", seed=1)).models[0]), whole)
     assert not verify(cut.storage).problems
+
+
+def test_more_draws_and_chains_go_on_from_those_that_are_there(traced: Traced, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pipeline.sampling.TASK_DRAWS", 20)
+    first = snapshots(audited(traced()).storage, plan_audit(traced()).models[0])
+    rows = len(plan_audit(traced()).models[0].row_tasks)
+    longer = traced(draws=80, chains=2)
+    audit = audited(longer)
+    assert tasks_run(audit) == rows + 1 + 4  # three of the first chain's four segments were there
+    drawn = snapshots(audit.storage, plan_audit(longer).models[0])
+    assert drawn.shape[0] == 120 and torch.equal(drawn[:40], first)
+
+
+def test_a_chain_killed_between_segments_goes_on_under_another_run_section(traced: Traced, digits: Path, tmp_path: Path) -> None:
+    """The process dies by SIGKILL at its first operation after a segment is committed; the next one reads other batches and ends with the same scores."""
+    settings: dict[str, JsonValue] = {"draws": 1200, "burn_in": 1180, "batch": 8}
+    undisturbed = audited(traced(root="undisturbed", **settings))
+    config = traced(root="killed", **settings)
+    raw = {**config.model_dump(mode="json", exclude={"folder"}, exclude_unset=True), "root": config.root}
+    kill_at = None
+    for moment in (12, 16, 20, 24):
+        if audit_in_process(raw, digits, tmp_path / "notes.json", kill_at=moment) == -signal.SIGKILL:
+            done = chain_log(Storage(config.root), plan_audit(config).models[0], 0).receipts()
+            kill_at = moment if 0 < len(done) < 3 else kill_at
+        if kill_at:
+            break
+    assert kill_at, "the process was never killed between two segments"
+    resumed = audited(traced(root="killed", run={"batch_size": 17, "rows_per_task": 128}, **settings))
+    np.testing.assert_allclose(scores(resumed), scores(undisturbed), atol=1e-5)
+    assert torch.equal(*(snapshots(one.storage, plan_audit(config).models[0]) for one in (undisturbed, resumed)))
+
+
+def test_a_batch_without_a_readable_sample_costs_its_rows_alone(traced: Traced, digits: Path, tmp_path: Path) -> None:
+    table = pq.read_table(digits / "audited.parquet").slice(0, 40)
+    pictures = table.column("image").to_pylist()
+    pictures[8:16] = [{"bytes": b"no picture", "path": None}] * 8
+    broken = pa.array(pictures, table.schema.field("image").type)
+    pq.write_table(table.set_column(table.schema.get_field_index("image"), "image", broken), tmp_path / "broken.parquet")
+    whole = scores(audited(traced(data={"audited": str(digits / "audited.parquet")})))[:40]
+    audit = audited(traced(data={"audited": str(tmp_path / "broken.parquet")}, run={"batch_size": 8}))
+    counts, found = audit.summary("digits")["counts"], scores(audit)
+    assert isinstance(counts, dict) and counts["unreadable"] == 8 and counts["audited"] == 40
+    assert np.isnan(found[8:16]).all()
+    np.testing.assert_allclose(np.delete(found, range(8, 16)), np.delete(whole, range(8, 16)), atol=1e-5)
 
 
 def test_what_is_there_is_reused(traced: Traced, digits: Path, tmp_path: Path) -> None:
@@ -314,7 +360,7 @@ def test_draws_say_how_far_they_went(traced: Traced) -> None:
     kept, anchor = snapshots(audit.storage, plan), flat_weights(network(Path(config.folder)))
     losses = []
     for chain, weights in enumerate(kept.split(40)):
-        log = rows_log(audit.storage, "digits", plan.snapshots_key, chain_log_key(chain))
+        log = chain_log(audit.storage, plan, chain)
         (receipt,) = log.receipts().values()
         draws = read_draws(audit.storage, log.attempt_folder(receipt))
         assert [draw.number for draw in draws] == list(range(61)) and draws[0].distance == 0

@@ -55,11 +55,11 @@ def test_a_poisoned_trusted_set_regains_its_power(audited: Audited) -> None:
     plain, untouched, before = found(poisoned)
     warned = poisoned.summary("digits")["warnings"]
     assert isinstance(warned, list) and any("second mode, as poisoned samples make one: 0 (" in str(line) for line in warned)
-    assert untouched["suspects"] == [] and untouched["flagged_unscreened"] is None
+    assert untouched["suspects"] and untouched["suspects_of_calibration"] == 0 and untouched["flagged_unscreened"] is None
     audit = audited(POISON, screen=True)
     screened, screening, after = found(audit)
     suspects = screening["suspects"]
-    assert isinstance(suspects, list)
+    assert isinstance(suspects, list) and suspects == untouched["suspects"]
     poison = pq.read_table(str(Path(audit.storage.url).parent / "poisoned.parquet")).column("id").to_pylist()[-POISON:]
     assert len(set(poison) & set(suspects)) >= 0.95 * POISON and len(set(suspects) - set(poison)) <= 5
     assert screened > plain + 0.4 and screened > clean - 0.1

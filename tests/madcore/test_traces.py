@@ -12,7 +12,7 @@ from torch import Tensor
 
 from madcore import RowLayout
 from madcore.sampling import Chain, Langevin
-from madcore.traces import autocorrelation_time, centred, chain_means, concordance, effective_sample_size
+from madcore.traces import autocorrelation_time, centred, chain_means, concordance
 from tests.reference import places
 from tests.strategies import LAW, layouts, seeds
 
@@ -140,11 +140,3 @@ def test_equals_the_sum_written_out(seed: int, draws: int, phi: float) -> None:
 @pytest.mark.parametrize("series", [[0.1] * 100, [], [1.0, 5.0, 2.0], [1.0, -1.0] * 50], ids=["constant", "empty", "short", "alternating"])
 def test_a_time_is_at_least_one(series: list[float]) -> None:
     assert autocorrelation_time(torch.tensor(series)) == 1.0
-
-
-def test_effective_draws_add_up_over_chains() -> None:
-    one, other = autoregression(0.9, 5000, 0), autoregression(0.5, 3000, 1)
-    expected = 5000 / autocorrelation_time(one) + 3000 / autocorrelation_time(other)
-    assert effective_sample_size([one, other]) == expected
-    assert effective_sample_size([one]) == pytest.approx(5000 / 19, rel=SIGMAS * relative_error(19, 5000))
-    assert effective_sample_size([]) == 0
