@@ -12,15 +12,17 @@ from pydantic_core import ErrorDetails
 
 from pipeline import schema
 from pipeline.errors import ConfigError
-from pipeline.schema import CLASS_MEANS, CURVATURES, MEASUREMENTS, SCORES, CurvatureSection, ModelConfig, RunSection, ScoreSection, Section
+from pipeline.estimators import Estimator, ProjectionSection
+from pipeline.schema import CLASS_MEANS, CURVATURES, MEASUREMENTS, SCORES, CurvatureSection, ModelConfig, RunSection, ScoreSection
+from pipeline.sections import Section
 
 MODEL_SECTIONS = ("task", "data", "estimator", "curvature", "score", "calibration")
 REPLACED_WHOLE = ("columns", "preprocess", "target")
 TAGS = ("relative_mean", "absolute", "gradient", "loss_trace")  # of kinds, which pydantic puts into places
 LARGEST_CONFIG = 4 << 20
 _KINDS: dict[str, type[Section]] = {
-    "estimator": schema.Estimator,
-    "projection": schema.ProjectionSection,
+    "estimator": Estimator,
+    "projection": ProjectionSection,
     "curvature": schema.CurvatureSection,
     "damping": schema.RelativeMean,
     "score": ScoreSection,

@@ -20,10 +20,11 @@ from infra.files import digest
 from infra.storage import Storage
 from pipeline.artifacts.layout import models, outcome_file, page_file, published_runs, report_file, run_file, run_summary_file, runs, summary_file, table_file
 from pipeline.artifacts.scores import FACTS, IMAGES, TABLE
+from pipeline.estimators import Estimator, LossTrace
 from pipeline.pages import render
 from pipeline.plan import AuditPlan, ModelPlan
 from pipeline.progress import ModelRun
-from pipeline.schema import Estimator, LossTrace, Preprocess
+from pipeline.schema import Preprocess
 
 FORMAT = 1
 VERSIONED = ("mad", "torch", "numpy", "zarr", "pyarrow")

@@ -22,10 +22,10 @@ from pipeline.artifacts.logs import rows_log
 from pipeline.artifacts.snapshots import Draw, encode_segment, read_state
 from pipeline.config import AuditConfig
 from pipeline.errors import StageError
+from pipeline.estimators import LossTrace
 from pipeline.gradients import load_planned
 from pipeline.inputs import TextInputs
 from pipeline.plan import PROBE, SNAPSHOT_BYTES, ModelPlan
-from pipeline.schema import LossTrace
 from pipeline.sources.datasets import MISSING_CLASS, read_truth
 from pipeline.sources.texts import Text, read_texts
 

@@ -24,11 +24,11 @@ from pipeline.audit import Audit
 from pipeline.config import AuditConfig
 from pipeline.demo.network import digit_cnn
 from pipeline.errors import ConfigError
+from pipeline.estimators import LossTrace
 from pipeline.plan import ModelPlan
 from pipeline.planning import plan_audit
 from pipeline.run import run_audit
 from pipeline.sampling import chain_log, segments
-from pipeline.schema import LossTrace
 from pipeline.sources.images import decode, scaled
 from pipeline.verify import verify
 from tests.conftest import ConfigMaker
