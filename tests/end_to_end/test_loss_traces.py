@@ -20,7 +20,7 @@ from infra.storage import Storage
 from madcore.sampling import flat_weights, place_weights
 from pipeline.artifacts.logs import stage_logs
 from pipeline.artifacts.snapshots import read_draws, read_snapshots
-from pipeline.audit import Audit
+from pipeline.audit import Audit, open_audit
 from pipeline.config import AuditConfig
 from pipeline.demo.network import digit_cnn
 from pipeline.errors import ConfigError
@@ -162,22 +162,27 @@ def test_more_draws_and_chains_go_on_from_those_that_are_there(traced: Traced, m
 
 
 def test_a_chain_killed_between_segments_goes_on_under_another_run_section(traced: Traced, digits: Path, tmp_path: Path) -> None:
-    """The process dies by SIGKILL at its first operation after a segment is committed; the next one reads other batches and ends with the same scores."""
+    """The process dies by SIGKILL at a file operation between two segments; the next one reads other batches, and ends with the same bits."""
     settings: dict[str, JsonValue] = {"draws": 1200, "burn_in": 1180, "batch": 8}
-    undisturbed = audited(traced(root="undisturbed", **settings))
-    config = traced(root="killed", **settings)
-    raw = {**config.model_dump(mode="json", exclude={"folder"}, exclude_unset=True), "root": config.root}
-    kill_at = None
+
+    def run(root: str, kill_at: int | None = None, **run: JsonValue) -> int:
+        config = traced(root=root, run={"rows_per_task": 128, **run}, **settings)
+        raw = {**config.model_dump(mode="json", exclude={"folder"}, exclude_unset=True), "root": config.root}
+        return audit_in_process(raw, digits, tmp_path / "notes.json", kill_at)
+
+    def segments_done() -> int:
+        return len(chain_log(Storage(str(tmp_path / "killed")), plan_audit(traced(root="killed", **settings)).models[0], 0).receipts())
+
+    assert run("undisturbed") == 0
     for moment in (12, 16, 20, 24):
-        if audit_in_process(raw, digits, tmp_path / "notes.json", kill_at=moment) == -signal.SIGKILL:
-            done = chain_log(Storage(config.root), plan_audit(config).models[0], 0).receipts()
-            kill_at = moment if 0 < len(done) < 3 else kill_at
-        if kill_at:
+        assert run("killed", kill_at=moment) == -signal.SIGKILL
+        if 0 < segments_done() < 3:
             break
-    assert kill_at, "the process was never killed between two segments"
-    resumed = audited(traced(root="killed", run={"batch_size": 17, "rows_per_task": 128}, **settings))
-    np.testing.assert_allclose(scores(resumed), scores(undisturbed), atol=1e-5)
-    assert torch.equal(*(snapshots(one.storage, plan_audit(config).models[0]) for one in (undisturbed, resumed)))
+    assert 0 < segments_done() < 3, "the process was never killed between two segments"
+    assert run("killed", batch_size=17) == 0
+    one, other = (open_audit(str(tmp_path / name)) for name in ("undisturbed", "killed"))
+    assert np.array_equal(*(snapshots(audit.storage, plan_audit(traced(**settings)).models[0]).numpy() for audit in (one, other)))
+    np.testing.assert_allclose(scores(other), scores(one), atol=1e-5)
 
 
 def test_a_batch_without_a_readable_sample_costs_its_rows_alone(traced: Traced, digits: Path, tmp_path: Path) -> None:
