@@ -20,7 +20,7 @@ from tests.benchmarks.zoo import Figures, Zoo, figures, triggered
 
 SHARES, PREVALENCES = (0.0, 0.01, 0.05, 0.1), (0.002, 0.02)
 AUDITED_TRIGGERED = 300
-CURVATURES: dict[str, JsonValue] = {"plain": {"transductive": False}, "transductive": {"transductive": True}}
+WAYS: dict[str, dict[str, JsonValue]] = {"plain": {}, "transductive": {"curvature": {"transductive": True}}, "screened": {"calibration": {"screen": True}}}
 
 
 def figures_of(zoo: Zoo, model: str) -> Iterator[tuple[str, Figures]]:
@@ -32,18 +32,14 @@ def figures_of(zoo: Zoo, model: str) -> Iterator[tuple[str, Figures]]:
     for share in SHARES:
         poison = whole.take(pa.array(attacks[AUDITED_TRIGGERED:][: round(share * len(clean_trusted))]))
         trusted = zoo.made(f"trusted-{share:g}-{model}", poisoned(clean_trusted, poison))
-        for name, curvature in CURVATURES.items():
-            audit = zoo.audit(model, "poisoning", trusted, audited, curvature=curvature)
-            yield f"{share:.0%} poisoned, {name}", figures(audit, model, audited)
-        audit = zoo.audit(model, "poisoning", trusted, audited, calibration={"screen": True})
-        suspects, planted = suspected(audit, model), set(poison.column("id").to_pylist())
-        dropped: Figures = {"dropped_poison": float(len(suspects & planted)), "dropped_clean": float(len(suspects - planted))}
-        yield f"{share:.0%} poisoned, screened", figures(audit, model, audited) | dropped
+        for name, sections in WAYS.items():
+            audit = zoo.audit(model, "poisoning", trusted, audited, **sections)
+            yield f"{share:.0%} poisoned, {name}", figures(audit, model, audited) | (dropped(audit, model, poison) if name == "screened" else {})
     for prevalence in PREVALENCES:
         few = attacks[: round(prevalence * len(clean) / (1 - prevalence))]
         rare = zoo.made(f"prevalence-{prevalence:g}-{model}", whole.take(pa.array(np.sort(np.concatenate([clean, few])))))
-        for name, curvature in CURVATURES.items():
-            audit = zoo.audit(model, "poisoning", _first(zoo, model), rare, curvature=curvature)
+        for name, sections in WAYS.items():
+            audit = zoo.audit(model, "poisoning", _first(zoo, model), rare, **sections)
             yield f"{prevalence:.1%} triggered, {name}", figures(audit, model, rare)
 
 
@@ -53,10 +49,11 @@ def poisoned(trusted: pa.Table, poison: pa.Table) -> pa.Table:
     return pa.concat_tables([labelled.cast(trusted.schema), trusted.slice(len(poison))])
 
 
-def suspected(audit: Audit, model: str) -> set[str]:
-    """Ids of the trusted samples that were screened out."""
-    found: list[str] = json.loads(json.dumps(audit.summary(model)))["screening"]["suspects"]
-    return set(found)
+def dropped(audit: Audit, model: str, poison: pa.Table) -> Figures:
+    """How many triggered and clean trusted samples were screened out."""
+    suspects = set(json.loads(json.dumps(audit.summary(model)))["screening"]["suspects"])
+    planted = set(poison.column("id").to_pylist())
+    return {"dropped_poison": float(len(suspects & planted)), "dropped_clean": float(len(suspects - planted))}
 
 
 def _first(zoo: Zoo, model: str) -> Path:
