@@ -4,7 +4,7 @@ Three parts. `settings`: every model with every setting below, defaults otherwis
 `loss_trace` against `gradient`, on fewer samples (`tests.benchmarks.traces`). `poisoning`: trusted sets that hold triggered samples, and
 attacks from rare to common (`tests.benchmarks.poisoning`). A figure is of successful attacks (prediction equals the target) against clean
 samples: AUROC; TPR and realised FPR at the calibrated 1 % and 5 %; and the highest FPR of a predicted class at 5 %, of classes with at
-least 100 clean samples.
+least 100 clean samples. A figure of nobody, such as of no attack that succeeded, is left out of the last line.
 
 Results lie in CACHE, in roots that share nothing with others, so that a benchmark that was stopped goes on where it was. The last line is
 one JSON object, MODEL/SETTING/FIGURE.
@@ -14,6 +14,7 @@ one JSON object, MODEL/SETTING/FIGURE.
 
 import argparse
 import json
+import math
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
@@ -70,7 +71,7 @@ def main() -> None:
         for part in options.parts:
             for model in options.models:
                 for setting, found in parts[part](zoo, model):
-                    everything |= {f"{model}/{setting}/{figure}": round(value, 4) for figure, value in found.items()}
+                    everything |= {f"{model}/{setting}/{figure}": round(value, 4) for figure, value in found.items() if math.isfinite(value)}
                     print(f"{setting}, {model}: " + ", ".join(f"{figure} {value:.3f}" for figure, value in found.items()), file=sys.stderr, flush=True)
     print(json.dumps(everything))
 
