@@ -14,7 +14,10 @@ from tests.jobs.test_bad_input import refuse
 CONFIGS: dict[str, tuple[dict[str, JsonValue], str]] = {
     "a misspelt section": ({"calibraton": {}}, "calibraton: unknown key; did you mean 'calibration'?"),
     "a misspelt key": ({"run": {"rows_per_tsk": 3}}, "run.rows_per_tsk: unknown key; did you mean 'rows_per_task'?"),
-    "a kind of later": ({"curvature": {"kind": "kfac"}}, "curvature.kind: input should be 'identity', 'block_moment', 'ggn' or 'fisher', got 'kfac'"),
+    "an unknown kind": (
+        {"curvature": {"kind": "hessian"}},
+        "curvature.kind: input should be 'identity', 'block_moment', 'ggn', 'fisher', 'kfac' or 'ekfac', got 'hessian'",
+    ),
     "no models": ({"models": []}, "models: a list of at least one model is required"),
 }
 
