@@ -104,7 +104,7 @@ def test_a_number_that_is_not_finite(sections: dict[str, JsonValue], configure: 
 
 
 CANNOT_FIT = (
-    "the stage curvature would need 0.61 GiB a worker, run.memory_per_worker grants 0.25 GiB (0.59 GiB of it for Python and torch alone); "
+    "the stage curvature would need 0.60 GiB a worker, run.memory_per_worker grants 0.25 GiB (0.59 GiB of it for Python and torch alone); "
     "lower estimator.projection.rank, or grant more"
 )
 
