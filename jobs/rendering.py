@@ -123,7 +123,8 @@ def _chains(model: ModelPlan) -> str:
     assert settings is not None
     kept = settings.chains * len(settings.kept)
     return (
-        f"{settings.chains} chains of {settings.draws:,} draws on {samples:,} sampling samples; {kept:,} draws are kept, {size(model.snapshot_bytes)} at rest, "
+        f"chains of sampled weights: {settings.chains}, of {settings.draws:,} draws each, on {samples:,} samples; {kept:,} are kept, "
+        f"{size(model.snapshot_bytes)} at rest, "
         f"and each sample goes through the model {1 + kept:,} times"
     )
 

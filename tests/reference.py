@@ -158,7 +158,7 @@ def cohesion(units: Sequence[Floats], predictions: Sequence[int], classes: int) 
 
 
 class CouplingTwin:
-    """Scores of one sample at a time, as METHOD section 4 defines them."""
+    """Scores of one sample at a time, written out."""
 
     def __init__(self, sizes: Sequence[int], layers: str, whitened_mk: Floats, predictions: Sequence[int], classes: int):
         """From the reference part's whitened rows (m, k) and predictions."""

@@ -28,7 +28,7 @@ def normal(seed: int, *shape: int) -> Tensor:
 
 
 def stepped(settings: Langevin, weights: list[float], anchor: list[float], steps: Sequence[tuple[list[float], list[float]]]) -> list[float]:
-    """The slow twin: METHOD 2b written out, a weight at a time, for (gradient, noise) of several steps."""
+    """The slow twin: the formula written out, a weight at a time, for (gradient, noise) of several steps."""
     ended = []
     for p, (weight, home) in enumerate(zip(weights, anchor, strict=True)):
         w, second_moment = weight, 0.0
