@@ -17,24 +17,21 @@ import uuid
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import TypeVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
-from infra.errors import AlreadyExists, Corrupt
+from infra.documents import FORMAT, Document, encode, parse
+from infra.errors import AlreadyExists, Corrupt, NotCommitted, StorageError
 from infra.files import digest
 from infra.storage import Storage
-
-FORMAT = 1
-Document = TypeVar("Document", bound=BaseModel)
 
 
 class _Stored(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     def encode(self) -> bytes:
-        """As JSON."""
-        return self.model_dump_json(indent=1).encode()
+        """As a sealed JSON document."""
+        return encode(self)
 
 
 class WrittenFile(_Stored):
@@ -136,24 +133,32 @@ class CommitLog:
 
         Returns:
             The receipt that counts: this attempt's, or another's that came first or said the same.
+
+        Raises:
+            NotCommitted: the store did not take it.
         """
         written = tuple(_written(name, data) for name, data in sorted(files.items()))
         generation = supersedes.generation + 1 if supersedes else 0
         receipt = Receipt(task=task, generation=generation, attempt=uuid.uuid4().hex[:16], files=written, measures=measures)
         if supersedes and supersedes.content == receipt.content:
             return supersedes
+        name = self.receipt_name(task, generation)
+        try:
+            self._write_files(receipt, files)
+            self.storage.create(f"{self.folder}/receipts/{name}", receipt.encode())
+        except AlreadyExists:
+            return self.receipt(name)
+        except StorageError as error:
+            raise NotCommitted(str(error)) from error
+        return receipt
+
+    def _write_files(self, receipt: Receipt, files: Mapping[str, bytes | Path]) -> None:
         for name, data in files.items():
             target = f"{self.attempt_folder(receipt)}/{name}"
             if isinstance(data, Path):
                 self.storage.upload(target, data)
             else:
                 self.storage.write(target, data)
-        name = self.receipt_name(task, generation)
-        try:
-            self.storage.create(f"{self.folder}/receipts/{name}", receipt.encode())
-        except AlreadyExists:
-            return self.receipt(name)
-        return receipt
 
     def publish(self, receipts: Sequence[Receipt]) -> str:
         """Publishes these receipts, in this order, and returns the manifest's path; publishing the same again changes nothing."""
@@ -169,24 +174,6 @@ class CommitLog:
 
     def _read(self, path: str, kind: type[Document]) -> Document:
         return parse(self.storage.read(path), kind, self.storage.locate(path))
-
-
-def parse(data: bytes, kind: type[Document], place: str) -> Document:
-    """A stored JSON document as its type.
-
-    Raises:
-        Corrupt: it is damaged, or newer than this version reads.
-    """
-    try:
-        document = kind.model_validate_json(data)
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"]) or "the document"
-        raise Corrupt(f"{place}: cannot be read ({where}: {first['msg']}); it is damaged, or written by a newer mad") from error
-    version = getattr(document, "format", FORMAT)
-    if version > FORMAT:
-        raise Corrupt(f"{place}: written in format {version}, this mad reads up to {FORMAT}; upgrade mad to read it")
-    return document
 
 
 def _written(name: str, data: bytes | Path) -> WrittenFile:

@@ -17,5 +17,17 @@ class Corrupt(StorageError, ValueError):
     """What is there is not what was written, or not what this version can read."""
 
 
+class Unwritable(StorageError):
+    """A place takes no more: it is full, read-only, or not this user's."""
+
+
+class NotCommitted(StorageError):
+    """What a task made could not be written. That is no fault of its samples, and no other task would fare better."""
+
+
+class LockHeld(StorageError):
+    """Another process is at work here."""
+
+
 class ClusterError(RuntimeError):
     """The cluster does not answer, or cannot run what is asked of it."""

@@ -13,7 +13,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
-from infra.errors import ClusterError
+from infra.errors import ClusterError, NotCommitted
 
 EXECUTORS = ("serial", "ray")
 IN_FLIGHT = 2
@@ -33,12 +33,13 @@ class Resources:
 
 @dataclass(frozen=True)
 class TaskOutcome(Generic[Task, Result]):
-    """A task with its result, or with the error that gave it up, in a line, and its traceback."""
+    """A task with its result, or with the error that gave it up, in a line, and its traceback; `stops` where the others need not be tried."""
 
     task: Task
     result: Result | None = None
     error: str | None = None
     trace: str = ""
+    stops: bool = False
 
 
 class Executor(Protocol):
@@ -101,6 +102,8 @@ def attempt(worker: Callable[[Task], Result], task: Task) -> TaskOutcome[Task, R
     """Calls a worker with a task; an error becomes the outcome's."""
     try:
         return TaskOutcome(task, result=worker(task))
+    except NotCommitted as error:
+        return TaskOutcome(task, error=str(error), trace=traceback.format_exc(), stops=True)
     except Exception as error:  # noqa: BLE001 - a task runs the user's model, which may raise anything; it fails alone
         return TaskOutcome(task, error=describe(error), trace=traceback.format_exc())
 

@@ -16,7 +16,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from typing import Any, Generic, TypeAlias, TypeVar
 
@@ -227,7 +227,7 @@ class _Pool(Generic[Task, Result]):
         worker.tasks.remove(task)
         try:
             outcome: TaskOutcome[Task, Result] = ray.get(ref)
-            yield TaskOutcome(task, outcome.result, outcome.error, outcome.trace)
+            yield replace(outcome, task=task)
         except RayTaskError as error:
             yield TaskOutcome(task, error=_cause(error), trace=str(error))
         except RayError as error:

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 from botocore.exceptions import ClientError
 
-from infra.errors import AlreadyExists, Missing, StorageError
+from infra.errors import AlreadyExists, Missing, StorageError, Unwritable
 
 CREDENTIALS = "AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and AWS_SESSION_TOKEN, or AWS_PROFILE"
 RIGHTS = {
@@ -80,8 +80,8 @@ def explain(error: BaseException, method: str, parameters: Mapping[str, object],
         return AlreadyExists(f"{place}: already exists")
     reason = UNSIGNED if anonymous and REASONS.get(code) is DENIED else REASONS.get(code, "{message}; {endpoint} answered {code} to {method}")
     message = str(error).partition(": ")[2] or str(error)
-    right = RIGHTS.get(method, "s3:PutObject")
-    return StorageError(f"{place}: {reason.format(bucket=bucket, endpoint=endpoint, code=code, right=right, message=message, method=method)}")
+    right, kind = RIGHTS.get(method, "s3:PutObject"), Unwritable if code == "QuotaExceeded" else StorageError
+    return kind(f"{place}: {reason.format(bucket=bucket, endpoint=endpoint, code=code, right=right, message=message, method=method)}")
 
 
 def _of_client(error: BaseException, endpoint: str) -> str:

@@ -21,9 +21,15 @@ from typing import IO
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
-from infra.errors import AlreadyExists, Missing, StorageError
+from infra.errors import AlreadyExists, Missing, StorageError, Unwritable
 
 SCRATCH = ".tmp"
+FULL = {
+    errno.ENOSPC: "make room on that disk",
+    errno.EDQUOT: "make room, or have this user's quota raised",
+    errno.EFBIG: "raise the largest file that this process may write (`ulimit -f`)",
+    errno.EROFS: "have that disk mounted for writing, or name a root elsewhere",
+}
 S3_SCHEMES = ("s3://", "s3a://")
 
 
@@ -164,7 +170,7 @@ class Storage:
                 self.filesystem.cp_file(self.full(source), self.full(target))
 
     def remove(self, path: str) -> None:
-        """Removes a file that this process made to try the store; nothing that an audit wrote is ever removed here."""
+        """Removes a file. What an audit committed is never removed, but by a repair that found it damaged."""
         with explained(self.locate(path)):
             self.filesystem.rm_file(self.full(path))
 
@@ -253,8 +259,10 @@ def explained(place: str) -> Iterator[None]:
     except FileNotFoundError as error:
         raise Missing(f"{place}: no such file") from error
     except PermissionError as error:
-        raise StorageError(f"{place}: permission denied; give this user the right to read and write there") from error
+        raise Unwritable(f"{place}: permission denied; give this user the right to read and write there") from error
     except NotADirectoryError as error:
         raise StorageError(f"{place}: a part of this path is a file, not a folder") from error
     except OSError as error:
+        if error.errno in FULL:
+            raise Unwritable(f"{place}: {error.strerror}; {FULL[error.errno]}, then run again; what is done is kept") from error
         raise StorageError(f"{place}: {error.strerror or error}") from error

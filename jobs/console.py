@@ -70,10 +70,10 @@ def paragraph(error: Exception) -> str:
 
 
 def exit_code(error: Exception) -> int:
-    """2 for what was wrong before the first task, 3 for what cannot fit, 1 for the rest."""
-    from infra.errors import ClusterError  # noqa: PLC0415
+    """2 for what was wrong before the first task, 3 for what cannot fit or is locked, 1 for the rest."""
+    from infra.errors import ClusterError, LockHeld  # noqa: PLC0415
     from pipeline.errors import CannotFit, ConfigError, RootError, SourceError  # noqa: PLC0415
 
-    if isinstance(error, CannotFit):
+    if isinstance(error, CannotFit | LockHeld):
         return CANNOT
     return WRONG if isinstance(error, ConfigError | RootError | SourceError | ClusterError) else FAILED

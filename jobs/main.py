@@ -18,7 +18,7 @@ app = typer.Typer(
         "Mechanistic anomaly detection: asks of every output of a model how far a small trusted set explains it, and flags what it does not.\n\n"
         "Start with `mad demo`, then `mad init` for a config of your own, `mad plan CONFIG` to see what it would do, and `mad run CONFIG`.\n\n"
         "Exit codes: 0 done; 1 a model, file or task failed, or verify found a mismatch; 2 usage, config, model or data wrong before the first task; "
-        "3 cannot fit; 4 done, and a model has the verdict of --fail-on."
+        "3 cannot fit, or another run holds the root's lock; 4 done, and a model has the verdict of --fail-on."
     ),
 )
 Config = Annotated[str, typer.Argument(metavar="CONFIG", help="The audit's YAML file; `mad init` writes an example.")]

@@ -15,7 +15,7 @@ from importlib.metadata import version
 from pydantic import JsonValue
 
 from infra.errors import AlreadyExists, Corrupt, Missing, StorageError
-from infra.events import utc_stamp
+from infra.events import stamp_after, utc_stamp
 from infra.files import digest
 from infra.storage import Storage
 from pipeline.artifacts.layout import models, outcome_file, page_file, published_runs, report_file, run_file, run_summary_file, runs, summary_file, table_file
@@ -49,14 +49,18 @@ class RunOutcome:
 
 
 def begin(storage: Storage, plan: AuditPlan) -> str:
-    """Records a run, with its resolved config, versions and digests, and returns its id: UTC time and a short digest."""
+    """Records a run, with its resolved config, versions and digests, and returns its id: UTC time and a short digest.
+
+    Ids sort in the order of the runs, also where the clock was set back since the latest.
+    """
     config = plan.config.model_dump(mode="json")
-    stamp = utc_stamp()
+    now = utc_stamp()
+    stamp = max(now, stamp_after(next(reversed(runs(storage)), "")))
     run_id = f"{stamp}-{digest(json.dumps([config, uuid.uuid4().hex]).encode())[:8]}"
     record: Document = {
         "format": FORMAT,
         "run_id": run_id,
-        "started": stamp,
+        "started": now,
         "versions": {"python": platform.python_version(), **{name: version(name) for name in _packages(plan)}},
         "config": config,
         "models": {model.name: _planned(model) for model in plan.models},

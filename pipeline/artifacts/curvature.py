@@ -13,7 +13,7 @@ from pydantic import BaseModel
 from torch import Tensor
 
 from infra import arrays
-from infra.commits import parse
+from infra.documents import encode, parse
 from infra.storage import Storage
 from infra.tables import TableFormat, decode_arrow, encode_arrow
 from madcore import RowLayout, Whitening
@@ -163,7 +163,7 @@ class Screening(BaseModel):
 
 def encode_screening(screening: Screening) -> dict[str, bytes]:
     """The file of what screening found."""
-    return {SCREENING: screening.model_dump_json(indent=1).encode()}
+    return {SCREENING: encode(screening)}
 
 
 def read_screening(storage: Storage, folder: str) -> Screening | None:
