@@ -14,16 +14,18 @@ the highest counts. Should the new attempt say the same as the old, nothing is w
 
 import hashlib
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
 
 from infra.documents import FORMAT, Document, encode, parse
-from infra.errors import AlreadyExists, Corrupt, NotCommitted, StorageError
+from infra.errors import REPAIR, AlreadyExists, Corrupt, Missing, NotCommitted, StorageError
 from infra.files import digest
 from infra.storage import Storage
+
+CHUNK = 8 << 20
 
 
 class _Stored(BaseModel):
@@ -69,7 +71,7 @@ class Receipt(_Stored):
     @property
     def content(self) -> str:
         """Digest of what was written, the same for two attempts that wrote the same."""
-        return digest("".join(f"{file.name}:{file.sha256};" for file in self.files).encode())
+        return _content(self.files)
 
 
 class Manifest(_Stored):
@@ -93,13 +95,17 @@ class CommitLog:
         for path in self.manifests():
             for receipt in self.manifest(path).receipts:
                 _keep_latest(found, receipt)
-        for name in self.storage.list(f"{self.folder}/receipts"):
+        for name in self.receipt_names():
             task, _, generation = name.removesuffix(".json").rpartition(".")
-            if not task or not generation.isdecimal():
+            if not is_receipt(name):
                 raise Corrupt(f"{self.storage.locate(f'{self.folder}/receipts/{name}')}: not the name of a receipt; remove what is not mad's")
             if task not in found or found[task].generation < int(generation):
                 _keep_latest(found, self.receipt(name))
         return found
+
+    def receipt_names(self) -> list[str]:
+        """Names of the files of receipts, whoever wrote them."""
+        return self.storage.list(f"{self.folder}/receipts")
 
     def receipt(self, name: str) -> Receipt:
         """The receipt in the file of this name; raises as `manifest`."""
@@ -168,12 +174,75 @@ class CommitLog:
             self.storage.create(path, body)
         return path
 
+    def restore(self, receipt: Receipt) -> Receipt:
+        """Writes the file of a receipt that a manifest has and that is gone; returns the receipt."""
+        with suppress(AlreadyExists):
+            self.storage.create(f"{self.folder}/receipts/{self.receipt_name(receipt.task, receipt.generation)}", receipt.encode())
+        return receipt
+
+    def forget(self, receipt: Receipt) -> None:
+        """Undoes a task whose files were found damaged: manifests that list its receipt go, then the receipt."""
+        for path in self.manifests():
+            if receipt in self.manifest(path).receipts:
+                self.storage.remove(path)
+        with suppress(Missing):
+            self.storage.remove(f"{self.folder}/receipts/{self.receipt_name(receipt.task, receipt.generation)}")
+
     def attempt_folder(self, receipt: Receipt) -> str:
         """Where the attempt that a receipt names wrote its files."""
         return f"{self.folder}/{receipt.task}/{receipt.attempt}"
 
     def _read(self, path: str, kind: type[Document]) -> Document:
         return parse(self.storage.read(path), kind, self.storage.locate(path))
+
+
+def is_receipt(name: str) -> bool:
+    """Whether a file is named as receipts are."""
+    task, _, generation = name.removesuffix(".json").rpartition(".")
+    return bool(task) and name.endswith(".json") and generation.isdecimal()
+
+
+def read_file(storage: Storage, path: str, content: str = "") -> bytes:
+    """All bytes of a committed file.
+
+    Args:
+        storage: where it is.
+        path: the file, in its attempt's folder.
+        content: `Receipt.content` of the attempt, to check the bytes by, where this is its only file.
+
+    Raises:
+        Corrupt: it is gone, or not what was written.
+    """
+    try:
+        data = storage.read(path)
+    except Missing as error:
+        raise Corrupt(f"{error}, though it was committed; {REPAIR}") from error
+    if content and content != _content([_written(path.rpartition("/")[2], data)]):
+        raise Corrupt(f"{storage.locate(path)}: its contents changed since it was written (SHA-256 differs); {REPAIR}")
+    return data
+
+
+def damage_of(storage: Storage, path: str, sha256: str, size: int) -> str:
+    """What is wrong with a file of which so many bytes with this SHA-256 were written; "" if nothing is. Reads all of it.
+
+    Raises:
+        StorageError: the store does not answer, or not to this user, so that nothing can be said.
+    """
+    hasher, seen = hashlib.sha256(), 0
+    try:
+        with storage.open(path) as file:
+            while chunk := file.read(CHUNK):
+                hasher.update(chunk)
+                seen += len(chunk)
+    except Missing as error:
+        return str(error)
+    if seen != size:
+        return f"{storage.locate(path)}: has {seen:,} bytes, {size:,} were written"
+    return "" if hasher.hexdigest() == sha256 else f"{storage.locate(path)}: its contents changed since it was written (SHA-256 differs)"
+
+
+def _content(files: Iterable[WrittenFile]) -> str:
+    return digest("".join(f"{file.name}:{file.sha256};" for file in files).encode())
 
 
 def _written(name: str, data: bytes | Path) -> WrittenFile:

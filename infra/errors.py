@@ -1,5 +1,7 @@
 """The errors of the outside world: each names the place and says what to do."""
 
+REPAIR = "`mad verify ROOT` names all that is damaged, `mad run CONFIG --repair` computes it anew"
+
 
 class StorageError(OSError):
     """A place cannot be read or written as needed."""

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import typer
 
+from infra.events import Notice
 from infra.storage import Storage
 from jobs.console import CANNOT, FAILED, VERDICT, Common, Stage
 from jobs.progress import ProgressDisplay
@@ -16,6 +17,7 @@ from pipeline.config import AuditConfig
 from pipeline.errors import ConfigError
 from pipeline.plan import AuditPlan
 from pipeline.planning import plan_audit
+from pipeline.repair import repair, restore_tables
 from pipeline.run import run_audit
 from pipeline.verdicts import VERDICTS
 
@@ -38,6 +40,21 @@ class Where:
 
     executor: str = "serial"
     address: str | None = None
+
+
+def repair_then_run(path: str, where: Where, until: Stage, fail_on: str | None, common: Common) -> None:
+    """`mad run --repair`: drops what is damaged of the config's models, then runs as `run_config`."""
+    config = AuditConfig.load(path)
+    storage, models = root_storage(config.root), [model.name for model in config.models]
+    if check_root(storage) is not None:
+        with ProgressDisplay(common) as display:
+            for line in repair(storage, models, display):
+                display(Notice(line))
+    try:
+        run_config(path, where, until, fail_on, common)
+    finally:
+        if check_root(storage) is not None:
+            restore_tables(storage, models)
 
 
 def run_config(path: str, where: Where, until: Stage, fail_on: str | None, common: Common) -> None:

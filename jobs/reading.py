@@ -59,7 +59,7 @@ def show_verification(root: str, common: Common) -> None:
     checked = f"{found.receipts:,} receipts, {found.files:,} files ({size(found.bytes)}) and {found.tables:,} published tables checked"
     leftover = f"{found.unclaimed_attempts:,} attempts that no receipt names, left by interrupted tasks; harmless" if found.unclaimed_attempts else ""
     moved = f"{found.superseded_manifests:,} manifests of superseded results are gone; harmless" if found.superseded_manifests else ""
-    remedy = "to compute what is damaged anew, move the folder ROOT/MODEL/STAGE/KEY that holds it away, then: mad run CONFIG" if found.problems else ""
+    remedy = "to compute anew what is damaged, and nothing else: mad run CONFIG --repair" if found.problems else ""
     verdict = f"{len(found.problems):,} PROBLEMS" if found.problems else "all as written"
     common.emit(document, "\n".join(line for line in (checked, leftover, moved, *found.problems, remedy, verdict) if line))
     if found.problems:

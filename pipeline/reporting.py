@@ -4,6 +4,7 @@ The first pass counts (conformal p-values take M + 1 values, so q-values need co
 the histogram. What it commits becomes public only when the whole run is done: see `pipeline.run`.
 """
 
+import io
 import json
 import tempfile
 from collections.abc import Iterator
@@ -13,7 +14,7 @@ from pathlib import Path
 import pyarrow as pa
 from pydantic import JsonValue
 
-from infra.commits import Measures, Receipt
+from infra.commits import Measures, Receipt, read_file
 from infra.events import Stopwatch, peak_memory_bytes
 from infra.storage import Storage
 from infra.tables import open_parquet, write_parquet
@@ -108,11 +109,10 @@ class ReportingWorker:
     def _batches(self, task: ReportTask) -> Iterator[tuple[ScorePart, pa.RecordBatch]]:
         for part in task.parts:
             path = f"{part.folder}/{PART}"
-            with self._storage.open(path) as handle:
-                file = open_parquet(handle, self._storage.locate(path))
-                PART_FORMAT.check(file.schema_arrow, self._storage.locate(path))
-                for batch in file.iter_batches(BATCH_ROWS):
-                    yield part, batch
+            file = open_parquet(io.BytesIO(read_file(self._storage, path, part.content)), self._storage.locate(path))
+            PART_FORMAT.check(file.schema_arrow, self._storage.locate(path))
+            for batch in file.iter_batches(BATCH_ROWS):
+                yield part, batch
 
     def _ids(self, task: ReportTask) -> Iterator[list[str]]:
         for _, batch in self._batches(task):

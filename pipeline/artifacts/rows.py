@@ -11,6 +11,7 @@ from pydantic import BaseModel
 from torch import Tensor
 
 from infra import arrays
+from infra.commits import read_file
 from infra.storage import Storage
 from infra.tables import TableFormat, decode_arrow, encode_arrow
 from madcore.rows import RowLayout, from_half, to_half
@@ -108,7 +109,7 @@ def encode_rows(stored_nk: Tensor, scales_nl: Tensor, samples: SampleColumns, la
 def read_statuses(storage: Storage, folder: str) -> list[str]:
     """The statuses of the samples in an attempt's folder."""
     path = f"{folder}/{SAMPLES}"
-    statuses: list[str] = decode_arrow(storage.read(path), SAMPLES_FORMAT, storage.locate(path)).column("status").to_pylist()
+    statuses: list[str] = decode_arrow(read_file(storage, path), SAMPLES_FORMAT, storage.locate(path)).column("status").to_pylist()
     return statuses
 
 
@@ -147,7 +148,7 @@ def stored_layout(array: arrays.StoredArray) -> RowLayout:
 
 def _samples(storage: Storage, part: RowsPart) -> pa.Table:
     path = f"{part.folder}/{SAMPLES}"
-    return decode_arrow(storage.read(path), SAMPLES_FORMAT, storage.locate(path))
+    return decode_arrow(read_file(storage, path), SAMPLES_FORMAT, storage.locate(path))
 
 
 def _columns(table: pa.Table) -> SampleColumns:

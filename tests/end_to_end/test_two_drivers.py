@@ -12,25 +12,14 @@ from tests.conftest import Raw
 from tests.jobs.command import mad, published
 
 REPOSITORY = Path(__file__).parents[2]
-SLOW = """
-import time
-from pipeline.demo.network import digit_cnn
-
-
-def build():
-    model = digit_cnn()
-    model.register_forward_hook(lambda *_: time.sleep(0.1))
-    return model
-"""
 
 
 @pytest.fixture
 def config(raw: Raw, digits: Path, tmp_path: Path) -> Path:
     """A config of a slow model."""
-    (tmp_path / "slow.py").write_text(SLOW)
     for name in ("trusted.parquet", "audited.parquet"):
         (tmp_path / name).symlink_to(digits / name)
-    model: Raw = {"name": "digits", "architecture": "slow.py:build", "weights": str(digits / "digits.safetensors")}
+    model: Raw = {"name": "digits", "architecture": "tests.end_to_end.slow:build", "weights": str(digits / "digits.safetensors")}
     path = tmp_path / "audit.yaml"
     path.write_text(json.dumps({**raw, "models": [model], "run": {"rows_per_task": 32, "batch_size": 32}}))
     return path
