@@ -30,6 +30,7 @@ from infra.storage import Storage
 LEASE_SECONDS = 60.0
 RENEWALS = 4
 log = logging.getLogger(__name__)
+_own: set[str] = set()  # ids of this process's owners that hold a lock: one whose release could not be written holds nothing
 
 
 class Owner(BaseModel):
@@ -54,7 +55,9 @@ class Owner(BaseModel):
     @property
     def here_now(self) -> bool | None:
         """Whether the process is alive; None where that cannot be known, because it is of another host."""
-        return _started(self.pid) == self.started if self.machine == _machine() else None
+        if self.machine != _machine():
+            return None
+        return self.id in _own if self.pid == os.getpid() else _started(self.pid) == self.started
 
     def __str__(self) -> str:
         """For messages."""
@@ -95,8 +98,13 @@ class Lock:
         Raises:
             LockHeld: another process has it, and is alive.
         """
-        while not self._take():
-            pass
+        _own.add(self._claim.owner.id)
+        try:
+            while not self._take():
+                pass
+        except BaseException:
+            _own.discard(self._claim.owner.id)
+            raise
         self._thread.start()
         return self
 
@@ -104,6 +112,7 @@ class Lock:
         """Releases it; where the store fails meanwhile, the lease ends by itself."""
         self._ended.set()
         self._thread.join()
+        _own.discard(self._claim.owner.id)
         with suppress(StorageError):
             self._advance(self._claim.model_copy(update={"released": True}))
 

@@ -33,12 +33,12 @@ def mounted(folder: Path, options: str) -> None:
 
 @pytest.fixture
 def disk(tmp_path: Path) -> Iterator[Path]:
-    """A disk of 256 KiB."""
+    """A disk of 1 MiB."""
     if os.geteuid() != 0:
         pytest.skip("only root can mount a small disk")
     folder = tmp_path / "disk"
     folder.mkdir()
-    mounted(folder, "size=256k")
+    mounted(folder, "size=1m")
     try:
         yield folder
     finally:
@@ -81,7 +81,7 @@ def test_a_full_disk(raw: Raw, digits: Path, disk: Path, tmp_path: Path, undistu
     done = len(list(root.glob("digits/gradients/*/*/receipts/*.json")))
     mounted(disk, "remount,size=64m")
     ended = mad("run", config, "--output", "json")
-    assert ended.code == 0
+    assert ended.code == 0, ended.err
     stages = ended.summary["stages"]
     assert isinstance(stages, dict) and isinstance(stages["gradients"], dict)
     assert stages["gradients"]["tasks_reused"] == done > 0
@@ -90,7 +90,7 @@ def test_a_full_disk(raw: Raw, digits: Path, disk: Path, tmp_path: Path, undistu
 
 
 def test_a_disk_that_is_full_before_the_run_begins(raw: Raw, digits: Path, disk: Path, tmp_path: Path) -> None:
-    (disk / "ballast").write_bytes(bytes(256 << 10))
+    (disk / "ballast").write_bytes(bytes(1 << 20))
     stopped(mad("run", config_of(raw, digits, str(disk / "root"), tmp_path), "-q"), errno.ENOSPC)
 
 
