@@ -84,7 +84,7 @@ def test_a_full_disk(raw: Raw, digits: Path, disk: Path, tmp_path: Path, undistu
     assert ended.code == 0, ended.err
     stages = ended.summary["stages"]
     assert isinstance(stages, dict) and isinstance(stages["gradients"], dict)
-    assert stages["gradients"]["tasks_reused"] == done > 0
+    assert stages["gradients"]["tasks_reused"] >= done > 0  # a task of the first run, in a thread of this process, may have ended since
     assert scores(str(root)) == undisturbed.drop_columns(["source"])  # type: ignore[attr-defined]
     assert mad("verify", root).code == 0
 
