@@ -6,7 +6,8 @@ writers' keys must be seen.
 
 Requests are repeated in one loop, here, with exponential backoff and full jitter, bounded in number and in time. botocore's own
 repeats are switched off: they know nothing of bodies that break off, and share a quota that a store with many failures empties. Where
-AWS_RETRY_MODE or AWS_MAX_ATTEMPTS is set, botocore does as it says, and only what botocore never repeats is repeated here.
+AWS_RETRY_MODE or AWS_MAX_ATTEMPTS is set, botocore does as it says, and only what botocore never repeats is repeated here. Below both,
+aiohttp replaces a connection that turns out to be closed by another, once and at once.
 Every request may be repeated, also one whose answer was lost: reads, copies, removals and plain writes give the same again, a create
 meets its own bytes (see `infra.storage`), an upload that is completed or given up twice is no more than that.
 """
@@ -106,7 +107,7 @@ class S3(S3FileSystem):
             try:
                 return await _whole(await call(**arguments))
             except (ClientError, BotoCoreError, CutOff) as error:
-                wait = _wait_seconds(tried)
+                wait = wait_seconds(tried)
                 if tried == TRIES or time.monotonic() + wait > latest or not self._worth_repeating(error):
                     raise
             await asyncio.sleep(wait)
@@ -177,7 +178,7 @@ async def _whole(answer: Parameters) -> Parameters:
         body.close()
 
 
-def _wait_seconds(tried: int) -> float:
+def wait_seconds(tried: int) -> float:
     """How long to wait after so many tries: anything up to a bound that doubles, so that workers that failed together do not come back together."""
     return random.uniform(0, min(LONGEST_WAIT_SECONDS, FIRST_WAIT_SECONDS * 2.0 ** (tried - 1)))  # noqa: S311 - jitter is no secret
 
