@@ -10,11 +10,12 @@ import multiprocessing
 import os
 import signal
 import sys
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from threading import Event, Lock
+from threading import Event, Lock, current_thread, main_thread
 from urllib.parse import unquote
 
 from pipeline.artifacts.logs import STAGES
@@ -24,6 +25,7 @@ from pipeline.run import run_audit
 from tests.infra.relays import WRITES, Exchange, pass_on
 
 PUBLICATION = "publication"
+TIMED = ".lock/"  # renewed every so often, which a killed run need not come to
 SPAWN = multiprocessing.get_context("forkserver")
 SPAWN.set_forkserver_preload(["pipeline.run", "infra.s3", "tests.end_to_end.killing"])
 
@@ -80,7 +82,10 @@ def stage_of(path: str) -> str:
 
 
 class Moments:
-    """Counts moments below a root on a disk; kills the process at one of them, if told to."""
+    """Counts moments below a root on a disk; kills the process at one of them, if told to.
+
+    What other threads than the main one write, they write at times of their own, as a lock is renewed: no moments that could be met again.
+    """
 
     def __init__(self, root: str, kill_at: int | None):
         self.root, self.kill_at = root, kill_at
@@ -88,6 +93,8 @@ class Moments:
         self._unnamed = 0
 
     def __call__(self, event: str, arguments: tuple[object, ...]) -> None:
+        if current_thread() is not main_thread():
+            return
         if event == "open" and f"{self.root}/.tmp/" in str(arguments[0]):
             self._unnamed += 1
         elif event in ("os.link", "os.rename") and str(arguments[1]).startswith(self.root):
@@ -100,17 +107,17 @@ class Moments:
 
 
 class WritesSeen:
-    """A relay's plan that counts requests which write below a root on S3, and kills the process that sends them at one, if told to.
+    """A relay's plan that counts requests which write below a root on S3, by stage, and kills the process that sends them at one, if told to.
 
     Args:
         root: BUCKET/FOLDER.
-        kill_at: the index of the request; None never kills.
+        kill_at: the stage, and which of its requests; None never kills.
         done: whether the store does what is asked in it.
     """
 
-    def __init__(self, root: str, kill_at: int | None = None, done: bool = False):
+    def __init__(self, root: str, kill_at: tuple[str, int] | None = None, done: bool = False):
         self.root, self.kill_at, self.done = root, kill_at, done
-        self.stages: list[str] = []
+        self.counts: Counter[str] = Counter()
         self._process, self._known, self._lock = 0, Event(), Lock()
 
     def watch(self, process: BaseProcess) -> None:
@@ -122,10 +129,12 @@ class WritesSeen:
     def __call__(self, exchange: Exchange) -> None:
         assert self._known.wait(60), "nobody said which process sends these requests"
         path = unquote(exchange.path.partition("?")[0]).removeprefix(f"/{self.root}/")
+        if exchange.command not in WRITES or path.startswith(TIMED):
+            return pass_on(exchange)
         with self._lock:
-            index = len(self.stages)
-            self.stages += [stage_of(path)] if exchange.command in WRITES else []
-        if exchange.command not in WRITES or index != self.kill_at:
+            moment = (stage_of(path), self.counts[stage_of(path)])
+            self.counts[stage_of(path)] += 1
+        if moment != self.kill_at:
             return pass_on(exchange)
         if self.done:
             exchange.ask_store()

@@ -2,7 +2,7 @@
 
 import random
 import signal
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,15 +24,11 @@ faults = pytest.mark.faults
 
 @dataclass(frozen=True)
 class Undisturbed:
-    """A run from start to end: its table's bytes, the stage of each of its moments, its tasks by stage."""
+    """A run from start to end: its table's bytes, its moments by stage, its tasks by stage."""
 
     table: bytes
-    moments: Sequence[str]
+    moments: Mapping[str, Sequence[int]]
     tasks: dict[str, int]
-
-    def of(self, stage: str) -> list[int]:
-        """The moments of a stage."""
-        return [index for index, name in enumerate(self.moments) if name == stage]
 
     def completed_by(self, audit: AuditProcess, storage: Storage, killed_in: str) -> None:
         """Asserts that an audit completes what a killed run left: nothing public, no task that was done is done again."""
@@ -78,13 +74,14 @@ def on_disk(tmp_path_factory: pytest.TempPathFactory, digits: Path) -> Undisturb
     folder = tmp_path_factory.mktemp("undisturbed")
     audit = AuditProcess(config(str(folder / "root")), digits, folder / "notes.json")
     assert audit.run() == 0
-    return Undisturbed(table(Storage(str(folder / "root"))), audit.moments(), tasks_of(audit))
+    moments = {stage: [index for index, name in enumerate(audit.moments()) if name == stage] for stage in ALL_STAGES}
+    return Undisturbed(table(Storage(str(folder / "root"))), moments, tasks_of(audit))
 
 
 @pytest.mark.parametrize("moments", [2, pytest.param(10, marks=faults)])
 @pytest.mark.parametrize("stage", ALL_STAGES)
 def test_a_run_killed_on_a_disk_is_completed_by_the_next_with_equal_bytes(on_disk: Undisturbed, digits: Path, tmp_path: Path, stage: str, moments: int) -> None:
-    for moment in random.Random(stage).sample(on_disk.of(stage), moments):
+    for moment in random.Random(stage).sample(on_disk.moments[stage], moments):
         folder = tmp_path / str(moment)
         folder.mkdir()
         killed, next_one = (AuditProcess(config(str(folder / "root")), digits, folder / f"{name}.json") for name in ("killed", "next"))
@@ -115,9 +112,9 @@ class OnS3:
             process = audit.start()
             seen.watch(process)
             assert ended(process) == 0
-        return Undisturbed(table(root), seen.stages, tasks_of(audit))
+        return Undisturbed(table(root), {stage: range(count) for stage, count in seen.counts.items()}, tasks_of(audit))
 
-    def killed(self, moment: int, done: bool) -> Storage:
+    def killed(self, moment: tuple[str, int], done: bool) -> Storage:
         """The root of a run that was killed at this writing request, which the store has done, or has not heard of."""
         root = Storage(fresh_url("s3"))
         seen = WritesSeen(root.root, moment, done)
@@ -147,6 +144,6 @@ def test_a_run_killed_on_s3_is_completed_by_the_next_with_equal_bytes(on_service
     """So many moments of each stage, every other one after the store has done what it was asked."""
     undisturbed, draw, done = on_service.undisturbed(), random.Random(0), False
     for stage in ALL_STAGES:
-        for moment in draw.sample(undisturbed.of(stage), moments):
-            root, done = on_service.killed(moment, done), not done
+        for moment in draw.sample(undisturbed.moments[stage], moments):
+            root, done = on_service.killed((stage, moment), done), not done
             undisturbed.completed_by(on_service.audit(root, "next", on_service.service.endpoint), root, killed_in=stage)
