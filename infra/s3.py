@@ -2,7 +2,14 @@
 
 Endpoint, region and credentials are the environment's, found as every AWS tool finds them (variables, profiles, roles). Where there
 are none at all, requests are not signed, which is what a public bucket wants. Nothing is remembered of listings, because other
-writers' keys must be seen. Requests are repeated by botocore, with backoff and jitter; what botocore does not repeat is repeated here.
+writers' keys must be seen.
+
+Requests are repeated in one loop, here, with exponential backoff and full jitter, bounded in number and in time. botocore's own
+repeats are switched off: they know nothing of bodies that break off, and share a quota that a store with many failures empties. Where
+AWS_RETRY_MODE or AWS_MAX_ATTEMPTS is set, botocore does as it says, and only what botocore never repeats is repeated here. Below both,
+aiohttp replaces a connection that turns out to be closed by another, once and at once.
+Every request may be repeated, also one whose answer was lost: reads, copies, removals and plain writes give the same again, a create
+meets its own bytes (see `infra.storage`), an upload that is completed or given up twice is no more than that.
 """
 
 import asyncio
@@ -10,6 +17,7 @@ import hashlib
 import io
 import os
 import random
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import IO
@@ -22,15 +30,16 @@ from botocore.parsers import ResponseParserError
 from s3fs import S3FileSystem
 
 from infra.errors import StorageError
-from infra.s3_errors import CutOff, code_of, explain
+from infra.s3_errors import CutOff, botocore_never_repeats, code_of, explain, passes
 
 PROTOCOLS = ("s3", "s3a")
-TRIES = 5
+TRIES, PATIENCE_SECONDS = 10, 60
+FIRST_WAIT_SECONDS, LONGEST_WAIT_SECONDS = 0.1, 5.0
 CONNECT_SECONDS, ANSWER_SECONDS = 5, 15
 PART_BYTES, MOST_PARTS, PARTS_AT_ONCE = 16 << 20, 10_000, 4
 SINGLE_PUT_BYTES = 5 << 30
 BLOCK_BYTES, BLOCKS = 4 << 20, 8
-CONFLICT = "ConditionalRequestConflict"
+RETRIES_OF_ENVIRONMENT = frozenset({"AWS_RETRY_MODE", "AWS_MAX_ATTEMPTS"})
 Parameters = Mapping[str, object]
 REASON_ASKED_BY: Mapping[str, tuple[str, Parameters]] = {
     "head_object": ("get_object", {"Range": "bytes=0-0"}),
@@ -53,7 +62,7 @@ def open_s3(url: str) -> tuple["S3", str]:
 class S3(S3FileSystem):
     """An s3fs filesystem. Its errors are this project's, its creates are single requests, its reads are ranged and kept small."""
 
-    retries = 1  # s3fs's own, which would multiply botocore's
+    retries = 1  # s3fs's own, which would multiply those of this class
     anon: bool
     session: AioSession | None
 
@@ -61,6 +70,7 @@ class S3(S3FileSystem):
         """`environment` tells clients of different credentials apart, wherever s3fs keeps them for reuse."""
         super().__init__(use_listings_cache=False, config_kwargs=_settings(), **options)
         self.environment = environment
+        self._worth_repeating = botocore_never_repeats if RETRIES_OF_ENVIRONMENT & os.environ.keys() else passes
 
     async def set_session(self, refresh: bool = False, kwargs: Parameters | None = None) -> object:
         """Connects, unsigned where there are no credentials."""
@@ -88,17 +98,19 @@ class S3(S3FileSystem):
             raise explain(error, method, parameters, str(endpoint), anonymous=self.anon) from error
 
     async def _ask(self, method: str, defaults: tuple[Parameters, ...], parameters: Parameters) -> Parameters:
-        """Repeats what botocore does not: bodies that were cut off, and conditional writes that collided and want to be tried again."""
+        """Asks until there is an answer, or an error that will not pass; at most TRIES times, no time later than PATIENCE_SECONDS after the first."""
         await self.set_session()
         call = getattr(self._s3, method)
         arguments = self._get_s3_method_kwargs(call, *defaults, **parameters)
+        latest = time.monotonic() + PATIENCE_SECONDS
         for tried in range(1, TRIES + 1):
             try:
                 return await _whole(await call(**arguments))
-            except (ClientError, CutOff) as error:
-                if tried == TRIES or not (isinstance(error, CutOff) or code_of(error) == CONFLICT):
+            except (ClientError, BotoCoreError, CutOff) as error:
+                wait = wait_seconds(tried)
+                if tried == TRIES or time.monotonic() + wait > latest or not self._worth_repeating(error):
                     raise
-            await asyncio.sleep(random.random() * 0.1 * 2**tried)  # noqa: S311 - jitter is no secret
+            await asyncio.sleep(wait)
         raise AssertionError("the last try returns or raises")
 
     async def _cat_file(self, path: str, version_id: str | None = None, start: int | None = None, end: int | None = None, **_: object) -> bytes:
@@ -166,6 +178,11 @@ async def _whole(answer: Parameters) -> Parameters:
         body.close()
 
 
+def wait_seconds(tried: int) -> float:
+    """How long to wait after so many tries: anything up to a bound that doubles, so that workers that failed together do not come back together."""
+    return random.uniform(0, min(LONGEST_WAIT_SECONDS, FIRST_WAIT_SECONDS * 2.0 ** (tried - 1)))  # noqa: S311 - jitter is no secret
+
+
 def _part_bytes(total: int) -> int:
     """Bytes a part, so that there are not too many parts."""
     return max(PART_BYTES, -(-total // MOST_PARTS))
@@ -177,8 +194,8 @@ def _settings() -> dict[str, object]:
     Checksums in requests only where S3 demands them: older stores refuse the newer kinds, and digests of all files are kept anyway.
     """
     settings: dict[str, object] = {"connect_timeout": CONNECT_SECONDS, "read_timeout": ANSWER_SECONDS}
-    if not {"AWS_RETRY_MODE", "AWS_MAX_ATTEMPTS"} & os.environ.keys():
-        settings["retries"] = {"mode": "standard", "total_max_attempts": TRIES}
+    if not RETRIES_OF_ENVIRONMENT & os.environ.keys():
+        settings["retries"] = {"mode": "standard", "total_max_attempts": 1}
     if "AWS_REQUEST_CHECKSUM_CALCULATION" not in os.environ:
         settings["request_checksum_calculation"] = "when_required"
     return settings

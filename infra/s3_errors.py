@@ -2,7 +2,8 @@
 
 from collections.abc import Mapping
 
-from botocore.exceptions import ClientError
+import aiohttp
+from botocore.exceptions import ClientError, ConnectionError, HTTPClientError
 
 from infra.errors import AlreadyExists, Missing, StorageError, Unwritable
 
@@ -21,6 +22,9 @@ DENIED = "these credentials are not allowed to do this (it needs {right}); ask t
 UNSIGNED = f"not public, and no credentials were found to sign with; set {CREDENTIALS}"
 REGION = "the bucket is in another region than the requests are signed for ({code}); set AWS_DEFAULT_REGION to the bucket's"
 BUSY = "{endpoint} is overloaded or failing ({code}, after several tries); run again later, or with fewer workers; what is done is kept"
+CONFLICT = "ConditionalRequestConflict"
+THROTTLED = ("SlowDown", "Throttling", "ThrottlingException", "RequestThrottled", "RequestLimitExceeded", "BandwidthLimitExceeded", "TooManyRequests", "429")
+PASSING = (CONFLICT, *THROTTLED, "ServiceUnavailable", "InternalError", "OperationAborted", "RequestTimeout", "500", "502", "503", "504")
 REASONS = {
     "NoSuchBucket": "there is no bucket {bucket!r} at {endpoint}; make it first (`aws s3 mb s3://{bucket}`), or correct the name or AWS_ENDPOINT_URL",
     "InvalidBucketName": "{bucket!r} is no name of a bucket; correct it",
@@ -29,7 +33,7 @@ REASONS = {
     "RequestTimeTooSkewed": "this machine's clock differs too much from the store's; set the clock",
     **dict.fromkeys(("AccessDenied", "AllAccessDisabled", "AccountProblem", "403"), DENIED),
     **dict.fromkeys(("AuthorizationHeaderMalformed", "IllegalLocationConstraintException", "PermanentRedirect", "TemporaryRedirect", "301", "307"), REGION),
-    **dict.fromkeys(("SlowDown", "ServiceUnavailable", "InternalError", "OperationAborted", "ConditionalRequestConflict", "500", "502", "503", "504"), BUSY),
+    **dict.fromkeys(PASSING, BUSY),
     "PreconditionFailed": "was replaced while it was read; run again",
     "InvalidRange": "the range asked for is not satisfiable, the file is shorter",
     "QuotaExceeded": "the store's quota is used up; make room or raise it, then run again",
@@ -57,6 +61,28 @@ class CutOff(Exception):
 def code_of(error: BaseException) -> str:
     """S3's own code of an error; empty where it is none of S3's."""
     return str(error.response.get("Error", {}).get("Code", "")) if isinstance(error, ClientError) else ""
+
+
+def status_of(error: BaseException) -> int:
+    """The HTTP status of an error of S3's; 0 where it is none of S3's."""
+    return int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)) if isinstance(error, ClientError) else 0
+
+
+def passes(error: BaseException) -> bool:
+    """Whether the same request may be answered in a moment: the store is busy, or the way to it is disturbed.
+
+    A status of 501 says that the store will never do this; a certificate that is not trusted now will not be later.
+    """
+    if isinstance(error, ClientError):
+        return code_of(error) in PASSING or status_of(error) in (408, 429) or (status_of(error) >= 500 and status_of(error) != 501)
+    if isinstance(error, ConnectionError | HTTPClientError):
+        return not isinstance(error.kwargs.get("error"), aiohttp.ClientConnectorCertificateError)
+    return isinstance(error, CutOff)
+
+
+def botocore_never_repeats(error: BaseException) -> bool:
+    """Whether an error passes, and is none that botocore repeats, however it is set."""
+    return isinstance(error, CutOff) or code_of(error) == CONFLICT
 
 
 def explain(error: BaseException, method: str, parameters: Mapping[str, object], endpoint: str, anonymous: bool) -> StorageError:

@@ -17,11 +17,15 @@ Raw = dict[str, JsonValue]
 ConfigMaker = Callable[..., AuditConfig]
 
 
+LONG = pytest.mark.skip(reason="takes minutes; `make test-faults` runs it")
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skips what needs a real S3 where none was started."""
-    for item in items:
-        if "MAD_S3_ENDPOINT" not in os.environ and item.get_closest_marker("s3"):
-            item.add_marker(WITHOUT)
+    """Skips what needs a real S3 where none was started, and what takes long unless it is asked for."""
+    for marker, asked, skip in (("s3", "MAD_S3_ENDPOINT", WITHOUT), ("faults", "MAD_FAULTS", LONG)):
+        for item in items:
+            if asked not in os.environ and item.get_closest_marker(marker):
+                item.add_marker(skip)
 
 
 @pytest.fixture(scope="session")

@@ -67,15 +67,19 @@ class Service:
             client.create_bucket(Bucket=name)
 
 
+def variables(endpoint: str, user: User | None) -> Mapping[str, str]:
+    """What an environment says that names this endpoint and this user, or nobody, and no other source of either."""
+    files = dict.fromkeys(("AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE"), os.devnull)
+    said = {"AWS_ENDPOINT_URL": endpoint, "AWS_DEFAULT_REGION": "us-east-1", "AWS_EC2_METADATA_DISABLED": "true"}
+    return {**said, **files, **(user.environment if user else {})}
+
+
 def speak_to(endpoint: str, user: User | None, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An environment that names this endpoint and this user, or nobody, and no other source of either."""
+    """An environment that says this and nothing else of S3."""
     for name in [name for name in os.environ if name.startswith("AWS_")]:
         monkeypatch.delenv(name)
-    said = {"AWS_ENDPOINT_URL": endpoint, "AWS_DEFAULT_REGION": "us-east-1", "AWS_EC2_METADATA_DISABLED": "true", **(user.environment if user else {})}
-    for name, value in said.items():
+    for name, value in variables(endpoint, user).items():
         monkeypatch.setenv(name, value)
-    for name in ("AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE"):
-        monkeypatch.setenv(name, os.devnull)
 
 
 def free_port() -> int:

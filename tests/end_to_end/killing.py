@@ -1,7 +1,8 @@
-"""Runs audits in processes of their own and kills them at a chosen file operation.
+"""Runs audits in processes of their own and kills them, suddenly and repeatably, with SIGKILL at a chosen moment.
 
-A moment is an operation by which storage changes: a scratch file opened, a file given its name. Python's audit hooks announce
-each one just before it happens, so a process can kill itself there with SIGKILL: real, sudden and repeatable.
+On a disk a moment is an operation by which storage changes: a scratch file opened, a file given its name. Python's audit hooks announce
+each one just before it happens, so a process can kill itself there. On S3 a moment is a request that writes, as a relay sees it: either
+just before the store hears of it, or when the store has done it and before the client hears of that.
 """
 
 import json
@@ -9,20 +10,82 @@ import multiprocessing
 import os
 import signal
 import sys
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from multiprocessing.process import BaseProcess
 from pathlib import Path
+from threading import Event, Lock, current_thread, main_thread
+from urllib.parse import unquote
 
 from pipeline.artifacts.logs import STAGES
 from pipeline.config import AuditConfig, Raw
 from pipeline.planning import plan_audit
 from pipeline.run import run_audit
+from tests.infra.relays import WRITES, Exchange, pass_on
 
 PUBLICATION = "publication"
+TIMED = ".lock/"  # renewed every so often, which a killed run need not come to
 SPAWN = multiprocessing.get_context("forkserver")
-SPAWN.set_forkserver_preload(["pipeline.run", "tests.end_to_end.killing"])
+SPAWN.set_forkserver_preload(["pipeline.run", "infra.s3", "tests.end_to_end.killing"])
+
+
+@dataclass(frozen=True)
+class AuditProcess:
+    """An audit to run in a process of its own: its config, relative to a folder, and the variables of its environment.
+
+    Its costs, and its moments on a disk, are in the file `notes` if it ends by itself.
+    """
+
+    raw: Raw
+    folder: Path
+    notes: Path
+    environment: Mapping[str, str] = field(default_factory=dict)
+
+    def start(self, kill_at: int | None = None) -> BaseProcess:
+        """Starts it; it kills itself at this moment on a disk, if told to."""
+        process = SPAWN.Process(target=_audit, args=(self, kill_at))
+        process.start()
+        return process
+
+    def run(self, kill_at: int | None = None) -> int:
+        """Runs it to its end, and returns the exit code."""
+        return ended(self.start(kill_at))
+
+    def moments(self) -> list[str]:
+        """The stages of its moments on a disk, in order."""
+        stages: list[str] = json.loads(self.notes.read_text())["moments"]
+        return stages
+
+    def costs(self, model: str) -> Mapping[str, Mapping[str, int]]:
+        """What it did for a model, by stage."""
+        costs: Mapping[str, Mapping[str, int]] = json.loads(self.notes.read_text())["stages"][model]
+        return costs
+
+
+def ended(process: BaseProcess) -> int:
+    """The exit code of a process, once it has ended."""
+    process.join(300)
+    assert process.exitcode is not None, "the audit did not end within 300 s"
+    return process.exitcode
+
+
+def audit_in_process(raw: Raw, folder: Path, notes: Path, kill_at: int | None = None) -> int:
+    """Runs an audit in a process of its own; its costs and moments are in `notes` if it ends. Returns the exit code."""
+    return AuditProcess(raw, folder, notes).run(kill_at)
+
+
+def stage_of(path: str) -> str:
+    """The stage that writes a path, relative to the root."""
+    parts = path.split("/")
+    return parts[1] if len(parts) > 2 and parts[1] in STAGES else PUBLICATION
 
 
 class Moments:
-    """Counts moments below a root; kills the process at one of them, if told to."""
+    """Counts moments below a root on a disk; kills the process at one of them, if told to.
+
+    What other threads than the main one write, they write at times of their own, as a lock is renewed: no moments that could be met again.
+    """
 
     def __init__(self, root: str, kill_at: int | None):
         self.root, self.kill_at = root, kill_at
@@ -30,6 +93,8 @@ class Moments:
         self._unnamed = 0
 
     def __call__(self, event: str, arguments: tuple[object, ...]) -> None:
+        if current_thread() is not main_thread():
+            return
         if event == "open" and f"{self.root}/.tmp/" in str(arguments[0]):
             self._unnamed += 1
         elif event in ("os.link", "os.rename") and str(arguments[1]).startswith(self.root):
@@ -41,25 +106,49 @@ class Moments:
             os.kill(os.getpid(), signal.SIGKILL)
 
 
-def stage_of(path: str) -> str:
-    parts = path.split("/")
-    return parts[1] if len(parts) > 2 and parts[1] in STAGES else PUBLICATION
+class WritesSeen:
+    """A relay's plan that counts requests which write below a root on S3, by stage, and kills the process that sends them at one, if told to.
+
+    Args:
+        root: BUCKET/FOLDER.
+        kill_at: the stage, and which of its requests; None never kills.
+        done: whether the store does what is asked in it.
+    """
+
+    def __init__(self, root: str, kill_at: tuple[str, int] | None = None, done: bool = False):
+        self.root, self.kill_at, self.done = root, kill_at, done
+        self.counts: Counter[str] = Counter()
+        self._process, self._known, self._lock = 0, Event(), Lock()
+
+    def watch(self, process: BaseProcess) -> None:
+        """Names the process, which has begun; until then nothing is passed on."""
+        assert process.pid is not None
+        self._process = process.pid
+        self._known.set()
+
+    def __call__(self, exchange: Exchange) -> None:
+        assert self._known.wait(60), "nobody said which process sends these requests"
+        path = unquote(exchange.path.partition("?")[0]).removeprefix(f"/{self.root}/")
+        if exchange.command not in WRITES or path.startswith(TIMED):
+            return pass_on(exchange)
+        with self._lock:
+            moment = (stage_of(path), self.counts[stage_of(path)])
+            self.counts[stage_of(path)] += 1
+        if moment != self.kill_at:
+            return pass_on(exchange)
+        if self.done:
+            exchange.ask_store()
+        os.kill(self._process, signal.SIGKILL)
+        return exchange.hang_up()
 
 
-def audit_in_process(raw: Raw, folder: Path, notes: Path, kill_at: int | None = None) -> int:
-    """Runs an audit in a process of its own; its costs and moments are in `notes` if it ends. Returns the exit code."""
-    process = SPAWN.Process(target=_audit, args=(raw, str(folder), str(notes), kill_at))
-    process.start()
-    process.join(120)
-    assert process.exitcode is not None, "the audit did not end within 120 s"
-    return process.exitcode
-
-
-def _audit(raw: Raw, folder: str, notes: str, kill_at: int | None) -> None:
-    config = AuditConfig.parse(raw, folder)
+def _audit(audit: AuditProcess, kill_at: int | None) -> None:
+    """In the new process, whose environment is the fork server's."""
+    os.environ.update(audit.environment)
+    config = AuditConfig.parse(audit.raw, str(audit.folder))
     plan = plan_audit(config)
     moments = Moments(config.root, kill_at)
     sys.addaudithook(moments)
     outcome = run_audit(plan).outcome
     assert outcome is not None
-    Path(notes).write_text(json.dumps({"stages": outcome.stages, "moments": moments.stages, "failures": dict(outcome.failures)}))
+    audit.notes.write_text(json.dumps({"stages": outcome.stages, "moments": moments.stages, "failures": dict(outcome.failures)}))

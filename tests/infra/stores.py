@@ -1,6 +1,9 @@
 """Stores under test: a folder on disk, memory, memory behind a listing cache, two of S3; and a look-alike that ignores exclusive create."""
 
 import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import ClassVar
 
@@ -95,6 +98,46 @@ class ForgetfulFileSystem(MemoryFileSystem):
         super().pipe_file(path, value, mode="overwrite")
 
 
+Operation = Callable[[], None]
+
+
+def do(operation: Operation) -> None:
+    """The script of a store that works."""
+    operation()
+
+
+class ScriptedFileSystem(CachingFileSystem):
+    """A store whose writes go by a script, which gets each as an operation to call: now, twice, later or never."""
+
+    protocol = "scripted"
+    store: ClassVar[dict[str, MemoryFile]] = {}
+    pseudo_dirs: ClassVar[list[str]] = [""]
+    scripts: ClassVar[list[Callable[[Operation], None]]] = []
+
+    @classmethod
+    def _strip_protocol(cls, path: str) -> str:
+        return super()._strip_protocol(path.replace("scripted://", "memory://"))
+
+    @classmethod
+    @contextmanager
+    def scripted(cls, script: Callable[[Operation], None]) -> Iterator[None]:
+        """Writes go by this script; those that the script itself makes do not."""
+        cls.scripts.append(script)
+        try:
+            yield
+        finally:
+            cls.scripts.clear()
+
+    def pipe_file(self, path: str, value: bytes, mode: str = "overwrite", **kwargs: object) -> None:
+        """Writes, by the script."""
+        write = partial(super().pipe_file, path, value, mode)
+        scripts = self.scripts[:]
+        self.scripts.clear()
+        (scripts[0] if scripts else do)(write)
+        self.scripts.extend(scripts)
+
+
+fsspec.register_implementation("scripted", ScriptedFileSystem, clobber=True)
 fsspec.register_implementation("caching", CachingFileSystem, clobber=True)
 fsspec.register_implementation("forgetful", ForgetfulFileSystem, clobber=True)
 

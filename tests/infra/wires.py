@@ -82,7 +82,7 @@ class _Proxy(socketserver.ThreadingTCPServer):
 @contextmanager
 def broken_wire(port: int, fault: Fault) -> Iterator[str]:
     """An endpoint that leads to the store on this port, and has this fault."""
-    with _Proxy(("127.0.0.1", port), fault) as proxy, _serving(proxy):
+    with _Proxy(("127.0.0.1", port), fault) as proxy, serving(proxy):
         yield f"http://127.0.0.1:{proxy.server_address[1]}"
 
 
@@ -120,7 +120,7 @@ def answering(status: int, document: bytes) -> Iterator[str]:
     class Server(ThreadingHTTPServer):
         daemon_threads = True
 
-    with Server(("127.0.0.1", 0), Answer) as server, _serving(server):
+    with Server(("127.0.0.1", 0), Answer) as server, serving(server):
         yield f"http://127.0.0.1:{server.server_address[1]}"
 
 
@@ -132,7 +132,8 @@ def silent() -> Iterator[str]:
 
 
 @contextmanager
-def _serving(server: socketserver.BaseServer) -> Iterator[None]:
+def serving(server: socketserver.BaseServer) -> Iterator[None]:
+    """Serves, in a thread, as long as it is entered."""
     thread = Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
     thread.start()
     try:
