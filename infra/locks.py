@@ -116,6 +116,11 @@ class Lock:
         with suppress(StorageError):
             self._advance(self._claim.model_copy(update={"released": True}))
 
+    def holder(self) -> Owner | None:
+        """Who has it, as far as can be told without waiting: an owner on another host may be gone. None where it is free."""
+        claim = self._read(self._latest())
+        return claim.owner if claim is not None and not claim.released and claim.owner.here_now is not False else None
+
     def check(self) -> None:
         """Renews the lock now.
 

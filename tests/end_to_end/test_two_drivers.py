@@ -43,6 +43,8 @@ def test_the_second_of_two_drivers_says_who_is_at_work_and_writes_nothing(config
     assert (second.code, second.out) == (3, "")
     assert second.complaint.startswith(f"{tmp_path}/root: another driver is at work in this root (process {first.pid} of ")
     assert second.complaint.count("wait until it has ended, or end it") == 1
+    status = mad("status", tmp_path / "root")
+    assert f"at work (process {first.pid} of " in status.out
     _, errors = first.communicate(timeout=120)
     assert first.returncode == 0, errors
     assert len(published(tmp_path / "root", "digits")) == 1
@@ -54,6 +56,9 @@ def test_a_driver_that_was_killed_holds_nobody_up(config: Path, tmp_path: Path) 
     first = drive(config)
     first.kill()
     first.communicate()
+    status = mad("status", tmp_path / "root", "--output", "json").document
+    assert status["locked_by"] is None
+    assert "interrupted (`mad run` resumes)" in str(status["runs"])
     again = mad("run", config, "--output", "json")
     assert again.code == 0, again.err
     assert "locked" not in again.err

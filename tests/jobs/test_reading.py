@@ -65,7 +65,7 @@ def test_status_shows_how_far_a_run_is_that_has_not_ended(copy: Path) -> None:
     (outcome,) = copy.glob("runs/*/_outcome.json")
     outcome.unlink()
     ended = mad("status", copy)
-    assert "not ended: still running, or interrupted (`mad run` resumes)" in ended.out
+    assert "interrupted (`mad run` resumes)" in ended.out
     assert "digits: 3 of 3 row tasks" in ended.out
 
 
