@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from infra.storage import Storage
+from tests.infra.stores import S3_KINDS, fresh_url
 from tests.jobs.command import Ended, mad, section, tasks
 from tests.jobs.test_reading import flip, lie, truncate
 from tests.jobs.workshop import AUDITED, small_config
@@ -139,3 +141,26 @@ def test_a_root_that_is_whole_or_new_is_repaired_without_a_word(copy: Path, repa
     path.write_text(yaml.safe_dump(small_config(tmp_path / "new")))
     assert mad("run", path, "--repair").code == 0
     assert mad("verify", tmp_path / "new").code == 0
+
+
+@pytest.mark.parametrize("kind", S3_KINDS)
+def test_on_s3(kind: str, request: pytest.FixtureRequest, finished: Path, inputs: Path) -> None:
+    request.getfixturevalue(f"on_{kind}")
+    root = Storage(fresh_url("s3"))
+    for path in finished.rglob("*"):
+        if path.is_file():
+            root.upload(str(path.relative_to(finished)), path)
+    config = inputs / "on-s3-to-repair.yaml"
+    config.write_text(yaml.safe_dump(small_config(finished) | {"root": root.url}))
+    published = {path: root.read(path) for path in root.walk("digits/scores")}
+    shards = sorted(path for path in root.walk("digits/gradients") if path.endswith("rows/c/0/0"))
+    (table,) = published
+    for path in (shards[0], table):
+        data = root.read(path)
+        root.write(path, data[:-1] + bytes([data[-1] ^ 1]))
+    root.remove(shards[1])
+    ended = mad("run", config, "--repair", "--output", "json")
+    assert ended.code == 0, ended.err
+    assert {stage: ran for stage, (ran, _) in tasks(ended.summary).items()} == {**NONE, "gradients": 2}
+    assert {path: root.read(path) for path in root.walk("digits/scores")} == published
+    assert mad("verify", root.url).code == 0
