@@ -67,7 +67,13 @@ class Storage:
         return self._filesystem
 
     def full(self, path: str) -> str:
-        """The path in the filesystem, for readers that take a filesystem and a path."""
+        """The path in the filesystem, for readers that take a filesystem and a path.
+
+        Raises:
+            StorageError: it leaves the root. Parts of paths come from documents in the root, which anybody who can write there may have written.
+        """
+        if path.startswith("/") or ".." in path.split("/") or "\0" in path:
+            raise StorageError(f"{path!r} is no path below {self.url}; the document that names it is damaged, or not mad's")
         return f"{self.root.rstrip('/')}/{path}" if path else self.root
 
     def locate(self, path: str) -> str:
