@@ -22,6 +22,7 @@ import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
 from infra.errors import AlreadyExists, Missing, StorageError
+from infra.urls import refuse_credentials
 
 SCRATCH = ".tmp"
 S3_SCHEMES = ("s3://", "s3a://")
@@ -31,8 +32,9 @@ def resolve(url: str) -> tuple[fsspec.AbstractFileSystem, str]:
     """The filesystem and the path in it of a URL or plain path.
 
     Raises:
-        StorageError: no such protocol, the package that speaks it is not installed, or the URL names no bucket.
+        StorageError: no such protocol, the package that speaks it is not installed, the URL names no bucket, or it carries credentials.
     """
+    refuse_credentials(url)
     try:
         if url.startswith(S3_SCHEMES):
             from infra.s3 import open_s3  # noqa: PLC0415 - its import takes a third of a second, which local audits need not wait
