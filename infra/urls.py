@@ -11,7 +11,7 @@ _SIGNED = re.compile(
     r"[?&;](x-(?:amz|goog)-(?:signature|credential|security-token)|signature|sig|awsaccesskeyid|(?:access_?)?token|password|passwd|secret|api_?key)=[^&;#\s'\"]*",
     re.IGNORECASE,
 )
-_USER = re.compile(r"://[^\s'\"?#/]*:[^\s'\"?#]*@")
+_USER = re.compile(r"(://|endpoint: )[^\s'\"?#/]*:[^\s'\"?#]*@")  # an endpoint without a scheme is complained of as it is
 
 
 def refuse_credentials(url: str) -> None:
@@ -30,7 +30,7 @@ def refuse_credentials(url: str) -> None:
 
 def masked(text: str) -> str:
     """A text with what is secret of URLs in it replaced by `***`."""
-    return _SIGNED.sub(lambda found: f"{found[0].partition('=')[0]}=***", _USER.sub("://***@", text))
+    return _SIGNED.sub(lambda found: f"{found[0].partition('=')[0]}=***", _USER.sub(r"\1***@", text))
 
 
 def _names_password(host: str) -> bool:
