@@ -17,8 +17,9 @@ import uuid
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from infra.documents import FORMAT, Document, encode, parse
 from infra.errors import REPAIR, AlreadyExists, Corrupt, Missing, NotCommitted, StorageError
@@ -26,6 +27,13 @@ from infra.files import digest
 from infra.storage import Storage
 
 CHUNK = 8 << 20
+# What a stored document says becomes part of paths and sums, so it names nothing outside its log's folder and counts nothing below zero.
+_PLAIN = r"[A-Za-z0-9][A-Za-z0-9._-]*"
+Name = Annotated[str, StringConstraints(pattern=rf"^{_PLAIN}$", max_length=200)]
+FileName = Annotated[str, StringConstraints(pattern=rf"^{_PLAIN}(/{_PLAIN})*$", max_length=1000)]
+Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+Count = Annotated[int, Field(ge=0, lt=1 << 63)]
+Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
 class _Stored(BaseModel):
@@ -39,9 +47,9 @@ class _Stored(BaseModel):
 class WrittenFile(_Stored):
     """One file of an attempt: its name below the attempt's folder, its bytes and their SHA-256."""
 
-    name: str
-    bytes: int
-    sha256: str
+    name: FileName
+    bytes: Count
+    sha256: Sha256
 
 
 class Measures(_Stored):
@@ -50,21 +58,21 @@ class Measures(_Stored):
     `computing_seconds`: of these seconds, those that the model computed in; waiting for data, encoding and writing are not among them.
     """
 
-    rows: int
-    seconds: float
-    peak_memory_bytes: int
-    computing_seconds: float = 0.0
-    nonfinite: int = 0
-    unreadable: int = 0
+    rows: Count
+    seconds: Seconds
+    peak_memory_bytes: Count
+    computing_seconds: Seconds = 0.0
+    nonfinite: Count = 0
+    unreadable: Count = 0
 
 
 class Receipt(_Stored):
     """That a task is done, by which attempt, with which files."""
 
     format: int = FORMAT
-    task: str
-    generation: int
-    attempt: str
+    task: Name
+    generation: Count
+    attempt: Name
     files: tuple[WrittenFile, ...]
     measures: Measures
 

@@ -22,6 +22,7 @@ import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
 from infra.errors import AlreadyExists, Missing, StorageError, Unwritable
+from infra.urls import refuse_credentials
 
 SCRATCH = ".tmp"
 FULL = {
@@ -37,8 +38,9 @@ def resolve(url: str) -> tuple[fsspec.AbstractFileSystem, str]:
     """The filesystem and the path in it of a URL or plain path.
 
     Raises:
-        StorageError: no such protocol, the package that speaks it is not installed, or the URL names no bucket.
+        StorageError: no such protocol, the package that speaks it is not installed, the URL names no bucket, or it carries credentials.
     """
+    refuse_credentials(url)
     try:
         if url.startswith(S3_SCHEMES):
             from infra.s3 import open_s3  # noqa: PLC0415 - its import takes a third of a second, which local audits need not wait
@@ -73,7 +75,13 @@ class Storage:
         return self._filesystem
 
     def full(self, path: str) -> str:
-        """The path in the filesystem, for readers that take a filesystem and a path."""
+        """The path in the filesystem, for readers that take a filesystem and a path.
+
+        Raises:
+            StorageError: it leaves the root. Parts of paths come from documents in the root, which anybody who can write there may have written.
+        """
+        if path.startswith("/") or ".." in path.split("/") or "\0" in path:
+            raise StorageError(f"{path!r} is no path below {self.url}; the document that names it is damaged, or not mad's")
         return f"{self.root.rstrip('/')}/{path}" if path else self.root
 
     def locate(self, path: str) -> str:

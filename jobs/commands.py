@@ -1,6 +1,5 @@
 """The commands that plan and run."""
 
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -8,7 +7,7 @@ import typer
 
 from infra.events import Notice
 from infra.storage import Storage
-from jobs.console import CANNOT, FAILED, VERDICT, Common, Stage
+from jobs.console import CANNOT, FAILED, VERDICT, Common, Stage, complain
 from jobs.progress import ProgressDisplay
 from jobs.rendering import plan_document, plan_text, run_text
 from pipeline.artifacts.layout import check_root, root_storage
@@ -90,7 +89,7 @@ def _run(plan: AuditPlan, where: Where, until: Stage, verdict: str | None, commo
     document |= {"failed_tasks": dict(outcome.failed_tasks), "refused_files": dict(outcome.refused_files)}
     common.emit(document, run_text(outcome, Storage(plan.config.root)))
     for name, reason in outcome.failures.items():
-        print(f"mad: model {name}: {reason}", file=sys.stderr)
+        complain(f"model {name}: {reason}")
     if not outcome.clean:
         raise typer.Exit(FAILED)
     if verdict and any(_value(summary.get("verdict")) == verdict for summary in outcome.summaries.values()):

@@ -173,7 +173,7 @@ def read_document(storage: Storage, path: str) -> Document | None:
         document = json.loads(storage.read(path))
     except Missing:
         return None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise Corrupt(f"{storage.locate(path)}: not readable JSON ({error}); move it away; a model's summary.json the next run writes anew") from error
     if not isinstance(document, dict):
         return None
