@@ -1,6 +1,5 @@
 """Rows are read a chunk at a time and come in blocks of one size, which no chunk decides."""
 
-
 import pytest
 import torch
 
