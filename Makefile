@@ -6,7 +6,8 @@ PEERS := .venv-peers
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo check test test-s3 test-faults bench bench-gradients bench-peers-setup bench-precision bench-estimators bench-pipeline clean
+.PHONY: help setup demo check test test-s3 test-faults
+.PHONY: bench bench-gradients bench-peers-setup bench-precision bench-estimators bench-pipeline bench-scale clean
 
 help:  ## List the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## (.*)/  make \1\t\2/' | expand -t 26
@@ -69,6 +70,10 @@ bench-estimators: setup  ## Measure: what detects which backdoor, on the models 
 
 bench-pipeline: setup  ## Measure: the gradients stage against the bare loop that it contains, serial and on Ray
 	$(BIN)/python -m tests.benchmarks.pipeline
+
+bench-scale: setup  ## Measure: how cost grows up to IMAGES audited ones (1,000,000) and the books of a billion, on the model at ZOO; pictures stay if CACHE names a folder
+	$(if $(ZOO),,$(error name the folder that holds zoo/ and data/: make bench-scale ZOO=FOLDER))
+	$(BIN)/python -m tests.benchmarks.scale $(ZOO) $(IMAGES) $(if $(CACHE),--cache $(CACHE))
 
 clean:  ## Remove the environment and caches; audits stay
 	rm -rf $(VENV) $(PEERS) build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
