@@ -71,9 +71,11 @@ def paragraph(error: Exception) -> str:
 
 def exit_code(error: Exception) -> int:
     """2 for what was wrong before the first task, 3 for what cannot fit, 1 for the rest."""
-    from infra.errors import ClusterError  # noqa: PLC0415
+    from infra.errors import ClusterError, ClusterLost  # noqa: PLC0415
     from pipeline.errors import CannotFit, ConfigError, RootError, SourceError  # noqa: PLC0415
 
     if isinstance(error, CannotFit):
         return CANNOT
+    if isinstance(error, ClusterLost):
+        return FAILED
     return WRONG if isinstance(error, ConfigError | RootError | SourceError | ClusterError) else FAILED
