@@ -6,7 +6,7 @@ PEERS := .venv-peers
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo check test test-s3 bench bench-gradients bench-peers-setup bench-precision bench-estimators bench-pipeline clean
+.PHONY: help setup demo check test test-s3 test-cluster bench bench-gradients bench-peers-setup bench-precision bench-estimators bench-pipeline clean
 
 help:  ## List the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## (.*)/  make \1\t\2/' | expand -t 26
@@ -40,6 +40,11 @@ test-s3: setup  ## Run the tests that need a real S3: Ceph's gateway, installed 
 	@tests/infra/real_s3.sh install
 	@folder=$$(mktemp -d)/s3; trap 'tests/infra/real_s3.sh stop "$$folder"' EXIT; trap 'exit 130' INT TERM; \
 	settings=$$(tests/infra/real_s3.sh start "$$folder") && eval "$$settings" && $(BIN)/python -m pytest -m s3
+
+test-cluster: setup  ## Run the tests that need a Ray cluster of three hosts: namespaces of this machine, so as root, with ip of iproute2
+	@[ "$$(id -u)" = 0 ] || { echo "make test-cluster makes network namespaces, for which it must be root" >&2; exit 1; }
+	@for need in ip unshare nsenter; do command -v $$need >/dev/null || { echo "make test-cluster needs $$need, of iproute2 or util-linux: apt-get install iproute2 util-linux" >&2; exit 1; }; done
+	MAD_TEST_CLUSTER=1 $(BIN)/python -m pytest -m cluster
 
 bench: bench-gradients bench-pipeline  ## Run the benchmarks that need nothing but this checkout
 

@@ -34,20 +34,32 @@ def worker_seconds() -> float:
 
 
 class Watch:
-    """Ends what would wait for ever: where no worker runs for long, and where the head of the cluster answers no more."""
+    """Ends what would wait for ever: where no worker runs for long, and where the head of the cluster, or this host's own node, is gone.
+
+    Ray would end this process without a word, at once or a minute later.
+    """
 
     def __init__(self, patience: float, head_seconds: float = HEAD_SECONDS):
         """`patience`: seconds without a running worker; `head_seconds`: seconds without an answer of the head."""
         self._patience, self._head_seconds = patience, head_seconds
-        self._head = ""
-        self._answered = self._probed = 0.0
-        self._worked = self._warned = 0.0
+        self._head = self._own = ""
+        self._answered = self._probed = self._worked = self._warned = 0.0
         self.began = False
 
-    def begin(self, head: str) -> None:
-        """Watches the head at this address, HOST:PORT, and begins to count now."""
-        self._head = head
-        self._answered = self._probed = self._worked = self._warned = time.monotonic()
+    def join(self, head: str, own: str) -> None:
+        """Watches these addresses, HOST:PORT, of the cluster's head and of this host's own node."""
+        self._head, self._own = head, own
+        self._answered = time.monotonic()
+
+    def begin(self) -> None:
+        """Returns when the head and the own node answer, and counts from now how long no worker runs.
+
+        Raises:
+            ClusterError: one of them is gone. Where tasks had begun, ClusterLost.
+        """
+        while not self._probe():
+            time.sleep(1)
+        self._worked = self._warned = time.monotonic()
 
     def look(self, working: bool, resources: Resources) -> None:
         """To be called every few seconds.
@@ -59,10 +71,10 @@ class Watch:
         Raises:
             ClusterError: it is time to give up. Where tasks had begun, ClusterLost.
         """
-        now = time.monotonic()
-        if now - self._probed >= PROBE_SECONDS:
-            self._probe()
         self.began |= working
+        if time.monotonic() - self._probed >= PROBE_SECONDS:
+            self._probe()
+        now = time.monotonic()
         if working:
             self._worked = self._warned = now
         elif now - self._worked >= self._patience:
@@ -83,20 +95,31 @@ class Watch:
         """The error that says this: where tasks had begun, the cluster was lost."""
         return ClusterLost(text) if self.began else ClusterError(text)
 
-    def _probe(self) -> None:
-        host, _, port = self._head.rpartition(":")
-        try:
-            socket.create_connection((host.strip("[]"), int(port)), timeout=PROBE_SECONDS).close()
-        except OSError as error:
-            silent = time.monotonic() - self._answered
-            if silent >= self._head_seconds:
-                raise self.error(
-                    f"the head of the Ray cluster at {self._head} has not answered for {silent:.0f} s ({describe(error)}), and with it the cluster is lost;"
-                    f" {RESUMES} on a cluster that runs"
-                ) from error
-        else:
-            self._answered = time.monotonic()
+    def _probe(self) -> bool:
+        """Whether the head answers now; raises when the own node is gone, or the head has been silent for long."""
+        own, head = _failure(self._own), _failure(self._head)
         self._probed = time.monotonic()
+        if not head:
+            self._answered = self._probed
+        silent = self._probed - self._answered
+        if own:
+            raise self.error(f"the Ray node of this host at {self._own} is gone ({own}), and with it the way to the cluster; {RESUMES} where a node runs again")
+        if silent >= self._head_seconds:
+            raise self.error(
+                f"the head of the Ray cluster at {self._head} has not answered for {silent:.0f} s ({head}), and with it the cluster is lost;"
+                f" {RESUMES} on a cluster that runs"
+            )
+        return not head
+
+
+def _failure(address: str) -> str:
+    """Why nobody answers at HOST:PORT; "" where somebody does."""
+    host, _, port = address.rpartition(":")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=PROBE_SECONDS).close()
+    except OSError as error:
+        return describe(error)
+    return ""
 
 
 def await_answer(address: str, seconds: float) -> None:

@@ -71,8 +71,10 @@ class RayExecutor:
             self.connect()
             self._joined = True
         try:
-            nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-            check_resources(self._resources, ray.cluster_resources().get("GPU", 0), max(node.get("memory", 0) for node in nodes))
+            nodes = [node for node in ray.nodes() if node["Alive"]]
+            largest = max(node["Resources"].get("memory", 0) for node in nodes)
+            check_resources(self._resources, ray.cluster_resources().get("GPU", 0), largest)
+            self._watch.join(*_addresses(nodes))
         except ClusterError:
             self.__exit__()
             raise
@@ -115,7 +117,7 @@ class RayExecutor:
         """
         if resources != self._idle_resources:
             self._end_idle()
-        self._watch.begin(ray.get_runtime_context().gcs_address)
+        self._watch.begin()
         pool = _Pool(worker_factory, Backlog(tasks), resources, self._idle, self._watch)
         self._idle, self._idle_resources = [], resources
         try:
@@ -262,6 +264,13 @@ class _Pool(Generic[Task, Result]):
             self._backlog.lost.remove(task)
             remedy = ", as memory ran out; raise run.memory_per_worker or lower run.batch_size" if starved else ""
             yield TaskOutcome(task, error=f"given up, because {TRIES} workers were lost with it, the last one so: {cause}{remedy}")
+
+
+def _addresses(nodes: list[dict[str, Any]]) -> tuple[str, str]:
+    """Of the cluster's head, and of the node that this process belongs to."""
+    context = ray.get_runtime_context()
+    own = next(node for node in nodes if node["NodeID"] == context.get_node_id())
+    return context.gcs_address, f"{own['NodeManagerAddress']}:{own['NodeManagerPort']}"
 
 
 def _cause(error: RayError) -> str:

@@ -18,8 +18,10 @@ ConfigMaker = Callable[..., AuditConfig]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skips what needs a real S3 where none was started."""
+    """Skips what needs a real S3 where none was started, and what needs hosts of its own where it may not make them."""
     for item in items:
+        if "MAD_TEST_CLUSTER" not in os.environ and item.get_closest_marker("cluster"):
+            item.add_marker(pytest.mark.skip(reason="may not make hosts; `make test-cluster` lets it (as root, where there is ip of iproute2)"))
         if "MAD_S3_ENDPOINT" not in os.environ and item.get_closest_marker("s3"):
             item.add_marker(WITHOUT)
 
