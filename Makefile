@@ -6,7 +6,7 @@ PEERS := .venv-peers
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo check test test-s3 test-faults
+.PHONY: help setup demo check test test-s3 test-faults test-cluster
 .PHONY: bench bench-gradients bench-peers-setup bench-precision bench-estimators bench-pipeline bench-scale clean
 
 help:  ## List the targets
@@ -44,6 +44,11 @@ test-s3: setup  ## Run the tests that need a real S3: Ceph's gateway, installed 
 
 test-faults: setup  ## Run the tests that are left out of `make test` for their length: drivers killed at many moments, audits on a store that fails
 	MAD_FAULTS=1 $(BIN)/python -m pytest -m "faults and not s3"
+
+test-cluster: setup  ## Run the tests that need a Ray cluster of three hosts: namespaces of this machine, so as root, with ip of iproute2
+	@[ "$$(id -u)" = 0 ] || { echo "make test-cluster makes network namespaces, for which it must be root" >&2; exit 1; }
+	@for need in ip unshare nsenter; do command -v $$need >/dev/null || { echo "make test-cluster needs $$need, of iproute2 or util-linux: apt-get install iproute2 util-linux" >&2; exit 1; }; done
+	MAD_TEST_CLUSTER=1 $(BIN)/python -m pytest -m cluster
 
 bench: bench-gradients bench-pipeline  ## Run the benchmarks that need nothing but this checkout
 

@@ -33,3 +33,7 @@ class LockHeld(StorageError):
 
 class ClusterError(RuntimeError):
     """The cluster does not answer, or cannot run what is asked of it."""
+
+
+class ClusterLost(ClusterError):
+    """The cluster was lost, or has no room left, after tasks had begun; what is done is kept."""

@@ -88,9 +88,11 @@ def paragraph(error: Exception) -> str:
 
 def exit_code(error: Exception) -> int:
     """2 for what was wrong before the first task, 3 for what cannot fit or is locked, 1 for the rest."""
-    from infra.errors import ClusterError, LockHeld  # noqa: PLC0415
+    from infra.errors import ClusterError, ClusterLost, LockHeld  # noqa: PLC0415
     from pipeline.errors import CannotFit, ConfigError, RootError, SourceError  # noqa: PLC0415
 
     if isinstance(error, CannotFit | LockHeld):
         return CANNOT
+    if isinstance(error, ClusterLost):
+        return FAILED
     return WRONG if isinstance(error, ConfigError | RootError | SourceError | ClusterError) else FAILED
