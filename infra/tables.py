@@ -15,6 +15,8 @@ import pyarrow.parquet as pq
 
 from infra.errors import REPAIR, Corrupt, StorageError
 from infra.files import digest, open_input
+from infra.parquet_bounds import rows_at_once
+from infra.parquet_footer import read_footer
 
 BUFFER_BYTES = 1 << 20
 GROUP_ROWS = 8192
@@ -80,7 +82,8 @@ def decode_arrow(data: bytes, expected: TableFormat, place: str) -> pa.Table:
         raise Corrupt(f"{place}: is damaged, it does not hold what was written (its seal differs); {REPAIR}")
     try:
         table = pa.ipc.open_file(data).read_all()
-    except (pa.ArrowInvalid, OSError) as error:
+        table.validate(full=True)  # offsets beyond a buffer would be read as they are
+    except (pa.ArrowException, OSError) as error:
         raise Corrupt(f"{place}: not an Arrow file ({error}); {REPAIR}") from error
     expected.check(table.schema, place)
     return table.replace_schema_metadata({key: value for key, value in table.schema.metadata.items() if key != b"mad.seal"})
@@ -118,15 +121,19 @@ def open_parquet(file: IO[bytes], place: str) -> pq.ParquetFile:
         StorageError: it is not a Parquet file.
     """
     try:
-        return pq.ParquetFile(file, pre_buffer=False, buffer_size=BUFFER_BYTES, page_checksum_verification=True)
+        opened = pq.ParquetFile(file, pre_buffer=False, buffer_size=BUFFER_BYTES, page_checksum_verification=True)
+        _ = opened.schema_arrow.names  # which may be no text
     except StorageError:
         raise
-    except (pa.ArrowInvalid, OSError) as error:
+    except (pa.ArrowException, ValueError, OSError) as error:
         raise StorageError(f"{place}: not a readable Parquet file ({str(error).splitlines()[0]})") from error
+    return opened
 
 
 def read_rows(url: str, start: int, stop: int, columns: Sequence[str], batch_rows: int = 1024) -> Iterator[pa.RecordBatch]:
     """Batches of rows [start, stop) of a Parquet file, of these columns only, reading only the row groups they lie in.
+
+    Batches have `batch_rows` rows at most, and fewer where a dictionary is so large that they might not fit.
 
     Raises:
         StorageError: the file cannot be read, lacks a column, or ends before `stop`.
@@ -137,6 +144,10 @@ def read_rows(url: str, start: int, stop: int, columns: Sequence[str], batch_row
         if absent:
             raise StorageError(f"{url}: has no column {absent[0]!r}; was it replaced while the audit ran? Columns there: {', '.join(file.schema_arrow.names)}")
         groups, position = _row_groups(file, start, stop)
+        try:
+            batch_rows = rows_at_once(read_footer(handle), handle, groups, columns, batch_rows)
+        except StorageError as error:
+            raise StorageError(f"{url}: {error}") from error
         for batch in _batches(file, batch_rows, groups, columns, url):
             first, last = max(start - position, 0), min(stop - position, batch.num_rows)
             position += batch.num_rows
@@ -153,7 +164,7 @@ def _batches(file: pq.ParquetFile, batch_rows: int, groups: Sequence[int], colum
         yield from file.iter_batches(batch_rows, row_groups=groups, columns=list(columns))
     except StorageError:
         raise
-    except (pa.ArrowInvalid, OSError) as error:
+    except (pa.ArrowException, ValueError, OSError) as error:
         raise StorageError(f"{place}: a damaged Parquet file ({str(error).splitlines()[0]})") from error
 
 

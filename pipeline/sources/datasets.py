@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import IO, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -11,10 +11,13 @@ from numpy.typing import NDArray
 
 from infra.errors import StorageError
 from infra.files import InputFile, digest, find, is_pattern, open_input
+from infra.parquet_bounds import check_claims
+from infra.parquet_footer import read_footer
 from infra.tables import open_parquet, read_rows
 from pipeline.config import AuditConfig
 from pipeline.errors import SourceError
 from pipeline.schema import Columns, ModelConfig, Preprocess, Task
+from pipeline.sources.ids import ids_of
 from pipeline.sources.images import Pixels, UnreadableImage, decode
 
 Split = Literal["trusted", "audited", "sampling"]
@@ -89,6 +92,7 @@ def _paths(model: ModelConfig, split: Split) -> tuple[str, ...]:
 def _inspect(file: InputFile, model: ModelConfig, split: Split) -> Source:
     columns, inputs = model.data.columns, ("id", *INPUTS[model.task])
     with open_input(file.url) as handle:
+        _check_claims(handle, file, [str(getattr(columns, role)) for role in inputs])
         parquet = open_parquet(handle, file.name)
         schema, rows = parquet.schema_arrow, parquet.metadata.num_rows
     if rows == 0:
@@ -112,6 +116,14 @@ def _inspect(file: InputFile, model: ModelConfig, split: Split) -> Source:
             remedy = f"; or set data.columns.{role}: null to do without" if role in TRUTH else ""
             raise SourceError(f"{file.name}: {column} is {kind}, expected {EXPECTED[role]}{remedy}; columns there: {here}")
     return Source(file, rows, columns, present)
+
+
+def _check_claims(handle: IO[bytes], file: InputFile, columns: Sequence[str]) -> None:
+    try:
+        footer = read_footer(handle)
+    except StorageError as error:
+        raise SourceError(f"{file.name}: {error}") from error
+    check_claims(footer, file.size, columns, file.name)
 
 
 def _is_needed(role: str, columns: Columns, split: Split) -> bool:
@@ -165,10 +177,10 @@ class Reading:
 
 def read_images(source: Source, start: int, stop: int, reading: Reading) -> Iterator[ImageBatch]:
     """Rows [start, stop) in batches; a row that cannot be read is in its batch with the reason."""
+    ids, reasons, pixels = list[str](), list[str](), list[Pixels]()
     for batch in read_rows(source.file.url, start, stop, [source.columns.id, source.columns.image], reading.batch_rows):
-        pixels, reasons = [], []
-        ids = ids_of(batch.column(source.columns.id))
-        for name, data in zip(ids, _image_bytes(batch.column(source.columns.image)), strict=True):
+        for name, data in zip(ids_of(batch.column(source.columns.id)), _image_bytes(batch.column(source.columns.image)), strict=True):
+            ids.append(name or "")
             try:
                 if name is None:
                     raise UnreadableImage("the id is null")
@@ -176,8 +188,15 @@ def read_images(source: Source, start: int, stop: int, reading: Reading) -> Iter
                 reasons.append("")
             except UnreadableImage as error:
                 reasons.append(str(error))
-        stacked = np.stack(pixels) if pixels else np.zeros((0, *reading.size, 3), np.uint8)
-        yield ImageBatch(tuple(name or "" for name in ids), tuple(reasons), stacked)
+            if len(ids) == reading.batch_rows:
+                yield _batch(ids, reasons, pixels, reading)
+                ids, reasons, pixels = [], [], []
+    if ids:
+        yield _batch(ids, reasons, pixels, reading)
+
+
+def _batch(ids: Sequence[str], reasons: Sequence[str], pixels: Sequence[Pixels], reading: Reading) -> ImageBatch:
+    return ImageBatch(tuple(ids), tuple(reasons), np.stack(pixels) if pixels else np.zeros((0, *reading.size, 3), np.uint8))
 
 
 def first_images(sources: Sequence[Source], wanted: int, preprocess: Preprocess) -> Pixels:
@@ -204,8 +223,7 @@ def first_images(sources: Sequence[Source], wanted: int, preprocess: Preprocess)
 
 def read_image(source: Source, row: int) -> bytes | None:
     """The encoded image of one row."""
-    batch = next(read_rows(source.file.url, row, row + 1, [source.columns.image], 1024))
-    return _image_bytes(batch.column(source.columns.image))[0]
+    return next(_image_bytes(next(read_rows(source.file.url, row, row + 1, [source.columns.image])).column(source.columns.image)))
 
 
 def read_ids(source: Source, start: int = 0, stop: int | None = None) -> Iterator[list[str | None]]:
@@ -239,13 +257,7 @@ def read_truth(source: Source, start: int, stop: int) -> Truth:
     return Truth(**values)
 
 
-def ids_of(column: pa.Array) -> list[str | None]:
-    """Ids as text."""
-    return [None if value is None else str(value) for value in column.to_pylist()]
-
-
-def _image_bytes(column: pa.Array) -> list[bytes | None]:
-    if pa.types.is_struct(column.type):
-        return [None if value is None else value["bytes"] for value in column.to_pylist()]
-    values: list[bytes | None] = column.to_pylist()
-    return values
+def _image_bytes(column: pa.Array) -> Iterator[bytes | None]:
+    """The encoded images of a column, one at a time."""
+    values = pc.struct_field(column, "bytes") if pa.types.is_struct(column.type) else column
+    return (value.as_py() for value in values)

@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 
 from infra.tables import read_rows
 from pipeline.errors import SourceError
-from pipeline.sources.datasets import Source, ids_of
+from pipeline.sources.datasets import Source
+from pipeline.sources.ids import ids_of
 
 LENGTH_MULTIPLE = 8
 LENGTHS_AT_ONCE = 1024

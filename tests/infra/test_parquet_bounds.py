@@ -1,0 +1,179 @@
+"""Parquet files that claim or grow to more than their bytes are worth: refused with the numbers, or read within little memory."""
+
+import io
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from infra.errors import StorageError
+from infra.parquet_bounds import DECODED_BYTES, check_claims, rows_at_once
+from infra.parquet_footer import Footer, read_footer
+from infra.tables import read_rows
+
+ROWS = 2048
+IDS = [f"sample-{number:06d}" for number in range(ROWS)]
+MIB = 1 << 20
+
+
+def repeated(value: bytes) -> pa.Array:
+    """ROWS times the same value, stored once."""
+    return pa.DictionaryArray.from_arrays(pa.array([0] * ROWS, pa.int32()), pa.array([value], pa.binary()))
+
+
+def write(path: Path, image: pa.Array, **options: object) -> Path:
+    """A file of samples with these images, in Arrow's own types."""
+    pq.write_table(pa.table({"id": IDS[: len(image)], "image": image}), path, compression="zstd", store_schema=False, **options)
+    return path
+
+
+def footer_of(path: Path) -> Footer:
+    with path.open("rb") as handle:
+        return read_footer(handle)
+
+
+def check(path: Path, columns: Sequence[str] = ("id", "image")) -> None:
+    check_claims(footer_of(path), path.stat().st_size, columns, path.name)
+
+
+@pytest.fixture
+def bomb(tmp_path: Path) -> Path:
+    """A file of a few KB, each of whose rows is the same 50 MiB."""
+    return write(tmp_path / "bomb.parquet", repeated(bytes(50 * MIB)), dictionary_pagesize_limit=1 << 30)
+
+
+@pytest.fixture
+def plain(tmp_path: Path) -> Path:
+    """An honest file, with a dictionary of its images."""
+    return write(tmp_path / "plain.parquet", pa.array([name.encode() * 20 for name in IDS]))
+
+
+def test_an_honest_file_is_read_as_fast_as_asked_for(plain: Path) -> None:
+    check(plain)
+    with plain.open("rb") as handle:
+        assert rows_at_once(footer_of(plain), handle, [0], ["id", "image"], 256) == 256
+
+
+def test_more_rows_than_bytes_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "many.parquet"
+    pq.write_table(pa.table({"id": pa.nulls(1_000_000, pa.int64()), "image": pa.nulls(1_000_000, pa.binary())}), path)
+    assert path.stat().st_size < 100_000
+    with pytest.raises(StorageError, match=rf"many\.parquet: claims 1,000,000 rows in {path.stat().st_size:,} bytes, more than 16 a byte"):
+        check(path)
+
+
+def test_a_list_of_more_values_than_the_file_can_hold_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "tokens.parquet"
+    pq.write_table(pa.table({"id": ["a"], "input_ids": [[0] * 3_000_000]}), path)
+    with pytest.raises(StorageError, match=r"column 'input_ids\.list\.element', claims 3,000,000 values in a file of"):
+        check(path, ["id", "input_ids"])
+
+
+def test_a_column_that_grows_a_thousandfold_is_refused(tmp_path: Path) -> None:
+    path = write(tmp_path / "zeros.parquet", pa.array([bytes(50 * MIB)] * 6), use_dictionary=False)
+    assert path.stat().st_size < 100_000
+    with pytest.raises(
+        StorageError, match=r"row group 0, column 'image', claims to grow from [\d,]+ to 314,57\d,\d+ bytes when it is read, more than 100-fold"
+    ):
+        check(path)
+    check(path, ["id"])
+
+
+def test_values_made_of_the_ones_before_are_refused(tmp_path: Path) -> None:
+    path = write(tmp_path / "delta.parquet", pa.array([bytes(MIB)] * ROWS), use_dictionary=False, column_encoding={"image": "DELTA_BYTE_ARRAY"})
+    assert path.stat().st_size < 100_000
+    with pytest.raises(StorageError, match="column 'image', is encoded as DELTA_BYTE_ARRAY, by which a few bytes can become any number"):
+        check(path)
+
+
+def test_few_rows_of_a_large_dictionary_are_decoded_at_once(bomb: Path) -> None:
+    check(bomb)
+    assert bomb.stat().st_size < 100_000
+    with bomb.open("rb") as handle:
+        assert rows_at_once(footer_of(bomb), handle, [0], ["id", "image"], 256) == DECODED_BYTES // (50 * MIB + 4)
+    assert [batch.num_rows for batch in read_rows(str(bomb), 0, 12, ["image"], 256)] == [5, 5, 2]
+
+
+READING = """
+import sys
+from pathlib import Path
+from infra.parquet_footer import Footer, read_footer
+from infra.tables import read_rows
+rows = sum(len(batch.column("image")) for batch in read_rows(sys.argv[1], 0, 200, ["id", "image"], 256))
+status = dict(line.split(":") for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
+print(rows, int(status["VmHWM"].split()[0]) // 1024)
+"""
+
+
+def test_memory_is_bounded_while_it_is_read(bomb: Path) -> None:
+    """All rows at once would be 10 GiB of the 200."""
+    ended = subprocess.run([sys.executable, "-c", READING, str(bomb)], capture_output=True, text=True, check=True, timeout=300)
+    rows, peak = map(int, ended.stdout.split())
+    assert rows == 200
+    assert peak < 1500, "MiB"
+
+
+def with_header(path: Path, header: bytes) -> io.BytesIO:
+    """The file with another beginning of the first page of its images."""
+    chunk = pq.read_metadata(path).row_group(0).column(1)
+    data = bytearray(path.read_bytes())
+    data[chunk.dictionary_page_offset : chunk.dictionary_page_offset + len(header)] = header
+    return io.BytesIO(bytes(data))
+
+
+HEADERS = {
+    "a dictionary of 1,024 MiB": (b"\x15\x04\x15\x80\x80\x80\x80\x08\x15\x04", "a dictionary of 1,024 MiB, at most 512 are read at once"),
+    "no header": (b"\xff" * 16, "a damaged page header"),
+    "a number without end": (b"\x15\x04\x15" + b"\x80" * 13, "a damaged page header"),
+    "other fields": (b"\x25\x04\x15\x04", "a damaged page header"),
+}
+
+
+@pytest.mark.parametrize(("header", "expected"), HEADERS.values(), ids=HEADERS)
+def test_a_page_that_claims_too_much_or_is_none_is_refused(plain: Path, header: bytes, expected: str) -> None:
+    with pytest.raises(StorageError, match=expected):
+        rows_at_once(footer_of(plain), with_header(plain, header), [0], ["id", "image"], 256)
+
+
+def test_a_footer_whose_sums_differ_is_refused(plain: Path) -> None:
+    for size, expected in ((plain.stat().st_size // 8, "claims [0-9,]+ bytes from byte"), (1, "claims 2,048 rows in 1 bytes, more than 16 a byte")):
+        with pytest.raises(StorageError, match=expected):
+            check_claims(footer_of(plain), size, ["id", "image"], "x.parquet")
+
+
+CHANGING = """
+import sys
+from pathlib import Path
+import pyarrow.parquet as pq
+from infra.errors import StorageError
+from infra.parquet_bounds import check_claims
+from infra.parquet_footer import read_footer
+from infra.tables import open_parquet, read_rows
+
+good, target, outcomes = Path(sys.argv[1]).read_bytes(), Path(sys.argv[2]), set()
+begins = len(good) - 8 - int.from_bytes(good[-8:-4], "little")
+for place in range(begins, len(good) - 8, 5):
+    for value in (0, 0x15, 0x7F, 0xFF):
+        target.write_bytes(good[:place] + bytes([value]) + good[place + 1 :])
+        try:
+            with target.open("rb") as handle:
+                footer = read_footer(handle)
+                check_claims(footer, len(good), ["id", "image"], "changed")
+                rows = open_parquet(handle, "changed").metadata.num_rows
+            read = sum(batch.num_rows for batch in read_rows(str(target), 0, min(rows, 100), ["id", "image"]))
+            outcomes.add(f"{read} rows")
+        except StorageError:
+            outcomes.add("refused")
+print(sorted(outcomes))
+"""
+
+
+def test_a_footer_with_any_byte_changed_is_read_or_refused_and_ends_no_process(plain: Path, tmp_path: Path) -> None:
+    """Asked for a column's metadata, pyarrow would end the process for some of these."""
+    ended = subprocess.run([sys.executable, "-c", CHANGING, str(plain), str(tmp_path / "x")], capture_output=True, text=True, check=False, timeout=300)
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert "'100 rows', 'refused'" in ended.stdout
