@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from threading import Event, Lock, current_thread, main_thread
+from threading import Event, Lock, current_thread
 from urllib.parse import unquote
 
 from pipeline.artifacts.logs import STAGES
@@ -84,7 +84,7 @@ def stage_of(path: str) -> str:
 class Moments:
     """Counts moments below a root on a disk; kills the process at one of them, if told to.
 
-    What other threads than the main one write, they write at times of their own, as a lock is renewed: no moments that could be met again.
+    What the thread that renews the lock writes, it writes at times of its own: no moments that could be met again.
     """
 
     def __init__(self, root: str, kill_at: int | None):
@@ -93,7 +93,7 @@ class Moments:
         self._unnamed = 0
 
     def __call__(self, event: str, arguments: tuple[object, ...]) -> None:
-        if current_thread() is not main_thread():
+        if current_thread().name == "lock":
             return
         if event == "open" and f"{self.root}/.tmp/" in str(arguments[0]):
             self._unnamed += 1
