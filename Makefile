@@ -6,7 +6,8 @@ PEERS := .venv-peers
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo check test test-s3 test-faults bench bench-gradients bench-peers-setup bench-precision bench-estimators bench-pipeline clean
+.PHONY: help setup demo check test test-s3 test-faults test-cluster
+.PHONY: bench bench-gradients bench-peers-setup bench-precision bench-estimators bench-pipeline bench-scale clean
 
 help:  ## List the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## (.*)/  make \1\t\2/' | expand -t 26
@@ -44,6 +45,11 @@ test-s3: setup  ## Run the tests that need a real S3: Ceph's gateway, installed 
 test-faults: setup  ## Run the tests that are left out of `make test` for their length: drivers killed at many moments, audits on a store that fails
 	MAD_FAULTS=1 $(BIN)/python -m pytest -m "faults and not s3"
 
+test-cluster: setup  ## Run the tests that need a Ray cluster of three hosts: namespaces of this machine, so as root, with ip of iproute2
+	@[ "$$(id -u)" = 0 ] || { echo "make test-cluster makes network namespaces, for which it must be root" >&2; exit 1; }
+	@for need in ip unshare nsenter; do command -v $$need >/dev/null || { echo "make test-cluster needs $$need, of iproute2 or util-linux: apt-get install iproute2 util-linux" >&2; exit 1; }; done
+	MAD_TEST_CLUSTER=1 $(BIN)/python -m pytest -m cluster
+
 bench: bench-gradients bench-pipeline  ## Run the benchmarks that need nothing but this checkout
 
 bench-gradients: setup  ## Measure: rows against a training step's speed and memory; ratios, side by side in one run
@@ -69,6 +75,10 @@ bench-estimators: setup  ## Measure: what detects which backdoor, on the models 
 
 bench-pipeline: setup  ## Measure: the gradients stage against the bare loop that it contains, serial and on Ray
 	$(BIN)/python -m tests.benchmarks.pipeline
+
+bench-scale: setup  ## Measure: how cost grows up to IMAGES audited ones (1,000,000) and the books of a billion, on the model at ZOO; pictures stay if CACHE names a folder
+	$(if $(ZOO),,$(error name the folder that holds zoo/ and data/: make bench-scale ZOO=FOLDER))
+	$(BIN)/python -m tests.benchmarks.scale $(ZOO) $(IMAGES) $(if $(CACHE),--cache $(CACHE))
 
 clean:  ## Remove the environment and caches; audits stay
 	rm -rf $(VENV) $(PEERS) build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

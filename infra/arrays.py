@@ -1,10 +1,13 @@
 """Zarr v3 arrays, one shard each, written as bytes and read by range.
 
 An array is encoded in memory into its two objects (metadata and shard), so that the commit can digest exactly what it writes.
-Every chunk carries a CRC-32C: a flipped bit is an error when read, not a wrong score. Zarr reads in an event loop of its own; the
-filesystem is wrapped for it, so that its connections stay those of the storage, shared by all threads and closed with it.
+Every chunk carries a CRC-32C and the metadata a seal, the digest of all else in it: a flipped bit is an error when read, not a wrong score.
+
+Zarr reads in an event loop of its own; the filesystem is wrapped for it, so that its connections stay those of the storage, shared by
+all threads and closed with it.
 """
 
+import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -17,10 +20,12 @@ from fsspec.implementations.asyn_wrapper import AsyncFileSystemWrapper
 from numpy.typing import NDArray
 from zarr.core.sync import sync
 
-from infra.errors import Corrupt, Missing, StorageError
+from infra.errors import REPAIR, Corrupt, Missing, StorageError
+from infra.files import digest
 from infra.storage import Storage
 
 CHUNK_BYTES = 4 << 20
+METADATA, SEAL = "zarr.json", "seal"
 Numbers = NDArray[np.generic]
 StoredArray = zarr.Array[Any]
 
@@ -47,7 +52,10 @@ def encode(array: Numbers, attributes: Mapping[str, str | int | list[str] | list
         config={"write_empty_chunks": True},
     )
     target[:] = array
-    return {name: buffer.to_bytes() for name, buffer in objects.items()}
+    files = {name: buffer.to_bytes() for name, buffer in objects.items()}
+    metadata = json.loads(files[METADATA])
+    metadata["attributes"][SEAL] = _digest(metadata)
+    return {**files, METADATA: json.dumps(metadata, indent=1).encode()}
 
 
 def open_array(storage: Storage, path: str) -> StoredArray:
@@ -55,16 +63,35 @@ def open_array(storage: Storage, path: str) -> StoredArray:
 
     Raises:
         Missing: there is none.
-        Corrupt: its metadata cannot be parsed.
+        Corrupt: its metadata is not what was written.
     """
+    place = storage.locate(path)
+    try:
+        metadata = _unsealed(storage.read(f"{path}/{METADATA}"), place)
+    except Missing as error:
+        raise Missing(f"{place}: no array here; {REPAIR}") from error
     filesystem = AsyncFileSystemWrapper(storage.filesystem, asynchronous=True)
     store = zarr.storage.FsspecStore(filesystem, read_only=True, path=storage.full(path))
     try:
-        return zarr.open_array(store, mode="r", zarr_format=3)
-    except FileNotFoundError as error:
-        raise Missing(f"{storage.locate(path)}: no array here") from error
+        return zarr.Array.from_dict(zarr.storage.StorePath(store), metadata)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise Corrupt(f"{storage.locate(path)}: not a Zarr array ({error})") from error
+        raise Corrupt(f"{place}: not a Zarr array ({error}); {REPAIR}") from error
+
+
+def _unsealed(data: bytes, place: str) -> dict[str, Any]:
+    """Metadata that says what was written; without a seal it is of an earlier version."""
+    try:
+        metadata: dict[str, Any] = json.loads(data)
+        seal = metadata["attributes"].pop(SEAL, None)
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise Corrupt(f"{place}: not a Zarr array ({error}); {REPAIR}") from error
+    if seal is not None and seal != _digest(metadata):
+        raise Corrupt(f"{place}: its metadata is damaged (its seal differs); {REPAIR}")
+    return metadata
+
+
+def _digest(metadata: dict[str, Any]) -> str:
+    return digest(json.dumps(metadata, sort_keys=True).encode())
 
 
 def read(array: StoredArray, start: int, stop: int) -> Numbers:
@@ -81,10 +108,10 @@ def read(array: StoredArray, start: int, stop: int) -> Numbers:
     except StorageError:
         raise
     except (ValueError, OSError, RuntimeError) as error:
-        raise Corrupt(f"{_place(array)}: rows {start} to {stop} are damaged ({error}); `mad verify` names what is wrong") from error
+        raise Corrupt(f"{_place(array)}: rows {start} to {stop} are damaged ({error}); {REPAIR}") from error
     rows = np.asarray(values)
     if not rows.any(axis=tuple(range(1, rows.ndim))).all() and _shard_bytes(array) < array.nbytes:
-        raise Corrupt(f"{_place(array)}: its data is gone or cut short; `mad verify` names what is wrong")
+        raise Corrupt(f"{_place(array)}: its data is gone or cut short; {REPAIR}")
     return rows
 
 

@@ -14,35 +14,42 @@ the highest counts. Should the new attempt say the same as the old, nothing is w
 
 import hashlib
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import TypeVar
+from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
-from infra.errors import AlreadyExists, Corrupt
+from infra.documents import FORMAT, Document, encode, parse
+from infra.errors import REPAIR, AlreadyExists, Corrupt, Missing, NotCommitted, StorageError
 from infra.files import digest
 from infra.storage import Storage
 
-FORMAT = 1
-Document = TypeVar("Document", bound=BaseModel)
+CHUNK = 8 << 20
+# What a stored document says becomes part of paths and sums, so it names nothing outside its log's folder and counts nothing below zero.
+_PLAIN = r"[A-Za-z0-9][A-Za-z0-9._-]*"
+Name = Annotated[str, StringConstraints(pattern=rf"^{_PLAIN}$", max_length=200)]
+FileName = Annotated[str, StringConstraints(pattern=rf"^{_PLAIN}(/{_PLAIN})*$", max_length=1000)]
+Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+Count = Annotated[int, Field(ge=0, lt=1 << 63)]
+Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
 class _Stored(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     def encode(self) -> bytes:
-        """As JSON."""
-        return self.model_dump_json(indent=1).encode()
+        """As a sealed JSON document."""
+        return encode(self)
 
 
 class WrittenFile(_Stored):
     """One file of an attempt: its name below the attempt's folder, its bytes and their SHA-256."""
 
-    name: str
-    bytes: int
-    sha256: str
+    name: FileName
+    bytes: Count
+    sha256: Sha256
 
 
 class Measures(_Stored):
@@ -51,28 +58,28 @@ class Measures(_Stored):
     `computing_seconds`: of these seconds, those that the model computed in; waiting for data, encoding and writing are not among them.
     """
 
-    rows: int
-    seconds: float
-    peak_memory_bytes: int
-    computing_seconds: float = 0.0
-    nonfinite: int = 0
-    unreadable: int = 0
+    rows: Count
+    seconds: Seconds
+    peak_memory_bytes: Count
+    computing_seconds: Seconds = 0.0
+    nonfinite: Count = 0
+    unreadable: Count = 0
 
 
 class Receipt(_Stored):
     """That a task is done, by which attempt, with which files."""
 
     format: int = FORMAT
-    task: str
-    generation: int
-    attempt: str
+    task: Name
+    generation: Count
+    attempt: Name
     files: tuple[WrittenFile, ...]
     measures: Measures
 
     @property
     def content(self) -> str:
         """Digest of what was written, the same for two attempts that wrote the same."""
-        return digest("".join(f"{file.name}:{file.sha256};" for file in self.files).encode())
+        return _content(self.files)
 
 
 class Manifest(_Stored):
@@ -96,13 +103,17 @@ class CommitLog:
         for path in self.manifests():
             for receipt in self.manifest(path).receipts:
                 _keep_latest(found, receipt)
-        for name in self.storage.list(f"{self.folder}/receipts"):
+        for name in self.receipt_names():
             task, _, generation = name.removesuffix(".json").rpartition(".")
-            if not task or not generation.isdecimal():
+            if not is_receipt(name):
                 raise Corrupt(f"{self.storage.locate(f'{self.folder}/receipts/{name}')}: not the name of a receipt; remove what is not mad's")
             if task not in found or found[task].generation < int(generation):
                 _keep_latest(found, self.receipt(name))
         return found
+
+    def receipt_names(self) -> list[str]:
+        """Names of the files of receipts, whoever wrote them."""
+        return self.storage.list(f"{self.folder}/receipts")
 
     def receipt(self, name: str) -> Receipt:
         """The receipt in the file of this name; raises as `manifest`."""
@@ -136,24 +147,32 @@ class CommitLog:
 
         Returns:
             The receipt that counts: this attempt's, or another's that came first or said the same.
+
+        Raises:
+            NotCommitted: the store did not take it.
         """
         written = tuple(_written(name, data) for name, data in sorted(files.items()))
         generation = supersedes.generation + 1 if supersedes else 0
         receipt = Receipt(task=task, generation=generation, attempt=uuid.uuid4().hex[:16], files=written, measures=measures)
         if supersedes and supersedes.content == receipt.content:
             return supersedes
+        name = self.receipt_name(task, generation)
+        try:
+            self._write_files(receipt, files)
+            self.storage.create(f"{self.folder}/receipts/{name}", receipt.encode())
+        except AlreadyExists:
+            return self.receipt(name)
+        except StorageError as error:
+            raise NotCommitted(str(error)) from error
+        return receipt
+
+    def _write_files(self, receipt: Receipt, files: Mapping[str, bytes | Path]) -> None:
         for name, data in files.items():
             target = f"{self.attempt_folder(receipt)}/{name}"
             if isinstance(data, Path):
                 self.storage.upload(target, data)
             else:
                 self.storage.write(target, data)
-        name = self.receipt_name(task, generation)
-        try:
-            self.storage.create(f"{self.folder}/receipts/{name}", receipt.encode())
-        except AlreadyExists:
-            return self.receipt(name)
-        return receipt
 
     def publish(self, receipts: Sequence[Receipt]) -> str:
         """Publishes these receipts, in this order, and returns the manifest's path; publishing the same again changes nothing."""
@@ -163,6 +182,20 @@ class CommitLog:
             self.storage.create(path, body)
         return path
 
+    def restore(self, receipt: Receipt) -> Receipt:
+        """Writes the file of a receipt that a manifest has and that is gone; returns the receipt."""
+        with suppress(AlreadyExists):
+            self.storage.create(f"{self.folder}/receipts/{self.receipt_name(receipt.task, receipt.generation)}", receipt.encode())
+        return receipt
+
+    def forget(self, receipt: Receipt) -> None:
+        """Undoes a task whose files were found damaged: manifests that list its receipt go, then the receipt."""
+        for path in self.manifests():
+            if receipt in self.manifest(path).receipts:
+                self.storage.remove(path)
+        with suppress(Missing):
+            self.storage.remove(f"{self.folder}/receipts/{self.receipt_name(receipt.task, receipt.generation)}")
+
     def attempt_folder(self, receipt: Receipt) -> str:
         """Where the attempt that a receipt names wrote its files."""
         return f"{self.folder}/{receipt.task}/{receipt.attempt}"
@@ -171,22 +204,53 @@ class CommitLog:
         return parse(self.storage.read(path), kind, self.storage.locate(path))
 
 
-def parse(data: bytes, kind: type[Document], place: str) -> Document:
-    """A stored JSON document as its type.
+def is_receipt(name: str) -> bool:
+    """Whether a file is named as receipts are."""
+    task, _, generation = name.removesuffix(".json").rpartition(".")
+    return bool(task) and name.endswith(".json") and generation.isdecimal()
+
+
+def read_file(storage: Storage, path: str, content: str = "") -> bytes:
+    """All bytes of a committed file.
+
+    Args:
+        storage: where it is.
+        path: the file, in its attempt's folder.
+        content: `Receipt.content` of the attempt, to check the bytes by, where this is its only file.
 
     Raises:
-        Corrupt: it is damaged, or newer than this version reads.
+        Corrupt: it is gone, or not what was written.
     """
     try:
-        document = kind.model_validate_json(data)
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"]) or "the document"
-        raise Corrupt(f"{place}: cannot be read ({where}: {first['msg']}); it is damaged, or written by a newer mad") from error
-    version = getattr(document, "format", FORMAT)
-    if version > FORMAT:
-        raise Corrupt(f"{place}: written in format {version}, this mad reads up to {FORMAT}; upgrade mad to read it")
-    return document
+        data = storage.read(path)
+    except Missing as error:
+        raise Corrupt(f"{error}, though it was committed; {REPAIR}") from error
+    if content and content != _content([_written(path.rpartition("/")[2], data)]):
+        raise Corrupt(f"{storage.locate(path)}: its contents changed since it was written (SHA-256 differs); {REPAIR}")
+    return data
+
+
+def damage_of(storage: Storage, path: str, sha256: str, size: int) -> str:
+    """What is wrong with a file of which so many bytes with this SHA-256 were written; "" if nothing is. Reads all of it.
+
+    Raises:
+        StorageError: the store does not answer, or not to this user, so that nothing can be said.
+    """
+    hasher, seen = hashlib.sha256(), 0
+    try:
+        with storage.open(path) as file:
+            while chunk := file.read(CHUNK):
+                hasher.update(chunk)
+                seen += len(chunk)
+    except Missing as error:
+        return str(error)
+    if seen != size:
+        return f"{storage.locate(path)}: has {seen:,} bytes, {size:,} were written"
+    return "" if hasher.hexdigest() == sha256 else f"{storage.locate(path)}: its contents changed since it was written (SHA-256 differs)"
+
+
+def _content(files: Iterable[WrittenFile]) -> str:
+    return digest("".join(f"{file.name}:{file.sha256};" for file in files).encode())
 
 
 def _written(name: str, data: bytes | Path) -> WrittenFile:

@@ -5,7 +5,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 PROCESS_STATUS = Path("/proc/self/status")
@@ -78,4 +78,16 @@ def peak_memory_bytes() -> int:
 
 def utc_stamp() -> str:
     """The time now, UTC, to the millisecond, as text that sorts: 20261122T184455123Z."""
-    return datetime.now(UTC).strftime("%Y%m%dT%H%M%S%f")[:-3] + "Z"
+    return _stamp(datetime.now(UTC))
+
+
+def stamp_after(text: str) -> str:
+    """The next stamp after the one that a text begins with, a millisecond later; "" where it begins with none."""
+    try:
+        return _stamp(datetime.strptime(text[:18], "%Y%m%dT%H%M%S%f").replace(tzinfo=UTC) + timedelta(milliseconds=1))
+    except (ValueError, OverflowError):
+        return ""
+
+
+def _stamp(time: datetime) -> str:
+    return time.strftime("%Y%m%dT%H%M%S%f")[:-3] + "Z"

@@ -5,6 +5,7 @@ executor calls one worker with up to IN_FLIGHT tasks at a time, each in a thread
 what a worker must not do twice at once it hands to `infra.computing`.
 """
 
+import errno
 import traceback
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -13,7 +14,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
-from infra.errors import ClusterError
+from infra.errors import ClusterError, NotCommitted
 
 EXECUTORS = ("serial", "ray")
 IN_FLIGHT = 2
@@ -33,12 +34,17 @@ class Resources:
 
 @dataclass(frozen=True)
 class TaskOutcome(Generic[Task, Result]):
-    """A task with its result, or with the error that gave it up, in a line, and its traceback."""
+    """A task with its result, or with the error that gave it up, in a line, and its traceback.
+
+    `stops`: the others need not be tried. `starved`: memory had run out.
+    """
 
     task: Task
     result: Result | None = None
     error: str | None = None
     trace: str = ""
+    stops: bool = False
+    starved: bool = False
 
 
 class Executor(Protocol):
@@ -101,8 +107,21 @@ def attempt(worker: Callable[[Task], Result], task: Task) -> TaskOutcome[Task, R
     """Calls a worker with a task; an error becomes the outcome's."""
     try:
         return TaskOutcome(task, result=worker(task))
+    except NotCommitted as error:
+        return TaskOutcome(task, error=str(error), trace=traceback.format_exc(), stops=True)
     except Exception as error:  # noqa: BLE001 - a task runs the user's model, which may raise anything; it fails alone
-        return TaskOutcome(task, error=describe(error), trace=traceback.format_exc())
+        return TaskOutcome(task, error=describe(error), trace=traceback.format_exc(), starved=is_starvation(error))
+
+
+def is_starvation(error: BaseException | None) -> bool:
+    """Whether an error, or one that led to it, says that memory ran out: Python's, the system's, or torch's on a CPU or a GPU."""
+    while error is not None:
+        if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in str(error):
+            return True
+        if isinstance(error, OSError) and error.errno == errno.ENOMEM:
+            return True
+        error = error.__cause__
+    return False
 
 
 def describe(error: BaseException) -> str:

@@ -76,6 +76,13 @@ def open_input(url: str) -> IO[bytes]:
     return file
 
 
+def size_of(url: str) -> int:
+    """Bytes of a file; raises as `open_input`."""
+    filesystem, path = resolve(url)
+    with explained(url):
+        return int(filesystem.info(path)["size"])
+
+
 def read_input(url: str) -> bytes:
     """All bytes of a file; raises as `open_input`."""
     filesystem, path = resolve(url)

@@ -6,17 +6,16 @@ nothing but seconds. Starting one takes seconds too, so it stays for the next ca
 others, such as no GPU, ends it.
 
 A lost actor, with its node or without, takes its tasks along. Which of them killed it cannot be known, so each is tried again alone,
-and given up when a worker was lost with it TRIES times. What a task itself raises is its outcome, and is not tried again.
+and given up when a worker was lost with it TRIES times. An actor in which memory ran out counts as lost, because its tasks share the
+memory. What else a task raises is its outcome, and is not tried again.
 """
 
 import logging
 import os
-import socket
 import threading
-import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from typing import Any, Generic, TypeAlias, TypeVar
 
@@ -24,17 +23,19 @@ os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # Ray reads bo
 os.environ.setdefault("RAY_NUM_REDIS_GET_RETRIES", "2")  # of 40 s each, where something listens that is no cluster; 20 unless told
 
 import ray
-from ray.exceptions import RayError, RayTaskError
+from ray.exceptions import OutOfMemoryError, RayError, RayTaskError
 
 from infra.backlog import Backlog, model_of
+from infra.clusters import Watch, await_answer, check_resources, worker_seconds
 from infra.errors import ClusterError
-from infra.executors import IN_FLIGHT, Resources, TaskOutcome, attempt, describe
+from infra.executors import IN_FLIGHT, Resources, TaskOutcome, attempt, describe, is_starvation
 
 TRIES = 3
 FAILED_STARTS = 5
 CONNECT_SECONDS = 30
-PATIENCE_SECONDS = 60
+LOOK_SECONDS = 2
 LOCAL = "local"
+NODE_STARVED = "running low on memory"
 Task = TypeVar("Task")
 Result = TypeVar("Result")
 Handle: TypeAlias = "ray.actor.ActorHandle[_Actor[Any, Any]]"
@@ -45,21 +46,35 @@ log = logging.getLogger(__name__)
 class RayExecutor:
     """Runs tasks on actors of a cluster: one that is joined, or one of this machine's own that ends with the context."""
 
-    def __init__(self, address: str | None, resources: Resources, connect_seconds: float = CONNECT_SECONDS):
-        """`resources`: what the workers will need; a cluster that cannot give it is refused when the context is entered."""
+    def __init__(self, address: str | None, resources: Resources, connect_seconds: float = CONNECT_SECONDS, patience: float | None = None):
+        """An executor that has not joined yet.
+
+        Args:
+            address: HOST:PORT; None takes RAY_ADDRESS, or else starts a cluster here.
+            resources: what the workers will need; a cluster that cannot give it is refused when the context is entered.
+            connect_seconds: how long to wait for a cluster to answer.
+            patience: seconds without a worker after which a call is given up; None takes MAD_WORKER_WAIT_SECONDS, or else 600.
+
+        Raises:
+            ClusterError: MAD_WORKER_WAIT_SECONDS is no positive number.
+        """
         self._connect_seconds = connect_seconds
         self._address = address or os.environ.get("RAY_ADDRESS") or LOCAL
         self._resources = resources
         self._joined = False
         self._idle: list[Handle] = []
         self._idle_resources = resources
+        self._watch = Watch(worker_seconds() if patience is None else patience)
 
     def __enter__(self) -> "RayExecutor":
         if not ray.is_initialized():
             self.connect()
             self._joined = True
         try:
-            _check_cluster(self._resources)
+            nodes = [node for node in ray.nodes() if node["Alive"]]
+            largest = max(node["Resources"].get("memory", 0) for node in nodes)
+            check_resources(self._resources, ray.cluster_resources().get("GPU", 0), largest)
+            self._watch.join(*_addresses(nodes))
         except ClusterError:
             self.__exit__()
             raise
@@ -81,7 +96,7 @@ class RayExecutor:
         """
         address, own = self._address, self._resources.workers if self._address == LOCAL else None
         if own is None and address != "auto" and "://" not in address:
-            _await_answer(address, self._connect_seconds)
+            await_answer(address, self._connect_seconds)
         try:
             ray.init(address=address, num_cpus=own, include_dashboard=False if own else None, log_to_driver=False, logging_level=logging.ERROR)
         except (RuntimeError, OSError, ValueError, RayError) as error:
@@ -97,11 +112,13 @@ class RayExecutor:
         """One outcome per task, as they come.
 
         Raises:
-            ClusterError: workers die again and again before they get to a task.
+            ClusterError: workers die again and again before they get to a task; none has run for long; the cluster's head answers no more.
+                Where tasks had begun, by this call or an earlier one, it is ClusterLost.
         """
         if resources != self._idle_resources:
             self._end_idle()
-        pool = _Pool(worker_factory, Backlog(tasks), resources, self._idle)
+        self._watch.begin()
+        pool = _Pool(worker_factory, Backlog(tasks), resources, self._idle, self._watch)
         self._idle, self._idle_resources = [], resources
         try:
             yield from pool.outcomes()
@@ -149,11 +166,11 @@ class _Worker(Generic[Task]):
 class _Pool(Generic[Task, Result]):
     """The actors of one call, what they are doing, and what is left to do. Those that are `idle` are taken before others start."""
 
-    def __init__(self, factory: Callable[[], Callable[[Task], Result]], backlog: Backlog[Task], resources: Resources, idle: Sequence["Handle"]):
+    def __init__(self, factory: Callable[[], Callable[[Task], Result]], backlog: Backlog[Task], resources: Resources, idle: Sequence["Handle"], watch: Watch):
         options = {"num_cpus": 1, "num_gpus": resources.gpus_per_worker, "memory": resources.memory_per_worker_bytes, "max_concurrency": IN_FLIGHT}
         self._make: Callable[[], Handle] = ray.remote(_Actor).options(**options).remote  # type: ignore[assignment]
         self._factory = ray.put(factory)
-        self._backlog, self._limit, self._idle = backlog, resources.workers, list(idle)
+        self._backlog, self._resources, self._idle, self._watch = backlog, resources, list(idle), watch
         self._workers: list[_Worker[Task]] = []
         self._greeted: dict[Ref, _Worker[Task]] = {}
         self._running: dict[Ref, tuple[_Worker[Task], Task]] = {}
@@ -164,9 +181,8 @@ class _Pool(Generic[Task, Result]):
         while self._backlog or self._running:
             self._hire()
             self._feed()
-            ready, _ = ray.wait([*self._greeted, *self._running], num_returns=1, timeout=PATIENCE_SECONDS)
-            if not ready and not self._running:
-                log.warning("no worker has started for %d s: the cluster has no room for one; it goes on when there is", PATIENCE_SECONDS)
+            ready, _ = ray.wait([*self._greeted, *self._running], num_returns=1, timeout=LOOK_SECONDS)
+            self._watch.look(bool(self._running), self._resources)
             for ref in ready:
                 if ref in self._greeted:
                     self._welcome(ref)
@@ -183,7 +199,7 @@ class _Pool(Generic[Task, Result]):
         return self._idle
 
     def _hire(self) -> None:
-        while len(self._workers) < min(self._limit, len(self._backlog) + len(self._running)):
+        while len(self._workers) < min(self._resources.workers, len(self._backlog) + len(self._running)):
             worker: _Worker[Task] = _Worker(self._idle.pop(), reused=True) if self._idle else _Worker(self._make())
             self._workers.append(worker)
             self._greeted[worker.handle.hello.remote(self._factory)] = worker
@@ -196,12 +212,12 @@ class _Pool(Generic[Task, Result]):
             self._workers.remove(worker)
             self._failed_starts += not worker.reused  # one that is gone since says nothing of the next
             if self._failed_starts >= FAILED_STARTS:
-                raise ClusterError(
+                raise self._watch.error(
                     f"workers cannot start: {_cause(error)}; is mad installed in the environment of every node, in version {version('mad')}?"
                 ) from error
             return
         if theirs != ours:
-            raise ClusterError(f"a node of the cluster has mad {theirs}, this is mad {ours}; install the same version on all of them")
+            raise self._watch.error(f"a node of the cluster has mad {theirs}, this is mad {ours}; install the same version on all of them")
         worker.ready, self._failed_starts = True, 0
 
     def _feed(self) -> None:
@@ -227,58 +243,36 @@ class _Pool(Generic[Task, Result]):
         worker.tasks.remove(task)
         try:
             outcome: TaskOutcome[Task, Result] = ray.get(ref)
-            yield TaskOutcome(task, outcome.result, outcome.error, outcome.trace)
         except RayTaskError as error:
-            yield TaskOutcome(task, error=_cause(error), trace=str(error))
+            outcome = TaskOutcome(task, error=_cause(error), trace=str(error), starved=is_starvation(error.cause))
         except RayError as error:
-            yield from self._lose(worker, task, _cause(error))
+            yield from self._lose(worker, task, _cause(error), isinstance(error, OutOfMemoryError) or NODE_STARVED in str(error))
+            return
+        if outcome.starved:
+            yield from self._lose(worker, task, str(outcome.error), starved=True)
+        else:
+            yield replace(outcome, task=task)
 
-    def _lose(self, worker: _Worker[Task], task: Task, cause: str) -> Iterator[TaskOutcome[Task, Result]]:
+    def _lose(self, worker: _Worker[Task], task: Task, cause: str, starved: bool) -> Iterator[TaskOutcome[Task, Result]]:
+        """Takes a task back from a worker that is lost, or in which memory ran out, and gives it up when that was its last try."""
         if worker in self._workers:
             self._workers.remove(worker)
-            ray.kill(worker.handle)  # one that only seems lost must not go on
+            ray.kill(worker.handle)  # one that only seems lost must not go on, and what holds the memory ends
         losses = self._backlog.take_back(task)
-        log.warning("a worker was lost (%s); its task is tried again, %d of %d", cause, losses, TRIES)
+        log.warning("a worker %s (%s); try %d of %d of its task", "ran out of memory" if starved else "was lost", cause, losses, TRIES)
         if losses >= TRIES:
             self._backlog.lost.remove(task)
-            yield TaskOutcome(task, error=f"given up, because {TRIES} workers were lost with it, the last one so: {cause}")
+            remedy = ", as memory ran out; raise run.memory_per_worker or lower run.batch_size" if starved else ""
+            yield TaskOutcome(task, error=f"given up, because {TRIES} workers were lost with it, the last one so: {cause}{remedy}")
+
+
+def _addresses(nodes: list[dict[str, Any]]) -> tuple[str, str]:
+    """Of the cluster's head, and of the node that this process belongs to."""
+    context = ray.get_runtime_context()
+    own = next(node for node in nodes if node["NodeID"] == context.get_node_id())
+    return context.gcs_address, f"{own['NodeManagerAddress']}:{own['NodeManagerPort']}"
 
 
 def _cause(error: RayError) -> str:
     """An error of Ray's as one line; of those that wrap another, that one."""
     return describe(error.cause if isinstance(error, RayTaskError) and isinstance(error.cause, Exception) else error)
-
-
-def _await_answer(address: str, seconds: float) -> None:
-    """Waits for a cluster's port; Ray itself would wait for minutes, and say so in its own log."""
-    host, _, port = address.rpartition(":")
-    if not host or not port.isdecimal():
-        raise ClusterError(f"{address!r} is no address of a Ray cluster; expected HOST:PORT, such as 10.0.0.1:6379")
-    deadline = time.monotonic() + seconds
-    while True:
-        try:
-            socket.create_connection((host, int(port)), timeout=5).close()
-        except OSError as error:
-            if time.monotonic() > deadline:
-                raise ClusterError(
-                    f"no Ray cluster answers at {address} (waited {seconds:g} s: {describe(error)}); is `ray start --head` running there?"
-                ) from error
-            time.sleep(0.5)
-        else:
-            return
-
-
-def _check_cluster(resources: Resources) -> None:
-    """Refuses what the cluster could never give: Ray would wait for it."""
-    wanted, total = resources.workers * resources.gpus_per_worker, ray.cluster_resources().get("GPU", 0)
-    if wanted > total:
-        raise ClusterError(
-            f"{resources.workers} workers with {resources.gpus_per_worker:g} GPUs each need {wanted:g} GPUs, the cluster has {total:g}; "
-            "lower run.workers or run.gpus_per_worker"
-        )
-    largest = max(node["Resources"].get("memory", 0) for node in ray.nodes() if node["Alive"])
-    if resources.memory_per_worker_bytes > largest:
-        raise ClusterError(
-            f"a worker is granted {resources.memory_per_worker_bytes / 2**30:.2f} GiB, the largest node of the cluster offers {largest / 2**30:.2f} GiB; "
-            "lower run.memory_per_worker"
-        )

@@ -5,7 +5,8 @@ from collections.abc import Mapping
 import aiohttp
 from botocore.exceptions import ClientError, ConnectionError, HTTPClientError
 
-from infra.errors import AlreadyExists, Missing, StorageError
+from infra.errors import AlreadyExists, Missing, StorageError, Unwritable
+from infra.urls import masked
 
 CREDENTIALS = "AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and AWS_SESSION_TOKEN, or AWS_PROFILE"
 RIGHTS = {
@@ -95,19 +96,19 @@ def explain(error: BaseException, method: str, parameters: Mapping[str, object],
         endpoint: who was asked.
         anonymous: whether the request was unsigned.
     """
-    bucket = str(parameters.get("Bucket", ""))
+    bucket, endpoint = str(parameters.get("Bucket", "")), masked(endpoint)  # an endpoint may have a password before its host
     place = f"s3://{bucket}/{parameters.get('Key', parameters.get('Prefix', ''))}"
     code = code_of(error)
     if not code:
-        return StorageError(f"{place}: {_of_client(error, endpoint)}")
+        return StorageError(f"{place}: {masked(_of_client(error, endpoint))}")
     if code in GONE or (code == "404" and method in ("get_object", "head_object")):
         return Missing(f"{place}: no such file")
     if code in ("PreconditionFailed", "412") and "IfNoneMatch" in parameters:
         return AlreadyExists(f"{place}: already exists")
     reason = UNSIGNED if anonymous and REASONS.get(code) is DENIED else REASONS.get(code, "{message}; {endpoint} answered {code} to {method}")
     message = str(error).partition(": ")[2] or str(error)
-    right = RIGHTS.get(method, "s3:PutObject")
-    return StorageError(f"{place}: {reason.format(bucket=bucket, endpoint=endpoint, code=code, right=right, message=message, method=method)}")
+    right, kind = RIGHTS.get(method, "s3:PutObject"), Unwritable if code == "QuotaExceeded" else StorageError
+    return kind(f"{place}: {reason.format(bucket=bucket, endpoint=endpoint, code=code, right=right, message=message, method=method)}")
 
 
 def _of_client(error: BaseException, endpoint: str) -> str:

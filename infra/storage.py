@@ -21,9 +21,16 @@ from typing import IO
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
-from infra.errors import AlreadyExists, Missing, StorageError
+from infra.errors import AlreadyExists, Missing, StorageError, Unwritable
+from infra.urls import refuse_credentials
 
 SCRATCH = ".tmp"
+FULL = {
+    errno.ENOSPC: "make room on that disk",
+    errno.EDQUOT: "make room, or have this user's quota raised",
+    errno.EFBIG: "raise the largest file that this process may write (`ulimit -f`)",
+    errno.EROFS: "have that disk mounted for writing, or name a root elsewhere",
+}
 S3_SCHEMES = ("s3://", "s3a://")
 
 
@@ -31,8 +38,9 @@ def resolve(url: str) -> tuple[fsspec.AbstractFileSystem, str]:
     """The filesystem and the path in it of a URL or plain path.
 
     Raises:
-        StorageError: no such protocol, the package that speaks it is not installed, or the URL names no bucket.
+        StorageError: no such protocol, the package that speaks it is not installed, the URL names no bucket, or it carries credentials.
     """
+    refuse_credentials(url)
     try:
         if url.startswith(S3_SCHEMES):
             from infra.s3 import open_s3  # noqa: PLC0415 - its import takes a third of a second, which local audits need not wait
@@ -67,7 +75,13 @@ class Storage:
         return self._filesystem
 
     def full(self, path: str) -> str:
-        """The path in the filesystem, for readers that take a filesystem and a path."""
+        """The path in the filesystem, for readers that take a filesystem and a path.
+
+        Raises:
+            StorageError: it leaves the root. Parts of paths come from documents in the root, which anybody who can write there may have written.
+        """
+        if path.startswith("/") or ".." in path.split("/") or "\0" in path:
+            raise StorageError(f"{path!r} is no path below {self.url}; the document that names it is damaged, or not mad's")
         return f"{self.root.rstrip('/')}/{path}" if path else self.root
 
     def locate(self, path: str) -> str:
@@ -164,7 +178,7 @@ class Storage:
                 self.filesystem.cp_file(self.full(source), self.full(target))
 
     def remove(self, path: str) -> None:
-        """Removes a file that this process made to try the store; nothing that an audit wrote is ever removed here."""
+        """Removes a file. What an audit committed is never removed, but by a repair that found it damaged."""
         with explained(self.locate(path)):
             self.filesystem.rm_file(self.full(path))
 
@@ -253,8 +267,10 @@ def explained(place: str) -> Iterator[None]:
     except FileNotFoundError as error:
         raise Missing(f"{place}: no such file") from error
     except PermissionError as error:
-        raise StorageError(f"{place}: permission denied; give this user the right to read and write there") from error
+        raise Unwritable(f"{place}: permission denied; give this user the right to read and write there") from error
     except NotADirectoryError as error:
         raise StorageError(f"{place}: a part of this path is a file, not a folder") from error
     except OSError as error:
+        if error.errno in FULL:
+            raise Unwritable(f"{place}: {error.strerror}; {FULL[error.errno]}, then run again; what is done is kept") from error
         raise StorageError(f"{place}: {error.strerror or error}") from error

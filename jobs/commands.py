@@ -1,13 +1,13 @@
 """The commands that plan and run."""
 
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 import typer
 
+from infra.events import Notice
 from infra.storage import Storage
-from jobs.console import CANNOT, FAILED, VERDICT, Common, Stage
+from jobs.console import CANNOT, FAILED, VERDICT, Common, Stage, complain
 from jobs.progress import ProgressDisplay
 from jobs.rendering import plan_document, plan_text, run_text
 from pipeline.artifacts.layout import check_root, root_storage
@@ -16,6 +16,7 @@ from pipeline.config import AuditConfig
 from pipeline.errors import ConfigError
 from pipeline.plan import AuditPlan
 from pipeline.planning import plan_audit
+from pipeline.repair import repair, restore_tables
 from pipeline.run import run_audit
 from pipeline.verdicts import VERDICTS
 
@@ -38,6 +39,21 @@ class Where:
 
     executor: str = "serial"
     address: str | None = None
+
+
+def repair_then_run(path: str, where: Where, until: Stage, fail_on: str | None, common: Common) -> None:
+    """`mad run --repair`: drops what is damaged of the config's models, then runs as `run_config`."""
+    config = AuditConfig.load(path)
+    storage, models = root_storage(config.root), [model.name for model in config.models]
+    if check_root(storage) is not None:
+        with ProgressDisplay(common) as display:
+            for line in repair(storage, models, display):
+                display(Notice(line))
+    try:
+        run_config(path, where, until, fail_on, common)
+    finally:
+        if check_root(storage) is not None:
+            restore_tables(storage, models)
 
 
 def run_config(path: str, where: Where, until: Stage, fail_on: str | None, common: Common) -> None:
@@ -73,7 +89,7 @@ def _run(plan: AuditPlan, where: Where, until: Stage, verdict: str | None, commo
     document |= {"failed_tasks": dict(outcome.failed_tasks), "refused_files": dict(outcome.refused_files)}
     common.emit(document, run_text(outcome, Storage(plan.config.root)))
     for name, reason in outcome.failures.items():
-        print(f"mad: model {name}: {reason}", file=sys.stderr)
+        complain(f"model {name}: {reason}")
     if not outcome.clean:
         raise typer.Exit(FAILED)
     if verdict and any(_value(summary.get("verdict")) == verdict for summary in outcome.summaries.values()):

@@ -12,6 +12,9 @@ from typing import Annotated, Literal, TextIO
 
 import typer
 
+from jobs.terminal import PrintableFormatter, printable, sentence
+
+OWN = ("infra", "jobs", "madcore", "pipeline")
 OutputForm = Literal["text", "json"]
 Stage = Literal["gradients", "curvature", "scoring", "reporting"]
 Output = Annotated[OutputForm, typer.Option(help="Results as text, or as one JSON object on stdout.")]
@@ -31,7 +34,7 @@ class Common:
 
     def emit(self, document: Mapping[str, object], text: str) -> None:
         """Prints a result: as the JSON object, or as the text."""
-        print(json.dumps(document, indent=1, allow_nan=False) if self.output == "json" else text, file=self.results)
+        print(json.dumps(document, indent=1, allow_nan=False) if self.output == "json" else printable(text), file=self.results)
 
 
 @contextmanager
@@ -41,7 +44,7 @@ def edge(common: Common) -> Iterator[Common]:
     Only results go to stdout: what the user's own code prints meanwhile goes to stderr.
     """
     warnings.filterwarnings("ignore", "There is a performance drop because")  # torch's, of what `mad plan` says of the fallback
-    logging.basicConfig(stream=sys.stderr, level=logging.DEBUG if common.verbose > 1 else logging.INFO if common.verbose else logging.WARNING)
+    _log_to_stderr(common.verbose)
     try:
         with redirect_stdout(sys.stderr):
             yield common
@@ -54,9 +57,23 @@ def edge(common: Common) -> Iterator[Common]:
         raise
     except Exception as error:  # noqa: BLE001
         if common.verbose:
-            traceback.print_exc()
-        print(f"mad: {paragraph(error)}", file=sys.stderr)
+            print(printable(traceback.format_exc()), file=sys.stderr)
+        complain(paragraph(error))
         raise typer.Exit(exit_code(error)) from None
+
+
+def _log_to_stderr(verbose: int) -> None:
+    """Logs at the level asked for. Only this project's own go below INFO: an S3 client's would show session tokens and signatures."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(PrintableFormatter(logging.BASIC_FORMAT))
+    logging.basicConfig(handlers=[handler], level=logging.INFO if verbose else logging.WARNING)
+    for name in OWN:
+        logging.getLogger(name).setLevel(logging.DEBUG if verbose > 1 else logging.NOTSET)
+
+
+def complain(text: str) -> None:
+    """Prints what is wrong as one paragraph on stderr."""
+    print(f"mad: {sentence(text)}", file=sys.stderr)
 
 
 def paragraph(error: Exception) -> str:
@@ -70,10 +87,12 @@ def paragraph(error: Exception) -> str:
 
 
 def exit_code(error: Exception) -> int:
-    """2 for what was wrong before the first task, 3 for what cannot fit, 1 for the rest."""
-    from infra.errors import ClusterError  # noqa: PLC0415
+    """2 for what was wrong before the first task, 3 for what cannot fit or is locked, 1 for the rest."""
+    from infra.errors import ClusterError, ClusterLost, LockHeld  # noqa: PLC0415
     from pipeline.errors import CannotFit, ConfigError, RootError, SourceError  # noqa: PLC0415
 
-    if isinstance(error, CannotFit):
+    if isinstance(error, CannotFit | LockHeld):
         return CANNOT
+    if isinstance(error, ClusterLost):
+        return FAILED
     return WRONG if isinstance(error, ConfigError | RootError | SourceError | ClusterError) else FAILED

@@ -8,6 +8,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 
 from infra.events import Event, Notice, StageEnded, StageStarted, TaskEnded
 from jobs.console import Common
+from jobs.terminal import printable, sentence
 
 
 class ProgressDisplay:
@@ -45,13 +46,13 @@ class ProgressDisplay:
             case TaskEnded(stage, model, _, error, trace):
                 self._bars.advance(self._stages[stage])
                 if error:
-                    self._console.print(f"{stage}: a task of model {model} failed: {error}", markup=False, soft_wrap=True)
+                    self._console.print(sentence(f"{stage}: a task of model {model} failed: {error}"), markup=False, emoji=False, soft_wrap=True)
                 if self._traces and trace:
-                    self._console.print(trace, markup=False, soft_wrap=True)
+                    self._console.print(printable(trace), markup=False, emoji=False, soft_wrap=True)
             case StageEnded(stage, seconds):
                 self._end(stage, seconds)
             case Notice(text):
-                self._console.print(text, markup=False, soft_wrap=True)
+                self._console.print(sentence(text), markup=False, emoji=False, soft_wrap=True)
 
     def _start(self, stage: str, tasks: int, reused: int) -> None:
         self._reused[stage] = self._reused.get(stage, 0) + reused

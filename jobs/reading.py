@@ -8,6 +8,7 @@ from infra.errors import StorageError
 from jobs.console import FAILED, Common
 from jobs.progress import ProgressDisplay
 from jobs.rendering import explanation_text, items, mapping, results, share, size, table
+from jobs.terminal import sentence
 from pipeline.artifacts.layout import root_storage, summary_file
 from pipeline.audit import Audit, open_audit
 from pipeline.explain import explain
@@ -59,9 +60,9 @@ def show_verification(root: str, common: Common) -> None:
     checked = f"{found.receipts:,} receipts, {found.files:,} files ({size(found.bytes)}) and {found.tables:,} published tables checked"
     leftover = f"{found.unclaimed_attempts:,} attempts that no receipt names, left by interrupted tasks; harmless" if found.unclaimed_attempts else ""
     moved = f"{found.superseded_manifests:,} manifests of superseded results are gone; harmless" if found.superseded_manifests else ""
-    remedy = "to compute what is damaged anew, move the folder ROOT/MODEL/STAGE/KEY that holds it away, then: mad run CONFIG" if found.problems else ""
+    remedy = "to compute anew what is damaged, and nothing else: mad run CONFIG --repair" if found.problems else ""
     verdict = f"{len(found.problems):,} PROBLEMS" if found.problems else "all as written"
-    common.emit(document, "\n".join(line for line in (checked, leftover, moved, *found.problems, remedy, verdict) if line))
+    common.emit(document, "\n".join(line for line in (checked, leftover, moved, *map(sentence, found.problems), remedy, verdict) if line))
     if found.problems:
         raise typer.Exit(FAILED)
 
@@ -76,7 +77,7 @@ def show_inspection(place: str, common: Common) -> None:
         models = mapping(found["models"]) if "models" in found else {str(found["model"]): found["stages"]}
         costs = [(name, stage, mapping(cost)) for name, stages in models.items() for stage, cost in mapping(stages).items()]
         text = table(["model", "stage", "tasks", "rows", "bytes", "seconds"], [[name, *_stage_row(stage, cost)] for name, stage, cost in costs])
-        text = "\n".join([text, *(f"{name}: {problem}" for name, _, cost in costs for problem in items(cost["problems"]))])
+        text = "\n".join([text, *(sentence(f"{name}: {problem}") for name, _, cost in costs for problem in items(cost["problems"]))])
     common.emit(found, text)
 
 
@@ -105,7 +106,7 @@ def show_report(root: str, top: int, common: Common) -> None:
     lines = [results(list(summaries.values()))]
     for name, reason in failures.items():
         older = f"; shown is run {summaries[name]['run_id']}" if name in summaries else ""
-        lines.append(f"{name}: not audited in the latest run: {reason}{older}")
+        lines.append(sentence(f"{name}: not audited in the latest run: {reason}{older}"))
     for name, rows in listed.items():
         cells = [[_cell(row[column]) for column in SHOWN] for row in rows]
         lines += ["", table(SHOWN, cells, f"{name}: the {len(rows)} most anomalous of its flagged samples")] if rows else []

@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.table import Table
 
 from infra.storage import Storage
+from jobs.terminal import plain, sentence
 from madcore import RerunCost
 from pipeline.artifacts.layout import page_file
 from pipeline.artifacts.logs import STAGES
@@ -20,23 +21,18 @@ from pipeline.publication import Document, RunOutcome
 def table(columns: Sequence[str], rows: Sequence[Sequence[str]], title: str = "") -> str:
     """A plain text table; columns that hold numbers only are set right."""
     numeric = [bool(rows) and all(_is_number(row[index]) for row in rows) for index in range(len(columns))]
-    grid = Table(title=title or None, title_justify="left", title_style="", box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    grid = Table(title=sentence(title) or None, title_justify="left", title_style="", box=None, pad_edge=False, padding=(0, 2, 0, 0))
     for name, right in zip(columns, numeric, strict=True):
         grid.add_column(name, justify="right" if right else "left", no_wrap=True, header_style="")
     for row in rows:
-        grid.add_row(*(_plain(cell) for cell in row))
+        grid.add_row(*(plain(cell) for cell in row))
     sink = io.StringIO()
-    Console(file=sink, width=100_000, no_color=True, markup=False, highlight=False).print(grid)
+    Console(file=sink, width=100_000, no_color=True, markup=False, highlight=False, emoji=False).print(grid)
     return "\n".join(line.rstrip() for line in sink.getvalue().splitlines())
 
 
 def _is_number(cell: str) -> bool:
     return cell in ("", "-") or cell.replace(",", "").replace("%", "").replace(" ", "").replace(".", "").replace("-", "").isdigit()
-
-
-def _plain(cell: str) -> str:
-    """Values from data must not move the cursor or break lines."""
-    return "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in cell)
 
 
 def share(value: object, digits: int = 3) -> str:
@@ -110,11 +106,11 @@ def plan_text(plan: AuditPlan) -> str:
         group = certifiable(model)
         lines += [f"{model.name}: {_chains(model)}"] if model.config.traced else []
         lines += [f"{model.name}: the fdr target can flag no fewer than {group:,} samples, if any"] if group else []
-        lines += [f"{model.name}: by the fallback: {name}: {_rerun(cost)}" for name, cost in model.fallback.items()]
-        lines += [f"{model.name}: not covered: {name}: {reason}" for name, reason in model.not_covered.items()]
-        lines += [f"{model.name}: file left out: {reason}" for reason in model.refused_files.values()]
-    lines += [f"{name}: cannot be audited: {reason}" for name, reason in plan.refused.items()]
-    return "\n".join([*lines, *(f"cannot fit: model {name}: {reason}" for name, reason in plan.misfits.items())])
+        lines += [sentence(f"{model.name}: by the fallback: {name}: {_rerun(cost)}") for name, cost in model.fallback.items()]
+        lines += [sentence(f"{model.name}: not covered: {name}: {reason}") for name, reason in model.not_covered.items()]
+        lines += [sentence(f"{model.name}: file left out: {reason}") for reason in model.refused_files.values()]
+    lines += [sentence(f"{name}: cannot be audited: {reason}") for name, reason in plan.refused.items()]
+    return "\n".join([*lines, *(sentence(f"cannot fit: model {name}: {reason}") for name, reason in plan.misfits.items())])
 
 
 def _chains(model: ModelPlan) -> str:
@@ -142,14 +138,14 @@ def run_text(outcome: RunOutcome, storage: Storage) -> str:
     lines = [f"run {outcome.run_id}"]
     if outcome.summaries:
         lines += [results(list(outcome.summaries.values())), stage_seconds(outcome.stages)]
-        lines += [f"{name}: warning: {warning}" for name, summary in outcome.summaries.items() for warning in items(summary["warnings"])]
+        lines += [sentence(f"{name}: warning: {warning}") for name, summary in outcome.summaries.items() for warning in items(summary["warnings"])]
         lines += [f"{name}: same scores as run {summary['same_as']}" for name, summary in outcome.summaries.items() if summary["same_as"]]
         lines.append(f"page: {storage.locate(page_file('index'))}")
     else:
         lines.append(stage_seconds(outcome.stages))
-    lines += [f"{name}: FAILED: {reason}" for name, reason in outcome.failures.items()]
+    lines += [sentence(f"{name}: FAILED: {reason}") for name, reason in outcome.failures.items()]
     given_up = {name: tasks for name, tasks in outcome.failed_tasks.items() if name not in outcome.failures}
-    lines += [f"{name}: task given up, tried again by the next run: {tasks[0]} ({len(tasks)} in all)" for name, tasks in given_up.items()]
+    lines += [sentence(f"{name}: task given up, tried again by the next run: {tasks[0]} ({len(tasks)} in all)") for name, tasks in given_up.items()]
     return "\n".join(lines)
 
 
@@ -170,13 +166,13 @@ def results(summaries: Sequence[Document]) -> str:
 
 def explanation_text(row: Document) -> str:
     """What is behind one score, for a person."""
-    lines = [f"sample {_plain(str(row['sample_id']))} (row {row['row']} of {row['source']}), model {row['model']}, run {row['run_id']}"]
+    lines = [sentence(f"sample {row['sample_id']} (row {row['row']} of {row['source']}), model {row['model']}, run {row['run_id']}")]
     if row["prediction"] != NO_CLASS:
         lines.append(f"prediction: class {row['prediction']}, confidence {share(row['confidence'])}")
     if isinstance(row["score"], float):
         bar = f"threshold {row['threshold']:.5g}: " if isinstance(row["threshold"], float) else ""
         lines.append(f"score: {row['score']:.5g} ({bar}{'flagged' if row['flagged'] else 'not flagged'})")
-    lines.append(str(row["in_words"]))
+    lines.append(sentence(str(row["in_words"])))
     layers = [[str(entry["layer"]), f"{entry['score']:.4f}"] for entry in items(row["layers"]) if isinstance(entry, dict)]
     trusted = [[str(entry["sample_id"]), f"{entry['influence']:.4g}"] for entry in items(row["top_trusted"]) if isinstance(entry, dict)]
     lines += ["", "the trusted samples that speak most for this output:", table(["trusted sample", "influence"], trusted)] if trusted else []

@@ -24,7 +24,11 @@ TOP_TRUSTED = 10
 
 def unit_rows(whitened_nk: Tensor, layout: RowLayout, layers: LayersForm) -> Tensor:
     """Unit rows (n, k): one L2 norm for the whole row, or one per layer (`apart`). A zero row or layer stays zero."""
-    norms_nl = layout.layer_norms(whitened_nk)
+    return _normed(whitened_nk, layout.layer_norms(whitened_nk), layout, layers)
+
+
+def _normed(whitened_nk: Tensor, norms_nl: Tensor, layout: RowLayout, layers: LayersForm) -> Tensor:
+    """Unit rows (n, k), of rows whose norms per layer (n, layers) are known."""
     if layers == "concatenated":
         norms_nl = torch.linalg.vector_norm(norms_nl, dim=1, keepdim=True)
     divisors_nl = torch.where(norms_nl > 0, norms_nl, torch.ones_like(norms_nl)).to(whitened_nk)
@@ -115,8 +119,8 @@ class References:
         median = float(log_leverage(whitened_mk).quantile(0.5))
         return cls(layout, layers, whitened_mk, units_mk, means_ck, present_c, median)
 
-    def explanation(self, kind: ScoreKind, units_nk: Tensor, predictions_n: Tensor) -> Tensor:
-        """The direction (n, k) that each sample is compared with.
+    def explanation(self, kind: ScoreKind, units_nk: Tensor, predictions_n: Tensor) -> tuple[Tensor, Tensor]:
+        """The directions (d, k) that samples are compared with, and which one each sample is, (n,).
 
         Raises:
             ValueError: the kind needs classes, and there are none.
@@ -124,15 +128,15 @@ class References:
         if kind in CLASS_SCORES and not len(self.class_means):
             raise ValueError(f"{kind} compares with predicted classes, and these references have none")
         if kind == "prediction_coupling":
-            return self.class_means[predictions_n]
+            return self.class_means, predictions_n
         if kind == "class_coupling":
             cosines_nc = (units_nk @ self.class_means.T).masked_fill(~self.present, float("-inf"))
-            return self.class_means[cosines_nc.argmax(dim=1)]
+            return self.class_means, cosines_nc.argmax(dim=1)
         if kind == "top_coupling":
             nearest_nq = (units_nk @ self.units.T).topk(self.nearest, dim=1).indices
             weights_nm = units_nk.new_zeros(len(units_nk), len(self.units)).scatter_(1, nearest_nq, 1 / self.nearest)
-            return weights_nm @ self.units
-        return self.units.mean(dim=0).expand_as(units_nk)
+            return weights_nm @ self.units, torch.arange(len(units_nk), device=units_nk.device)
+        return self.units.mean(dim=0, keepdim=True), torch.zeros_like(predictions_n)
 
     @property
     def nearest(self) -> int:
@@ -167,18 +171,19 @@ def score(references: References, kind: ScoreKind, whitened_nk: Tensor, predicti
     With layers `apart`, cosines are averaged over the layers in which the sample's row is not zero. Influence is u_i . u_j on
     whitened rows, before unit norms (see `madcore.curvature`); the 10 largest are returned, or as many as there are.
     """
-    layout = references.layout
-    units_nk = unit_rows(whitened_nk, layout, references.layers)
-    explanation_nk = references.explanation(kind, units_nk, predictions_n)
-    products_nl = torch.stack([block.sum(dim=1) for block in layout.blocks(units_nk * explanation_nk)], dim=1)
+    layout, whitened_norms_nl = references.layout, references.layout.layer_norms(whitened_nk)
+    units_nk = _normed(whitened_nk, whitened_norms_nl, layout, references.layers)
+    directions_dk, which_n = references.explanation(kind, units_nk, predictions_n)
+    products_nl = torch.stack([block.sum(dim=1) for block in layout.blocks(units_nk * directions_dk[which_n])], dim=1)
     norms_nl = layout.layer_norms(units_nk)
     scores_n = -products_nl.sum(dim=1)
     if references.layers == "apart":
         scores_n = scores_n / (norms_nl > 0).sum(dim=1).clamp(min=1)
     if kind == "leverage":
         scores_n = (log_leverage(whitened_nk) - references.log_leverage_median).abs().to(whitened_nk)
-    lengths_nl = (norms_nl * layout.layer_norms(explanation_nk)).to(products_nl)
+    lengths_nl = (norms_nl * layout.layer_norms(directions_dk)[which_n]).to(products_nl)
     cosines_nl = torch.where(lengths_nl > 0, products_nl / lengths_nl.clamp(min=torch.finfo(torch.float32).tiny), 0.0)
     influence = whitened_nk @ references.whitened.T
     top = influence.topk(min(TOP_TRUSTED, influence.shape[1]), dim=1)
-    return Scored(scores_n, whitened_nk.square().sum(dim=1), -cosines_nl, top.indices, top.values)
+    leverage_n = whitened_norms_nl.square().sum(dim=1).to(whitened_nk)
+    return Scored(scores_n, leverage_n, -cosines_nl, top.indices, top.values)

@@ -1,25 +1,27 @@
 """`audit.yaml` to `AuditConfig`: read, merge, check; every complaint says where, what and what would be right."""
 
 import os
-from collections.abc import Hashable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Annotated, get_args
+from typing import get_args
 
-import yaml
-from pydantic import BaseModel, Field, JsonValue, ValidationError
+from pydantic import BaseModel, JsonValue, ValidationError
 from pydantic_core import ErrorDetails
 
+from infra.urls import masked
 from pipeline import schema
+from pipeline.bounded_yaml import LARGEST_CONFIG, parse_yaml
 from pipeline.errors import ConfigError
 from pipeline.estimators import Estimator, ProjectionSection
 from pipeline.schema import CLASS_MEANS, CURVATURES, MEASUREMENTS, SCORES, CurvatureSection, ModelConfig, RunSection, ScoreSection
-from pipeline.sections import Section
+from pipeline.sections import Place, Section
 
 MODEL_SECTIONS = ("task", "data", "estimator", "curvature", "score", "calibration")
+COMPLAINTS_SHOWN, LONGEST_SHOWN = 100, 150
 REPLACED_WHOLE = ("columns", "preprocess", "target")
 TAGS = ("relative_mean", "absolute", "gradient", "loss_trace")  # of kinds, which pydantic puts into places
-LARGEST_CONFIG = 4 << 20
 _KINDS: dict[str, type[Section]] = {
     "estimator": Estimator,
     "projection": ProjectionSection,
@@ -34,7 +36,7 @@ Raw = dict[str, JsonValue]
 class AuditConfig(Section):
     """A whole audit: its root and its models, each with all its sections."""
 
-    root: Annotated[str, Field(min_length=1)]
+    root: Place
     models: tuple[ModelConfig, ...]
     run: RunSection = RunSection()
     review: None = None
@@ -66,8 +68,8 @@ class AuditConfig(Section):
             config = cls.model_validate({**whole, "models": merged, "folder": str(Path(folder).resolve())})
         except ValidationError as error:
             raise ConfigError(_complaints(error, raw)) from error
-        names = [model.name for model in config.models]
-        repeated = sorted({name for name in names if names.count(name) > 1})
+        names = Counter(model.name for model in config.models)
+        repeated = sorted(name for name, times in names.items() if times > 1)
         if repeated:
             raise ConfigError(f"models: names must be unique, repeated: {', '.join(repeated)}")
         misfits = [line for index, model in enumerate(config.models) for line in _misfits(index, model, raw)]
@@ -172,30 +174,16 @@ def _resolve_auto(model: ModelConfig) -> ModelConfig:
     return resolved.model_copy(update={"estimator": model.gradient.model_copy(update={"measurement": measurement})})
 
 
-class _Loader(yaml.SafeLoader):
-    """Refuses a key that stands twice in a mapping, of which YAML would keep the last and drop the others in silence."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, object]:
-        keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode) and key.value != "<<"]
-        twice = [key for key in keys if keys.count(key) > 1]
-        if twice:
-            raise ConfigError(f"the key {twice[0]!r} stands twice in the mapping that begins in line {node.start_mark.line + 1}; keep one")
-        return super().construct_mapping(node, deep)
-
-
 def _read(path: Path) -> Raw:
     try:
-        if path.stat().st_size > LARGEST_CONFIG:
-            raise ConfigError(f"{path.stat().st_size:,} bytes is no config (at most {LARGEST_CONFIG:,})")
-        raw = yaml.load(path.read_text(encoding="utf-8"), _Loader)  # noqa: S506 - it is a SafeLoader
+        with path.open("rb") as file:
+            raw = parse_yaml(file.read(LARGEST_CONFIG + 1))
     except FileNotFoundError as error:
         raise ConfigError(f"{path}: no such file; `mad init` writes an example config") from error
-    except (OSError, UnicodeDecodeError) as error:
+    except OSError as error:
         raise ConfigError(f"{path}: cannot be read ({error})") from error
     except ConfigError as error:
-        raise ConfigError(f"{path}: {error}") from error
-    except (yaml.YAMLError, RecursionError, ValueError, AttributeError, TypeError) as error:
-        raise ConfigError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
+        raise ConfigError(f"{path}: {masked(str(error))}") from error
     if not isinstance(raw, dict):
         raise ConfigError(f"{path}: expected a mapping with root, models, task and data, found {type(raw).__name__}; `mad init` writes an example config")
     return raw
@@ -207,7 +195,8 @@ def _complaints(error: ValidationError, raw: Raw) -> str:
         line = _complaint(detail, raw)
         if line not in lines:
             lines.append(line)
-    return "; ".join(lines)
+    more = len(lines) - COMPLAINTS_SHOWN
+    return "; ".join([*lines[:COMPLAINTS_SHOWN], *([f"and {more:,} more complaints"] if more > 0 else [])])
 
 
 def _complaint(detail: ErrorDetails, raw: Raw) -> str:
@@ -233,8 +222,12 @@ PHRASES = {
 
 
 def _shown(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= 80 else f"{text[:77]}..."
+    """A value as the user may recognise it, without what is secret of URLs in it."""
+    try:
+        text = masked(repr(value))
+    except ValueError:  # of a whole number with thousands of digits
+        text = f"a value of type {type(value).__name__} that is too large to show"
+    return text if len(text) < LONGEST_SHOWN else f"{text[: LONGEST_SHOWN - 3]}..."
 
 
 def _remedy(key: object, valid: Sequence[str], elsewhere: str | None = None) -> str:
@@ -265,7 +258,8 @@ def _where(loc: Sequence[int | str], raw: Raw) -> str:
     own = loc[2:3] == () or loc[2] not in MODEL_SECTIONS or (isinstance(model, dict) and loc[2] in model) or loc[2] not in raw
     rest = [str(part) for part in loc[2:] if part not in TAGS]
     name = model.get("name", loc[1]) if isinstance(model, dict) else loc[1]
-    return ".".join(["models", str(name), *rest] if own else rest)
+    shown = name if isinstance(name, str) and name.isprintable() and len(name) < LONGEST_SHOWN else _shown(name)
+    return ".".join(["models", shown, *rest] if own else rest)
 
 
 def _options(loc: Sequence[int | str]) -> list[type[BaseModel]]:

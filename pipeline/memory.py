@@ -144,7 +144,7 @@ def project_memory(shapes: Shapes) -> ProjectedMemory:
     references = 5 * shapes.reference * row + 6 * shapes.classes * row
     batch = batch_bytes(shapes.batch, shapes.at_once, shapes.sample_bytes, shapes.kept_bytes + 3 * stored)
     gradients = PROCESS_BYTES + 2 * shapes.model_bytes + batch + shapes.besides + 5 * shapes.task_rows * stored
-    scoring = PROCESS_BYTES + blocks // 2 + references + SCORING_BLOCK * (6 * row + 8 * shapes.reference)
+    scoring = PROCESS_BYTES + blocks // 2 + references + SCORING_BLOCK * (14 * row + 8 * shapes.reference)  # 8 rows of two tasks' blocks read ahead
     curvature = (
         PROCESS_BYTES + max(4 * blocks + factor, blocks // 2 + references, 6 * shapes.screened * row) + SCORING_BLOCK * (6 * stored + 8 * shapes.reference)
     )

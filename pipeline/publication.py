@@ -14,8 +14,9 @@ from importlib.metadata import version
 
 from pydantic import JsonValue
 
-from infra.errors import AlreadyExists, Corrupt, Missing, StorageError
-from infra.events import utc_stamp
+from infra.commits import damage_of, read_file
+from infra.errors import REPAIR, AlreadyExists, Corrupt, Missing, StorageError
+from infra.events import stamp_after, utc_stamp
 from infra.files import digest
 from infra.storage import Storage
 from pipeline.artifacts.layout import models, outcome_file, page_file, published_runs, report_file, run_file, run_summary_file, runs, summary_file, table_file
@@ -49,14 +50,18 @@ class RunOutcome:
 
 
 def begin(storage: Storage, plan: AuditPlan) -> str:
-    """Records a run, with its resolved config, versions and digests, and returns its id: UTC time and a short digest."""
+    """Records a run, with its resolved config, versions and digests, and returns its id: UTC time and a short digest.
+
+    Ids sort in the order of the runs, also where the clock was set back since the latest.
+    """
     config = plan.config.model_dump(mode="json")
-    stamp = utc_stamp()
+    now = utc_stamp()
+    stamp = max(now, stamp_after(next(reversed(runs(storage)), "")))
     run_id = f"{stamp}-{digest(json.dumps([config, uuid.uuid4().hex]).encode())[:8]}"
     record: Document = {
         "format": FORMAT,
         "run_id": run_id,
-        "started": stamp,
+        "started": now,
         "versions": {"python": platform.python_version(), **{name: version(name) for name in _packages(plan)}},
         "config": config,
         "models": {model.name: _planned(model) for model in plan.models},
@@ -106,8 +111,13 @@ def make_up(storage: Storage) -> None:
     for name in models(storage) if ended else ():
         with suppress(Corrupt):  # `mad verify` names what is damaged; it must not stop the models beside it
             summary = read_document(storage, run_summary_file(str(ended), name))
-            if summary is not None:
+            if summary is not None and not storage.exists(table_file(name, str(summary["run_id"]))) and not _report_damaged(storage, summary):
                 _publish_table(storage, name, summary)
+
+
+def _report_damaged(storage: Storage, summary: Document) -> str:
+    table = summary["table"]
+    return damage_of(storage, report_file(summary, TABLE), str(table["sha256"]), int(str(table["bytes"]))) if isinstance(table, dict) else ""
 
 
 def _publish_table(storage: Storage, model: str, summary: Document) -> None:
@@ -163,7 +173,7 @@ def read_document(storage: Storage, path: str) -> Document | None:
         document = json.loads(storage.read(path))
     except Missing:
         return None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise Corrupt(f"{storage.locate(path)}: not readable JSON ({error}); move it away; a model's summary.json the next run writes anew") from error
     if not isinstance(document, dict):
         return None
@@ -175,9 +185,13 @@ def read_document(storage: Storage, path: str) -> Document | None:
 
 def _summary(storage: Storage, run_id: str, run: ModelRun) -> Document:
     plan = run.plan
-    facts = json.loads(storage.read(f"{run.report_folder}/{FACTS}"))
-    table = next(file for file in run.report.files if file.name == TABLE) if run.report else None
-    assert table is not None
+    assert run.report is not None
+    files = {file.name: file for file in run.report.files}
+    table, place = files[TABLE], f"{run.report_folder}/{FACTS}"
+    read = read_file(storage, place)
+    if digest(read) != files[FACTS].sha256:
+        raise Corrupt(f"{storage.locate(place)}: its contents changed since it was written (SHA-256 differs); {REPAIR}")
+    facts = json.loads(read)
     return {
         **facts,
         "run_id": run_id,

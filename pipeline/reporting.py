@@ -1,19 +1,20 @@
-"""Stage 4: decisions, the table, and the facts of a report. One task a model; it streams over the score parts twice.
+"""Stage 4: decisions, the table, and the facts of a report. One task a model; it streams over the score parts twice, and over their ids.
 
 The first pass counts (conformal p-values take M + 1 values, so q-values need counts only), the second writes the table and fills
 the histogram. What it commits becomes public only when the whole run is done: see `pipeline.run`.
 """
 
+import io
 import json
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow as pa
 from pydantic import JsonValue
 
-from infra.commits import Measures, Receipt
+from infra.commits import Measures, Receipt, read_file
 from infra.events import Stopwatch, peak_memory_bytes
 from infra.storage import Storage
 from infra.tables import open_parquet, write_parquet
@@ -36,6 +37,7 @@ from pipeline.thumbnails import thumbnails
 REPORT_FORMAT = 1
 REPORT = "report"
 BATCH_ROWS = 8192
+TALLIED = ("row", "prediction", "confidence", "score", "gradient_norm", "status")
 
 
 @dataclass(frozen=True)
@@ -87,7 +89,7 @@ class ReportingWorker:
         trusted = read_trusted(self._storage, task.references)
         _check_target(plan, trusted)
         tally = Tally(trusted.calibration_scores, trusted.suspected_scores)
-        for part, batch in self._batches(task):
+        for part, batch in self._batches(task, TALLIED, check=True):
             tally.add(batch, _truth(sources[part.source_key], batch))
         found = Found(Decisions.of(plan.config.calibration.target, tally), tally)
         with tempfile.TemporaryDirectory(prefix="mad-") as folder:
@@ -105,17 +107,19 @@ class ReportingWorker:
             measures = Measures(rows=tally.total, seconds=watch.seconds, peak_memory_bytes=peak_memory_bytes())
             return reporting_log(self._storage, plan.name, task.key).commit(REPORT, files, measures)
 
-    def _batches(self, task: ReportTask) -> Iterator[tuple[ScorePart, pa.RecordBatch]]:
+    def _batches(self, task: ReportTask, columns: Sequence[str] | None = None, check: bool = False) -> Iterator[tuple[ScorePart, pa.RecordBatch]]:
+        """Batches of all parts, of these columns only (None are all); on demand each part is read whole first, and checked against its digest."""
         for part in task.parts:
             path = f"{part.folder}/{PART}"
-            with self._storage.open(path) as handle:
+            handle = io.BytesIO(read_file(self._storage, path, part.content)) if check else self._storage.open(path)
+            with handle:
                 file = open_parquet(handle, self._storage.locate(path))
                 PART_FORMAT.check(file.schema_arrow, self._storage.locate(path))
-                for batch in file.iter_batches(BATCH_ROWS):
+                for batch in file.iter_batches(BATCH_ROWS, columns=columns):
                     yield part, batch
 
     def _ids(self, task: ReportTask) -> Iterator[list[str]]:
-        for _, batch in self._batches(task):
+        for _, batch in self._batches(task, ["sample_id"]):
             yield batch.column("sample_id").to_pylist()
 
 

@@ -11,7 +11,7 @@ from infra.commits import CommitLog, Receipt
 from infra.events import Listener, StageEnded, Stopwatch, ignore
 from infra.executors import EXECUTORS, Executor, Resources, open_executor
 from infra.storage import Storage
-from pipeline.artifacts.layout import claim_root
+from pipeline.artifacts.layout import claim_root, root_lock
 from pipeline.artifacts.logs import STAGES, reporting_log, scoring_log
 from pipeline.artifacts.rows import RowsPart
 from pipeline.audit import Audit
@@ -47,7 +47,9 @@ def run_audit(plan: AuditPlan, executor: str = "serial", until: str = "reporting
         ConfigError: no such executor or stage.
         ClusterError: no cluster answers, or it lacks what the config asks for.
         CannotFit: for every model a worker would need more memory than `run.memory_per_worker`.
-        RootError: the root cannot be written, or its store lets two writers overwrite each other.
+        RootError: the root is not one, or its store lets two writers overwrite each other.
+        LockHeld: another process runs an audit in this root.
+        StorageError: the root takes no more, or does not answer; what is done is kept.
     """
     if executor not in EXECUTORS:
         raise ConfigError(f"executor {executor!r} is not available in this version; available: {', '.join(EXECUTORS)}")
@@ -62,15 +64,17 @@ def run_audit(plan: AuditPlan, executor: str = "serial", until: str = "reporting
 def _run(plan: AuditPlan, executor: Executor, resources: Resources, stages: Sequence[str], listener: Listener) -> Audit:
     storage = Storage(plan.config.root)
     claim_root(storage)
-    make_up(storage)
-    run_id = begin(storage, plan)
-    models = {model.name: ModelRun(model) for model in plan.models}
-    steps = _Stages(plan, storage, StepRunner(models, executor, resources, listener))
-    for stage in stages:
-        watch = Stopwatch()
-        getattr(steps, stage)()
-        listener(StageEnded(stage, watch.seconds))
-    outcome = publish(storage, run_id, plan, list(models.values()), complete=stages[-1] == STAGES[-1])
+    with root_lock(storage) as lock:
+        make_up(storage)
+        run_id = begin(storage, plan)
+        models = {model.name: ModelRun(model) for model in plan.models}
+        steps = _Stages(plan, storage, StepRunner(models, executor, resources, listener))
+        for stage in stages:
+            watch = Stopwatch()
+            getattr(steps, stage)()
+            listener(StageEnded(stage, watch.seconds))
+            lock.check()
+        outcome = publish(storage, run_id, plan, list(models.values()), complete=stages[-1] == STAGES[-1])
     return Audit(storage, outcome)
 
 

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from pydantic import BeforeValidator, ByteSize, Field, JsonValue, StringConstraints, field_validator, model_validator
 
 from pipeline.estimators import Estimator, LossTrace
-from pipeline.sections import Paths, Section, Seed, Share
+from pipeline.sections import Paths, Place, Section, Seed, Share
 
 if TYPE_CHECKING:
     from madcore.coupling import LayersForm, ScoreKind
@@ -194,10 +194,10 @@ class ModelConfig(Section):
     """One model with everything that concerns it, sections of the top level merged in, `auto` resolved."""
 
     name: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")]
-    architecture: str | None = None
+    architecture: Place | None = None
     kwargs: Annotated[dict[str, JsonValue], Field(default_factory=dict)]
-    weights: str | None = None
-    huggingface: str | None = None
+    weights: Place | None = None
+    huggingface: Place | None = None
     task: Task
     data: Data
     estimator: Annotated[Estimator | LossTrace, Field(discriminator="kind"), _of_kind("gradient")] = Estimator()
@@ -208,7 +208,7 @@ class ModelConfig(Section):
     @field_validator("name")
     @classmethod
     def _allowed_name(cls, name: str) -> str:
-        if name in RESERVED_NAMES:
+        if name.lower() in RESERVED_NAMES:  # some disks know no difference between Runs and runs
             raise ValueError(f"{name!r} is taken by the root's own files; choose another")
         return name
 

@@ -43,8 +43,10 @@ class Scorer:
         calibration score and an equal audited one, where ties must count against the sample.
         """
         samples = len(rows_bk)
-        rows = torch.nn.functional.pad(rows_bk, (0, 0, 0, SCORING_BLOCK - samples))
-        predictions = torch.nn.functional.pad(predictions_b, (0, SCORING_BLOCK - samples))
+        rows, predictions = rows_bk, predictions_b
+        if samples < SCORING_BLOCK:
+            rows = torch.nn.functional.pad(rows_bk, (0, 0, 0, SCORING_BLOCK - samples))
+            predictions = torch.nn.functional.pad(predictions_b, (0, SCORING_BLOCK - samples))
         scored = score(self.references, self.kind, self.prepare(rows), predictions)
         if self.concordance is not None:
             scored = replace(scored, score=-self.concordance(rows))

@@ -11,13 +11,14 @@ from infra.commits import Measures, Receipt
 from infra.computing import compute
 from infra.errors import StorageError
 from infra.events import Stopwatch, peak_memory_bytes
+from infra.prefetch import prefetched
 from infra.storage import Storage
 from infra.tables import write_parquet
 from madcore import RowLayout
 from madcore.coupling import Scored
 from pipeline.artifacts.curvature import read_reference_rows, read_trusted, read_whitening
 from pipeline.artifacts.logs import scoring_log
-from pipeline.artifacts.rows import NONFINITE, RowsPart, SampleColumns, read_blocks
+from pipeline.artifacts.rows import NONFINITE, RowsPart, SampleColumns, StoredBlock, read_stored
 from pipeline.artifacts.scores import PART, PART_FORMAT, score_batch
 from pipeline.keys import key_of
 from pipeline.memory import SCORING_BLOCK
@@ -25,7 +26,7 @@ from pipeline.plan import ModelPlan
 from pipeline.scorer import Scorer
 from pipeline.sources.datasets import read_ids
 
-SCORING_FORMAT = 1
+SCORING_FORMAT, READ_AHEAD = 1, 2
 FAILED = "failed: "
 
 
@@ -69,31 +70,36 @@ class ScoringWorker:
         self._loaded: _Loaded | None = None
 
     def __call__(self, task: ScoreTask) -> Receipt:
-        """Scores and commits one part."""
+        """Scores and commits one part. Reading runs ahead in a thread, and of two tasks one computes while the other reads or writes."""
         watch, plan = Stopwatch(), self._plans[task.model]
-        scored = compute(self._encoded, plan, task)
+        sink = io.BytesIO()
+        write_parquet(sink, self._failed(plan, task.part) if task.part.failure else self._batches(plan, task), PART_FORMAT)
         measures = Measures(rows=task.part.stop - task.part.start, seconds=watch.seconds, peak_memory_bytes=peak_memory_bytes())
-        return scoring_log(self._storage, plan.name, task.key, task.part.source_key).commit(task.part.name, {PART: scored}, measures)
+        return scoring_log(self._storage, plan.name, task.key, task.part.source_key).commit(task.part.name, {PART: sink.getvalue()}, measures)
 
-    def _encoded(self, plan: ModelPlan, task: ScoreTask) -> bytes:
+    def _batches(self, plan: ModelPlan, task: ScoreTask) -> Iterator[pa.RecordBatch]:
+        """All is computed before the first batch is asked for; of rows nothing is kept."""
+        with prefetched(read_stored(self._storage, task.part, plan.layout, SCORING_BLOCK), READ_AHEAD) as blocks:
+            reference_ids, found = compute(self._scored, plan, task, blocks)
+        for samples, scored in found:
+            yield score_batch(task.part.source, samples, scored, reference_ids, plan.layout.names)
+
+    def _scored(self, plan: ModelPlan, task: ScoreTask, blocks: Iterator[StoredBlock]) -> tuple[pa.Array, list[tuple[SampleColumns, Scored]]]:
+        """The ids of the reference part, and block by block samples with what they scored."""
         if self._loaded is None or self._loaded.key != task.key:
             self._loaded = None
             self._loaded = self._load(plan, task)
-        batches = self._failed(plan, task.part) if task.part.failure else self._scored(plan, task.part, self._loaded)
-        sink = io.BytesIO()
-        write_parquet(sink, batches, PART_FORMAT)
-        return sink.getvalue()
+        found = []
+        for block in blocks:
+            scored = self._loaded.scorer(block.rows, block.samples.predictions.clamp(min=0))
+            found.append((_without_overflow(block.samples, scored), scored))
+        return self._loaded.reference_ids, found
 
     def _load(self, plan: ModelPlan, task: ScoreTask) -> _Loaded:
         trusted = read_trusted(self._storage, task.curvature.references)
         whitened = read_reference_rows(self._storage, task.curvature.references)
         scorer = Scorer.of(plan, read_whitening(self._storage, task.curvature.factor, plan.layout), whitened, trusted)
         return _Loaded(task.key, scorer, pa.array(trusted.reference_ids, pa.string()))
-
-    def _scored(self, plan: ModelPlan, part: RowsPart, loaded: _Loaded) -> Iterator[pa.RecordBatch]:
-        for rows, samples in read_blocks(self._storage, part, plan.layout, SCORING_BLOCK):
-            scored = loaded.scorer(rows, samples.predictions.clamp(min=0))
-            yield score_batch(part.source, _without_overflow(samples, scored), scored, loaded.reference_ids, plan.layout.names)
 
     def _failed(self, plan: ModelPlan, part: RowsPart) -> Iterator[pa.RecordBatch]:
         """Rows of a task that was given up: named, unscored, none left out."""

@@ -4,8 +4,9 @@ from pydantic import JsonValue
 
 from infra.commits import CommitLog, Receipt
 from infra.errors import StorageError
+from infra.locks import Owner
 from infra.storage import Storage
-from pipeline.artifacts.layout import MARK, models, open_root, outcome_file, root_storage, run_file, runs
+from pipeline.artifacts.layout import MARK, models, open_root, outcome_file, root_lock, root_storage, run_file, runs
 from pipeline.artifacts.logs import STAGES, rows_log, stage_logs
 from pipeline.errors import RootError
 from pipeline.publication import Document, read_document, read_summary
@@ -17,21 +18,23 @@ def status(storage: Storage) -> Document:
     Raises:
         RootError: it is not a root.
     """
-    info = open_root(storage)
+    info, holder = open_root(storage), root_lock(storage).holder()
     return {
         "root": storage.url,
         "audit": info.audit,
-        "runs": [_run(storage, run_id, latest=number == 0) for number, run_id in enumerate(reversed(runs(storage)))],
+        "locked_by": str(holder) if holder else None,
+        "runs": [_run(storage, run_id, latest=number == 0, at_work=holder) for number, run_id in enumerate(reversed(runs(storage)))],
         "models": {name: _model(storage, name) for name in models(storage)},
     }
 
 
-def _run(storage: Storage, run_id: str, latest: bool) -> JsonValue:
+def _run(storage: Storage, run_id: str, latest: bool, at_work: Owner | None) -> JsonValue:
     try:
         record, outcome = read_document(storage, run_file(run_id)) or {}, read_document(storage, outcome_file(run_id))
     except StorageError as error:
         return {"run_id": run_id, "started": None, "state": f"unreadable: {error}"}
-    unended = "not ended: still running, or interrupted (`mad run` resumes)" if latest else "interrupted, its work taken up by later runs"
+    latest_state = f"at work ({at_work})" if at_work else "interrupted (`mad run` resumes)"
+    unended = latest_state if latest else "interrupted, its work taken up by later runs"
     entry: Document = {"run_id": run_id, "started": record.get("started"), "state": unended}
     if outcome is None and latest:
         entry["rows"] = _progress(storage, record)

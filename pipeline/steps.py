@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from typing import Generic, Protocol, TypeVar
 
 from infra.commits import CommitLog, Receipt
-from infra.errors import StorageError
+from infra.errors import NotCommitted, StorageError
 from infra.events import Listener, StageStarted, TaskEnded
 from infra.executors import Executor, Resources, TaskOutcome
 from pipeline.progress import ModelRun
@@ -57,7 +57,11 @@ class StepRunner:
         return [model for model in self.models.values() if not model.failure]
 
     def run(self, stage: str, factory: Callable[[], Worker[Task]], jobs: Mapping[str, Sequence[Job[Task]]]) -> dict[str, list[Receipt | Failure]]:
-        """Results by model, in the order of its jobs; a model whose receipts cannot be read has failed and has none."""
+        """Results by model, in the order of its jobs; a model whose receipts cannot be read has failed and has none.
+
+        Raises:
+            NotCommitted: the root does not take what a task made.
+        """
         results: dict[Place, Receipt | Failure] = {}
         pending: list[Job[Task]] = []
         for model, own in jobs.items():
@@ -71,6 +75,8 @@ class StepRunner:
         places = {job.task: (job.log.folder, job.name) for job in pending}
         resources = self.resources if stage == GPU_STAGE else replace(self.resources, gpus_per_worker=0)
         for outcome in self.executor.map_unordered(factory, list(places), resources):
+            if outcome.stops:
+                raise NotCommitted(f"{outcome.error}; nothing was published, what is done is kept, and `mad run` goes on from it")
             place = places[outcome.task]
             self._account(stage, outcome, earlier=results.get(place))
             if outcome.result is not None:

@@ -1,10 +1,9 @@
 """Whether what a root holds is what was written: every receipt, manifest, file and published table against its digest."""
 
-import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from infra.commits import CommitLog, Receipt
+from infra.commits import CommitLog, Receipt, damage_of
 from infra.errors import StorageError
 from infra.events import Listener, StageEnded, StageStarted, Stopwatch, TaskEnded, ignore
 from infra.files import digest
@@ -12,8 +11,6 @@ from infra.storage import Storage
 from pipeline.artifacts.layout import models, open_root, outcome_file, published_runs, run_file, run_summary_file, runs, summary_file, table_file
 from pipeline.artifacts.logs import STAGES, stage_logs
 from pipeline.publication import Document, encode_document, read_document
-
-CHUNK = 8 << 20
 
 
 @dataclass
@@ -69,7 +66,7 @@ def _check_log(log: CommitLog, findings: Findings) -> None:
 def _receipts(log: CommitLog, findings: Findings) -> Iterator[Receipt]:
     """All receipts that can be read; a manifest that says otherwise than the receipts it lists is a problem."""
     found: dict[str, Receipt] = {}
-    for name in log.storage.list(f"{log.folder}/receipts"):
+    for name in log.receipt_names():
         try:
             found[name] = log.receipt(name)
         except StorageError as error:
@@ -91,20 +88,14 @@ def _receipts(log: CommitLog, findings: Findings) -> Iterator[Receipt]:
 
 def _check_file(storage: Storage, path: str, sha256: str, size: int, findings: Findings) -> None:
     findings.files += 1
-    hasher, seen = hashlib.sha256(), 0
     try:
-        with storage.open(path) as file:
-            while chunk := file.read(CHUNK):
-                hasher.update(chunk)
-                seen += len(chunk)
+        damage = damage_of(storage, path, sha256, size)
     except StorageError as error:
-        findings.problems.append(str(error))
-        return
-    findings.bytes += seen
-    if seen != size:
-        findings.problems.append(f"{storage.locate(path)}: has {seen:,} bytes, {size:,} were written")
-    elif hasher.hexdigest() != sha256:
-        findings.problems.append(f"{storage.locate(path)}: its contents changed since it was written (SHA-256 differs)")
+        damage = str(error)
+    if damage:
+        findings.problems.append(damage)
+    else:
+        findings.bytes += size
 
 
 def _check_tables(storage: Storage, model: str, findings: Findings) -> None:

@@ -13,7 +13,8 @@ from pydantic import BaseModel
 from torch import Tensor
 
 from infra import arrays
-from infra.commits import parse
+from infra.commits import read_file
+from infra.documents import encode, parse
 from infra.storage import Storage
 from infra.tables import TableFormat, decode_arrow, encode_arrow
 from madcore import RowLayout, Whitening
@@ -163,13 +164,13 @@ class Screening(BaseModel):
 
 def encode_screening(screening: Screening) -> dict[str, bytes]:
     """The file of what screening found."""
-    return {SCREENING: screening.model_dump_json(indent=1).encode()}
+    return {SCREENING: encode(screening)}
 
 
 def read_screening(storage: Storage, folder: str) -> Screening | None:
     """What screening found, of a split's or a references task's folder; None where nothing was screened."""
     path = f"{folder}/{SCREENING}"
-    return parse(storage.read(path), Screening, storage.locate(path)) if storage.exists(path) else None
+    return parse(read_file(storage, path), Screening, storage.locate(path)) if storage.exists(path) else None
 
 
 def encode_references(whitened_mk: Tensor, trusted: TrustedSamples) -> dict[str, bytes]:
@@ -193,7 +194,7 @@ def encode_trusted(trusted: TrustedSamples) -> dict[str, bytes]:
 def read_trusted(storage: Storage, folder: str) -> TrustedSamples:
     """All trusted samples, of a references task's folder, or, without scores, of the split's."""
     path = f"{folder}/{TRUSTED}"
-    table = decode_arrow(storage.read(path), TRUSTED_FORMAT, storage.locate(path))
+    table = decode_arrow(read_file(storage, path), TRUSTED_FORMAT, storage.locate(path))
     return TrustedSamples(
         ids=table.column("sample_id").to_pylist(),
         parts=table.column("part").to_pylist(),

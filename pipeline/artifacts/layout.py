@@ -1,6 +1,7 @@
 """The root: its mark, its runs, and the places of what it publishes.
 
     mad.json                                   the root's mark: format and audit id
+    .lock/                                     who runs an audit here (see infra.locks)
     <model>/gradients/<row key>/<source key>/  commit log: rows of one source file
     <model>/gradients/<snapshots key>/chain-N/ commit log: segments of a chain of sampled weights
     <model>/curvature/<key>/                   commit log: factor and references
@@ -22,13 +23,14 @@ from contextlib import suppress
 
 from pydantic import BaseModel, ConfigDict, JsonValue
 
-from infra.commits import FORMAT, parse
-from infra.errors import AlreadyExists, Missing, StorageError
+from infra.documents import FORMAT, encode, parse
+from infra.errors import AlreadyExists, Missing, StorageError, Unwritable
+from infra.locks import Lock
 from infra.storage import Storage
 from pipeline.errors import RootError
 from pipeline.schema import RESERVED_NAMES
 
-MARK = "mad.json"
+MARK, LOCK = "mad.json", ".lock"
 
 
 class RootInfo(BaseModel):
@@ -89,16 +91,24 @@ def claim_root(storage: Storage) -> RootInfo:
     """Makes the root where it is new, after trying that its store honours exclusive create.
 
     Raises:
-        RootError: the store cannot be written, or lets two writers overwrite each other.
+        RootError: there is no such store, or it lets two writers overwrite each other.
+        Unwritable: it is full, read-only, or not this user's.
     """
     try:
         storage.refuse_without_exclusive_create()
         if check_root(storage) is None:
             with suppress(AlreadyExists):
-                storage.create(MARK, RootInfo(audit=uuid.uuid4().hex).model_dump_json(indent=1).encode())
+                storage.create(MARK, encode(RootInfo(audit=uuid.uuid4().hex)))
+    except Unwritable:
+        raise
     except StorageError as error:
         raise RootError(str(error)) from error
     return open_root(storage)
+
+
+def root_lock(storage: Storage) -> Lock:
+    """The lock of those who run audits in the root."""
+    return Lock(storage, LOCK)
 
 
 def run_file(run_id: str) -> str:

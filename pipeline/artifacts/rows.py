@@ -11,6 +11,7 @@ from pydantic import BaseModel
 from torch import Tensor
 
 from infra import arrays
+from infra.commits import read_file
 from infra.storage import Storage
 from infra.tables import TableFormat, decode_arrow, encode_arrow
 from madcore.rows import RowLayout, from_half, to_half
@@ -108,7 +109,7 @@ def encode_rows(stored_nk: Tensor, scales_nl: Tensor, samples: SampleColumns, la
 def read_statuses(storage: Storage, folder: str) -> list[str]:
     """The statuses of the samples in an attempt's folder."""
     path = f"{folder}/{SAMPLES}"
-    statuses: list[str] = decode_arrow(storage.read(path), SAMPLES_FORMAT, storage.locate(path)).column("status").to_pylist()
+    statuses: list[str] = decode_arrow(read_file(storage, path), SAMPLES_FORMAT, storage.locate(path)).column("status").to_pylist()
     return statuses
 
 
@@ -117,8 +118,29 @@ def read_samples(storage: Storage, part: RowsPart) -> SampleColumns:
     return _columns(_samples(storage, part))
 
 
+@dataclass(frozen=True)
+class StoredBlock:
+    """Consecutive rows as they are at rest: numbers (b, k), scales (b, layers), and the samples they are of."""
+
+    stored: Tensor
+    scales: Tensor
+    samples: SampleColumns
+    layout: RowLayout
+
+    @property
+    def rows(self) -> Tensor:
+        """Float32 rows (b, k)."""
+        return from_half(self.stored, self.scales, self.layout)
+
+
 def read_blocks(storage: Storage, part: RowsPart, layout: RowLayout, block_rows: int) -> Iterator[tuple[Tensor, SampleColumns]]:
-    """Float32 rows (b, k) and their samples, block by block.
+    """Float32 rows (b, k) and their samples, block by block; raises as `read_stored`."""
+    for block in read_stored(storage, part, layout, block_rows):
+        yield block.rows, block.samples
+
+
+def read_stored(storage: Storage, part: RowsPart, layout: RowLayout, block_rows: int) -> Iterator[StoredBlock]:
+    """Rows as they are at rest, in blocks of `block_rows` and a last one of what is left; nothing is computed.
 
     Raises:
         StageError: the stored rows are of other layers.
@@ -126,12 +148,26 @@ def read_blocks(storage: Storage, part: RowsPart, layout: RowLayout, block_rows:
     table, array = _samples(storage, part), open_rows(storage, part)
     if stored_layout(array) != layout:
         raise StageError(f"{part.folder}: holds rows of other layers than the plan's; its key should have differed, please report this")
-    for start in range(0, table.num_rows, block_rows):
-        stop = min(start + block_rows, table.num_rows)
-        piece = table.slice(start, stop - start)
-        scales = piece.column("scales").combine_chunks().flatten().to_numpy().reshape(stop - start, -1)
-        values = torch.from_numpy(arrays.read(array, start, stop))
-        yield from_half(values, torch.from_numpy(np.array(scales)), layout), _columns(piece)
+    start = 0
+    for values in _evenly(array, block_rows):
+        piece = table.slice(start, len(values))
+        start += len(values)
+        scales = piece.column("scales").combine_chunks().flatten().to_numpy().reshape(len(values), -1)
+        yield StoredBlock(torch.from_numpy(values), torch.from_numpy(np.array(scales)), _columns(piece), layout)
+
+
+def _evenly(array: arrays.StoredArray, block_rows: int) -> Iterator[arrays.Numbers]:
+    """An array's rows in blocks of one size. Whole chunks are read, each once: of a smaller part a chunk is read and its checksum computed all the same."""
+    rows, held = array.shape[0], list[arrays.Numbers]()
+    for start in range(0, rows, array.chunks[0]):
+        held.append(arrays.read(array, start, min(start + array.chunks[0], rows)))
+        if sum(map(len, held)) >= block_rows:
+            ready = np.concatenate(held)
+            whole = len(ready) // block_rows * block_rows
+            yield from np.split(ready[:whole], whole // block_rows)
+            held = [ready[whole:]]
+    if sum(map(len, held)):
+        yield np.concatenate(held)
 
 
 def open_rows(storage: Storage, part: RowsPart) -> arrays.StoredArray:
@@ -147,7 +183,7 @@ def stored_layout(array: arrays.StoredArray) -> RowLayout:
 
 def _samples(storage: Storage, part: RowsPart) -> pa.Table:
     path = f"{part.folder}/{SAMPLES}"
-    return decode_arrow(storage.read(path), SAMPLES_FORMAT, storage.locate(path))
+    return decode_arrow(read_file(storage, path), SAMPLES_FORMAT, storage.locate(path))
 
 
 def _columns(table: pa.Table) -> SampleColumns:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from infra import arrays
+from infra.commits import read_file
 from infra.storage import Storage
 from infra.tables import TableFormat, decode_arrow, encode_arrow
 from madcore.sampling import Chain
@@ -68,5 +69,5 @@ def read_snapshots(storage: Storage, folders: Sequence[str]) -> Iterator[Tensor]
 def read_draws(storage: Storage, folder: str) -> list[Draw]:
     """The draws of a segment."""
     path = f"{folder}/{DRAWS}"
-    table = decode_arrow(storage.read(path), DRAWS_FORMAT, storage.locate(path))
+    table = decode_arrow(read_file(storage, path), DRAWS_FORMAT, storage.locate(path))
     return [Draw(row["draw"], row["minibatch_loss"], row["probe_loss"], row["distance"]) for row in table.to_pylist()]

@@ -55,6 +55,7 @@ def find_sources(config: AuditConfig, model: ModelConfig, split: Split) -> tuple
     """
     sources: list[Source] = []
     refused: dict[str, str] = {}
+    known: set[str] = set()
     for path in _paths(model, split):
         try:
             files = find(path, config.locate(path))
@@ -64,10 +65,11 @@ def find_sources(config: AuditConfig, model: ModelConfig, split: Split) -> tuple
         if not files and is_pattern(path):
             refused[path] = f"{path}: no file matches this glob ({config.locate(path)})"
         for file in files:
-            if any(file.url == known.file.url for known in sources):
+            if file.url in known:
                 raise SourceError(f"{PLACES[split]} names {file.name} twice; every file counts once")
             try:
                 sources.append(_inspect(file, model, split))
+                known.add(file.url)
             except (StorageError, SourceError) as error:
                 refused[file.name] = str(error)
     if not sources:

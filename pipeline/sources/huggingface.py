@@ -24,6 +24,7 @@ from pipeline.config import AuditConfig
 from pipeline.errors import SourceError
 from pipeline.sources.foreign import users_code
 from pipeline.sources.texts import TextLimits
+from pipeline.sources.weights import LARGEST_HEADER, check_header
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
@@ -53,6 +54,7 @@ def load_causal_lm(config: AuditConfig, name: str) -> CausalLM:
         raise SourceError(f"huggingface {name}: needs the package transformers, which is not installed; install mad with its extra: pip install 'mad[text]'")
     folder = _folder(config, name)
     files = _weights(folder, name)
+    _refuse_claims(folder, files, name)
     with users_code(f"huggingface {name}"), _quiet():
         module = _load(folder, name)
     module.config.use_cache = False
@@ -104,10 +106,36 @@ def _weights(folder: Path, name: str) -> list[Path]:
     raise SourceError(f"huggingface {name}: has neither {WEIGHTS} nor {INDEX}; files there: {here}")
 
 
+def _refuse_claims(folder: Path, files: Sequence[Path], name: str) -> None:
+    """Refuses documents that are no documents, and headers of weights that claim too much, before a library parses them."""
+    for document in (folder / CONFIG, folder / INDEX):
+        size = document.stat().st_size if document.is_file() else 0
+        if size > LARGEST_HEADER:
+            raise SourceError(f"huggingface {name}: {document.name} has {size:,} bytes, at most {LARGEST_HEADER:,} are read; is it the right folder?")
+    for path in files:
+        with path.open("rb") as file:
+            check_header(file.read(8), f"huggingface {name}: {path.name}")
+
+
+def _refuse_more_than_held(config: "PretrainedConfig", folder: Path, name: str) -> None:
+    """Refuses a config of more parameters than the files have bytes, which would be filled with random numbers, perhaps beyond memory."""
+    from transformers import AutoModelForCausalLM  # noqa: PLC0415 - of the extra, and slow to import
+
+    held = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
+    layers = int(getattr(config.get_text_config(), "num_hidden_layers", 0) or 0)
+    if layers <= held:
+        with torch.device("meta"):
+            described = sum(parameter.numel() for parameter in AutoModelForCausalLM.from_config(config, trust_remote_code=False).parameters())
+        if described <= 2 * held:
+            return
+        raise SourceError(f"huggingface {name}: {CONFIG} describes {described:,} parameters, its files hold {held:,} bytes; they do not belong together")
+    raise SourceError(f"huggingface {name}: {CONFIG} describes {layers:,} layers, its files hold {held:,} bytes; they do not belong together")
+
+
 def _shards(folder: Path, name: str) -> list[Path]:
     try:
         shards = sorted(set(json.loads((folder / INDEX).read_bytes())["weight_map"].values()))
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise SourceError(f"huggingface {name}: {INDEX} is not readable ({describe(error)})") from error
     foreign = [shard for shard in shards if not shard.endswith(".safetensors") or Path(shard).name != shard]
     missing = [shard for shard in shards if not (folder / shard).is_file()]
@@ -123,6 +151,7 @@ def _load(folder: Path, name: str) -> "PreTrainedModel":
     config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
         raise SourceError(f"huggingface {name}: a model of type {config.model_type} is not a causal language model")
+    _refuse_more_than_held(config, folder, name)
     model, found = AutoModelForCausalLM.from_pretrained(
         folder,
         config=config,

@@ -1,24 +1,17 @@
 """Models: architecture code that the config names, or a Hugging Face folder; weights that are never executed; the digest of both."""
 
 import importlib
-import io
 import json
-import pickle
 import sys
-import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
 from types import ModuleType
 
-import safetensors
-import safetensors.torch
-import torch
 from torch import Tensor, nn
 
 from infra.errors import Missing, StorageError
-from infra.executors import describe
 from infra.files import digest, read_input
 from pipeline.config import AuditConfig
 from pipeline.errors import SourceError
@@ -26,8 +19,7 @@ from pipeline.schema import ModelConfig
 from pipeline.sources.foreign import users_code
 from pipeline.sources.huggingface import load_causal_lm
 from pipeline.sources.texts import TextLimits
-
-PICKLES = (b"PK\x03\x04", b"\x80")
+from pipeline.sources.weights import parse_weights, read_weights
 
 
 @dataclass(frozen=True)
@@ -68,8 +60,8 @@ def _load_weights(config: AuditConfig, model: ModelConfig, build: Callable[..., 
         module = build(**model.kwargs)
     if not isinstance(module, nn.Module):
         raise SourceError(f"architecture {architecture}: returned an object of type {type(module).__name__}, not a torch.nn.Module")
-    weights = _read_weights(config, weights_name)
-    _fill(module, _parse_weights(weights, weights_name), model)
+    weights = read_weights(weights_name, config.locate(weights_name), int(config.run.memory_per_worker))
+    _fill(module, parse_weights(weights, weights_name), model)
     parts = [digest(weights), digest(source), json.dumps(model.kwargs, sort_keys=True)]
     return LoadedModel(module.eval(), digest("\n".join(parts).encode()), source if _is_file(architecture) else None)
 
@@ -118,40 +110,6 @@ def _import_package(place: str) -> tuple[ModuleType, bytes]:
     return module, Path(module.__file__).read_bytes()
 
 
-def _read_weights(config: AuditConfig, name: str) -> bytes:
-    try:
-        return read_input(config.locate(name))
-    except StorageError as error:
-        raise SourceError(f"weights {name}: {error}") from error
-
-
-def _parse_weights(data: bytes, name: str) -> Mapping[str, Tensor]:
-    if name.endswith(".safetensors"):
-        try:
-            return safetensors.torch.load(data)
-        except (safetensors.SafetensorError, ValueError) as error:
-            raise SourceError(f"weights {name}: not a readable safetensors file ({error})") from error
-    if not name.endswith((".pt", ".pth")):
-        raise SourceError(f"weights {name}: expected .safetensors, or a state dict as .pt or .pth")
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            loaded = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        if not data.startswith(PICKLES):
-            raise SourceError(f"weights {name}: not a checkpoint of torch") from error
-        raise SourceError(
-            f"weights {name}: refused, because it is a full pickle, and loading one runs whatever code it holds; "
-            "save the state dict alone, best with safetensors.torch.save_file(model.state_dict(), ...)"
-        ) from error
-    except (RuntimeError, EOFError, OSError, ValueError) as error:
-        raise SourceError(f"weights {name}: not a readable checkpoint ({describe(error)})") from error
-    state = loaded.get("state_dict", loaded) if isinstance(loaded, dict) else loaded
-    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise SourceError(f"weights {name}: holds no state dict, that is a mapping of parameter names to tensors")
-    return state
-
-
 def _fill(module: nn.Module, weights: Mapping[str, Tensor], model: ModelConfig) -> None:
     wanted = module.state_dict()
     complaints = {
@@ -166,4 +124,7 @@ def _fill(module: nn.Module, weights: Mapping[str, Tensor], model: ModelConfig) 
     found = [f"{len(names)} {what}: {', '.join(names[:3])}{', ...' if len(names) > 3 else ''}" for what, names in complaints.items() if names]
     if found:
         raise SourceError(f"weights {model.weights} do not fit architecture {model.architecture} with kwargs {model.kwargs}: {'; '.join(found)}")
-    module.load_state_dict(dict(weights))
+    try:
+        module.load_state_dict(dict(weights))
+    except RuntimeError as error:
+        raise SourceError(f"weights {model.weights} do not fit architecture {model.architecture}: {' '.join(str(error).split())}") from error

@@ -1,6 +1,6 @@
 """Audits of a zoo's backdoored models, and their figures, for the benchmarks of estimators."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -43,15 +43,18 @@ class Zoo:
 
     def audit(self, model: str, root: str, trusted: Path, audited: Path, **sections: JsonValue) -> Audit:
         """An audit of one model, its settings defaults unless given; what an earlier benchmark in this cache computed is not computed again."""
+        return run_audit(plan_audit(AuditConfig.parse(self.raw(model, root, trusted, [audited], **sections))))
+
+    def raw(self, model: str, root: str, trusted: Path, audited: Sequence[Path], **sections: JsonValue) -> Raw:
+        """The config of such an audit."""
         data: JsonValue = {
             "trusted": str(trusted),
-            "audited": str(audited),
+            "audited": [str(path) for path in audited],
             "preprocess": {"mean": [0.4914, 0.4822, 0.4465], "std": [0.247, 0.243, 0.261], "size": 32},
         }
         weights = str(self.folder / f"zoo/{model}.safetensors")
         one: JsonValue = {"name": model, "architecture": str(self.folder / "zoo/zoo_net.py:preact_resnet"), "weights": weights}
-        raw: Raw = {"root": str(self.cache / root), "task": "classification", "models": [one], "data": data, **sections}
-        return run_audit(plan_audit(AuditConfig.parse(raw)))
+        return {"root": str(self.cache / root), "task": "classification", "models": [one], "data": data, **sections}
 
 
 def figures(audit: Audit, model: str, truth_file: Path) -> Figures:

@@ -1,6 +1,7 @@
 """Arrays: two objects each, read back exactly, whole or by range; damage is an error when read."""
 
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -154,8 +155,25 @@ METADATA = {
 @pytest.mark.parametrize("metadata", METADATA.values(), ids=METADATA.keys())
 def test_metadata_that_cannot_be_parsed_is_corrupt(storage: Storage, metadata: bytes) -> None:
     storage.write("rows/zarr.json", metadata)
-    with pytest.raises(Corrupt, match="rows: not a Zarr array"):
+    with pytest.raises(Corrupt, match=r"rows: not a Zarr array|rows: its metadata is damaged"):
         open_array(storage, "rows")
+
+
+def test_a_flipped_bit_anywhere_in_the_metadata_is_corrupt_or_without_meaning(tmp_path: Path) -> None:
+    """A space of another kind says nothing else; whatever does is refused."""
+    storage, array = Storage(str(tmp_path)), np.arange(1, 7, dtype=np.float32).reshape(2, 3)
+    whole = dict(stored(storage, "rows", array).metadata.to_dict())
+    good = storage.read("rows/zarr.json")
+    refused = 0
+    for position in range(len(good)):
+        damaged = bytearray(good)
+        damaged[position] ^= 1 << position % 8
+        storage.write("rows/zarr.json", bytes(damaged))
+        try:
+            assert {**open_array(storage, "rows").metadata.to_dict(), "attributes": {}} == whole
+        except Corrupt as error:
+            refused += "--repair" in str(error)
+    assert refused > len(good) // 2
 
 
 @pytest.mark.parametrize("metadata", [b"[1]", b"null", b'"text"'], ids=str)

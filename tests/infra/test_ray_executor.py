@@ -1,12 +1,18 @@
 """What a cluster adds: workers that die, tasks that kill, clusters that do not answer or have too little."""
 
+import ctypes
 import os
+import re
+import resource
+import signal
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import ray
+import torch
 
 from infra.errors import ClusterError
 from infra.executors import Resources, TaskOutcome
@@ -17,11 +23,40 @@ TWO = Resources(workers=2)
 
 @dataclass(frozen=True)
 class Task:
-    """A number, and how often the process that works on it dies first."""
+    """A number, and how often the process that works on it comes to an end first, and to which."""
 
     number: int
     deaths: int = 0
     model: str = "a"
+    end: str = "killed"
+
+
+def be_killed() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def read_nothing() -> None:
+    """A segmentation fault."""
+    ctypes.string_at(0)
+
+
+def allow(extra: int) -> None:
+    """Grants this process so many bytes more than it has."""
+    pages = int(Path("/proc/self/statm").read_text().split()[0])
+    resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + extra,) * 2)
+
+
+def fill_memory() -> None:
+    allow(64 << 20)
+    bytearray(1 << 30)
+
+
+def fill_memory_with_a_tensor() -> None:
+    allow(64 << 20)
+    torch.empty(1 << 30)
+
+
+ENDS = {"killed": be_killed, "segfault": read_nothing, "memory": fill_memory, "tensor": fill_memory_with_a_tensor}
 
 
 class Doubler:
@@ -36,7 +71,7 @@ class Doubler:
         died = len(list(self.folder.glob(f"died-{task.number}-*")))
         if died < task.deaths:
             (self.folder / f"died-{task.number}-{died}").touch()
-            os.kill(os.getpid(), 9)
+            ENDS[task.end]()
         time.sleep(0.02)
         return 2 * task.number
 
@@ -66,13 +101,29 @@ def test_a_task_whose_worker_dies_is_tried_again_and_the_others_with_it(run: Run
     assert len(list(tmp_path.glob("died-3-*"))) == 1
 
 
-def test_a_task_that_kills_its_workers_is_given_up_and_no_other(run: Run, tmp_path: Path) -> None:
-    tasks = [Task(number, deaths=100 if number == 3 else 0) for number in range(8)]
+GIVEN_UP = {
+    "killed": r"^given up, because 3 workers were lost with it, the last one so: ActorDiedError",
+    "segfault": r"^given up, because 3 workers were lost with it, the last one so: ActorDiedError",
+    "memory": r"the last one so: MemoryError, as memory ran out; raise run\.memory_per_worker or lower run\.batch_size$",
+    "tensor": r"the last one so: RuntimeError: .*can't allocate memory.*, as memory ran out; raise run\.memory_per_worker or lower run\.batch_size$",
+}
+
+
+@pytest.mark.parametrize("end", ENDS)
+def test_a_task_that_ends_its_workers_is_given_up_and_no_other(run: Run, tmp_path: Path, end: str) -> None:
+    tasks = [Task(number, deaths=100 if number == 3 else 0, end=end) for number in range(8)]
     outcomes = {outcome.task.number: outcome for outcome in run(tasks)}
     assert len(outcomes) == len(tasks)
     assert {number: outcome.result for number, outcome in outcomes.items() if number != 3} == {number: 2 * number for number in range(8) if number != 3}
-    assert outcomes[3].error is not None and f"given up, because {TRIES} workers were lost with it" in outcomes[3].error
+    assert re.search(GIVEN_UP[end], str(outcomes[3].error)), outcomes[3].error
     assert len(list(tmp_path.glob("died-3-*"))) == TRIES
+
+
+@pytest.mark.parametrize("end", ["memory", "tensor"])
+def test_a_task_for_which_memory_ran_out_once_is_done_in_another_process(run: Run, tmp_path: Path, end: str) -> None:
+    tasks = [Task(number, deaths=1 if number == 3 else 0, end=end) for number in range(8)]
+    assert {outcome.task: outcome.result for outcome in run(tasks)} == {task: 2 * task.number for task in tasks}
+    assert len(list(tmp_path.glob("died-3-*"))) == 1
 
 
 def processes(executor: RayExecutor, folder: Path, resources: Resources) -> set[str]:
@@ -102,6 +153,27 @@ def test_many_processes_that_die_between_two_calls_are_replaced(ray_cluster: Non
         for mark in processes(executor, tmp_path / "first", TWO):
             os.kill(int(mark.removeprefix("worker-")), 9)
         assert processes(executor, tmp_path / "second", TWO)
+
+
+class Holder:
+    """Takes room on the cluster."""
+
+    def there(self) -> None:
+        """Returns when it has it."""
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_a_call_for_which_no_room_is_left_is_given_up_after_a_while(tmp_path: Path) -> None:
+    holder = ray.remote(Holder).options(num_cpus=2).remote()
+    ray.get(holder.there.remote())
+    try:
+        with (
+            RayExecutor(None, TWO, patience=2) as executor,
+            pytest.raises(ClusterError, match=r"no worker has run for \d s: no node of the cluster has room for one, which needs 1 CPU and 0\.00 GiB"),
+        ):
+            list(executor.map_unordered(lambda: Doubler(tmp_path), [Task(1)], TWO))
+    finally:
+        ray.kill(holder)
 
 
 REFUSED = {

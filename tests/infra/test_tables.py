@@ -143,7 +143,7 @@ REFUSALS = {
     "no number": (labelled(2, "scores", "two"), r"^here: expected a table 'scores'"),
     "no Arrow file": (b"nothing of the kind", r"^here: not an Arrow file"),
     "empty": (b"", r"^here: not an Arrow file"),
-    "half": (encode_arrow(scores(200))[:900], r"^here: not an Arrow file"),
+    "half": (encode_arrow(scores(200))[:900], r"^here: is damaged, it does not hold what was written"),
 }
 
 
@@ -151,6 +151,32 @@ REFUSALS = {
 def test_what_cannot_be_read_is_refused_with_a_sentence(data: bytes, message: str) -> None:
     with pytest.raises(Corrupt, match=message):
         decode_arrow(data, SCORES, "here")
+
+
+def test_a_flipped_bit_anywhere_in_an_arrow_file_is_refused_or_without_meaning() -> None:
+    """What is flipped in the mark of the seal itself leaves all else as it was."""
+    good, refused = encode_arrow(scores(5)), 0
+    for position in range(len(good)):
+        damaged = bytearray(good)
+        damaged[position] ^= 1 << position % 8
+        try:
+            assert decode_arrow(bytes(damaged), SCORES, "here").select(["id", "score"]).to_pylist() == scores(5).to_pylist()
+        except Corrupt:
+            refused += 1
+    assert refused > len(good) * 0.9
+
+
+def test_an_arrow_file_of_an_earlier_version_has_no_seal_and_is_read() -> None:
+    sink = io.BytesIO()
+    with pa.ipc.new_file(sink, SCORES.schema) as writer:
+        writer.write_table(scores(3))
+    assert decode_arrow(sink.getvalue(), SCORES, "here").equals(scores(3), check_metadata=True)
+
+
+@pytest.mark.parametrize("value", ["mad-seal:" + "0" * 64, "mad-seal:" + "f" * 64, "mad-seal:"])
+def test_a_value_that_looks_like_a_seal_comes_back_as_it_was(value: str) -> None:
+    table = pa.table({"id": [value, "b"], "score": [0.0, 1.0]}, schema=SCORES.schema)
+    assert decode_arrow(encode_arrow(table), SCORES, "here").column("id").to_pylist() == [value, "b"]
 
 
 @pytest.mark.parametrize("rows", [0, 1, GROUP_ROWS, GROUP_ROWS + 1, 2 * GROUP_ROWS + 5])

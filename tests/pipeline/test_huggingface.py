@@ -161,6 +161,8 @@ def test_a_broken_index_is_refused(chat: Path, text: str, expected: str) -> None
 
 def test_weights_that_are_no_safetensors_are_refused(chat: Path) -> None:
     (chat / "model.safetensors").write_text("weights")
+    assert "not a readable safetensors file" in complaint(chat)
+    (chat / "model.safetensors").write_bytes((2).to_bytes(8, "little") + b"[]")
     assert complaint(chat).startswith("failed with SafetensorError")
 
 
@@ -213,3 +215,40 @@ def test_a_config_that_is_not_json_is_refused(chat: Path) -> None:
 def test_without_transformers_the_extra_is_named(chat: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "transformers", None)
     assert complaint(chat) == "needs the package transformers, which is not installed; install mad with its extra: pip install 'mad[text]'"
+
+
+def test_a_header_that_claims_too_much_is_refused_before_it_is_parsed(chat: Path) -> None:
+    (chat / "model.safetensors").write_bytes((1 << 40).to_bytes(8, "little") + b"{}")
+    assert complaint(chat).startswith("model.safetensors: not a readable safetensors file (its header claims 1,099,511,627,776 bytes")
+
+
+@pytest.mark.parametrize("document", ["config.json", "model.safetensors.index.json"])
+def test_a_document_of_gigabytes_is_refused_before_it_is_read(chat: Path, document: str) -> None:
+    with (chat / document).open("r+b" if document == "config.json" else "wb") as file:
+        file.truncate(1 << 40)
+    assert complaint(chat) == f"{document} has 1,099,511,627,776 bytes, at most 33,554,432 are read; is it the right folder?"
+
+
+def test_an_index_of_nothing_but_nesting_is_refused(chat: Path) -> None:
+    (chat / "model.safetensors").unlink()
+    (chat / "model.safetensors.index.json").write_text("[" * 100_000)
+    assert "model.safetensors.index.json is not readable" in complaint(chat)
+
+
+LARGER: dict[str, tuple[JsonValue, str]] = {
+    "n_embd": (2_400_000, "parameters, its files hold"),
+    "vocab_size": (10_000_000_000, "parameters, its files hold"),
+    "n_layer": (1_000_000_000, "config.json describes 1,000,000,000 layers, its files hold"),
+}
+
+
+@pytest.mark.parametrize("key", LARGER)
+def test_a_config_of_more_than_the_files_hold_is_refused_before_it_takes_memory(chat: Path, key: str) -> None:
+    value, expected = LARGER[key]
+    configure(chat, **{key: value})
+    assert expected in complaint(chat)
+
+
+def test_a_config_of_nothing_but_nesting_is_refused(chat: Path) -> None:
+    (chat / "config.json").write_text('{"a":' * 100_000)
+    assert complaint(chat).startswith("failed with ")

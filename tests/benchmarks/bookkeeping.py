@@ -1,0 +1,139 @@
+"""The books of an audit of any size, without its data: plan, receipts and manifests of a thousand workers that compute nothing.
+
+    python -m tests.benchmarks.bookkeeping CONFIG ROOT SAMPLES
+
+Files of audited samples are described and not written; the plan is a real one of CONFIG's first model but for them. Each task's
+worker commits three tiny files and a receipt through the commit log that every run uses, each settled on the disk (fsync) where ROOT
+is one, from threads of two processes. Then the books are kept by the step runner of a run, and phases are timed apart:
+
+- `created`: planning, and all tasks committed;
+- `resumed`: the driver was killed before it published, so each receipt is read on its own;
+- `published`: manifests written, a source each;
+- `reused`: another night, in which manifests tell it all.
+
+The last line is one JSON object: seconds, listings and peak memory (bytes, of the driver) of each phase, tasks, and objects a task.
+"""
+
+import json
+import sys
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from itertools import islice
+from multiprocessing import get_context
+from pathlib import Path
+
+from infra.commits import Measures, Receipt
+from infra.events import ignore
+from infra.executors import Resources, TaskOutcome
+from infra.files import InputFile
+from infra.storage import Storage
+from pipeline.artifacts.logs import rows_log
+from pipeline.config import AuditConfig
+from pipeline.plan import ModelPlan, RowTask
+from pipeline.planning import plan_audit
+from pipeline.progress import ModelRun
+from pipeline.sources.datasets import Source
+from pipeline.steps import Failure, Job, StepRunner
+from tests.benchmarks.watched import Watch, Watched
+
+ROWS_PER_FILE, PROCESSES, THREADS, AT_ONCE = 1 << 20, 2, 16, 256
+TINY = {"rows/zarr.json": b"{}", "rows/c/0/0": bytes(64), "samples.arrow": bytes(64)}
+
+
+def described(plan: ModelPlan, samples: int) -> ModelPlan:
+    """The plan of an audit of so many samples, in files that nobody wrote."""
+    columns, sources = plan.audited[0].columns, []
+    for number, start in enumerate(range(0, samples, ROWS_PER_FILE)):
+        rows = min(ROWS_PER_FILE, samples - start)
+        sources.append(Source(InputFile(f"inputs/{number:05d}.parquet", f"/nowhere/{number:05d}.parquet", 600 * rows, f"{number}"), rows, columns, ()))
+    return replace(plan, trusted=(), audited=tuple(sources))
+
+
+@dataclass(frozen=True)
+class Pretender:
+    """A worker that commits what a task would, and computes nothing."""
+
+    root: str
+    row_key: str
+
+    def __call__(self, task: RowTask) -> Receipt:
+        """Three tiny files and a receipt."""
+        log = rows_log(Storage(self.root), task.model, self.row_key, task.source_key)
+        return log.commit(task.name, TINY, Measures(rows=task.stop - task.start, seconds=1.0, peak_memory_bytes=1))
+
+
+def _several(worker: Callable[[RowTask], Receipt], tasks: Sequence[RowTask]) -> list[TaskOutcome[RowTask, Receipt]]:
+    with ThreadPoolExecutor(THREADS) as threads:
+        return [TaskOutcome(task, receipt) for task, receipt in zip(tasks, threads.map(worker, tasks), strict=True)]
+
+
+class Crowd:
+    """An executor whose workers are threads of a few processes; it keeps a few hundred tasks in flight."""
+
+    def map_unordered(
+        self, worker_factory: Callable[[], Callable[[RowTask], Receipt]], tasks: Iterable[RowTask], resources: Resources
+    ) -> Iterator[TaskOutcome[RowTask, Receipt]]:
+        """One outcome per task."""
+        worker, waiting, running = worker_factory(), iter(tasks), deque[Future[list[TaskOutcome[RowTask, Receipt]]]]()
+        with ProcessPoolExecutor(PROCESSES, get_context("spawn")) as pool:
+            while together := list(islice(waiting, AT_ONCE)):
+                running.append(pool.submit(_several, worker, together))
+                if len(running) > 2 * PROCESSES:
+                    yield from running.popleft().result()
+            while running:
+                yield from running.popleft().result()
+
+
+class Books:
+    """The gradients stage of one model, as a run keeps it."""
+
+    def __init__(self, plan: ModelPlan, root: str):
+        self._plan, self._storage = plan, Storage(root)
+
+    def run(self) -> tuple[int, list[Receipt]]:
+        """Runs what is not done yet; returns how many tasks that were, and all receipts in order."""
+        model = ModelRun(self._plan)
+        runner: StepRunner = StepRunner({self._plan.name: model}, Crowd(), Resources(), ignore)
+        jobs = [Job(rows_log(self._storage, task.model, self._plan.row_key, task.source_key), task.name, task) for task in self._plan.row_tasks]
+        results = runner.run("gradients", partial(Pretender, self._storage.url, self._plan.row_key), {self._plan.name: jobs})[self._plan.name]
+        lost = [result.reason for result in results if isinstance(result, Failure)]
+        if lost or model.failure:
+            raise RuntimeError(f"{len(lost)} tasks failed: {[model.failure, *lost][-1]}")
+        return model.stages["gradients"].tasks_run, [result for result in results if isinstance(result, Receipt)]
+
+    def publish(self, receipts: Sequence[Receipt]) -> None:
+        """A manifest for each source."""
+        remaining = iter(receipts)
+        for source in self._plan.audited:
+            own = [next(remaining) for _ in self._plan.tasks(source)]
+            rows_log(self._storage, self._plan.name, self._plan.row_key, source.key).publish(own)
+
+
+def keep(config: AuditConfig, root: str, samples: int) -> Watched:
+    """All phases."""
+    plan, watch = plan_audit(config).models[0], Watch()
+    plan = described(plan, samples)
+    run, receipts = Books(plan, root).run()
+    watch.ended("created")
+    resumed, receipts = Books(plan, root).run()
+    watch.ended("resumed")
+    Books(plan, root).publish(receipts)
+    watch.ended("published")
+    reused, again = Books(plan, root).run()
+    watch.ended("reused")
+    if (resumed, reused, again) != (0, 0, receipts) or sum(receipt.measures.rows for receipt in receipts) != samples:
+        raise RuntimeError(f"of {run} tasks {resumed} and then {reused} were run again, or rows are lost")
+    watch.found.tasks, watch.found.rows = {"gradients": run}, samples
+    watch.found.objects = sum(1 for _ in Storage(root).walk(f"{plan.name}/gradients"))
+    return watch.found
+
+
+def main() -> None:
+    print(json.dumps(asdict(keep(AuditConfig.load(Path(sys.argv[1])), sys.argv[2], int(sys.argv[3])))))
+
+
+if __name__ == "__main__":
+    main()

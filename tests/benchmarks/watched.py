@@ -1,0 +1,127 @@
+"""One audit in a process of its own, watched: seconds and peak memory of each stage, how often a folder was listed, and what was read.
+
+    python -m tests.benchmarks.watched CONFIG [EXECUTOR]
+
+prints one JSON object. Peak memory is the process's, reset when a stage begins (Linux), and of the workers what their receipts say;
+listings are counted by an audit hook, so that nobody's are missed.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections import Counter
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from infra.events import Event, StageEnded, peak_memory_bytes
+from pipeline.artifacts.logs import STAGES, stage_logs
+from pipeline.audit import Audit
+from pipeline.config import AuditConfig
+from pipeline.planning import plan_audit
+from pipeline.run import run_audit
+
+HIGH_WATER = Path("/proc/self/clear_refs")
+LISTINGS = ("os.listdir", "os.scandir", "glob.glob")
+
+
+@dataclass
+class Watched:
+    """Of one audit: seconds, listings and peak memory (bytes, of the driver's process) by stage, planning first; tasks run, and the table's rows.
+
+    `worker_memory`: the most that a task's receipt names, by stage. `objects`: files that the tasks wrote, receipts included.
+    `bytes`: of these files. `object_store`: all bytes that were ever put into Ray's object store, None without Ray.
+    """
+
+    seconds: dict[str, float] = field(default_factory=dict)
+    listings: dict[str, int] = field(default_factory=dict)
+    memory: dict[str, int] = field(default_factory=dict)
+    worker_memory: dict[str, int] = field(default_factory=dict)
+    tasks: dict[str, int] = field(default_factory=dict)
+    rows: int = 0
+    objects: int = 0
+    bytes: int = 0
+    object_store: int | None = None
+
+
+class Watch:
+    """Measures phase after phase: each lasts from the end of the one before it until it is said to have ended."""
+
+    def __init__(self) -> None:
+        self.found, self._listings, self._before = Watched(), Counter[str](), 0
+        sys.addaudithook(self._heard)
+        self._begin()
+
+    def _heard(self, event: str, _: tuple[object, ...]) -> None:
+        if event in LISTINGS:
+            self._listings[event] += 1
+
+    def _begin(self) -> None:
+        if HIGH_WATER.exists():
+            HIGH_WATER.write_text("5")
+        self._start, self._before = time.perf_counter(), self._listings.total()
+
+    def ended(self, phase: str) -> None:
+        """Takes down what the phase cost."""
+        self.found.seconds[phase] = round(time.perf_counter() - self._start, 2)
+        self.found.listings[phase] = self._listings.total() - self._before
+        self.found.memory[phase] = peak_memory_bytes()
+        self._begin()
+
+    def __call__(self, event: Event) -> None:
+        """Listens to a run."""
+        if isinstance(event, StageEnded):
+            self.ended(event.stage)
+            self.found.object_store = object_store_bytes()
+
+
+def object_store_bytes() -> int | None:
+    """All bytes that were put into the object stores of Ray's nodes since they started; None where Ray is not running in this process."""
+    ray = sys.modules.get("ray")
+    if ray is None or not ray.is_initialized():
+        return None
+    from ray._private.internal_api import node_stats  # noqa: PLC0415 - only where Ray runs; no public interface tells
+
+    nodes = [node for node in ray.nodes() if node["Alive"]]
+    stats = [node_stats(node["NodeManagerAddress"], node["NodeManagerPort"], include_memory_info=False).store_stats for node in nodes]
+    return sum(int(one.cumulative_created_bytes) for one in stats)
+
+
+def watch(config: AuditConfig, executor: str) -> Watched:
+    """Plans and runs an audit in this process."""
+    watch = Watch()
+    plan = plan_audit(config)
+    watch.ended("planning")
+    audit = run_audit(plan, executor, listener=watch)
+    watch.ended("publication")
+    return counted(audit, plan.models[0].name, watch.found)
+
+
+def counted(audit: Audit, model: str, found: Watched) -> Watched:
+    """What the receipts say: tasks, worker memory, files; and the rows of the published table."""
+    for stage in STAGES:
+        receipts = [receipt for log in stage_logs(audit.storage, model, stage) for receipt in log.receipts().values()]
+        found.tasks[stage] = len(receipts)
+        found.worker_memory[stage] = max(receipt.measures.peak_memory_bytes for receipt in receipts)
+        found.objects += sum(len(receipt.files) + 1 for receipt in receipts)
+        found.bytes += sum(file.bytes for receipt in receipts for file in receipt.files)
+    found.rows = sum(batch.num_rows for batch in audit.scores(model))
+    return found
+
+
+def watched(path: Path, executor: str = "serial") -> Watched:
+    """The same in a process of its own."""
+    command = [sys.executable, "-m", "tests.benchmarks.watched", str(path), executor]
+    done = subprocess.run(command, check=False, capture_output=True, text=True, env=os.environ)
+    if done.returncode:
+        raise RuntimeError(f"the audit failed: {done.stderr}")
+    return Watched(**json.loads(done.stdout.splitlines()[-1]))
+
+
+def main() -> None:
+    print(json.dumps(asdict(watch(AuditConfig.load(sys.argv[1]), sys.argv[2] if len(sys.argv) > 2 else "serial"))))
+
+
+if __name__ == "__main__":
+    main()

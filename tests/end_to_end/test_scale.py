@@ -1,0 +1,91 @@
+"""What must stay the same however large an audit is: the small form of `tests.benchmarks.scale`, on pictures made up here.
+
+Nothing is said of time, which other processes share.
+"""
+
+import json
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from pipeline.audit import open_audit
+from pipeline.config import AuditConfig
+from tests.benchmarks.bookkeeping import ROWS_PER_FILE, keep
+from tests.benchmarks.network import SIDE, network
+from tests.benchmarks.pipeline import TRUSTED, pictures
+from tests.benchmarks.watched import Watched, watched
+
+FILES, ROWS, ROWS_PER_TASK = 8, 300, 100
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model, trusted pictures, and files of audited ones."""
+    folder = tmp_path_factory.mktemp("scale")
+    torch.manual_seed(0)
+    save_file(network().state_dict(), folder / "network.safetensors")
+    pq.write_table(pictures(TRUSTED, 1), folder / "trusted.parquet")
+    for number in range(FILES):
+        pq.write_table(pictures(ROWS, 2 + number), folder / f"audited-{number}.parquet")
+    return folder
+
+
+def config(folder: Path, root: str, files: int) -> Path:
+    raw = {
+        "root": str(folder / root),
+        "task": "classification",
+        "models": [{"name": "network", "architecture": "tests.benchmarks.network:network", "weights": "network.safetensors"}],
+        "data": {"trusted": "trusted.parquet", "audited": [f"audited-{number}.parquet" for number in range(files)], "preprocess": {"size": SIDE}},
+        "estimator": {"projection": {"rank": 8}},
+        "run": {"rows_per_task": ROWS_PER_TASK},
+    }
+    path = folder / f"{root}.yaml"
+    path.write_text(json.dumps(raw))
+    return path
+
+
+@pytest.fixture(scope="module")
+def small(folder: Path) -> Watched:
+    return watched(config(folder, "small", 1))
+
+
+@pytest.fixture(scope="module")
+def large(folder: Path) -> Watched:
+    return watched(config(folder, "large", FILES))
+
+
+def test_memory_is_flat_and_nothing_is_lost(small: Watched, large: Watched) -> None:
+    assert large.rows == FILES * ROWS and small.rows == ROWS
+    assert max(large.memory.values()) < 1.25 * max(small.memory.values())
+
+
+def test_no_folder_is_listed_for_a_task_and_few_objects_are_written(small: Watched, large: Watched) -> None:
+    """Three tasks a file in each of two stages; a file is looked up twice in each, as its receipts and as its manifests."""
+    tasks = sum(large.tasks.values()) - sum(small.tasks.values())
+    assert tasks == 6 * (FILES - 1)
+    assert sum(large.listings.values()) - sum(small.listings.values()) <= 4 * (FILES - 1)
+    assert large.objects <= 4 * sum(large.tasks.values()) + 16
+
+
+def test_a_run_that_has_nothing_to_do_lists_no_folder_for_a_task(folder: Path, large: Watched) -> None:
+    again = watched(folder / "large.yaml")
+    assert again.rows == large.rows
+    assert sum(again.listings.values()) <= sum(large.listings.values()) + 4 * (FILES + 1) + 8
+
+
+def test_the_table_has_every_audited_sample_once_and_in_order(folder: Path, large: Watched) -> None:
+    table = open_audit(str(folder / "large")).scores("network").read_all()
+    ids = [name for number in range(FILES) for name in pq.read_table(folder / f"audited-{number}.parquet").column("id").to_pylist()]
+    assert large.rows == len(ids) and table.column("sample_id").to_pylist() == ids
+
+
+def test_the_books_of_ten_times_the_tasks_hold_all_of_them(folder: Path, tmp_path: Path) -> None:
+    """Of samples that are described and not there: receipts first, after a driver that was killed; then the manifests."""
+    path = config(folder, "books", 1)
+    few, many = (keep(AuditConfig.load(path), str(tmp_path / str(files)), files * ROWS_PER_FILE // 256) for files in (1, 10))
+    assert few.tasks["gradients"] * 10 == pytest.approx(many.tasks["gradients"], rel=0.05)
+    assert many.objects <= 4 * many.tasks["gradients"] + 1
+    assert sum(many.listings.values()) <= sum(few.listings.values()) + 8
