@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from threading import Event, Lock, current_thread
+from threading import Condition, Event, Lock, current_thread
 from urllib.parse import unquote
 
 from pipeline.artifacts.logs import STAGES
@@ -119,6 +119,7 @@ class WritesSeen:
         self.root, self.kill_at, self.done = root, kill_at, done
         self.counts: Counter[str] = Counter()
         self._process, self._known, self._lock = 0, Event(), Lock()
+        self._under_way, self._idle = 0, Condition()
 
     def watch(self, process: BaseProcess) -> None:
         """Names the process, which has begun; until then nothing is passed on."""
@@ -126,7 +127,22 @@ class WritesSeen:
         self._process = process.pid
         self._known.set()
 
+    def await_end(self) -> None:
+        """Until the store has done what the killed process still asked of it."""
+        with self._idle:
+            assert self._idle.wait_for(lambda: not self._under_way, 60), "the store does not answer"
+
     def __call__(self, exchange: Exchange) -> None:
+        with self._idle:
+            self._under_way += 1
+        try:
+            self._answer(exchange)
+        finally:
+            with self._idle:
+                self._under_way -= 1
+                self._idle.notify_all()
+
+    def _answer(self, exchange: Exchange) -> None:
         assert self._known.wait(60), "nobody said which process sends these requests"
         path = unquote(exchange.path.partition("?")[0]).removeprefix(f"/{self.root}/")
         if exchange.command not in WRITES or path.startswith(TIMED):
