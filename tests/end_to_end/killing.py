@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from threading import Event, Lock, current_thread, main_thread
+from threading import Condition, Event, Lock, current_thread
 from urllib.parse import unquote
 
 from pipeline.artifacts.logs import STAGES
@@ -84,7 +84,7 @@ def stage_of(path: str) -> str:
 class Moments:
     """Counts moments below a root on a disk; kills the process at one of them, if told to.
 
-    What other threads than the main one write, they write at times of their own, as a lock is renewed: no moments that could be met again.
+    What the thread that renews the lock writes, it writes at times of its own: no moments that could be met again.
     """
 
     def __init__(self, root: str, kill_at: int | None):
@@ -93,7 +93,7 @@ class Moments:
         self._unnamed = 0
 
     def __call__(self, event: str, arguments: tuple[object, ...]) -> None:
-        if current_thread() is not main_thread():
+        if current_thread().name == "lock":
             return
         if event == "open" and f"{self.root}/.tmp/" in str(arguments[0]):
             self._unnamed += 1
@@ -119,6 +119,7 @@ class WritesSeen:
         self.root, self.kill_at, self.done = root, kill_at, done
         self.counts: Counter[str] = Counter()
         self._process, self._known, self._lock = 0, Event(), Lock()
+        self._under_way, self._idle = 0, Condition()
 
     def watch(self, process: BaseProcess) -> None:
         """Names the process, which has begun; until then nothing is passed on."""
@@ -126,7 +127,22 @@ class WritesSeen:
         self._process = process.pid
         self._known.set()
 
+    def await_end(self) -> None:
+        """Until the store has done what the killed process still asked of it."""
+        with self._idle:
+            assert self._idle.wait_for(lambda: not self._under_way, 60), "the store does not answer"
+
     def __call__(self, exchange: Exchange) -> None:
+        with self._idle:
+            self._under_way += 1
+        try:
+            self._answer(exchange)
+        finally:
+            with self._idle:
+                self._under_way -= 1
+                self._idle.notify_all()
+
+    def _answer(self, exchange: Exchange) -> None:
         assert self._known.wait(60), "nobody said which process sends these requests"
         path = unquote(exchange.path.partition("?")[0]).removeprefix(f"/{self.root}/")
         if exchange.command not in WRITES or path.startswith(TIMED):

@@ -123,6 +123,7 @@ class OnS3:
             process = audit.start()
             seen.watch(process)
             assert ended(process) == -signal.SIGKILL
+            seen.await_end()
         assert not audit.notes.exists()
         return root
 
