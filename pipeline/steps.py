@@ -95,8 +95,7 @@ class StepRunner:
 
     def _pending(self, stage: str, model: str, jobs: Sequence[Job[Task]], results: dict[Place, Receipt | Failure]) -> list[Job[Task]]:
         """The jobs still to do; receipts of the others, and of those to be tried again, go to `results`."""
-        logs = {job.log.folder: job.log for job in jobs}
-        receipts = {folder: log.receipts() for folder, log in logs.items()}
+        receipts = _receipts({job.log.folder: job.log for job in jobs})
         pending = []
         for job in jobs:
             receipt = receipts[job.log.folder].get(job.name)
@@ -120,3 +119,10 @@ class StepRunner:
             model.stages[stage].seconds += receipt.measures.seconds
             model.stages[stage].computing_seconds += receipt.measures.computing_seconds
         self.tell(TaskEnded(stage, model.plan.name, receipt.measures.rows if receipt else 0, outcome.error, outcome.trace))
+
+
+def _receipts(logs: Mapping[str, CommitLog]) -> dict[str, dict[str, Receipt]]:
+    """The receipts in each log, by its folder. One listing tells which logs there are, so that one that is new, of a new file, needs none of its own."""
+    parents = {folder.rpartition("/")[0]: log.storage for folder, log in logs.items()}
+    there = {f"{parent}/{name}" for parent, storage in parents.items() for name in storage.list(parent)}
+    return {folder: log.receipts() if folder in there else {} for folder, log in logs.items()}

@@ -90,8 +90,8 @@ class Crowd:
 class Books:
     """The gradients stage of one model, as a run keeps it."""
 
-    def __init__(self, plan: ModelPlan, root: str):
-        self._plan, self._storage = plan, Storage(root)
+    def __init__(self, plan: ModelPlan, storage: Storage):
+        self._plan, self._storage = plan, storage
 
     def run(self) -> tuple[int, list[Receipt]]:
         """Runs what is not done yet; returns how many tasks that were, and all receipts in order."""
@@ -114,20 +114,22 @@ class Books:
 
 def keep(config: AuditConfig, root: str, samples: int) -> Watched:
     """All phases."""
-    plan, watch = plan_audit(config).models[0], Watch()
-    plan = described(plan, samples)
-    run, receipts = Books(plan, root).run()
+    watch, storage = Watch(root), Storage(root)
+    plan = described(plan_audit(config).models[0], samples)
+    run = Books(plan, storage).run()[0]
     watch.ended("created")
-    resumed, receipts = Books(plan, root).run()
+    resumed, receipts = Books(plan, storage).run()
     watch.ended("resumed")
-    Books(plan, root).publish(receipts)
+    Books(plan, storage).publish(receipts)
+    attempts = [receipt.attempt for receipt in receipts]
+    del receipts  # a night's run holds its own only
     watch.ended("published")
-    reused, again = Books(plan, root).run()
+    reused, again = Books(plan, storage).run()
     watch.ended("reused")
-    if (resumed, reused, again) != (0, 0, receipts) or sum(receipt.measures.rows for receipt in receipts) != samples:
+    if (resumed, reused) != (0, 0) or attempts != [receipt.attempt for receipt in again] or sum(receipt.measures.rows for receipt in again) != samples:
         raise RuntimeError(f"of {run} tasks {resumed} and then {reused} were run again, or rows are lost")
     watch.found.tasks, watch.found.rows = {"gradients": run}, samples
-    watch.found.objects = sum(1 for _ in Storage(root).walk(f"{plan.name}/gradients"))
+    watch.found.objects = sum(1 for _ in storage.walk(f"{plan.name}/gradients"))
     return watch.found
 
 
