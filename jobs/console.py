@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 import sys
 import traceback
 import warnings
@@ -55,8 +56,17 @@ def edge(common: Common) -> Iterator[Common]:
     except Exception as error:  # noqa: BLE001
         if common.verbose:
             traceback.print_exc()
-        print(f"mad: {paragraph(error)}", file=sys.stderr)
+        print(f"mad: {paragraph(error)}", file=sys.stderr, flush=True)
+        _leave_if_lost(error)
         raise typer.Exit(exit_code(error)) from None
+
+
+def _leave_if_lost(error: Exception) -> None:
+    """Ends the process where a cluster was lost: Ray would wait for it for minutes before it lets go."""
+    from infra.errors import ClusterLost  # noqa: PLC0415
+
+    if isinstance(error, ClusterLost):
+        os._exit(exit_code(error))
 
 
 def paragraph(error: Exception) -> str:
