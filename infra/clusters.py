@@ -36,7 +36,8 @@ def worker_seconds() -> float:
 class Watch:
     """Ends what would wait for ever: where no worker runs for long, and where the head of the cluster, or this host's own node, is gone.
 
-    Ray would end this process without a word, at once or a minute later.
+    Ray would end this process without a word, at once or a minute later. `began`: whether a task has; `gone`: whether the head or the own
+    node is, so that whatever is asked of Ray, its shutdown included, may wait for minutes.
     """
 
     def __init__(self, patience: float, head_seconds: float = HEAD_SECONDS):
@@ -44,7 +45,7 @@ class Watch:
         self._patience, self._head_seconds = patience, head_seconds
         self._head = self._own = ""
         self._answered = self._probed = self._worked = self._warned = 0.0
-        self.began = False
+        self.began = self.gone = False
 
     def join(self, head: str, own: str) -> None:
         """Watches these addresses, HOST:PORT, of the cluster's head and of this host's own node."""
@@ -102,9 +103,10 @@ class Watch:
         if not head:
             self._answered = self._probed
         silent = self._probed - self._answered
+        self.gone = bool(own) or silent >= self._head_seconds
         if own:
             raise self.error(f"the Ray node of this host at {self._own} is gone ({own}), and with it the way to the cluster; {RESUMES} where a node runs again")
-        if silent >= self._head_seconds:
+        if self.gone:
             raise self.error(
                 f"the head of the Ray cluster at {self._head} has not answered for {silent:.0f} s ({head}), and with it the cluster is lost;"
                 f" {RESUMES} on a cluster that runs"

@@ -36,4 +36,7 @@ class ClusterError(RuntimeError):
 
 
 class ClusterLost(ClusterError):
-    """The cluster was lost, or has no room left, after tasks had begun; what is done is kept."""
+    """The cluster was lost, or has no room left, after tasks had begun; what is done is kept.
+
+    A process that goes on after it should not use Ray again, and waits for Ray for minutes when it ends, unless by `os._exit`.
+    """

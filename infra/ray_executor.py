@@ -35,7 +35,6 @@ FAILED_STARTS = 5
 CONNECT_SECONDS = 30
 LOOK_SECONDS = 2
 LOCAL = "local"
-NODE_STARVED = "running low on memory"
 Task = TypeVar("Task")
 Result = TypeVar("Result")
 Handle: TypeAlias = "ray.actor.ActorHandle[_Actor[Any, Any]]"
@@ -81,6 +80,9 @@ class RayExecutor:
         return self
 
     def __exit__(self, *_: object) -> None:
+        """Leaves the cluster; one that is gone is not told, which would take minutes."""
+        if self._watch.gone:
+            return
         try:
             self._end_idle()
         finally:
@@ -123,7 +125,8 @@ class RayExecutor:
         try:
             yield from pool.outcomes()
         finally:
-            self._idle += pool.close()
+            if not self._watch.gone:
+                self._idle += pool.close()
 
     def _end_idle(self) -> None:
         while self._idle:
@@ -212,9 +215,10 @@ class _Pool(Generic[Task, Result]):
             self._workers.remove(worker)
             self._failed_starts += not worker.reused  # one that is gone since says nothing of the next
             if self._failed_starts >= FAILED_STARTS:
-                raise self._watch.error(
-                    f"workers cannot start: {_cause(error)}; is mad installed in the environment of every node, in version {version('mad')}?"
-                ) from error
+                remedy = f"is mad installed in the environment of every node, in version {version('mad')}?"
+                if isinstance(error, OutOfMemoryError):
+                    remedy = "raise run.memory_per_worker, so that fewer workers share a node, or end what else fills its memory"
+                raise self._watch.error(f"workers cannot start: {_cause(error)}; {remedy}") from error
             return
         if theirs != ours:
             raise self._watch.error(f"a node of the cluster has mad {theirs}, this is mad {ours}; install the same version on all of them")
@@ -246,7 +250,7 @@ class _Pool(Generic[Task, Result]):
         except RayTaskError as error:
             outcome = TaskOutcome(task, error=_cause(error), trace=str(error), starved=is_starvation(error.cause))
         except RayError as error:
-            yield from self._lose(worker, task, _cause(error), isinstance(error, OutOfMemoryError) or NODE_STARVED in str(error))
+            yield from self._lose(worker, task, _cause(error), isinstance(error, OutOfMemoryError))
             return
         if outcome.starved:
             yield from self._lose(worker, task, str(outcome.error), starved=True)

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 import sys
 import traceback
 import warnings
@@ -59,6 +60,7 @@ def edge(common: Common) -> Iterator[Common]:
         if common.verbose:
             print(printable(traceback.format_exc()), file=sys.stderr)
         complain(paragraph(error))
+        _leave_if_lost(error)
         raise typer.Exit(exit_code(error)) from None
 
 
@@ -73,7 +75,15 @@ def _log_to_stderr(verbose: int) -> None:
 
 def complain(text: str) -> None:
     """Prints what is wrong as one paragraph on stderr."""
-    print(f"mad: {sentence(text)}", file=sys.stderr)
+    print(f"mad: {sentence(text)}", file=sys.stderr, flush=True)
+
+
+def _leave_if_lost(error: Exception) -> None:
+    """Ends the process where a cluster was lost: Ray would wait for it for minutes before it lets go."""
+    from infra.errors import ClusterLost  # noqa: PLC0415
+
+    if isinstance(error, ClusterLost):
+        os._exit(exit_code(error))
 
 
 def paragraph(error: Exception) -> str:

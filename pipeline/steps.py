@@ -1,6 +1,7 @@
 """One step of a run: jobs that are done are reused, the others are executed, and every job ends with a receipt or a reason."""
 
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Generic, Protocol, TypeVar
 
@@ -23,6 +24,7 @@ Task = TypeVar("Task", bound=ModelTask)
 Worker = Callable[[Task], Receipt]
 Place = tuple[str, str]
 GPU_STAGE = "gradients"
+READERS = 8
 
 
 @dataclass(frozen=True)
@@ -122,7 +124,16 @@ class StepRunner:
 
 
 def _receipts(logs: Mapping[str, CommitLog]) -> dict[str, dict[str, Receipt]]:
-    """The receipts in each log, by its folder. One listing tells which logs there are, so that one that is new, of a new file, needs none of its own."""
+    """The receipts in each log, by its folder, several logs read at once.
+
+    One listing tells which logs there are, so that one that is new, of a new file, needs none of its own.
+    """
     parents = {folder.rpartition("/")[0]: log.storage for folder, log in logs.items()}
     there = {f"{parent}/{name}" for parent, storage in parents.items() for name in storage.list(parent)}
-    return {folder: log.receipts() if folder in there else {} for folder, log in logs.items()}
+    known = [folder for folder in logs if folder in there]
+    pool = ThreadPoolExecutor(READERS, "receipts")
+    try:
+        read = dict(zip(known, pool.map(lambda folder: logs[folder].receipts(), known), strict=True))
+    finally:
+        pool.shutdown(cancel_futures=True)
+    return {folder: read.get(folder, {}) for folder in logs}

@@ -233,18 +233,23 @@ def kill_head_host(cluster: RayHosts) -> None:
     cluster.head.crash()
 
 
+def cut_off_driver(cluster: RayHosts) -> None:
+    cluster.first.cut()
+
+
 HEADS = {
     "driver on its host": ("head", kill_head_processes, "mad: the Ray node of this host at 10.77.0.1:"),
     "driver on another": ("first", kill_head_host, "mad: the head of the Ray cluster at 10.77.0.1:6379 has not answered for "),
+    "driver cut off": ("first", cut_off_driver, "mad: the head of the Ray cluster at 10.77.0.1:6379 has not answered for "),
 }
 
 
 @pytest.mark.parametrize(("driver_on", "fault", "said"), HEADS.values(), ids=HEADS.keys())
-def test_a_head_that_dies_ends_the_run_in_a_paragraph_and_a_new_one_resumes_it(
+def test_a_head_that_is_lost_ends_the_run_in_a_paragraph_and_a_new_one_resumes_it(
     place: Site, driver_on: str, fault: Callable[[RayHosts], None], said: str
 ) -> None:
     """What workers had in hand is held back, so that the run does not end first."""
-    root = f"head-killed-{driver_on}"
+    root = f"{fault.__name__}-{driver_on}"
     host: Host = getattr(place.cluster, driver_on)
     driver = place.drive_until_rows(host, root)
     for worker in (place.cluster.first, place.cluster.second):
@@ -252,7 +257,7 @@ def test_a_head_that_dies_ends_the_run_in_a_paragraph_and_a_new_one_resumes_it(
     fault(place.cluster)
     began = time.monotonic()
     _, err = ended(driver, code=1)
-    assert time.monotonic() - began < 60
+    assert time.monotonic() - began < 120, "it hangs"
     for worker in (place.cluster.first, place.cluster.second):
         (place.folder / worker.name).unlink()
     assert err.splitlines()[-1].startswith(said), err

@@ -162,7 +162,7 @@ def test_a_broken_index_is_refused(chat: Path, text: str, expected: str) -> None
 def test_weights_that_are_no_safetensors_are_refused(chat: Path) -> None:
     (chat / "model.safetensors").write_text("weights")
     assert "not a readable safetensors file" in complaint(chat)
-    (chat / "model.safetensors").write_bytes((2).to_bytes(8, "little") + b"[]")
+    (chat / "model.safetensors").write_bytes((2).to_bytes(8, "little") + b"[]" + bytes(100_000))
     assert complaint(chat).startswith("failed with SafetensorError")
 
 
