@@ -14,10 +14,10 @@ from infra.executors import Resources
 NEEDS = Resources(workers=2, gpus_per_worker=0.5, memory_per_worker_bytes=3 << 29)
 
 
-def begin(watch: Watch, head: socket.socket) -> None:
-    """Has the head watched."""
-    host, port = head.getsockname()
-    watch.begin(f"{host}:{port}")
+def begin(watch: Watch, head: socket.socket, own: socket.socket | None = None) -> None:
+    """Has the head watched, and this host's own node, which is the head's unless told."""
+    watch.join(*("{}:{}".format(*node.getsockname()) for node in (head, own or head)))
+    watch.begin()
 
 
 def give_up(watch: Watch, seconds: float, working: bool = False) -> ClusterError:
@@ -68,12 +68,23 @@ def test_while_workers_run_it_waits_for_as_long_as_they_take(head: socket.socket
 
 def test_a_head_that_answers_no_more_is_given_up_whatever_runs(head: socket.socket) -> None:
     watch = Watch(600, head_seconds=1)
-    begin(watch, head)
-    watch.look(True, NEEDS)
-    head.close()
-    error = give_up(watch, 10 * PROBE_SECONDS, working=True)
-    assert isinstance(error, ClusterLost)
+    with socket.create_server(("127.0.0.1", 0)) as own:
+        begin(watch, head, own)
+        watch.look(True, NEEDS)
+        head.close()
+        error = give_up(watch, 10 * PROBE_SECONDS, working=True)
+    assert isinstance(error, ClusterLost) and watch.gone
     assert re.search(r"the head of the Ray cluster at 127\.0\.0\.1:\d+ has not answered for \d+ s \(.*refused\).*the same command resumes", str(error))
+
+
+def test_a_node_of_this_host_that_is_gone_is_given_up_at_once(head: socket.socket) -> None:
+    watch, own = Watch(600, head_seconds=600), socket.create_server(("127.0.0.1", 0))
+    with head:
+        begin(watch, head, own)
+        own.close()
+        with pytest.raises(ClusterError, match=r"the Ray node of this host at 127\.0\.0\.1:\d+ is gone \(.*refused\)"):
+            watch.begin()
+    assert watch.gone
 
 
 def test_how_long_to_wait_for_a_worker_is_ten_minutes_unless_the_environment_says_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
