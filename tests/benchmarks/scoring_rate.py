@@ -100,13 +100,15 @@ def measure(raw: Raw) -> dict[str, float | str]:
         if factor is not None:
             rates.append(rescored(raw, storage, paths, factor))
     reading, products = (sorted(values)[len(values) // 2] for values in zip(*limits, strict=True))
-    rate, limit = sorted(rates)[len(rates) // 2], min(reading, products)
+    shares = [2 * rate / (min(before) + min(after)) for rate, before, after in zip(rates, limits, limits[1:], strict=False)]
     return {
-        "rows_per_second": round(rate),
+        "rows_per_second": round(sorted(rates)[len(rates) // 2]),
         "limit_reading": round(reading),
         "limit_products": round(products),
         "binds": "reading" if reading < products else "products",
-        "over_limit": round(rate / limit, 3),
+        "over_limit": round(sorted(shares)[len(shares) // 2], 3),
+        "over_limit_lowest": round(min(shares), 3),
+        "over_limit_highest": round(max(shares), 3),
     }
 
 

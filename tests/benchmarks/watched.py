@@ -64,7 +64,7 @@ class Watch:
 
     def ended(self, phase: str) -> None:
         """Takes down what the phase cost."""
-        self.found.seconds[phase] = round(time.perf_counter() - self._start, 2)
+        self.found.seconds[phase] = time.perf_counter() - self._start
         self.found.listings[phase] = self._listings - self._before
         self.found.memory[phase] = peak_memory_bytes()
         self._begin()
