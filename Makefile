@@ -4,6 +4,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 PEERS := .venv-peers
 READY := $(VENV)/.ready
+# Two processes with one thread each: two that compute with two threads make each other many times slower.
+TESTS := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo check test test-s3 test-faults test-cluster
@@ -34,16 +36,16 @@ check: setup  ## Lint, format, types, import rules
 	$(BIN)/lint-imports
 
 test: setup  ## Run the tests
-	$(BIN)/python -m pytest
+	$(TESTS)
 
 # In one shell, so that the store is stopped whatever happens.
 test-s3: setup  ## Run the tests that need a real S3: Ceph's gateway, installed (as root, with apt-get) and started for them
 	@tests/infra/real_s3.sh install
 	@folder=$$(mktemp -d)/s3; trap 'tests/infra/real_s3.sh stop "$$folder"' EXIT; trap 'exit 130' INT TERM; \
-	settings=$$(tests/infra/real_s3.sh start "$$folder") && eval "$$settings" && $(BIN)/python -m pytest -m s3
+	settings=$$(tests/infra/real_s3.sh start "$$folder") && eval "$$settings" && $(TESTS) -m s3
 
 test-faults: setup  ## Run the tests that are left out of `make test` for their length: drivers killed at many moments, audits on a store that fails
-	MAD_FAULTS=1 $(BIN)/python -m pytest -m "faults and not s3"
+	MAD_FAULTS=1 $(TESTS) -m "faults and not s3"
 
 test-cluster: setup  ## Run the tests that need a Ray cluster of three hosts: namespaces of this machine, so as root, with ip of iproute2
 	@[ "$$(id -u)" = 0 ] || { echo "make test-cluster makes network namespaces, for which it must be root" >&2; exit 1; }

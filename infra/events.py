@@ -64,7 +64,7 @@ class Stopwatch:
     @property
     def seconds(self) -> float:
         """Seconds so far."""
-        return time.monotonic() - self._start
+        return max(0.0, time.monotonic() - self._start)
 
 
 def peak_memory_bytes() -> int:

@@ -131,7 +131,7 @@ class GradientWorker:
             waited += waiting.seconds
             if batch is None:
                 collected.settle(layout, plan.dtype_of(rows.draws))
-                return collected, watch, watch.seconds - waited
+                return collected, watch, max(0.0, watch.seconds - waited)
             place = collected.add(batch)
             for group in batch.groups:
                 computed = self._fitted_rows(plan, _names(rows, place, batch), group) if rows.draws else self._own_rows(plan, group)
