@@ -45,12 +45,12 @@ test-s3: setup  ## Run the tests that need a real S3: Ceph's gateway, installed 
 	settings=$$(tests/infra/real_s3.sh start "$$folder") && eval "$$settings" && $(TESTS) -m s3
 
 test-faults: setup  ## Run the tests that are left out of `make test` for their length: drivers killed at many moments, audits on a store that fails
-	MAD_FAULTS=1 $(TESTS) -m "faults and not s3"
+	MAD_FAULTS=1 $(TESTS) -m "faults and not s3 and not cluster"
 
-test-cluster: setup  ## Run the tests that need a Ray cluster of three hosts: namespaces of this machine, so as root, with ip of iproute2
+test-cluster: setup  ## Run the tests that need a Ray cluster of three hosts: namespaces of this machine, so as root, with ip of iproute2; QUICK=1 leaves the longest out
 	@[ "$$(id -u)" = 0 ] || { echo "make test-cluster makes network namespaces, for which it must be root" >&2; exit 1; }
 	@for need in ip unshare nsenter; do command -v $$need >/dev/null || { echo "make test-cluster needs $$need, of iproute2 or util-linux: apt-get install iproute2 util-linux" >&2; exit 1; }; done
-	MAD_TEST_CLUSTER=1 $(BIN)/python -m pytest -m cluster
+	MAD_TEST_CLUSTER=1 MAD_FAULTS=$(if $(QUICK),,1) $(BIN)/python -m pytest -m cluster
 
 bench: bench-gradients bench-pipeline  ## Run the benchmarks that need nothing but this checkout
 

@@ -177,6 +177,7 @@ def test_a_task_that_fails_leaves_no_secret_in_its_outcome(place: Storage, confi
     assert {path for path, data in stored(Storage(f"{place.url}/root")).items() if leaks(data)} == set()
 
 
+@pytest.mark.faults
 def test_workers_on_ray_are_sent_no_secret(place: Storage, config: Path, home: Path, mad: Mad) -> None:
     """Actors inherit the environment of the node that runs them; what Ray writes of the job, its logs and its metadata, holds none of it."""
     with tempfile.TemporaryDirectory(prefix="mad", dir="/tmp") as folder:  # Ray's sockets need a short path
