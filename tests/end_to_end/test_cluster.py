@@ -241,7 +241,7 @@ SILENT = "mad: the head of the Ray cluster at 10.77.0.1:6379 has not answered fo
 HEADS = [
     pytest.param("head", kill_head_processes, "mad: the Ray node of this host at 10.77.0.1:", id="driver on its host"),
     pytest.param("first", kill_head_host, SILENT, id="driver on another", marks=pytest.mark.faults),
-    pytest.param("first", cut_off_driver, SILENT, id="driver cut off"),
+    pytest.param("first", cut_off_driver, SILENT, id="driver cut off", marks=pytest.mark.faults),
 ]
 
 

@@ -93,7 +93,7 @@ def test_a_second_run_runs_no_task_and_publishes_nothing_again(zoo: Audit) -> No
         assert len(list(Path(zoo.storage.url).glob(f"{name}/scores/*/*"))) == 1
 
 
-@pytest.fixture(params=["local", pytest.param("s3", marks=pytest.mark.s3)])
+@pytest.fixture(params=["local", pytest.param("s3", marks=(pytest.mark.s3, pytest.mark.faults))])
 def home(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """A folder on a disk, or in a real S3."""
     if request.param == "s3":
