@@ -15,7 +15,7 @@ import socket
 import threading
 import time
 import uuid
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from types import TracebackType
 
@@ -98,13 +98,12 @@ class Lock:
         Raises:
             LockHeld: another process has it, and is alive.
         """
-        _own.add(self._claim.owner.id)
-        try:
+        with ExitStack() as undo:
+            _own.add(self._claim.owner.id)
+            undo.callback(_own.discard, self._claim.owner.id)
             while not self._take():
                 pass
-        except BaseException:
-            _own.discard(self._claim.owner.id)
-            raise
+            undo.pop_all()
         self._thread.start()
         return self
 
