@@ -17,6 +17,7 @@ from pydantic import JsonValue
 from torch import Tensor
 
 from infra.commits import Measures, Receipt
+from infra.computing import compute_each
 from infra.events import Stopwatch, peak_memory_bytes
 from infra.storage import Storage
 from madcore import BlockMoment, Damping, EigenvalueMoment, KroneckerMoment, RowLayout, Whitening
@@ -41,7 +42,7 @@ from pipeline.keys import key_of
 from pipeline.memory import SCORING_BLOCK
 from pipeline.plan import ModelPlan
 from pipeline.schema import FACTORED, Absolute, CurvatureSection
-from pipeline.scorer import Scorer
+from pipeline.scorer import SCORER_FORMAT, Scorer
 from pipeline.split import split_trusted
 
 CURVATURE_FORMAT = 2
@@ -112,7 +113,7 @@ def _contents(parts: tuple[RowsPart, ...]) -> list[JsonValue]:
 
 def references_name(plan: ModelPlan) -> str:
     """The task's name: it depends on the score too."""
-    return f"references-{key_of(score=plan.config.score.model_dump(mode='json'), classes=plan.classes)}"
+    return f"references-{key_of(format=SCORER_FORMAT, score=plan.config.score.model_dump(mode='json'), classes=plan.classes)}"
 
 
 class CurvatureWorker:
@@ -186,9 +187,14 @@ class CurvatureWorker:
             remedy = "lower estimator.step" if plan.config.traced else "raise curvature.damping"
             raise StageError(f"model {plan.name}: {what} of the reference part leave the range of float32; {remedy}")
         scorer = Scorer.of(plan, whitening, whitened, trusted)
-        for rows, indices, ok in self._select(task, plan.layout, trusted, "calibration", "suspect calibration"):
+
+        def scored(block: tuple[Tensor, Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+            rows, indices, ok = block
             scores = scorer(rows, trusted.predictions[indices].clamp(min=0)).score.double()
-            trusted.scores[indices.numpy()] = torch.where(ok & scores.isfinite(), scores, torch.inf).numpy()
+            return indices, torch.where(ok & scores.isfinite(), scores, torch.inf)
+
+        for indices, scores in compute_each(scored, self._select(task, plan.layout, trusted, "calibration", "suspect calibration")):
+            trusted.scores[indices.numpy()] = scores.numpy()
         screening = read_screening(self._storage, task.split)
         return {**encode_references(whitened, trusted), **(encode_screening(screening) if screening else {})}
 

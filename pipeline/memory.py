@@ -112,6 +112,7 @@ class Shapes:
     `moments`: numbers of each layer's part of the curvature, float64, of which one layer's is factored at a time; none for the identity.
     `screened`: trusted samples whose rows are screened, all at once, in the worst case as one class in float64.
     `judged`: audited samples whose truth is known, which evaluation holds at once.
+    `scored_at_once`: blocks of rows that are scored at the same time, one a thread.
     `besides`: what rows need beside their batches: of the fallback, whole gradients and activations of the samples that it takes at a time; of
     traces, weights and samples that are held in memory.
     """
@@ -129,6 +130,7 @@ class Shapes:
     moments: tuple[int, ...]
     screened: int
     judged: int
+    scored_at_once: int = 1
     besides: int = 0
 
 
@@ -144,8 +146,7 @@ def project_memory(shapes: Shapes) -> ProjectedMemory:
     references = 5 * shapes.reference * row + 6 * shapes.classes * row
     batch = batch_bytes(shapes.batch, shapes.at_once, shapes.sample_bytes, shapes.kept_bytes + 3 * stored)
     gradients = PROCESS_BYTES + 2 * shapes.model_bytes + batch + shapes.besides + 5 * shapes.task_rows * stored
-    scoring = PROCESS_BYTES + blocks // 2 + references + SCORING_BLOCK * (14 * row + 8 * shapes.reference)  # 8 rows of two tasks' blocks read ahead
-    curvature = (
-        PROCESS_BYTES + max(4 * blocks + factor, blocks // 2 + references, 6 * shapes.screened * row) + SCORING_BLOCK * (6 * stored + 8 * shapes.reference)
-    )
+    scored = SCORING_BLOCK * (6 * row + 8 * shapes.reference) * shapes.scored_at_once
+    scoring = PROCESS_BYTES + blocks // 2 + references + scored + SCORING_BLOCK * 8 * row  # of two tasks' blocks read ahead
+    curvature = PROCESS_BYTES + max(4 * blocks + factor, blocks // 2 + references, 6 * shapes.screened * row) + scored + SCORING_BLOCK * 6 * stored
     return ProjectedMemory(gradients, curvature, scoring, PROCESS_BYTES + JUDGED_BYTES * shapes.judged)

@@ -5,7 +5,7 @@ from itertools import chain
 
 from pydantic import JsonValue
 
-from infra.computing import compute
+from infra.computing import calls_at_once, compute
 from infra.errors import StorageError
 from madcore import MadcoreError, RowLayout
 from madcore.calibration import calibration_size, check_target
@@ -66,6 +66,7 @@ def _plan_model(config: AuditConfig, model: ModelConfig) -> ModelPlan:
         moments=_moments(model, probed, max(1, draws) * fitted),
         screened=samples if model.screened else 0,
         judged=sum(source.rows for source in audited if "anomalous" in source.truth),
+        scored_at_once=calls_at_once(),
         besides=_besides(config, model, probed, sampling, rows),
     )
     inputs, shapes = _batched(probed, shapes, int(config.run.memory_per_worker))

@@ -14,6 +14,8 @@ from pipeline.artifacts.curvature import TrustedSamples
 from pipeline.memory import SCORING_BLOCK
 from pipeline.plan import ModelPlan
 
+SCORER_FORMAT = 2  # of the numbers, to the last bit: calibration scores and audited ones must be of the same
+
 
 @dataclass(frozen=True)
 class Scorer:

@@ -8,7 +8,7 @@ import pyarrow as pa
 import torch
 
 from infra.commits import Measures, Receipt
-from infra.computing import compute
+from infra.computing import compute, compute_each
 from infra.errors import StorageError
 from infra.events import Stopwatch, peak_memory_bytes
 from infra.prefetch import prefetched
@@ -23,10 +23,10 @@ from pipeline.artifacts.scores import PART, PART_FORMAT, score_batch
 from pipeline.keys import key_of
 from pipeline.memory import SCORING_BLOCK
 from pipeline.plan import ModelPlan
-from pipeline.scorer import Scorer
+from pipeline.scorer import SCORER_FORMAT, Scorer
 from pipeline.sources.datasets import read_ids
 
-SCORING_FORMAT, READ_AHEAD = 1, 2
+READ_AHEAD = 2
 FAILED = "failed: "
 
 
@@ -51,7 +51,7 @@ class ScoreTask:
 
 def scoring_key(plan: ModelPlan, curvature: CurvatureFolders) -> str:
     """Of the curvature's content and the score."""
-    return key_of(format=SCORING_FORMAT, curvature=curvature.content, score=plan.config.score.model_dump(mode="json"), classes=plan.classes)
+    return key_of(format=SCORER_FORMAT, curvature=curvature.content, score=plan.config.score.model_dump(mode="json"), classes=plan.classes)
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ class ScoringWorker:
         self._loaded: _Loaded | None = None
 
     def __call__(self, task: ScoreTask) -> Receipt:
-        """Scores and commits one part. Reading runs ahead in a thread, and of two tasks one computes while the other reads or writes."""
+        """Scores and commits one part. Reading runs ahead in a thread, and blocks are scored in as many as there are cores."""
         watch, plan = Stopwatch(), self._plans[task.model]
         sink = io.BytesIO()
         write_parquet(sink, self._failed(plan, task.part) if task.part.failure else self._batches(plan, task), PART_FORMAT)
@@ -78,22 +78,22 @@ class ScoringWorker:
         return scoring_log(self._storage, plan.name, task.key, task.part.source_key).commit(task.part.name, {PART: sink.getvalue()}, measures)
 
     def _batches(self, plan: ModelPlan, task: ScoreTask) -> Iterator[pa.RecordBatch]:
-        """All is computed before the first batch is asked for; of rows nothing is kept."""
-        with prefetched(read_stored(self._storage, task.part, plan.layout, SCORING_BLOCK), READ_AHEAD) as blocks:
-            reference_ids, found = compute(self._scored, plan, task, blocks)
-        for samples, scored in found:
-            yield score_batch(task.part.source, samples, scored, reference_ids, plan.layout.names)
+        """Record batches in order; of rows nothing is kept."""
+        loaded = compute(self._loaded_for, plan, task)
 
-    def _scored(self, plan: ModelPlan, task: ScoreTask, blocks: Iterator[StoredBlock]) -> tuple[pa.Array, list[tuple[SampleColumns, Scored]]]:
-        """The ids of the reference part, and block by block samples with what they scored."""
+        def scored(block: StoredBlock) -> pa.RecordBatch:
+            found = loaded.scorer(block.rows, block.samples.predictions.clamp(min=0))
+            return score_batch(task.part.source, _without_overflow(block.samples, found), found, loaded.reference_ids, plan.layout.names)
+
+        with prefetched(read_stored(self._storage, task.part, plan.layout, SCORING_BLOCK), READ_AHEAD) as blocks:
+            yield from compute_each(scored, blocks)
+
+    def _loaded_for(self, plan: ModelPlan, task: ScoreTask) -> _Loaded:
+        """What the task's rows are scored with, loaded unless the last task's is the same; one task at a time."""
         if self._loaded is None or self._loaded.key != task.key:
             self._loaded = None
             self._loaded = self._load(plan, task)
-        found = []
-        for block in blocks:
-            scored = self._loaded.scorer(block.rows, block.samples.predictions.clamp(min=0))
-            found.append((_without_overflow(block.samples, scored), scored))
-        return self._loaded.reference_ids, found
+        return self._loaded
 
     def _load(self, plan: ModelPlan, task: ScoreTask) -> _Loaded:
         trusted = read_trusted(self._storage, task.curvature.references)

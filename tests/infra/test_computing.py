@@ -1,12 +1,13 @@
-"""The one computing thread of a process."""
+"""The threads of a process that compute."""
 
 import threading
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
 
-from infra.computing import compute
+from infra.computing import compute, compute_each
 
 
 def test_all_is_computed_in_one_thread_one_after_the_other() -> None:
@@ -42,3 +43,58 @@ def test_the_number_of_threads_is_that_of_who_asks() -> None:
             assert compute(torch.get_num_threads) == threads
     finally:
         torch.set_num_threads(before)
+
+
+@pytest.fixture
+def two_threads() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.usefixtures("two_threads")
+def test_calls_for_each_item_are_made_two_at_once_with_a_thread_each_and_answer_in_order() -> None:
+    together = threading.Barrier(2, timeout=30)
+
+    def call(number: int) -> tuple[int, int]:
+        together.wait()
+        return number, torch.get_num_threads()
+
+    assert list(compute_each(call, range(40))) == [(number, 1) for number in range(40)]
+    assert torch.get_num_threads() == 2
+    with ThreadPoolExecutor(1) as later:
+        assert later.submit(torch.get_num_threads).result() == 2
+    assert compute(torch.get_num_threads) == 2
+
+
+@pytest.mark.usefixtures("two_threads")
+def test_no_more_items_are_asked_for_than_threads_and_one() -> None:
+    asked = list[int]()
+
+    def items() -> Iterator[int]:
+        for number in range(100):
+            asked.append(number)
+            yield number
+
+    results = compute_each(abs, items())
+    assert [next(results), next(results)] == [0, 1]
+    assert asked == [0, 1, 2, 3]
+
+
+@pytest.mark.usefixtures("two_threads")
+def test_what_one_of_many_calls_raises_reaches_who_asked_after_what_came_before() -> None:
+    results = compute_each(lambda number: 6 // number, (3, 2, 0, 1))
+    assert [next(results), next(results)] == [2, 3]
+    with pytest.raises(ZeroDivisionError):
+        next(results)
+    assert list(compute_each(abs, (-1,))) == [1]
+
+
+@pytest.mark.usefixtures("two_threads")
+def test_the_bits_of_a_block_do_not_depend_on_the_number_of_threads() -> None:
+    rows, others = torch.randn(512, 832), torch.randn(1178, 832)
+    (two,) = compute_each(lambda block: block @ others.T, [rows])
+    torch.set_num_threads(1)
+    (one,) = compute_each(lambda block: block @ others.T, [rows])
+    assert torch.equal(one, two)
