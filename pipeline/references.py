@@ -1,6 +1,7 @@
 """What the runs that are kept refer to: their results, the tables that those name, the manifests, and commit logs as a whole.
 
-A result is what one run found of one model. Kept are all results of young runs, and of each model the latest one.
+A result is what one run found of one model. Kept are all results of young runs, of each model the latest one, and those whose rows a kept
+one was made of (`rows_of` in its summary).
 """
 
 from collections.abc import Iterator, Mapping
@@ -37,19 +38,29 @@ class Kept:
 @dataclass
 class _Books:
     storage: Storage
-    outcomes: Mapping[str, Document]
     tables: set[Result] = field(default_factory=set)
     manifests: set[str] = field(default_factory=set)
     folders: set[str] = field(default_factory=set)
 
-    def add_result(self, run_id: str, model: str) -> None:
-        """Notes what a result names; one that has no summary names nothing."""
+    def add_result(self, run_id: str, model: str) -> Result | None:
+        """Notes what a result names, and returns the result whose rows it was made of, if it is another; without a summary it names nothing."""
         summary = read_document(self.storage, run_summary_file(run_id, model)) or {}
         if summary.get("same_as"):
             self.tables.add((str(summary["same_as"]), model))
         named = summary.get("manifests")
         for paths in named.values() if isinstance(named, dict) else ():
             self.manifests.update(map(str, paths if isinstance(paths, list) else ()))
+        return (str(summary["rows_of"]), model) if summary.get("rows_of") else None
+
+    def add_results(self, results: frozenset[Result]) -> frozenset[Result]:
+        """Notes what results name, and those that they were made of; returns all of them."""
+        known, pending = set(results), sorted(results)
+        while pending:
+            made_of = self.add_result(*pending.pop())
+            if made_of is not None and made_of not in known:
+                known.add(made_of)
+                pending.append(made_of)
+        return frozenset(known)
 
     def add_rows(self, run_id: str, wanted: frozenset[str] | None) -> None:
         """Notes the commit logs of the rows of a run's models, all or those wanted, that no manifest so far is in."""
@@ -79,17 +90,15 @@ def find_kept(storage: Storage, cutoff: str) -> Kept:
     outcomes = {run_id: read_document(storage, outcome_file(run_id)) or {} for run_id in every}
     young = {run_id for run_id in every if _is_young(run_id, outcomes[run_id], cutoff)}
     latest = _latest(storage, outcomes)
-    results = {(run_id, name) for run_id in young for name in summarised(storage, run_id)} | latest
-    books = _Books(storage, outcomes)
-    for run_id, name in sorted(results):
-        books.add_result(run_id, name)
+    books = _Books(storage)
+    results = books.add_results(frozenset({(run_id, name) for run_id in young for name in summarised(storage, run_id)} | latest))
     for run_id in sorted(young):
         books.add_rows(run_id, None)
     for run_id, name in sorted(latest):
         books.add_rows(run_id, frozenset([name]))
     completed = [run_id for run_id in every if outcomes[run_id].get("complete")]
     kept = young | set(every[-1:]) | set(completed[-1:]) | {run_id for run_id, _ in results | books.tables}
-    return Kept(frozenset(kept), frozenset(results), frozenset(books.tables), frozenset(books.manifests), frozenset(books.folders))
+    return Kept(frozenset(kept), results, frozenset(books.tables), frozenset(books.manifests), frozenset(books.folders))
 
 
 def summarised(storage: Storage, run_id: str) -> list[str]:

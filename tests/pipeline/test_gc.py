@@ -14,12 +14,15 @@ import pytest
 from pydantic import JsonValue
 
 from infra.commits import CommitLog, Measures
+from infra.files import digest
 from infra.storage import Storage
-from pipeline.artifacts.layout import collected_file, root_lock, run_summary_file, table_file
+from pipeline.artifacts.layout import collected_file, outcome_file, root_lock, run_summary_file, table_file
+from pipeline.artifacts.logs import stage_logs
 from pipeline.audit import Audit, open_audit
 from pipeline.config import AuditConfig
 from pipeline.gc import UNCLAIMED_SECONDS, collect, find_garbage
 from pipeline.planning import plan_audit
+from pipeline.publication import encode_document
 from pipeline.repair import repair
 from pipeline.run import run_audit
 from pipeline.status import status
@@ -160,6 +163,40 @@ def test_a_table_that_a_later_result_is_the_same_as_stays_and_can_be_repaired(ma
     assert verify(storage).problems
     assert repair(storage, ["digits"])
     assert table.read_bytes() == before
+
+
+def test_a_result_whose_rows_a_later_one_was_made_of_stays(nights: Nights) -> None:
+    """As `mad rescore` writes it: the later summary names the earlier run."""
+    place, outcome = run_summary_file(run_id(nights.second), "digits"), outcome_file(run_id(nights.second))
+    summary = {**json.loads(nights.storage.read(place)), "rows_of": run_id(nights.first)}
+    ended_so = json.loads(nights.storage.read(outcome))
+    ended_so["summaries"]["digits"] = digest(encode_document(summary))
+    for path, document in ((place, summary), ("digits/summary.json", summary), (outcome, ended_so)):
+        nights.storage.write(path, encode_document(document))
+    before = files(nights.storage.url)
+    found = collect(nights.storage, DAY, now=time.time() + 300 * DAY)
+    assert (found.removals, found.marked) == ([], [])
+    assert files(nights.storage.url) == before
+    assert clean(nights.storage)
+
+
+def test_rows_of_a_file_of_which_tasks_failed_stay_with_the_result(make_config: ConfigMaker, digits: Path, tmp_path: Path) -> None:
+    """No manifest lists them, but the next run goes on from them."""
+    shutil.copy(digits / "audited.parquet", tmp_path / "audited.parquet")
+    config = make_config(**ROWS, data={"audited": str(tmp_path / "audited.parquet")})
+    plan = plan_audit(config)
+    (tmp_path / "audited.parquet").rename(tmp_path / "hidden.parquet")
+    (failed,) = run_audit(plan).outcome.failed_tasks.values()  # type: ignore[union-attr]
+    (tmp_path / "hidden.parquet").rename(tmp_path / "audited.parquet")
+    storage = Storage(config.root)
+    (folder,) = {log.folder for log in stage_logs(storage, "digits", "gradients")}
+    CommitLog(storage, folder.replace(folder.rpartition("/")[2], plan.models[0].audited[0].key)).commit(
+        "half", {}, Measures(rows=1, seconds=1, peak_memory_bytes=1)
+    )
+    collect(storage, DAY, now=time.time() + 300 * DAY)
+    assert len(failed) > 1
+    assert [len(log.receipts()) for log in stage_logs(storage, "digits", "gradients") if not log.manifests()] == [1]
+    assert clean(storage)
 
 
 def test_of_a_run_of_two_models_the_superseded_result_goes_and_the_latest_stays(make_config: ConfigMaker) -> None:
