@@ -1,14 +1,9 @@
 """What `mad gc` leaves of a root: all that kept runs refer to, whatever moment it is killed at; and nothing else."""
 
 import json
-import os
 import shutil
-import signal
-import sys
 import time
-from collections.abc import Mapping
 from pathlib import Path
-from threading import current_thread
 
 import pytest
 from pydantic import JsonValue
@@ -18,8 +13,7 @@ from infra.files import digest
 from infra.storage import Storage
 from pipeline.artifacts.layout import collected_file, outcome_file, root_lock, run_summary_file, table_file
 from pipeline.artifacts.logs import stage_logs
-from pipeline.audit import Audit, open_audit
-from pipeline.config import AuditConfig
+from pipeline.audit import open_audit
 from pipeline.gc import UNCLAIMED_SECONDS, collect, find_garbage
 from pipeline.planning import plan_audit
 from pipeline.publication import encode_document
@@ -28,59 +22,8 @@ from pipeline.run import run_audit
 from pipeline.status import status
 from pipeline.verify import verify
 from tests.conftest import ConfigMaker
-from tests.end_to_end.killing import SPAWN, ended
 from tests.jobs.command import mad
-
-DAY = 86400.0
-OTHER_ROWS: Mapping[str, JsonValue] = {"estimator": {"projection": {"rank": 2, "seed": 1}}}
-ROWS: Mapping[str, JsonValue] = {"estimator": {"projection": {"rank": 2}}}
-
-
-def run(config: AuditConfig, until: str = "reporting") -> Audit:
-    audit = run_audit(plan_audit(config), until=until)
-    assert audit.outcome is not None and audit.outcome.clean
-    return audit
-
-
-def run_id(audit: Audit) -> str:
-    assert audit.outcome is not None
-    return audit.outcome.run_id
-
-
-def computed(audit: Audit, model: str = "digits") -> dict[str, int]:
-    """Tasks that a run executed, by stage."""
-    assert audit.outcome is not None
-    stages = audit.outcome.stages[model]
-    assert isinstance(stages, dict)
-    return {name: int(str(cost["tasks_run"])) for name, cost in stages.items() if isinstance(cost, dict)}
-
-
-def files(root: str | Path) -> dict[str, bytes]:
-    """All files of a root but its lock's, and those that a killed writer had not named yet."""
-    paths = (path for path in Path(root).rglob("*") if path.is_file() and not {".lock", ".tmp"} & set(path.parts))
-    return {str(path.relative_to(root)): path.read_bytes() for path in paths}
-
-
-def clean(storage: Storage) -> bool:
-    found = verify(storage)
-    assert found.problems == []
-    return True
-
-
-class Nights:
-    """A root after two runs, the second of them with other rows; `between` is a moment between them."""
-
-    def __init__(self, make_config: ConfigMaker):
-        self.old, self.new = make_config(**ROWS), make_config(**OTHER_ROWS)
-        self.first = run(self.old)
-        self.between = time.time()
-        time.sleep(0.01)
-        self.second = run(self.new)
-        self.storage = self.first.storage
-
-    def garbage_after(self, keep: float = 1000.0) -> tuple[float, float]:
-        """A span to keep, and a moment at which it reaches back to between the runs."""
-        return keep, self.between + keep
+from tests.pipeline.two_nights import DAY, OTHER_ROWS, ROWS, Nights, clean, computed, files, run, run_id
 
 
 @pytest.fixture
@@ -284,44 +227,3 @@ def test_a_log_that_cannot_be_read_stays_whole_and_a_run_that_cannot_be_read_sto
     refused = mad("gc", nights.storage.url, "--keep", "0s")
     assert refused.code == 1 and "not readable JSON" in refused.complaint
     assert files(nights.storage.url) == everything
-
-
-def test_a_removal_killed_at_any_moment_leaves_a_whole_root_and_the_next_goes_on(nights: Nights, tmp_path: Path) -> None:
-    keep, now = nights.garbage_after(2 * UNCLAIMED_SECONDS)  # a killed one leaves attempts that no receipt names any more
-    done = shutil.copytree(nights.storage.url, tmp_path / "done")
-    moments = _moments(done, keep, now, tmp_path / "moments", kill_at=None)
-    assert moments > 40
-    config = nights.new
-    for number, moment in enumerate(range(0, moments, max(1, moments // 12))):
-        root = shutil.copytree(nights.storage.url, tmp_path / f"killed-{number}")
-        _moments(root, keep, now, tmp_path / "moments", kill_at=moment)
-        storage = Storage(str(root))
-        assert clean(storage), moment
-        collect(storage, keep, now=now)
-        assert set(files(root)) == set(files(done)), moment
-        if number % 4 == 1:
-            assert not any(computed(run(config.model_copy(update={"root": str(root)}))).values())
-            assert clean(storage)
-
-
-def _moments(root: Path, keep: float, now: float, notes: Path, kill_at: int | None) -> int:
-    """Collects in a process of its own, which kills itself at a moment if told to; returns how many moments there were."""
-    process = SPAWN.Process(target=_collect, args=(str(root), keep, now, notes, kill_at))
-    process.start()
-    assert ended(process) == (0 if kill_at is None else -signal.SIGKILL)
-    return int(notes.read_text())
-
-
-def _collect(root: str, keep: float, now: float, notes: Path, kill_at: int | None) -> None:
-    seen = 0
-
-    def watch(event: str, arguments: tuple[object, ...]) -> None:
-        nonlocal seen
-        if event in ("os.remove", "os.rmdir", "os.link") and current_thread().name != "lock" and str(arguments[0]).startswith(root):
-            if seen == kill_at:
-                os.kill(os.getpid(), signal.SIGKILL)
-            seen += 1
-
-    sys.addaudithook(watch)
-    collect(Storage(root), keep, now=now)
-    notes.write_text(str(seen))
