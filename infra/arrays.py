@@ -58,18 +58,26 @@ def encode(array: Numbers, attributes: Mapping[str, str | int | list[str] | list
     return {**files, METADATA: json.dumps(metadata, indent=1).encode()}
 
 
-def open_array(storage: Storage, path: str) -> StoredArray:
+def open_array(storage: Storage, path: str, newest: int = 1) -> StoredArray:
     """A stored array, read-only, its chunks read when indexed.
+
+    Args:
+        storage: where it is.
+        path: its folder.
+        newest: the highest `format`, of its attributes, that the caller reads.
 
     Raises:
         Missing: there is none.
-        Corrupt: its metadata is not what was written.
+        Corrupt: its metadata is not what was written, or its format is newer.
     """
     place = storage.locate(path)
     try:
         metadata = _unsealed(storage.read(f"{path}/{METADATA}"), place)
     except Missing as error:
         raise Missing(f"{place}: no array here; {REPAIR}") from error
+    found = metadata["attributes"].get("format", 0)
+    if not isinstance(found, int) or found > newest:
+        raise Corrupt(f"{place}: an array of format {found}, this mad reads up to {newest}; upgrade mad to read it")
     filesystem = AsyncFileSystemWrapper(storage.filesystem, asynchronous=True)
     store = zarr.storage.FsspecStore(filesystem, read_only=True, path=storage.full(path))
     try:

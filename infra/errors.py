@@ -40,3 +40,7 @@ class ClusterLost(ClusterError):
 
     A process that goes on after it should not use Ray again, and waits for Ray for minutes when it ends, unless by `os._exit`.
     """
+
+
+class NotDelivered(RuntimeError):
+    """Somebody outside did not take what was handed to them."""

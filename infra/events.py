@@ -81,6 +81,11 @@ def utc_stamp() -> str:
     return _stamp(datetime.now(UTC))
 
 
+def stamp_of(seconds: float) -> str:
+    """The stamp of a moment in seconds since 1970."""
+    return _stamp(datetime.fromtimestamp(seconds, UTC))
+
+
 def stamp_after(text: str) -> str:
     """The next stamp after the one that a text begins with, a millisecond later; "" where it begins with none."""
     try:

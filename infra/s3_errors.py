@@ -15,6 +15,7 @@ RIGHTS = {
     "head_bucket": "s3:ListBucket",
     "list_objects_v2": "s3:ListBucket",
     "delete_object": "s3:DeleteObject",
+    "delete_objects": "s3:DeleteObject",
     "copy_object": "s3:GetObject and s3:PutObject",
 }
 UNKNOWN = f"{{endpoint}} does not accept these credentials ({{code}}); check {CREDENTIALS}, and that AWS_ENDPOINT_URL names the store they are for"

@@ -169,6 +169,23 @@ def explain(
         show_explanation(root, model, sample, top, common)
 
 
+@app.command()
+def gc(
+    root: Root,
+    keep: Annotated[str, typer.Option(metavar="DURATION", help="How far back runs stay, such as 30d or 12h; of each model the latest stays in any case.")],
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would go. Writes nothing.")] = False,
+    output: Output = "text",
+    verbose: Verbose = 0,
+    quiet: Quiet = False,
+    version: Version = False,
+) -> None:
+    """Remove runs older than DURATION, and what only they refer to."""
+    with edge(Common(output, verbose, quiet)) as common:
+        from jobs.collecting import list_garbage, remove_garbage  # noqa: PLC0415
+
+        (list_garbage if dry_run else remove_garbage)(root, keep, common)
+
+
 def main() -> None:
     """The entry point of the command `mad`."""
     try:

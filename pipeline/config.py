@@ -5,13 +5,14 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
-from typing import get_args
+from typing import Annotated, get_args
 
-from pydantic import BaseModel, JsonValue, ValidationError
+from pydantic import BaseModel, BeforeValidator, JsonValue, ValidationError
 from pydantic_core import ErrorDetails
 
 from infra.urls import masked
 from pipeline import schema
+from pipeline.alerts import OnVerdict, section_of
 from pipeline.bounded_yaml import LARGEST_CONFIG, parse_yaml
 from pipeline.errors import ConfigError
 from pipeline.estimators import Estimator, ProjectionSection
@@ -40,7 +41,7 @@ class AuditConfig(Section):
     models: tuple[ModelConfig, ...]
     run: RunSection = RunSection()
     review: None = None
-    on_verdict: None = None
+    on_verdict: Annotated[OnVerdict | None, BeforeValidator(section_of)] = None
     folder: str = "."
 
     @classmethod

@@ -11,7 +11,7 @@ from infra.errors import Corrupt
 from infra.events import Listener, StageEnded, StageStarted, Stopwatch, TaskEnded, ignore
 from infra.files import digest
 from infra.storage import Storage
-from pipeline.artifacts.layout import outcome_file, root_lock, run_summary_file, runs, summary_file, table_file
+from pipeline.artifacts.layout import collected_file, outcome_file, root_lock, run_summary_file, runs, summary_file, table_file
 from pipeline.artifacts.logs import STAGES, stage_logs
 from pipeline.artifacts.scores import TABLE
 from pipeline.publication import Document, encode_document, read_document
@@ -99,11 +99,15 @@ def _receipts(log: CommitLog, listed: Sequence[Receipt]) -> tuple[list[Receipt],
 
 
 def _ended_runs(storage: Storage, model: str) -> Iterator[tuple[str, str]]:
-    """Ids of the runs that ended with a summary of the model, and the summary's digest as the outcome has it."""
+    """Ids of the runs that ended with a summary of the model, and the summary's digest as the outcome has it; not those that `mad gc` removed."""
     for run_id in runs(storage):
         expected = _read(storage, outcome_file(run_id)).get("summaries")
-        if isinstance(expected, dict) and model in expected:
+        if isinstance(expected, dict) and model in expected and not _removed(storage, model, run_id):
             yield run_id, str(expected[model])
+
+
+def _removed(storage: Storage, model: str, run_id: str) -> bool:
+    return storage.exists(collected_file(run_id)) and not storage.exists(run_summary_file(run_id, model))
 
 
 def _mend_summary(storage: Storage, model: str, run_id: str, sha256: str) -> Iterator[str]:

@@ -11,6 +11,7 @@ from infra.commits import CommitLog, Receipt
 from infra.events import Listener, StageEnded, Stopwatch, ignore
 from infra.executors import EXECUTORS, Executor, Resources, open_executor
 from infra.storage import Storage
+from pipeline.alerts import tell
 from pipeline.artifacts.layout import claim_root, root_lock
 from pipeline.artifacts.logs import STAGES, reporting_log, scoring_log
 from pipeline.artifacts.rows import RowsPart
@@ -75,6 +76,8 @@ def _run(plan: AuditPlan, executor: Executor, resources: Resources, stages: Sequ
             listener(StageEnded(stage, watch.seconds))
             lock.check()
         outcome = publish(storage, run_id, plan, list(models.values()), complete=stages[-1] == STAGES[-1])
+    if plan.config.on_verdict is not None:
+        tell(plan.config.on_verdict, plan.config.folder, storage.url, outcome.summaries, listener)
     return Audit(storage, outcome)
 
 

@@ -6,7 +6,7 @@ from infra.commits import CommitLog, Receipt
 from infra.errors import StorageError
 from infra.locks import Owner
 from infra.storage import Storage
-from pipeline.artifacts.layout import MARK, models, open_root, outcome_file, root_lock, root_storage, run_file, runs
+from pipeline.artifacts.layout import MARK, collected_file, models, open_root, outcome_file, root_lock, root_storage, run_file, runs
 from pipeline.artifacts.logs import STAGES, rows_log, stage_logs
 from pipeline.errors import RootError
 from pipeline.publication import Document, read_document, read_summary
@@ -40,7 +40,8 @@ def _run(storage: Storage, run_id: str, latest: bool, at_work: Owner | None) -> 
         entry["rows"] = _progress(storage, record)
     elif outcome is not None:
         failed = any(outcome.get(what) for what in ("failures", "failed_tasks", "refused_files"))
-        entry["state"] = ("completed" if outcome.get("complete") else "stopped after a stage, as asked") + (", with failures" if failed else "")
+        collected = "; `mad gc` removed results of it" if storage.exists(collected_file(run_id)) else ""
+        entry["state"] = ("completed" if outcome.get("complete") else "stopped after a stage, as asked") + (", with failures" if failed else "") + collected
         entry |= {what: outcome.get(what) for what in ("ended", "failures", "failed_tasks", "refused_files") if outcome.get(what)}
     return entry
 

@@ -1,11 +1,13 @@
 """The verdict on a model's inputs: whether more of them are extreme than the calibration part lets one expect."""
 
 from dataclasses import dataclass
+from typing import Literal, get_args
 
 from madcore.calibration import flag_count_tail, largest_rank
 
-NOTHING_UNUSUAL, UNUSUAL, CANNOT_TELL = "nothing unusual", "unusual inputs", "cannot tell"
-VERDICTS = (NOTHING_UNUSUAL, UNUSUAL, CANNOT_TELL)
+VerdictValue = Literal["nothing unusual", "unusual inputs", "cannot tell"]
+VERDICTS: tuple[VerdictValue, ...] = get_args(VerdictValue)
+NOTHING_UNUSUAL, UNUSUAL, CANNOT_TELL = map(str, VERDICTS)
 CHANCE = 0.01
 FDR_LEVEL = 0.01
 

@@ -8,7 +8,18 @@ from infra.errors import StorageError
 from infra.events import Listener, StageEnded, StageStarted, Stopwatch, TaskEnded, ignore
 from infra.files import digest
 from infra.storage import Storage
-from pipeline.artifacts.layout import models, open_root, outcome_file, published_runs, run_file, run_summary_file, runs, summary_file, table_file
+from pipeline.artifacts.layout import (
+    collected_file,
+    models,
+    open_root,
+    outcome_file,
+    published_runs,
+    run_file,
+    run_summary_file,
+    runs,
+    summary_file,
+    table_file,
+)
 from pipeline.artifacts.logs import STAGES, stage_logs
 from pipeline.publication import Document, encode_document, read_document
 
@@ -111,20 +122,24 @@ def _check_tables(storage: Storage, model: str, findings: Findings) -> None:
 def _check_runs(storage: Storage, findings: Findings) -> None:
     """Every document of a run must be as its outcome says, and what an ended run's summary names must be there.
 
-    A run that was killed may not have come to its outcome. Manifests are needed by the latest results of a model alone.
+    A run that was killed may not have come to its outcome. Manifests are needed by the latest results of a model alone. Of a run that
+    `mad gc` has collected, results that are not the latest may be gone.
     """
     latest = {name: _latest(storage, name, findings) for name in models(storage)}
     for run_id in runs(storage):
         _read(storage, run_file(run_id), findings)
-        outcome = _read(storage, outcome_file(run_id), findings)
+        outcome, collected = _read(storage, outcome_file(run_id), findings), storage.exists(collected_file(run_id))
         expected = outcome.get("summaries") if outcome else None
         for name, sha256 in expected.items() if isinstance(expected, dict) else ():
             summary = _read(storage, run_summary_file(run_id, name), findings)
+            may_be_gone = collected and latest.get(name) != run_id
+            if not summary and may_be_gone:
+                continue
             if not summary or digest(encode_document(summary)) != sha256:
                 findings.problems.append(f"{storage.locate(run_summary_file(run_id, name))}: missing, or changed since run {run_id} ended")
                 continue
             table = table_file(name, str(summary["same_as"] or run_id))
-            if not storage.exists(table):
+            if not storage.exists(table) and not may_be_gone:
                 findings.problems.append(f"{storage.locate(table)}: missing, though run {run_id} published it")
             missing = [path for path in _manifests(summary) if not storage.exists(path)]
             if latest.get(name) == run_id:

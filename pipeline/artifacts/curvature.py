@@ -111,7 +111,7 @@ def read_whitening(storage: Storage, folder: str, layout: RowLayout) -> Whitenin
     """The whitening of a factor task's folder; the identity where there is none ("")."""
     if not folder:
         return Whitening(layout)
-    array = arrays.open_array(storage, f"{folder}/{WHITENING}")
+    array = arrays.open_array(storage, f"{folder}/{WHITENING}", newest=2)
     flat = torch.from_numpy(arrays.read(array, 0, array.shape[0]))
     maps = _Maps(maps=[("matrix", [[size, size]]) for size in layout.sizes]) if array.attrs["format"] == 1 else _Maps.model_validate(dict(array.attrs))
     pieces = iter(flat.split([math.prod(shape) for _, shapes in maps.maps for shape in shapes]))
@@ -137,7 +137,7 @@ def encode_moment(moment: Moment) -> dict[str, bytes]:
 
 def read_moment(storage: Storage, folder: str, zero: AnyMoment) -> AnyMoment:
     """The moment of a moment task's folder, of the kind and layout of `zero`."""
-    array = arrays.open_array(storage, f"{folder}/{MOMENT}")
+    array = arrays.open_array(storage, f"{folder}/{MOMENT}", newest=2)
     return zero.restored(torch.from_numpy(arrays.read(array, 0, array.shape[0])), int(str(array.attrs["count"])))
 
 

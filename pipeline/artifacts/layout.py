@@ -12,6 +12,7 @@
     runs/<run id>/_run.json                    resolved config, versions, digests; before the first task
     runs/<run id>/<model>.json                 the run's summary
     runs/<run id>/_outcome.json                how the run ended; the moment from which it counts
+    runs/<run id>/_collected.json              that `mad gc` has removed results of the run; made before it does
     report/                                    pages
 
 Model names start with a letter or digit, so `_` keeps a run's own files apart from its models'.
@@ -121,6 +122,11 @@ def outcome_file(run_id: str) -> str:
     return f"runs/{run_id}/_outcome.json"
 
 
+def collected_file(run_id: str) -> str:
+    """Where it is noted that `mad gc` removed results of a run."""
+    return f"runs/{run_id}/_collected.json"
+
+
 def run_summary_file(run_id: str, model: str) -> str:
     """Where a run's summary of one model is."""
     return f"runs/{run_id}/{model}.json"
@@ -139,6 +145,12 @@ def table_file(model: str, run_id: str) -> str:
 def report_file(summary: Mapping[str, JsonValue], name: str) -> str:
     """Where a file of the report that a summary is made of is."""
     return f"{summary['report_folder']}/{name}"
+
+
+def table_run(path: str) -> str | None:
+    """The run whose published table a path is of; None where it is of none."""
+    parts = path.split("/")
+    return parts[2].removeprefix("run=") if len(parts) > 3 and parts[1] == "scores" and parts[2].startswith("run=") else None
 
 
 def page_file(name: str) -> str:

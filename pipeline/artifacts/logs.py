@@ -6,6 +6,7 @@ from infra.commits import CommitLog
 from infra.storage import Storage
 
 STAGES = ("gradients", "curvature", "scoring", "reporting")
+KEYED_ONCE = ("curvature", "reporting")  # the logs of the others are by source below their key
 
 
 def rows_log(storage: Storage, model: str, row_key: str, source_key: str) -> CommitLog:
@@ -28,11 +29,18 @@ def reporting_log(storage: Storage, model: str, key: str) -> CommitLog:
     return CommitLog(storage, f"{model}/reporting/{key}")
 
 
+def log_folder(path: str) -> str | None:
+    """The folder of the commit log that a file of a stage lies in; None where it lies in none."""
+    parts = path.split("/")
+    depth = 3 if len(parts) > 1 and parts[1] in KEYED_ONCE else 4
+    return "/".join(parts[:depth]) if len(parts) > depth + 1 else None
+
+
 def stage_logs(storage: Storage, model: str, stage: str) -> Iterator[CommitLog]:
     """All commit logs of a stage of a model, found by listing."""
     for key in storage.list(f"{model}/{stage}"):
         folder = f"{model}/{stage}/{key}"
-        if stage in ("curvature", "reporting"):
+        if stage in KEYED_ONCE:
             yield CommitLog(storage, folder)
         else:
             yield from (CommitLog(storage, f"{folder}/{source}") for source in storage.list(folder))

@@ -74,6 +74,25 @@ def test_an_audit_on_s3_is_that_on_a_disk(config: Path, place: Storage, make_con
     assert Storage(root).list("report") == ["digits.html", "index.html"]
 
 
+def test_what_only_old_runs_refer_to_is_removed_on_s3(config: Path, place: Storage) -> None:
+    """Of two runs with other rows the older goes whole; the root is clean, and the younger run's config finds all done."""
+    root, raw = f"{place.url}/root", json.loads(config.read_text())
+    first = mad("run", str(config), "--output", "json")
+    config.write_text(json.dumps({**raw, "estimator": {"projection": {"rank": 2}}}))
+    second = mad("run", str(config), "--output", "json")
+    assert (first.code, second.code) == (0, 0)
+    before = sum(1 for _ in Storage(root).walk(""))
+    dry = mad("gc", root, "--keep", "0s", "--dry-run", "--output", "json").document
+    assert sum(1 for _ in Storage(root).walk("")) == before
+    collected = mad("gc", root, "--keep", "0s", "--output", "json")
+    assert (collected.code, collected.document) == (0, {**dry, "dry_run": False})
+    assert dry["runs_removed"] == [first.document["run_id"]]
+    assert sum(1 for path in Storage(root).walk("") if not path.startswith(".lock/")) <= before - int(str(dry["objects"]))
+    assert verify(Storage(root)).problems == []
+    third = mad("run", str(config), "--output", "json")
+    assert not any(run for run, _ in tasks(third.summary).values())
+
+
 def test_credentials_that_expire_during_a_run_lose_nothing(
     service: Service, config: Path, place: Storage, make_config: ConfigMaker, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -187,3 +187,14 @@ def test_an_opened_array_cannot_be_written(storage: Storage) -> None:
     back = stored(storage, "rows", np.ones(3))
     with pytest.raises(ValueError, match="read-only"):
         back[0] = 2.0
+
+
+@pytest.mark.parametrize(("found", "newest", "refused"), [(1, 1, False), (2, 2, False), (3, 2, True), ("two", 2, True)])
+def test_a_newer_format_of_an_array_is_refused_with_a_sentence(storage: Storage, found: int | str, newest: int, refused: bool) -> None:
+    for name, data in encode(np.ones(3), {"format": found}).items():
+        storage.write(f"rows/{name}", data)
+    if refused:
+        with pytest.raises(Corrupt, match=rf"rows: an array of format {found}, this mad reads up to {newest}; upgrade mad to read it"):
+            open_array(storage, "rows", newest)
+    else:
+        assert open_array(storage, "rows", newest).shape == (3,)

@@ -1,0 +1,97 @@
+"""Documents handed to somebody outside: to a command on its standard input, or to a URL by POST. Each is tried once, and takes a bounded time."""
+
+import http.client
+import os
+import signal
+import subprocess
+import tempfile
+import urllib.error
+import urllib.request
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from urllib.parse import urlsplit
+
+from infra.errors import NotDelivered
+
+SHOWN_BYTES = 300
+
+
+class _NoRedirects(urllib.request.HTTPRedirectHandler):
+    """A redirection is an answer like any other: following it would take what is secret in headers elsewhere, and make a GET of a POST."""
+
+    def redirect_request(self, *_: object) -> None:
+        """Follows none."""
+
+
+def hand_to_command(command: Sequence[str], folder: str, document: bytes, variables: Mapping[str, str], seconds: float) -> None:
+    """Runs a command with a document on its standard input; it, and what it started, is killed when its time is over.
+
+    Args:
+        command: the program and its arguments; no shell reads them.
+        folder: where it runs.
+        document: what it reads.
+        variables: of its environment, beside this process's.
+        seconds: how long it may take.
+
+    Raises:
+        NotDelivered: it cannot be started, took too long, or ended with another status than 0.
+    """
+    with tempfile.TemporaryFile() as source, tempfile.TemporaryFile() as said:
+        source.write(document)
+        source.seek(0)
+        try:
+            process = subprocess.Popen(  # noqa: S603 - the user's own command
+                command, cwd=folder, env={**os.environ, **variables}, stdin=source, stdout=said, stderr=said, start_new_session=True
+            )
+        except (OSError, ValueError) as error:
+            raise NotDelivered(f"{command[0]} cannot be started ({error})") from error
+        try:
+            status = process.wait(seconds)
+        except subprocess.TimeoutExpired as error:
+            raise NotDelivered(f"{command[0]} did not end within {seconds:g} s, and was killed") from error
+        finally:
+            if process.poll() is None:
+                with suppress(ProcessLookupError):
+                    os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
+        if status:
+            said.seek(max(0, said.seek(0, os.SEEK_END) - SHOWN_BYTES))
+            last = " ".join(said.read().decode(errors="replace").split())
+            raise NotDelivered(f"{command[0]} ended with {status}" + (f", saying: {last}" if last else ""))
+
+
+def post(url: str, document: bytes, authorization: str | None, seconds: float) -> None:
+    """Posts a JSON document. Redirections are not followed.
+
+    Args:
+        url: http or https.
+        document: the body.
+        authorization: the header of this name; None sends none.
+        seconds: how long connecting, and each wait for an answer, may take.
+
+    Raises:
+        NotDelivered: nobody answers in time, or not with a status of 200 to 299. The message shows the URL's host alone.
+    """
+    headers = {"Content-Type": "application/json", "User-Agent": "mad", **({"Authorization": authorization} if authorization else {})}
+    place = shown(url)
+    try:
+        request = urllib.request.Request(url, document, headers, method="POST")  # noqa: S310 - the config takes http and https only
+        with urllib.request.build_opener(_NoRedirects).open(request, timeout=seconds):
+            return
+    except urllib.error.HTTPError as error:
+        with error:
+            raise NotDelivered(f"{place} answered {error.code}") from None
+    except urllib.error.URLError as error:
+        raise NotDelivered(f"{place} cannot be reached ({error.reason})") from None
+    except TimeoutError:
+        raise NotDelivered(f"{place} did not answer within {seconds:g} s") from None
+    except (OSError, http.client.HTTPException, ValueError) as error:
+        raise NotDelivered(f"{place}: the request failed ({type(error).__name__})") from None
+
+
+def shown(url: str) -> str:
+    """A URL without its path, which of many services is the secret."""
+    try:
+        return f"{urlsplit(url).scheme}://{urlsplit(url).hostname or ''}"
+    except ValueError:
+        return "the URL"

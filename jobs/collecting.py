@@ -1,0 +1,55 @@
+"""The command that removes what nothing refers to any more."""
+
+from infra.events import Notice
+from jobs.console import Common
+from jobs.progress import ProgressDisplay
+from jobs.rendering import size, table
+from pipeline.artifacts.layout import root_lock, root_storage
+from pipeline.durations import parse_duration
+from pipeline.gc import Garbage, check_keep, collect, find_garbage
+from pipeline.publication import Document
+
+
+def list_garbage(root: str, keep: str, common: Common) -> None:
+    """`mad gc --dry-run`. Where a run is at work, it says so, for then what would go may change."""
+    seconds, storage = check_keep(parse_duration(keep)), root_storage(root)
+    found = find_garbage(storage, seconds)
+    holder = root_lock(storage).holder()
+    with ProgressDisplay(common) as display:
+        for note in [*found.notes, *([f"{root}: a run is at work here ({holder}); `mad gc` would wait for nobody, and remove nothing now"] if holder else [])]:
+            display(Notice(note))
+    common.emit(_document(root, seconds, found, dry_run=True), _text(found, "would go"))
+
+
+def remove_garbage(root: str, keep: str, common: Common) -> None:
+    """`mad gc`: exit 3 where a run is at work in the root."""
+    seconds = check_keep(parse_duration(keep))
+    with ProgressDisplay(common) as display:
+        found = collect(root_storage(root), seconds, display)
+    common.emit(_document(root, seconds, found, dry_run=False), _text(found, "removed"))
+
+
+def _document(root: str, seconds: float, found: Garbage, dry_run: bool) -> Document:
+    removed: dict[str, Document] = {}
+    for (model, stage), (objects, count) in found.by_model_and_stage().items():
+        removed.setdefault(model, {})[stage] = {"objects": objects, "bytes": count}
+    return {
+        "root": root,
+        "keep_seconds": seconds,
+        "dry_run": dry_run,
+        "runs_kept": found.kept,
+        "runs_removed": list(found.gone),
+        "runs_reduced": [run_id for run_id in found.marked if run_id not in found.gone],
+        "objects": len(found.removals),
+        "bytes": found.bytes,
+        "removed": dict(removed),
+        "notes": list(found.notes),
+    }
+
+
+def _text(found: Garbage, what: str) -> str:
+    rows = [[model or "-", stage, f"{objects:,}", size(count)] for (model, stage), (objects, count) in found.by_model_and_stage().items()]
+    reduced = len(found.marked) - len(found.gone)
+    runs = f"runs: {len(found.gone):,} {what}, {found.kept:,} kept" + (f", {reduced:,} of them without superseded results" if reduced else "")
+    listed = table(["model", "stage", "objects", "bytes"], rows)
+    return "\n".join([*([listed, ""] if rows else []), runs, f"{what}: {len(found.removals):,} objects, {size(found.bytes)}"])

@@ -1,0 +1,1 @@
+"""Data that tests read: roots that released versions wrote."""

@@ -1,0 +1,228 @@
+"""`on_verdict`: commands and URLs that are told of verdicts, take long, fail, or are not there; the audit is complete all the same."""
+
+import json
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+import yaml
+from pydantic import JsonValue
+
+from infra.events import Event, Notice
+from pipeline import alerts
+from pipeline.alerts import OnVerdict, tell
+from pipeline.artifacts.layout import run_file
+from pipeline.config import AuditConfig, Raw
+from pipeline.errors import ConfigError
+from pipeline.planning import plan_audit
+from pipeline.run import run_audit
+from tests.conftest import ConfigMaker
+from tests.jobs.command import mad
+
+UNUSUAL = {"run_id": "r1", "verdict": {"value": "unusual inputs", "reasons": ["many"]}, "counts": {"audited": 3, "flagged": 2}, "same_as": None}
+NOTHING = {**UNUSUAL, "verdict": {"value": "nothing unusual", "reasons": []}}
+ZOO: dict[str, dict[str, JsonValue]] = {"a": UNUSUAL, "b": NOTHING}  # type: ignore[dict-item]
+Posted = tuple[str, dict[str, str], dict[str, JsonValue]]
+
+
+@dataclass
+class Receiver:
+    """A server that answers with these codes in turn, the last one from then on, and keeps what it was sent."""
+
+    codes: list[int] = field(default_factory=lambda: [200])
+    posted: list[Posted] = field(default_factory=list)
+    hangs: threading.Event = field(default_factory=threading.Event)
+    url: str = ""
+
+
+@pytest.fixture
+def receiver() -> Iterator[Receiver]:
+    found = Receiver()
+    found.hangs.set()
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            found.posted.append((self.path, dict(self.headers), body))
+            found.hangs.wait(60)
+            code = found.codes.pop(0) if len(found.codes) > 1 else found.codes[0]
+            self.send_response(code)
+            if code == 302:
+                self.send_header("Location", f"{found.url}/elsewhere")
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            """Says nothing."""
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    found.url = f"http://127.0.0.1:{server.server_port}"
+    try:
+        yield found
+    finally:
+        found.hangs.set()
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+@pytest.fixture(autouse=True)
+def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Short waits, no proxy, and nothing of this machine's environment."""
+    monkeypatch.setattr(alerts, "FIRST_WAIT_SECONDS", 0.01)
+    for name in ("MAD_ALERT_AUTHORIZATION", "MAD_ALERT_URL"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+
+
+def told(raw: JsonValue, folder: Path | str = ".") -> list[str]:
+    """The notices of telling of the two models."""
+    heard: list[Event] = []
+    tell(OnVerdict.model_validate(raw), str(folder), "/a/root", ZOO, heard.append)
+    return [event.text for event in heard if isinstance(event, Notice)]
+
+
+def script(folder: Path, code: str) -> list[str]:
+    """A command that runs Python code."""
+    (folder / "hook.py").write_text(code)
+    return [sys.executable, "hook.py"]
+
+
+WRITES = "import json, os, sys\nname = os.environ['MAD_MODEL']\njson.dump([json.load(sys.stdin), dict(os.environ)], open(f'{name}.json', 'w'))\n"
+
+
+def test_a_command_reads_each_verdict_and_finds_it_in_its_environment(tmp_path: Path) -> None:
+    assert told({"command": script(tmp_path, WRITES)}, tmp_path) == []
+    for name, summary in ZOO.items():
+        document, environment = json.loads((tmp_path / f"{name}.json").read_text())
+        assert document == {"format": 1, "root": "/a/root", "model": name, **summary}
+        said = {name: environment[name] for name in ("MAD_RUN_ID", "MAD_MODEL", "MAD_VERDICT", "MAD_ROOT")}
+        assert said == {"MAD_RUN_ID": "r1", "MAD_MODEL": name, "MAD_VERDICT": document["verdict"]["value"], "MAD_ROOT": "/a/root"}
+
+
+def test_only_chosen_verdicts_are_told(tmp_path: Path) -> None:
+    assert told({"command": script(tmp_path, WRITES), "verdicts": ["unusual inputs"]}, tmp_path) == []
+    assert (tmp_path / "a.json").exists() and not (tmp_path / "b.json").exists()
+
+
+def test_a_command_that_fails_is_tried_three_times_and_quoted(tmp_path: Path) -> None:
+    code = "import sys\nopen('tries', 'a').write('x')\nprint('no such\\nchannel')\nsys.exit(7)\n"
+    first, second = told({"command": script(tmp_path, code)}, tmp_path)
+    assert "verdict on model a was not delivered" in first and "ended with 7, saying: no such channel (tried 3 times)" in first
+    assert "model b" in second
+    assert (tmp_path / "tries").read_text() == "x" * 6
+
+
+def test_a_command_that_hangs_is_killed_with_what_it_started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(alerts, "TRY_SECONDS", 1.5)
+    monkeypatch.setattr(alerts, "TRIES", 1)
+    child = "import time, pathlib; time.sleep(3); pathlib.Path('survived').touch()"
+    code = f"import subprocess, sys, time\nsubprocess.Popen([sys.executable, '-c', {child!r}])\nopen('started', 'a').write('x')\ntime.sleep(60)\n"
+    began = time.monotonic()
+    assert all("did not end within 1.5 s, and was killed" in notice for notice in told({"command": script(tmp_path, code)}, tmp_path))
+    assert time.monotonic() - began < 40
+    time.sleep(3)
+    assert (tmp_path / "started").exists() and not (tmp_path / "survived").exists()
+
+
+def test_a_command_that_is_not_there_is_told_of(tmp_path: Path) -> None:
+    assert "no-such-program cannot be started" in told({"command": "no-such-program --now"}, tmp_path)[0]
+
+
+def test_a_url_gets_each_verdict_and_what_the_environment_has_as_authorization(receiver: Receiver, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MAD_ALERT_AUTHORIZATION", "Bearer s3cret")
+    assert told({"url": f"{receiver.url}/alerts"}) == []
+    assert [(path, headers["Authorization"], headers["Content-Type"]) for path, headers, _ in receiver.posted] == [
+        ("/alerts", "Bearer s3cret", "application/json")
+    ] * 2
+    assert [document for _, _, document in receiver.posted] == [{"format": 1, "root": "/a/root", "model": name, **ZOO[name]} for name in "ab"]
+
+
+def test_a_server_that_fails_twice_gets_it_the_third_time(receiver: Receiver) -> None:
+    receiver.codes = [500, 503, 200]
+    assert told({"url": receiver.url, "verdicts": ["unusual inputs"]}) == []
+    assert len(receiver.posted) == 3
+
+
+def test_a_redirection_is_not_followed_and_no_path_is_shown(receiver: Receiver, monkeypatch: pytest.MonkeyPatch) -> None:
+    receiver.codes = [302]
+    monkeypatch.setenv("MAD_ALERT_URL", f"{receiver.url}/secret-path")
+    notices = told({"url": "environment", "verdicts": ["unusual inputs"]})
+    assert len(notices) == 1 and "http://127.0.0.1 answered 302 (tried 3 times)" in notices[0]
+    assert "secret-path" not in notices[0]
+    assert [path for path, _, _ in receiver.posted] == ["/secret-path"] * 3
+
+
+@pytest.mark.parametrize("url", ["", "ftp://somewhere/x", "http://[", "http://127.0.0.1:1/nobody"])
+def test_a_url_of_the_environment_that_leads_nowhere_is_told_of(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MAD_ALERT_URL", url)
+    assert len(told({"url": "environment"})) == 2
+
+
+def test_a_server_that_hangs_is_waited_for_in_bounds(receiver: Receiver, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(alerts, "TRY_SECONDS", 0.3)
+    monkeypatch.setattr(alerts, "PATIENCE_SECONDS", 0.1)
+    receiver.hangs.clear()
+    first, rest = told({"url": receiver.url})
+    assert "did not answer within 0.3 s (tried 1 times)" in first or "cannot be reached (timed out)" in first
+    assert rest == "on_verdict: given up after 0.1 s; not told of: b"
+
+
+def test_an_audit_tells_and_completes_although_nobody_listens(make_config: ConfigMaker, receiver: Receiver) -> None:
+    """It enters no key: what was computed without it is reused with it."""
+    quiet = run_audit(plan_audit(make_config(estimator={"projection": {"rank": 2}})))
+    receiver.codes = [500]
+    heard: list[Event] = []
+    config = make_config(estimator={"projection": {"rank": 2}}, on_verdict={"url": receiver.url})
+    audit = run_audit(plan_audit(config), listener=heard.append)
+    assert audit.outcome is not None and audit.outcome.clean and quiet.outcome is not None
+    (stages,) = audit.outcome.stages.values()
+    assert not any(cost["tasks_run"] for cost in stages.values())  # type: ignore[union-attr,index,call-overload]
+    assert [document["same_as"] for _, _, document in receiver.posted] == [quiet.outcome.run_id] * 3
+    assert any("was not delivered: http://127.0.0.1 answered 500" in event.text for event in heard if isinstance(event, Notice))
+    record = json.loads(audit.storage.read(run_file(audit.outcome.run_id)))
+    assert record["config"]["on_verdict"] == {"command": None, "url": receiver.url, "verdicts": list(alerts.VERDICTS)}
+
+
+def test_the_command_says_on_stderr_what_was_not_delivered(raw: Raw, digits: Path) -> None:
+    config = digits / "alerting.yaml"
+    config.write_text(yaml.safe_dump({**raw, "estimator": {"projection": {"rank": 2}}, "on_verdict": "no-such-program"}))
+    ended = mad("run", config, "--output", "json")
+    assert ended.code == 0 and list(ended.document["models"]) == ["digits"]  # type: ignore[call-overload]
+    assert "on_verdict: the verdict on model digits was not delivered: no-such-program cannot be started" in ended.err
+
+
+@pytest.mark.parametrize(
+    ("section", "says"),
+    [
+        ({}, "on_verdict: give exactly one of command and url"),
+        ({"command": "a", "url": "https://b"}, "on_verdict: give exactly one of command and url"),
+        ({"url": "ftp://host/x"}, "on_verdict.url: must begin with http:// or https:// and name a host"),
+        ({"url": "https://"}, "on_verdict.url: must begin with http:// or https:// and name a host"),
+        ("https://user:pa55word@host/x", "this URL carries credentials"),
+        ({"command": ["curl", "https://host/?token=pa55word"]}, "this URL carries credentials"),
+        ({"command": "a 'b"}, "on_verdict.command: no closing quotation"),
+        ({"command": []}, "on_verdict.command: "),
+        ({"comand": "a"}, "on_verdict.comand: unknown key; did you mean 'command'?"),
+        ({"command": "a", "verdicts": ["bad"]}, "on_verdict.verdicts.0: input should be 'nothing unusual', 'unusual inputs' or 'cannot tell', got 'bad'"),
+        (3, "on_verdict: "),
+    ],
+)
+def test_a_section_that_makes_no_sense_is_refused(raw: Raw, section: JsonValue, says: str) -> None:
+    with pytest.raises(ConfigError) as refused:
+        AuditConfig.parse({**raw, "on_verdict": section})
+    assert says in str(refused.value)
+    assert "pa55word" not in str(refused.value)
+
+
+@pytest.mark.parametrize(("text", "expected"), [("notify --now 'a b'", (("notify", "--now", "a b"), None)), ("https://host/x", (None, "https://host/x"))])
+def test_a_string_is_a_command_or_a_url(raw: Raw, text: str, expected: tuple[object, object]) -> None:
+    found = AuditConfig.parse({**raw, "on_verdict": text}).on_verdict
+    assert found is not None and (found.command, found.url) == expected
