@@ -39,7 +39,7 @@ class AuditConfig(Section):
     root: Place
     models: tuple[ModelConfig, ...]
     run: RunSection = RunSection()
-    review: None = None
+    review: Place | None = None
     on_verdict: None = None
     folder: str = "."
 

@@ -3,7 +3,7 @@
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from itertools import pairwise
 from math import floor, log10, sqrt
@@ -37,11 +37,22 @@ class Plot:
     y_ticks: tuple[tuple[float, str], ...]
 
 
-def render(summaries: Sequence[Summary], images: Mapping[str, Mapping[str, str]], failures: Mapping[str, str] | None = None) -> dict[str, str]:
+@dataclass(frozen=True)
+class Past:
+    """What pages show of earlier runs: per model its history and what reviews said by sample id; how the zoo changed (see `pipeline.history`)."""
+
+    histories: dict[str, Summary] = field(default_factory=dict)
+    reviews: dict[str, Mapping[str, str]] = field(default_factory=dict)
+    zoo: dict[str, JsonValue] = field(default_factory=dict)
+
+
+def render(
+    summaries: Sequence[Summary], images: Mapping[str, Mapping[str, str]], failures: Mapping[str, str] | None = None, past: Past | None = None
+) -> dict[str, str]:
     """Every page by its name: `index`, and one per model named as the model.
 
     `images[model]` maps "<source>#<row>" to a PNG as a data URI; a sample without one gets a placeholder. `failures` are the models
-    that the latest run could not audit, and why; what is shown of them is older.
+    that the latest run could not audit, and why; what is shown of them is older. `past`: what is known of earlier runs.
 
     Raises:
         ValueError: two pages would have the same name.
@@ -49,13 +60,16 @@ def render(summaries: Sequence[Summary], images: Mapping[str, Mapping[str, str]]
     names = [str(summary["model"]) for summary in summaries]
     if len({INDEX, *names}) <= len(names):
         raise ValueError(f"model names must be unique and none may be {INDEX!r}, got {', '.join(names)}")
-    environment = _environment()
+    environment, past = _environment(), past or Past()
     worst_first = sorted(summaries, key=lambda summary: list(TONES.values()).index(tone(_verdict(summary))))
     runs = sorted({str(summary["run_id"]) for summary in summaries}, reverse=True)
     headline = zoo_headline([_verdict(summary) for summary in summaries])
-    index = environment.get_template("index.html.j2").render(summaries=worst_first, runs=runs, headline=headline, failures=failures or {})
+    index = environment.get_template("index.html.j2").render(summaries=worst_first, runs=runs, headline=headline, failures=failures or {}, past=past)
     page = environment.get_template("model.html.j2")
-    models = {name: page.render(summary=summary, images=images.get(name, {})) for name, summary in zip(names, summaries, strict=True)}
+    models = {
+        name: page.render(summary=summary, images=images.get(name, {}), history=past.histories.get(name, {}), reviews=past.reviews.get(name, {}))
+        for name, summary in zip(names, summaries, strict=True)
+    }
     return {INDEX: index, **models}
 
 

@@ -8,7 +8,7 @@ from infra.errors import StorageError
 from infra.events import Listener, StageEnded, StageStarted, Stopwatch, TaskEnded, ignore
 from infra.files import digest
 from infra.storage import Storage
-from pipeline.artifacts.layout import models, open_root, outcome_file, published_runs, run_file, run_summary_file, runs, summary_file, table_file
+from pipeline.artifacts.layout import models, open_root, outcome_file, published_runs, review_file, run_file, run_summary_file, runs, summary_file, table_file
 from pipeline.artifacts.logs import STAGES, stage_logs
 from pipeline.publication import Document, encode_document, read_document
 
@@ -115,7 +115,9 @@ def _check_runs(storage: Storage, findings: Findings) -> None:
     """
     latest = {name: _latest(storage, name, findings) for name in models(storage)}
     for run_id in runs(storage):
-        _read(storage, run_file(run_id), findings)
+        review = _read(storage, run_file(run_id), findings).get("review")
+        if isinstance(review, dict):
+            _check_file(storage, review_file(run_id), str(review["sha256"]), int(str(review["bytes"])), findings)
         outcome = _read(storage, outcome_file(run_id), findings)
         expected = outcome.get("summaries") if outcome else None
         for name, sha256 in expected.items() if isinstance(expected, dict) else ():
