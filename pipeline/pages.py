@@ -38,6 +38,15 @@ class Plot:
 
 
 @dataclass(frozen=True)
+class Trend:
+    """Shares over runs in the coordinates of an SVG, the newest on the right: a path, dots as (x, y, tone, label), and the share at its top."""
+
+    line: str
+    dots: tuple[tuple[float, float, str, str], ...]
+    top: float
+
+
+@dataclass(frozen=True)
 class Past:
     """What pages show of earlier runs: per model its history and what reviews said by sample id; how the zoo changed (see `pipeline.history`)."""
 
@@ -173,6 +182,39 @@ def _round_scores(low: float, high: float) -> list[tuple[float, str]]:
     return [(score, f"{score:.6g}") for score in scores if low <= score <= high]
 
 
+def trend(runs: Sequence[Summary], width: int, height: int) -> Trend | None:
+    """Lays out the share flagged of runs that are given newest first; None for fewer than two."""
+    known = [(run, int(str(run["flagged"])) / max(1, int(str(run["audited"])))) for run in reversed(runs)]
+    if len(known) < 2:
+        return None
+    top, margin = max(share for _, share in known), 6
+    step, tall = (width - 2 * margin) / (len(known) - 1), height - 2 * margin
+    dots = [
+        (margin + step * index, height - margin - tall * share / (top or 1), tone(str(run["verdict"])), _label(run, share))
+        for index, (run, share) in enumerate(known)
+    ]
+    return Trend("M" + " L".join(f"{x:.1f},{y:.1f}" for x, y, _, _ in dots), tuple(dots), top)
+
+
+def _label(run: Summary, share: float) -> str:
+    return f"{when(str(run['run_id'])) or run['run_id']}: {percent(share)} flagged, {run['verdict']}"
+
+
+def drifted(compared: Summary) -> list[JsonValue]:
+    """The predicted classes whose scores moved by more than chance between two runs."""
+    difference = compared["difference"]
+    tests = difference["drift"] if isinstance(difference, dict) else None
+    found = {drift["predicted"]: None for drift in tests if isinstance(drift, dict) and drift["drifted"]} if isinstance(tests, list) else {}
+    return list(found)
+
+
+def differs(compared: Summary) -> bool:
+    """Whether two runs differ in anything that a person would look at."""
+    difference = compared["difference"]
+    flags = [difference[kind] for kind in ("newly_flagged", "no_longer_flagged")] if isinstance(difference, dict) else []
+    return bool(compared["problem"] or compared["changed"] or drifted(compared) or any(isinstance(kind, dict) and kind["count"] for kind in flags))
+
+
 def _verdict(summary: Summary) -> str:
     verdict = summary["verdict"]
     return str(verdict["value"]) if isinstance(verdict, dict) else ""
@@ -189,6 +231,9 @@ def _environment() -> Environment:
         "tone": tone,
         "flatten": flatten,
         "embedded": embedded,
+        "trend": trend,
+        "drifted": drifted,
+        "differs": differs,
         "page": lambda name: f"./{quote(name, safe='')}.html",
     }
     environment.globals |= {"plot": plot, "frame": {"width": WIDTH, "height": HEIGHT, "left": LEFT, "right": RIGHT, "top": TOP, "bottom": BOTTOM}}
