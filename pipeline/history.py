@@ -3,7 +3,7 @@
 What a run found of a model is its own summary or, where it did not audit that model, the summary of the latest run before it that did.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -34,7 +34,11 @@ class Compared(BaseModel):
 
 
 class Zoo(BaseModel):
-    """The models of two runs: `added`, never audited before the later; `changed`, of another digest; `gone`, that no run after the earlier names."""
+    """How models differ between two runs: `added`, first audited after the earlier; `changed`, of another digest.
+
+    `gone`: named by the config of the earlier run, and no more by that of the latest run that names any of its models; another zoo's runs
+    in the same root say nothing of it.
+    """
 
     model_config = ConfigDict(frozen=True)
     before: str
@@ -99,18 +103,18 @@ def _changes(known: Runs, model: str, before: Summary, after: Summary) -> Iterat
         yield "settings"
 
 
-def zoo_between(known: Runs, before: str, after: str) -> Zoo:
-    """How the models of the root differ between two completed runs."""
-    later = [run_id for run_id in known.completed(after) if run_id > before]
-    named = {name for run_id in later for name in known.record(run_id).named}
-    now = {name: next(known.summaries(name, after), None) for name in sorted(known.record(after).named)}
+def zoo_between(known: Runs, models: Iterable[str], before: str, after: str) -> Zoo:
+    """How these models of the root differ between two completed runs, and which the later misses."""
+    now = {name: next(known.summaries(name, after), None) for name in sorted(models)}
     then = {name: next(known.summaries(name, before), None) for name in now}
+    named = known.record(before).named
+    latest = next(run_id for run_id in known.completed(after) if run_id == before or known.record(run_id).named & named)
     return Zoo(
         before=before,
         after=after,
         added=tuple(name for name in now if then[name] is None and now[name] is not None),
         changed=tuple(name for name in now if _digest(then[name]) and _digest(then[name]) != _digest(now[name])),
-        gone=tuple(sorted(known.record(before).named - named)) if later else (),
+        gone=tuple(sorted(named - known.record(latest).named)),
     )
 
 
@@ -139,7 +143,7 @@ def since(storage: Storage, models: Sequence[str], text: str, top: int) -> Since
         before, after = next(known.summaries(name, run_id), None), next(known.summaries(name), None)
         if after is not None:
             found[name] = compare(known, name, before, after, top) if before is not None else None
-    return Since(zoo_between(known, run_id, next(known.completed())), found)
+    return Since(zoo_between(known, models, run_id, next(known.completed())), found)
 
 
 def latest_zoo(known: Runs) -> Zoo | None:
@@ -149,7 +153,7 @@ def latest_zoo(known: Runs) -> Zoo | None:
         return None
     names = known.record(after).named
     before = next((run_id for run_id in known.completed() if run_id < after and known.record(run_id).named & names), None)
-    return zoo_between(known, before, after) if before is not None else None
+    return zoo_between(known, names, before, after) if before is not None else None
 
 
 def history(known: Runs, model: str) -> History:
