@@ -116,7 +116,7 @@ def _check_runs(storage: Storage, findings: Findings) -> None:
     latest = {name: _latest(storage, name, findings) for name in models(storage)}
     for run_id in runs(storage):
         review = _read(storage, run_file(run_id), findings).get("review")
-        if isinstance(review, dict):
+        if isinstance(review, dict) and run_id in latest.values():  # of earlier runs nobody reads it any more
             _check_file(storage, review_file(run_id), str(review["sha256"]), int(str(review["bytes"])), findings)
         outcome = _read(storage, outcome_file(run_id), findings)
         expected = outcome.get("summaries") if outcome else None

@@ -63,13 +63,16 @@ def test_a_review_is_kept_with_the_run_as_it_was_read(configure: Configure, inpu
     else:
         ids: JsonValue = [7, 12] if "numbers" in form else ["7", "12"]
         pq.write_table(pa.table({"id": ids, "verdict": list(verdicts.values()), "note": [1, 2]}), inputs / "review.parquet")
-    ended = run(configure(review="review.csv" if form == "csv" else str(inputs / "review.parquet")))
+    config = configure(review="review.csv" if form == "csv" else str(inputs / "review.parquet"))
+    ended = run(config)
     run_id = str(ended.document["run_id"])
     assert read_review(Storage(str(root)), review_file(run_id)) == verdicts
     (root / review_file(run_id)).write_bytes(b"other")
     damaged = mad("verify", root)
     assert damaged.code == 1 and "_review.arrow" in damaged.out
     assert mad("report", root).code == 0, "the other results are still shown"
+    run(config)
+    assert mad("verify", root).code == 0, "the next run has a copy of its own"
 
 
 BAD: dict[str, tuple[str | pa.Table | None, str]] = {
