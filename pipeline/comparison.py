@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import IO
 
 import numpy as np
 import pyarrow as pa
@@ -20,7 +21,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
 from infra.storage import Storage
-from infra.tables import open_parquet
+from infra.tables import batches_of, open_parquet
 from pipeline.artifacts.scores import PUBLISHED_FORMAT
 from pipeline.drift import ByClass, Drift, drifts
 
@@ -84,7 +85,7 @@ class Table:
             StorageError: it is gone, damaged, or written by a newer version.
         """
         with self.storage.open(self.place) as handle:
-            yield from self._opened(handle).iter_batches(BATCH_ROWS, columns=list(columns))
+            yield from batches_of(self._opened(handle), BATCH_ROWS, columns, self.storage.locate(self.place))
 
     @property
     def rows(self) -> int:
@@ -92,8 +93,8 @@ class Table:
         with self.storage.open(self.place) as handle:
             return int(self._opened(handle).metadata.num_rows)
 
-    def _opened(self, handle: object) -> pq.ParquetFile:
-        file = open_parquet(handle, self.storage.locate(self.place))  # type: ignore[arg-type]
+    def _opened(self, handle: IO[bytes]) -> pq.ParquetFile:
+        file = open_parquet(handle, self.storage.locate(self.place))
         PUBLISHED_FORMAT.check(file.schema_arrow, self.storage.locate(self.place))
         return file
 

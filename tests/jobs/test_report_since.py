@@ -125,14 +125,20 @@ def test_a_run_that_is_none_is_refused_with_ids_that_are(nights: Nights) -> None
     assert {path: path.stat().st_mtime_ns for path in nights.root.rglob("*")} == before, "nothing is written"
 
 
-def test_a_damaged_table_is_said_and_the_other_models_are_compared(nights: Nights, tmp_path: Path) -> None:
+DAMAGE = {"not a readable Parquet file": b"no table", "a damaged Parquet file": None, "no such file": b""}
+
+
+@pytest.mark.parametrize("said", DAMAGE)
+def test_a_damaged_table_is_said_and_the_other_models_are_compared(nights: Nights, tmp_path: Path, said: str) -> None:
     root = Path(shutil.copytree(nights.root, tmp_path / "copy"))
     (file,) = (root / "digits" / "scores" / f"run={nights.runs[0]}").iterdir()
+    written, content = file.read_bytes(), DAMAGE[said]
     file.unlink()
-    file.write_bytes(b"no table")
+    if content != b"":
+        file.write_bytes(content or written[:200] + bytes(byte ^ 0xFF for byte in written[200:300]) + written[300:])
     ended = mad("report", root, "--since", nights.runs[0])
     assert ended.code == 0
-    assert f"digits: cannot be compared: {file}: not a readable Parquet file" in ended.out
+    assert f"digits: cannot be compared: {file}: {said}" in ended.out
     document = mad("report", root, "--since", nights.runs[0], "--output", "json").document
     assert section(document, "since", "models", "early")["problem"] == ""
 
