@@ -71,7 +71,7 @@ def test_an_audit_on_s3_is_that_on_a_disk(config: Path, place: Storage, make_con
     assert table(open_audit(root)) == table(audit)
     for command in ("verify", "status", "report", "inspect"):
         assert (command, mad(command, root, "--output", "json").code) == (command, 0)
-    assert Storage(root).list("report") == ["digits.html", "index.html"]
+    assert Storage(root).list("report") == ["digits.history.json", "digits.html", "index.html"]
 
 
 def test_credentials_that_expire_during_a_run_lose_nothing(
