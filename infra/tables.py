@@ -147,7 +147,7 @@ def read_rows(url: str, start: int, stop: int, columns: Sequence[str], batch_row
             batch_rows = rows_at_once(read_footer(handle), handle, groups, columns, batch_rows)
         except StorageError as error:
             raise StorageError(f"{url}: {error}") from error
-        for batch in _batches(file, batch_rows, groups, columns, url):
+        for batch in batches_of(file, batch_rows, columns, url, groups):
             first, last = max(start - position, 0), min(stop - position, batch.num_rows)
             position += batch.num_rows
             if first < last:
@@ -158,7 +158,12 @@ def read_rows(url: str, start: int, stop: int, columns: Sequence[str], batch_row
             raise StorageError(f"{url}: ends at row {position}, rows up to {stop} were expected; was it replaced while the audit ran? Run again")
 
 
-def _batches(file: pq.ParquetFile, batch_rows: int, groups: Sequence[int], columns: Sequence[str], place: str) -> Iterator[pa.RecordBatch]:
+def batches_of(file: pq.ParquetFile, batch_rows: int, columns: Sequence[str], place: str, groups: Sequence[int] | None = None) -> Iterator[pa.RecordBatch]:
+    """Batches of an open Parquet file, of these columns and row groups only (None: all).
+
+    Raises:
+        StorageError: it is damaged.
+    """
     try:
         yield from file.iter_batches(batch_rows, row_groups=groups, columns=list(columns))
     except StorageError:

@@ -139,6 +139,9 @@ def inspect(
 def report(
     root: Root,
     top: Annotated[int, typer.Option(min=0, help="How many of each model's most anomalous flagged samples to list.")] = 10,
+    since: Annotated[
+        str | None, typer.Option(metavar="RUN", help="Compare with what this run found: its id, or the first part of it; `mad status` lists them.")
+    ] = None,
     output: Output = "text",
     verbose: Verbose = 0,
     quiet: Quiet = False,
@@ -148,7 +151,7 @@ def report(
     with edge(Common(output, verbose, quiet)) as common:
         from jobs.reading import show_report  # noqa: PLC0415
 
-        show_report(root, top, common)
+        show_report(root, top, since, common)
 
 
 @app.command()

@@ -1,5 +1,7 @@
 """The commands that read a root."""
 
+from collections.abc import Mapping
+
 import pyarrow as pa
 import pyarrow.compute as pc
 import typer
@@ -8,10 +10,13 @@ from infra.errors import StorageError
 from jobs.console import FAILED, Common
 from jobs.progress import ProgressDisplay
 from jobs.rendering import explanation_text, items, mapping, results, share, size, table
+from jobs.since import since_document, since_text
 from jobs.terminal import sentence
 from pipeline.artifacts.layout import root_storage, summary_file
 from pipeline.audit import Audit, open_audit
+from pipeline.completed import Runs
 from pipeline.explain import explain
+from pipeline.history import history, since
 from pipeline.publication import Document, latest_failures, publish_pages
 from pipeline.status import inspect, status
 from pipeline.verify import verify
@@ -91,28 +96,44 @@ def _stage_row(stage: str, values: Document) -> list[str]:
     return [stage, f"{values['tasks']:,}", f"{values['rows']:,}", size(int(str(values["bytes"]))), str(values["seconds"])]
 
 
-def show_report(root: str, top: int, common: Common) -> None:
-    """`mad report`."""
+def show_report(root: str, top: int, run: str | None, common: Common) -> None:
+    """`mad report`; of the run that `run` names, what differs from it."""
     audit = open_audit(root)
+    compared = since(audit.storage, audit.models, run, top) if run is not None else None
     failures = latest_failures(audit.storage)
-    page = publish_pages(audit.storage, failures)
-    summaries, listed = dict[str, Document](), dict[str, list[Document]]()
+    page, known = publish_pages(audit.storage, failures), Runs(audit.storage)
+    models, tables = dict[str, Document](), list[str]()
     for name in audit.models:
         try:
             if audit.storage.exists(summary_file(name)):
-                summaries[name], listed[name] = audit.summary(name), _top_flagged(audit, name, top)
+                summary = audit.summary(name)
+                reviews = known.reviews(str(summary["run_id"]))
+                rows = _top_flagged(audit, name, top, reviews)
+                models[name] = {**summary, "top": list(rows), **({"reviewed": dict(history(known, name).reviewed)} if reviews else {})}
+                tables += [_listing(name, rows, bool(reviews))] if rows else []
         except StorageError as error:
             failures[name] = str(error)
-    lines = [results(list(summaries.values()))]
+    lines = [results(list(models.values()))]
     for name, reason in failures.items():
-        older = f"; shown is run {summaries[name]['run_id']}" if name in summaries else ""
+        older = f"; shown is run {models[name]['run_id']}" if name in models else ""
         lines.append(sentence(f"{name}: not audited in the latest run: {reason}{older}"))
-    for name, rows in listed.items():
-        cells = [[_cell(row[column]) for column in SHOWN] for row in rows]
-        lines += ["", table(SHOWN, cells, f"{name}: the {len(rows)} most anomalous of its flagged samples")] if rows else []
-    models: Document = {name: {**summary, "top": list(listed[name])} for name, summary in summaries.items() if name in listed}
-    document: Document = {"models": models, "failures": dict(failures), "page": page}
+    lines += [f"{name}: reviewed of the flagged: {_said(model['reviewed'])}" for name, model in models.items() if model.get("reviewed")]
+    lines += [line for text in ([since_text(compared)] if compared is not None else tables) for line in ("", text)]
+    document: Document = {"models": {**models}, "failures": dict(failures), "page": page}
+    if compared is not None:
+        document["since"] = since_document(compared)
     common.emit(document, "\n".join([*lines, "", f"page: {page}"]))
+
+
+def _said(reviewed: object) -> str:
+    return ", ".join(f"{count:,} {verdict}" for verdict, count in mapping(reviewed).items())
+
+
+def _listing(name: str, rows: list[Document], reviewed: bool) -> str:
+    """The table of a model's flagged samples; a column of what reviews said where there are any."""
+    shown = (*SHOWN, "review") if reviewed else SHOWN
+    cells = [[_cell(row[column]) for column in shown] for row in rows]
+    return table(shown, cells, f"{name}: the {len(rows)} most anomalous of its flagged samples")
 
 
 def show_explanation(root: str, model: str, sample: str, top: int, common: Common) -> None:
@@ -121,15 +142,15 @@ def show_explanation(root: str, model: str, sample: str, top: int, common: Commo
     common.emit({"model": model, "sample_id": sample, "rows": list(found)}, "\n\n".join(map(explanation_text, found)))
 
 
-def _top_flagged(audit: Audit, name: str, top: int) -> list[Document]:
-    """Flagged rows of largest score; those without a score, whose gradient is not finite, first."""
+def _top_flagged(audit: Audit, name: str, top: int, reviews: Mapping[str, str]) -> list[Document]:
+    """Flagged rows of largest score, with what reviews said; those without a score, whose gradient is not finite, first."""
     kept = pa.table({column: [] for column in SHOWN}).slice(0, 0).to_batches()
     for batch in audit.scores(name):
         flagged = pa.Table.from_batches([batch.filter(batch.column("flagged")).select(list(SHOWN))])
         merged = pa.concat_tables([pa.Table.from_batches(kept), flagged]) if kept else flagged
         order = pc.sort_indices(merged, sort_keys=[("score", "descending", "at_start")])
         kept = merged.take(order[:top]).to_batches()
-    return [row for batch in kept for row in batch.to_pylist()]
+    return [{**row, "review": reviews.get(row["sample_id"])} for batch in kept for row in batch.to_pylist()]
 
 
 def _cell(value: object) -> str:

@@ -40,7 +40,7 @@ class AuditConfig(Section):
     root: Place
     models: tuple[ModelConfig, ...]
     run: RunSection = RunSection()
-    review: None = None
+    review: Place | None = None
     on_verdict: Annotated[OnVerdict | None, BeforeValidator(section_of)] = None
     folder: str = "."
 

@@ -3,7 +3,7 @@
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from itertools import pairwise
 from math import floor, log10, sqrt
@@ -37,11 +37,31 @@ class Plot:
     y_ticks: tuple[tuple[float, str], ...]
 
 
-def render(summaries: Sequence[Summary], images: Mapping[str, Mapping[str, str]], failures: Mapping[str, str] | None = None) -> dict[str, str]:
+@dataclass(frozen=True)
+class Trend:
+    """Shares over runs in the coordinates of an SVG, the newest on the right: a path, dots as (x, y, tone, label), and the share at its top."""
+
+    line: str
+    dots: tuple[tuple[float, float, str, str], ...]
+    top: float
+
+
+@dataclass(frozen=True)
+class Past:
+    """What pages show of earlier runs: per model its history and what reviews said by sample id; how the zoo changed (see `pipeline.history`)."""
+
+    histories: dict[str, Summary] = field(default_factory=dict)
+    reviews: dict[str, Mapping[str, str]] = field(default_factory=dict)
+    zoo: dict[str, JsonValue] = field(default_factory=dict)
+
+
+def render(
+    summaries: Sequence[Summary], images: Mapping[str, Mapping[str, str]], failures: Mapping[str, str] | None = None, past: Past | None = None
+) -> dict[str, str]:
     """Every page by its name: `index`, and one per model named as the model.
 
     `images[model]` maps "<source>#<row>" to a PNG as a data URI; a sample without one gets a placeholder. `failures` are the models
-    that the latest run could not audit, and why; what is shown of them is older.
+    that the latest run could not audit, and why; what is shown of them is older. `past`: what is known of earlier runs.
 
     Raises:
         ValueError: two pages would have the same name.
@@ -49,13 +69,16 @@ def render(summaries: Sequence[Summary], images: Mapping[str, Mapping[str, str]]
     names = [str(summary["model"]) for summary in summaries]
     if len({INDEX, *names}) <= len(names):
         raise ValueError(f"model names must be unique and none may be {INDEX!r}, got {', '.join(names)}")
-    environment = _environment()
+    environment, past = _environment(), past or Past()
     worst_first = sorted(summaries, key=lambda summary: list(TONES.values()).index(tone(_verdict(summary))))
     runs = sorted({str(summary["run_id"]) for summary in summaries}, reverse=True)
     headline = zoo_headline([_verdict(summary) for summary in summaries])
-    index = environment.get_template("index.html.j2").render(summaries=worst_first, runs=runs, headline=headline, failures=failures or {})
+    index = environment.get_template("index.html.j2").render(summaries=worst_first, runs=runs, headline=headline, failures=failures or {}, past=past)
     page = environment.get_template("model.html.j2")
-    models = {name: page.render(summary=summary, images=images.get(name, {})) for name, summary in zip(names, summaries, strict=True)}
+    models = {
+        name: page.render(summary=summary, images=images.get(name, {}), history=past.histories.get(name, {}), reviews=past.reviews.get(name, {}))
+        for name, summary in zip(names, summaries, strict=True)
+    }
     return {INDEX: index, **models}
 
 
@@ -159,6 +182,39 @@ def _round_scores(low: float, high: float) -> list[tuple[float, str]]:
     return [(score, f"{score:.6g}") for score in scores if low <= score <= high]
 
 
+def trend(runs: Sequence[Summary], width: int, height: int) -> Trend | None:
+    """Lays out the share flagged of runs that are given newest first; None for fewer than two."""
+    known = [(run, int(str(run["flagged"])) / max(1, int(str(run["audited"])))) for run in reversed(runs)]
+    if len(known) < 2:
+        return None
+    top, margin = max(share for _, share in known), 6
+    step, tall = (width - 2 * margin) / (len(known) - 1), height - 2 * margin
+    dots = [
+        (margin + step * index, height - margin - tall * share / (top or 1), tone(str(run["verdict"])), _label(run, share))
+        for index, (run, share) in enumerate(known)
+    ]
+    return Trend("M" + " L".join(f"{x:.1f},{y:.1f}" for x, y, _, _ in dots), tuple(dots), top)
+
+
+def _label(run: Summary, share: float) -> str:
+    return f"{when(str(run['run_id'])) or run['run_id']}: {percent(share)} flagged, {run['verdict']}"
+
+
+def drifted(compared: Summary) -> list[JsonValue]:
+    """The predicted classes whose scores moved by more than chance between two runs."""
+    difference = compared["difference"]
+    tests = difference["drift"] if isinstance(difference, dict) else None
+    found = {drift["predicted"]: None for drift in tests if isinstance(drift, dict) and drift["drifted"]} if isinstance(tests, list) else {}
+    return list(found)
+
+
+def differs(compared: Summary) -> bool:
+    """Whether two runs differ in anything that a person would look at."""
+    difference = compared["difference"]
+    flags = [difference[kind] for kind in ("newly_flagged", "no_longer_flagged")] if isinstance(difference, dict) else []
+    return bool(compared["problem"] or compared["changed"] or drifted(compared) or any(isinstance(kind, dict) and kind["count"] for kind in flags))
+
+
 def _verdict(summary: Summary) -> str:
     verdict = summary["verdict"]
     return str(verdict["value"]) if isinstance(verdict, dict) else ""
@@ -175,6 +231,9 @@ def _environment() -> Environment:
         "tone": tone,
         "flatten": flatten,
         "embedded": embedded,
+        "trend": trend,
+        "drifted": drifted,
+        "differs": differs,
         "page": lambda name: f"./{quote(name, safe='')}.html",
     }
     environment.globals |= {"plot": plot, "frame": {"width": WIDTH, "height": HEIGHT, "left": LEFT, "right": RIGHT, "top": TOP, "bottom": BOTTOM}}

@@ -153,11 +153,12 @@ def samples_of(rows: int, draws: int) -> int:
 
 @dataclass(frozen=True)
 class AuditPlan:
-    """The plan of an audit: its models, and why each other model of the config cannot be audited."""
+    """The plan of an audit: its models, why each other model of the config cannot be audited, and what reviews said of samples, by id."""
 
     config: AuditConfig
     models: tuple[ModelPlan, ...]
     refused: Mapping[str, str]
+    reviews: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def complete(self) -> bool:

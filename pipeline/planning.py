@@ -20,16 +20,18 @@ from pipeline.plan import PROBE, ROWS_FORMAT, SNAPSHOT_BYTES, SNAPSHOTS_FORMAT, 
 from pipeline.probes import Probed, probe
 from pipeline.schema import FACTORED, ModelConfig
 from pipeline.sources.datasets import INPUTS, Source, find_sources, read_ids
+from pipeline.sources.reviews import read_reviews
 
 
 def plan_audit(config: AuditConfig) -> AuditPlan:
     """Loads every model once, checks its layers against autograd, reads the schemas of all files, and writes nothing.
 
     Raises:
-        ConfigError: no model is left to run; with every reason.
+        ConfigError: no model is left to run, with every reason; or the table of reviews cannot be used.
         RootError: the root is not one.
     """
     check_root(root_storage(config.root))
+    reviews = read_reviews(config)
     models, refused = [], {}
     for model in config.models:
         try:
@@ -38,7 +40,7 @@ def plan_audit(config: AuditConfig) -> AuditPlan:
             refused[model.name] = str(error)
     if not models:
         raise ConfigError("; ".join(f"model {name}: {reason}" for name, reason in refused.items()))
-    return AuditPlan(config, tuple(models), refused)
+    return AuditPlan(config, tuple(models), refused, reviews)
 
 
 def _plan_model(config: AuditConfig, model: ModelConfig) -> ModelPlan:

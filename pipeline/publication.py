@@ -19,10 +19,25 @@ from infra.errors import REPAIR, AlreadyExists, Corrupt, Missing, StorageError
 from infra.events import stamp_after, utc_stamp
 from infra.files import digest
 from infra.storage import Storage
-from pipeline.artifacts.layout import models, outcome_file, page_file, published_runs, report_file, run_file, run_summary_file, runs, summary_file, table_file
+from pipeline.artifacts.layout import (
+    models,
+    outcome_file,
+    page_file,
+    published_runs,
+    report_file,
+    review_file,
+    run_file,
+    run_summary_file,
+    runs,
+    summary_file,
+    table_file,
+)
+from pipeline.artifacts.reviews import encode_review
 from pipeline.artifacts.scores import FACTS, IMAGES, TABLE
+from pipeline.completed import Runs
 from pipeline.estimators import Estimator, LossTrace
-from pipeline.pages import render
+from pipeline.history import history, latest_zoo
+from pipeline.pages import Past, render
 from pipeline.plan import AuditPlan, ModelPlan
 from pipeline.progress import ModelRun
 from pipeline.schema import Preprocess
@@ -67,6 +82,10 @@ def begin(storage: Storage, plan: AuditPlan) -> str:
         "models": {model.name: _planned(model) for model in plan.models},
         "refused": dict(plan.refused),
     }
+    if plan.config.review is not None:
+        reviews = encode_review(plan.reviews)
+        storage.create(review_file(run_id), reviews)
+        record["review"] = {"samples": len(plan.reviews), "bytes": len(reviews), "sha256": digest(reviews)}
     storage.create(run_file(run_id), encode_document(record))
     return run_id
 
@@ -131,16 +150,20 @@ def publish_pages(storage: Storage, failures: Mapping[str, str]) -> str:
 
     `failures`: models that the latest run could not audit, and why.
     """
-    summaries, images, failed = [], {}, dict(failures)
+    summaries, images, failed, past, known = [], {}, dict(failures), Past(), Runs(storage)
     for name in models(storage):
         try:
             summary = read_summary(storage, name)
             if summary is not None:
                 images[name] = _images(storage, summary)
                 summaries.append(summary)
+                past.histories[name] = history(known, name).model_dump(mode="json")
+                past.reviews[name] = known.reviews(str(summary["run_id"]))
         except StorageError as error:
             failed[name] = str(error)
-    for name, page in render(summaries, images, failed).items():
+    zoo = latest_zoo(known)
+    past.zoo.update(zoo.model_dump(mode="json") if zoo is not None else {})
+    for name, page in render(summaries, images, failed, past).items():
         storage.write(page_file(name), page.encode())
     return storage.locate(page_file("index"))
 

@@ -10,10 +10,11 @@
     <model>/scores/run=<run id>/               the published table
     <model>/summary.json                       of the latest completed run
     runs/<run id>/_run.json                    resolved config, versions, digests; before the first task
+    runs/<run id>/_review.arrow                what reviews said by then, where the config names any
     runs/<run id>/<model>.json                 the run's summary
     runs/<run id>/_outcome.json                how the run ended; the moment from which it counts
     runs/<run id>/_collected.json              that `mad gc` has removed results of the run; made before it does
-    report/                                    pages
+    report/                                    pages; <model>.history.json: its latest runs, and the latest compared with the one before
 
 Model names start with a letter or digit, so `_` keeps a run's own files apart from its models'.
 """
@@ -127,6 +128,11 @@ def collected_file(run_id: str) -> str:
     return f"runs/{run_id}/_collected.json"
 
 
+def review_file(run_id: str) -> str:
+    """Where what reviews said by a run is."""
+    return f"runs/{run_id}/_review.arrow"
+
+
 def run_summary_file(run_id: str, model: str) -> str:
     """Where a run's summary of one model is."""
     return f"runs/{run_id}/{model}.json"
@@ -135,6 +141,11 @@ def run_summary_file(run_id: str, model: str) -> str:
 def summary_file(model: str) -> str:
     """Where the latest summary of a model is."""
     return f"{model}/summary.json"
+
+
+def history_file(model: str) -> str:
+    """Where a model's history is, that pages are made of."""
+    return f"report/{model}.history.json"
 
 
 def table_file(model: str, run_id: str) -> str:

@@ -71,7 +71,7 @@ def test_an_audit_on_s3_is_that_on_a_disk(config: Path, place: Storage, make_con
     assert table(open_audit(root)) == table(audit)
     for command in ("verify", "status", "report", "inspect"):
         assert (command, mad(command, root, "--output", "json").code) == (command, 0)
-    assert Storage(root).list("report") == ["digits.html", "index.html"]
+    assert Storage(root).list("report") == ["digits.history.json", "digits.html", "index.html"]
 
 
 def test_what_only_old_runs_refer_to_is_removed_on_s3(config: Path, place: Storage) -> None:

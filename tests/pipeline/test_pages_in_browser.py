@@ -11,6 +11,7 @@ from pydantic import JsonValue
 
 from pipeline.pages import render
 from tests.pipeline.test_pages import summary, with_strings
+from tests.pipeline.test_pages_of_history import hostile as hostile_past
 
 BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 MARK = "data-owned"
@@ -48,7 +49,8 @@ def tag(document: str) -> str:
 def test_nothing_that_data_says_runs(page: str, tmp_path: Path) -> None:
     hostile = with_strings(summary(), lambda text: HOSTILE + text)
     assert isinstance(hostile, dict)
-    pages = render([hostile], {str(hostile["model"]): {f"{HOSTILE}audited.parquet#17": HOSTILE}}, {f"{HOSTILE}other": HOSTILE})
+    name = str(hostile["model"])
+    pages = render([hostile], {name: {f"{HOSTILE}audited.parquet#17": HOSTILE}}, {f"{HOSTILE}other": HOSTILE}, hostile_past(HOSTILE, name))
     (tmp_path / "page.html").write_text(pages["index" if page == "index" else str(hostile["model"])])
     document = opened(tmp_path / "page.html", tmp_path / "profile")
     assert MARK not in tag(document)

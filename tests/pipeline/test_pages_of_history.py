@@ -1,0 +1,150 @@
+"""What pages say of earlier runs: what differs since the run before, a line over the runs, and what reviews said."""
+
+import copy
+import json
+
+import pytest
+from pydantic import JsonValue
+
+from pipeline.history import History, Zoo
+from pipeline.pages import Past, differs, drifted, render, trend
+from tests.pipeline.test_pages import HOSTILE, Json, Page, summary, with_strings
+
+RUNS = ("20261123T010000000Z-cccc", "20261122T010000000Z-bbbb", "20261121T010000000Z-aaaa")
+HISTORY = """
+{"format": 1, "runs": [
+  {"run_id": "20261123T010000000Z-cccc", "verdict": "unusual inputs", "audited": 1000, "flagged": 200, "same_as": null},
+  {"run_id": "20261122T010000000Z-bbbb", "verdict": "nothing unusual", "audited": 1000, "flagged": 10, "same_as": "20261121T010000000Z-aaaa"},
+  {"run_id": "20261121T010000000Z-aaaa", "verdict": "nothing unusual", "audited": 1000, "flagged": 10, "same_as": null}],
+ "compared": {
+  "before": {"run_id": "20261122T010000000Z-bbbb", "verdict": "nothing unusual", "audited": 1000, "flagged": 10, "same_as": null},
+  "after": {"run_id": "20261123T010000000Z-cccc", "verdict": "unusual inputs", "audited": 1000, "flagged": 200, "same_as": null},
+  "changed": ["model"],
+  "difference": {"common": 900,
+   "newly_flagged": {"count": 191, "reviewed": 4, "samples": [
+    {"sample_id": "n1", "source": "new.parquet", "row": 5, "prediction": 3, "score": null, "p_value": null, "known": false}]},
+   "no_longer_flagged": {"count": 7, "reviewed": 0, "samples": [
+    {"sample_id": "o1", "source": "old.parquet", "row": 6, "prediction": 2, "score": 0.25, "p_value": 0.001, "known": true}]},
+   "no_longer_audited": 13,
+   "drift": [
+    {"predicted": 3, "samples": "same samples", "before": 90, "after": 90, "shift": 0.125, "p_value": 1e-9, "q_value": 2e-9, "drifted": true},
+    {"predicted": 4, "samples": "other samples", "before": 80, "after": 70, "shift": 0.5, "p_value": 0.5, "q_value": 0.5, "drifted": false}]},
+  "problem": ""},
+ "reviewed": {"benign": 4, "camera fault": 2}}
+"""
+
+
+def history() -> Json:
+    """A view as it is written, so that a page cannot be tested with what no view holds."""
+    found: Json = History.model_validate(json.loads(HISTORY)).model_dump(mode="json")
+    return found
+
+
+def zoo() -> Json:
+    return Zoo(before=RUNS[1], after=RUNS[0], added=("late",), changed=("badnets",), gone=("early",)).model_dump(mode="json")
+
+
+def past(known: JsonValue = None) -> Past:
+    found = known if isinstance(known, dict) else history()
+    return Past(histories={"badnets": found}, reviews={"badnets": {"x17": "camera fault"}}, zoo=zoo())
+
+
+def page(known: JsonValue = None, name: str = "badnets", **changes: JsonValue) -> Page:
+    return Page(render([{**summary(), **changes}], {}, {}, past(known))[name])
+
+
+def test_a_models_page_says_what_differs_since_the_run_before() -> None:
+    text = page().text
+    for said in (
+        "Newly flagged 191 samples, and 4 reviewed",
+        "No longer flagged 7 and 13 not audited any more",
+        "Classes drifted 1 more than chance explains",
+        "What changed model 900 samples are in both runs",
+        "Newly flagged: 1 of 191",
+        "n1 (not audited before) new.parquet 5 3 - -",
+        "o1 old.parquet 6 2 0.250 0.00100",
+        "3 same samples 90 90 0.125 1.00e-09 2.00e-09",
+        "whose verdict was: nothing unusual",
+        "6 reviewed: 4 benign, 2 camera fault",
+        "reviewed camera fault",
+    ):
+        assert said in text
+    assert "other samples 80 70" not in text, "what did not drift is not listed"
+
+
+def test_the_index_lists_models_that_differ_and_counts_the_others() -> None:
+    quiet = copy.deepcopy(history())
+    compared = quiet["compared"]
+    assert isinstance(compared, dict) and isinstance(compared["difference"], dict)
+    nothing: Json = {"count": 0, "reviewed": 0, "samples": []}
+    quiet["compared"] = {
+        **compared,
+        "changed": [],
+        "difference": {**compared["difference"], "newly_flagged": nothing, "no_longer_flagged": nothing, "drift": []},
+    }
+    histories: dict[str, Json] = {"badnets": history(), "still": quiet, "calm": quiet}
+    index = Page(render([summary(name) for name in [*histories, "first"]], {}, {}, Past(histories={**histories}, zoo=zoo()))["index"])
+    assert "Models added late Models changed badnets Models gone early" in index.text
+    assert "badnets 191 and 4 reviewed 7 1 model 2026-11-22 01:00 UTC" in index.text
+    assert "Nothing differs for 2 models." in index.text
+    assert len(index.of_class("svg", "spark")) == 3, "a model of one run has no line"
+
+
+def test_a_comparison_that_failed_says_why_on_both_pages() -> None:
+    found = history()
+    assert isinstance(found["compared"], dict)
+    found["compared"] = {**found["compared"], "problem": "the table is gone"}
+    assert "cannot be compared: the table is gone" in page(found, "index").text
+    text = page(found).text
+    assert "Cannot be compared with run 20261122T010000000Z-bbbb : the table is gone" in text and "Classes drifted" not in text
+
+
+def test_the_line_over_the_runs_goes_from_the_oldest_to_the_newest() -> None:
+    runs = history()["runs"]
+    assert isinstance(runs, list)
+    drawn = trend([run for run in runs if isinstance(run, dict)], 100, 50)
+    assert drawn is not None and drawn.top == 0.2
+    assert [(x, round(y, 2), tone) for x, y, tone, _ in drawn.dots] == [(6, 42.1, "calm"), (50, 42.1, "calm"), (94, 6, "alarm")]
+    assert drawn.line == "M6.0,42.1 L50.0,42.1 L94.0,6.0"
+    assert drawn.dots[-1][3].replace("\N{NO-BREAK SPACE}", " ") == "2026-11-23 01:00 UTC: 20 % flagged, unusual inputs"
+    assert trend([], 100, 50) is trend([runs[0]], 100, 50) is None  # type: ignore[list-item]
+    still = trend([{"run_id": "r", "verdict": "v", "audited": 0, "flagged": 0}] * 2, 100, 50)
+    assert still is not None and [y for _, y, _, _ in still.dots] == [44, 44]
+
+
+def test_a_text_model_has_no_classes_to_drift() -> None:
+    text = page(task="causal_lm").text
+    assert "Scores drifted more than chance explains" in text and "Classes drifted" not in text
+
+
+@pytest.mark.parametrize("name", ["index", "badnets"])
+def test_labels_links_and_ids_of_the_history_hold_together(name: str) -> None:
+    found = page(name=name)
+    ids = found.values("id")
+    assert len(set(ids)) == len(ids)
+    assert {label for value in found.values("aria-labelledby") for label in value.split()} <= set(ids)
+    assert {link.removeprefix("#") for link in found.values("href") if link.startswith("#")} <= set(ids)
+    assert all("scope" in attributes for tag, attributes in found.tags if tag == "th")
+    assert all("aria-label" in attributes for tag, attributes in found.tags if tag == "svg" and attributes.get("class") == "spark")
+
+
+def hostile(lead: str, model: str = "badnets") -> Past:
+    """The past of a model in which every string that comes from data begins with `lead`."""
+    known, changed = with_strings(history(), lambda text: lead + text), with_strings(zoo(), lambda text: lead + text)
+    assert isinstance(known, dict) and isinstance(known["compared"], dict) and isinstance(changed, dict)
+    return Past({model: {**known, "compared": {**known["compared"], "problem": ""}}}, {model: {"x17": f"{lead}said", f"{lead}x17": f"{lead}said"}}, changed)
+
+
+def test_hostile_strings_of_earlier_runs_and_reviews_stay_text() -> None:
+    pages = [render([summary()], {}, {}, hostile(lead)) for lead in ("calm ", HOSTILE)]
+    for name in ("index", "badnets"):
+        assert Page(pages[1][name]).shape == Page(pages[0][name]).shape
+    shown = " ".join(Page(pages[1]["badnets"]).pieces) + " ".join(Page(pages[1]["index"]).pieces)
+    for text in ("n1", "new.parquet", "o1", "nothing unusual", "late", "early", "said", RUNS[1]):
+        assert HOSTILE + text in shown
+
+
+def test_what_counts_as_a_difference() -> None:
+    compared = history()["compared"]
+    assert isinstance(compared, dict)
+    assert drifted(compared) == [3] and differs(compared)
