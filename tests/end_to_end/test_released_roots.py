@@ -83,7 +83,8 @@ def test_each_score_of_it_is_explained(root: Path, expected: dict[str, dict[str,
 
 def test_its_pages_are_rendered(root: Path) -> None:
     assert mad("report", root).code == 0
-    assert sorted(path.name for path in (root / "report").iterdir()) == ["factored.html", "index.html", "plain.html", "traced.html"]
+    views = {f"{name}.{view}" for name in MODELS for view in ("html", "history.json")}
+    assert {path.name for path in (root / "report").iterdir()} == {"index.html", *views}
     for name in MODELS:
         page = (root / "report" / f"{name}.html").read_text()
         assert name in page and "digit-" in page
