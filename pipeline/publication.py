@@ -82,11 +82,12 @@ def begin(storage: Storage, plan: AuditPlan) -> str:
         "models": {model.name: _planned(model) for model in plan.models},
         "refused": dict(plan.refused),
     }
-    if plan.config.review is not None:
-        reviews = encode_review(plan.reviews)
-        storage.create(review_file(run_id), reviews)
+    reviews = encode_review(plan.reviews) if plan.config.review is not None else None
+    if reviews is not None:
         record["review"] = {"samples": len(plan.reviews), "bytes": len(reviews), "sha256": digest(reviews)}
     storage.create(run_file(run_id), encode_document(record))
+    if reviews is not None:
+        storage.create(review_file(run_id), reviews)  # after the record: without one, `mad verify` misses it
     return run_id
 
 
