@@ -24,7 +24,7 @@ def refuse_credentials(url: str) -> None:
         place = url.partition("://")[0]
         raise StorageError(
             f"{place}://...: this URL carries credentials, and URLs are recorded in runs and shown in reports; take them out of it, and set them in the "
-            "environment instead (AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, a profile or a role for S3; MAD_ALERT_URL or MAD_ALERT_AUTHORIZATION for on_verdict)"
+            "environment instead (AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, a profile or a role for S3; MAD_ALERT_URL for on_verdict)"
         )
 
 
