@@ -217,7 +217,6 @@ PHRASES = {
     "model_type": "expected a mapping",
     "dict_type": "expected a mapping",
     "tuple_type": "expected a list",
-    "none_required": "not available in this version, leave it null",
     "union_tag_invalid": "kind must be one of {expected_tags}",
 }
 

@@ -97,7 +97,7 @@ WRONG = {
         "got 'hessian'",
     ),
     "reviews of two files": ("review: [a.csv, b.csv]", "", "review: input should be a valid string", ""),
-    "on_verdict, later": ("on_verdict: notify", "", "on_verdict: not available in this version", "got 'notify'"),
+    "on_verdict of a number": ("on_verdict: 3", "", "on_verdict: expected a mapping, got 3", ""),
     "a name with a space": ("", "name: a net", "models.a net.name: string should match pattern '^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$'", "got 'a net'"),
     "a name that hides": ("", "name: .net", "models..net.name: string should match pattern", "got '.net'"),
     "a path as a name": ("", "name: a/b", "models.a/b.name: string should match pattern", "got 'a/b'"),
