@@ -18,7 +18,7 @@ import io
 import os
 import random
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Mapping, Sequence
 from pathlib import Path
 from typing import IO
 
@@ -106,7 +106,7 @@ class S3(S3FileSystem):
         latest = time.monotonic() + PATIENCE_SECONDS
         for tried in range(1, TRIES + 1):
             try:
-                return await _whole(await call(**arguments))
+                return await _whole(call(**arguments))
             except (ClientError, BotoCoreError, CutOff) as error:
                 wait = wait_seconds(tried)
                 if tried == TRIES or time.monotonic() + wait > latest or not self._worth_repeating(error):
@@ -182,7 +182,12 @@ class _Body:
         """Nothing is open."""
 
 
-async def _whole(answer: Parameters) -> Parameters:
+async def _whole(coming: Awaitable[Parameters]) -> Parameters:
+    """An answer with all of its body. A refusal's document that breaks off is aiohttp's error where the answer would have been streamed."""
+    try:
+        answer = await coming
+    except (aiohttp.ClientError, TimeoutError) as error:
+        raise CutOff(str(error)) from error
     body = answer.get("Body")
     if not isinstance(body, StreamingBody):
         return answer

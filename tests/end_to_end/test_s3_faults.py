@@ -43,7 +43,7 @@ class Audits:
         with relayed(self.service.port, mix) as endpoint:
             speak_to(endpoint, self.service.owner, self.monkeypatch)
             ended = mad("run", str(self.config(root)))
-        assert (ended.code, ended.err.count("Traceback")) == (0, 0)
+        assert (ended.code, ended.err.count("Traceback")) == (0, 0), ended.err
         speak_to(self.service.endpoint, self.service.owner, self.monkeypatch)
         return root
 

@@ -26,5 +26,7 @@ def service(request: pytest.FixtureRequest) -> Service:
 
 @pytest.fixture
 def s3(service: Service) -> Storage:
-    """An empty root in it."""
-    return Storage(fresh_url("s3"))
+    """An empty root in it, connected while the environment names the service."""
+    storage = Storage(fresh_url("s3"))
+    assert storage.list("") == []
+    return storage

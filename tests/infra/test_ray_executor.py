@@ -136,12 +136,13 @@ def processes(executor: RayExecutor, folder: Path, resources: Resources) -> set[
 @pytest.mark.usefixtures("ray_cluster")
 def test_processes_stay_for_the_next_call_that_asks_for_the_same_and_end_with_the_executor(tmp_path: Path) -> None:
     with RayExecutor(None, TWO) as executor:
-        first, second = (processes(executor, tmp_path / name, TWO) for name in ("first", "second"))
-        assert second <= first and len(first) <= 2
+        calls = [processes(executor, tmp_path / str(number), TWO) for number in range(3)]
+        same = set().union(*calls)
+        assert 1 <= len(same) <= TWO.workers  # one may do the tasks of a call alone while the other starts
         other = processes(executor, tmp_path / "other", Resources(workers=2, memory_per_worker_bytes=1 << 20))
-        assert other.isdisjoint(first)
+        assert other.isdisjoint(same)
     deadline = time.monotonic() + 30
-    while any(Path("/proc", mark.removeprefix("worker-")).exists() for mark in first | other):
+    while any(Path("/proc", mark.removeprefix("worker-")).exists() for mark in same | other):
         assert time.monotonic() < deadline, "workers outlive their executor"
         time.sleep(0.1)
 

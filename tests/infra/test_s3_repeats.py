@@ -55,6 +55,8 @@ class TestEveryRequestMayBeRepeated:
         storage.remove("removed")
         assert storage.list("") == sorted(storage.walk("")) == ["created", "published", "uploaded", "written"]
         assert (storage.exists("written"), storage.exists("removed")) == (True, False)
+        with pytest.raises(Missing):
+            storage.read("removed")
         assert [s3.read(name) for name in ("written", "created", "uploaded", "published")] == [b"1", b"2", large, large]
         assert {method for method, _ in plan.met} == {"GET", "HEAD", "PUT", "POST", "DELETE"}
 
