@@ -63,8 +63,6 @@ class ProgressDisplay:
         self._bars.update(bar.id, total=(bar.total or 0) + tasks, advance=reused)
 
     def _end(self, stage: str, seconds: float) -> None:
-        if stage not in self._stages:  # the deadline came before it
-            return
         bar = self._bars.tasks[self._stages[stage]]
         if not sys.stderr.isatty():
             done = f"{int(bar.completed)} of {int(bar.total or 0)} tasks"

@@ -118,7 +118,7 @@ def _run_in_waves(plan: AuditPlan, runner: StepRunner, workers: int) -> Audit:
         plan = in_order(plan, audits)
         models = _model_runs(plan, audits, runner.tell)
         run_id = begin(storage, plan)
-        seconds = dict.fromkeys(STAGES, 0.0)
+        seconds: dict[str, float] = {}
         for wave in waves(plan.models, workers):
             if runner.closed():
                 break
@@ -126,11 +126,11 @@ def _run_in_waves(plan: AuditPlan, runner: StepRunner, workers: int) -> Audit:
             for stage in STAGES:
                 watch = Stopwatch()
                 getattr(steps, stage)()
-                seconds[stage] += watch.seconds
+                seconds[stage] = seconds.get(stage, 0.0) + watch.seconds
                 lock.check()
             runner.tell(Notice(f"{sum(model.report is not None for model in models.values())} of {len(models)} models are through"))
-        for stage in STAGES:
-            runner.tell(StageEnded(stage, seconds[stage]))
+        for stage, total in seconds.items():
+            runner.tell(StageEnded(stage, total))
         outcome = publish(storage, run_id, plan, list(models.values()), complete=True)
     return Audit(storage, outcome)
 
