@@ -125,6 +125,16 @@ def test_other_settings_or_files_make_a_model_a_changed_one(zoo: Zoo, change: st
     assert list(audit.outcome.summaries) == ["cat", "ant", "bee"]
 
 
+def test_night_after_night_every_model_gets_its_turn_where_all_change_and_there_is_time_for_one(zoo: Zoo) -> None:
+    published = []
+    for night in range(4):
+        zoo.day(1, start=50 * night)
+        audit, _ = until(zoo.config(MODELS), lambda event: isinstance(event, TaskEnded) and event.stage == "reporting")
+        assert audit.outcome is not None
+        published += list(audit.outcome.summaries)
+    assert published == ["ant", "bee", "cat", "ant"]
+
+
 def test_without_a_task_left_to_do_a_deadline_changes_nothing(zoo: Zoo) -> None:
     plain = run_audit(plan_audit(zoo.config(MODELS)))
     table = plain.scores("bee").read_all()
