@@ -8,7 +8,7 @@ READY := $(VENV)/.ready
 TESTS := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo check test test-s3 test-faults test-cluster
+.PHONY: help setup demo check test test-s3 test-faults test-nights test-cluster
 .PHONY: bench bench-gradients bench-peers-setup bench-precision bench-estimators bench-pipeline bench-scale clean
 
 help:  ## List the targets
@@ -46,6 +46,9 @@ test-s3: setup  ## Run the tests that need a real S3: Ceph's gateway, installed 
 
 test-faults: setup  ## Run the tests that are left out of `make test` for their length: drivers killed at many moments, audits on a store that fails
 	MAD_FAULTS=1 $(TESTS) -m "faults and not s3 and not cluster"
+
+test-nights: setup  ## Audit a zoo night after night, fifty models among it: models that come, change and fail, files that go, deadlines
+	MAD_NIGHTS=1 $(TESTS) tests/end_to_end/test_nights.py tests/end_to_end/test_deadlines.py
 
 test-cluster: setup  ## Run the tests that need a Ray cluster of three hosts: namespaces of this machine, so as root, with ip of iproute2; QUICK=1 leaves the longest out
 	@[ "$$(id -u)" = 0 ] || { echo "make test-cluster makes network namespaces, for which it must be root" >&2; exit 1; }

@@ -1,8 +1,10 @@
 """Tasks that wait for a worker, and which one a worker should take next."""
 
 from collections import Counter, deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Generic, TypeVar
+
+from infra.executors import never
 
 Task = TypeVar("Task")
 
@@ -14,8 +16,9 @@ class Backlog(Generic[Task]):
     most tasks for each worker already on it, so that no worker idles while another has a queue.
     """
 
-    def __init__(self, tasks: Iterable[Task]):
-        """A task's model is its attribute `model`; tasks without one are of one model."""
+    def __init__(self, tasks: Iterable[Task], closed: Callable[[], bool] = never):
+        """A task's model is its attribute `model`; tasks without one are of one model. `closed`: whether none should be taken any more."""
+        self._closed = closed
         self._queues: dict[str, deque[Task]] = {}
         self.lost: deque[Task] = deque()
         self._losses: Counter[Task] = Counter()
@@ -24,6 +27,13 @@ class Backlog(Generic[Task]):
 
     def __len__(self) -> int:
         return sum(map(len, self._queues.values())) + len(self.lost)
+
+    def left(self) -> int:
+        """How many tasks wait; none, those that were lost included, once it is closed."""
+        if self._closed():
+            self._queues.clear()
+            self.lost.clear()
+        return len(self)
 
     def take(self, model: str, workers: Counter[str]) -> Task | None:
         """The next task for a worker that has `model` loaded; `workers`: how many there are on each model."""

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from itertools import takewhile
 from typing import Generic, Protocol, TypeVar
 
 from infra.errors import ClusterError, NotCommitted
@@ -47,26 +48,34 @@ class TaskOutcome(Generic[Task, Result]):
     starved: bool = False
 
 
+def never() -> bool:
+    """Tasks are begun as long as there are any."""
+    return False
+
+
 class Executor(Protocol):
     """Runs tasks on workers and yields outcomes as they come, in any order."""
 
     def map_unordered(
-        self, worker_factory: Callable[[], Callable[[Task], Result]], tasks: Iterable[Task], resources: Resources
+        self, worker_factory: Callable[[], Callable[[Task], Result]], tasks: Iterable[Task], resources: Resources, closed: Callable[[], bool] = never
     ) -> Iterator[TaskOutcome[Task, Result]]:
-        """One outcome per task. A task that raises is an outcome with an error; the others go on."""
+        """One outcome per task. A task that raises is an outcome with an error; the others go on.
+
+        Once `closed` says so no task is begun. Those that have begun end, and have outcomes; the others have none.
+        """
 
 
 class SerialExecutor:
     """Runs tasks in this process, on one worker."""
 
     def map_unordered(
-        self, worker_factory: Callable[[], Callable[[Task], Result]], tasks: Iterable[Task], resources: Resources
+        self, worker_factory: Callable[[], Callable[[Task], Result]], tasks: Iterable[Task], resources: Resources, closed: Callable[[], bool] = never
     ) -> Iterator[TaskOutcome[Task, Result]]:
-        """One outcome per task, in order. Whoever stops asking does not wait for the tasks that are still running."""
+        """One outcome per task that is begun before `closed` says so, in order. Whoever stops asking does not wait for the tasks that are still running."""
         pool, worker = ThreadPoolExecutor(IN_FLIGHT, "task"), None
         running: deque[Future[TaskOutcome[Task, Result]]] = deque()
         try:
-            for task in tasks:
+            for task in takewhile(lambda _: not closed(), tasks):
                 worker = worker_factory() if worker is None else worker
                 running.append(pool.submit(attempt, worker, task))
                 if len(running) == IN_FLIGHT:

@@ -28,7 +28,7 @@ from ray.exceptions import OutOfMemoryError, RayError, RayTaskError
 from infra.backlog import Backlog, model_of
 from infra.clusters import Watch, await_answer, check_resources, worker_seconds
 from infra.errors import ClusterError
-from infra.executors import IN_FLIGHT, Resources, TaskOutcome, attempt, describe, is_starvation
+from infra.executors import IN_FLIGHT, Resources, TaskOutcome, attempt, describe, is_starvation, never
 
 TRIES = 3
 FAILED_STARTS = 5
@@ -109,9 +109,9 @@ class RayExecutor:
             ) from error
 
     def map_unordered(
-        self, worker_factory: Callable[[], Callable[[Task], Result]], tasks: Iterable[Task], resources: Resources
+        self, worker_factory: Callable[[], Callable[[Task], Result]], tasks: Iterable[Task], resources: Resources, closed: Callable[[], bool] = never
     ) -> Iterator[TaskOutcome[Task, Result]]:
-        """One outcome per task, as they come.
+        """One outcome per task that is begun before `closed` says so, as they come.
 
         Raises:
             ClusterError: workers die again and again before they get to a task; none has run for long; the cluster's head answers no more.
@@ -120,7 +120,7 @@ class RayExecutor:
         if resources != self._idle_resources:
             self._end_idle()
         self._watch.begin()
-        pool = _Pool(worker_factory, Backlog(tasks), resources, self._idle, self._watch)
+        pool = _Pool(worker_factory, Backlog(tasks, closed), resources, self._idle, self._watch)
         self._idle, self._idle_resources = [], resources
         try:
             yield from pool.outcomes()
@@ -181,7 +181,7 @@ class _Pool(Generic[Task, Result]):
 
     def outcomes(self) -> Iterator[TaskOutcome[Task, Result]]:
         """Keeps the actors busy until nothing is left."""
-        while self._backlog or self._running:
+        while self._backlog.left() or self._running:
             self._hire()
             self._feed()
             ready, _ = ray.wait([*self._greeted, *self._running], num_returns=1, timeout=LOOK_SECONDS)

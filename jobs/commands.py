@@ -9,15 +9,17 @@ from infra.events import Notice
 from infra.storage import Storage
 from jobs.console import CANNOT, FAILED, VERDICT, Common, Stage, complain
 from jobs.progress import ProgressDisplay
-from jobs.rendering import plan_document, plan_text, run_text
+from jobs.rendering import plan_document, plan_text, run_text, unreached_text
 from pipeline.artifacts.layout import check_root, root_storage
 from pipeline.artifacts.logs import STAGES
 from pipeline.config import AuditConfig
+from pipeline.deadlines import Deadline
+from pipeline.durations import parse_duration
 from pipeline.errors import ConfigError
 from pipeline.plan import AuditPlan
 from pipeline.planning import plan_audit
 from pipeline.repair import repair, restore_tables
-from pipeline.run import run_audit
+from pipeline.run import run_audit, run_audit_until
 from pipeline.verdicts import VERDICTS
 
 LAST_STAGE = STAGES[-1]
@@ -34,14 +36,25 @@ def show_plan(path: str, common: Common) -> None:
 
 
 @dataclass(frozen=True)
-class Where:
-    """Where tasks run: the executor, and the address of the cluster that it joins."""
+class How:
+    """How to run: the executor and the cluster that it joins, the last stage, the verdict to exit with 4 for, and when to stop."""
 
     executor: str = "serial"
     address: str | None = None
+    until: Stage = "reporting"
+    fail_on: str | None = None
+    deadline: Deadline | None = None
 
 
-def repair_then_run(path: str, where: Where, until: Stage, fail_on: str | None, common: Common) -> None:
+def deadline_of(text: str | None) -> Deadline | None:
+    """What --deadline says, counted from now; raises ConfigError where it is no duration."""
+    try:
+        return Deadline(parse_duration(text)) if text is not None else None
+    except ConfigError as error:
+        raise ConfigError(f"--deadline {error}") from error
+
+
+def repair_then_run(path: str, how: How, common: Common) -> None:
     """`mad run --repair`: drops what is damaged of the config's models, then runs as `run_config`."""
     config = AuditConfig.load(path)
     storage, models = root_storage(config.root), [model.name for model in config.models]
@@ -50,19 +63,20 @@ def repair_then_run(path: str, where: Where, until: Stage, fail_on: str | None, 
             for line in repair(storage, models, display):
                 display(Notice(line))
     try:
-        run_config(path, where, until, fail_on, common)
+        run_config(path, how, common)
     finally:
         if check_root(storage) is not None:
             restore_tables(storage, models)
 
 
-def run_config(path: str, where: Where, until: Stage, fail_on: str | None, common: Common) -> None:
-    """`mad run`: exit 1 where something failed, 4 where a model has the verdict `fail_on`."""
-    verdict = _parse_verdict(fail_on) if fail_on else None
-    if verdict and until != LAST_STAGE:
-        raise ConfigError(f"--fail-on needs a verdict, and there is none before the stage {LAST_STAGE}; leave out --until {until}")
-    plan = plan_audit(AuditConfig.load(path))
-    _run(plan, where, until, verdict, common)
+def run_config(path: str, how: How, common: Common) -> None:
+    """`mad run`: exit 3 where the deadline left models unfinished, 1 where something failed, 4 where a model has the verdict `how.fail_on`."""
+    verdict = _parse_verdict(how.fail_on) if how.fail_on else None
+    if verdict and how.until != LAST_STAGE:
+        raise ConfigError(f"--fail-on needs a verdict, and there is none before the stage {LAST_STAGE}; leave out --until {how.until}")
+    if how.deadline is not None and how.until != LAST_STAGE:
+        raise ConfigError(f"--deadline publishes what is whole when it comes, and nothing is before the stage {LAST_STAGE}; leave out --until {how.until}")
+    _run(plan_audit(AuditConfig.load(path)), how, verdict, common)
 
 
 def run_demo(root: str, common: Common) -> None:
@@ -74,22 +88,28 @@ def run_demo(root: str, common: Common) -> None:
     check_root(root_storage(root))
     config = prepare_demo(inputs, root)
     audit_config = AuditConfig.load(config).model_copy(update={"root": root if "://" in root else str(Path(root).resolve())})
-    _run(plan_audit(audit_config), Where(), "reporting", None, common)
+    _run(plan_audit(audit_config), How(), None, common)
     if common.output == "text":
         print(f"config: {config} (change it, then: mad run {config})", file=common.results)
 
 
-def _run(plan: AuditPlan, where: Where, until: Stage, verdict: str | None, common: Common) -> None:
+def _run(plan: AuditPlan, how: How, verdict: str | None, common: Common) -> None:
     with ProgressDisplay(common) as display:
-        audit = run_audit(plan, executor=where.executor, until=until, listener=display, address=where.address)
-    outcome = audit.outcome
+        if how.deadline is None:
+            outcome = run_audit(plan, how.executor, how.until, display, how.address).outcome
+        else:
+            outcome = run_audit_until(plan, how.deadline.passed, how.executor, display, how.address).outcome
     assert outcome is not None
-    models = dict(outcome.summaries) if until == LAST_STAGE else {name: {"stages": stages} for name, stages in outcome.stages.items()}
+    models = dict(outcome.summaries) if how.until == LAST_STAGE else {name: {"stages": stages} for name, stages in outcome.stages.items()}
     document: dict[str, object] = {"run_id": outcome.run_id, "models": models, "failures": dict(outcome.failures)}
     document |= {"failed_tasks": dict(outcome.failed_tasks), "refused_files": dict(outcome.refused_files)}
+    document["unreached"] = list(outcome.unreached)
     common.emit(document, run_text(outcome, Storage(plan.config.root)))
     for name, reason in outcome.failures.items():
         complain(f"model {name}: {reason}")
+    if outcome.unreached:
+        complain(unreached_text(outcome))
+        raise typer.Exit(CANNOT)
     if not outcome.clean:
         raise typer.Exit(FAILED)
     if verdict and any(_value(summary.get("verdict")) == verdict for summary in outcome.summaries.values()):

@@ -18,7 +18,7 @@ app = typer.Typer(
         "Mechanistic anomaly detection: asks of every output of a model how far a small trusted set explains it, and flags what it does not.\n\n"
         "Start with `mad demo`, then `mad init` for a config of your own, `mad plan CONFIG` to see what it would do, and `mad run CONFIG`.\n\n"
         "Exit codes: 0 done; 1 a model, file or task failed, or verify found a mismatch; 2 usage, config, model or data wrong before the first task; "
-        "3 cannot fit, or another run holds the root's lock; 4 done, and a model has the verdict of --fail-on."
+        "3 cannot fit, another run holds the root's lock, or --deadline came first; 4 done, and a model has the verdict of --fail-on."
     ),
 )
 Config = Annotated[str, typer.Argument(metavar="CONFIG", help="The audit's YAML file; `mad init` writes an example.")]
@@ -90,6 +90,14 @@ def run(
     repair: Annotated[
         bool, typer.Option("--repair", help="First check all that is stored of these models, and compute anew what is damaged or gone, nothing else.")
     ] = False,
+    deadline: Annotated[
+        str | None,
+        typer.Option(
+            metavar="DURATION",
+            help="Begin no task after so long (90m, 2h30m, 45s), publish the models that are whole, and exit with 3 if others are not; "
+            "models that were never audited go first, then changed ones, then those audited longest ago.",
+        ),
+    ] = None,
     output: Output = "text",
     verbose: Verbose = 0,
     quiet: Quiet = False,
@@ -97,9 +105,10 @@ def run(
 ) -> None:
     """Audit the models of a config. Resumes by itself: what an earlier run finished is not done again."""
     with edge(Common(output, verbose, quiet)) as common:
-        from jobs.commands import Where, repair_then_run, run_config  # noqa: PLC0415
+        from jobs.commands import How, deadline_of, repair_then_run, run_config  # noqa: PLC0415
 
-        (repair_then_run if repair else run_config)(config, Where(executor, address), until, fail_on, common)
+        how = How(executor, address, until, fail_on, deadline_of(deadline))
+        (repair_then_run if repair else run_config)(config, how, common)
 
 
 @app.command()

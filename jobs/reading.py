@@ -9,7 +9,7 @@ import typer
 from infra.errors import StorageError
 from jobs.console import FAILED, Common
 from jobs.progress import ProgressDisplay
-from jobs.rendering import explanation_text, items, mapping, results, share, size, table
+from jobs.rendering import explanation_text, items, mapping, named, results, share, size, table
 from jobs.since import since_document, since_text
 from jobs.terminal import sentence
 from pipeline.artifacts.layout import root_storage, summary_file
@@ -32,13 +32,16 @@ def show_status(root: str, common: Common) -> None:
     for name, model in mapping(found["models"]).items():
         counts, verdict = mapping(mapping(model).get("counts")), mapping(mapping(model).get("verdict"))
         said = mapping(model).get("unreadable") or verdict.get("value", "not audited yet")
-        models.append([name, str(said), str(counts.get("audited", "-")), str(counts.get("flagged", "-"))])
-    text = "\n".join([f"root: {root}", table(["run", "state", ""], runs), "", table(["model", "latest verdict", "audited", "flagged"], models)])
+        latest = str(mapping(model).get("run_id", "-"))
+        models.append([name, str(said), str(counts.get("audited", "-")), str(counts.get("flagged", "-")), latest])
+    text = "\n".join([f"root: {root}", table(["run", "state", ""], runs), "", table(["model", "latest verdict", "audited", "flagged", "of run"], models)])
     common.emit(found, text)
 
 
 def _notes(run: Document) -> str:
     notes = [f"{name}: {model['done']} of {model['tasks']} row tasks" for name, model in mapping(run.get("rows")).items() if isinstance(model, dict)]
+    unreached = [str(name) for name in items(run.get("unreached"))]
+    notes += [f"done: {named([str(name) for name in items(run.get('done'))]) or 'none'}; not come to: {named(unreached)}"] if unreached else []
     notes += [f"{name}: {reason}" for name, reason in mapping(run.get("failures")).items()]
     notes += [
         f"{name}: {len(given_up)} tasks given up, first {given_up[0]}"

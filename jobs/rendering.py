@@ -17,6 +17,8 @@ from pipeline.evaluation import figures
 from pipeline.plan import AuditPlan, ModelPlan, certifiable
 from pipeline.publication import Document, RunOutcome
 
+MOST_NAMED = 100
+
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[str]], title: str = "") -> str:
     """A plain text table; columns that hold numbers only are set right."""
@@ -143,10 +145,26 @@ def run_text(outcome: RunOutcome, storage: Storage) -> str:
         lines.append(f"page: {storage.locate(page_file('index'))}")
     else:
         lines.append(stage_seconds(outcome.stages))
+    lines += [f"not come to before the deadline: {named(outcome.unreached)}"] if outcome.unreached else []
     lines += [sentence(f"{name}: FAILED: {reason}") for name, reason in outcome.failures.items()]
     given_up = {name: tasks for name, tasks in outcome.failed_tasks.items() if name not in outcome.failures}
     lines += [sentence(f"{name}: task given up, tried again by the next run: {tasks[0]} ({len(tasks)} in all)") for name, tasks in given_up.items()]
     return "\n".join(lines)
+
+
+def unreached_text(outcome: RunOutcome) -> str:
+    """What a deadline let a run come to, and what not, as a paragraph."""
+    published, unreached = (f"{len(names):,} ({named(names)})" if names else "none" for names in (list(outcome.summaries), outcome.unreached))
+    return (
+        f"the deadline passed before all models were done: {published} published; not come to: {unreached}; "
+        "what is done of these is kept, and the next `mad run` goes on from it"
+    )
+
+
+def named(names: Sequence[str]) -> str:
+    """Names in a row, the first MOST_NAMED of many."""
+    more = len(names) - MOST_NAMED
+    return ", ".join([*names[:MOST_NAMED], *([f"and {more:,} more"] if more > 0 else [])])
 
 
 def results(summaries: Sequence[Document]) -> str:

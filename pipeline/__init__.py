@@ -6,12 +6,22 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from pipeline.audit import Audit, open_audit
     from pipeline.config import AuditConfig
+    from pipeline.deadlines import Deadline
     from pipeline.plan import AuditPlan
     from pipeline.planning import plan_audit
-    from pipeline.run import run_audit
+    from pipeline.run import run_audit, run_audit_until
 
-__all__ = ["Audit", "AuditConfig", "AuditPlan", "open_audit", "plan_audit", "run_audit"]
-_HOMES = {"Audit": "audit", "open_audit": "audit", "AuditConfig": "config", "AuditPlan": "plan", "plan_audit": "planning", "run_audit": "run"}
+__all__ = ["Audit", "AuditConfig", "AuditPlan", "Deadline", "open_audit", "plan_audit", "run_audit", "run_audit_until"]
+_HOMES = {
+    "Audit": "audit",
+    "AuditConfig": "config",
+    "AuditPlan": "plan",
+    "Deadline": "deadlines",
+    "open_audit": "audit",
+    "plan_audit": "planning",
+    "run_audit": "run",
+    "run_audit_until": "run",
+}
 
 
 def __getattr__(name: str) -> object:

@@ -110,5 +110,5 @@ class Fitting:
         return self.plans[name].config.curvature.kind
 
     def _alive(self, tasks: Tasks) -> list[str]:
-        """Those of the models that have not failed."""
-        return [name for name in tasks if not self.runner.models[name].failure]
+        """Those of the models that can go on."""
+        return [name for name in tasks if self.runner.models[name].alive]

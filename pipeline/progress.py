@@ -34,11 +34,14 @@ class ModelRun:
 
     `snapshots`: folders of the weights that traces are taken at, in order; `segments`: all folders of each chain, which took
     their gradients of all but `sampling_left_out` samples of the sampling set.
+    `unreached`: the run's deadline passed before all of its tasks were begun. `gone`: files that the latest completed run found by a glob.
     `trusted`, `audited`: parts of the samples' own rows. `fitted_trusted`, `fitted_audited`: of those that the curvature needs beside them.
     """
 
     plan: ModelPlan
+    gone: tuple[str, ...] = ()
     failure: str = ""
+    unreached: bool = False
     failed_tasks: list[str] = field(default_factory=list)
     stages: dict[str, StageCost] = field(default_factory=lambda: {stage: StageCost() for stage in STAGES})
     trusted: tuple[RowsPart, ...] = ()
@@ -53,6 +56,11 @@ class ModelRun:
     report: Receipt | None = None
     report_folder: str = ""
     manifests: dict[str, list[str]] = field(default_factory=dict)
+
+    @property
+    def alive(self) -> bool:
+        """Whether it can go on."""
+        return not (self.failure or self.unreached)
 
     @property
     def costs(self) -> dict[str, JsonValue]:

@@ -49,7 +49,7 @@ Document = dict[str, JsonValue]
 
 @dataclass(frozen=True)
 class RunOutcome:
-    """How a run ended: summaries of the models that got through, and what failed, by model."""
+    """How a run ended: summaries of the models that got through, what failed, by model, and models that a deadline left unfinished."""
 
     run_id: str
     summaries: Mapping[str, Document] = field(default_factory=dict)
@@ -57,6 +57,7 @@ class RunOutcome:
     failed_tasks: Mapping[str, Sequence[str]] = field(default_factory=dict)
     refused_files: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     stages: Mapping[str, JsonValue] = field(default_factory=dict)
+    unreached: Sequence[str] = ()
 
     @property
     def clean(self) -> bool:
@@ -113,6 +114,7 @@ def publish(storage: Storage, run_id: str, plan: AuditPlan, progress: Sequence[M
         failed_tasks={run.plan.name: run.failed_tasks for run in progress if run.failed_tasks},
         refused_files={model.name: model.refused_files for model in plan.models if model.refused_files},
         stages={run.plan.name: run.costs for run in progress},
+        unreached=[run.plan.name for run in progress if not run.failure and run.report is None] if complete else [],
     )
     for name, summary in summaries.items():
         storage.create(run_summary_file(run_id, name), encode_document(summary))
@@ -264,6 +266,8 @@ def _warnings(run: ModelRun) -> list[JsonValue]:
         lines.append(f"{run.sampling_left_out:,} of {total:,} samples of the sampling set are unreadable or unlabelled, and no chain saw them")
     if plan.config.data.preprocess == Preprocess() and not plan.config.is_text:
         lines.append("data.preprocess is not given: images go in scaled to [0, 1] only")
+    if run.gone:
+        lines.append(f"files that the latest run audited and that no glob finds any more: {', '.join(run.gone)}")
     if plan.refused_files:
         lines.append(f"files that could not be used: {'; '.join(plan.refused_files.values())}")
     if plan.not_covered:
@@ -298,6 +302,7 @@ def _record(outcome: RunOutcome, complete: bool) -> Document:
         "failed_tasks": {name: list(tasks) for name, tasks in outcome.failed_tasks.items()},
         "refused_files": {name: dict(files) for name, files in outcome.refused_files.items()},
         "stages": dict(outcome.stages),
+        "unreached": list(outcome.unreached),
     }
 
 

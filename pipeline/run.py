@@ -1,15 +1,17 @@
 """A run: the stages one after the other over all models, then publication. What an earlier run has committed is not done again.
 
-A model that fails is set aside with the reason, and the others go on.
+A model that fails is set aside with the reason, and the others go on. With a deadline models go through the stages in waves, those
+first that need it most (see `pipeline.priority`), so that some are whole when it comes; without one, all of them together, which
+leaves no worker waiting at the end of each wave.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 
 from infra.commits import CommitLog, Receipt
-from infra.events import Listener, StageEnded, Stopwatch, ignore
-from infra.executors import EXECUTORS, Executor, Resources, open_executor
+from infra.events import Listener, Notice, StageEnded, Stopwatch, ignore
+from infra.executors import EXECUTORS, Resources, open_executor
 from infra.storage import Storage
 from pipeline.alerts import tell
 from pipeline.artifacts.layout import claim_root, root_lock
@@ -22,8 +24,9 @@ from pipeline.fitting import Fitting
 from pipeline.gradients import GradientTask, GradientWorker, row_task_log
 from pipeline.keys import key_of
 from pipeline.plan import AuditPlan, ModelPlan, RowTask
+from pipeline.priority import LastAudit, gone_files, in_order, last_audits, waves
 from pipeline.progress import ModelRun
-from pipeline.publication import begin, make_up, publish
+from pipeline.publication import RunOutcome, begin, make_up, publish
 from pipeline.reporting import REPORT, ReportingWorker, ReportTask, ScorePart, reporting_key
 from pipeline.scoring import ScoreTask, ScoringWorker, scoring_key
 from pipeline.steps import Failure, Job, StepRunner
@@ -52,33 +55,100 @@ def run_audit(plan: AuditPlan, executor: str = "serial", until: str = "reporting
         LockHeld: another process runs an audit in this root.
         StorageError: the root takes no more, or does not answer; what is done is kept.
     """
-    if executor not in EXECUTORS:
-        raise ConfigError(f"executor {executor!r} is not available in this version; available: {', '.join(EXECUTORS)}")
     if until not in STAGES:
         raise ConfigError(f"there is no stage {until!r}; stages: {', '.join(STAGES)}")
-    plan = plan.fitting()
-    resources = Resources(plan.config.run.workers, plan.config.run.gpus_per_worker, int(plan.config.run.memory_per_worker))
+    plan, resources = plan.fitting(), _resources(plan, executor)
     with open_executor(executor, address, resources) as opened:
-        return _run(plan, opened, resources, STAGES[: STAGES.index(until) + 1], listener)
+        return _run(plan, StepRunner({}, opened, resources, listener), STAGES[: STAGES.index(until) + 1])
 
 
-def _run(plan: AuditPlan, executor: Executor, resources: Resources, stages: Sequence[str], listener: Listener) -> Audit:
+def run_audit_until(plan: AuditPlan, passed: Callable[[], bool], executor: str = "serial", listener: Listener = ignore, address: str | None = None) -> Audit:
+    """Runs a plan as far as a deadline lets it, and opens the result: models that are whole by then are published, nothing is of the others.
+
+    Models go first that no run has completed, then those that changed, then those whose latest completed run is oldest. Tasks that
+    have begun at the deadline end, so a run outlasts it by a task or two of each worker, and by publication. What is done is kept.
+
+    Args:
+        plan: from `plan_audit`.
+        passed: whether no further task should be begun, such as `Deadline(seconds).passed`.
+        executor: as of `run_audit`.
+        listener: as of `run_audit`.
+        address: as of `run_audit`.
+
+    Returns:
+        The audit; models that were not come to are its outcome's `unreached`, in order of priority.
+
+    Raises:
+        ConfigError, ClusterError, CannotFit, RootError, LockHeld, StorageError: as `run_audit`.
+    """
+    plan, resources = plan.fitting(), _resources(plan, executor)
+    with open_executor(executor, address, resources) as opened:
+        runner = StepRunner({}, opened, resources, listener, passed)
+        return _run_in_waves(plan, runner, 1 if executor == "serial" else resources.workers)
+
+
+def _resources(plan: AuditPlan, executor: str) -> Resources:
+    if executor not in EXECUTORS:
+        raise ConfigError(f"executor {executor!r} is not available in this version; available: {', '.join(EXECUTORS)}")
+    return Resources(plan.config.run.workers, plan.config.run.gpus_per_worker, int(plan.config.run.memory_per_worker))
+
+
+def _run(plan: AuditPlan, runner: StepRunner, stages: Sequence[str]) -> Audit:
     storage = Storage(plan.config.root)
     claim_root(storage)
     with root_lock(storage) as lock:
         make_up(storage)
+        runner = replace(runner, models=_model_runs(plan, last_audits(storage, plan), runner.tell))
         run_id = begin(storage, plan)
-        models = {model.name: ModelRun(model) for model in plan.models}
-        steps = _Stages(plan, storage, StepRunner(models, executor, resources, listener))
+        steps = _Stages(plan, storage, runner)
         for stage in stages:
             watch = Stopwatch()
             getattr(steps, stage)()
-            listener(StageEnded(stage, watch.seconds))
+            runner.tell(StageEnded(stage, watch.seconds))
             lock.check()
-        outcome = publish(storage, run_id, plan, list(models.values()), complete=stages[-1] == STAGES[-1])
+        outcome = publish(storage, run_id, plan, list(runner.models.values()), complete=stages[-1] == STAGES[-1])
+    return _told(plan, storage, outcome, runner.tell)
+
+
+def _run_in_waves(plan: AuditPlan, runner: StepRunner, workers: int) -> Audit:
+    storage = Storage(plan.config.root)
+    claim_root(storage)
+    with root_lock(storage) as lock:
+        make_up(storage)
+        audits = last_audits(storage, plan)
+        plan = in_order(plan, audits)
+        models = _model_runs(plan, audits, runner.tell)
+        run_id = begin(storage, plan)
+        seconds: dict[str, float] = {}
+        for wave in waves(plan.models, workers):
+            if runner.closed():
+                break
+            steps = _Stages(replace(plan, models=wave), storage, replace(runner, models={model.name: models[model.name] for model in wave}))
+            for stage in STAGES:
+                watch = Stopwatch()
+                getattr(steps, stage)()
+                seconds[stage] = seconds.get(stage, 0.0) + watch.seconds
+                lock.check()
+            runner.tell(Notice(f"{sum(model.report is not None for model in models.values())} of {len(models)} models are through"))
+        for stage, total in seconds.items():
+            runner.tell(StageEnded(stage, total))
+        outcome = publish(storage, run_id, plan, list(models.values()), complete=True)
+    return _told(plan, storage, outcome, runner.tell)
+
+
+def _told(plan: AuditPlan, storage: Storage, outcome: RunOutcome, listener: Listener) -> Audit:
     if plan.config.on_verdict is not None:
         tell(plan.config.on_verdict, plan.config.folder, storage.url, outcome.summaries, listener)
     return Audit(storage, outcome)
+
+
+def _model_runs(plan: AuditPlan, audits: Mapping[str, LastAudit], tell: Listener) -> dict[str, ModelRun]:
+    """All models at the start of a run; tells of files that are gone."""
+    runs = {model.name: ModelRun(model, gone_files(model, audits.get(model.name))) for model in plan.models}
+    for name, run in runs.items():
+        if run.gone:
+            tell(Notice(f"model {name}: files that its latest run audited and that no glob finds any more: {', '.join(run.gone)}"))
+    return runs
 
 
 class _Stages:

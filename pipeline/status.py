@@ -41,8 +41,11 @@ def _run(storage: Storage, run_id: str, latest: bool, at_work: Owner | None) -> 
     elif outcome is not None:
         failed = any(outcome.get(what) for what in ("failures", "failed_tasks", "refused_files"))
         collected = "; `mad gc` removed results of it" if storage.exists(collected_file(run_id)) else ""
-        entry["state"] = ("completed" if outcome.get("complete") else "stopped after a stage, as asked") + (", with failures" if failed else "") + collected
-        entry |= {what: outcome.get(what) for what in ("ended", "failures", "failed_tasks", "refused_files") if outcome.get(what)}
+        ended = "ended at its deadline" if outcome.get("unreached") else "completed" if outcome.get("complete") else "stopped after a stage, as asked"
+        entry["state"] = ended + (", with failures" if failed else "") + collected
+        entry |= {what: outcome.get(what) for what in ("ended", "failures", "failed_tasks", "refused_files", "unreached") if outcome.get(what)}
+        summaries = outcome.get("summaries")
+        entry["done"] = list(summaries) if isinstance(summaries, dict) else []
     return entry
 
 

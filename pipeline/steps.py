@@ -8,7 +8,7 @@ from typing import Generic, Protocol, TypeVar
 from infra.commits import CommitLog, Receipt
 from infra.errors import NotCommitted, StorageError
 from infra.events import Listener, StageStarted, TaskEnded
-from infra.executors import Executor, Resources, TaskOutcome
+from infra.executors import Executor, Resources, TaskOutcome, never
 from pipeline.progress import ModelRun
 
 
@@ -46,20 +46,21 @@ class Failure:
 
 @dataclass(frozen=True)
 class StepRunner:
-    """Runs steps on an executor, keeping the books of each model."""
+    """Runs steps on an executor, keeping the books of each model. Once it is `closed` no task is begun."""
 
     models: Mapping[str, ModelRun]
     executor: Executor
     resources: Resources
     tell: Listener
+    closed: Callable[[], bool] = never
 
     @property
     def alive(self) -> list[ModelRun]:
-        """Models that have not failed."""
-        return [model for model in self.models.values() if not model.failure]
+        """Models that have not failed, and that a deadline has not left behind."""
+        return [model for model in self.models.values() if model.alive]
 
     def run(self, stage: str, factory: Callable[[], Worker[Task]], jobs: Mapping[str, Sequence[Job[Task]]]) -> dict[str, list[Receipt | Failure]]:
-        """Results by model, in the order of its jobs; a model whose receipts cannot be read has failed and has none.
+        """Results by model, in the order of its jobs; a model whose receipts cannot be read has failed and has none, nor has one with a job that was not begun.
 
         Raises:
             NotCommitted: the root does not take what a task made.
@@ -76,7 +77,7 @@ class StepRunner:
         self.tell(StageStarted(stage, total, total - len(pending)))
         places = {job.task: (job.log.folder, job.name) for job in pending}
         resources = self.resources if stage == GPU_STAGE else replace(self.resources, gpus_per_worker=0)
-        for outcome in self.executor.map_unordered(factory, list(places), resources):
+        for outcome in self.executor.map_unordered(factory, list(places), resources, self.closed):
             if outcome.stops:
                 raise NotCommitted(f"{outcome.error}; nothing was published, what is done is kept, and `mad run` goes on from it")
             place = places[outcome.task]
@@ -85,7 +86,9 @@ class StepRunner:
                 results[place] = outcome.result
             else:
                 results.setdefault(place, Failure(str(outcome.error)))
-        return {model: [results[job.log.folder, job.name] for job in own] for model, own in jobs.items()}
+        for job in pending:
+            self.models[job.task.model].unreached |= (job.log.folder, job.name) not in results
+        return {model: [results[job.log.folder, job.name] for job in own] for model, own in jobs.items() if self.models[model].alive}
 
     def whole(self, results: Mapping[str, Sequence[Receipt | Failure]]) -> dict[str, list[Receipt]]:
         """The receipts of models all of whose jobs are done; the others have failed."""

@@ -18,12 +18,18 @@ ConfigMaker = Callable[..., AuditConfig]
 
 
 NO_HOSTS = pytest.mark.skip(reason="may not make hosts; `make test-cluster` lets it (as root, where there is ip of iproute2)")
+ZOO = pytest.mark.skip(reason="a zoo of fifty models; `make test-nights` audits it")
 LONG = pytest.mark.skip(reason="takes minutes; `make test-faults` runs it")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Skips what needs a real S3 where none was started, hosts of its own where it may not make them, and what takes long unless it is asked for."""
-    for marker, asked, skip in (("s3", "MAD_S3_ENDPOINT", WITHOUT), ("cluster", "MAD_TEST_CLUSTER", NO_HOSTS), ("faults", "MAD_FAULTS", LONG)):
+    for marker, asked, skip in (
+        ("s3", "MAD_S3_ENDPOINT", WITHOUT),
+        ("cluster", "MAD_TEST_CLUSTER", NO_HOSTS),
+        ("faults", "MAD_FAULTS", LONG),
+        ("nights", "MAD_NIGHTS", ZOO),
+    ):
         for item in items:
             if not os.environ.get(asked) and item.get_closest_marker(marker):
                 item.add_marker(skip)

@@ -27,7 +27,7 @@ from pathlib import Path
 
 from infra.commits import Measures, Receipt
 from infra.events import ignore
-from infra.executors import Resources, TaskOutcome
+from infra.executors import Resources, TaskOutcome, never
 from infra.files import InputFile
 from infra.storage import Storage
 from pipeline.artifacts.logs import rows_log
@@ -74,7 +74,7 @@ class Crowd:
     """An executor whose workers are threads of a few processes; it keeps a few hundred tasks in flight."""
 
     def map_unordered(
-        self, worker_factory: Callable[[], Callable[[RowTask], Receipt]], tasks: Iterable[RowTask], resources: Resources
+        self, worker_factory: Callable[[], Callable[[RowTask], Receipt]], tasks: Iterable[RowTask], resources: Resources, closed: Callable[[], bool] = never
     ) -> Iterator[TaskOutcome[RowTask, Receipt]]:
         """One outcome per task."""
         worker, waiting, running = worker_factory(), iter(tasks), deque[Future[list[TaskOutcome[RowTask, Receipt]]]]()

@@ -56,3 +56,14 @@ def test_what_was_lost_is_kept_apart_and_counted() -> None:
     assert backlog.lost.popleft() == first
     assert backlog.take_back(first) == 2
     assert backlog.take("", Counter()) == Job("a", 1)
+
+
+def test_once_closed_nothing_is_left_of_it_not_even_what_was_lost() -> None:
+    closed = False
+    backlog = Backlog(jobs(a=3), lambda: closed)
+    first = backlog.take("", Counter())
+    assert first is not None
+    backlog.take_back(first)
+    assert backlog.left() == 3
+    closed = True
+    assert (backlog.left(), len(backlog.lost), backlog.take("", Counter())) == (0, 0, None)

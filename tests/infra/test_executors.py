@@ -101,6 +101,15 @@ def test_serial_takes_a_task_when_it_has_room_for_it() -> None:
     assert taken == [2, 4, 6]
 
 
+def test_once_closed_what_has_begun_ends_and_no_other_task_begins(executor: Executor) -> None:
+    ended: list[int] = []
+    for outcome in executor.map_unordered(lambda: Halver([]), range(0, 80, 2), Resources(workers=1), lambda: bool(ended)):
+        assert outcome.error is None
+        ended.append(outcome.task)
+    assert 1 <= len(ended) < 40
+    assert list(executor.map_unordered(lambda: Halver([]), [2, 4], Resources(workers=1), lambda: True)) == []
+
+
 def test_one_task_may_wait_while_the_next_one_runs(executor: Executor) -> None:
     assert [outcome.error for outcome in executor.map_unordered(Meeting, ["one", "other"], Resources())] == [None, None]
 

@@ -44,8 +44,8 @@ def test_status_lists_runs_and_verdicts(finished: tuple[Path, Ended]) -> None:
         ["run", "state"],
         [str(ran.document["run_id"]), "completed"],
         [],
-        ["model", "latest", "verdict", "audited", "flagged"],
-        ["digits", "unusual", "inputs", str(AUDITED), str(section(ran.summary, "counts")["flagged"])],
+        ["model", "latest", "verdict", "audited", "flagged", "of", "run"],
+        ["digits", "unusual", "inputs", str(AUDITED), str(section(ran.summary, "counts")["flagged"]), str(ran.document["run_id"])],
     ]
     document = mad("status", root, "--output", "json").document
     (run,) = document["runs"]

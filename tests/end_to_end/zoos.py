@@ -1,0 +1,76 @@
+"""A small zoo at home in a root: the demo's classifier in variants, its trusted digits, and audited ones in files of a day each."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import torch
+from pydantic import JsonValue
+from safetensors.torch import load_file, save_file
+
+from pipeline.audit import Audit
+from pipeline.config import AuditConfig, merge
+
+DAY_ROWS = 100
+Counts = dict[str, tuple[int, int]]
+
+
+@dataclass(frozen=True)
+class Zoo:
+    """Files in a folder of a test's own, made from those of the demo."""
+
+    folder: Path
+    digits: Path
+
+    def model(self, name: str, seed: int) -> None:
+        """The demo's weights with a little noise on its matrices, under this name; a variance must not become negative."""
+        noise, weights = torch.Generator().manual_seed(seed), load_file(self.digits / "digits.safetensors")
+        for key, value in weights.items():
+            if value.ndim > 1:
+                weights[key] = value + 0.01 * torch.randn(value.shape, generator=noise)
+        save_file(weights, self.folder / f"{name}.safetensors")
+
+    def day(self, number: int, start: int | None = None) -> None:
+        """A day's file of DAY_ROWS audited samples, from `start` on; every day has others unless told."""
+        table = pq.read_table(self.digits / "audited.parquet")
+        pq.write_table(table.slice(DAY_ROWS * number if start is None else start, DAY_ROWS), self.folder / f"day{number}.parquet")
+
+    def trusted(self, rows: int) -> None:
+        """The trusted set: so many digits."""
+        pq.write_table(pq.read_table(self.digits / "trusted.parquet").slice(0, rows), self.folder / "trusted.parquet")
+
+    def raw(self, models: Sequence[str], **sections: JsonValue) -> dict[str, JsonValue]:
+        """The config of an audit of these models; sections merge over it."""
+        small: dict[str, JsonValue] = {
+            "root": "root",
+            "task": "classification",
+            "models": [{"name": name, "architecture": "pipeline.demo.network:digit_cnn", "weights": f"{name}.safetensors"} for name in models],
+            "data": {
+                "trusted": "trusted.parquet",
+                "audited": "day*.parquet",
+                "preprocess": {"mean": [0.3, 0.3, 0.3], "std": [0.35, 0.35, 0.35], "size": 8},
+            },
+            "calibration": {"target": {"fpr": 0.05}},
+            "run": {"rows_per_task": 128, "batch_size": 64},
+        }
+        return merge(small, sections)
+
+    def config(self, models: Sequence[str], **sections: JsonValue) -> AuditConfig:
+        """The same, parsed."""
+        return AuditConfig.parse(self.raw(models, **sections), str(self.folder))
+
+
+def counts(audit: Audit, model: str) -> Counts:
+    """(tasks run, tasks reused) of a model in the run that returned the audit, by stage."""
+    assert audit.outcome is not None
+    stages = audit.outcome.stages[model]
+    assert isinstance(stages, dict)
+    return {stage: (cost["tasks_run"], cost["tasks_reused"]) for stage, cost in stages.items() if isinstance(cost, dict)}  # type: ignore[misc]
+
+
+def ran(audit: Audit) -> dict[str, int]:
+    """How many tasks were run for each model for which any was."""
+    assert audit.outcome is not None
+    totals = {model: sum(run for run, _ in counts(audit, model).values()) for model in audit.outcome.stages}
+    return {model: total for model, total in totals.items() if total}
