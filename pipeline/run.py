@@ -26,6 +26,7 @@ from pipeline.publication import begin, make_up, publish
 from pipeline.reporting import REPORT, ReportingWorker, ReportTask, ScorePart, reporting_key
 from pipeline.scoring import ScoreTask, ScoringWorker, scoring_key
 from pipeline.steps import Failure, Job, StepRunner
+from pipeline.stored import AbsentRows
 
 
 def run_audit(plan: AuditPlan, executor: str = "serial", until: str = "reporting", listener: Listener = ignore, address: str | None = None) -> Audit:
@@ -89,7 +90,8 @@ class _Stages:
         Chains(self._config, self._storage, self._plans, self._runner).run()
         tasks = {model.plan.name: model.plan.row_tasks for model in self._runner.alive}
         jobs = {name: [self._rows_job(self._runner.models[name], task) for task in own] for name, own in tasks.items()}
-        results = self._runner.run("gradients", partial(GradientWorker, self._config, self._plans), jobs)
+        rescored = any(model.plan.stored for model in self._runner.alive)
+        results = self._runner.run("gradients", AbsentRows if rescored else partial(GradientWorker, self._config, self._plans), jobs)
         for model in self._runner.alive:
             done = dict(zip(tasks[model.plan.name], results[model.plan.name], strict=True))
             model.trusted, model.audited = (self._row_parts(model, split, 0, done) for split in ("trusted", "audited"))
@@ -115,7 +117,7 @@ class _Stages:
 
     def _rows_job(self, model: ModelRun, rows: RowTask) -> Job[GradientTask]:
         log, task = row_task_log(self._storage, model.plan, rows.source, rows.draws), GradientTask(rows, snapshots=model.snapshots)
-        return Job(log, rows.name, task, retry=lambda receipt: replace(task, supersedes=receipt))
+        return Job(log, rows.name, task, retry=None if model.plan.stored else lambda receipt: replace(task, supersedes=receipt))
 
     def _row_parts(self, model: ModelRun, split: str, draws: int, done: dict[RowTask, Receipt | Failure]) -> tuple[RowsPart, ...]:
         """The parts of a split, in order, of rows of so many draws; a source without a failed task is published."""
