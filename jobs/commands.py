@@ -17,7 +17,9 @@ from pipeline.errors import ConfigError
 from pipeline.plan import AuditPlan
 from pipeline.planning import plan_audit
 from pipeline.repair import repair, restore_tables
+from pipeline.rescore import plan_rescore
 from pipeline.run import run_audit
+from pipeline.sources.ids import read_id_list
 from pipeline.verdicts import VERDICTS
 
 LAST_STAGE = STAGES[-1]
@@ -65,6 +67,18 @@ def run_config(path: str, where: Where, until: Stage, fail_on: str | None, commo
     _run(plan, where, until, verdict, common)
 
 
+def rescore_config(root: str, path: str, drop: str | None, where: Where, common: Common) -> None:
+    """`mad rescore`: as `mad run`, from stored rows; exit 1 where something failed."""
+    config = AuditConfig.load(path).model_copy(update={"root": located(root)})
+    plan = plan_rescore(config, read_id_list(located(drop)) if drop else frozenset())
+    _run(plan, where, "reporting", None, common)
+
+
+def located(path: str) -> str:
+    """A path of the command line as a URL or absolute path."""
+    return path if "://" in path else str(Path(path).resolve())
+
+
 def run_demo(root: str, common: Common) -> None:
     """`mad demo`: prepares the inputs where they are missing, then runs exactly as `mad run`."""
     from pipeline.demo import prepare_demo  # noqa: PLC0415
@@ -73,7 +87,7 @@ def run_demo(root: str, common: Common) -> None:
     inputs = Path(f"{name.rpartition('/')[2] if '://' in name else name}-inputs")
     check_root(root_storage(root))
     config = prepare_demo(inputs, root)
-    audit_config = AuditConfig.load(config).model_copy(update={"root": root if "://" in root else str(Path(root).resolve())})
+    audit_config = AuditConfig.load(config).model_copy(update={"root": located(root)})
     _run(plan_audit(audit_config), Where(), "reporting", None, common)
     if common.output == "text":
         print(f"config: {config} (change it, then: mad run {config})", file=common.results)

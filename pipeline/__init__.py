@@ -8,10 +8,20 @@ if TYPE_CHECKING:
     from pipeline.config import AuditConfig
     from pipeline.plan import AuditPlan
     from pipeline.planning import plan_audit
+    from pipeline.rescore import plan_rescore, rescore_audit
     from pipeline.run import run_audit
 
-__all__ = ["Audit", "AuditConfig", "AuditPlan", "open_audit", "plan_audit", "run_audit"]
-_HOMES = {"Audit": "audit", "open_audit": "audit", "AuditConfig": "config", "AuditPlan": "plan", "plan_audit": "planning", "run_audit": "run"}
+__all__ = ["Audit", "AuditConfig", "AuditPlan", "open_audit", "plan_audit", "plan_rescore", "rescore_audit", "run_audit"]
+_HOMES = {
+    "Audit": "audit",
+    "open_audit": "audit",
+    "AuditConfig": "config",
+    "AuditPlan": "plan",
+    "plan_audit": "planning",
+    "plan_rescore": "rescore",
+    "rescore_audit": "rescore",
+    "run_audit": "run",
+}
 
 
 def __getattr__(name: str) -> object:
