@@ -10,6 +10,7 @@ from infra.storage import Storage
 from jobs.console import CANNOT, FAILED, VERDICT, Common, Stage, complain
 from jobs.progress import ProgressDisplay
 from jobs.rendering import plan_document, plan_text, run_text
+from jobs.sweeping import sweep_text
 from pipeline.artifacts.layout import check_root, root_storage
 from pipeline.artifacts.logs import STAGES
 from pipeline.config import AuditConfig
@@ -20,6 +21,7 @@ from pipeline.repair import repair, restore_tables
 from pipeline.rescore import plan_rescore
 from pipeline.run import run_audit
 from pipeline.sources.ids import read_id_list
+from pipeline.sweep import SWEEP_VERSION, load_points, sweep
 from pipeline.verdicts import VERDICTS
 
 LAST_STAGE = STAGES[-1]
@@ -72,6 +74,19 @@ def rescore_config(root: str, path: str, drop: str | None, where: Where, common:
     config = AuditConfig.load(path).model_copy(update={"root": located(root)})
     plan = plan_rescore(config, read_id_list(located(drop)) if drop else frozenset())
     _run(plan, where, "reporting", None, common)
+
+
+def sweep_settings(root: str, path: str, where: Where, common: Common) -> None:
+    """`mad sweep`: exit 1 where a point or a model of one failed."""
+    points = load_points(located(root), path)
+    with ProgressDisplay(common) as display:
+        found = sweep(points, where.executor, display, where.address)
+    common.emit({"schema": SWEEP_VERSION, "root": located(root), "points": found}, sweep_text(found))
+    failures = [f"point {row['point']}: {row['failure']}" for row in found if "failure" in row]
+    for failure in failures:
+        complain(failure)
+    if failures:
+        raise typer.Exit(FAILED)
 
 
 def located(path: str) -> str:

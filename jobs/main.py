@@ -127,6 +127,24 @@ def rescore(
 
 
 @app.command()
+def sweep(
+    root: Root,
+    settings: Annotated[str, typer.Argument(metavar="SWEEP", help="A YAML file: audit (a config or its path), grid (dampings, curvatures, scores, layers).")],
+    executor: Executor = "serial",
+    address: Address = None,
+    output: Output = "text",
+    verbose: Verbose = 0,
+    quiet: Quiet = False,
+    version: Version = False,
+) -> None:
+    """Try a grid of settings on the rows in ROOT: calibration, how well trusted samples are explained, and AUROC. Publishes nothing."""
+    with edge(Common(output, verbose, quiet)) as common:
+        from jobs.commands import Where, sweep_settings  # noqa: PLC0415
+
+        sweep_settings(root, settings, Where(executor, address), common)
+
+
+@app.command()
 def status(root: Root, output: Output = "text", verbose: Verbose = 0, quiet: Quiet = False, version: Version = False) -> None:
     """List the runs of a root and the latest verdict on each model."""
     with edge(Common(output, verbose, quiet)) as common:

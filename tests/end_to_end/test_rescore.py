@@ -1,5 +1,6 @@
 """Reprocessing from stored rows: equal to a run with the same settings, and possible when the model and all data files are gone."""
 
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -197,3 +198,56 @@ def test_the_command_says_what_is_wrong_and_else_prints_what_a_run_prints(make: 
     assert [one.code for one in ended] == [0, 0, 0]
     assert [one.summary["calibration"]["dropped"] for one in ended] == [3, 3, 3]  # type: ignore[index,call-overload]
     assert [bool(one.summary["same_as"]) for one in ended] == [False, True, True]
+
+
+def forget(audit: Audit, split: str, task: str) -> None:
+    """Removes the receipt of a task of rows of the latest run, as a task that was given up never had one."""
+    manifests = audit.summary("digits")["manifests"]
+    log = (Path(audit.storage.url) / manifests[split][0]).parent.parent  # type: ignore[index,call-overload]
+    for gone in [*log.glob("manifests/*"), *log.glob(f"receipts/{task}*")]:
+        gone.unlink()
+
+
+def test_audited_rows_that_are_not_there_stay_failed_and_the_others_are_scored(make: Maker, inputs: Path) -> None:
+    forget(run_audit(plan_audit(make())), "audited", "000000000384-")
+    shutil.rmtree(inputs)
+    rescored = rescore_audit(make(**LESS_DAMPED))
+    assert rescored.outcome is not None
+    assert not rescored.outcome.clean
+    statuses = rescored.scores("digits").read_all()["status"].to_pylist()
+    assert [status[:7] for status in statuses[380:388]] == ["ok"] * 4 + ["failed:"] * 4
+    assert "`mad rescore` computes none" in statuses[-1]
+
+
+def test_trusted_rows_that_are_not_there_are_refused(make: Maker) -> None:
+    forget(run_audit(plan_audit(make())), "trusted", "000000000384-")
+    with pytest.raises(ConfigError, match=r"1 tasks of rows of trusted.parquet are not stored any more; `mad run` computes them"):
+        plan_rescore(make())
+
+
+def test_what_an_earlier_version_recorded_is_refused_until_a_run_has_recorded_more(make: Maker) -> None:
+    audit = run_audit(plan_audit(make()))
+    for record in Path(audit.storage.url).glob("runs/*/_run.json"):
+        document = json.loads(record.read_text())
+        del document["models"]["digits"]["rows"]
+        record.write_text(json.dumps(document))
+    with pytest.raises(ConfigError, match=r"of an earlier version of mad, which did not record what rows are made of; `mad run` with this config"):
+        plan_rescore(make())
+    assert counts(run_audit(plan_audit(make())))["gradients"] == (0, 8)
+    assert table(rescore_audit(make())) == table(audit)
+
+
+def test_traces_are_scored_anew_without_their_chains(make: Maker, inputs: Path) -> None:
+    trusted = pq.read_table(inputs / "trusted.parquet")
+    pq.write_table(trusted.slice(300), inputs / "sampling.parquet")
+    pq.write_table(trusted.slice(0, 300), inputs / "trusted.parquet")
+    traces: Raw = {"estimator": {"kind": "loss_trace", "sampling": "sampling.parquet", "draws": 60, "burn_in": 20, "batch": 32, "step": 4e-6}}
+    traces |= {"calibration": {"target": {"fpr": 0.05}}}
+    concordance: Raw = {"score": {"kind": "concordance"}}
+    run_audit(plan_audit(make(**traces)))
+    run_audit(plan_audit(make(root="other", **traces)))
+    wanted = run_audit(plan_audit(make(root="other", **traces, **concordance)))
+    shutil.rmtree(inputs)
+    rescored = rescore_audit(make(**traces, **concordance))
+    assert table(rescored) == table(wanted)
+    assert rescored.summary("digits")["sampling"] == wanted.summary("digits")["sampling"]
