@@ -73,8 +73,8 @@ def begin(storage: Storage, plan: AuditPlan) -> str:
 
 
 def _packages(plan: AuditPlan) -> tuple[str, ...]:
-    """Packages whose versions a run records; transformers, an extra, where one of its models is audited."""
-    return (*VERSIONED, *(["transformers"] if any(model.config.huggingface for model in plan.models) else []))
+    """Packages whose versions a run records; transformers, an extra, where one of its models is loaded."""
+    return (*VERSIONED, *(["transformers"] if any(model.config.huggingface and not model.stored for model in plan.models) else []))
 
 
 def _planned(model: ModelPlan) -> Document:

@@ -62,6 +62,7 @@ def plan_rescore(config: AuditConfig, drop: Set[str] = NOTHING) -> AuditPlan:
     """
     storage = root_storage(config.root)
     open_root(storage)
+    config = config.model_copy(update={"run": config.run.model_copy(update={"gpus_per_worker": 0})})  # no model is there to compute on one
     models, refused = list[ModelPlan](), dict[str, str]()
     for model in config.models:
         try:

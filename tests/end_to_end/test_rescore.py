@@ -20,6 +20,8 @@ from pipeline.rescore import plan_rescore, rescore_audit
 from pipeline.run import run_audit
 from tests.conftest import Raw
 from tests.jobs.command import mad
+from tests.languages import gpt2, save
+from tests.languages import table as texts
 
 Maker = Callable[..., AuditConfig]
 LESS_DAMPED: Raw = {"curvature": {"damping": {"factor": 0.1}}}
@@ -251,3 +253,43 @@ def test_traces_are_scored_anew_without_their_chains(make: Maker, inputs: Path) 
     rescored = rescore_audit(make(**traces, **concordance))
     assert table(rescored) == table(wanted)
     assert rescored.summary("digits")["sampling"] == wanted.summary("digits")["sampling"]
+
+
+def test_language_models_are_scored_anew_with_what_is_unreadable_among_their_texts(tmp_path: Path) -> None:
+    folder = tmp_path / "texts"
+    save(gpt2(), folder / "gpt2")
+    unreadable = pa.Table.from_pylist([{"id": "bad", "input_ids": [], "completion_start": 0}], schema=texts(1, 4, "text").schema)
+    for name, table_of in {"trusted": texts(60, 3, "trusted"), "audited": pa.concat_tables([texts(20, 4, "text"), unreadable])}.items():
+        pq.write_table(table_of, folder / f"{name}.parquet")
+
+    def configured(root: str, **sections: JsonValue) -> AuditConfig:
+        raw: Raw = {"root": str(tmp_path / root), "task": "causal_lm", "models": [{"name": "digits", "huggingface": "gpt2"}]}
+        raw |= {"data": {"trusted": "trusted.parquet", "audited": "audited.parquet"}, "calibration": {"target": {"fpr": 0.1}}, "run": {"rows_per_task": 8}}
+        return AuditConfig.parse(merge(raw, sections), str(folder))
+
+    for root, sections in (("root", {}), ("other", {}), ("other", LESS_DAMPED)):
+        wanted = run_audit(plan_audit(configured(root, **sections)))
+    shutil.rmtree(folder)
+    assert table(rescore_audit(configured("root", **LESS_DAMPED))) == table(wanted)
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_on_ray_it_scores_as_in_this_process(make: Maker, inputs: Path) -> None:
+    run_audit(plan_audit(make()))
+    shutil.copytree(make().root, make(root="other").root)
+    shutil.rmtree(inputs)
+    found, expected = scores(rescore_audit(make(**LESS_DAMPED), executor="ray")), scores(rescore_audit(make(root="other", **LESS_DAMPED)))
+    np.testing.assert_allclose([found[name] for name in found], [expected[name] for name in found], atol=1e-5)
+
+
+def test_truth_that_an_earlier_version_did_not_keep_is_read_from_its_files_which_must_be_there(make: Maker, inputs: Path) -> None:
+    audit = run_audit(plan_audit(make()))
+    for path in Path(audit.storage.url).glob("digits/reporting/*/*/*/truth.arrow"):
+        path.unlink()
+    assert rescore_audit(make()).summary("digits")["evaluation"] == audit.summary("digits")["evaluation"]
+    (inputs / "audited.parquet").unlink()
+    rescore_audit(make())  # the rescore above has kept it
+    for path in Path(audit.storage.url).glob("digits/reporting/*/*/*/truth.arrow"):
+        path.unlink()
+    with pytest.raises(ConfigError, match=r"audited.parquet: its labels or truth are not stored, because an earlier version of mad kept none"):
+        plan_rescore(make())
