@@ -10,6 +10,7 @@ from infra.storage import Storage
 from jobs.console import CANNOT, FAILED, VERDICT, Common, Stage, complain
 from jobs.progress import ProgressDisplay
 from jobs.rendering import plan_document, plan_text, run_text, unreached_text
+from jobs.sweeping import sweep_text
 from pipeline.artifacts.layout import check_root, root_storage
 from pipeline.artifacts.logs import STAGES
 from pipeline.config import AuditConfig
@@ -19,7 +20,10 @@ from pipeline.errors import ConfigError
 from pipeline.plan import AuditPlan
 from pipeline.planning import plan_audit
 from pipeline.repair import repair, restore_tables
+from pipeline.rescore import plan_rescore
 from pipeline.run import run_audit, run_audit_until
+from pipeline.sources.ids import read_id_list
+from pipeline.sweep import SWEEP_VERSION, load_points, sweep
 from pipeline.verdicts import VERDICTS
 
 LAST_STAGE = STAGES[-1]
@@ -79,6 +83,31 @@ def run_config(path: str, how: How, common: Common) -> None:
     _run(plan_audit(AuditConfig.load(path)), how, verdict, common)
 
 
+def rescore_config(root: str, path: str, drop: str | None, how: How, common: Common) -> None:
+    """`mad rescore`: as `mad run`, from stored rows; exit 1 where something failed."""
+    config = AuditConfig.load(path).model_copy(update={"root": located(root)})
+    plan = plan_rescore(config, read_id_list(located(drop)) if drop else frozenset())
+    _run(plan, how, None, common)
+
+
+def sweep_settings(root: str, path: str, how: How, common: Common) -> None:
+    """`mad sweep`: exit 1 where a point or a model of one failed."""
+    points = load_points(located(root), path)
+    with ProgressDisplay(common) as display:
+        found = sweep(points, how.executor, display, how.address)
+    common.emit({"schema": SWEEP_VERSION, "root": located(root), "points": found}, sweep_text(found))
+    failures = [f"point {row['point']}: {row['failure']}" for row in found if "failure" in row]
+    for failure in failures:
+        complain(failure)
+    if failures:
+        raise typer.Exit(FAILED)
+
+
+def located(path: str) -> str:
+    """A path of the command line as a URL or absolute path."""
+    return path if "://" in path else str(Path(path).resolve())
+
+
 def run_demo(root: str, common: Common) -> None:
     """`mad demo`: prepares the inputs where they are missing, then runs exactly as `mad run`."""
     from pipeline.demo import prepare_demo  # noqa: PLC0415
@@ -87,7 +116,7 @@ def run_demo(root: str, common: Common) -> None:
     inputs = Path(f"{name.rpartition('/')[2] if '://' in name else name}-inputs")
     check_root(root_storage(root))
     config = prepare_demo(inputs, root)
-    audit_config = AuditConfig.load(config).model_copy(update={"root": root if "://" in root else str(Path(root).resolve())})
+    audit_config = AuditConfig.load(config).model_copy(update={"root": located(root)})
     _run(plan_audit(audit_config), How(), None, common)
     if common.output == "text":
         print(f"config: {config} (change it, then: mad run {config})", file=common.results)

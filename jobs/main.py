@@ -24,6 +24,11 @@ app = typer.Typer(
 Config = Annotated[str, typer.Argument(metavar="CONFIG", help="The audit's YAML file; `mad init` writes an example.")]
 Root = Annotated[str, typer.Argument(metavar="ROOT", help="The root that runs are kept in: a folder or URL.")]
 
+Executor = Annotated[Literal["serial", "ray"], typer.Option(help="Where tasks run: in this process, or on a Ray cluster.")]
+Address = Annotated[
+    str | None, typer.Option(metavar="ADDR", help="The Ray cluster to join, HOST:PORT; without it RAY_ADDRESS, or a cluster of this machine's own.")
+]
+
 
 def _version(wanted: bool) -> None:
     if wanted:
@@ -81,10 +86,8 @@ def plan(config: Config, output: Output = "text", verbose: Verbose = 0, quiet: Q
 @app.command()
 def run(
     config: Config,
-    executor: Annotated[Literal["serial", "ray"], typer.Option(help="Where tasks run: in this process, or on a Ray cluster.")] = "serial",
-    address: Annotated[
-        str | None, typer.Option(metavar="ADDR", help="The Ray cluster to join, HOST:PORT; without it RAY_ADDRESS, or a cluster of this machine's own.")
-    ] = None,
+    executor: Executor = "serial",
+    address: Address = None,
     until: Annotated[Stage, typer.Option(help="Stop after this stage; only reporting publishes scores.")] = "reporting",
     fail_on: Annotated[str | None, typer.Option(metavar="VERDICT", help="Exit with 4 if a model has this verdict, such as 'unusual inputs'.")] = None,
     repair: Annotated[
@@ -109,6 +112,45 @@ def run(
 
         how = How(executor, address, until, fail_on, deadline_of(deadline))
         (repair_then_run if repair else run_config)(config, how, common)
+
+
+@app.command()
+def rescore(
+    root: Root,
+    config: Config,
+    drop_trusted: Annotated[
+        str | None, typer.Option(metavar="FILE", help="Ids of trusted samples to do without: a text file with an id a line, a CSV or a Parquet file.")
+    ] = None,
+    executor: Executor = "serial",
+    address: Address = None,
+    output: Output = "text",
+    verbose: Verbose = 0,
+    quiet: Quiet = False,
+    version: Version = False,
+) -> None:
+    """Audit again from the rows in ROOT, with other curvature, score, layers, trusted samples or calibration; needs no model and no data."""
+    with edge(Common(output, verbose, quiet)) as common:
+        from jobs.commands import How, rescore_config  # noqa: PLC0415
+
+        rescore_config(root, config, drop_trusted, How(executor, address), common)
+
+
+@app.command()
+def sweep(
+    root: Root,
+    settings: Annotated[str, typer.Argument(metavar="SWEEP", help="A YAML file: audit (a config or its path), grid (dampings, curvatures, scores, layers).")],
+    executor: Executor = "serial",
+    address: Address = None,
+    output: Output = "text",
+    verbose: Verbose = 0,
+    quiet: Quiet = False,
+    version: Version = False,
+) -> None:
+    """Try a grid of settings on the rows in ROOT: calibration, how well trusted samples are explained, and AUROC. Publishes nothing."""
+    with edge(Common(output, verbose, quiet)) as common:
+        from jobs.commands import How, sweep_settings  # noqa: PLC0415
+
+        sweep_settings(root, settings, How(executor, address), common)
 
 
 @app.command()

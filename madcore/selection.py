@@ -45,7 +45,7 @@ def select_layers(model: nn.Module, patterns: Sequence[str] = ("*",), parameters
     for pattern in patterns:
         if not any(fnmatchcase(name, pattern.removeprefix("!")) for name in held):
             raise LayerError({pattern: f"this pattern matches no layer; layers here: {_first(held)}"})
-    chosen = {parameter for name, own in held.items() if _chosen(name, patterns) for parameter in own.values()}
+    chosen = {parameter for name, own in held.items() if is_chosen(name, patterns) for parameter in own.values()}
     if not chosen:
         raise LayerError({" ".join(patterns): f"these patterns together exclude every layer; layers here: {_first(held)}"})
     covered, not_covered, holding = [], {}, holders(model)
@@ -68,7 +68,8 @@ def _own(module: nn.Module, parameters: Parameters) -> dict[str, nn.Parameter]:
     return own if parameters == "all" else {name: parameter for name, parameter in own.items() if is_matrix(module, name)}
 
 
-def _chosen(name: str, patterns: Sequence[str]) -> bool:
+def is_chosen(name: str, patterns: Sequence[str]) -> bool:
+    """Whether shell patterns choose a module of this name."""
     wanted = [p for p in patterns if not p.startswith("!")] or ["*"]
     excluded = [p[1:] for p in patterns if p.startswith("!")]
     return any(fnmatchcase(name, p) for p in wanted) and not any(fnmatchcase(name, p) for p in excluded)

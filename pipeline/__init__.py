@@ -9,9 +9,21 @@ if TYPE_CHECKING:
     from pipeline.deadlines import Deadline
     from pipeline.plan import AuditPlan
     from pipeline.planning import plan_audit
+    from pipeline.rescore import plan_rescore, rescore_audit
     from pipeline.run import run_audit, run_audit_until
 
-__all__ = ["Audit", "AuditConfig", "AuditPlan", "Deadline", "open_audit", "plan_audit", "run_audit", "run_audit_until"]
+__all__ = [
+    "Audit",
+    "AuditConfig",
+    "AuditPlan",
+    "Deadline",
+    "open_audit",
+    "plan_audit",
+    "plan_rescore",
+    "rescore_audit",
+    "run_audit",
+    "run_audit_until",
+]
 _HOMES = {
     "Audit": "audit",
     "AuditConfig": "config",
@@ -19,6 +31,8 @@ _HOMES = {
     "Deadline": "deadlines",
     "open_audit": "audit",
     "plan_audit": "planning",
+    "plan_rescore": "rescore",
+    "rescore_audit": "rescore",
     "run_audit": "run",
     "run_audit_until": "run",
 }

@@ -51,7 +51,7 @@ class AuditConfig(Section):
         Raises:
             ConfigError: with every complaint, where it is and what would be right.
         """
-        return cls.parse(_read(Path(path)), str(Path(path).resolve().parent))
+        return cls.parse(read_mapping(Path(path)), str(Path(path).resolve().parent))
 
     @classmethod
     def parse(cls, raw: Raw, folder: str = ".") -> "AuditConfig":
@@ -175,7 +175,8 @@ def _resolve_auto(model: ModelConfig) -> ModelConfig:
     return resolved.model_copy(update={"estimator": model.gradient.model_copy(update={"measurement": measurement})})
 
 
-def _read(path: Path) -> Raw:
+def read_mapping(path: Path) -> Raw:
+    """The mapping in a YAML file; raises as `AuditConfig.load`."""
     try:
         with path.open("rb") as file:
             raw = parse_yaml(file.read(LARGEST_CONFIG + 1))

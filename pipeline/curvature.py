@@ -37,13 +37,14 @@ from pipeline.artifacts.curvature import (
 )
 from pipeline.artifacts.logs import curvature_log
 from pipeline.artifacts.rows import RowsPart, read_blocks
+from pipeline.artifacts.truth import encode_truth
 from pipeline.errors import StageError
 from pipeline.keys import key_of
 from pipeline.memory import SCORING_BLOCK
 from pipeline.plan import ModelPlan
 from pipeline.schema import FACTORED, Absolute, CurvatureSection
 from pipeline.scorer import SCORER_FORMAT, Scorer
-from pipeline.split import split_trusted
+from pipeline.split import split_trusted, truth_of_trusted
 
 CURVATURE_FORMAT = 2
 SPLIT, FACTOR, MOMENT, BASIS, EIGENVALUES = "split", "factor", "moment", "basis", "eigenvalues"
@@ -95,6 +96,7 @@ def fitted_on(plan: ModelPlan, audited: tuple[RowsPart, ...]) -> tuple[RowsPart,
 def curvature_key(plan: ModelPlan, trusted: tuple[RowsPart, ...], audited: tuple[RowsPart, ...], fitted: tuple[RowsPart, ...] = ()) -> str:
     """Of the contents of the trusted rows, of the audited ones and others of trusted samples that it is fitted on, the split, and the settings."""
     of_trusted, of_audited = _contents(trusted), _contents(audited)
+    dropped: list[JsonValue] = [{"dropped": [*plan.dropped]}] if plan.dropped else []
     rows: JsonValue = [of_trusted, of_audited] if audited else of_trusted
     rows = {"own": rows, "fitted": _contents(fitted)} if fitted else rows
     return key_of(
@@ -103,7 +105,12 @@ def curvature_key(plan: ModelPlan, trusted: tuple[RowsPart, ...], audited: tuple
         labels={source.key: source.columns.label for source in plan.trusted if "label" in source.truth},
         layers=list(plan.layout.names),
         curvature=plan.config.curvature.model_dump(mode="json"),
-        split=[plan.config.calibration.fraction, plan.config.calibration.seed, *(["screen"] if plan.config.calibration.screen else [])],
+        split=[
+            plan.config.calibration.fraction,
+            plan.config.calibration.seed,
+            *(["screen"] if plan.config.calibration.screen else []),
+            *dropped,
+        ],
     )
 
 
@@ -127,8 +134,7 @@ class CurvatureWorker:
         """Computes and commits one task."""
         watch, plan = Stopwatch(), self._plans[task.model]
         if task.name == SPLIT:
-            trusted, screening = split_trusted(self._storage, plan, task.parts)
-            files = {**encode_trusted(trusted), **(encode_screening(screening) if screening else {})}
+            trusted, files = self._split(plan, task)
         else:
             trusted = read_trusted(self._storage, task.split)
             sums = dict.fromkeys((MOMENT, BASIS, EIGENVALUES), self._moment)
@@ -136,6 +142,13 @@ class CurvatureWorker:
             files = compute(plan, task, trusted)
         measures = Measures(rows=len(trusted.ids), seconds=watch.seconds, peak_memory_bytes=peak_memory_bytes())
         return curvature_log(self._storage, plan.name, task.key).commit(task.name, files, measures)
+
+    def _split(self, plan: ModelPlan, task: CurvatureTask) -> tuple[TrustedSamples, dict[str, bytes]]:
+        """The parts, and their files: labels are kept with them, so that another split of these samples needs no data file."""
+        truth = truth_of_trusted(self._storage, plan, task.parts)
+        trusted, screening = split_trusted(self._storage, plan, task.parts, truth)
+        labelled = any("label" in source.truth for source in plan.trusted)
+        return trusted, {**encode_trusted(trusted), **(encode_screening(screening) if screening else {}), **(encode_truth(truth) if labelled else {})}
 
     def _moment(self, plan: ModelPlan, task: CurvatureTask, trusted: TrustedSamples) -> dict[str, bytes]:
         return encode_moment(self._sum(plan, task, trusted))

@@ -22,7 +22,7 @@ Ids = Callable[[], Iterable[Sequence[str]]]
 def gather(plan: ModelPlan, trusted: TrustedSamples, tally: Tally, found: Found, read_ids: Ids) -> dict[str, JsonValue]:
     """All facts of one model's report."""
     known = tally.judged(found.decisions.flag_rank)
-    trusted_ids = set(trusted.ids)
+    trusted_ids = set(trusted.ids) - set(plan.dropped)
     duplicates = repeated(read_ids, tally.total)
     shared = sum(name in trusted_ids for ids in read_ids() for name in ids if name)
     verdict = judge(_evidence(plan, trusted, tally))
@@ -102,6 +102,7 @@ def _calibration(plan: ModelPlan, trusted: TrustedSamples, tally: Tally, found: 
         "calibration": len(tally.calibration),
         "filtered": len(trusted.of("filtered")),
         "unreadable": len(trusted.of("unreadable")),
+        **({"dropped": len(plan.dropped)} if plan.dropped else {}),
         "target": {"fpr": target.fpr} if target.fdr is None else {"fdr": target.fdr},
         "threshold": found.decisions.finite_threshold,
         "smallest_p_value": 1 / (len(tally.calibration) + 1),

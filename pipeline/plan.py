@@ -14,6 +14,7 @@ from pipeline.memory import PROCESS_BYTES, ProjectedMemory
 from pipeline.probes import projection_of
 from pipeline.schema import FACTORED, ModelConfig
 from pipeline.sources.datasets import Source
+from pipeline.stored import StoredRun
 
 ROWS_FORMAT, FITTED_FORMAT, SNAPSHOTS_FORMAT = 1, 1, 1
 SNAPSHOT_BYTES, PROBE = 256 << 20, 256
@@ -44,7 +45,8 @@ class ModelPlan:
     """What will be done for one model.
 
     `snapshots_key` is that of the weights that traces are taken at. `classes` is 0 for a language model, whose outputs have none; `weights` is
-    how many numbers the model is made of.
+    how many numbers the model is made of. `stored`: the earlier run whose rows are used as they are, None where they are computed;
+    `dropped` are ids of trusted samples that neither explain nor calibrate.
     """
 
     config: ModelConfig
@@ -65,6 +67,8 @@ class ModelPlan:
     weights: int
     rows_per_task: int
     memory: ProjectedMemory
+    stored: StoredRun | None = None
+    dropped: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:

@@ -7,7 +7,7 @@ from pydantic import JsonValue
 
 from infra.computing import calls_at_once, compute
 from infra.errors import StorageError
-from madcore import MadcoreError, RowLayout
+from madcore import MadcoreError, RowLayout, SideLayout
 from madcore.calibration import calibration_size, check_target
 from madcore.rerun import CHUNK_BYTES
 from pipeline.artifacts.layout import check_root, root_storage
@@ -65,7 +65,7 @@ def _plan_model(config: AuditConfig, model: ModelConfig) -> ModelPlan:
         batch=max(min(config.run.batch_size, rows * max(1, draws)), BATCH_MULTIPLE * max(0, draws - 1)),
         reference=reference,
         classes=probed.classes,
-        moments=_moments(model, probed, max(1, draws) * fitted),
+        moments=moments(model, probed.sides, max(1, draws) * fitted),
         screened=samples if model.screened else 0,
         judged=sum(source.rows for source in audited if "anomalous" in source.truth),
         scored_at_once=calls_at_once(),
@@ -122,13 +122,13 @@ def _besides(config: AuditConfig, model: ModelConfig, probed: Probed, sampling: 
     return together + 8 * 4 * probed.weights + 3 * kept + 2 * held * probed.input_bytes
 
 
-def _moments(model: ModelConfig, probed: Probed, rows: int) -> tuple[int, ...]:
+def moments(model: ModelConfig, sides: SideLayout, rows: int) -> tuple[int, ...]:
     """How many numbers a layer's moment has, of so many rows that the curvature is fitted on (see `madcore.curvature`)."""
     if model.curvature.kind == "identity":
         return ()
-    factored = probed.sides.kept if model.curvature.kind in FACTORED else (None,) * len(probed.sides.kept)
-    pairs = zip(probed.sides.rows.sizes, factored, strict=True)
-    return tuple(min(rows, size) * size if sides is None else sides[0] ** 2 + sides[1] ** 2 + size for size, sides in pairs)
+    factored = sides.kept if model.curvature.kind in FACTORED else (None,) * len(sides.kept)
+    pairs = zip(sides.rows.sizes, factored, strict=True)
+    return tuple(min(rows, size) * size if kept is None else kept[0] ** 2 + kept[1] ** 2 + size for size, kept in pairs)
 
 
 def _batched(probed: Probed, shapes: Shapes, granted: int) -> tuple[ModelInputs, Shapes]:
@@ -157,12 +157,21 @@ def _check_trusted(model: ModelConfig, trusted: list[Source]) -> int:
         shown = ", ".join(repr(name) for name in repeated[:3])
         raise SourceError(f"data.trusted: {len(repeated)} repeated ids among {len(seen) + len(repeated):,} samples ({shown}); the split needs each id once")
     samples = sum(source.rows for source in trusted)
+    check_samples(model, samples)
+    return samples
+
+
+def check_samples(model: ModelConfig, samples: int) -> None:
+    """Refuses a target that so many trusted samples put out of reach.
+
+    Raises:
+        SourceError: they do.
+    """
     calibration = calibration_size(samples, model.calibration.fraction)
     try:
         check_target(model.calibration.target.level, calibration, samples)
     except MadcoreError as error:
         raise SourceError(f"calibration: {error}; add trusted samples, or raise calibration.fraction ({model.calibration.fraction:g}) or the target") from error
-    return samples
 
 
 def _row_key(model: ModelConfig, probed: Probed, layout: RowLayout, sampling: list[Source]) -> str:

@@ -41,6 +41,7 @@ from pipeline.pages import Past, render
 from pipeline.plan import AuditPlan, ModelPlan
 from pipeline.progress import ModelRun
 from pipeline.schema import Preprocess
+from pipeline.stored import StoredRows
 
 FORMAT = 1
 VERSIONED = ("mad", "torch", "numpy", "zarr", "pyarrow")
@@ -93,14 +94,37 @@ def begin(storage: Storage, plan: AuditPlan) -> str:
 
 
 def _packages(plan: AuditPlan) -> tuple[str, ...]:
-    """Packages whose versions a run records; transformers, an extra, where one of its models is audited."""
-    return (*VERSIONED, *(["transformers"] if any(model.config.huggingface for model in plan.models) else []))
+    """Packages whose versions a run records; transformers, an extra, where one of its models is loaded."""
+    return (*VERSIONED, *(["transformers"] if any(model.config.huggingface and not model.stored for model in plan.models) else []))
 
 
 def _planned(model: ModelPlan) -> Document:
     sources: JsonValue = {source.key: asdict(source.file) for source in model.sources}
     fitted: Document = {"fitted_key": model.fitted_key, "fitted_sources": [source.key for source in model.fitted]} if model.draws else {}
-    return {"digest": model.digest, "row_key": model.row_key, **fitted, "tasks": len(model.row_tasks), "sources": sources}
+    of_stored: Document = {"rows_of": model.stored.run_id, "dropped": list(model.dropped)} if model.stored else {}
+    rows = _stored_rows(model).model_dump(mode="json")
+    return {"digest": model.digest, "row_key": model.row_key, **fitted, "tasks": len(model.row_tasks), "sources": sources, **of_stored, "rows": rows}
+
+
+def _stored_rows(model: ModelPlan) -> StoredRows:
+    """What `mad rescore` needs to know of the rows; of rows that are themselves used as they are stored, what is known of them."""
+    if model.stored is not None:
+        return model.stored.rows
+    return StoredRows(
+        patterns=() if model.config.traced else model.config.gradient.layers,
+        snapshots_key=model.snapshots_key,
+        layers=model.layers,
+        sides=model.sides,
+        fallback=dict(model.fallback),
+        not_covered=dict(model.not_covered),
+        classes=model.classes,
+        inputs=model.inputs,
+        trusted=model.trusted,
+        audited=model.audited,
+        sampling=model.sampling,
+        weights=model.weights,
+        rows_per_task=model.rows_per_task,
+    )
 
 
 def publish(storage: Storage, run_id: str, plan: AuditPlan, progress: Sequence[ModelRun], complete: bool) -> RunOutcome:
@@ -238,6 +262,7 @@ def _summary(storage: Storage, run_id: str, run: ModelRun) -> Document:
         "same_as": _same_table(storage, plan.name, table.sha256),
         "manifests": {what: list(paths) for what, paths in run.manifests.items()},
         "report_folder": run.report_folder,
+        **({"rows_of": plan.stored.run_id} if plan.stored else {}),
     }
 
 

@@ -7,7 +7,7 @@ the histogram. What it commits becomes public only when the whole run is done: s
 import io
 import json
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,15 +24,16 @@ from pipeline.artifacts.curvature import TrustedSamples, read_screening, read_tr
 from pipeline.artifacts.logs import reporting_log
 from pipeline.artifacts.rows import NONFINITE, OK
 from pipeline.artifacts.scores import FACTS, IMAGES, PART, PART_FORMAT, PUBLISHED_FORMAT, TABLE
+from pipeline.artifacts.truth import encode_truth, read_stored_truth
 from pipeline.decisions import Decisions, Found
 from pipeline.diagnostics import diagnose
 from pipeline.errors import StageError
 from pipeline.facts import gather, screened
 from pipeline.keys import key_of
 from pipeline.plan import ModelPlan
-from pipeline.sources.datasets import Source, Truth, read_truth
+from pipeline.sources.datasets import Source, Truth, joined, read_truth, unknown
 from pipeline.tally import Tally
-from pipeline.thumbnails import thumbnails
+from pipeline.thumbnails import stored_thumbnails, thumbnails
 
 REPORT_FORMAT = 1
 REPORT = "report"
@@ -64,7 +65,11 @@ class ReportTask:
 
 
 def reporting_key(plan: ModelPlan, parts: tuple[ScorePart, ...], references_content: str) -> str:
-    """Of the scores' contents, the calibration scores, the target, and the columns that hold the truth."""
+    """Of the scores' contents, the calibration scores, the target, and the columns that hold the truth.
+
+    A report on stored rows has a key of its own: it has no pictures but those of an earlier one.
+    """
+    of_stored: dict[str, JsonValue] = {"pictures": "stored", "dropped": [*plan.dropped]} if plan.stored else {}
     return key_of(
         format=REPORT_FORMAT,
         classes=plan.classes,
@@ -72,6 +77,7 @@ def reporting_key(plan: ModelPlan, parts: tuple[ScorePart, ...], references_cont
         references=references_content,
         target=plan.config.calibration.target.model_dump(mode="json"),
         truth={source.key: {role: getattr(source.columns, role) for role in source.truth} for source in plan.audited},
+        **of_stored,
     )
 
 
@@ -89,8 +95,9 @@ class ReportingWorker:
         trusted = read_trusted(self._storage, task.references)
         _check_target(plan, trusted)
         tally = Tally(trusted.calibration_scores, trusted.suspected_scores)
+        known = self._known(plan)
         for part, batch in self._batches(task, TALLIED, check=True):
-            tally.add(batch, _truth(sources[part.source_key], batch))
+            tally.add(batch, known.of(part, batch))
         found = Found(Decisions.of(plan.config.calibration.target, tally), tally)
         with tempfile.TemporaryDirectory(prefix="mad-") as folder:
             table = Path(folder) / TABLE
@@ -102,10 +109,14 @@ class ReportingWorker:
                 facts |= screened(plan, trusted, tally, screening)
             if task.segments:
                 facts |= diagnose(self._storage, plan, task.segments, task.references)
-            pictures = thumbnails(plan, sources, found.top)
-            files: dict[str, bytes | Path] = {TABLE: table, FACTS: _json(facts), IMAGES: _json(pictures)}
+            pictures = stored_thumbnails(self._storage, plan.stored, found.top) if plan.stored else thumbnails(plan, sources, found.top)
+            files: dict[str, bytes | Path] = {TABLE: table, FACTS: _json(facts), IMAGES: _json(pictures), **known.files}
             measures = Measures(rows=tally.total, seconds=watch.seconds, peak_memory_bytes=peak_memory_bytes())
             return reporting_log(self._storage, plan.name, task.key).commit(REPORT, files, measures)
+
+    def _known(self, plan: ModelPlan) -> "_Known":
+        stored = plan.stored.truth if plan.stored is not None else ""
+        return _Known({source.key: source for source in plan.audited}, read_stored_truth(self._storage, stored) if stored else None)
 
     def _batches(self, task: ReportTask, columns: Sequence[str] | None = None, check: bool = False) -> Iterator[tuple[ScorePart, pa.RecordBatch]]:
         """Batches of all parts, of these columns only (None are all); on demand each part is read whole first, and checked against its digest."""
@@ -127,7 +138,7 @@ def _check_target(plan: ModelPlan, trusted: TrustedSamples) -> None:
     """Unreadable and suspected samples can leave fewer for calibration than the plan saw."""
     unreadable, suspected = len(trusted.of("unreadable")), len(trusted.of("suspect calibration"))
     try:
-        check_target(plan.config.calibration.target.level, len(trusted.of("calibration")), len(trusted.ids) - unreadable)
+        check_target(plan.config.calibration.target.level, len(trusted.of("calibration")), len(trusted.ids) - unreadable - len(plan.dropped))
     except MadcoreError as error:
         raise StageError(
             f"{error}; {unreadable:,} trusted samples could not be read, {suspected:,} calibration samples were screened out: mend or add some, or raise "
@@ -135,12 +146,30 @@ def _check_target(plan: ModelPlan, trusted: TrustedSamples) -> None:
         ) from error
 
 
-def _truth(source: Source, batch: pa.RecordBatch) -> Truth | None:
-    """None where there is none, or no use for it: rows of a given-up task, whose file may be gone."""
-    if "anomalous" not in source.truth or not any(status in (OK, NONFINITE) for status in batch.column("status").to_pylist()):
-        return None
-    rows = batch.column("row")
-    return read_truth(source, rows[0].as_py(), rows[-1].as_py() + 1)
+class _Known:
+    """The truth of audited samples, asked for batch by batch in the order of the table, and kept in it."""
+
+    def __init__(self, sources: Mapping[str, Source], stored: Truth | None):
+        """`stored`: that of the whole table, as an earlier report kept it; None reads the sources."""
+        self._sources, self._stored, self._pieces = sources, stored, list[Truth]()
+        self._seen = 0
+
+    def of(self, part: ScorePart, batch: pa.RecordBatch) -> Truth | None:
+        """None where there is none, or no use for it: rows of a given-up task, whose file may be gone."""
+        start, source, rows = self._seen, self._sources[part.source_key], batch.column("row")
+        self._seen += batch.num_rows
+        used = "anomalous" in source.truth and any(status in (OK, NONFINITE) for status in batch.column("status").to_pylist())
+        if not used:
+            truth = unknown(batch.num_rows)
+        else:
+            truth = self._stored.of(start, self._seen) if self._stored is not None else read_truth(source, rows[0].as_py(), rows[-1].as_py() + 1)
+        self._pieces.append(truth)
+        return truth if used else None
+
+    @property
+    def files(self) -> dict[str, bytes]:
+        """The file of all that was asked for; none where no source has any truth."""
+        return encode_truth(joined(self._pieces)) if any("anomalous" in source.truth for source in self._sources.values()) else {}
 
 
 def _json(value: JsonValue) -> bytes:

@@ -30,6 +30,7 @@ from pipeline.publication import RunOutcome, begin, make_up, publish
 from pipeline.reporting import REPORT, ReportingWorker, ReportTask, ScorePart, reporting_key
 from pipeline.scoring import ScoreTask, ScoringWorker, scoring_key
 from pipeline.steps import Failure, Job, StepRunner
+from pipeline.stored import AbsentRows
 
 
 def run_audit(plan: AuditPlan, executor: str = "serial", until: str = "reporting", listener: Listener = ignore, address: str | None = None) -> Audit:
@@ -100,12 +101,7 @@ def _run(plan: AuditPlan, runner: StepRunner, stages: Sequence[str]) -> Audit:
         make_up(storage)
         runner = replace(runner, models=_model_runs(plan, last_audits(storage, plan), runner.tell))
         run_id = begin(storage, plan)
-        steps = _Stages(plan, storage, runner)
-        for stage in stages:
-            watch = Stopwatch()
-            getattr(steps, stage)()
-            runner.tell(StageEnded(stage, watch.seconds))
-            lock.check()
+        compute(plan, storage, runner, stages, lock.check)
         outcome = publish(storage, run_id, plan, list(runner.models.values()), complete=stages[-1] == STAGES[-1])
     return _told(plan, storage, outcome, runner.tell)
 
@@ -142,6 +138,19 @@ def _told(plan: AuditPlan, storage: Storage, outcome: RunOutcome, listener: List
     return Audit(storage, outcome)
 
 
+def compute(plan: AuditPlan, storage: Storage, runner: StepRunner, stages: Sequence[str], check: Callable[[], None]) -> None:
+    """Stages of a plan, for the models of the runner: their tasks are committed, no run is recorded, and nothing is published.
+
+    `check`: called after each stage; raises where the root's lock is lost.
+    """
+    steps = _Stages(plan, storage, runner)
+    for stage in stages:
+        watch = Stopwatch()
+        getattr(steps, stage)()
+        runner.tell(StageEnded(stage, watch.seconds))
+        check()
+
+
 def _model_runs(plan: AuditPlan, audits: Mapping[str, LastAudit], tell: Listener) -> dict[str, ModelRun]:
     """All models at the start of a run; tells of files that are gone."""
     runs = {model.name: ModelRun(model, gone_files(model, audits.get(model.name))) for model in plan.models}
@@ -162,7 +171,8 @@ class _Stages:
         Chains(self._config, self._storage, self._plans, self._runner).run()
         tasks = {model.plan.name: model.plan.row_tasks for model in self._runner.alive}
         jobs = {name: [self._rows_job(self._runner.models[name], task) for task in own] for name, own in tasks.items()}
-        results = self._runner.run("gradients", partial(GradientWorker, self._config, self._plans), jobs)
+        rescored = any(model.plan.stored for model in self._runner.alive)
+        results = self._runner.run("gradients", AbsentRows if rescored else partial(GradientWorker, self._config, self._plans), jobs)
         for model in self._runner.alive:
             done = dict(zip(tasks[model.plan.name], results[model.plan.name], strict=True))
             model.trusted, model.audited = (self._row_parts(model, split, 0, done) for split in ("trusted", "audited"))
@@ -188,7 +198,7 @@ class _Stages:
 
     def _rows_job(self, model: ModelRun, rows: RowTask) -> Job[GradientTask]:
         log, task = row_task_log(self._storage, model.plan, rows.source, rows.draws), GradientTask(rows, snapshots=model.snapshots)
-        return Job(log, rows.name, task, retry=lambda receipt: replace(task, supersedes=receipt))
+        return Job(log, rows.name, task, retry=None if model.plan.stored else lambda receipt: replace(task, supersedes=receipt))
 
     def _row_parts(self, model: ModelRun, split: str, draws: int, done: dict[RowTask, Receipt | Failure]) -> tuple[RowsPart, ...]:
         """The parts of a split, in order, of rows of so many draws; a source without a failed task is published."""

@@ -11,25 +11,28 @@ from madcore import screen, split_order
 from madcore.calibration import calibration_size
 from pipeline.artifacts.curvature import ClassModes, Part, Screening, TrustedSamples
 from pipeline.artifacts.rows import NO_CLASS, RowsPart, read_blocks, read_samples
+from pipeline.artifacts.truth import read_stored_truth
 from pipeline.errors import StageError
 from pipeline.gradients import UNREADABLE
 from pipeline.memory import SCORING_BLOCK
 from pipeline.plan import ModelPlan
-from pipeline.sources.datasets import MISSING_CLASS, read_truth
+from pipeline.sources.datasets import MISSING_CLASS, Truth, joined, read_truth
 
 
-def split_trusted(storage: Storage, plan: ModelPlan, parts: tuple[RowsPart, ...]) -> tuple[TrustedSamples, Screening | None]:
+def split_trusted(storage: Storage, plan: ModelPlan, parts: tuple[RowsPart, ...], truth: Truth) -> tuple[TrustedSamples, Screening | None]:
     """Divides the trusted samples: calibration first, unfiltered; of the rest, those predicted correctly are the reference part.
 
     The trusted set of a classifier is screened; where it is asked for, suspects then leave both parts. What was found comes with them.
+    Samples that are dropped by their ids are as if they were not there. `truth` is that of all trusted samples.
 
     Raises:
         StageError: no reference sample is left.
     """
-    ids, readable, correct, predictions = [], [], [], []
-    sources = {source.key: source for source in plan.trusted}
+    ids, readable, correct, predictions = list[str](), list[bool](), list[bool](), list[Tensor]()
+    all_labels = torch.from_numpy(truth.label)
     for stored in parts:
-        samples, labels = read_samples(storage, stored), torch.from_numpy(read_truth(sources[stored.source_key], stored.start, stored.stop).label)
+        samples = read_samples(storage, stored)
+        labels = all_labels[len(ids) : len(ids) + len(samples.ids)]
         ids += samples.ids
         readable += [not status.startswith(UNREADABLE) for status in samples.statuses]
         correct += (samples.ok & ((labels == MISSING_CLASS) | (labels == samples.predictions))).tolist()
@@ -45,6 +48,14 @@ def split_trusted(storage: Storage, plan: ModelPlan, parts: tuple[RowsPart, ...]
             + ("has a finite gradient; check the weights" if plan.config.is_text else "is predicted correctly; check the labels and data.preprocess")
         )
     return trusted, screening
+
+
+def truth_of_trusted(storage: Storage, plan: ModelPlan, parts: tuple[RowsPart, ...]) -> Truth:
+    """What is known of all trusted samples, (m,) each: as an earlier run kept it, or else from their files."""
+    if plan.stored is not None and plan.stored.labels:
+        return read_stored_truth(storage, plan.stored.labels)
+    sources = {source.key: source for source in plan.trusted}
+    return joined([read_truth(sources[stored.source_key], stored.start, stored.stop) for stored in parts])
 
 
 def rows_of(storage: Storage, plan: ModelPlan, parts: tuple[RowsPart, ...]) -> Tensor:
@@ -90,7 +101,9 @@ def _screened(samples: Screenable, plan: ModelPlan) -> tuple[list[Part], Screeni
 
 def _parts(ids: list[str], readable: list[bool], correct: list[bool], plan: ModelPlan) -> list[Part]:
     parts: list[Part] = ["reference" if right else "filtered" if can else "unreadable" for can, right in zip(readable, correct, strict=True)]
-    candidates = [index for index, can in enumerate(readable) if can]
+    dropped = set(plan.dropped)
+    parts = ["dropped" if name in dropped else part for name, part in zip(ids, parts, strict=True)]
+    candidates = [index for index, part in enumerate(parts) if part not in ("unreadable", "dropped")]
     order = split_order([ids[index] for index in candidates], plan.config.calibration.seed)
     for place in order[: calibration_size(len(candidates), plan.config.calibration.fraction)]:
         parts[candidates[place]] = "calibration"

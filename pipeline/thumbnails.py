@@ -2,18 +2,31 @@
 
 import base64
 import io
+import json
 from collections.abc import Mapping, Sequence
 
 from PIL import Image
 from pydantic import JsonValue
 
+from infra.commits import read_file
 from infra.errors import StorageError
+from infra.storage import Storage
+from pipeline.artifacts.scores import IMAGES
 from pipeline.plan import ModelPlan
 from pipeline.sources.datasets import Source, read_image
 from pipeline.sources.images import UnreadableImage, decode
+from pipeline.stored import StoredRun
 
 LONGEST_SIDE = 96
 PICTURES_VERSION = 1
+
+
+def stored_thumbnails(storage: Storage, run: StoredRun, entries: Sequence[Mapping[str, JsonValue]]) -> dict[str, JsonValue]:
+    """A document like that of `thumbnails`, of the pictures that an earlier run's report has of these entries; no audited file is read."""
+    path = f"{run.report}/{IMAGES}"
+    earlier = json.loads(read_file(storage, path))["pictures"] if storage.exists(path) else {}
+    places = [f"{entry['source']}#{entry['row']}" for entry in entries]
+    return {"schema": PICTURES_VERSION, "pictures": {place: earlier[place] for place in places if place in earlier}}
 
 
 def thumbnails(plan: ModelPlan, sources: Mapping[str, Source], entries: Sequence[Mapping[str, JsonValue]]) -> dict[str, JsonValue]:

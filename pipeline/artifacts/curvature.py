@@ -21,7 +21,7 @@ from madcore import RowLayout, Whitening
 from madcore.curvature import Moment
 from madcore.inverse import Factors, Map, Matrix, Turned, Vectors
 
-Part = Literal["reference", "calibration", "filtered", "suspect", "suspect calibration", "unreadable"]
+Part = Literal["reference", "calibration", "filtered", "suspect", "suspect calibration", "unreadable", "dropped"]
 WHITENING, LAYERS = "whitening", "layers.arrow"
 REFERENCES, TRUSTED = "references", "trusted.arrow"
 MOMENT, SCREENING = "moment", "screening.json"
@@ -62,9 +62,9 @@ class _Maps(BaseModel):
 class TrustedSamples:
     """All trusted samples, in task order: the part each belongs to, its prediction, and, in the calibration part, its score.
 
-    A suspect was found by screening and is in neither part, whichever it was drawn for. Scores are NaN outside the calibration part, but for
-    suspects that were drawn for it, and +infinity for a calibration sample whose gradient is not finite: the most
-    anomalous there is, as it would be flagged if it were audited.
+    A suspect was found by screening and is in neither part, whichever it was drawn for; nor is one that was dropped by its id.
+    Scores are NaN outside the calibration part, but for suspects that were drawn for it, and +infinity for a calibration sample whose
+    gradient is not finite: the most anomalous there is, as it would be flagged if it were audited.
     """
 
     ids: list[str]

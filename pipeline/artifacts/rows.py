@@ -21,6 +21,7 @@ from pipeline.keys import key_of
 OK, NONFINITE = "ok", "nonfinite"
 NO_CLASS = -1
 ARRAY, SAMPLES = "rows", "samples.arrow"
+Places = slice | list[int]
 SAMPLES_FORMAT = TableFormat(
     "samples",
     1,
@@ -142,18 +143,30 @@ def read_blocks(storage: Storage, part: RowsPart, layout: RowLayout, block_rows:
 def read_stored(storage: Storage, part: RowsPart, layout: RowLayout, block_rows: int) -> Iterator[StoredBlock]:
     """Rows as they are at rest, in blocks of `block_rows` and a last one of what is left; nothing is computed.
 
+    Of the stored layers only those of `layout` are taken.
+
     Raises:
-        StageError: the stored rows are of other layers.
+        StageError: the stored rows have not all of them.
     """
     table, array = _samples(storage, part), open_rows(storage, part)
-    if stored_layout(array) != layout:
-        raise StageError(f"{part.folder}: holds rows of other layers than the plan's; its key should have differed, please report this")
+    columns, layers = _chosen(stored_layout(array), layout, part.folder)
     start = 0
     for values in _evenly(array, block_rows):
         piece = table.slice(start, len(values))
         start += len(values)
         scales = piece.column("scales").combine_chunks().flatten().to_numpy().reshape(len(values), -1)
-        yield StoredBlock(torch.from_numpy(values), torch.from_numpy(np.array(scales)), _columns(piece), layout)
+        yield StoredBlock(torch.from_numpy(values[:, columns]), torch.from_numpy(np.array(scales[:, layers])), _columns(piece), layout)
+
+
+def _chosen(stored: RowLayout, layout: RowLayout, folder: str) -> tuple[Places, Places]:
+    """Which numbers and which layers of stored rows make rows of a layout: all, or those of a selection of its layers."""
+    if stored == layout:
+        return slice(None), slice(None)
+    places = {name: (place, numbers) for place, (name, numbers) in enumerate(zip(stored.names, stored.slices, strict=True))}
+    if any(name not in places or stored.sizes[places[name][0]] != size for name, size in zip(layout.names, layout.sizes, strict=True)):
+        raise StageError(f"{folder}: holds rows of other layers than the plan's; its key should have differed, please report this")
+    columns = [number for name in layout.names for number in range(*places[name][1].indices(stored.k))]
+    return columns, [places[name][0] for name in layout.names]
 
 
 def _evenly(array: arrays.StoredArray, block_rows: int) -> Iterator[arrays.Numbers]:

@@ -243,6 +243,10 @@ class Truth:
     anomalous: NDArray[np.int64]
     target: NDArray[np.int64]
 
+    def of(self, start: int, stop: int) -> "Truth":
+        """That of samples [start, stop)."""
+        return Truth(self.label[start:stop], self.anomalous[start:stop], self.target[start:stop])
+
 
 def read_truth(source: Source, start: int, stop: int) -> Truth:
     """Labels, anomaly marks and targets of rows [start, stop)."""
@@ -255,6 +259,16 @@ def read_truth(source: Source, start: int, stop: int) -> Truth:
             values[role][position : position + batch.num_rows] = column.to_numpy(zero_copy_only=False)
         position += batch.num_rows
     return Truth(**values)
+
+
+def joined(pieces: Sequence[Truth]) -> Truth:
+    """Pieces of truth, one after the other."""
+    return Truth(**{role: np.concatenate([getattr(piece, role) for piece in pieces]) for role in TRUTH})
+
+
+def unknown(samples: int) -> Truth:
+    """That nothing is known of so many samples."""
+    return Truth(**{role: np.full(samples, MISSING_CLASS, np.int64) for role in TRUTH})
 
 
 def _image_bytes(column: pa.Array) -> Iterator[bytes | None]:

@@ -17,7 +17,7 @@ from tests.jobs.command import mad, published, section, table, tasks
 from tests.jobs.conftest import Configure
 from tests.jobs.workshop import AUDITED, TRUSTED
 
-COMMANDS = ("demo", "init", "plan", "run", "status", "verify", "inspect", "report", "explain", "gc")
+COMMANDS = ("demo", "init", "plan", "run", "rescore", "sweep", "status", "verify", "inspect", "report", "explain", "gc")
 REPOSITORY = Path(__file__).parents[2]
 HEAVY = ("torch", "zarr", "pyarrow", "pydantic", "dask", "numpy", "fsspec", "sklearn", "yaml")
 STAGES = ("gradients", "curvature", "scoring", "reporting")

@@ -1,0 +1,38 @@
+"""A sweep's results for a person."""
+
+from collections.abc import Mapping, Sequence
+
+from pydantic import JsonValue
+
+from jobs.rendering import mapping, share, table
+from pipeline.evaluation import figures
+
+COLUMNS = ("model", "settings", "calibration", "threshold", "flagged", "explained", "AUROC", "TPR", "FPR")
+
+
+def sweep_text(rows: Sequence[Mapping[str, JsonValue]]) -> str:
+    """A line of each point and model that got through."""
+    return table(list(COLUMNS), [_cells(row) for row in rows if "failure" not in row]) + (
+        "\nexplained: mean coupling of calibration samples with the reference part, which needs no anomalies; compare it among points of one score"
+    )
+
+
+def _cells(row: Mapping[str, JsonValue]) -> list[str]:
+    calibration, judged, explained = mapping(row["calibration"]), figures(row["evaluation"]), mapping(row["explained"])
+    at = mapping(judged.get("at_calibrated"))
+    threshold = calibration["threshold"]
+    return [
+        str(row["model"]),
+        ", ".join(f"{name} {_shown(value)}" for name, value in mapping(row["settings"]).items()) or "as the audit has them",
+        str(calibration["calibration"]),
+        f"{threshold:.4g}" if isinstance(threshold, float) else "-",
+        f"{row['flagged']:,} of {row['audited']:,}",
+        f"{explained['mean']:.4f}" if explained else "-",
+        *(share(value) for value in (judged.get("auroc"), at.get("tpr"), at.get("fpr"))),
+    ]
+
+
+def _shown(value: object) -> str:
+    if isinstance(value, dict):
+        return " ".join(f"{one:g}" if isinstance(one, float) else str(one) for one in value.values())
+    return " ".join(map(str, value)) if isinstance(value, list) else str(value)

@@ -1,0 +1,29 @@
+"""Truth at rest: what is known of samples beside their rows, so that what is made of rows anew needs no data file."""
+
+import numpy as np
+import pyarrow as pa
+
+from infra.commits import read_file
+from infra.storage import Storage
+from infra.tables import TableFormat, decode_arrow, encode_arrow
+from pipeline.sources.datasets import TRUTH, Truth
+
+TRUTH_FILE = "truth.arrow"
+TRUTH_FORMAT = TableFormat("truth", 1, tuple(pa.field(role, pa.int64(), nullable=False) for role in TRUTH))
+
+
+def encode_truth(truth: Truth) -> dict[str, bytes]:
+    """The file of what is known of samples."""
+    columns = [pa.array(getattr(truth, role)) for role in TRUTH]
+    return {TRUTH_FILE: encode_arrow(pa.Table.from_arrays(columns, schema=TRUTH_FORMAT.schema))}
+
+
+def read_stored_truth(storage: Storage, folder: str) -> Truth:
+    """What is known of all samples of a split's or a report's folder, in its order.
+
+    Raises:
+        Corrupt: it is gone, or not what was written.
+    """
+    path = f"{folder}/{TRUTH_FILE}"
+    table = decode_arrow(read_file(storage, path), TRUTH_FORMAT, storage.locate(path))
+    return Truth(**{role: np.array(table.column(role).to_numpy(), np.int64) for role in TRUTH})
