@@ -145,15 +145,27 @@ def read_stored(storage: Storage, part: RowsPart, layout: RowLayout, block_rows:
     Raises:
         StageError: the stored rows are of other layers.
     """
-    table, array = _samples(storage, part), open_rows(storage, part)
-    if stored_layout(array) != layout:
-        raise StageError(f"{part.folder}: holds rows of other layers than the plan's; its key should have differed, please report this")
+    table, array = _samples(storage, part), _of_layout(storage, part, layout)
     start = 0
     for values in _evenly(array, block_rows):
         piece = table.slice(start, len(values))
         start += len(values)
         scales = piece.column("scales").combine_chunks().flatten().to_numpy().reshape(len(values), -1)
         yield StoredBlock(torch.from_numpy(values), torch.from_numpy(np.array(scales)), _columns(piece), layout)
+
+
+def read_range(storage: Storage, part: RowsPart, layout: RowLayout, start: int, stop: int) -> Tensor:
+    """Float32 rows [start, stop) of a part, (stop - start, k); only the chunks that they lie in are read. Raises as `read_stored`."""
+    scales = _samples(storage, part).slice(start, stop - start).column("scales").combine_chunks().flatten().to_numpy()
+    stored = torch.from_numpy(arrays.read(_of_layout(storage, part, layout), start, stop))
+    return from_half(stored, torch.from_numpy(np.array(scales.reshape(stop - start, -1))), layout)
+
+
+def _of_layout(storage: Storage, part: RowsPart, layout: RowLayout) -> arrays.StoredArray:
+    array = open_rows(storage, part)
+    if stored_layout(array) != layout:
+        raise StageError(f"{part.folder}: holds rows of other layers than the plan's; its key should have differed, please report this")
+    return array
 
 
 def _evenly(array: arrays.StoredArray, block_rows: int) -> Iterator[arrays.Numbers]:
