@@ -1,6 +1,6 @@
 """A root opened for reading: scores, rows and summaries of its models."""
 
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import dask.array
 import pyarrow as pa
@@ -9,12 +9,17 @@ from pydantic import JsonValue
 from infra.storage import Storage
 from infra.tables import open_parquet
 from madcore import Damping
-from pipeline.artifacts.layout import models, open_root, report_file, root_storage
+from pipeline.artifacts.layout import models, open_root, report_file, root_storage, runs
 from pipeline.artifacts.scores import PUBLISHED_FORMAT, TABLE
 from pipeline.dask_curvature import StoredCurvature
+from pipeline.dask_scores import score_frame
 from pipeline.errors import RootError
+from pipeline.notebooks import ScoreChart, as_html, as_text, cells, chart
 from pipeline.publication import RunOutcome, read_summary
 from pipeline.stored_rows import row_array, stored_rows
+
+if TYPE_CHECKING:
+    import dask.dataframe
 
 
 class Audit:
@@ -62,6 +67,34 @@ class Audit:
         if split not in ("trusted", "audited"):
             raise RootError(f"there is no split {split!r}; splits: trusted, audited")
         return row_array(self.storage, stored_rows(self.storage, self.summary(model), split))
+
+    def scores_dataframe(self, model: str) -> "dask.dataframe.DataFrame":
+        """The same scores as a Dask data frame, columns and their Arrow types as published, nested ones too, a partition per row group (8,192 rows).
+
+        Raises:
+            ImportError: there is no pandas, which the extra `mad[dask]` brings.
+            RootError: the model has no completed run.
+            Corrupt: it was written by a newer version.
+        """
+        return score_frame(self.storage, report_file(self.summary(model), TABLE))
+
+    def plot_scores(self, model: str) -> ScoreChart:
+        """The histogram of the latest completed run's scores, audited against calibration, which a notebook shows; `.svg` is its text.
+
+        Raises:
+            RootError: the model has none.
+        """
+        return chart(self.summary(model))
+
+    def __repr__(self) -> str:
+        return as_text(self.storage.url, *self._shown())
+
+    def _repr_html_(self) -> str:
+        return as_html(self.storage.url, *self._shown())
+
+    def _shown(self) -> tuple[str, list[tuple[str, ...]]]:
+        """The latest run's id, "" where there is none, and what is shown of each model."""
+        return next(reversed(runs(self.storage)), ""), [cells(name, read_summary(self.storage, name)) for name in self.models]
 
     def curvature(self, model: str, damping: Damping | None = None) -> StoredCurvature:
         """The curvature of the latest completed run, to be rebuilt by Dask from stored rows: `.moment` and `.whitening`, each with `.compute()`.

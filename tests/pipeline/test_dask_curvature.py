@@ -133,7 +133,7 @@ def test_it_runs_on_a_ray_cluster(synthetic: tuple[str, torch.Tensor], ray_clust
 
 
 MEBIBYTE = 1 << 20
-LIMIT, TASKS = 128 * MEBIBYTE, 42
+LIMIT, TASKS = 144 * MEBIBYTE, 48
 IN_BOUNDS = """
 import resource, sys
 from pipeline.audit import open_audit
