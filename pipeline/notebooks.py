@@ -10,9 +10,9 @@ from pipeline.pages import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH, Plot, number
 
 Summary = Mapping[str, JsonValue]
 COLUMNS = ("model", "verdict", "run", "audited", "flagged", "not scored")
-STYLE = """text { font: 13px system-ui, "DejaVu Sans", sans-serif; fill: #56626f; } .strong { fill: #1b2430; font-weight: 600; }
-.grid { stroke: #dbe1e8; } path { fill-opacity: .3; stroke-width: 1.5; } .calibration { fill: #4d7ea8; stroke: #4d7ea8; }
-.audited { fill: #c2551f; stroke: #c2551f; } .threshold { stroke: #1b2430; stroke-dasharray: 5 4; }"""
+STYLE = """.mad-scores text { font: 13px system-ui, "DejaVu Sans", sans-serif; fill: #56626f; } .mad-scores .strong { fill: #1b2430; font-weight: 600; }
+.mad-scores .grid { stroke: #dbe1e8; } .mad-scores path { fill-opacity: .3; stroke-width: 1.5; } .mad-scores .calibration { fill: #4d7ea8; stroke: #4d7ea8; }
+.mad-scores .audited { fill: #c2551f; stroke: #c2551f; } .mad-scores .threshold { stroke: #1b2430; stroke-dasharray: 5 4; }"""
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ def chart(summary: Summary) -> ScoreChart:
     drawn = plot([float(str(edge)) for edge in _listed(bins, "edges")], counts["calibration"], counts["audited"], limit)
     title = f"{summary['model']}: anomaly scores of {sum(counts['audited']):,} audited and {sum(counts['calibration']):,} calibration samples"
     body = _drawing(drawn, limit) if drawn else [_text(WIDTH / 2, HEIGHT / 2, "No sample has a score.")]
-    opening = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" width="{WIDTH}" height="{HEIGHT}" role="img">'
+    opening = f'<svg xmlns="http://www.w3.org/2000/svg" class="mad-scores" viewBox="0 0 {WIDTH} {HEIGHT}" width="{WIDTH}" height="{HEIGHT}" role="img">'
     back = f'<rect width="{WIDTH}" height="{HEIGHT}" fill="#ffffff"/>'
     return ScoreChart("\n".join([opening, f"<title>{escape(title)}</title><style>{STYLE}</style>", back, *body, "</svg>"]))
 
