@@ -3,7 +3,8 @@
 Each task sums the moment of one part of the rows, block by block; FAN_IN sums at a time are merged, then FAN_IN of those, and so on. So
 memory holds a few moments and blocks a thread, however many rows there are. Where it runs is a setting of Dask's own: the threads of
 this process; the scheduler of a `distributed.Client`, once there is one; a Ray cluster, under
-`dask.config.set(scheduler=ray.util.dask.ray_dask_get)`. Workers elsewhere need mad and reach the root as this process does.
+`dask.config.set(scheduler=ray.util.dask.ray_dask_get)`. The last two need the extra `mad[dask]`: Ray's scheduler of Dask graphs imports
+pandas. Workers elsewhere need mad, and reach the root as this process does.
 """
 
 from collections.abc import Sequence
