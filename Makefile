@@ -9,7 +9,7 @@ TESTS := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loa
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo check test test-s3 test-faults test-nights test-cluster
-.PHONY: bench bench-gradients bench-peers-setup bench-precision bench-estimators bench-pipeline bench-scale clean
+.PHONY: bench bench-gradients bench-peers-setup bench-precision bench-estimators bench-pipeline bench-scale bench-rescore clean
 
 help:  ## List the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## (.*)/  make \1\t\2/' | expand -t 26
@@ -84,6 +84,9 @@ bench-pipeline: setup  ## Measure: the gradients stage against the bare loop tha
 bench-scale: setup  ## Measure: how cost grows up to IMAGES audited ones (1,000,000) and the books of a billion, on the model at ZOO; pictures stay if CACHE names a folder
 	$(if $(ZOO),,$(error name the folder that holds zoo/ and data/: make bench-scale ZOO=FOLDER))
 	$(BIN)/python -m tests.benchmarks.scale $(ZOO) $(IMAGES) $(if $(CACHE),--cache $(CACHE))
+
+bench-rescore: setup  ## Measure: curvature and scores again from ROWS stored rows (1,000,000), over what this machine allows
+	$(BIN)/python -m tests.benchmarks.rescore $(ROWS)
 
 clean:  ## Remove the environment and caches; audits stay
 	rm -rf $(VENV) $(PEERS) build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -1,24 +1,25 @@
 """A root opened for reading: scores, rows and summaries of its models."""
 
-from collections.abc import Iterator
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import dask.array
-import numpy as np
 import pyarrow as pa
-from dask.delayed import delayed
-from numpy.typing import NDArray
 from pydantic import JsonValue
 
-from infra.commits import CommitLog, Receipt
 from infra.storage import Storage
 from infra.tables import open_parquet
-from madcore import RowLayout
-from pipeline.artifacts.layout import models, open_root, report_file, root_storage
-from pipeline.artifacts.rows import RowsPart, open_rows, read_blocks, stored_layout
+from madcore import Damping
+from pipeline.artifacts.layout import models, open_root, report_file, root_storage, runs
 from pipeline.artifacts.scores import PUBLISHED_FORMAT, TABLE
+from pipeline.dask_curvature import StoredCurvature
+from pipeline.dask_scores import score_frame
 from pipeline.errors import RootError
+from pipeline.notebooks import ScoreChart, as_html, as_text, cells, chart
 from pipeline.publication import RunOutcome, read_summary
+from pipeline.stored_rows import row_array, stored_rows
+
+if TYPE_CHECKING:
+    import dask.dataframe
 
 
 class Audit:
@@ -58,36 +59,54 @@ class Audit:
         return pa.RecordBatchReader.from_batches(PUBLISHED_FORMAT.schema, file.iter_batches())
 
     def rows(self, model: str, split: Literal["trusted", "audited"] = "audited") -> dask.array.Array:
-        """All rows (n, k), float32, of the latest completed run, in the order of its table, read when computed, a task's rows at a time.
+        """All rows (n, k), float32, of the latest completed run, in the order of its table, read when computed, in pieces of at most 64 MiB.
 
         Raises:
             RootError: the model has no completed run, or tasks of it failed, so that rows are missing.
         """
         if split not in ("trusted", "audited"):
             raise RootError(f"there is no split {split!r}; splits: trusted, audited")
-        pieces = [
-            dask.array.from_delayed(delayed(_read_part)(self.storage.url, part, layout), (part.stop - part.start, layout.k), np.float32)
-            for part, layout in self._parts(model, split)
-        ]
-        found, expected = sum(piece.shape[0] for piece in pieces), self._expected_rows(model, split)
-        if found != expected:
-            raise RootError(f"model {model}: {expected - found:,} of {expected:,} {split} rows are in files of which tasks failed; `mad run` tries them again")
-        rows: dask.array.Array = dask.array.concatenate(pieces)
-        return rows
+        return row_array(self.storage, stored_rows(self.storage, self.summary(model), split))
 
-    def _expected_rows(self, model: str, split: str) -> int:
-        files = self.summary(model)["files"]
-        listed = files[split] if isinstance(files, dict) else []
-        return sum(int(str(file["rows"])) for file in listed if isinstance(file, dict)) if isinstance(listed, list) else 0
+    def scores_dataframe(self, model: str) -> "dask.dataframe.DataFrame":
+        """The same scores as a Dask data frame, columns and their Arrow types as published, nested ones too, a partition per row group (8,192 rows).
 
-    def _parts(self, model: str, split: str) -> Iterator[tuple[RowsPart, RowLayout]]:
-        manifests = self.summary(model)["manifests"]
-        paths = manifests.get(split, []) if isinstance(manifests, dict) else []
-        for path in paths if isinstance(paths, list) else []:
-            log = CommitLog(self.storage, str(path).rpartition("/manifests/")[0])
-            for receipt in log.manifest(str(path)).receipts:
-                part = _part(log, receipt)
-                yield part, stored_layout(open_rows(self.storage, part))
+        Raises:
+            ImportError: there is no pandas, which the extra `mad[dask]` brings.
+            RootError: the model has no completed run.
+            Corrupt: it was written by a newer version.
+        """
+        return score_frame(self.storage, report_file(self.summary(model), TABLE))
+
+    def plot_scores(self, model: str) -> ScoreChart:
+        """The histogram of the latest completed run's scores, audited against calibration, which a notebook shows; `.svg` is its text.
+
+        Raises:
+            RootError: the model has none.
+        """
+        return chart(self.summary(model))
+
+    def __repr__(self) -> str:
+        return as_text(self.storage.url, *self._shown())
+
+    def _repr_html_(self) -> str:
+        return as_html(self.storage.url, *self._shown())
+
+    def _shown(self) -> tuple[str, list[tuple[str, ...]]]:
+        """The latest run's id, "" where there is none, and what is shown of each model."""
+        return next(reversed(runs(self.storage)), ""), [cells(name, read_summary(self.storage, name)) for name in self.models]
+
+    def curvature(self, model: str, damping: Damping | None = None) -> StoredCurvature:
+        """The curvature of the latest completed run, to be rebuilt by Dask from stored rows: `.moment` and `.whitening`, each with `.compute()`.
+
+        Args:
+            model: the model's name.
+            damping: another than the run's.
+
+        Raises:
+            RootError: the model has no completed run, tasks of it failed, or its curvature is not made of moments of rows.
+        """
+        return StoredCurvature.of(self.storage, self.summary(model), damping)
 
 
 def open_audit(root: str) -> Audit:
@@ -99,13 +118,3 @@ def open_audit(root: str) -> Audit:
     storage = root_storage(root)
     open_root(storage)
     return Audit(storage)
-
-
-def _part(log: CommitLog, receipt: Receipt) -> RowsPart:
-    start, stop = (int(number) for number in receipt.task.split("-"))
-    return RowsPart("", log.folder.rpartition("/")[2], start, stop, log.attempt_folder(receipt), receipt.content)
-
-
-def _read_part(url: str, part: RowsPart, layout: RowLayout) -> NDArray[np.float32]:
-    blocks = [rows.numpy() for rows, _ in read_blocks(Storage(url), part, layout, block_rows=1024)]
-    return np.concatenate(blocks)

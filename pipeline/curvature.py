@@ -9,7 +9,7 @@ than FAN_IN parts, `moment` tasks add up FAN_IN each first, then FAN_IN of their
 follow from the parts alone, so that the bytes do not depend on who was first.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -22,6 +22,7 @@ from infra.events import Stopwatch, peak_memory_bytes
 from infra.storage import Storage
 from madcore import BlockMoment, Damping, EigenvalueMoment, KroneckerMoment, RowLayout, Whitening
 from madcore.curvature import Moment
+from madcore.inverse import Spectrum
 from pipeline.artifacts.curvature import (
     Part,
     TrustedSamples,
@@ -180,16 +181,9 @@ class CurvatureWorker:
                 yield rows[samples.ok]
 
     def _factor(self, plan: ModelPlan, task: CurvatureTask, trusted: TrustedSamples) -> dict[str, bytes]:
-        blocks, damping = self._sum(plan, task, trusted).finalize(), _damping(plan.config.curvature)
+        blocks, damping = self._sum(plan, task, trusted).finalize(), damping_of(plan.config.curvature)
         mean_eigenvalues = [block.mean_eigenvalue for block in blocks]
-        whitening = Whitening.fit(plan.layout, blocks, damping)
-        if whitening.infinite:
-            name = whitening.infinite[0]
-            worst = plan.layout.names.index(name)
-            raise StageError(
-                f"model {plan.name}: the curvature of {len(whitening.infinite)} layers cannot be inverted in float32, first that of {name} (mean eigenvalue "
-                f"{mean_eigenvalues[worst]:.3g}, damping {damping.of(blocks[worst]):.3g}); raise curvature.damping, or exclude it in estimator.layers"
-            )
+        whitening = whitening_of(plan.name, plan.layout, blocks, damping)
         return encode_whitening(whitening, mean_eigenvalues, damping.of_all(blocks))
 
     def _references(self, plan: ModelPlan, task: CurvatureTask, trusted: TrustedSamples) -> dict[str, bytes]:
@@ -228,6 +222,23 @@ def moment_ranges(parts: int) -> list[tuple[int, int]]:
     return [(first, min(first + FAN_IN, parts)) for first in range(0, parts, FAN_IN)] if parts > FAN_IN else []
 
 
-def _damping(section: CurvatureSection) -> Damping:
+def damping_of(section: CurvatureSection) -> Damping:
+    """The damping that a config asks for."""
     damping = section.damping
     return Damping("absolute", damping.value) if isinstance(damping, Absolute) else Damping("relative_mean", damping.factor)
+
+
+def whitening_of(model: str, layout: RowLayout, blocks: Sequence[Spectrum], damping: Damping) -> Whitening:
+    """The whitening of a curvature block per layer.
+
+    Raises:
+        StageError: a layer's cannot be inverted in float32.
+    """
+    whitening = Whitening.fit(layout, blocks, damping)
+    if whitening.infinite:
+        worst = blocks[layout.names.index(whitening.infinite[0])]
+        raise StageError(
+            f"model {model}: the curvature of {len(whitening.infinite)} layers cannot be inverted in float32, first that of {whitening.infinite[0]} (mean "
+            f"eigenvalue {worst.mean_eigenvalue:.3g}, damping {damping.of(worst):.3g}); raise curvature.damping, or exclude it in estimator.layers"
+        )
+    return whitening

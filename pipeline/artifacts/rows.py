@@ -169,6 +169,14 @@ def _chosen(stored: RowLayout, layout: RowLayout, folder: str) -> tuple[Places, 
     return columns, [places[name][0] for name in layout.names]
 
 
+def read_range(storage: Storage, part: RowsPart, layout: RowLayout, start: int, stop: int) -> Tensor:
+    """Float32 rows [start, stop) of a part, (stop - start, k); only the chunks that they lie in are read. Raises as `read_stored`."""
+    array = open_rows(storage, part)
+    columns, layers = _chosen(stored_layout(array), layout, part.folder)
+    scales = _samples(storage, part).slice(start, stop - start).column("scales").combine_chunks().flatten().to_numpy().reshape(stop - start, -1)
+    return from_half(torch.from_numpy(arrays.read(array, start, stop)[:, columns]), torch.from_numpy(np.array(scales[:, layers])), layout)
+
+
 def _evenly(array: arrays.StoredArray, block_rows: int) -> Iterator[arrays.Numbers]:
     """An array's rows in blocks of one size. Whole chunks are read, each once: of a smaller part a chunk is read and its checksum computed all the same."""
     rows, held = array.shape[0], list[arrays.Numbers]()

@@ -2,16 +2,21 @@
 
 import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
+import pytest
 import torch
 from numpy.typing import NDArray
 from safetensors.torch import load_file
 
 from pipeline.demo.network import digit_cnn
+from pipeline.planning import plan_audit
+from pipeline.run import run_audit
 from pipeline.schema import Preprocess
 from pipeline.sources.images import decode, scaled
+from tests.conftest import ConfigMaker
 
 README = Path(__file__).parents[2] / "README.md"
 PREPROCESS = Preprocess(mean=(0.3, 0.3, 0.3), std=(0.35, 0.35, 0.35))
@@ -23,16 +28,32 @@ def tensors(path: Path) -> torch.Tensor:
     return torch.from_numpy(scaled(np.stack(pixels), PREPROCESS))
 
 
+def code_below(heading: str) -> str:
+    """The first block of Python below a heading."""
+    code = re.search(r"```python\n(.*?)```", README.read_text(encoding="utf-8").partition(heading)[2], re.DOTALL)
+    assert code is not None
+    return code.group(1)
+
+
 def test_the_notebook_finds_the_demos_backdoor(digits: Path) -> None:
-    section = README.read_text(encoding="utf-8").partition("## The numerics alone")[2]
-    code = re.search(r"```python\n(.*?)```", section, re.DOTALL)
-    assert code is not None and len([line for line in code.group(1).splitlines() if line.strip()]) <= 13
+    code = code_below("## The numerics alone")
+    assert len([line for line in code.splitlines() if line.strip()]) <= 13
     model = digit_cnn().eval()
     model.load_state_dict(load_file(digits / "digits.safetensors"))
     names: dict[str, object] = {"model": model, "trusted": tensors(digits / "trusted.parquet"), "audited": tensors(digits / "audited.parquet")}
-    exec(code.group(1), names)
+    exec(code, names)
     p_values: NDArray[np.float64] = names["p_values"]  # type: ignore[assignment]
     anomalous = np.array(pq.read_table(digits / "audited.parquet").column("anomalous").to_pylist())
     flagged = p_values <= 0.05
     assert flagged[anomalous].mean() > 0.9
     assert flagged[~anomalous].mean() < 0.1
+
+
+def test_the_notebook_reads_an_audit(make_config: ConfigMaker, tmp_path: Path) -> None:
+    pytest.importorskip("pandas", reason="needs mad[dask]")
+    run_audit(plan_audit(make_config()))
+    names: dict[str, Any] = {}
+    exec(code_below("## In a notebook").replace('"mad-demo"', repr(str(tmp_path / "root"))), names)
+    scored = sum(batch.num_rows for batch in names["batches"])
+    assert scored == len(names["rows"]) == len(names["frame"]) > 0
+    assert names["whitening"].layout.k == names["rows"].shape[1]

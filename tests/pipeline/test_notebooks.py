@@ -1,0 +1,104 @@
+"""What an audit shows in a notebook, and its scores as a data frame."""
+
+import xml.etree.ElementTree as ET
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from infra.storage import Storage
+from pipeline import notebooks
+from pipeline.artifacts.layout import claim_root, summary_file
+from pipeline.artifacts.scores import PUBLISHED_FORMAT, TABLE
+from pipeline.audit import Audit, open_audit
+from pipeline.dask_scores import NEEDS
+from pipeline.planning import plan_audit
+from pipeline.publication import encode_document
+from pipeline.run import run_audit
+from tests.conftest import ConfigMaker
+from tests.pipeline.test_pages import summary
+
+HOSTILE = "<script>alert(1)</script>&\"'"
+
+
+@pytest.fixture
+def audit(make_config: ConfigMaker) -> Audit:
+    return run_audit(plan_audit(make_config()))
+
+
+def test_it_says_root_run_verdict_and_counts(audit: Audit) -> None:
+    found = audit.summary("digits")
+    counts, verdict = found["counts"], found["verdict"]
+    assert isinstance(counts, dict) and isinstance(verdict, dict)
+    shown = [repr(audit), audit._repr_html_()]
+    for text in shown:
+        assert all(what in text for what in (audit.storage.url, str(found["run_id"]), "digits", str(verdict["value"]), str(counts["flagged"])))
+    assert ET.fromstring(shown[1]).tag == "table"
+
+
+def test_a_root_without_a_completed_run_says_so(tmp_path: Path) -> None:
+    claim_root(Storage(str(tmp_path / "root")))
+    assert "latest run none" in repr(open_audit(str(tmp_path / "root")))
+    assert "no completed run" in notebooks.as_html("root", "", [notebooks.cells("digits", None)])
+
+
+def test_no_name_becomes_markup() -> None:
+    document = notebooks.as_html(HOSTILE, HOSTILE, [notebooks.cells(HOSTILE, None)])
+    svg = notebooks.chart({**summary(), "model": HOSTILE}).svg
+    for text in (document, svg):
+        assert "<script" not in text
+        assert HOSTILE in "".join(ET.fromstring(text).itertext())
+
+
+def test_the_chart_has_both_groups_and_the_threshold(audit: Audit) -> None:
+    drawn = audit.plot_scores("digits")
+    assert drawn._repr_svg_() == drawn.svg
+    classes = [node.get("class") for node in ET.fromstring(drawn.svg).iter()]
+    assert classes.count("calibration") == classes.count("audited") == 2 and classes.count("threshold") == 1
+    threshold = audit.summary("digits")["calibration"]["threshold"]  # type: ignore[index,call-overload]
+    assert f"threshold {notebooks.number(float(str(threshold)))}" in drawn.svg
+
+
+def test_a_chart_of_no_scores_says_so() -> None:
+    empty = {**summary(), "histogram": {"edges": [], "calibration": [], "audited": []}, "calibration": {"threshold": None}}
+    assert "No sample has a score." in notebooks.chart(empty).svg
+
+
+def test_scores_are_a_data_frame_as_published(audit: Audit) -> None:
+    pandas = pytest.importorskip("pandas", reason="needs the extra mad[dask]")
+    frame, table = audit.scores_dataframe("digits"), audit.scores("digits").read_all()
+    computed = frame.compute()
+    assert list(frame.columns) == table.column_names
+    assert all(isinstance(kind, pandas.ArrowDtype) for kind in frame.dtypes) and list(frame.dtypes) == list(computed.dtypes)
+    for name in table.column_names:
+        assert pa.chunked_array([pa.array(computed[name])]).to_pylist() == table.column(name).to_pylist()
+    assert int(frame.flagged.sum().compute()) == int(np.asarray(table.column("flagged")).sum())
+
+
+def test_a_partition_of_the_frame_is_a_row_group(tmp_path: Path) -> None:
+    pytest.importorskip("pandas", reason="needs the extra mad[dask]")
+    storage = Storage(str(tmp_path / "root"))
+    claim_root(storage)
+    row = {
+        field.name: None if field.nullable else {"int32": 1, "int64": 1, "string": "a", "bool": True}.get(str(field.type), [])
+        for field in PUBLISHED_FORMAT.schema
+    }
+    sink = pa.BufferOutputStream()
+    pq.write_table(pa.Table.from_pylist([row] * 25, schema=PUBLISHED_FORMAT.schema), sink, row_group_size=10)
+    storage.write(f"m/reporting/{TABLE}", sink.getvalue().to_pybytes())
+    storage.write(summary_file("m"), encode_document({"schema": 1, "model": "m", "report_folder": "m/reporting"}))
+    frame = open_audit(storage.url).scores_dataframe("m")
+    assert list(frame.map_partitions(len).compute()) == [10, 10, 5]
+
+
+def test_without_pandas_the_error_says_what_to_install(audit: Audit) -> None:
+    try:
+        import pandas  # noqa: F401, PLC0415
+    except ImportError:
+        with pytest.raises(ImportError) as raised:
+            audit.scores_dataframe("digits")
+        assert str(raised.value) == NEEDS and "mad[dask]" in NEEDS
+    else:
+        pytest.skip("pandas is installed here")
