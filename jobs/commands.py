@@ -14,6 +14,7 @@ from jobs.sweeping import sweep_text
 from pipeline.artifacts.layout import check_root, root_storage
 from pipeline.artifacts.logs import STAGES
 from pipeline.config import AuditConfig
+from pipeline.costs import estimated
 from pipeline.deadlines import Deadline
 from pipeline.durations import parse_duration
 from pipeline.errors import ConfigError
@@ -29,9 +30,10 @@ from pipeline.verdicts import VERDICTS
 LAST_STAGE = STAGES[-1]
 
 
-def show_plan(path: str, common: Common) -> None:
+def show_plan(path: str, cost: bool, executor: str, common: Common) -> None:
     """`mad plan`: exit 1 where a model or file of the config cannot be audited, 3 where the plan cannot fit."""
     plan = plan_audit(AuditConfig.load(path))
+    plan = estimated(plan, _threads(executor)) if cost else plan
     common.emit(plan_document(plan), plan_text(plan))
     if plan.misfits:
         raise typer.Exit(CANNOT)
@@ -41,13 +43,19 @@ def show_plan(path: str, common: Common) -> None:
 
 @dataclass(frozen=True)
 class How:
-    """How to run: the executor and the cluster that it joins, the last stage, the verdict to exit with 4 for, and when to stop."""
+    """How to run: the executor and the cluster that it joins, the last stage, the verdict to exit with 4 for, when to stop, whether cost is foretold."""
 
     executor: str = "serial"
     address: str | None = None
     until: Stage = "reporting"
     fail_on: str | None = None
     deadline: Deadline | None = None
+    cost: bool = False
+
+
+def _threads(executor: str) -> int | None:
+    """How many threads a worker computes with; None for all that this process has."""
+    return 1 if executor == "ray" else None
 
 
 def deadline_of(text: str | None) -> Deadline | None:
@@ -80,7 +88,8 @@ def run_config(path: str, how: How, common: Common) -> None:
         raise ConfigError(f"--fail-on needs a verdict, and there is none before the stage {LAST_STAGE}; leave out --until {how.until}")
     if how.deadline is not None and how.until != LAST_STAGE:
         raise ConfigError(f"--deadline publishes what is whole when it comes, and nothing is before the stage {LAST_STAGE}; leave out --until {how.until}")
-    _run(plan_audit(AuditConfig.load(path)), how, verdict, common)
+    plan = plan_audit(AuditConfig.load(path))
+    _run(estimated(plan, _threads(how.executor)) if how.cost else plan, how, verdict, common)
 
 
 def rescore_config(root: str, path: str, drop: str | None, how: How, common: Common) -> None:

@@ -75,12 +75,22 @@ def init(
 
 
 @app.command()
-def plan(config: Config, output: Output = "text", verbose: Verbose = 0, quiet: Quiet = False, version: Version = False) -> None:
+def plan(
+    config: Config,
+    cost: Annotated[
+        bool, typer.Option("--cost", help="Time a few samples of each model, and say what is not done yet will cost: worker-hours, bytes, requests.")
+    ] = False,
+    executor: Annotated[Literal["serial", "ray"], typer.Option(help="For --cost: where tasks will run; a worker of a Ray cluster has one CPU.")] = "serial",
+    output: Output = "text",
+    verbose: Verbose = 0,
+    quiet: Quiet = False,
+    version: Version = False,
+) -> None:
     """Show what a run would do: tasks, bytes, projected memory, layers covered and not. Writes nothing."""
     with edge(Common(output, verbose, quiet)) as common:
         from jobs.commands import show_plan  # noqa: PLC0415
 
-        show_plan(config, common)
+        show_plan(config, cost, executor, common)
 
 
 @app.command()
@@ -101,6 +111,7 @@ def run(
             "models that were never audited go first, then changed ones, then those audited longest ago.",
         ),
     ] = None,
+    cost: Annotated[bool, typer.Option("--cost", help="Foretell the cost as `mad plan --cost` does; the summary then says how far off that was.")] = False,
     output: Output = "text",
     verbose: Verbose = 0,
     quiet: Quiet = False,
@@ -110,7 +121,7 @@ def run(
     with edge(Common(output, verbose, quiet)) as common:
         from jobs.commands import How, deadline_of, repair_then_run, run_config  # noqa: PLC0415
 
-        how = How(executor, address, until, fail_on, deadline_of(deadline))
+        how = How(executor, address, until, fail_on, deadline_of(deadline), cost)
         (repair_then_run if repair else run_config)(config, how, common)
 
 

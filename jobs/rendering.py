@@ -13,9 +13,10 @@ from madcore import RerunCost
 from pipeline.artifacts.layout import page_file
 from pipeline.artifacts.logs import STAGES
 from pipeline.artifacts.rows import NO_CLASS
+from pipeline.costs import RUN_REQUESTS
 from pipeline.evaluation import figures
-from pipeline.plan import AuditPlan, ModelPlan, certifiable
-from pipeline.publication import Document, RunOutcome
+from pipeline.plan import AuditPlan, Cost, ModelPlan, certifiable
+from pipeline.publication import Document, RunOutcome, cost_document
 
 MOST_NAMED = 100
 
@@ -59,6 +60,7 @@ def plan_document(plan: AuditPlan) -> Document:
         "models": {model.name: _planned(model) for model in plan.models},
         "refused": dict(plan.refused),
         "cannot_fit": dict(plan.misfits),
+        **({"cost": {"models": {name: cost_document(cost) for name, cost in plan.costs.items()}, "run_requests": RUN_REQUESTS}} if plan.costs else {}),
     }
 
 
@@ -103,7 +105,7 @@ def plan_text(plan: AuditPlan) -> str:
         ]
         for model in plan.models
     ]
-    lines = [f"root: {plan.config.root}", f"stages: {', '.join(STAGES)}", table(columns, rows)]
+    lines = [f"root: {plan.config.root}", f"stages: {', '.join(STAGES)}", table(columns, rows), *([cost_text(plan)] if plan.costs else [])]
     for model in plan.models:
         group = certifiable(model)
         lines += [f"{model.name}: {_chains(model)}"] if model.config.traced else []
@@ -113,6 +115,24 @@ def plan_text(plan: AuditPlan) -> str:
         lines += [sentence(f"{model.name}: file left out: {reason}") for reason in model.refused_files.values()]
     lines += [sentence(f"{name}: cannot be audited: {reason}") for name, reason in plan.refused.items()]
     return "\n".join([*lines, *(sentence(f"cannot fit: model {name}: {reason}") for name, reason in plan.misfits.items())])
+
+
+def cost_text(plan: AuditPlan) -> str:
+    """What is not done yet is expected to cost, a line a model and one for all."""
+    columns = ["expected cost", *STAGES, "worker-hours", "stored", "read", "requests"]
+    costs = list(plan.costs.values())
+    total = Cost(
+        {stage: sum(cost.seconds[stage] for cost in costs) for stage in STAGES},
+        sum(cost.bytes_stored for cost in costs),
+        sum(cost.bytes_read for cost in costs),
+        RUN_REQUESTS + sum(cost.requests for cost in costs),
+    )
+    return table(columns, [_cost_row(name, cost) for name, cost in (*plan.costs.items(), ("in all", total))])
+
+
+def _cost_row(name: str, cost: Cost) -> list[str]:
+    seconds = [f"{cost.seconds[stage]:,.1f} s" for stage in STAGES]
+    return [name, *seconds, f"{cost.worker_hours:,.4f}", size(cost.bytes_stored), size(cost.bytes_read), f"{cost.requests:,}"]
 
 
 def _chains(model: ModelPlan) -> str:
@@ -142,6 +162,7 @@ def run_text(outcome: RunOutcome, storage: Storage) -> str:
         lines += [results(list(outcome.summaries.values())), stage_seconds(outcome.stages)]
         lines += [sentence(f"{name}: warning: {warning}") for name, summary in outcome.summaries.items() for warning in items(summary["warnings"])]
         lines += [f"{name}: same scores as run {summary['same_as']}" for name, summary in outcome.summaries.items() if summary["same_as"]]
+        lines += [f"{name}: {_off(mapping(summary['cost']))}" for name, summary in outcome.summaries.items() if "cost" in summary]
         lines.append(f"page: {storage.locate(page_file('index'))}")
     else:
         lines.append(stage_seconds(outcome.stages))
@@ -150,6 +171,13 @@ def run_text(outcome: RunOutcome, storage: Storage) -> str:
     given_up = {name: tasks for name, tasks in outcome.failed_tasks.items() if name not in outcome.failures}
     lines += [sentence(f"{name}: task given up, tried again by the next run: {tasks[0]} ({len(tasks)} in all)") for name, tasks in given_up.items()]
     return "\n".join(lines)
+
+
+def _off(cost: Document) -> str:
+    """What a model cost over what was expected, as a clause."""
+    measured, over = mapping(cost["measured"]), mapping(cost["over_expected"])
+    hours, stored = (f"{over[what]} of what was expected" if over[what] is not None else "nothing was expected" for what in ("worker_hours", "bytes_stored"))
+    return f"{float(str(measured['worker_hours'])):,.4f} worker-hours ({hours}), {size(int(str(measured['bytes_stored'])))} stored ({stored})"
 
 
 def unreached_text(outcome: RunOutcome) -> str:

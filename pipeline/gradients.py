@@ -75,9 +75,14 @@ class GradientWorker:
     def __call__(self, task: GradientTask) -> Receipt:
         """Computes and commits one task."""
         plan, rows = self._plans[task.model], task.rows
-        log = row_task_log(self._storage, plan, rows.source, rows.draws)
         if task.supersedes is not None and self._still_unreadable(plan, rows, task.supersedes):
             return task.supersedes
+        files, measures = self.rows_of(task)
+        return row_task_log(self._storage, plan, rows.source, rows.draws).commit(rows.name, files, measures, task.supersedes)
+
+    def rows_of(self, task: GradientTask) -> tuple[dict[str, bytes], Measures]:
+        """The files of one task, and what they took; nothing is committed."""
+        plan, rows = self._plans[task.model], task.rows
         with prefetched(self._read(plan, rows, range(rows.start, rows.stop)), READ_AHEAD) as batches:
             collected, watch, computing = compute(self._traced if task.snapshots else self._compute, plan, batches, task)
         files = encode_rows(collected.rows, collected.scales, collected.columns(rows.start), plan.layout_of(rows.draws))
@@ -89,7 +94,18 @@ class GradientWorker:
             nonfinite=collected.nonfinite,
             unreadable=collected.unreadable,
         )
-        return log.commit(rows.name, files, measures, task.supersedes)
+        return files, measures
+
+    def pass_seconds(self, rows: RowTask) -> float:
+        """Seconds that the samples of a task take to go through the model once, as traces make them; nothing is committed."""
+        return compute(self._passed, self._plans[rows.model], rows)
+
+    def _passed(self, plan: ModelPlan, rows: RowTask) -> float:
+        groups = [group for batch in self._read(plan, rows, range(rows.start, rows.stop)) for group in batch.groups]
+        model, anchor = self._anchored(plan)
+        watch = Stopwatch()
+        traces(model, anchor, groups, [anchor], 1)
+        return watch.seconds / 2  # once at the trained weights, once at the only snapshot
 
     def _read(self, plan: ModelPlan, rows: RowTask, places: range) -> Iterator[SampleBatch]:
         for batch in plan.inputs.read(plan.config, rows.source, places, samples_of(self._config.run.batch_size, rows.draws)):

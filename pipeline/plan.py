@@ -140,9 +140,12 @@ class ModelPlan:
         traced = self.config.traced
         return 4 * self.weights * traced.chains * len(traced.kept) if traced is not None else 0
 
+    def number_bytes(self, draws: int) -> int:
+        """Bytes of a row's numbers at rest."""
+        return (2 if self.dtype_of(draws) == "float16" else 4) * self.layout_of(draws).k
+
     def _bytes_of_row(self, draws: int) -> int:
-        layout = self.layout_of(draws)
-        return (2 if self.dtype_of(draws) == "float16" else 4) * layout.k + 4 * len(layout.sizes)
+        return self.number_bytes(draws) + 4 * len(self.layout_of(draws).sizes)
 
 
 def draws_of(model: ModelConfig, classes: int) -> int:
@@ -156,13 +159,32 @@ def samples_of(rows: int, draws: int) -> int:
 
 
 @dataclass(frozen=True)
+class Cost:
+    """What a model's audit costs: seconds of workers by stage, bytes that are stored and read, and requests to the store."""
+
+    seconds: Mapping[str, float]
+    bytes_stored: int
+    bytes_read: int
+    requests: int
+
+    @property
+    def worker_hours(self) -> float:
+        """Hours of one worker, all stages together."""
+        return sum(self.seconds.values()) / 3600
+
+
+@dataclass(frozen=True)
 class AuditPlan:
-    """The plan of an audit: its models, why each other model of the config cannot be audited, and what reviews said of samples, by id."""
+    """The plan of an audit: its models, why each other model of the config cannot be audited, and what reviews said of samples, by id.
+
+    `costs` are what models are expected to cost, none unless `pipeline.costs.estimated` was asked.
+    """
 
     config: AuditConfig
     models: tuple[ModelPlan, ...]
     refused: Mapping[str, str]
     reviews: Mapping[str, str] = field(default_factory=dict)
+    costs: Mapping[str, Cost] = field(default_factory=dict)
 
     @property
     def complete(self) -> bool:

@@ -7,17 +7,18 @@ from pydantic import JsonValue
 from infra.commits import Receipt
 from pipeline.artifacts.logs import STAGES
 from pipeline.artifacts.rows import RowsPart
-from pipeline.plan import ModelPlan
+from pipeline.plan import Cost, ModelPlan
 from pipeline.reporting import ScorePart
 from pipeline.scoring import CurvatureFolders
 
 
 @dataclass
 class StageCost:
-    """Seconds of the tasks that this run executed, and those of them that the model computed in; how many tasks were run, and how many reused."""
+    """Seconds of the tasks that this run executed, those of them that the model computed in, and the bytes of what they made; tasks run, and reused."""
 
     seconds: float = 0.0
     computing_seconds: float = 0.0
+    bytes_stored: int = 0
     tasks_run: int = 0
     tasks_reused: int = 0
 
@@ -35,11 +36,13 @@ class ModelRun:
     `snapshots`: folders of the weights that traces are taken at, in order; `segments`: all folders of each chain, which took
     their gradients of all but `sampling_left_out` samples of the sampling set.
     `unreached`: the run's deadline passed before all of its tasks were begun. `gone`: files that the latest completed run found by a glob.
+    `expected`: what it is expected to cost, where that was asked.
     `trusted`, `audited`: parts of the samples' own rows. `fitted_trusted`, `fitted_audited`: of those that the curvature needs beside them.
     """
 
     plan: ModelPlan
     gone: tuple[str, ...] = ()
+    expected: Cost | None = None
     failure: str = ""
     unreached: bool = False
     failed_tasks: list[str] = field(default_factory=list)

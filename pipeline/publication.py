@@ -38,7 +38,7 @@ from pipeline.completed import Runs
 from pipeline.estimators import Estimator, LossTrace
 from pipeline.history import history, latest_zoo
 from pipeline.pages import Past, render
-from pipeline.plan import AuditPlan, ModelPlan
+from pipeline.plan import AuditPlan, Cost, ModelPlan
 from pipeline.progress import ModelRun
 from pipeline.schema import Preprocess
 from pipeline.stored import StoredRows
@@ -260,10 +260,32 @@ def _summary(storage: Storage, run_id: str, run: ModelRun) -> Document:
         "stages": run.costs,
         "table": {"rows": facts["counts"]["audited"], "bytes": table.bytes, "sha256": table.sha256},
         "same_as": _same_table(storage, plan.name, table.sha256),
+        **({"cost": _compared(run.expected, run)} if run.expected is not None else {}),
         "manifests": {what: list(paths) for what, paths in run.manifests.items()},
         "report_folder": run.report_folder,
         **({"rows_of": plan.stored.run_id} if plan.stored else {}),
     }
+
+
+def _compared(expected: Cost, run: ModelRun) -> JsonValue:
+    """What a model was expected to cost, what it did, as far as tasks tell, and the second over the first; None where nothing was expected."""
+    seconds, stored = sum(cost.seconds for cost in run.stages.values()), sum(cost.bytes_stored for cost in run.stages.values())
+    hours = seconds / 3600
+    return {
+        "expected": cost_document(expected),
+        "measured": {"worker_hours": hours, "seconds": {stage: round(cost.seconds, 3) for stage, cost in run.stages.items()}, "bytes_stored": stored},
+        "over_expected": {
+            "worker_hours": round(hours / expected.worker_hours, 3) if expected.worker_hours else None,
+            "bytes_stored": round(stored / expected.bytes_stored, 3) if expected.bytes_stored else None,
+        },
+    }
+
+
+def cost_document(cost: Cost) -> Document:
+    """A cost as a JSON object."""
+    seconds: Document = {stage: round(value, 3) for stage, value in cost.seconds.items()}
+    whole = {"bytes_stored": cost.bytes_stored, "bytes_read": cost.bytes_read, "requests": cost.requests}
+    return {"worker_hours": cost.worker_hours, "seconds": seconds, **whole}
 
 
 def _settings(plan: ModelPlan) -> JsonValue:

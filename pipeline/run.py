@@ -153,7 +153,7 @@ def compute(plan: AuditPlan, storage: Storage, runner: StepRunner, stages: Seque
 
 def _model_runs(plan: AuditPlan, audits: Mapping[str, LastAudit], tell: Listener) -> dict[str, ModelRun]:
     """All models at the start of a run; tells of files that are gone."""
-    runs = {model.name: ModelRun(model, gone_files(model, audits.get(model.name))) for model in plan.models}
+    runs = {model.name: ModelRun(model, gone_files(model, audits.get(model.name)), plan.costs.get(model.name)) for model in plan.models}
     for name, run in runs.items():
         if run.gone:
             tell(Notice(f"model {name}: files that its latest run audited and that no glob finds any more: {', '.join(run.gone)}"))

@@ -1,7 +1,7 @@
 """Stage 3: audited rows against the references. A task is one part of the rows; parts do not depend on each other."""
 
 import io
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 
 import pyarrow as pa
@@ -80,13 +80,8 @@ class ScoringWorker:
     def _batches(self, plan: ModelPlan, task: ScoreTask) -> Iterator[pa.RecordBatch]:
         """Record batches in order; of rows nothing is kept."""
         loaded = compute(self._loaded_for, plan, task)
-
-        def scored(block: StoredBlock) -> pa.RecordBatch:
-            found = loaded.scorer(block.rows, block.samples.predictions.clamp(min=0))
-            return score_batch(task.part.source, _without_overflow(block.samples, found), found, loaded.reference_ids, plan.layout.names)
-
         with prefetched(read_stored(self._storage, task.part, plan.layout, SCORING_BLOCK), READ_AHEAD) as blocks:
-            yield from compute_each(scored, blocks)
+            yield from scored_batches(blocks, loaded.scorer, loaded.reference_ids, task.part.source)
 
     def _loaded_for(self, plan: ModelPlan, task: ScoreTask) -> _Loaded:
         """What the task's rows are scored with, loaded unless the last task's is the same; one task at a time."""
@@ -113,6 +108,16 @@ class ScoringWorker:
             statuses=[f"{FAILED}{part.failure}"] * n,
         )
         yield score_batch(part.source, samples, _no_scores(n, plan.layout), pa.array([], pa.string()), plan.layout.names)
+
+
+def scored_batches(blocks: Iterable[StoredBlock], scorer: Scorer, reference_ids: pa.Array, source: str) -> Iterator[pa.RecordBatch]:
+    """Record batches of a score part, one a block of rows of a source, in order."""
+
+    def scored(block: StoredBlock) -> pa.RecordBatch:
+        found = scorer(block.rows, block.samples.predictions.clamp(min=0))
+        return score_batch(source, _without_overflow(block.samples, found), found, reference_ids, block.layout.names)
+
+    return compute_each(scored, blocks)
 
 
 def _without_overflow(samples: SampleColumns, scored: Scored) -> SampleColumns:

@@ -100,7 +100,7 @@ class StepRunner:
 
     def _pending(self, stage: str, model: str, jobs: Sequence[Job[Task]], results: dict[Place, Receipt | Failure]) -> list[Job[Task]]:
         """The jobs still to do; receipts of the others, and of those to be tried again, go to `results`."""
-        receipts = _receipts({job.log.folder: job.log for job in jobs})
+        receipts = read_receipts({job.log.folder: job.log for job in jobs})
         pending = []
         for job in jobs:
             receipt = receipts[job.log.folder].get(job.name)
@@ -123,10 +123,11 @@ class StepRunner:
         elif receipt != earlier:
             model.stages[stage].seconds += receipt.measures.seconds
             model.stages[stage].computing_seconds += receipt.measures.computing_seconds
+            model.stages[stage].bytes_stored += sum(file.bytes for file in receipt.files)
         self.tell(TaskEnded(stage, model.plan.name, receipt.measures.rows if receipt else 0, outcome.error, outcome.trace))
 
 
-def _receipts(logs: Mapping[str, CommitLog]) -> dict[str, dict[str, Receipt]]:
+def read_receipts(logs: Mapping[str, CommitLog]) -> dict[str, dict[str, Receipt]]:
     """The receipts in each log, by its folder, several logs read at once.
 
     One listing tells which logs there are, so that one that is new, of a new file, needs none of its own.
