@@ -1,14 +1,13 @@
 """Ids of samples as text: whatever bytes a file holds, every sample has an id, of bounded length."""
 
-import csv
-import io
-from collections.abc import Sequence
-from typing import IO
+import codecs
+from collections.abc import Iterator, Sequence
 
 import pyarrow as pa
+from pyarrow import csv
 
 from infra.errors import StorageError
-from infra.files import digest, open_input
+from infra.files import digest, open_input, read_input
 from infra.tables import open_parquet, read_rows
 from pipeline.errors import ConfigError
 
@@ -31,26 +30,29 @@ def read_id_list(path: str) -> frozenset[str]:
         ConfigError: it cannot be read, lists none, or has no such column.
     """
     try:
-        with open_input(path) as handle:
-            ids = _listed(path, handle)
-    except (StorageError, pa.ArrowInvalid, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: not a list of ids that can be read ({error}); give a text file with an id a line, a CSV or a Parquet file") from error
+        ids = frozenset(_listed(path))
+    except (StorageError, pa.ArrowException, ValueError) as error:
+        first = str(error).splitlines()[0]
+        raise ConfigError(f"{path}: not a list of ids that can be read ({first}); give a text file with an id a line, a CSV or a Parquet file") from error
     if not ids:
         raise ConfigError(f"{path}: lists no id, so there is nothing to drop")
     return ids
 
 
-def _listed(path: str, handle: IO[bytes]) -> frozenset[str]:
+def _listed(path: str) -> Iterator[str]:
+    columns: Iterator[pa.Array]
     if path.endswith(".parquet"):
-        names = open_parquet(handle, path).schema_arrow.names
-        name = _id_column(path, names)
-        size = open_parquet(handle, path).metadata.num_rows
-        return frozenset(own for batch in read_rows(path, 0, size, [name], 65536) for own in ids_of(batch.column(name)) if own is not None)
-    if path.endswith(".csv"):
-        rows = list(csv.reader(io.TextIOWrapper(handle, "utf-8-sig")))
-        place = rows[0].index(_id_column(path, rows[0])) if rows else 0
-        return frozenset(row[place] for row in rows[1:] if len(row) > place and row[place])
-    return frozenset(line for line in handle.read().decode("utf-8-sig").splitlines() if line.strip())
+        with open_input(path) as handle:
+            parquet = open_parquet(handle, path)
+            name, size = _id_column(path, parquet.schema_arrow.names), parquet.metadata.num_rows
+        columns = (batch.column(name) for batch in read_rows(path, 0, size, [name], 65536))
+    elif path.endswith(".csv"):
+        as_bytes = csv.ConvertOptions(column_types={name: pa.large_binary() for name in ID_COLUMNS}, null_values=[""], strings_can_be_null=True)
+        table = csv.read_csv(pa.BufferReader(read_input(path)), convert_options=as_bytes)
+        columns = iter(table.column(_id_column(path, table.column_names)).chunks)
+    else:
+        columns = iter([pa.array([line for line in read_input(path).removeprefix(codecs.BOM_UTF8).splitlines() if line.strip()], pa.large_binary())])
+    return (own for column in columns for own in ids_of(column) if own is not None)
 
 
 def _id_column(path: str, names: Sequence[str]) -> str:
