@@ -23,7 +23,7 @@ Arguments = ParamSpec("Arguments")
 AT_ONCE = 8
 _thread = ThreadPoolExecutor(1, "computing")
 _pools: dict[int, ThreadPoolExecutor] = {}
-_settings = threading.Lock()
+_settings, _turn = threading.Lock(), threading.Lock()
 
 
 def compute(call: Callable[Arguments, Result], *args: Arguments.args, **kwargs: Arguments.kwargs) -> Result:
@@ -51,14 +51,18 @@ def compute_each(call: Callable[[Item], Result], items: Iterable[Item]) -> Itera
 
     As many calls are made at once as `calls_at_once` says; each of them has one OpenMP thread. One item more than that is asked for
     ahead. Who stops asking leaves calls that have begun to their ends.
+
+    Of several callers one has all threads, until it has no more items: side by side they would begin and end together, and leave the
+    threads idle while all of them read their first items, or write what was made.
     """
     threads = calls_at_once()
     pool, ahead = _pool(threads), deque[Future[Result]]()
     try:
-        for item in items:
-            ahead.append(pool.submit(call, item))
-            if len(ahead) > threads:
-                yield ahead.popleft().result()
+        with _turn:
+            for item in items:
+                ahead.append(pool.submit(call, item))
+                if len(ahead) > threads:
+                    yield ahead.popleft().result()
         while ahead:
             yield ahead.popleft().result()
     finally:

@@ -1,7 +1,7 @@
 """Where tasks run. Serial, in this process, is the default and the reference for every other executor.
 
 A worker is an ordinary callable made by a factory: made once where it runs (it loads a model, opens storage), called once a task. An
-executor calls one worker with up to IN_FLIGHT tasks at a time, each in a thread, so that one reads or writes while the other computes;
+executor calls one worker with a few tasks at a time, each in a thread, so that one reads or writes while another computes;
 what a worker must not do twice at once it hands to `infra.computing`.
 """
 
@@ -11,14 +11,14 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import takewhile
 from typing import Generic, Protocol, TypeVar
 
 from infra.errors import ClusterError, NotCommitted
 
 EXECUTORS = ("serial", "ray")
-IN_FLIGHT = 2
+AT_ONCE, MOST_AT_ONCE = 2, 3
 OWN_PACKAGES = ("infra", "madcore", "pipeline")
 Task = TypeVar("Task")
 Result = TypeVar("Result")
@@ -26,11 +26,15 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True)
 class Resources:
-    """What one worker needs; how many workers there may be."""
+    """What one worker needs; how many workers there may be.
+
+    `at_once`: how many tasks a worker has at a time, MOST_AT_ONCE at most. The processes of workers are the same whatever it is.
+    """
 
     workers: int = 1
     gpus_per_worker: float = 0
     memory_per_worker_bytes: int = 0
+    at_once: int = field(default=AT_ONCE, compare=False)
 
 
 @dataclass(frozen=True)
@@ -72,13 +76,13 @@ class SerialExecutor:
         self, worker_factory: Callable[[], Callable[[Task], Result]], tasks: Iterable[Task], resources: Resources, closed: Callable[[], bool] = never
     ) -> Iterator[TaskOutcome[Task, Result]]:
         """One outcome per task that is begun before `closed` says so, in order. Whoever stops asking does not wait for the tasks that are still running."""
-        pool, worker = ThreadPoolExecutor(IN_FLIGHT, "task"), None
+        pool, worker = ThreadPoolExecutor(resources.at_once, "task"), None
         running: deque[Future[TaskOutcome[Task, Result]]] = deque()
         try:
             for task in takewhile(lambda _: not closed(), tasks):
                 worker = worker_factory() if worker is None else worker
                 running.append(pool.submit(attempt, worker, task))
-                if len(running) == IN_FLIGHT:
+                if len(running) == resources.at_once:
                     yield running.popleft().result()
             while running:
                 yield running.popleft().result()

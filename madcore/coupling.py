@@ -24,15 +24,15 @@ TOP_TRUSTED = 10
 
 def unit_rows(whitened_nk: Tensor, layout: RowLayout, layers: LayersForm) -> Tensor:
     """Unit rows (n, k): one L2 norm for the whole row, or one per layer (`apart`). A zero row or layer stays zero."""
-    return _normed(whitened_nk, layout.layer_norms(whitened_nk), layout, layers)
+    return _normed(whitened_nk, layout.layer_norms(whitened_nk), layout, layers)[0]
 
 
-def _normed(whitened_nk: Tensor, norms_nl: Tensor, layout: RowLayout, layers: LayersForm) -> Tensor:
-    """Unit rows (n, k), of rows whose norms per layer (n, layers) are known."""
-    if layers == "concatenated":
-        norms_nl = torch.linalg.vector_norm(norms_nl, dim=1, keepdim=True)
-    divisors_nl = torch.where(norms_nl > 0, norms_nl, torch.ones_like(norms_nl)).to(whitened_nk)
-    return whitened_nk / (divisors_nl if layers == "concatenated" else layout.spread(divisors_nl))
+def _normed(whitened_nk: Tensor, norms_nl: Tensor, layout: RowLayout, layers: LayersForm) -> tuple[Tensor, Tensor]:
+    """Unit rows (n, k), of rows whose norms per layer (n, layers) are known, and their own norms per layer, float64."""
+    whole = torch.linalg.vector_norm(norms_nl, dim=1, keepdim=True) if layers == "concatenated" else norms_nl
+    divisors_nl = torch.where(whole > 0, whole, torch.ones_like(whole))
+    spread = divisors_nl.to(whitened_nk)
+    return whitened_nk / (spread if layers == "concatenated" else layout.spread(spread)), norms_nl / divisors_nl
 
 
 def class_sums(units_mk: Tensor, predictions_m: Tensor, classes: int) -> Tensor:
@@ -172,10 +172,9 @@ def score(references: References, kind: ScoreKind, whitened_nk: Tensor, predicti
     whitened rows, before unit norms (see `madcore.curvature`); the 10 largest are returned, or as many as there are.
     """
     layout, whitened_norms_nl = references.layout, references.layout.layer_norms(whitened_nk)
-    units_nk = _normed(whitened_nk, whitened_norms_nl, layout, references.layers)
+    units_nk, norms_nl = _normed(whitened_nk, whitened_norms_nl, layout, references.layers)
     directions_dk, which_n = references.explanation(kind, units_nk, predictions_n)
-    products_nl = torch.stack([block.sum(dim=1) for block in layout.blocks(units_nk * directions_dk[which_n])], dim=1)
-    norms_nl = layout.layer_norms(units_nk)
+    products_nl = torch.stack([block.sum(dim=1) for block in layout.blocks(units_nk * directions_dk.index_select(0, which_n))], dim=1)
     scores_n = -products_nl.sum(dim=1)
     if references.layers == "apart":
         scores_n = scores_n / (norms_nl > 0).sum(dim=1).clamp(min=1)

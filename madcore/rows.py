@@ -111,4 +111,7 @@ def to_half(rows_nk: Tensor, layout: RowLayout) -> tuple[Tensor, Tensor]:
 
 def from_half(half_nk: Tensor, scales_nl: Tensor, layout: RowLayout) -> Tensor:
     """Float32 rows (n, k) of what `to_half` returned."""
-    return half_nk.float() * layout.spread(scales_nl)
+    rows_nk = half_nk.to(torch.float32, copy=True)
+    for block, scales_n in zip(layout.blocks(rows_nk), scales_nl.unbind(1), strict=True):
+        block.mul_(scales_n.unsqueeze(1))
+    return rows_nk

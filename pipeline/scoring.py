@@ -123,6 +123,8 @@ def scored_batches(blocks: Iterable[StoredBlock], scorer: Scorer, reference_ids:
 def _without_overflow(samples: SampleColumns, scored: Scored) -> SampleColumns:
     """Samples whose row is finite, but whose whitened row leaves the range of float32, count as not finite."""
     overflown = samples.ok & ~torch.isfinite(scored.score)
+    if not overflown.any():
+        return samples
     statuses = [NONFINITE if over else status for over, status in zip(overflown.tolist(), samples.statuses, strict=True)]
     return replace(samples, statuses=statuses)
 

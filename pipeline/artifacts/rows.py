@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal
 
 import numpy as np
@@ -72,7 +73,7 @@ class SampleColumns:
     gradient_norm: Tensor
     statuses: list[str]
 
-    @property
+    @cached_property
     def ok(self) -> Tensor:
         """Which samples have a row that counts, (n,) bool."""
         return torch.tensor([status == OK for status in self.statuses], dtype=torch.bool)

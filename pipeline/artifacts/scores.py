@@ -1,5 +1,7 @@
 """Scores at rest: parts as the scoring stage writes them, and the published table with its decisions."""
 
+from functools import lru_cache
+
 import numpy as np
 import pyarrow as pa
 
@@ -46,7 +48,7 @@ def score_batch(source: str, samples: SampleColumns, scored: Scored, reference_i
         [reference_ids.take(pa.array(scored.top_indices[samples.ok].flatten().numpy())), pa.array(scored.top_influence[samples.ok].flatten().numpy())],
         fields=list(_TRUSTED_ENTRY),
     )
-    layer_names = pa.array(np.tile(np.array(layers, dtype=object), int(ok.sum())), pa.string())
+    layer_names = _repeated(layers, int(ok.sum()))
     layer_scores = pa.array(scored.layer_scores[samples.ok].flatten().numpy(), pa.float32())
     columns = [
         pa.array(samples.ids, pa.string()),
@@ -63,6 +65,12 @@ def score_batch(source: str, samples: SampleColumns, scored: Scored, reference_i
         pa.array(samples.statuses, pa.string()),
     ]
     return pa.RecordBatch.from_arrays(columns, schema=PART_FORMAT.schema)
+
+
+@lru_cache(maxsize=64)
+def _repeated(names: tuple[str, ...], times: int) -> pa.Array:
+    """Names one after the other, so many times; most blocks have as many rows as the one before."""
+    return pa.array(names, pa.string()).take(pa.array(np.tile(np.arange(len(names)), times)))
 
 
 def _offsets(ok: np.ndarray[tuple[int], np.dtype[np.bool_]], each: int) -> pa.Array:
