@@ -11,7 +11,7 @@ How many threads OpenMP uses is a thread's own setting too: what `torch.set_num_
 
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import ParamSpec, TypeVar
 
@@ -46,14 +46,14 @@ def compute(call: Callable[Arguments, Result], *args: Arguments.args, **kwargs: 
         future.cancel()  # where who asked is interrupted
 
 
-def compute_each(call: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
+def compute_each(call: Callable[[Item], Result], items: Iterable[Item]) -> Generator[Result]:
     """What the call returns for each item, in order, or the first error that it raises.
 
     As many calls are made at once as `calls_at_once` says; each of them has one OpenMP thread. One item more than that is asked for
     ahead. Who stops asking leaves calls that have begun to their ends.
 
     Of several callers one has all threads, until it has no more items: side by side they would begin and end together, and leave the
-    threads idle while all of them read their first items, or write what was made.
+    threads idle while all of them read their first items, or write what was made. So who stops asking early closes this iterator.
     """
     threads = calls_at_once()
     pool, ahead = _pool(threads), deque[Future[Result]]()

@@ -1,7 +1,8 @@
 """Stage 3: audited rows against the references. A task is one part of the rows; parts do not depend on each other."""
 
 import io
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
+from contextlib import closing
 from dataclasses import dataclass, replace
 
 import pyarrow as pa
@@ -73,11 +74,12 @@ class ScoringWorker:
         """Scores and commits one part. Reading runs ahead in a thread, and blocks are scored in as many as there are cores."""
         watch, plan = Stopwatch(), self._plans[task.model]
         sink = io.BytesIO()
-        write_parquet(sink, self._failed(plan, task.part) if task.part.failure else self._batches(plan, task), PART_FORMAT)
+        with closing(self._failed(plan, task.part) if task.part.failure else self._batches(plan, task)) as batches:
+            write_parquet(sink, batches, PART_FORMAT)
         measures = Measures(rows=task.part.stop - task.part.start, seconds=watch.seconds, peak_memory_bytes=peak_memory_bytes())
         return scoring_log(self._storage, plan.name, task.key, task.part.source_key).commit(task.part.name, {PART: sink.getvalue()}, measures)
 
-    def _batches(self, plan: ModelPlan, task: ScoreTask) -> Iterator[pa.RecordBatch]:
+    def _batches(self, plan: ModelPlan, task: ScoreTask) -> Generator[pa.RecordBatch]:
         """Record batches in order; of rows nothing is kept."""
         loaded = compute(self._loaded_for, plan, task)
         with prefetched(read_stored(self._storage, task.part, plan.layout, SCORING_BLOCK), READ_AHEAD) as blocks:
@@ -96,7 +98,7 @@ class ScoringWorker:
         scorer = Scorer.of(plan, read_whitening(self._storage, task.curvature.factor, plan.layout), whitened, trusted)
         return _Loaded(task.key, scorer, pa.array(trusted.reference_ids, pa.string()))
 
-    def _failed(self, plan: ModelPlan, part: RowsPart) -> Iterator[pa.RecordBatch]:
+    def _failed(self, plan: ModelPlan, part: RowsPart) -> Generator[pa.RecordBatch]:
         """Rows of a task that was given up: named, unscored, none left out."""
         n = part.stop - part.start
         samples = SampleColumns(
