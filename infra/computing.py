@@ -20,7 +20,7 @@ import torch
 Result = TypeVar("Result")
 Item = TypeVar("Item")
 Arguments = ParamSpec("Arguments")
-AT_ONCE = 8
+AT_ONCE, AHEAD = 8, 3
 _thread = ThreadPoolExecutor(1, "computing")
 _pools: dict[int, ThreadPoolExecutor] = {}
 _settings, _turn = threading.Lock(), threading.Lock()
@@ -49,8 +49,8 @@ def compute(call: Callable[Arguments, Result], *args: Arguments.args, **kwargs: 
 def compute_each(call: Callable[[Item], Result], items: Iterable[Item]) -> Generator[Result]:
     """What the call returns for each item, in order, or the first error that it raises.
 
-    As many calls are made at once as `calls_at_once` says; each of them has one OpenMP thread. One item more than that is asked for
-    ahead. Who stops asking leaves calls that have begun to their ends.
+    As many calls are made at once as `calls_at_once` says; each of them has one OpenMP thread. AHEAD more items than that are asked
+    for, so that no thread waits for who asks. Who stops asking leaves calls that have begun to their ends.
 
     Of several callers one has all threads, until it has no more items: side by side they would begin and end together, and leave the
     threads idle while all of them read their first items, or write what was made. So who stops asking early closes this iterator.
@@ -61,7 +61,7 @@ def compute_each(call: Callable[[Item], Result], items: Iterable[Item]) -> Gener
         with _turn:
             for item in items:
                 ahead.append(pool.submit(call, item))
-                if len(ahead) > threads:
+                if len(ahead) == threads + AHEAD:
                     yield ahead.popleft().result()
         while ahead:
             yield ahead.popleft().result()

@@ -147,6 +147,6 @@ def project_memory(shapes: Shapes) -> ProjectedMemory:
     batch = batch_bytes(shapes.batch, shapes.at_once, shapes.sample_bytes, shapes.kept_bytes + 3 * stored)
     gradients = PROCESS_BYTES + 2 * shapes.model_bytes + batch + shapes.besides + 5 * shapes.task_rows * stored
     scored = SCORING_BLOCK * (6 * row + 8 * shapes.reference) * shapes.scored_at_once
-    scoring = PROCESS_BYTES + blocks // 2 + references + scored + SCORING_BLOCK * 12 * row  # of three tasks' blocks read ahead
+    scoring = PROCESS_BYTES + blocks // 2 + references + scored + SCORING_BLOCK * 16 * row  # blocks that three tasks read ahead, and that wait for a thread
     curvature = PROCESS_BYTES + max(4 * blocks + factor, blocks // 2 + references, 6 * shapes.screened * row) + scored + SCORING_BLOCK * 6 * stored
     return ProjectedMemory(gradients, curvature, scoring, PROCESS_BYTES + JUDGED_BYTES * shapes.judged)

@@ -8,7 +8,7 @@ from contextlib import closing
 import pytest
 import torch
 
-from infra.computing import compute, compute_each
+from infra.computing import AHEAD, compute, compute_each
 
 
 def test_all_is_computed_in_one_thread_one_after_the_other() -> None:
@@ -70,7 +70,7 @@ def test_calls_for_each_item_are_made_two_at_once_with_a_thread_each_and_answer_
 
 
 @pytest.mark.usefixtures("two_threads")
-def test_no_more_items_are_asked_for_than_threads_and_one() -> None:
+def test_no_more_items_are_asked_for_than_threads_and_a_few() -> None:
     asked = list[int]()
 
     def items() -> Iterator[int]:
@@ -80,7 +80,7 @@ def test_no_more_items_are_asked_for_than_threads_and_one() -> None:
 
     results = compute_each(abs, items())
     assert [next(results), next(results)] == [0, 1]
-    assert asked == [0, 1, 2, 3]
+    assert asked == list(range(2 + AHEAD + 1))
 
 
 @pytest.mark.usefixtures("two_threads")
