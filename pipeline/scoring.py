@@ -74,16 +74,16 @@ class ScoringWorker:
         """Scores and commits one part. Reading runs ahead in a thread, and blocks are scored in as many as there are cores."""
         watch, plan = Stopwatch(), self._plans[task.model]
         sink = io.BytesIO()
-        with closing(self._failed(plan, task.part) if task.part.failure else self._batches(plan, task)) as batches:
+        with closing(self._failed(plan, task.part) if task.part.failure else self._batches(plan, task, watch)) as batches:
             write_parquet(sink, batches, PART_FORMAT)
         measures = Measures(rows=task.part.stop - task.part.start, seconds=watch.seconds, peak_memory_bytes=peak_memory_bytes())
         return scoring_log(self._storage, plan.name, task.key, task.part.source_key).commit(task.part.name, {PART: sink.getvalue()}, measures)
 
-    def _batches(self, plan: ModelPlan, task: ScoreTask) -> Generator[pa.RecordBatch]:
-        """Record batches in order; of rows nothing is kept."""
+    def _batches(self, plan: ModelPlan, task: ScoreTask, watch: Stopwatch) -> Generator[pa.RecordBatch]:
+        """Record batches in order; of rows nothing is kept. The watch begins when they do, after other tasks at once have all of theirs."""
         loaded = compute(self._loaded_for, plan, task)
         with prefetched(read_stored(self._storage, task.part, plan.layout, SCORING_BLOCK), READ_AHEAD) as blocks:
-            yield from scored_batches(blocks, loaded.scorer, loaded.reference_ids, task.part.source)
+            yield from scored_batches(_watched(blocks, watch), loaded.scorer, loaded.reference_ids, task.part.source)
 
     def _loaded_for(self, plan: ModelPlan, task: ScoreTask) -> _Loaded:
         """What the task's rows are scored with, loaded unless the last task's is the same; one task at a time."""
@@ -110,6 +110,11 @@ class ScoringWorker:
             statuses=[f"{FAILED}{part.failure}"] * n,
         )
         yield score_batch(part.source, samples, _no_scores(n, plan.layout), pa.array([], pa.string()), plan.layout.names)
+
+
+def _watched(blocks: Iterator[StoredBlock], watch: Stopwatch) -> Iterator[StoredBlock]:
+    watch.restart()
+    yield from blocks
 
 
 def scored_batches(blocks: Iterable[StoredBlock], scorer: Scorer, reference_ids: pa.Array, source: str) -> Iterator[pa.RecordBatch]:
