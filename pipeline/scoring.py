@@ -85,7 +85,7 @@ class ScoringWorker:
             found = loaded.scorer(block.rows, block.samples.predictions.clamp(min=0))
             return score_batch(task.part.source, _without_overflow(block.samples, found), found, loaded.reference_ids, plan.layout.names)
 
-        with prefetched(read_stored(self._storage, task.part, plan.layout, SCORING_BLOCK), READ_AHEAD) as blocks:
+        with prefetched(read_stored(self._storage, task.part, plan.reading, SCORING_BLOCK), READ_AHEAD) as blocks:
             yield from compute_each(scored, blocks)
 
     def _loaded_for(self, plan: ModelPlan, task: ScoreTask) -> _Loaded:
