@@ -215,7 +215,8 @@ def _memory(plan: ModelPlan, samples: int) -> ProjectedMemory:
     fitted = samples + audited if config.curvature.transductive else reference
     shapes = Shapes(
         layout=layout,
-        widest=max(layout.k, plan.sides.stored.k) if config.curvature.kind in FACTORED else plan.lower.stored.k if plan.lower else layout.k,
+        widest=max(layout.k, plan.sides.stored.k) if config.curvature.kind in FACTORED else layout.k,
+        reprojected=plan.lower.stored.k if plan.lower is not None else 0,
         model_bytes=0,
         sample_bytes=0,
         kept_bytes=0,
