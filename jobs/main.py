@@ -149,7 +149,9 @@ def rescore(
 @app.command()
 def sweep(
     root: Root,
-    settings: Annotated[str, typer.Argument(metavar="SWEEP", help="A YAML file: audit (a config or its path), grid (dampings, curvatures, scores, layers).")],
+    settings: Annotated[
+        str, typer.Argument(metavar="SWEEP", help="A YAML file: audit (a config or its path), grid (dampings, curvatures, scores, layers, ranks).")
+    ],
     executor: Executor = "serial",
     address: Address = None,
     output: Output = "text",

@@ -23,6 +23,7 @@ from infra.storage import Storage
 from madcore import BlockMoment, Damping, EigenvalueMoment, KroneckerMoment, RowLayout, Whitening
 from madcore.curvature import Moment
 from madcore.inverse import Spectrum
+from madcore.reprojection import Reprojection
 from pipeline.artifacts.curvature import (
     Part,
     TrustedSamples,
@@ -95,7 +96,7 @@ def fitted_on(plan: ModelPlan, audited: tuple[RowsPart, ...]) -> tuple[RowsPart,
 
 
 def curvature_key(plan: ModelPlan, trusted: tuple[RowsPart, ...], audited: tuple[RowsPart, ...], fitted: tuple[RowsPart, ...] = ()) -> str:
-    """Of the contents of the trusted rows, of the audited ones and others of trusted samples that it is fitted on, the split, and the settings."""
+    """Of the contents of the trusted rows, of the audited ones and others that it is fitted on, the rank they are read at, the split, and the settings."""
     of_trusted, of_audited = _contents(trusted), _contents(audited)
     dropped: list[JsonValue] = [{"dropped": [*plan.dropped]}] if plan.dropped else []
     rows: JsonValue = [of_trusted, of_audited] if audited else of_trusted
@@ -106,6 +107,7 @@ def curvature_key(plan: ModelPlan, trusted: tuple[RowsPart, ...], audited: tuple
         labels={source.key: source.columns.label for source in plan.trusted if "label" in source.truth},
         layers=list(plan.layout.names),
         curvature=plan.config.curvature.model_dump(mode="json"),
+        **({"rank": plan.lower.rank} if plan.lower is not None else {}),
         split=[
             plan.config.calibration.fraction,
             plan.config.calibration.seed,
@@ -159,7 +161,7 @@ class CurvatureWorker:
         moment: Moment = self._zero(plan, task)
         for folder in task.moments[task.first : task.last]:
             moment = moment.merge(read_moment(self._storage, folder, moment))
-        for rows in self._rows_of(moment.accepts, task, plan, trusted) if not task.moments else ():
+        for rows in self._rows_of(plan.lower or moment.accepts, task, plan, trusted) if not task.moments else ():
             moment = moment.update(rows)
         return moment
 
@@ -170,7 +172,7 @@ class CurvatureWorker:
             return EigenvalueMoment.zero(plan.layout, sides.finalize())
         return KroneckerMoment.zero(plan.sides) if plan.config.curvature.kind in FACTORED else BlockMoment.zero(plan.layout)
 
-    def _rows_of(self, layout: RowLayout, task: CurvatureTask, plan: ModelPlan, trusted: TrustedSamples) -> Iterator[Tensor]:
+    def _rows_of(self, layout: RowLayout | Reprojection, task: CurvatureTask, plan: ModelPlan, trusted: TrustedSamples) -> Iterator[Tensor]:
         """Rows (b, k) that the curvature is fitted on, of the task's range of trusted parts with audited ones behind them."""
         whom: tuple[Part, ...] = ("reference", "calibration") if plan.config.curvature.transductive else ("reference",)
         for rows, _, ok in self._select(task, layout, trusted, *whom):
@@ -188,7 +190,7 @@ class CurvatureWorker:
 
     def _references(self, plan: ModelPlan, task: CurvatureTask, trusted: TrustedSamples) -> dict[str, bytes]:
         whitening = read_whitening(self._storage, task.factor, plan.layout)
-        whitened = torch.cat([whitening(rows) for rows, _, _ in self._select(task, plan.layout, trusted, "reference")])
+        whitened = torch.cat([whitening(rows) for rows, _, _ in self._select(task, plan.reading, trusted, "reference")])
         if not torch.isfinite(whitened).all():
             what = "traces" if plan.config.traced else "whitened rows"
             remedy = "lower estimator.step" if plan.config.traced else "raise curvature.damping"
@@ -200,12 +202,12 @@ class CurvatureWorker:
             scores = scorer(rows, trusted.predictions[indices].clamp(min=0)).score.double()
             return indices, torch.where(ok & scores.isfinite(), scores, torch.inf)
 
-        for indices, scores in compute_each(scored, self._select(task, plan.layout, trusted, "calibration", "suspect calibration")):
+        for indices, scores in compute_each(scored, self._select(task, plan.reading, trusted, "calibration", "suspect calibration")):
             trusted.scores[indices.numpy()] = scores.numpy()
         screening = read_screening(self._storage, task.split)
         return {**encode_references(whitened, trusted), **(encode_screening(screening) if screening else {})}
 
-    def _select(self, task: CurvatureTask, layout: RowLayout, trusted: TrustedSamples, *parts: Part) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    def _select(self, task: CurvatureTask, layout: RowLayout | Reprojection, trusted: TrustedSamples, *parts: Part) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         """Rows (b, k) of parts of the trusted set, their indices (b,), and which are ok (b,), block by block in task order, of the task's range."""
         position = task.draws * sum(stored.stop - stored.start for stored in task.parts[: task.first])
         for stored in task.parts[task.first : task.last]:

@@ -113,6 +113,7 @@ class Shapes:
     `screened`: trusted samples whose rows are screened, all at once, in the worst case as one class in float64.
     `judged`: audited samples whose truth is known, which evaluation holds at once.
     `scored_at_once`: blocks of rows that are scored at the same time, one a thread.
+    `reprojected`: numbers of a stored row that is re-projected to one of the layout as it is read; 0 where rows are read as they are stored.
     `besides`: what rows need beside their batches: of the fallback, whole gradients and activations of the samples that it takes at a time; of
     traces, weights and samples that are held in memory.
     """
@@ -131,6 +132,7 @@ class Shapes:
     screened: int
     judged: int
     scored_at_once: int = 1
+    reprojected: int = 0
     besides: int = 0
 
 
@@ -146,7 +148,9 @@ def project_memory(shapes: Shapes) -> ProjectedMemory:
     references = 5 * shapes.reference * row + 6 * shapes.classes * row
     batch = batch_bytes(shapes.batch, shapes.at_once, shapes.sample_bytes, shapes.kept_bytes + 3 * stored)
     gradients = PROCESS_BYTES + 2 * shapes.model_bytes + batch + shapes.besides + 5 * shapes.task_rows * stored
-    scored = SCORING_BLOCK * (6 * row + 8 * shapes.reference) * shapes.scored_at_once
+    scored = SCORING_BLOCK * (6 * row + 8 * shapes.reference) * shapes.scored_at_once + SCORING_BLOCK * 4 * shapes.reprojected * (
+        12 + 3 * shapes.scored_at_once
+    )
     scoring = PROCESS_BYTES + blocks // 2 + references + scored + SCORING_BLOCK * 16 * row  # blocks that three tasks read ahead, and that wait for a thread
     curvature = PROCESS_BYTES + max(4 * blocks + factor, blocks // 2 + references, 6 * shapes.screened * row) + scored + SCORING_BLOCK * 6 * stored
     return ProjectedMemory(gradients, curvature, scoring, PROCESS_BYTES + JUDGED_BYTES * shapes.judged)

@@ -6,6 +6,7 @@ from typing import Literal
 
 from madcore import Layer, Projection, RerunCost, RowLayout, SideLayout
 from madcore.calibration import calibration_size, smallest_certified_group
+from madcore.reprojection import Reprojection
 from pipeline.config import AuditConfig
 from pipeline.errors import CannotFit
 from pipeline.inputs import BATCH_MULTIPLE, ModelInputs
@@ -46,7 +47,7 @@ class ModelPlan:
 
     `snapshots_key` is that of the weights that traces are taken at. `classes` is 0 for a language model, whose outputs have none; `weights` is
     how many numbers the model is made of. `stored`: the earlier run whose rows are used as they are, None where they are computed;
-    `dropped` are ids of trusted samples that neither explain nor calibrate.
+    `dropped` are ids of trusted samples that neither explain nor calibrate; `lower` is how stored rows of a higher rank are read.
     """
 
     config: ModelConfig
@@ -69,6 +70,7 @@ class ModelPlan:
     memory: ProjectedMemory
     stored: StoredRun | None = None
     dropped: tuple[str, ...] = ()
+    lower: Reprojection | None = None
 
     @property
     def name(self) -> str:
@@ -84,6 +86,11 @@ class ModelPlan:
     def layout(self) -> RowLayout:
         """The layout of its rows."""
         return self.sides.rows
+
+    @property
+    def reading(self) -> RowLayout | Reprojection:
+        """How its rows are read: by their layout, or, of stored rows of a higher rank, by the re-projection to it."""
+        return self.layout if self.lower is None else self.lower
 
     @property
     def sources(self) -> tuple[Source, ...]:

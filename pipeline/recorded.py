@@ -1,6 +1,7 @@
 """What earlier runs recorded of their rows, found by what a config asks for (see `pipeline.rescore`)."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 
 from pydantic import JsonValue, ValidationError
 
@@ -16,26 +17,59 @@ from pipeline.schema import ModelConfig
 from pipeline.stored import StoredRows, StoredRun
 
 FREE = ("curvature", "score", "calibration")
+RANK = "estimator.projection.rank"
 
 
-def recorded(storage: Storage, model: ModelConfig) -> tuple[str, Document, StoredRows]:
-    """The latest completed run of a model whose rows are those that the config asks for: its id, and what it recorded of the model.
+@dataclass(frozen=True)
+class Recorded:
+    """What a run recorded of a model: the run's id, the model's entry, its config, and what its rows are made of."""
+
+    run_id: str
+    entry: Document
+    config: ModelConfig
+    rows: StoredRows
+
+
+Differ = Callable[[ModelConfig, ModelConfig], Iterator[str]]
+
+
+def recorded(storage: Storage, model: ModelConfig) -> Recorded:
+    """The latest completed run of a model whose rows are those that the config asks for.
 
     Raises:
         SourceError: there is none; with what differs from the latest.
     """
+    found = _latest(storage, model, _unlike)
+    if isinstance(found, str):
+        ranks = "; `mad sweep` takes ranks below the stored one too" if RANK in found else ""
+        raise SourceError(f"{found}{ranks}")
+    return found
+
+
+def recorded_of_rank(storage: Storage, model: ModelConfig) -> Recorded:
+    """As `recorded`; where no run has rows of the rank that is asked for, the latest whose rows are those but for a higher rank. Raises alike."""
+    found = _latest(storage, model, _unlike)
+    if isinstance(found, str):
+        found = _latest(storage, model, _unlike_at_its_rank)
+    if isinstance(found, str):
+        raise SourceError(found)
+    return found
+
+
+def _latest(storage: Storage, model: ModelConfig, differ: Differ) -> Recorded | str:
+    """The latest completed run whose rows do not differ, or how those of the latest do."""
     reason = ""
     for run_id in reversed(runs(storage)):
         if not storage.exists(outcome_file(run_id)) or not storage.exists(run_summary_file(run_id, model.name)):
             continue
-        found = _found(storage, run_id, model)
+        found = _found(storage, run_id, model, differ)
         if not isinstance(found, str):
-            return run_id, *found
+            return found
         reason = reason or f"run {run_id} stored other rows than the config asks for: {found}; `mad run` with this config computes them, or take that run's"
-    raise SourceError(reason or f"no run of it was completed in {storage.url}, so no rows are stored to use; `mad run` stores them")
+    return reason or f"no run of it was completed in {storage.url}, so no rows are stored to use; `mad run` stores them"
 
 
-def _found(storage: Storage, run_id: str, model: ModelConfig) -> tuple[Document, StoredRows] | str:
+def _found(storage: Storage, run_id: str, model: ModelConfig, differ: Differ) -> Recorded | str:
     """What a run recorded of a model, or how its rows differ from those that are asked for."""
     record = read_document(storage, run_file(run_id)) or {}
     models, config = record.get("models"), record.get("config")
@@ -45,10 +79,22 @@ def _found(storage: Storage, run_id: str, model: ModelConfig) -> tuple[Document,
     configured = config.get("models")
     own = next((one for one in configured if isinstance(one, dict) and one.get("name") == model.name), {}) if isinstance(configured, list) else {}
     try:
-        differences, rows = list(_differences(_of_rows(model), _of_rows(ModelConfig.model_validate(own)), "")), StoredRows.model_validate(entry["rows"])
+        stored, rows = ModelConfig.model_validate(own), StoredRows.model_validate(entry["rows"])
     except ValidationError as error:
         return f"{storage.locate(run_file(run_id))} is damaged, or of a newer version of mad ({error.error_count()} places of it make no sense)"
-    return "; ".join(differences) if differences else (entry, rows)
+    return "; ".join(differ(model, stored)) or Recorded(run_id, entry, stored, rows)
+
+
+def _unlike(asked: ModelConfig, stored: ModelConfig) -> Iterator[str]:
+    return _differences(_of_rows(asked), _of_rows(stored), "")
+
+
+def _unlike_at_its_rank(asked: ModelConfig, stored: ModelConfig) -> Iterator[str]:
+    """As `_unlike`, where a rank below the stored one is no difference."""
+    if asked.traced is None and stored.traced is None and asked.gradient.projection.rank < stored.gradient.projection.rank:
+        projection = asked.gradient.projection.model_copy(update={"rank": stored.gradient.projection.rank})
+        asked = asked.model_copy(update={"estimator": asked.gradient.model_copy(update={"projection": projection})})
+    return _unlike(asked, stored)
 
 
 def _of_rows(model: ModelConfig) -> Document:

@@ -4,15 +4,16 @@ A plan is made of what an earlier run recorded instead of loading the model; fro
 stored rows and one that found them stored make the same bytes, and reuse each other's curvature and scores.
 """
 
-from collections.abc import Sequence, Set
+from collections.abc import Callable, Sequence, Set
 from dataclasses import replace
 
 from infra.errors import StorageError
 from infra.events import Listener, ignore
 from infra.files import open_input
 from infra.storage import Storage
-from madcore import MadcoreError, RowLayout, SideLayout
+from madcore import Layer, MadcoreError, RowLayout, SideLayout
 from madcore.calibration import calibration_size
+from madcore.reprojection import Reprojection
 from pipeline.artifacts.layout import open_root, root_storage
 from pipeline.artifacts.rows import RowsPart, read_samples
 from pipeline.audit import Audit
@@ -22,7 +23,8 @@ from pipeline.gradients import row_task_log
 from pipeline.memory import ProjectedMemory, Shapes, project_memory
 from pipeline.plan import AuditPlan, ModelPlan
 from pipeline.planning import check_samples, moments
-from pipeline.recorded import chosen_layers, recorded, stored_run
+from pipeline.probes import projection_of
+from pipeline.recorded import Recorded, chosen_layers, recorded, recorded_of_rank, stored_run
 from pipeline.run import run_audit
 from pipeline.sampling import chain_log, segments
 from pipeline.schema import FACTORED, ModelConfig
@@ -30,6 +32,7 @@ from pipeline.sources.datasets import Source
 from pipeline.stored import StoredRun
 
 NOTHING: frozenset[str] = frozenset()
+Find = Callable[[Storage, ModelConfig], Recorded]
 
 
 def rescore_audit(config: AuditConfig, drop: Set[str] = NOTHING, executor: str = "serial", listener: Listener = ignore, address: str | None = None) -> Audit:
@@ -60,13 +63,26 @@ def plan_rescore(config: AuditConfig, drop: Set[str] = NOTHING) -> AuditPlan:
         RootError: its root is none.
         ConfigError: no model is left to run, with every reason; or an id to drop is nobody's.
     """
+    return _plan(config, drop, recorded)
+
+
+def plan_point(config: AuditConfig) -> AuditPlan:
+    """As `plan_rescore`, for a point of a sweep: `estimator.projection.rank` may be below the stored one too.
+
+    Its rows are then re-projected as they are read, which is no approximation (see `madcore.reprojection`); what is at rest was rounded at
+    the stored rank, so that the figures are those of a run up to that rounding, and not its bytes.
+    """
+    return _plan(config, NOTHING, recorded_of_rank)
+
+
+def _plan(config: AuditConfig, drop: Set[str], find: Find) -> AuditPlan:
     storage = root_storage(config.root)
     open_root(storage)
     config = config.model_copy(update={"run": config.run.model_copy(update={"gpus_per_worker": 0})})  # no model is there to compute on one
     models, refused = list[ModelPlan](), dict[str, str]()
     for model in config.models:
         try:
-            models.append(_plan_model(storage, model, drop))
+            models.append(_plan_model(storage, model, drop, find(storage, model)))
         except (SourceError, StorageError, MadcoreError) as error:
             refused[model.name] = str(error)
     if not models:
@@ -78,18 +94,20 @@ def plan_rescore(config: AuditConfig, drop: Set[str] = NOTHING) -> AuditPlan:
     return AuditPlan(config, tuple(models), refused)
 
 
-def _plan_model(storage: Storage, model: ModelConfig, drop: Set[str]) -> ModelPlan:
-    run_id, entry, rows = recorded(storage, model)
+def _plan_model(storage: Storage, model: ModelConfig, drop: Set[str], found: Recorded) -> ModelPlan:
+    entry, rows = found.entry, found.rows
     names = chosen_layers(model, rows)
-    stored = stored_run(storage, model.name, run_id, rows)
+    stored = stored_run(storage, model.name, found.run_id, rows)
+    layers = tuple(layer for layer in rows.layers if layer.name in names)
+    lower, sides = _lower(model, found.config, layers), _of_layers(rows.sides, names)
     plan = ModelPlan(
         config=model,
         source=None,
         digest=str(entry["digest"]),
         row_key=str(entry["row_key"]),
         snapshots_key=rows.snapshots_key,
-        layers=tuple(layer for layer in rows.layers if layer.name in names),
-        sides=_of_layers(rows.sides, names),
+        layers=layers,
+        sides=sides if lower is None else _of_rank(sides, lower),
         fallback={name: cost for name, cost in rows.fallback.items() if name in names},
         not_covered=rows.not_covered,
         classes=rows.classes,
@@ -102,6 +120,7 @@ def _plan_model(storage: Storage, model: ModelConfig, drop: Set[str]) -> ModelPl
         rows_per_task=rows.rows_per_task,
         memory=ProjectedMemory(0, 0, 0, 0),
         stored=stored,
+        lower=lower,
     )
     parts = _check_stored(storage, plan)
     _check_truth(plan, stored)
@@ -109,6 +128,27 @@ def _plan_model(storage: Storage, model: ModelConfig, drop: Set[str]) -> ModelPl
     samples = sum(source.rows for source in plan.trusted) - len(plan.dropped)
     check_samples(model, samples)
     return replace(plan, memory=_memory(plan, samples))
+
+
+def _lower(model: ModelConfig, stored: ModelConfig, layers: Sequence[Layer]) -> Reprojection | None:
+    """The re-projection of stored rows to the rank that is asked for; None where they have it.
+
+    Raises:
+        SourceError, MadcoreError: there is none.
+    """
+    if model.traced is not None or model.gradient.projection.rank == stored.gradient.projection.rank:
+        return None
+    lower = Reprojection.of(layers, projection_of(stored), model.gradient.projection.rank)
+    if model.curvature.kind in FACTORED:
+        raise SourceError(
+            f"curvature.kind: {model.curvature.kind} is fitted on the moments of layers' sides, which are stored at rank {lower.projection.rank} and are not "
+            f"re-projected to rank {lower.rank}; `mad run` with estimator.projection.rank: {lower.rank} stores them at that rank"
+        )
+    return lower
+
+
+def _of_rank(sides: SideLayout, lower: Reprojection) -> SideLayout:
+    return SideLayout(lower.layout, tuple(None if kept is None else (min(kept[0], lower.rank), min(kept[1], lower.rank)) for kept in sides.kept))
 
 
 def _of_layers(sides: SideLayout, names: Sequence[str]) -> SideLayout:
@@ -176,6 +216,7 @@ def _memory(plan: ModelPlan, samples: int) -> ProjectedMemory:
     shapes = Shapes(
         layout=layout,
         widest=max(layout.k, plan.sides.stored.k) if config.curvature.kind in FACTORED else layout.k,
+        reprojected=plan.lower.stored.k if plan.lower is not None else 0,
         model_bytes=0,
         sample_bytes=0,
         kept_bytes=0,

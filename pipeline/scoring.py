@@ -82,7 +82,7 @@ class ScoringWorker:
     def _batches(self, plan: ModelPlan, task: ScoreTask, watch: Stopwatch) -> Generator[pa.RecordBatch]:
         """Record batches in order; of rows nothing is kept. The watch begins when they do, after other tasks at once have all of theirs."""
         loaded = compute(self._loaded_for, plan, task)
-        with prefetched(read_stored(self._storage, task.part, plan.layout, SCORING_BLOCK), READ_AHEAD) as blocks:
+        with prefetched(read_stored(self._storage, task.part, plan.reading, SCORING_BLOCK), READ_AHEAD) as blocks:
             yield from scored_batches(_watched(blocks, watch), loaded.scorer, loaded.reference_ids, task.part.source)
 
     def _loaded_for(self, plan: ModelPlan, task: ScoreTask) -> _Loaded:

@@ -60,7 +60,7 @@ def truth_of_trusted(storage: Storage, plan: ModelPlan, parts: tuple[RowsPart, .
 
 def rows_of(storage: Storage, plan: ModelPlan, parts: tuple[RowsPart, ...]) -> Tensor:
     """All rows of parts, (m, k)."""
-    return torch.cat([rows for stored in parts for rows, _ in read_blocks(storage, stored, plan.layout, SCORING_BLOCK)])
+    return torch.cat([rows for stored in parts for rows, _ in read_blocks(storage, stored, plan.reading, SCORING_BLOCK)])
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 from pydantic import Field, JsonValue, ValidationError
@@ -25,7 +26,7 @@ from pipeline.config import AuditConfig, merge, read_mapping
 from pipeline.errors import ConfigError
 from pipeline.plan import AuditPlan
 from pipeline.progress import ModelRun
-from pipeline.rescore import plan_rescore
+from pipeline.rescore import plan_point
 from pipeline.run import compute
 from pipeline.sections import Section
 from pipeline.steps import StepRunner
@@ -36,12 +37,16 @@ Raw = dict[str, JsonValue]
 
 
 class Grid(Section):
-    """What is varied; what is not given stays as the audit has it. A damping that is a number is a factor of the mean eigenvalue."""
+    """What is varied; what is not given stays as the audit has it. A damping that is a number is a factor of the mean eigenvalue.
+
+    A rank below the stored one is that of stored rows re-projected (see `madcore.reprojection`).
+    """
 
     dampings: tuple[float | Raw, ...] = ()
     curvatures: tuple[str, ...] = ()
     scores: tuple[str | Raw, ...] = ()
     layers: tuple[tuple[str, ...], ...] = ()
+    ranks: tuple[Annotated[int, Field(ge=1, le=1024)], ...] = ()
 
 
 class SweepFile(Section):
@@ -70,12 +75,15 @@ def load_points(root: str, path: str | Path) -> list[Point]:
         sweep = SweepFile.model_validate(read_mapping(Path(path)))
     except ValidationError as error:
         lines = [f"{'.'.join(map(str, detail['loc']))}: {detail['msg'][0].lower()}{detail['msg'][1:]}" for detail in error.errors(include_url=False)]
-        raise ConfigError(f"{path}: {'; '.join(lines)}; a sweep has audit (a config, or its path) and grid (dampings, curvatures, scores, layers)") from error
+        known = ", ".join(Grid.model_fields)
+        raise ConfigError(f"{path}: {'; '.join(lines)}; a sweep has audit (a config, or its path) and grid (of {known})") from error
     if isinstance(sweep.audit, str):
         place = folder / sweep.audit
         base, folder = read_mapping(place), place.resolve().parent
     else:
         base = sweep.audit
+    if sweep.grid.ranks:
+        _check_projected(path, base)
     points: dict[str, Point] = {}
     for settings in _products(sweep.grid):
         config = AuditConfig.parse({**_with(base, settings), "root": root}, str(folder))
@@ -85,6 +93,15 @@ def load_points(root: str, path: str | Path) -> list[Point]:
     return list(points.values())
 
 
+def _check_projected(path: str | Path, base: Raw) -> None:
+    """Refuses ranks for an audit that has a model whose rows are not projected."""
+    models = base.get("models")
+    for section in (base, *(models if isinstance(models, list) else [])):
+        estimator = section.get("estimator") if isinstance(section, dict) else None
+        if isinstance(estimator, dict) and estimator.get("kind") == "loss_trace":
+            raise ConfigError(f"{path}: grid.ranks: rows of estimator.kind: loss_trace are losses, which are not projected and have no rank; leave ranks out")
+
+
 def _products(grid: Grid) -> Iterator[Raw]:
     """Settings of every point, by the names that they have in a config's sections."""
     axes: dict[str, list[JsonValue]] = {
@@ -92,6 +109,7 @@ def _products(grid: Grid) -> Iterator[Raw]:
         "damping": [{"kind": "relative_mean", "factor": damping} if isinstance(damping, float) else damping for damping in grid.dampings],
         "score": list(grid.scores),
         "layers": [[*patterns] for patterns in grid.layers],
+        "rank": list(grid.ranks),
     }
     given = {name: values for name, values in axes.items() if values}
     for values in product(*given.values()):
@@ -106,7 +124,9 @@ def _with(base: Raw, settings: Raw) -> Raw:
     score = settings.get("score")
     over: Raw = {"curvature": curvature} if curvature else {}
     over |= {"score": score if isinstance(score, dict) else {"kind": score}} if score else {}
-    over |= {"estimator": {"layers": settings["layers"]}} if "layers" in settings else {}
+    estimator: Raw = {"layers": settings["layers"]} if "layers" in settings else {}
+    estimator |= {"projection": {"rank": settings["rank"]}} if "rank" in settings else {}
+    over |= {"estimator": estimator} if estimator else {}
     models = base.get("models")
     own: JsonValue = (
         [merge(model, {name: over[name] for name in over if name in model}) for model in models if isinstance(model, dict)]
@@ -155,7 +175,7 @@ def _planned(point: Point) -> AuditPlan | str:
     """A point's plan, or why it has none: others of the grid may do."""
     open_root(root_storage(point.config.root))
     try:
-        return plan_rescore(point.config).fitting()
+        return plan_point(point.config).fitting()
     except (ConfigError, MemoryError) as error:
         return str(error)
 

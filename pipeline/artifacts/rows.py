@@ -15,6 +15,7 @@ from infra import arrays
 from infra.commits import read_file
 from infra.storage import Storage
 from infra.tables import TableFormat, decode_arrow, encode_arrow
+from madcore.reprojection import Reprojection
 from madcore.rows import RowLayout, from_half, to_half
 from pipeline.errors import StageError
 from pipeline.keys import key_of
@@ -122,33 +123,37 @@ def read_samples(storage: Storage, part: RowsPart) -> SampleColumns:
 
 @dataclass(frozen=True)
 class StoredBlock:
-    """Consecutive rows as they are at rest: numbers (b, k), scales (b, layers), and the samples they are of."""
+    """Consecutive rows as they are at rest: numbers (b, k), scales (b, layers), and the samples they are of; `lower` is the rank that they are read at."""
 
     stored: Tensor
     scales: Tensor
     samples: SampleColumns
     layout: RowLayout
+    lower: Reprojection | None = None
 
     @property
     def rows(self) -> Tensor:
-        """Float32 rows (b, k)."""
-        return from_half(self.stored, self.scales, self.layout)
+        """Float32 rows (b, k), re-projected where a lower rank is asked for."""
+        rows_bk = from_half(self.stored, self.scales, self.layout)
+        return rows_bk if self.lower is None else self.lower(rows_bk)
 
 
-def read_blocks(storage: Storage, part: RowsPart, layout: RowLayout, block_rows: int) -> Iterator[tuple[Tensor, SampleColumns]]:
+def read_blocks(storage: Storage, part: RowsPart, layout: RowLayout | Reprojection, block_rows: int) -> Iterator[tuple[Tensor, SampleColumns]]:
     """Float32 rows (b, k) and their samples, block by block; raises as `read_stored`."""
     for block in read_stored(storage, part, layout, block_rows):
         yield block.rows, block.samples
 
 
-def read_stored(storage: Storage, part: RowsPart, layout: RowLayout, block_rows: int) -> Iterator[StoredBlock]:
+def read_stored(storage: Storage, part: RowsPart, layout: RowLayout | Reprojection, block_rows: int) -> Iterator[StoredBlock]:
     """Rows as they are at rest, in blocks of `block_rows` and a last one of what is left; nothing is computed.
 
-    Of the stored layers only those of `layout` are taken.
+    Of the stored layers only those of `layout` are taken, which is a re-projection where rows are wanted at a lower rank than the stored one.
 
     Raises:
         StageError: the stored rows have not all of them.
     """
+    lower = layout if isinstance(layout, Reprojection) else None
+    layout = layout.stored if isinstance(layout, Reprojection) else layout
     table, array = _samples(storage, part), open_rows(storage, part)
     columns, layers = _chosen(stored_layout(array), layout, part.folder)
     start = 0
@@ -156,7 +161,7 @@ def read_stored(storage: Storage, part: RowsPart, layout: RowLayout, block_rows:
         piece = table.slice(start, len(values))
         start += len(values)
         scales = piece.column("scales").combine_chunks().flatten().to_numpy().reshape(len(values), -1)
-        yield StoredBlock(torch.from_numpy(values[:, columns]), torch.from_numpy(np.array(scales[:, layers])), _columns(piece), layout)
+        yield StoredBlock(torch.from_numpy(values[:, columns]), torch.from_numpy(np.array(scales[:, layers])), _columns(piece), layout, lower)
 
 
 def _chosen(stored: RowLayout, layout: RowLayout, folder: str) -> tuple[Places, Places]:

@@ -1,0 +1,147 @@
+"""Ranks below the stored one: a sweep's points have the figures of runs at those ranks, and do not take each other's curvature."""
+
+import re
+from collections.abc import Mapping, Set
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import yaml
+from pydantic import JsonValue
+
+from jobs.rendering import mapping
+from pipeline.audit import Audit
+from pipeline.config import AuditConfig, merge
+from pipeline.errors import ConfigError
+from pipeline.evaluation import figures
+from pipeline.memory import SCORING_BLOCK
+from pipeline.planning import plan_audit
+from pipeline.rescore import plan_point, plan_rescore
+from pipeline.run import run_audit
+from pipeline.sweep import load_points, sweep
+from tests.conftest import Raw
+from tests.jobs.command import mad
+
+HALF = 1e-4
+"""Each number at rest is off by 2^-11 of itself at most, float16's rounding, in both runs; a score sums the errors of hundreds of numbers, whose signs
+differ, so that they all but cancel (1e-5 is seen). Scores of another rank are off by more than 0.2."""
+
+
+def at_rank(base: Raw, rank: int, **sections: JsonValue) -> Raw:
+    return merge(base, {"estimator": {"projection": {"rank": rank}}, **sections})
+
+
+@pytest.fixture
+def base(raw: Raw, digits: Path) -> Raw:
+    """The demo's config at rank 8, with all paths whole."""
+    model: JsonValue = {"name": "digits", "architecture": "pipeline.demo.network:digit_cnn", "weights": str(digits / "digits.safetensors")}
+    files: JsonValue = {name: str(digits / f"{name}.parquet") for name in ("trusted", "audited")}
+    return at_rank({**raw, "models": [model]}, 8, data=files)
+
+
+@pytest.fixture
+def audited(base: Raw) -> Audit:
+    """An audit whose rows are stored at rank 8."""
+    return run_audit(plan_audit(AuditConfig.parse(base)))
+
+
+def written(folder: Path, audit: JsonValue, grid: JsonValue) -> Path:
+    path = folder / "sweep.yaml"
+    path.write_text(yaml.safe_dump({"audit": audit, "grid": grid}))
+    return path
+
+
+def scores(root: JsonValue, known: Set[Path] = frozenset()) -> dict[str, float]:
+    """Committed scores of a root's audited samples, by id, but for those that were known already."""
+    columns = [
+        pq.read_table(path, partitioning=None, columns=["sample_id", "score"]).to_pydict()
+        for folder in sorted(set(Path(str(root)).glob("digits/scoring/*")) - known)
+        for path in folder.rglob("*.parquet")
+    ]
+    return dict(sorted(pair for column in columns for pair in zip(column["sample_id"], column["score"], strict=True)))
+
+
+def numbers(document: Mapping[str, JsonValue]) -> tuple[float, float]:
+    """The AUROC and the threshold of a sweep's point or of a run's summary."""
+    return float(str(figures(document["evaluation"])["auroc"])), float(str(mapping(document["calibration"])["threshold"]))
+
+
+@pytest.mark.parametrize("layers", [["*"], ["!8"]], ids=["all layers", "fewer layers"])
+@pytest.mark.parametrize("curvature", ["block_moment", "fisher"])
+def test_a_lower_rank_has_the_figures_of_a_run_at_that_rank(base: Raw, tmp_path: Path, curvature: str, layers: list[str]) -> None:
+    base = merge(base, {"curvature": {"kind": curvature}})
+    run_audit(plan_audit(AuditConfig.parse(base)))
+    estimator: JsonValue = {"layers": list(layers)}
+    wanted = run_audit(plan_audit(AuditConfig.parse(merge(at_rank(base, 4), {"root": str(tmp_path / "other"), "estimator": estimator}))))
+    known = set(Path(str(base["root"])).glob("digits/scoring/*"))
+    (found,) = sweep(load_points(str(base["root"]), written(tmp_path, merge(base, {"estimator": estimator}), {"ranks": [4]})))
+    summary = wanted.summary("digits")
+    assert found["settings"] == {"rank": 4}
+    assert found["verdict"] == summary["verdict"]
+    for one, other in zip(numbers(found), numbers(summary), strict=True):
+        assert one == pytest.approx(other, abs=HALF)
+    scored, expected = scores(base["root"], known), scores(wanted.storage.url)
+    assert list(scored) == list(expected)
+    np.testing.assert_allclose(list(scored.values()), list(expected.values()), atol=HALF)
+    assert np.std(list(expected.values())) > 50 * HALF
+
+
+def test_points_of_different_ranks_do_not_take_each_others_curvature_and_a_resumed_sweep_computes_nothing(audited: Audit, base: Raw, tmp_path: Path) -> None:
+    root, path = audited.storage.url, written(tmp_path, base, {"ranks": [8, 4, 2]})
+    assert len(list(Path(root).glob("digits/curvature/*"))) == 1
+    found = sweep(load_points(root, path))
+    assert len(list(Path(root).glob("digits/curvature/*"))) == 3
+    assert len({str(row["explained"]) for row in found}) == 3
+    assert found[0]["calibration"] == audited.summary("digits")["calibration"]
+    before = {place: place.stat().st_mtime_ns for place in Path(root).rglob("*") if place.is_file() and ".lock" not in place.parts}
+    assert sweep(load_points(root, path)) == found
+    assert {place: place.stat().st_mtime_ns for place in Path(root).rglob("*") if place.is_file() and ".lock" not in place.parts} == before
+
+
+def test_a_rank_above_the_stored_one_and_kinds_of_sides_are_failures_of_their_points(audited: Audit, base: Raw, tmp_path: Path) -> None:
+    path = written(tmp_path, base, {"ranks": [16, 4], "curvatures": ["block_moment", "kfac"]})
+    ended = mad("sweep", audited.storage.url, path, "-q")
+    assert ended.code == 1
+    assert "rank 4" in ended.out
+    assert "estimator.projection.rank is 16, stored are rows of 8; `mad run` with this config computes them" in ended.err
+    assert "are not re-projected to rank 4; `mad run` with estimator.projection.rank: 4" in ended.err
+    document = mad("sweep", audited.storage.url, path, "-q", "--output", "json").document
+    assert [isinstance(row, dict) and "failure" in row for row in document["points"]].count(False) == 1  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize(
+    ("ranks", "complaint"),
+    [([0], "grid.ranks.0: input should be greater than or equal to 1"), (["four"], "grid.ranks.0: input should be a valid integer")],
+)
+def test_a_rank_that_is_none_is_refused(base: Raw, tmp_path: Path, ranks: JsonValue, complaint: str) -> None:
+    with pytest.raises(ConfigError, match=re.escape(complaint)):
+        load_points(str(base["root"]), written(tmp_path, base, {"ranks": ranks}))
+
+
+def test_hashed_rows_have_no_lower_rank(base: Raw, tmp_path: Path) -> None:
+    base = merge(base, {"estimator": {"projection": {"sketch": 32}}})
+    run_audit(plan_audit(AuditConfig.parse(base)))
+    with pytest.raises(ConfigError, match=r"hashed to 32 numbers a layer .* cannot be re-projected to rank 4"):
+        sweep(load_points(str(base["root"]), written(tmp_path, base, {"ranks": [4]})))
+
+
+def test_losses_have_no_rank(base: Raw, tmp_path: Path) -> None:
+    traced: Raw = {**base, "estimator": {"kind": "loss_trace", "sampling": "sampling.parquet"}}
+    with pytest.raises(ConfigError, match=r"grid.ranks: rows of estimator.kind: loss_trace are losses"):
+        load_points(str(base["root"]), written(tmp_path, traced, {"ranks": [4]}))
+
+
+def test_a_rescore_at_a_lower_rank_names_the_sweep(audited: Audit, base: Raw) -> None:
+    with pytest.raises(ConfigError, match=r"estimator.projection.rank is 4, stored are rows of 8; .*; `mad sweep` takes ranks below the stored one too"):
+        plan_rescore(AuditConfig.parse(at_rank(base, 4)))
+
+
+def test_memory_is_projected_of_the_lower_rows_and_of_the_stored_ones_that_are_read(audited: Audit, base: Raw) -> None:
+    stored, lower = (plan_point(AuditConfig.parse(at_rank(base, rank))).models[0] for rank in (8, 4))
+    assert lower.lower is not None
+    assert lower.layout.k < lower.lower.stored.k == stored.layout.k
+    assert stored.lower is None
+    read = SCORING_BLOCK * 4 * stored.layout.k * 11
+    assert lower.memory.curvature - read < stored.memory.curvature
+    assert lower.memory.scoring - read < stored.memory.scoring
