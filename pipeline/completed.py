@@ -46,10 +46,11 @@ class _Outcome(_Read):
 
 
 class Planned(_Read):
-    """A model as a run planned it: its digest, and the files that it read for it."""
+    """A model as a run planned it: its digest, the files that it read for it, and the trusted samples that it did without."""
 
     digest: str = ""
     sources: dict[str, InputFile] = {}
+    dropped: tuple[str, ...] = ()
 
 
 class _Config(_Read):

@@ -91,8 +91,8 @@ def _files(known: Runs, model: str, summary: Summary) -> dict[str, InputFile]:
 def _changes(known: Runs, model: str, before: Summary, after: Summary) -> Iterator[str]:
     trusted, settings = [], []
     for summary in (before, after):
-        files = _files(known, model, summary)
-        trusted.append({(file.name, files.get(file.name)) for file in summary.files.trusted})
+        files, dropped = _files(known, model, summary), known.record(summary.run_id).models.get(model, Planned()).dropped
+        trusted.append(({(file.name, files.get(file.name)) for file in summary.files.trusted}, dropped))
         own = next((section for section in known.record(summary.run_id).config.models if section.get("name") == model), {})
         settings.append({name: own.get(name) for name in COMPARED_SECTIONS})
     if before.model_digest != after.model_digest:

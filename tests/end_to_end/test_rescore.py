@@ -15,6 +15,7 @@ from pydantic import JsonValue
 from pipeline.audit import Audit
 from pipeline.config import AuditConfig, merge
 from pipeline.errors import ConfigError
+from pipeline.history import since
 from pipeline.planning import plan_audit
 from pipeline.rescore import plan_rescore, rescore_audit
 from pipeline.run import run_audit
@@ -138,7 +139,7 @@ def test_fewer_layers_score_like_a_run_on_those_alone(make: Maker, inputs: Path)
 
 
 def test_dropped_trusted_samples_are_as_if_they_had_never_been_there(make: Maker, inputs: Path, tmp_path: Path) -> None:
-    run_audit(plan_audit(make()))
+    whole = run_audit(plan_audit(make())).summary("digits")
     trusted = pq.read_table(inputs / "trusted.parquet")
     dropped = trusted["id"].to_pylist()[5:200:7]
     pq.write_table(trusted.filter(pc.invert(pc.is_in(trusted["id"], pa.array(dropped, trusted["id"].type)))), inputs / "trusted.parquet")
@@ -150,6 +151,8 @@ def test_dropped_trusted_samples_are_as_if_they_had_never_been_there(make: Maker
     calibrations = [audit.summary("digits")["calibration"] for audit in (rescored, wanted)]
     assert [(one["reference"], one["calibration"]) for one in calibrations] == 2 * [(calibrations[1]["reference"], calibrations[1]["calibration"])]  # type: ignore[index,call-overload]
     assert calibrations[0]["dropped"] == len(dropped)  # type: ignore[index,call-overload]
+    compared = since(rescored.storage, ["digits"], str(whole["run_id"]), top=1).models["digits"]
+    assert compared is not None and compared.changed == ("trusted set",)
     with pytest.raises(ConfigError, match="1 of 1 ids to drop are of no trusted sample"):
         plan_rescore(make(), frozenset(["nobody"]))
 
