@@ -11,7 +11,7 @@ of both second moments, (o, o) and (i, i), and how many positions it has; of ano
 keeps its block, the row itself.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -47,6 +47,11 @@ class SideLayout:
         names = [f"{name} {part}" for name in self.factors for part in ("first", "second", "positions")]
         sizes = [size for first, second in self.factors.values() for size in (first * first, second * second, 1)]
         return RowLayout((*names, *self.blocks.names), (*sizes, *self.blocks.sizes))
+
+    def of_layers(self, names: Collection[str]) -> "SideLayout":
+        """The layout of some of the layers, in the same order."""
+        own = [(name, size, kept) for name, size, kept in zip(self.rows.names, self.rows.sizes, self.kept, strict=True) if name in names]
+        return SideLayout(RowLayout(tuple(one[0] for one in own), tuple(one[1] for one in own)), tuple(one[2] for one in own))
 
     @property
     def summed(self) -> int:

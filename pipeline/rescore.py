@@ -11,7 +11,7 @@ from infra.errors import StorageError
 from infra.events import Listener, ignore
 from infra.files import open_input
 from infra.storage import Storage
-from madcore import Layer, MadcoreError, RowLayout, SideLayout
+from madcore import Layer, MadcoreError, SideLayout
 from madcore.calibration import calibration_size
 from madcore.reprojection import Reprojection
 from pipeline.artifacts.layout import open_root, root_storage
@@ -99,7 +99,7 @@ def _plan_model(storage: Storage, model: ModelConfig, drop: Set[str], found: Rec
     names = chosen_layers(model, rows)
     stored = stored_run(storage, model.name, found.run_id, rows)
     layers = tuple(layer for layer in rows.layers if layer.name in names)
-    lower, sides = _lower(model, found.config, layers), _of_layers(rows.sides, names)
+    lower, sides = _lower(model, found.config, layers), rows.sides.of_layers(names)
     plan = ModelPlan(
         config=model,
         source=None,
@@ -149,11 +149,6 @@ def _lower(model: ModelConfig, stored: ModelConfig, layers: Sequence[Layer]) -> 
 
 def _of_rank(sides: SideLayout, lower: Reprojection) -> SideLayout:
     return SideLayout(lower.layout, tuple(None if kept is None else (min(kept[0], lower.rank), min(kept[1], lower.rank)) for kept in sides.kept))
-
-
-def _of_layers(sides: SideLayout, names: Sequence[str]) -> SideLayout:
-    chosen = [(name, size, kept) for name, size, kept in zip(sides.rows.names, sides.rows.sizes, sides.kept, strict=True) if name in names]
-    return SideLayout(RowLayout(tuple(one[0] for one in chosen), tuple(one[1] for one in chosen)), tuple(one[2] for one in chosen))
 
 
 def _check_stored(storage: Storage, plan: ModelPlan) -> list[RowsPart]:

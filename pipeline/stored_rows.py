@@ -9,6 +9,7 @@ from dask.delayed import delayed
 from numpy.typing import NDArray
 from pydantic import JsonValue
 
+from infra.arrays import StoredArray
 from infra.commits import CommitLog, Receipt
 from infra.storage import Storage
 from madcore import RowLayout
@@ -65,7 +66,21 @@ def stored_rows(storage: Storage, summary: Summary, split: str) -> StoredRows:
     """The rows of a split; of the rows themselves nothing is read yet. Raises as `stored_parts`."""
     parts = stored_parts(storage, summary, split)
     first = open_rows(storage, parts[0])
-    return StoredRows(parts, stored_layout(first), int(first.chunks[0]))
+    return StoredRows(parts, layout_of(summary, first), int(first.chunks[0]))
+
+
+def covered(summary: Summary) -> list[str]:
+    """Names of the layers of a run, in order; what is stored may have more of them, which a run from stored rows left out."""
+    layers = summary["layers"]
+    names = layers["covered"] if isinstance(layers, dict) else []
+    return [str(name) for name in names] if isinstance(names, list) else []
+
+
+def layout_of(summary: Summary, array: StoredArray) -> RowLayout:
+    """The layout of a run's rows, of an array that they are stored in."""
+    stored, names = stored_layout(array), covered(summary)
+    kept = [(name, size) for name, size in zip(stored.names, stored.sizes, strict=True) if name in names]
+    return RowLayout(tuple(name for name, _ in kept), tuple(size for _, size in kept))
 
 
 def row_array(storage: Storage, rows: StoredRows) -> dask.array.Array:

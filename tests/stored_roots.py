@@ -44,6 +44,7 @@ def write_root(url: str, layout: RowLayout, trusted: Split, audited: Split, tran
         "run_id": "20260101T000000000Z-00000000",
         "model": MODEL,
         "settings": {"curvature": {"kind": "block_moment", "transductive": transductive}},
+        "layers": {"covered": list(layout.names)},
         "files": {"trusted": [{"name": "t", "rows": n}], "audited": [{"name": "a", "rows": len(audited.rows) * audited.tasks}]},
         "manifests": manifests,
     }

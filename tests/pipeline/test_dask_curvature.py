@@ -16,6 +16,7 @@ from pipeline.artifacts.logs import stage_logs
 from pipeline.audit import Audit, open_audit
 from pipeline.errors import RootError
 from pipeline.planning import plan_audit
+from pipeline.rescore import rescore_audit
 from pipeline.run import run_audit
 from tests.conftest import ConfigMaker
 from tests.stored_roots import MODEL, Split, write_root
@@ -52,6 +53,8 @@ def same_maps(audit: Audit, damping: Damping | None = None) -> tuple[list[torch.
         ({"kind": "block_moment", "transductive": True}, 16),
         ({"kind": "fisher", "transductive": True}, 128),
         ({"kind": "ggn"}, 16),
+        ({"kind": "kfac"}, 16),
+        ({"kind": "ekfac", "transductive": True}, 128),
     ],
     ids=lambda value: " ".join(map(str, value.values())) if isinstance(value, dict) else str(value),
 )
@@ -73,10 +76,19 @@ def test_another_damping_is_that_of_the_same_moment(make_config: ConfigMaker) ->
     assert min(gaps) <= TOLERANCE < max(gaps)
 
 
-@pytest.mark.parametrize(("kind", "why"), [("identity", "it has none"), ("kfac", "its factors are no moments of rows")])
-def test_a_curvature_that_is_no_moment_of_rows_is_refused(make_config: ConfigMaker, kind: str, why: str) -> None:
-    audit = run_audit(plan_audit(make_config(curvature={"kind": kind})))
-    with pytest.raises(RootError, match=f"is {kind}, which cannot be rebuilt from stored rows, because {why}"):
+def test_fewer_layers_are_those_of_the_latest_run(make_config: ConfigMaker) -> None:
+    whole = run_audit(plan_audit(make_config(curvature={"kind": "ekfac"})))
+    names = list(whole.curvature("digits").layout.names)
+    fewer = rescore_audit(make_config(curvature={"kind": "ekfac"}, estimator={"layers": ["*", f"!{names[0].rpartition('.')[0]}"]}))
+    rebuilt = fewer.curvature("digits")
+    assert list(rebuilt.layout.names) == names[1:]
+    assert rebuilt.whitening.compute().layout == rebuilt.layout
+    assert fewer.rows("digits").shape[1] == rebuilt.layout.k
+
+
+def test_a_curvature_that_has_no_moment_is_refused(make_config: ConfigMaker) -> None:
+    audit = run_audit(plan_audit(make_config(curvature={"kind": "identity"})))
+    with pytest.raises(RootError, match="is identity, which has no moment and whitens nothing"):
         audit.curvature("digits")
 
 
