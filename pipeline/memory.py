@@ -151,6 +151,6 @@ def project_memory(shapes: Shapes) -> ProjectedMemory:
     scored = SCORING_BLOCK * (6 * row + 8 * shapes.reference) * shapes.scored_at_once + SCORING_BLOCK * 4 * shapes.reprojected * (
         12 + 3 * shapes.scored_at_once
     )
-    scoring = PROCESS_BYTES + blocks // 2 + references + scored + SCORING_BLOCK * 9 * row  # six blocks that three tasks read ahead, three that wait for a thread
+    scoring = PROCESS_BYTES + blocks // 2 + references + scored + SCORING_BLOCK * 9 * row  # six blocks read ahead by three tasks, three that wait
     curvature = PROCESS_BYTES + max(4 * blocks + factor, blocks // 2 + references, 6 * shapes.screened * row) + scored + SCORING_BLOCK * 6 * stored
     return ProjectedMemory(gradients, curvature, scoring, PROCESS_BYTES + JUDGED_BYTES * shapes.judged)
