@@ -11,7 +11,7 @@ How many threads OpenMP uses is a thread's own setting too: what `torch.set_num_
 
 import threading
 from collections import deque
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import ParamSpec, TypeVar
 
@@ -23,7 +23,7 @@ Arguments = ParamSpec("Arguments")
 AT_ONCE, AHEAD = 8, 3
 _thread = ThreadPoolExecutor(1, "computing")
 _pools: dict[int, ThreadPoolExecutor] = {}
-_settings, _turn = threading.Lock(), threading.Lock()
+_settings = threading.Lock()
 
 
 def compute(call: Callable[Arguments, Result], *args: Arguments.args, **kwargs: Arguments.kwargs) -> Result:
@@ -46,23 +46,19 @@ def compute(call: Callable[Arguments, Result], *args: Arguments.args, **kwargs: 
         future.cancel()  # where who asked is interrupted
 
 
-def compute_each(call: Callable[[Item], Result], items: Iterable[Item]) -> Generator[Result]:
+def compute_each(call: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
     """What the call returns for each item, in order, or the first error that it raises.
 
     As many calls are made at once as `calls_at_once` says; each of them has one OpenMP thread. AHEAD more items than that are asked
     for, so that no thread waits for who asks. Who stops asking leaves calls that have begun to their ends.
-
-    Of several callers one has all threads, until it has no more items: side by side they would begin and end together, and leave the
-    threads idle while all of them read their first items, or write what was made. So who stops asking early closes this iterator.
     """
     threads = calls_at_once()
     pool, ahead = _pool(threads), deque[Future[Result]]()
     try:
-        with _turn:
-            for item in items:
-                ahead.append(pool.submit(call, item))
-                if len(ahead) == threads + AHEAD:
-                    yield ahead.popleft().result()
+        for item in items:
+            ahead.append(pool.submit(call, item))
+            if len(ahead) == threads + AHEAD:
+                yield ahead.popleft().result()
         while ahead:
             yield ahead.popleft().result()
     finally:

@@ -59,10 +59,6 @@ class Stopwatch:
 
     def __init__(self) -> None:
         """Starts now."""
-        self.restart()
-
-    def restart(self) -> None:
-        """Starts anew."""
         self._start = time.monotonic()
 
     @property

@@ -18,7 +18,7 @@ from typing import Generic, Protocol, TypeVar
 from infra.errors import ClusterError, NotCommitted
 
 EXECUTORS = ("serial", "ray")
-AT_ONCE, MOST_AT_ONCE = 2, 3
+TASKS_AT_ONCE, MOST_TASKS_AT_ONCE = 2, 3
 OWN_PACKAGES = ("infra", "madcore", "pipeline")
 Task = TypeVar("Task")
 Result = TypeVar("Result")
@@ -28,13 +28,13 @@ Result = TypeVar("Result")
 class Resources:
     """What one worker needs; how many workers there may be.
 
-    `at_once`: how many tasks a worker has at a time, MOST_AT_ONCE at most. The processes of workers are the same whatever it is.
+    `tasks_at_once`: how many tasks a worker has at a time, MOST_TASKS_AT_ONCE at most. The processes of workers are the same whatever it is.
     """
 
     workers: int = 1
     gpus_per_worker: float = 0
     memory_per_worker_bytes: int = 0
-    at_once: int = field(default=AT_ONCE, compare=False)
+    tasks_at_once: int = field(default=TASKS_AT_ONCE, compare=False)
 
 
 @dataclass(frozen=True)
@@ -76,13 +76,13 @@ class SerialExecutor:
         self, worker_factory: Callable[[], Callable[[Task], Result]], tasks: Iterable[Task], resources: Resources, closed: Callable[[], bool] = never
     ) -> Iterator[TaskOutcome[Task, Result]]:
         """One outcome per task that is begun before `closed` says so, in order. Whoever stops asking does not wait for the tasks that are still running."""
-        pool, worker = ThreadPoolExecutor(resources.at_once, "task"), None
+        pool, worker = ThreadPoolExecutor(resources.tasks_at_once, "task"), None
         running: deque[Future[TaskOutcome[Task, Result]]] = deque()
         try:
             for task in takewhile(lambda _: not closed(), tasks):
                 worker = worker_factory() if worker is None else worker
                 running.append(pool.submit(attempt, worker, task))
-                if len(running) == resources.at_once:
+                if len(running) == resources.tasks_at_once:
                     yield running.popleft().result()
             while running:
                 yield running.popleft().result()

@@ -28,7 +28,7 @@ from ray.exceptions import OutOfMemoryError, RayError, RayTaskError
 from infra.backlog import Backlog, model_of
 from infra.clusters import Watch, await_answer, check_resources, worker_seconds
 from infra.errors import ClusterError
-from infra.executors import MOST_AT_ONCE, Resources, TaskOutcome, attempt, describe, is_starvation, never
+from infra.executors import MOST_TASKS_AT_ONCE, Resources, TaskOutcome, attempt, describe, is_starvation, never
 
 TRIES = 3
 FAILED_STARTS = 5
@@ -170,7 +170,7 @@ class _Pool(Generic[Task, Result]):
     """The actors of one call, what they are doing, and what is left to do. Those that are `idle` are taken before others start."""
 
     def __init__(self, factory: Callable[[], Callable[[Task], Result]], backlog: Backlog[Task], resources: Resources, idle: Sequence["Handle"], watch: Watch):
-        options = {"num_cpus": 1, "num_gpus": resources.gpus_per_worker, "memory": resources.memory_per_worker_bytes, "max_concurrency": MOST_AT_ONCE}
+        options = {"num_cpus": 1, "num_gpus": resources.gpus_per_worker, "memory": resources.memory_per_worker_bytes, "max_concurrency": MOST_TASKS_AT_ONCE}
         self._make: Callable[[], Handle] = ray.remote(_Actor).options(**options).remote  # type: ignore[assignment]
         self._factory = ray.put(factory)
         self._backlog, self._resources, self._idle, self._watch = backlog, resources, list(idle), watch
@@ -231,7 +231,7 @@ class _Pool(Generic[Task, Result]):
             if not worker.tasks:
                 self._submit(worker, self._backlog.lost.popleft())
         for worker in ready[lost:]:
-            while len(worker.tasks) < self._resources.at_once and not any(map(self._backlog.suspect, worker.tasks)):
+            while len(worker.tasks) < self._resources.tasks_at_once and not any(map(self._backlog.suspect, worker.tasks)):
                 task = self._backlog.take(worker.model, Counter(one.model for one in ready if one.tasks))
                 if task is None:
                     return

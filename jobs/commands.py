@@ -42,7 +42,7 @@ def show_plan(path: str, cost: bool, executor: str, common: Common) -> None:
 
 
 @dataclass(frozen=True)
-class How:
+class RunOptions:
     """How to run: the executor and the cluster that it joins, the last stage, the verdict to exit with 4 for, when to stop, whether cost is foretold."""
 
     executor: str = "serial"
@@ -66,7 +66,7 @@ def deadline_of(text: str | None) -> Deadline | None:
         raise ConfigError(f"--deadline {error}") from error
 
 
-def repair_then_run(path: str, how: How, common: Common) -> None:
+def repair_then_run(path: str, options: RunOptions, common: Common) -> None:
     """`mad run --repair`: drops what is damaged of the config's models, then runs as `run_config`."""
     config = AuditConfig.load(path)
     storage, models = root_storage(config.root), [model.name for model in config.models]
@@ -75,35 +75,35 @@ def repair_then_run(path: str, how: How, common: Common) -> None:
             for line in repair(storage, models, display):
                 display(Notice(line))
     try:
-        run_config(path, how, common)
+        run_config(path, options, common)
     finally:
         if check_root(storage) is not None:
             restore_tables(storage, models)
 
 
-def run_config(path: str, how: How, common: Common) -> None:
-    """`mad run`: exit 3 where the deadline left models unfinished, 1 where something failed, 4 where a model has the verdict `how.fail_on`."""
-    verdict = _parse_verdict(how.fail_on) if how.fail_on else None
-    if verdict and how.until != LAST_STAGE:
-        raise ConfigError(f"--fail-on needs a verdict, and there is none before the stage {LAST_STAGE}; leave out --until {how.until}")
-    if how.deadline is not None and how.until != LAST_STAGE:
-        raise ConfigError(f"--deadline publishes what is whole when it comes, and nothing is before the stage {LAST_STAGE}; leave out --until {how.until}")
+def run_config(path: str, options: RunOptions, common: Common) -> None:
+    """`mad run`: exit 3 where the deadline left models unfinished, 1 where something failed, 4 where a model has the verdict `options.fail_on`."""
+    verdict = _parse_verdict(options.fail_on) if options.fail_on else None
+    if verdict and options.until != LAST_STAGE:
+        raise ConfigError(f"--fail-on needs a verdict, and there is none before the stage {LAST_STAGE}; leave out --until {options.until}")
+    if options.deadline is not None and options.until != LAST_STAGE:
+        raise ConfigError(f"--deadline publishes what is whole when it comes, and nothing is before the stage {LAST_STAGE}; leave out --until {options.until}")
     plan = plan_audit(AuditConfig.load(path))
-    _run(estimated(plan, _threads(how.executor)) if how.cost else plan, how, verdict, common)
+    _run(estimated(plan, _threads(options.executor)) if options.cost else plan, options, verdict, common)
 
 
-def rescore_config(root: str, path: str, drop: str | None, how: How, common: Common) -> None:
+def rescore_config(root: str, path: str, drop: str | None, options: RunOptions, common: Common) -> None:
     """`mad rescore`: as `mad run`, from stored rows; exit 1 where something failed."""
     config = AuditConfig.load(path).model_copy(update={"root": located(root)})
     plan = plan_rescore(config, read_id_list(located(drop)) if drop else frozenset())
-    _run(plan, how, None, common)
+    _run(plan, options, None, common)
 
 
-def sweep_settings(root: str, path: str, how: How, common: Common) -> None:
+def sweep_settings(root: str, path: str, options: RunOptions, common: Common) -> None:
     """`mad sweep`: exit 1 where a point or a model of one failed."""
     points = load_points(located(root), path)
     with ProgressDisplay(common) as display:
-        found = sweep(points, how.executor, display, how.address)
+        found = sweep(points, options.executor, display, options.address)
     common.emit({"schema": SWEEP_VERSION, "root": located(root), "points": found}, sweep_text(found))
     failures = [f"point {row['point']}: {row['failure']}" for row in found if "failure" in row]
     for failure in failures:
@@ -126,19 +126,19 @@ def run_demo(root: str, common: Common) -> None:
     check_root(root_storage(root))
     config = prepare_demo(inputs, root)
     audit_config = AuditConfig.load(config).model_copy(update={"root": located(root)})
-    _run(plan_audit(audit_config), How(), None, common)
+    _run(plan_audit(audit_config), RunOptions(), None, common)
     if common.output == "text":
         print(f"config: {config} (change it, then: mad run {config})", file=common.results)
 
 
-def _run(plan: AuditPlan, how: How, verdict: str | None, common: Common) -> None:
+def _run(plan: AuditPlan, options: RunOptions, verdict: str | None, common: Common) -> None:
     with ProgressDisplay(common) as display:
-        if how.deadline is None:
-            outcome = run_audit(plan, how.executor, how.until, display, how.address).outcome
+        if options.deadline is None:
+            outcome = run_audit(plan, options.executor, options.until, display, options.address).outcome
         else:
-            outcome = run_audit_until(plan, how.deadline.passed, how.executor, display, how.address).outcome
+            outcome = run_audit_until(plan, options.deadline.passed, options.executor, display, options.address).outcome
     assert outcome is not None
-    models = dict(outcome.summaries) if how.until == LAST_STAGE else {name: {"stages": stages} for name, stages in outcome.stages.items()}
+    models = dict(outcome.summaries) if options.until == LAST_STAGE else {name: {"stages": stages} for name, stages in outcome.stages.items()}
     document: dict[str, object] = {"run_id": outcome.run_id, "models": models, "failures": dict(outcome.failures)}
     document |= {"failed_tasks": dict(outcome.failed_tasks), "refused_files": dict(outcome.refused_files)}
     document["unreached"] = list(outcome.unreached)

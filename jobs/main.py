@@ -119,10 +119,10 @@ def run(
 ) -> None:
     """Audit the models of a config. Resumes by itself: what an earlier run finished is not done again."""
     with edge(Common(output, verbose, quiet)) as common:
-        from jobs.commands import How, deadline_of, repair_then_run, run_config  # noqa: PLC0415
+        from jobs.commands import RunOptions, deadline_of, repair_then_run, run_config  # noqa: PLC0415
 
-        how = How(executor, address, until, fail_on, deadline_of(deadline), cost)
-        (repair_then_run if repair else run_config)(config, how, common)
+        options = RunOptions(executor, address, until, fail_on, deadline_of(deadline), cost)
+        (repair_then_run if repair else run_config)(config, options, common)
 
 
 @app.command()
@@ -141,9 +141,9 @@ def rescore(
 ) -> None:
     """Audit again from the rows in ROOT, with other curvature, score, layers, trusted samples or calibration; needs no model and no data."""
     with edge(Common(output, verbose, quiet)) as common:
-        from jobs.commands import How, rescore_config  # noqa: PLC0415
+        from jobs.commands import RunOptions, rescore_config  # noqa: PLC0415
 
-        rescore_config(root, config, drop_trusted, How(executor, address), common)
+        rescore_config(root, config, drop_trusted, RunOptions(executor, address), common)
 
 
 @app.command()
@@ -161,9 +161,9 @@ def sweep(
 ) -> None:
     """Try a grid of settings on the rows in ROOT: calibration, how well trusted samples are explained, and AUROC. Publishes nothing."""
     with edge(Common(output, verbose, quiet)) as common:
-        from jobs.commands import How, sweep_settings  # noqa: PLC0415
+        from jobs.commands import RunOptions, sweep_settings  # noqa: PLC0415
 
-        sweep_settings(root, settings, How(executor, address), common)
+        sweep_settings(root, settings, RunOptions(executor, address), common)
 
 
 @app.command()

@@ -11,9 +11,9 @@ def run_stage(stage: Stage) -> None:
 
     def command(config: Config, output: Output = "text", verbose: Verbose = 0, quiet: Quiet = False) -> None:
         with edge(Common(output, verbose, quiet)) as common:
-            from jobs.commands import How, run_config  # noqa: PLC0415
+            from jobs.commands import RunOptions, run_config  # noqa: PLC0415
 
-            run_config(config, How(until=stage), common)
+            run_config(config, RunOptions(until=stage), common)
 
     command.__doc__ = f"Run an audit up to and with the stage {stage}; the same as: mad run CONFIG --until {stage}."
     typer.run(command)

@@ -46,9 +46,10 @@ class _Outcome(_Read):
 
 
 class Planned(_Read):
-    """A model as a run planned it: its digest, the files that it read for it, and the trusted samples that it did without."""
+    """A model as a run planned it: its digest, the key of its rows, the files that it read for it, and the trusted samples that it did without."""
 
     digest: str = ""
+    row_key: str = ""
     sources: dict[str, InputFile] = {}
     dropped: tuple[str, ...] = ()
 
@@ -68,6 +69,10 @@ class Record(_Read):
     models: dict[str, Planned] = {}
     refused: dict[str, str] = {}
     review: _Review | None = None
+
+    def settings(self, model: str) -> dict[str, JsonValue]:
+        """The resolved config of a model; empty where it had none."""
+        return next((own for own in self.config.models if own.get("name") == model), {})
 
     @property
     def named(self) -> set[str]:

@@ -75,8 +75,7 @@ def left_of(storage: Storage, plan: ModelPlan, last: LastAudit | None) -> Left:
     """What is not done of a model, by the receipts of its rows and by what its latest completed run had."""
     own = _undone(storage, plan, plan.sources, 0)
     fitted = _undone(storage, plan, plan.fitted, plan.draws) if plan.draws else ()
-    settled = last is not None and (last.settings, last.digest, last.row_key) == (plan.config.model_dump(mode="json"), plan.digest, plan.row_key)
-    known = set(last.sources) if last is not None and settled else set[str]()
+    known = set(last.planned.sources) if last is not None and last.is_like(plan) else set[str]()
     fitted_on = plan.sources if plan.config.curvature.transductive else plan.trusted
     curvature = bool(fitted) or any(source.key not in known for source in fitted_on)
     scored = tuple(source for source in plan.audited if curvature or source.key not in known)

@@ -93,7 +93,7 @@ def _changes(known: Runs, model: str, before: Summary, after: Summary) -> Iterat
     for summary in (before, after):
         files, dropped = _files(known, model, summary), known.record(summary.run_id).models.get(model, Planned()).dropped
         trusted.append(({(file.name, files.get(file.name)) for file in summary.files.trusted}, dropped))
-        own = next((section for section in known.record(summary.run_id).config.models if section.get("name") == model), {})
+        own = known.record(summary.run_id).settings(model)
         settings.append({name: own.get(name) for name in COMPARED_SECTIONS})
     if before.model_digest != after.model_digest:
         yield "model"

@@ -15,7 +15,7 @@ from madcore.sampling import requiring_gradients
 
 PROCESS_BYTES = 600 << 20
 SCORING_BLOCK = 512
-JUDGED_BYTES = 220
+JUDGED_BYTES = 250
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from itertools import pairwise
 from math import floor, log10, sqrt
 from urllib.parse import quote
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 from pydantic import JsonValue
 
 from pipeline.evaluation import figures
@@ -218,6 +218,11 @@ def differs(compared: Summary) -> bool:
 def _verdict(summary: Summary) -> str:
     verdict = summary["verdict"]
     return str(verdict["value"]) if isinstance(verdict, dict) else ""
+
+
+def template(name: str) -> Template:
+    """A template of this package, with its filters; what it is given is escaped."""
+    return _environment().get_template(name)
 
 
 def _environment() -> Environment:

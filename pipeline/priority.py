@@ -6,6 +6,7 @@ the order of the config.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 
@@ -14,9 +15,9 @@ from pydantic import JsonValue
 from infra.errors import Corrupt
 from infra.files import is_pattern
 from infra.storage import Storage
-from pipeline.artifacts.layout import run_file
+from pipeline.completed import Planned, Runs
 from pipeline.plan import AuditPlan, ModelPlan
-from pipeline.publication import Document, read_document, read_summary
+from pipeline.publication import read_summary
 
 NEVER, CHANGED, UNCHANGED = range(3)
 TASKS_A_WORKER = 4
@@ -24,29 +25,30 @@ TASKS_A_WORKER = 4
 
 @dataclass(frozen=True)
 class LastAudit:
-    """The latest completed run of a model: its id, and what its record says of the model; nothing where that cannot be read."""
+    """The latest completed run of a model: its id, the model's settings in it, and how it was planned; nothing where its record cannot be read."""
 
     run_id: str
-    settings: JsonValue
-    digest: JsonValue
-    row_key: JsonValue
-    sources: Mapping[str, JsonValue]
+    settings: Mapping[str, JsonValue]
+    planned: Planned
 
     def is_of(self, model: ModelPlan) -> bool:
         """Whether it had the very model, files and settings that are planned now."""
-        planned = (model.config.model_dump(mode="json"), model.digest, model.row_key, {source.key for source in model.sources})
-        return planned == (self.settings, self.digest, self.row_key, set(self.sources))
+        return self.is_like(model) and {source.key for source in model.sources} == set(self.planned.sources)
+
+    def is_like(self, model: ModelPlan) -> bool:
+        """Whether it had the very model and settings, whatever the files."""
+        return (model.config.model_dump(mode="json"), model.digest, model.row_key) == (self.settings, self.planned.digest, self.planned.row_key)
 
 
 def last_audits(storage: Storage, plan: AuditPlan) -> dict[str, LastAudit]:
     """The latest completed run of each model of a plan that has one; a damaged document counts as none."""
-    records: dict[str, Document] = {}
-    found = {}
+    known, found = Runs(storage), {}
     for model in plan.models:
-        run_id = str((_document(storage, model.name) or {}).get("run_id", ""))
-        if run_id:
-            records[run_id] = records[run_id] if run_id in records else _record(storage, run_id)
-            found[model.name] = _last_audit(run_id, records[run_id], model.name)
+        with suppress(Corrupt):
+            run_id = str((read_summary(storage, model.name) or {}).get("run_id", ""))
+            if run_id:
+                record = known.record(run_id)
+                found[model.name] = LastAudit(run_id, record.settings(model.name), record.models.get(model.name, Planned()))
     return found
 
 
@@ -83,31 +85,6 @@ def gone_files(model: ModelPlan, last: LastAudit | None) -> tuple[str, ...]:
     if last is None or not patterns:
         return ()
     here = {source.file.url for source in model.sources}
-    before = {str(file["name"]): file["url"] for file in last.sources.values() if isinstance(file, dict)}
+    before = {file.name: file.url for file in last.planned.sources.values()}
     missing = (name for name, url in before.items() if url not in here and name not in model.refused_files)
     return tuple(sorted(name for name in missing if any(fnmatchcase(name, pattern) for pattern in patterns)))
-
-
-def _last_audit(run_id: str, record: Document, name: str) -> LastAudit:
-    config, planned = _mapping(record.get("config")), _mapping(_mapping(record.get("models")).get(name))
-    models = config.get("models")
-    settings = [model for model in models if _mapping(model).get("name") == name] if isinstance(models, list) else []
-    return LastAudit(run_id, settings[0] if settings else None, planned.get("digest"), planned.get("row_key"), _mapping(planned.get("sources")))
-
-
-def _document(storage: Storage, model: str) -> Document | None:
-    try:
-        return read_summary(storage, model)
-    except Corrupt:
-        return None
-
-
-def _record(storage: Storage, run_id: str) -> Document:
-    try:
-        return read_document(storage, run_file(run_id)) or {}
-    except Corrupt:
-        return {}
-
-
-def _mapping(value: JsonValue) -> Document:
-    return value if isinstance(value, dict) else {}

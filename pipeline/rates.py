@@ -112,7 +112,7 @@ def _seconds(call: Callable[[], object]) -> float:
 
 
 def _factor_seconds(plan: ModelPlan, rows: int) -> float:
-    """Of the largest layer's eigenvalues, for all layers by the cubes of their sizes; those of Kronecker factors are of small matrices."""
+    """Of the eigenvalues of one layer, LARGEST numbers at most, and for all layers by the cubes of their sizes; Kronecker factors are small."""
     sizes = [min(size, rows) for size in plan.layout.sizes]
     largest = min(max(sizes), LARGEST)
     if plan.config.curvature.kind in FACTORED:
@@ -138,11 +138,11 @@ def _scored(plan: ModelPlan, whitening: Whitening, rows: Tensor, references: int
         [OK] * SCORING_BLOCK,
     )
     blocks = [StoredBlock(stored, scales, samples, plan.layout)] * (BLOCKS * calls_at_once())
-    sizes: list[int] = []
+    sizes = list[int]()
 
     def write() -> None:
         sink = io.BytesIO()
-        write_parquet(sink, scored_batches(blocks, scorer, pa.array(names, pa.string()), plan.audited[0].file.name), PART_FORMAT)
+        write_parquet(sink, scored_batches(blocks, scorer, pa.array(names, pa.string()), plan.audited[0].file.name, []), PART_FORMAT)
         sizes.append(len(sink.getvalue()))
 
     rows_written = len(blocks) * SCORING_BLOCK

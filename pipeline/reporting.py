@@ -147,15 +147,18 @@ def _check_target(plan: ModelPlan, trusted: TrustedSamples) -> None:
 
 
 class _Known:
-    """The truth of audited samples, asked for batch by batch in the order of the table, and kept in it."""
+    """The truth of audited samples, asked for batch by batch in the order of the table, and kept in it; where no source has any, nothing is."""
 
     def __init__(self, sources: Mapping[str, Source], stored: Truth | None):
         """`stored`: that of the whole table, as an earlier report kept it; None reads the sources."""
         self._sources, self._stored, self._pieces = sources, stored, list[Truth]()
+        self._any = any("anomalous" in source.truth for source in sources.values())
         self._seen = 0
 
     def of(self, part: ScorePart, batch: pa.RecordBatch) -> Truth | None:
         """None where there is none, or no use for it: rows of a given-up task, whose file may be gone."""
+        if not self._any:
+            return None
         start, source, rows = self._seen, self._sources[part.source_key], batch.column("row")
         self._seen += batch.num_rows
         used = "anomalous" in source.truth and any(status in (OK, NONFINITE) for status in batch.column("status").to_pylist())
@@ -169,7 +172,7 @@ class _Known:
     @property
     def files(self) -> dict[str, bytes]:
         """The file of all that was asked for; none where no source has any truth."""
-        return encode_truth(joined(self._pieces)) if any("anomalous" in source.truth for source in self._sources.values()) else {}
+        return encode_truth(joined(self._pieces)) if self._any else {}
 
 
 def _json(value: JsonValue) -> bytes:

@@ -10,7 +10,7 @@ from dataclasses import replace
 from functools import partial
 
 from infra.commits import CommitLog, Receipt
-from infra.events import Listener, Notice, StageEnded, Stopwatch, ignore
+from infra.events import Event, Listener, Notice, StageEnded, Stopwatch, ignore
 from infra.executors import EXECUTORS, Resources, open_executor
 from infra.storage import Storage
 from pipeline.alerts import tell
@@ -115,16 +115,19 @@ def _run_in_waves(plan: AuditPlan, runner: StepRunner, workers: int) -> Audit:
         plan = in_order(plan, audits)
         models = _model_runs(plan, audits, runner.tell)
         run_id = begin(storage, plan)
-        seconds: dict[str, float] = {}
+        seconds = dict.fromkeys(STAGES, 0.0)
+
+        def summed(event: Event) -> None:
+            if isinstance(event, StageEnded):
+                seconds[event.stage] += event.seconds
+            else:
+                runner.tell(event)
+
         for wave in waves(plan.models, workers):
             if runner.closed():
                 break
-            steps = _Stages(replace(plan, models=wave), storage, replace(runner, models={model.name: models[model.name] for model in wave}))
-            for stage in STAGES:
-                watch = Stopwatch()
-                getattr(steps, stage)()
-                seconds[stage] = seconds.get(stage, 0.0) + watch.seconds
-                lock.check()
+            of_wave = replace(runner, models={model.name: models[model.name] for model in wave}, tell=summed)
+            compute(replace(plan, models=wave), storage, of_wave, STAGES, lock.check)
             runner.tell(Notice(f"{sum(model.report is not None for model in models.values())} of {len(models)} models are through"))
         for stage, total in seconds.items():
             runner.tell(StageEnded(stage, total))

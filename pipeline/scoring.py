@@ -1,15 +1,14 @@
 """Stage 3: audited rows against the references. A task is one part of the rows; parts do not depend on each other."""
 
 import io
-from collections.abc import Generator, Iterable, Iterator
-from contextlib import closing
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 
 import pyarrow as pa
 import torch
 
 from infra.commits import Measures, Receipt
-from infra.computing import compute, compute_each
+from infra.computing import calls_at_once, compute, compute_each
 from infra.errors import StorageError
 from infra.events import Stopwatch, peak_memory_bytes
 from infra.prefetch import prefetched
@@ -72,18 +71,17 @@ class ScoringWorker:
 
     def __call__(self, task: ScoreTask) -> Receipt:
         """Scores and commits one part. Reading runs ahead in a thread, and blocks are scored in as many as there are cores."""
-        watch, plan = Stopwatch(), self._plans[task.model]
-        sink = io.BytesIO()
-        with closing(self._failed(plan, task.part) if task.part.failure else self._batches(plan, task, watch)) as batches:
-            write_parquet(sink, batches, PART_FORMAT)
-        measures = Measures(rows=task.part.stop - task.part.start, seconds=watch.seconds, peak_memory_bytes=peak_memory_bytes())
+        plan, sink, busy = self._plans[task.model], io.BytesIO(), list[float]()
+        write_parquet(sink, self._failed(plan, task.part) if task.part.failure else self._batches(plan, task, busy), PART_FORMAT)
+        seconds = sum(busy) / calls_at_once()  # tasks of a worker overlap, blocks of a thread do not
+        measures = Measures(rows=task.part.stop - task.part.start, seconds=seconds, peak_memory_bytes=peak_memory_bytes())
         return scoring_log(self._storage, plan.name, task.key, task.part.source_key).commit(task.part.name, {PART: sink.getvalue()}, measures)
 
-    def _batches(self, plan: ModelPlan, task: ScoreTask, watch: Stopwatch) -> Generator[pa.RecordBatch]:
-        """Record batches in order; of rows nothing is kept. The watch begins when they do, after other tasks at once have all of theirs."""
+    def _batches(self, plan: ModelPlan, task: ScoreTask, busy: list[float]) -> Iterator[pa.RecordBatch]:
+        """Record batches in order; of rows nothing is kept. `busy` takes the seconds of each."""
         loaded = compute(self._loaded_for, plan, task)
         with prefetched(read_stored(self._storage, task.part, plan.reading, SCORING_BLOCK), READ_AHEAD) as blocks:
-            yield from scored_batches(_watched(blocks, watch), loaded.scorer, loaded.reference_ids, task.part.source)
+            yield from scored_batches(blocks, loaded.scorer, loaded.reference_ids, task.part.source, busy)
 
     def _loaded_for(self, plan: ModelPlan, task: ScoreTask) -> _Loaded:
         """What the task's rows are scored with, loaded unless the last task's is the same; one task at a time."""
@@ -98,7 +96,7 @@ class ScoringWorker:
         scorer = Scorer.of(plan, read_whitening(self._storage, task.curvature.factor, plan.layout), whitened, trusted)
         return _Loaded(task.key, scorer, pa.array(trusted.reference_ids, pa.string()))
 
-    def _failed(self, plan: ModelPlan, part: RowsPart) -> Generator[pa.RecordBatch]:
+    def _failed(self, plan: ModelPlan, part: RowsPart) -> Iterator[pa.RecordBatch]:
         """Rows of a task that was given up: named, unscored, none left out."""
         n = part.stop - part.start
         samples = SampleColumns(
@@ -112,17 +110,14 @@ class ScoringWorker:
         yield score_batch(part.source, samples, _no_scores(n, plan.layout), pa.array([], pa.string()), plan.layout.names)
 
 
-def _watched(blocks: Iterator[StoredBlock], watch: Stopwatch) -> Iterator[StoredBlock]:
-    watch.restart()
-    yield from blocks
-
-
-def scored_batches(blocks: Iterable[StoredBlock], scorer: Scorer, reference_ids: pa.Array, source: str) -> Iterator[pa.RecordBatch]:
-    """Record batches of a score part, one a block of rows of a source, in order."""
+def scored_batches(blocks: Iterable[StoredBlock], scorer: Scorer, reference_ids: pa.Array, source: str, busy: list[float]) -> Iterator[pa.RecordBatch]:
+    """Record batches of a score part, one a block of rows of a source, in order; `busy` takes the seconds of each."""
 
     def scored(block: StoredBlock) -> pa.RecordBatch:
-        found = scorer(block.rows, block.samples.predictions.clamp(min=0))
-        return score_batch(source, _without_overflow(block.samples, found), found, reference_ids, block.layout.names)
+        watch, found = Stopwatch(), scorer(block.rows, block.samples.predictions.clamp(min=0))
+        batch = score_batch(source, _without_overflow(block.samples, found), found, reference_ids, block.layout.names)
+        busy.append(watch.seconds)
+        return batch
 
     return compute_each(scored, blocks)
 

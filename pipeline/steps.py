@@ -8,7 +8,7 @@ from typing import Generic, Protocol, TypeVar
 from infra.commits import CommitLog, Receipt
 from infra.errors import NotCommitted, StorageError
 from infra.events import Listener, StageStarted, TaskEnded
-from infra.executors import MOST_AT_ONCE, Executor, Resources, TaskOutcome, never
+from infra.executors import MOST_TASKS_AT_ONCE, Executor, Resources, TaskOutcome, never
 from pipeline.progress import ModelRun
 
 
@@ -23,7 +23,8 @@ class ModelTask(Protocol):
 Task = TypeVar("Task", bound=ModelTask)
 Worker = Callable[[Task], Receipt]
 Place = tuple[str, str]
-GPU_STAGE, SHORT_TASKS = "gradients", "scoring"  # of short tasks one more reads ahead, while one computes and one writes
+GPU_STAGE = "gradients"
+SHORT_TASK_STAGE = "scoring"  # where one more task reads ahead, while one computes and one writes
 READERS = 8
 
 
@@ -77,7 +78,7 @@ class StepRunner:
         self.tell(StageStarted(stage, total, total - len(pending)))
         places = {job.task: (job.log.folder, job.name) for job in pending}
         resources = self.resources if stage == GPU_STAGE else replace(self.resources, gpus_per_worker=0)
-        resources = replace(resources, at_once=MOST_AT_ONCE) if stage == SHORT_TASKS else resources
+        resources = replace(resources, tasks_at_once=MOST_TASKS_AT_ONCE) if stage == SHORT_TASK_STAGE else resources
         for outcome in self.executor.map_unordered(factory, list(places), resources, self.closed):
             if outcome.stops:
                 raise NotCommitted(f"{outcome.error}; nothing was published, what is done is kept, and `mad run` goes on from it")

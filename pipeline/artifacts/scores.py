@@ -67,7 +67,7 @@ def score_batch(source: str, samples: SampleColumns, scored: Scored, reference_i
     return pa.RecordBatch.from_arrays(columns, schema=PART_FORMAT.schema)
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=4)
 def _repeated(names: tuple[str, ...], times: int) -> pa.Array:
     """Names one after the other, so many times; most blocks have as many rows as the one before."""
     return pa.array(names, pa.string()).take(pa.array(np.tile(np.arange(len(names)), times)))

@@ -3,7 +3,6 @@
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
 
 import pytest
 import torch
@@ -93,27 +92,6 @@ def test_what_one_of_many_calls_raises_reaches_who_asked_after_what_came_before(
 
 
 @pytest.mark.usefixtures("two_threads")
-def test_of_two_callers_the_second_begins_when_the_first_has_no_more_items() -> None:
-    begun: list[str] = []
-    asked, second = threading.Event(), threading.Thread(target=lambda: (asked.set(), list(compute_each(begun.append, "bbb"))))
-
-    def items() -> Iterator[str]:
-        yield "a"
-        second.start()
-        asked.wait()
-        yield from "aaaa"
-
-    assert len(list(compute_each(begun.append, items()))) == 5
-    second.join(30)
-    assert begun[:4] == [*"aaaa"] and sorted(begun) == [*"aaaaabbb"]  # the last of the first and the first of the second are made at once
-
-
-def test_who_closes_what_it_no_longer_asks_lets_others_begin() -> None:
-    with closing(compute_each(len, iter(["a"] * 9))) as answers:
-        next(answers)
-    assert list(compute_each(len, ["ab"])) == [2]
-
-
 def test_the_bits_of_a_block_do_not_depend_on_the_number_of_threads() -> None:
     rows, others = torch.randn(512, 832), torch.randn(1178, 832)
     (two,) = compute_each(lambda block: block @ others.T, [rows])

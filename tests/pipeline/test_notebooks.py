@@ -14,6 +14,7 @@ from pipeline.artifacts.layout import claim_root, summary_file
 from pipeline.artifacts.scores import PUBLISHED_FORMAT, TABLE
 from pipeline.audit import Audit, open_audit
 from pipeline.dask_scores import NEEDS
+from pipeline.pages import number
 from pipeline.planning import plan_audit
 from pipeline.publication import encode_document
 from pipeline.run import run_audit
@@ -58,7 +59,7 @@ def test_the_chart_has_both_groups_and_the_threshold(audit: Audit) -> None:
     classes = [node.get("class") for node in ET.fromstring(drawn.svg).iter()]
     assert classes.count("calibration") == classes.count("audited") == 2 and classes.count("threshold") == 1
     threshold = audit.summary("digits")["calibration"]["threshold"]  # type: ignore[index,call-overload]
-    assert f"threshold {notebooks.number(float(str(threshold)))}" in drawn.svg
+    assert f"threshold {number(float(str(threshold)))}" in drawn.svg
 
 
 def test_a_chart_of_no_scores_says_so() -> None:
