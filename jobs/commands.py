@@ -33,7 +33,7 @@ LAST_STAGE = STAGES[-1]
 def show_plan(path: str, cost: bool, executor: str, common: Common) -> None:
     """`mad plan`: exit 1 where a model or file of the config cannot be audited, 3 where the plan cannot fit."""
     plan = plan_audit(AuditConfig.load(path))
-    plan = estimated(plan, _threads(executor)) if cost else plan
+    plan = estimated(plan, executor) if cost else plan
     common.emit(plan_document(plan), plan_text(plan))
     if plan.misfits:
         raise typer.Exit(CANNOT)
@@ -51,11 +51,6 @@ class RunOptions:
     fail_on: str | None = None
     deadline: Deadline | None = None
     cost: bool = False
-
-
-def _threads(executor: str) -> int | None:
-    """How many threads a worker computes with; None for all that this process has."""
-    return 1 if executor == "ray" else None
 
 
 def deadline_of(text: str | None) -> Deadline | None:
@@ -89,7 +84,7 @@ def run_config(path: str, options: RunOptions, common: Common) -> None:
     if options.deadline is not None and options.until != LAST_STAGE:
         raise ConfigError(f"--deadline publishes what is whole when it comes, and nothing is before the stage {LAST_STAGE}; leave out --until {options.until}")
     plan = plan_audit(AuditConfig.load(path))
-    _run(estimated(plan, _threads(options.executor)) if options.cost else plan, options, verdict, common)
+    _run(estimated(plan, options.executor) if options.cost else plan, options, verdict, common)
 
 
 def rescore_config(root: str, path: str, drop: str | None, options: RunOptions, common: Common) -> None:

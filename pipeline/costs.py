@@ -15,6 +15,7 @@ from madcore.calibration import calibration_size
 from pipeline.artifacts.layout import check_root, root_storage
 from pipeline.config import AuditConfig
 from pipeline.curvature import moment_ranges
+from pipeline.decisions import TOP_FLAGGED
 from pipeline.gradients import row_task_log
 from pipeline.plan import AuditPlan, Cost, ModelPlan, RowTask
 from pipeline.planning import moments
@@ -27,6 +28,7 @@ RUN_REQUESTS, MODEL_REQUESTS, SOURCE_REQUESTS = 50, 120, 5
 ROW_TASK, TRUSTED_PART, SUMMED_PART, FITTED_PART, SCORED_PART, REPORTED_PART = 4, 13, 4, 3, 5, 7
 OPENED, READ_BYTES = 3, 4 << 20  # requests for a Parquet file's size and footer; bytes that one request for a part of it reads
 REPORTED_SECONDS = 6e-6  # of a row, on the machine of the README's figures at scale; scoring takes several times as long
+PLAN_READS, SCORE_READS = 3, 4  # times that planning looks at the trusted set, and reporting at scores
 TRUSTED_BYTES = 80  # of a trusted sample's id, part, prediction and score, which two tasks keep
 
 
@@ -46,12 +48,12 @@ class Left:
         return bool(self.own or self.fitted or self.report)
 
 
-def estimated(plan: AuditPlan, threads: int | None = None) -> AuditPlan:
+def estimated(plan: AuditPlan, executor: str = "serial") -> AuditPlan:
     """The plan with the cost of each of its models; writes nothing.
 
     Args:
         plan: from `plan_audit`.
-        threads: how many a worker computes with; None takes this process's, as a run without a cluster does, and on Ray a worker has 1.
+        executor: `serial`, one worker with the threads of this process, or `ray`, `run.workers` of them with one thread each.
 
     Returns:
         The plan, its `costs` by model. Seconds are of workers like this machine: without a GPU here, models that are to have one are
@@ -61,11 +63,11 @@ def estimated(plan: AuditPlan, threads: int | None = None) -> AuditPlan:
     config = plan.config
     if not torch.cuda.is_available():
         config = config.model_copy(update={"run": config.run.model_copy(update={"gpus_per_worker": 0})})
-    known = check_root(storage) is not None
-    audits = last_audits(storage, plan) if known else {}
-    torch.set_num_threads(threads or before)
+    audits = last_audits(storage, plan) if check_root(storage) is not None else {}
+    torch.set_num_threads(before if executor == "serial" else 1)
     try:
-        costs = {model.name: _cost(config, model, left_of(storage, model, audits.get(model.name))) for model in plan.models}
+        workers = 1 if executor == "serial" else config.run.workers
+        costs = {model.name: _cost(config, model, left_of(storage, model, audits.get(model.name)), workers) for model in plan.models}
     finally:
         torch.set_num_threads(before)
     return replace(plan, costs=costs)
@@ -88,12 +90,10 @@ def _undone(storage: Storage, plan: ModelPlan, sources: Iterable[Source], draws:
     return tuple(task for source in sources for task in plan.tasks(source, draws) if task.name not in done[logs[source.key].folder])
 
 
-def _cost(config: AuditConfig, plan: ModelPlan, left: Left) -> Cost:
+def _cost(config: AuditConfig, plan: ModelPlan, left: Left, workers: int) -> Cost:
     rows = row_rates(config, plan) if left.own or left.fitted else RowRates()
-    trusted = sum(source.rows for source in plan.trusted)
-    reference = trusted - calibration_size(trusted, plan.config.calibration.fraction)
+    trusted, reference = sum(source.rows for source in plan.trusted), _references(plan)
     rates = score_rates(plan, reference) if left.scored else ScoreRates(0.0, 0.0, 0.0, 0.0, 0.0)
-    stored, read = _bytes(plan, left, (rows, rates), reference)
     scored, audited = (sum(source.rows for source in sources) for sources in (left.scored, plan.audited))
     fitted_on = reference if not plan.config.curvature.transductive else trusted + audited
     seconds = {
@@ -103,9 +103,8 @@ def _cost(config: AuditConfig, plan: ModelPlan, left: Left) -> Cost:
         "scoring": scored * rates.scored,
         "reporting": left.report * audited * REPORTED_SECONDS,
     }
-    workers = config.run.workers
-    loaded = workers * 4 * (plan.weights * bool(left.own or left.fitted) + reference * plan.layout.k * bool(left.scored))
-    return Cost(seconds, round(stored), round(read + loaded), _requests(plan, left, rates))
+    stored, read = _stored(plan, left, rows.sample_bytes, rates.part_bytes), _read(plan, left, rows.sample_bytes, rates.part_bytes, workers)
+    return Cost(seconds, round(stored), round(read), _requests(plan, left, rates))
 
 
 def _row_seconds(plan: ModelPlan, left: Left, rates: RowRates) -> float:
@@ -118,29 +117,66 @@ def _row_seconds(plan: ModelPlan, left: Left, rates: RowRates) -> float:
     return rates.forward * (own * (1 + traced.chains * len(traced.kept)) + 3 * steps)
 
 
-def _bytes(plan: ModelPlan, left: Left, rates: tuple[RowRates, ScoreRates], reference: int) -> tuple[float, float]:
-    """Stored and read, what every worker loads excepted."""
-    of_rows, of_scores = rates
-    k, audited, trusted = plan.layout.k, sum(source.rows for source in plan.audited), sum(source.rows for source in plan.trusted)
-    rows = sum(_stored(plan, task) + (task.stop - task.start) * max(1, task.draws) * of_rows.sample_bytes for task in (*left.own, *left.fitted))
-    fitted_on = plan.fitted or (plan.sources if plan.config.curvature.transductive else plan.trusted)
-    fitted = [task for source in fitted_on for task in plan.tasks(source, plan.draws)]
-    sums = 8 * sum(moments(plan.config, plan.sides, reference))
-    curvature = left.curvature * (_sums(plan, len(fitted)) * sums + _squares(plan) + 4 * k * reference + TRUSTED_BYTES * trusted)
-    scores = sum(source.rows for source in left.scored) * of_scores.part_bytes
-    tables = left.report * audited * (of_scores.part_bytes or 1.0)
-    inputs = sum(task.source.file.size * (task.stop - task.start) / task.source.rows for task in (*left.own, *left.fitted))
-    at_rest = sum(_stored(plan, task) for source in left.scored for task in plan.tasks(source))
-    for_curvature = sum(_stored(plan, task) for source in plan.trusted for task in plan.tasks(source)) + sum(_stored(plan, task) for task in fitted)
-    snapshots = plan.snapshot_bytes if left.own else 0
-    return rows + curvature + scores + tables + snapshots, inputs + at_rest + left.curvature * for_curvature + 2 * tables + snapshots * len(left.own)
+def _stored(plan: ModelPlan, left: Left, sample_bytes: float, part_bytes: float) -> float:
+    """Bytes that tasks store."""
+    trusted, audited, scored = (sum(source.rows for source in sources) for sources in (plan.trusted, plan.audited, left.scored))
+    rows = _at_rest(plan, (*left.own, *left.fitted)) + sample_bytes * (_samples(left.own) + plan.draws * _samples(left.fitted))
+    references = 4 * plan.layout.k * _references(plan) + TRUSTED_BYTES * trusted
+    scores = part_bytes * (scored + left.report * audited)
+    return rows + left.curvature * (_sum_bytes(plan) + _squares(plan) + references) + scores + plan.snapshot_bytes * bool(left.own)
 
 
-def _stored(plan: ModelPlan, task: RowTask) -> int:
-    """Bytes of a task's numbers, which fill whole chunks."""
-    each, rows = plan.number_bytes(task.draws), (task.stop - task.start) * max(1, task.draws)
-    chunk = max(1, min(rows, CHUNK_BYTES // each))
-    return -(-rows // chunk) * chunk * each
+def _read(plan: ModelPlan, left: Left, sample_bytes: float, part_bytes: float, workers: int) -> float:
+    """Bytes that planning, tasks and workers read. Of a file in a store they are read in blocks, so that of a small one all of it is, each time."""
+    config, tasks, traced = plan.config, (*left.own, *left.fitted), plan.config.traced is not None
+    trusted, scored, audited = (plan.tasks_of(sources) for sources in (plan.trusted, left.scored, plan.audited))
+    weights = 4 * plan.weights * (1 + workers * bool(tasks))
+    planned = PLAN_READS * sum(_block(task) for task in trusted[:1]) + sum(_block(task) for task in audited[:1])
+    inputs = sum(_block(task, _share(task)) for task in tasks)
+    labels = left.curvature * sum(_block(task) for task in trusted if "label" in task.source.truth)
+    passes = 2 + config.screened + (config.curvature.kind in ("block_moment", "ekfac"))  # of references, calibration, screening, the curvature
+    fitted = _at_rest(plan, _fitted_on(plan)) if plan.draws or config.curvature.transductive else 0
+    samples = sample_bytes * (left.curvature * (1 + passes) * _samples(trusted) + _samples(scored))
+    curvature = left.curvature * (passes * _at_rest(plan, trusted) + fitted + _sum_bytes(plan) + _squares(plan))
+    references = workers * bool(left.scored) * (4 * plan.layout.k * _references(plan) + _squares(plan))
+    pictures = left.report * (0 if config.is_text else TOP_FLAGGED) * max(_block(task) for task in audited)
+    truth = left.report * sum(_block(task) for task in audited if "anomalous" in task.source.truth)
+    tables = SCORE_READS * left.report * part_bytes * _samples(audited)
+    snapshots = plan.snapshot_bytes * len(left.own) if traced else 0
+    rows = inputs + labels + samples + curvature + references + _at_rest(plan, scored)
+    return weights + planned + rows + pictures + truth + tables + snapshots
+
+
+def _references(plan: ModelPlan) -> int:
+    """How many trusted samples explain."""
+    trusted = sum(source.rows for source in plan.trusted)
+    return trusted - calibration_size(trusted, plan.config.calibration.fraction)
+
+
+def _sum_bytes(plan: ModelPlan) -> int:
+    """Bytes of the curvature's partial sums."""
+    return _sums(plan, len(_fitted_on(plan))) * 8 * sum(moments(plan.config, plan.sides, _references(plan)))
+
+
+def _fitted_on(plan: ModelPlan) -> tuple[RowTask, ...]:
+    """The tasks of whose rows the curvature is made."""
+    transductive = plan.sources if plan.config.curvature.transductive else plan.trusted
+    return plan.tasks_of(plan.fitted or transductive, plan.draws)
+
+
+def _at_rest(plan: ModelPlan, tasks: Iterable[RowTask]) -> int:
+    """Bytes of tasks' numbers, which fill whole chunks."""
+    total = 0
+    for task in tasks:
+        each, rows = plan.number_bytes(task.draws), (task.stop - task.start) * max(1, task.draws)
+        chunk = max(1, min(rows, CHUNK_BYTES // each))
+        total += -(-rows // chunk) * chunk * each
+    return total
+
+
+def _block(task: RowTask, beside: int = 0) -> int:
+    """Bytes that are read of a task's file to look at a little of it, and at so many bytes beside."""
+    return min(task.source.file.size, READ_BYTES * ("://" in task.source.file.url) + beside)
 
 
 def _squares(plan: ModelPlan) -> int:
@@ -162,9 +198,7 @@ def _requests(plan: ModelPlan, left: Left, rates: ScoreRates) -> int:
         return MODEL_REQUESTS // 2 + SOURCE_REQUESTS * len(plan.sources)
     tasks = (*left.own, *left.fitted)
     inputs = sum(OPENED + -(-_share(task) // READ_BYTES) for task in tasks if "://" in task.source.file.url)
-    trusted, fitted, scored, audited = (
-        sum(len(list(plan.tasks(source))) for source in sources) for sources in (plan.trusted, plan.fitted, left.scored, plan.audited)
-    )
+    trusted, fitted, scored, audited = (len(plan.tasks_of(sources)) for sources in (plan.trusted, plan.fitted, left.scored, plan.audited))
     transductive = audited if plan.config.curvature.transductive else 0
     curvature = left.curvature * (TRUSTED_PART * trusted + FITTED_PART * (fitted + transductive) + SUMMED_PART * _sums(plan, trusted + transductive))
     more = sum(int(source.rows * rates.part_bytes) // READ_BYTES for source in left.scored)

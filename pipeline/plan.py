@@ -1,6 +1,6 @@
 """The plan of an audit: everything that can be known before running, printed by `mad plan` and refused if it cannot fit (made by `pipeline.planning`)."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Literal
 
@@ -132,8 +132,11 @@ class ModelPlan:
     @property
     def row_tasks(self) -> tuple[RowTask, ...]:
         """All tasks of the gradients stage."""
-        own = (task for source in self.sources for task in self.tasks(source))
-        return (*own, *(task for source in self.fitted for task in self.tasks(source, self.draws)))
+        return (*self.tasks_of(self.sources), *self.tasks_of(self.fitted, self.draws))
+
+    def tasks_of(self, sources: Iterable[Source], draws: int = 0) -> tuple[RowTask, ...]:
+        """The tasks of several sources, in order."""
+        return tuple(task for source in sources for task in self.tasks(source, draws))
 
     @property
     def row_bytes(self) -> int:

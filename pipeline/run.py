@@ -115,11 +115,11 @@ def _run_in_waves(plan: AuditPlan, runner: StepRunner, workers: int) -> Audit:
         plan = in_order(plan, audits)
         models = _model_runs(plan, audits, runner.tell)
         run_id = begin(storage, plan)
-        seconds = dict.fromkeys(STAGES, 0.0)
+        seconds = dict[str, float]()
 
         def summed(event: Event) -> None:
             if isinstance(event, StageEnded):
-                seconds[event.stage] += event.seconds
+                seconds[event.stage] = seconds.get(event.stage, 0.0) + event.seconds
             else:
                 runner.tell(event)
 

@@ -14,23 +14,15 @@ from pipeline.config import AuditConfig
 from pipeline.planning import plan_audit
 from pipeline.run import run_audit, run_audit_until
 from pipeline.status import status
-from tests.end_to_end.zoos import Zoo, counts, ran
+from tests.end_to_end.zoos import THREE, Zoo, counts, ran, three_models
 from tests.jobs.command import mad, section
 
-MODELS = ("ant", "bee", "cat")
 ROW_TASKS = 4
 
 
 @pytest.fixture
 def zoo(tmp_path: Path, digits: Path) -> Zoo:
-    """Three models, 200 trusted digits, two days; nothing is audited yet."""
-    made = Zoo(tmp_path, digits)
-    for seed, name in enumerate(MODELS):
-        made.model(name, seed)
-    made.trusted(200)
-    made.day(0)
-    made.day(1)
-    return made
+    return three_models(tmp_path, digits)
 
 
 class Passing:
@@ -64,12 +56,12 @@ def never(event: Event) -> bool:
 
 
 def test_a_model_that_is_whole_at_the_deadline_is_published_and_the_next_run_does_the_others(zoo: Zoo) -> None:
-    audit, _ = until(zoo.config(MODELS), lambda event: isinstance(event, TaskEnded) and event.stage == "reporting")
+    audit, _ = until(zoo.config(THREE), lambda event: isinstance(event, TaskEnded) and event.stage == "reporting")
     assert audit.outcome is not None
     assert (list(audit.outcome.summaries), list(audit.outcome.unreached), dict(audit.outcome.failures)) == (["ant"], ["bee", "cat"], {})
     assert audit.scores("ant").read_all().num_rows == 200
     assert ran(audit) == {"ant": ROW_TASKS + 3 + 2 + 1}
-    rest = run_audit(plan_audit(zoo.config(MODELS)))
+    rest = run_audit(plan_audit(zoo.config(THREE)))
     assert rest.outcome is not None and not rest.outcome.unreached
     assert set(ran(rest)) == {"bee", "cat"}
     assert rest.summary("ant")["same_as"] == audit.outcome.run_id
@@ -77,7 +69,7 @@ def test_a_model_that_is_whole_at_the_deadline_is_published_and_the_next_run_doe
 
 @pytest.mark.parametrize("stage", ["gradients", "curvature", "scoring"])
 def test_of_a_model_that_the_deadline_cuts_nothing_is_published_and_its_tasks_are_kept(zoo: Zoo, stage: str) -> None:
-    config = zoo.config(MODELS[:1])
+    config = zoo.config(THREE[:1])
     audit, _ = until(config, lambda event: isinstance(event, TaskEnded) and event.stage == stage)
     assert audit.outcome is not None
     assert (dict(audit.outcome.summaries), list(audit.outcome.unreached), audit.outcome.clean) == ({}, ["ant"], True)
@@ -89,9 +81,9 @@ def test_of_a_model_that_the_deadline_cuts_nothing_is_published_and_its_tasks_ar
 
 
 def test_what_has_begun_at_the_deadline_ends_and_nothing_else_begins(zoo: Zoo) -> None:
-    audit, _ = until(zoo.config(MODELS[:1]), lambda event: isinstance(event, StageStarted))
+    audit, _ = until(zoo.config(THREE[:1]), lambda event: isinstance(event, StageStarted))
     assert counts(audit, "ant")["gradients"] == (0, 0)
-    audit, _ = until(zoo.config(MODELS[:1]), lambda event: isinstance(event, TaskEnded))
+    audit, _ = until(zoo.config(THREE[:1]), lambda event: isinstance(event, TaskEnded))
     assert counts(audit, "ant")["gradients"] in ((2, 0), (3, 0))
     assert len(list(zoo.folder.glob("root/ant/gradients/*/*/receipts/*"))) == counts(audit, "ant")["gradients"][0]
 
@@ -114,9 +106,9 @@ CHANGES: dict[str, JsonValue] = {"settings": {"calibration": {"seed": 5}}, "file
 
 @pytest.mark.parametrize("change", CHANGES)
 def test_other_settings_or_files_make_a_model_a_changed_one(zoo: Zoo, change: str) -> None:
-    for name in MODELS:
+    for name in THREE:
         run_audit(plan_audit(zoo.config([name])))
-    raw = zoo.raw(MODELS)
+    raw = zoo.raw(THREE)
     models = raw["models"]
     assert isinstance(models, list) and isinstance(models[2], dict)
     models[2] |= CHANGES[change]  # type: ignore[operator]
@@ -129,16 +121,16 @@ def test_night_after_night_every_model_gets_its_turn_where_all_change_and_there_
     published = []
     for night in range(4):
         zoo.day(1, start=50 * night)
-        audit, _ = until(zoo.config(MODELS), lambda event: isinstance(event, TaskEnded) and event.stage == "reporting")
+        audit, _ = until(zoo.config(THREE), lambda event: isinstance(event, TaskEnded) and event.stage == "reporting")
         assert audit.outcome is not None
         published += list(audit.outcome.summaries)
     assert published == ["ant", "bee", "cat", "ant"]
 
 
 def test_without_a_task_left_to_do_a_deadline_changes_nothing(zoo: Zoo) -> None:
-    plain = run_audit(plan_audit(zoo.config(MODELS)))
+    plain = run_audit(plan_audit(zoo.config(THREE)))
     table = plain.scores("bee").read_all()
-    audit, reported = until(zoo.config(MODELS), never)
+    audit, reported = until(zoo.config(THREE), never)
     assert audit.outcome is not None
     assert (reported, ran(audit), list(audit.outcome.unreached)) == ([], {}, [])
     assert audit.scores("bee").read_all().equals(table)
@@ -146,20 +138,20 @@ def test_without_a_task_left_to_do_a_deadline_changes_nothing(zoo: Zoo) -> None:
 
 def test_the_command_names_what_is_published_and_what_is_not_and_exits_with_3(zoo: Zoo) -> None:
     path = zoo.folder / "zoo.yaml"
-    path.write_text(yaml.safe_dump(zoo.raw(MODELS)))
+    path.write_text(yaml.safe_dump(zoo.raw(THREE)))
     ended = mad("run", path, "--deadline", "0s", "--output", "json", "-q")
     assert ended.code == 3
     assert ended.complaint == (
         "the deadline passed before all models were done: none published; not come to: 3 (ant, bee, cat); "
         "what is done of these is kept, and the next `mad run` goes on from it"
     )
-    assert (ended.document["models"], ended.document["unreached"]) == ({}, list(MODELS))
+    assert (ended.document["models"], ended.document["unreached"]) == ({}, list(THREE))
     done = mad("run", path, "--deadline", "2h30m", "--output", "json")
-    assert (done.code, list(section(done.document, "models")), done.document["unreached"]) == (0, list(MODELS), [])
+    assert (done.code, list(section(done.document, "models")), done.document["unreached"]) == (0, list(THREE), [])
 
 
 def test_status_says_which_models_are_done_at_a_deadline(zoo: Zoo) -> None:
-    audit, _ = until(zoo.config(MODELS), lambda event: isinstance(event, TaskEnded) and event.stage == "reporting")
+    audit, _ = until(zoo.config(THREE), lambda event: isinstance(event, TaskEnded) and event.stage == "reporting")
     (run,) = status(open_audit(audit.storage.url).storage)["runs"]  # type: ignore[misc, union-attr]
     assert isinstance(run, dict)
     assert (run["state"], run["done"], run["unreached"]) == ("ended at its deadline", ["ant"], ["bee", "cat"])
@@ -172,7 +164,7 @@ def test_status_says_which_models_are_done_at_a_deadline(zoo: Zoo) -> None:
 )
 def test_a_deadline_that_makes_no_sense_is_refused_before_anything_is_written(zoo: Zoo, arguments: list[str], complaint: str) -> None:
     path = zoo.folder / "zoo.yaml"
-    path.write_text(yaml.safe_dump(zoo.raw(MODELS)))
+    path.write_text(yaml.safe_dump(zoo.raw(THREE)))
     ended = mad("run", path, *arguments)
     assert (ended.code, complaint in ended.complaint) == (2, True)
     assert not (zoo.folder / "root").exists()
@@ -180,14 +172,14 @@ def test_a_deadline_that_makes_no_sense_is_refused_before_anything_is_written(zo
 
 def test_on_ray_waves_of_models_make_the_same_scores(zoo: Zoo, ray_cluster: None) -> None:
     os.environ.pop("RAY_ADDRESS", None)
-    scores = run_audit(plan_audit(zoo.config(MODELS))).scores("cat").read_all().column("score").to_pylist()
-    audit, reported = until(zoo.config(MODELS, root="on-ray"), never, "ray")
-    assert sorted(reported) == list(MODELS)
+    scores = run_audit(plan_audit(zoo.config(THREE))).scores("cat").read_all().column("score").to_pylist()
+    audit, reported = until(zoo.config(THREE, root="on-ray"), never, "ray")
+    assert sorted(reported) == list(THREE)
     assert audit.scores("cat").read_all().column("score").to_pylist() == pytest.approx(scores, abs=1e-5)
 
 
 def test_on_ray_a_deadline_lets_what_has_begun_end_and_publishes_what_is_whole(zoo: Zoo, ray_cluster: None) -> None:
-    config = zoo.config(MODELS, root="on-ray", run={"workers": 1, "rows_per_task": 32})
+    config = zoo.config(THREE, root="on-ray", run={"workers": 1, "rows_per_task": 32})
     audit, _ = until(config, lambda event: isinstance(event, TaskEnded) and event.stage == "reporting", "ray")
     assert audit.outcome is not None
     assert (list(audit.outcome.summaries), list(audit.outcome.unreached)) == (["ant"], ["bee", "cat"])
@@ -196,5 +188,5 @@ def test_on_ray_a_deadline_lets_what_has_begun_end_and_publishes_what_is_whole(z
     assert (list(cut.outcome.summaries), list(cut.outcome.unreached)) == ([], ["bee", "cat", "ant"])
     assert 0 < counts(cut, "bee")["gradients"][0] < 16
     rest = run_audit(plan_audit(config), "ray")
-    assert rest.outcome is not None and list(rest.outcome.summaries) == list(MODELS)
+    assert rest.outcome is not None and list(rest.outcome.summaries) == list(THREE)
     assert counts(rest, "bee")["gradients"][1] == counts(cut, "bee")["gradients"][0]

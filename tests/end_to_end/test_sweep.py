@@ -8,13 +8,14 @@ import yaml
 from pydantic import JsonValue
 
 from pipeline.audit import Audit
-from pipeline.config import AuditConfig, merge
+from pipeline.config import AuditConfig
 from pipeline.errors import ConfigError
 from pipeline.planning import plan_audit
 from pipeline.rescore import rescore_audit
 from pipeline.run import run_audit
 from pipeline.sweep import load_points, sweep
 from tests.conftest import Raw
+from tests.end_to_end.sweeps import whole_paths, written
 from tests.jobs.command import mad
 
 GRID: Raw = {"dampings": [0.1, {"kind": "absolute", "value": 0.5}], "curvatures": ["identity", "block_moment"], "scores": ["mean_coupling", "leverage"]}
@@ -22,22 +23,13 @@ GRID: Raw = {"dampings": [0.1, {"kind": "absolute", "value": 0.5}], "curvatures"
 
 @pytest.fixture
 def base(raw: Raw, digits: Path) -> Raw:
-    """The demo's config, with all paths whole."""
-    model: JsonValue = {"name": "digits", "architecture": "pipeline.demo.network:digit_cnn", "weights": str(digits / "digits.safetensors")}
-    files: JsonValue = {name: str(digits / f"{name}.parquet") for name in ("trusted", "audited")}
-    return merge({**raw, "models": [model]}, {"data": files})
+    return whole_paths(raw, digits)
 
 
 @pytest.fixture
 def audited(base: Raw) -> Audit:
     """An audit whose rows are stored."""
     return run_audit(plan_audit(AuditConfig.parse(base)))
-
-
-def written(folder: Path, audit: JsonValue, grid: JsonValue) -> Path:
-    path = folder / "sweep.yaml"
-    path.write_text(yaml.safe_dump({"audit": audit, "grid": grid}))
-    return path
 
 
 def public(root: str) -> set[str]:

@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-import yaml
 from pydantic import JsonValue
 
 from jobs.rendering import mapping
@@ -21,6 +20,7 @@ from pipeline.rescore import plan_point, plan_rescore
 from pipeline.run import run_audit
 from pipeline.sweep import load_points, sweep
 from tests.conftest import Raw
+from tests.end_to_end.sweeps import whole_paths, written
 from tests.jobs.command import mad
 
 HALF = 1e-4
@@ -34,22 +34,14 @@ def at_rank(base: Raw, rank: int, **sections: JsonValue) -> Raw:
 
 @pytest.fixture
 def base(raw: Raw, digits: Path) -> Raw:
-    """The demo's config at rank 8, with all paths whole."""
-    model: JsonValue = {"name": "digits", "architecture": "pipeline.demo.network:digit_cnn", "weights": str(digits / "digits.safetensors")}
-    files: JsonValue = {name: str(digits / f"{name}.parquet") for name in ("trusted", "audited")}
-    return at_rank({**raw, "models": [model]}, 8, data=files)
+    """The demo's config at rank 8."""
+    return at_rank(whole_paths(raw, digits), 8)
 
 
 @pytest.fixture
 def audited(base: Raw) -> Audit:
     """An audit whose rows are stored at rank 8."""
     return run_audit(plan_audit(AuditConfig.parse(base)))
-
-
-def written(folder: Path, audit: JsonValue, grid: JsonValue) -> Path:
-    path = folder / "sweep.yaml"
-    path.write_text(yaml.safe_dump({"audit": audit, "grid": grid}))
-    return path
 
 
 def scores(root: JsonValue, known: Set[Path] = frozenset()) -> dict[str, float]:

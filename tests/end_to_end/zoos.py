@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from pipeline.audit import Audit
 from pipeline.config import AuditConfig, merge
 
-DAY_ROWS = 100
+DAY_ROWS, THREE = 100, ("ant", "bee", "cat")
 Counts = dict[str, tuple[int, int]]
 
 
@@ -74,3 +74,14 @@ def ran(audit: Audit) -> dict[str, int]:
     assert audit.outcome is not None
     totals = {model: sum(run for run, _ in counts(audit, model).values()) for model in audit.outcome.stages}
     return {model: total for model, total in totals.items() if total}
+
+
+def three_models(folder: Path, digits: Path) -> Zoo:
+    """The models of THREE, 200 trusted digits, two days; nothing is audited yet."""
+    made = Zoo(folder, digits)
+    for seed, name in enumerate(THREE):
+        made.model(name, seed)
+    made.trusted(200)
+    made.day(0)
+    made.day(1)
+    return made

@@ -85,7 +85,8 @@ def test_a_worker_that_is_empty_is_made_once_too() -> None:
     assert made == ["worker"]
 
 
-def test_serial_takes_a_task_when_it_has_room_for_it() -> None:
+@pytest.mark.parametrize("at_once", [2, 3])
+def test_serial_takes_a_task_when_it_has_room_for_it(at_once: int) -> None:
     taken: list[int] = []
 
     def tasks() -> Iterator[int]:
@@ -93,12 +94,12 @@ def test_serial_takes_a_task_when_it_has_room_for_it() -> None:
             taken.append(task)
             yield task
 
-    outcomes = SerialExecutor().map_unordered(lambda: Halver([]), tasks(), Resources())
+    outcomes = SerialExecutor().map_unordered(lambda: Halver([]), tasks(), Resources(tasks_at_once=at_once))
     assert taken == []
     assert next(outcomes) == TaskOutcome(2, 1)
-    assert taken == [2, 4]
+    assert taken == [2, 4, 6][:at_once]
     assert next(outcomes) == TaskOutcome(4, 2)
-    assert taken == [2, 4, 6]
+    assert taken == [2, 4, 6, 8][: at_once + 1]
 
 
 def test_once_closed_what_has_begun_ends_and_no_other_task_begins(executor: Executor) -> None:

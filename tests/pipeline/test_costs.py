@@ -1,6 +1,7 @@
 """What `mad plan --cost` foretells, held against what an audit then does."""
 
 from pathlib import Path
+from threading import Lock
 
 import pyarrow.parquet as pq
 import pytest
@@ -15,7 +16,7 @@ from pipeline.planning import plan_audit
 from pipeline.run import run_audit
 from tests.conftest import ConfigMaker, Raw
 from tests.end_to_end.zoos import Zoo
-from tests.infra.relays import Mix, relayed
+from tests.infra.relays import Exchange, relayed
 from tests.infra.stores import fresh_url
 from tests.jobs.command import section
 from tests.services import Service, speak_to
@@ -45,21 +46,39 @@ def test_bytes_that_tasks_store_are_those_foretold(make_config: ConfigMaker, set
     assert isinstance(over, float) and 0.85 < over < 1.1
 
 
+class Counted:
+    """A plan of a relay's: passes all on, and counts requests and the bytes of what is read."""
+
+    def __init__(self) -> None:
+        """Of nothing yet."""
+        self.requests, self.bytes_read, self._lock = 0, 0, Lock()
+
+    def __call__(self, exchange: Exchange) -> None:
+        """Does as it is asked."""
+        answer = exchange.ask_store()
+        with self._lock:
+            self.requests += 1
+            self.bytes_read += len(answer.body) if exchange.command == "GET" else 0
+        exchange.answer(answer)
+
+
 @pytest.mark.parametrize("settings", ["block moment", "small tasks", "transductive"])
-def test_requests_that_a_store_is_asked_are_those_foretold(on_moto: Service, digits: Path, raw: Raw, settings: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_a_store_is_asked_and_what_is_read_of_it_is_what_was_foretold(
+    on_moto: Service, digits: Path, raw: Raw, settings: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     inputs = Storage(fresh_url("s3"))
     for name in ("trusted.parquet", "audited.parquet", "digits.safetensors"):
         inputs.upload(name, digits / name)
-    asked = Mix(0.0)
+    asked = Counted()
     with relayed(on_moto.port, asked) as endpoint:
         speak_to(endpoint, on_moto.owner, monkeypatch)
         data = {**raw["data"], "trusted": f"{inputs.url}/trusted.parquet", "audited": f"{inputs.url}/audited.parquet"}  # type: ignore[dict-item]
         model = {"name": "digits", "architecture": "pipeline.demo.network:digit_cnn", "weights": f"{inputs.url}/digits.safetensors"}
         config = AuditConfig.parse({**raw, "root": fresh_url("s3"), "models": [model], "data": data, **SETTINGS[settings]}, str(digits))
-        expected = cost_of(config).requests + RUN_REQUESTS
-        before = asked.requests.total()
+        expected, requests, read = cost_of(config), asked.requests, asked.bytes_read
         run_audit(plan_audit(config))
-    assert 0.9 < (asked.requests.total() - before) / expected < 1.1
+    assert 0.9 < (asked.requests - requests) / (expected.requests + RUN_REQUESTS) < 1.1
+    assert 0.9 < (asked.bytes_read - read) / expected.bytes_read < 1.1
 
 
 def test_what_is_stored_already_costs_nothing(tmp_path: Path, digits: Path) -> None:
