@@ -44,7 +44,7 @@ test-s3: setup  ## Run the tests that need a real S3: Ceph's gateway, installed 
 	@folder=$$(mktemp -d)/s3; trap 'tests/infra/real_s3.sh stop "$$folder"' EXIT; trap 'exit 130' INT TERM; \
 	settings=$$(tests/infra/real_s3.sh start "$$folder") && eval "$$settings" && $(TESTS) -m s3
 
-test-faults: setup  ## Run the tests that are left out of `make test` for their length: drivers killed at many moments, audits on a store that fails
+test-faults: setup  ## Run the tests that are left out of `make test` for their length: drivers killed at many moments, a store that fails, a lost node, a zoo on Ray
 	MAD_FAULTS=1 $(TESTS) -m "faults and not s3 and not cluster"
 
 test-nights: setup  ## Audit a zoo night after night, fifty models among it: models that come, change and fail, files that go, deadlines

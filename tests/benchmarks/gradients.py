@@ -4,7 +4,7 @@ For each model, batch and choice of parameters, the speed of madcore's rows (ran
 backward of cross-entropy, weight gradients included, without an optimizer. Beside it the ceiling, `ceiling/MODEL/batchN`: forward
 and activation gradients only; and peers, `peer/NAME/MODEL/batchN` (see `peers`). All run in eval mode on the same batch, interleaved
 in one process; a figure is the median over rounds of the ratio within a round. Rows include the measurement and all covered layers'
-projections; not included are data loading, storage, and making the projections, once per model. The largest model takes at most 32
+projections; not included are data loading, storage, and making the projections, once per model. The largest model takes at most 64
 texts at a time whatever the batch is named: 256 of them need more than ten gigabytes and minutes a round.
 
 Interleaving does not help where other processes come and go within a round: `--processor-time` counts the seconds that one thread
@@ -33,7 +33,7 @@ from tests.benchmarks.peers import PEERS
 from tests.benchmarks.ways import WAYS, prepare
 
 BATCHES = (64, 256)
-LARGEST = {"gpt2-25m": 32}
+LARGEST = {"gpt2-25m": 64}
 ROUNDS = 7
 
 

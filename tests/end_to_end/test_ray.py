@@ -182,6 +182,7 @@ def two_nodes(place: Place) -> Iterator["subprocess.Popen[str]"]:
         yield host
 
 
+@pytest.mark.faults
 def test_a_node_that_is_lost_costs_time_and_nothing_else(place: Place, two_nodes: "subprocess.Popen[str]") -> None:
     assert two_nodes.stdin is not None and two_nodes.stdout is not None
     address = two_nodes.stdout.readline().strip()

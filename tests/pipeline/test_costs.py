@@ -62,7 +62,7 @@ class Counted:
         exchange.answer(answer)
 
 
-@pytest.mark.parametrize("settings", ["block moment", "small tasks", "transductive"])
+@pytest.mark.parametrize("settings", ["block moment", *(pytest.param(long, marks=pytest.mark.faults) for long in ("small tasks", "transductive"))])
 def test_what_a_store_is_asked_and_what_is_read_of_it_is_what_was_foretold(
     on_moto: Service, digits: Path, raw: Raw, settings: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

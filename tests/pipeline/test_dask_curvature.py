@@ -156,6 +156,7 @@ print(open_audit(sys.argv[2]).curvature("synthetic").moment.compute(num_workers=
 """
 
 
+@pytest.mark.faults
 def test_memory_is_bounded_for_rows_of_ten_times_its_limit(synthetic: tuple[str, torch.Tensor], tmp_path: Path) -> None:
     """In a process whose two threads may take no more than LIMIT above what it held after it had done the same on a small root."""
     layout = RowLayout(tuple("abcdefgh"), (128,) * 8)
