@@ -2,7 +2,6 @@
 
 from typing import TYPE_CHECKING, Literal
 
-import dask.array
 import pyarrow as pa
 from pydantic import JsonValue
 
@@ -11,15 +10,16 @@ from infra.tables import open_parquet
 from madcore import Damping
 from pipeline.artifacts.layout import models, open_root, report_file, root_storage, runs
 from pipeline.artifacts.scores import PUBLISHED_FORMAT, TABLE
-from pipeline.dask_curvature import StoredCurvature
 from pipeline.dask_scores import score_frame
 from pipeline.errors import RootError
 from pipeline.notebooks import ScoreChart, as_html, as_text, cells, chart
 from pipeline.publication import RunOutcome, read_summary
-from pipeline.stored_rows import row_array, stored_rows
 
 if TYPE_CHECKING:
+    import dask.array
     import dask.dataframe
+
+    from pipeline.dask_curvature import StoredCurvature
 
 
 class Audit:
@@ -58,12 +58,14 @@ class Audit:
         PUBLISHED_FORMAT.check(file.schema_arrow, self.storage.locate(place))
         return pa.RecordBatchReader.from_batches(PUBLISHED_FORMAT.schema, file.iter_batches())
 
-    def rows(self, model: str, split: Literal["trusted", "audited"] = "audited") -> dask.array.Array:
+    def rows(self, model: str, split: Literal["trusted", "audited"] = "audited") -> "dask.array.Array":
         """All rows (n, k), float32, of the latest completed run, in the order of its table, read when computed, in pieces of at most 64 MiB.
 
         Raises:
             RootError: the model has no completed run, or tasks of it failed, so that rows are missing.
         """
+        from pipeline.stored_rows import row_array, stored_rows  # noqa: PLC0415 - Dask takes a third of a second, which commands need not wait
+
         if split not in ("trusted", "audited"):
             raise RootError(f"there is no split {split!r}; splits: trusted, audited")
         return row_array(self.storage, stored_rows(self.storage, self.summary(model), split))
@@ -96,7 +98,7 @@ class Audit:
         """The latest run's id, "" where there is none, and what is shown of each model."""
         return next(reversed(runs(self.storage)), ""), [cells(name, read_summary(self.storage, name)) for name in self.models]
 
-    def curvature(self, model: str, damping: Damping | None = None) -> StoredCurvature:
+    def curvature(self, model: str, damping: Damping | None = None) -> "StoredCurvature":
         """The curvature of the latest completed run, to be rebuilt by Dask from stored rows: `.moment` and `.whitening`, each with `.compute()`.
 
         Args:
@@ -106,6 +108,8 @@ class Audit:
         Raises:
             RootError: the model has no completed run, tasks of it failed, or its curvature is not made of moments of rows.
         """
+        from pipeline.dask_curvature import StoredCurvature  # noqa: PLC0415 - of Dask too
+
         return StoredCurvature.of(self.storage, self.summary(model), damping)
 
 

@@ -15,9 +15,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Literal
 
 import numpy as np
+import scipy  # which imports `stats`, half a second, where it is first used
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
-from scipy.stats import binomtest, false_discovery_control, ks_2samp
 
 LEVEL = 0.01
 EQUAL = 1e-5
@@ -58,7 +58,7 @@ def drifts(moves: ByClass, before: ByClass, after: ByClass) -> list[Drift]:
     found = sorted([*_of_same(moves), *_of_others(before, after)], key=lambda drift: (drift.predicted, drift.samples != SAME))
     if not found:
         return []
-    q_values = false_discovery_control([drift.p_value for drift in found])
+    q_values = scipy.stats.false_discovery_control([drift.p_value for drift in found])
     return [drift.model_copy(update={"q_value": float(q), "drifted": bool(q <= LEVEL)}) for drift, q in zip(found, q_values, strict=True)]
 
 
@@ -71,7 +71,7 @@ def _of_same(moves: ByClass) -> Iterator[Drift]:
     for predicted, own in moves.items():
         if len(own):
             rose, fell = int((own > EQUAL).sum()), int((own < -EQUAL).sum())
-            p_value = float(binomtest(rose, rose + fell).pvalue) if rose + fell else 1.0
+            p_value = float(scipy.stats.binomtest(rose, rose + fell).pvalue) if rose + fell else 1.0
             yield _drift(predicted, SAME, (len(own), len(own)), float(np.median(own)), p_value)
 
 
@@ -80,7 +80,7 @@ def _of_others(before: ByClass, after: ByClass) -> Iterator[Drift]:
         old, new = before[predicted], after[predicted]
         if len(old) and len(new):
             exact = len(old) + len(new) <= EXACT_SAMPLES  # beyond, the limit is as good and does not take minutes
-            p_value = float(ks_2samp(old, new, method="exact" if exact else "asymp").pvalue)
+            p_value = float(scipy.stats.ks_2samp(old, new, method="exact" if exact else "asymp").pvalue)
             yield _drift(predicted, OTHER, (len(old), len(new)), float(np.median(new)) - float(np.median(old)), p_value)
 
 

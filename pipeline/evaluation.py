@@ -10,7 +10,6 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import JsonValue
-from sklearn.metrics import average_precision_score, roc_auc_score, roc_curve
 
 from pipeline.sources.datasets import MISSING_CLASS
 
@@ -103,10 +102,14 @@ def _control(judged: Judged, anomalous: Mask, value: NDArray[np.float64]) -> dic
 
 def auroc(anomalous: Mask, scores: NDArray[np.float64]) -> float | None:
     """Probability that an anomalous sample scores above a benign one, ties half; None without samples of both kinds."""
+    from sklearn.metrics import roc_auc_score  # noqa: PLC0415 - takes a second
+
     return float(roc_auc_score(anomalous, scores)) if 0 < anomalous.sum() < len(anomalous) else None
 
 
 def _filtered(judged: Judged, kept: _Filter) -> dict[str, JsonValue]:
+    from sklearn.metrics import average_precision_score  # noqa: PLC0415 - takes a second
+
     chosen = kept.anomalous | kept.benign
     truth, scores = kept.anomalous[chosen], judged.scores[chosen]
     both = bool(kept.anomalous.any() and kept.benign.any())
@@ -139,6 +142,8 @@ def _share(part: Mask, whole: Mask) -> float | None:
 
 def _best_threshold(anomalous: Mask, scores: NDArray[np.float64]) -> float:
     """Of largest TPR - FPR; a sample is rejected when its score is at least this."""
+    from sklearn.metrics import roc_curve  # noqa: PLC0415 - takes a second
+
     fpr, tpr, thresholds = roc_curve(anomalous, scores)
     best = int(np.argmax(tpr - fpr))
     return float(min(thresholds[best], np.finfo(np.float64).max))
