@@ -19,7 +19,7 @@ ConfigMaker = Callable[..., AuditConfig]
 
 NO_HOSTS = pytest.mark.skip(reason="may not make hosts; `make test-cluster` lets it (as root, where there is ip of iproute2)")
 ZOO = pytest.mark.skip(reason="a zoo of fifty models; `make test-nights` audits it")
-LONG = pytest.mark.skip(reason="takes minutes; `make test-faults` runs it")
+LONG = pytest.mark.skip(reason="takes long; `make test-faults` runs it")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
