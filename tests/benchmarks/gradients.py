@@ -5,7 +5,7 @@ backward of cross-entropy, weight gradients included, without an optimizer. Besi
 and activation gradients only; and peers, `peer/NAME/MODEL/batchN` (see `peers`). All run in eval mode on the same batch, interleaved
 in one process; a figure is the median over rounds of the ratio within a round. Rows include the measurement and all covered layers'
 projections; not included are data loading, storage, and making the projections, once per model. All of
-it takes about half an hour on 2 cores and 13 GB, most of both for 256 texts in the largest model: `--models` and `--batches` ask for
+it takes about half an hour on 2 cores and 10 GB, most of both for 256 texts in the largest model: `--models` and `--batches` ask for
 less.
 
 Interleaving does not help where other processes come and go within a round: `--processor-time` counts the seconds that one thread
