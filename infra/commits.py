@@ -21,18 +21,30 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
-from infra.documents import FORMAT, Document, encode, parse
 from infra.errors import REPAIR, AlreadyExists, Corrupt, Missing, NotCommitted, StorageError
-from infra.files import digest
-from infra.storage import Storage
+from infra.formats.documents import FORMAT, Document, encode, parse
+from infra.storage.files import digest
+from infra.storage.storage import Storage
 
 CHUNK = 8 << 20
+
+
 # What a stored document says becomes part of paths and sums, so it names nothing outside its log's folder and counts nothing below zero.
 _PLAIN = r"[A-Za-z0-9][A-Za-z0-9._-]*"
+
+
 Name = Annotated[str, StringConstraints(pattern=rf"^{_PLAIN}$", max_length=200)]
+
+
 FileName = Annotated[str, StringConstraints(pattern=rf"^{_PLAIN}(/{_PLAIN})*$", max_length=1000)]
+
+
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+
+
 Count = Annotated[int, Field(ge=0, lt=1 << 63)]
+
+
 Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
@@ -106,7 +118,9 @@ class CommitLog:
         for name in self.receipt_names():
             task, _, generation = name.removesuffix(".json").rpartition(".")
             if not is_receipt(name):
-                raise Corrupt(f"{self.storage.locate(f'{self.folder}/receipts/{name}')}: not the name of a receipt; remove what is not mad's")
+                raise Corrupt(
+                    f"{self.storage.locate(f'{self.folder}/receipts/{name}')}: not the name of a receipt; remove what is not mad's"
+                )
             if task not in found or found[task].generation < int(generation):
                 _keep_latest(found, self.receipt(name))
         return found
@@ -136,7 +150,9 @@ class CommitLog:
         """
         return self._read(path, Manifest)
 
-    def commit(self, task: str, files: Mapping[str, bytes | Path], measures: Measures, supersedes: Receipt | None = None) -> Receipt:
+    def commit(
+        self, task: str, files: Mapping[str, bytes | Path], measures: Measures, supersedes: Receipt | None = None
+    ) -> Receipt:
         """Writes an attempt's files, then its receipt.
 
         Args:
@@ -153,7 +169,9 @@ class CommitLog:
         """
         written = tuple(_written(name, data) for name, data in sorted(files.items()))
         generation = supersedes.generation + 1 if supersedes else 0
-        receipt = Receipt(task=task, generation=generation, attempt=uuid.uuid4().hex[:16], files=written, measures=measures)
+        receipt = Receipt(
+            task=task, generation=generation, attempt=uuid.uuid4().hex[:16], files=written, measures=measures
+        )
         if supersedes and supersedes.content == receipt.content:
             return supersedes
         name = self.receipt_name(task, generation)
@@ -185,7 +203,9 @@ class CommitLog:
     def restore(self, receipt: Receipt) -> Receipt:
         """Writes the file of a receipt that a manifest has and that is gone; returns the receipt."""
         with suppress(AlreadyExists):
-            self.storage.create(f"{self.folder}/receipts/{self.receipt_name(receipt.task, receipt.generation)}", receipt.encode())
+            self.storage.create(
+                f"{self.folder}/receipts/{self.receipt_name(receipt.task, receipt.generation)}", receipt.encode()
+            )
         return receipt
 
     def forget(self, receipt: Receipt) -> None:
@@ -246,7 +266,11 @@ def damage_of(storage: Storage, path: str, sha256: str, size: int) -> str:
         return str(error)
     if seen != size:
         return f"{storage.locate(path)}: has {seen:,} bytes, {size:,} were written"
-    return "" if hasher.hexdigest() == sha256 else f"{storage.locate(path)}: its contents changed since it was written (SHA-256 differs)"
+    return (
+        ""
+        if hasher.hexdigest() == sha256
+        else f"{storage.locate(path)}: its contents changed since it was written (SHA-256 differs)"
+    )
 
 
 def _content(files: Iterable[WrittenFile]) -> str:

@@ -23,7 +23,9 @@ class _NoRedirects(urllib.request.HTTPRedirectHandler):
         """Follows none."""
 
 
-def hand_to_command(command: Sequence[str], folder: str, document: bytes, variables: Mapping[str, str], seconds: float) -> None:
+def hand_to_command(
+    command: Sequence[str], folder: str, document: bytes, variables: Mapping[str, str], seconds: float
+) -> None:
     """Runs a command with a document on its standard input; it, and what it started, is killed when its time is over.
 
     Args:
@@ -41,7 +43,13 @@ def hand_to_command(command: Sequence[str], folder: str, document: bytes, variab
         source.seek(0)
         try:
             process = subprocess.Popen(  # noqa: S603 - the user's own command
-                command, cwd=folder, env={**os.environ, **variables}, stdin=source, stdout=said, stderr=said, start_new_session=True
+                command,
+                cwd=folder,
+                env={**os.environ, **variables},
+                stdin=source,
+                stdout=said,
+                stderr=said,
+                start_new_session=True,
             )
         except (OSError, ValueError) as error:
             raise NotDelivered(f"{command[0]} cannot be started ({error})") from error
@@ -72,7 +80,11 @@ def post(url: str, document: bytes, authorization: str | None, seconds: float) -
     Raises:
         NotDelivered: nobody answers in time, or not with a status of 200 to 299. The message shows the URL's host alone.
     """
-    headers = {"Content-Type": "application/json", "User-Agent": "mad", **({"Authorization": authorization} if authorization else {})}
+    headers = {
+        "Content-Type": "application/json",
+        "User-Agent": "mad",
+        **({"Authorization": authorization} if authorization else {}),
+    }
     place = shown(url)
     try:
         request = urllib.request.Request(url, document, headers, method="POST")  # noqa: S310 - the config takes http and https only

@@ -47,6 +47,8 @@ class Notice:
 
 
 Event = StageStarted | TaskEnded | StageEnded | Notice
+
+
 Listener = Callable[[Event], None]
 
 

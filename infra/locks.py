@@ -21,16 +21,24 @@ from types import TracebackType
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from infra.documents import encode, parse
 from infra.errors import AlreadyExists, Corrupt, LockHeld, Missing, StorageError
 from infra.events import utc_stamp
-from infra.files import digest
-from infra.storage import Storage
+from infra.formats.documents import encode, parse
+from infra.storage.files import digest
+from infra.storage.storage import Storage
 
 LEASE_SECONDS = 60.0
+
+
 RENEWALS = 4
+
+
 log = logging.getLogger(__name__)
-_own: set[str] = set()  # ids of this process's owners that hold a lock: one whose release could not be written holds nothing
+
+
+_own: set[str] = (
+    set()
+)  # ids of this process's owners that hold a lock: one whose release could not be written holds nothing
 
 
 class Owner(BaseModel):
@@ -49,7 +57,13 @@ class Owner(BaseModel):
     def here(cls) -> "Owner":
         """This process, as the owner of a new lock."""
         return cls(
-            id=uuid.uuid4().hex, user=_user(), host=socket.gethostname(), machine=_machine(), pid=os.getpid(), started=_started(os.getpid()), since=utc_stamp()
+            id=uuid.uuid4().hex,
+            user=_user(),
+            host=socket.gethostname(),
+            machine=_machine(),
+            pid=os.getpid(),
+            started=_started(os.getpid()),
+            since=utc_stamp(),
         )
 
     @property
@@ -107,7 +121,9 @@ class Lock:
         self._thread.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         """Releases it; where the store fails meanwhile, the lease ends by itself."""
         self._ended.set()
         self._thread.join()
@@ -157,7 +173,12 @@ class Lock:
     def _await_end(self, number: int, found: Claim | None) -> None:
         """Waits until a claim is stale; raises where it is renewed meanwhile."""
         lease = found.lease_seconds if found else self._lease
-        log.warning("%s is locked by %s; waiting up to %g s for a sign of life", self._storage.url, found.owner if found else "an unreadable claim", lease)
+        log.warning(
+            "%s is locked by %s; waiting up to %g s for a sign of life",
+            self._storage.url,
+            found.owner if found else "an unreadable claim",
+            lease,
+        )
         deadline = time.monotonic() + lease
         while time.monotonic() < deadline:
             time.sleep(lease / RENEWALS / 5)
@@ -194,7 +215,9 @@ class Lock:
             self._storage.create(self._file(self._number + 1), encode(claim))
             self._number += 1
             numbers = self._numbers()
-            if max(numbers, default=-1) > self._number:  # who took over may have removed the number that this one just got
+            if (
+                max(numbers, default=-1) > self._number
+            ):  # who took over may have removed the number that this one just got
                 raise AlreadyExists(f"{self._storage.locate(self._file(max(numbers)))}: a later claim")
             for number in numbers:
                 if number < self._number - 1:  # a listing made while claims come and go may miss one of two
@@ -231,7 +254,11 @@ def _machine() -> str:
     """A digest of what a process id means something in: the host, its boot, the namespace of its process ids."""
     boot = Path("/proc/sys/kernel/random/boot_id")
     namespace = Path("/proc/self/ns/pid")
-    parts = [socket.gethostname(), boot.read_text(encoding="ascii") if boot.exists() else "", os.readlink(namespace) if namespace.exists() else ""]
+    parts = [
+        socket.gethostname(),
+        boot.read_text(encoding="ascii") if boot.exists() else "",
+        os.readlink(namespace) if namespace.exists() else "",
+    ]
     return digest("\0".join(parts).encode())[:16]
 
 

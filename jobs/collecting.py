@@ -4,10 +4,10 @@ from infra.events import Notice
 from jobs.console import Common
 from jobs.progress import ProgressDisplay
 from jobs.rendering import size, table
-from pipeline.artifacts.layout import root_lock, root_storage
-from pipeline.durations import parse_duration
-from pipeline.gc import Garbage, check_keep, collect, find_garbage
-from pipeline.publication import Document
+from pipeline.config.durations import parse_duration
+from pipeline.operations.gc import Garbage, check_keep, collect, find_garbage
+from pipeline.root.mark import root_lock, root_storage
+from pipeline.root.records import Document
 
 
 def list_garbage(root: str, keep: str, common: Common) -> None:
@@ -16,7 +16,14 @@ def list_garbage(root: str, keep: str, common: Common) -> None:
     found = find_garbage(storage, seconds)
     holder = root_lock(storage).holder()
     with ProgressDisplay(common) as display:
-        for note in [*found.notes, *([f"{root}: a run is at work here ({holder}); `mad gc` would wait for nobody, and remove nothing now"] if holder else [])]:
+        for note in [
+            *found.notes,
+            *(
+                [f"{root}: a run is at work here ({holder}); `mad gc` would wait for nobody, and remove nothing now"]
+                if holder
+                else []
+            ),
+        ]:
             display(Notice(note))
     common.emit(_document(root, seconds, found, dry_run=True), _text(found, "would go"))
 
@@ -48,8 +55,15 @@ def _document(root: str, seconds: float, found: Garbage, dry_run: bool) -> Docum
 
 
 def _text(found: Garbage, what: str) -> str:
-    rows = [[model or "-", stage, f"{objects:,}", size(count)] for (model, stage), (objects, count) in found.by_model_and_stage().items()]
+    rows = [
+        [model or "-", stage, f"{objects:,}", size(count)]
+        for (model, stage), (objects, count) in found.by_model_and_stage().items()
+    ]
     reduced = len(found.marked) - len(found.gone)
-    runs = f"runs: {len(found.gone):,} {what}, {found.kept:,} kept" + (f", {reduced:,} of them without superseded results" if reduced else "")
+    runs = f"runs: {len(found.gone):,} {what}, {found.kept:,} kept" + (
+        f", {reduced:,} of them without superseded results" if reduced else ""
+    )
     listed = table(["model", "stage", "objects", "bytes"], rows)
-    return "\n".join([*([listed, ""] if rows else []), runs, f"{what}: {len(found.removals):,} objects, {size(found.bytes)}"])
+    return "\n".join(
+        [*([listed, ""] if rows else []), runs, f"{what}: {len(found.removals):,} objects, {size(found.bytes)}"]
+    )

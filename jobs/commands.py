@@ -6,26 +6,25 @@ from pathlib import Path
 import typer
 
 from infra.events import Notice
-from infra.storage import Storage
+from infra.storage.storage import Storage
 from jobs.console import CANNOT, FAILED, VERDICT, Common, Stage, complain
 from jobs.progress import ProgressDisplay
 from jobs.rendering import plan_document, plan_text, run_text, unreached_text
 from jobs.sweeping import sweep_text
-from pipeline.artifacts.layout import check_root, root_storage
-from pipeline.artifacts.logs import STAGES
-from pipeline.config import AuditConfig
-from pipeline.costs import estimated
-from pipeline.deadlines import Deadline
-from pipeline.durations import parse_duration
+from pipeline.config.audit_config import AuditConfig
+from pipeline.config.durations import parse_duration
+from pipeline.config.on_verdict import VERDICTS
+from pipeline.data.ids import read_id_list
 from pipeline.errors import ConfigError
-from pipeline.plan import AuditPlan
-from pipeline.planning import plan_audit
-from pipeline.repair import repair, restore_tables
-from pipeline.rescore import plan_rescore
-from pipeline.run import run_audit, run_audit_until
-from pipeline.sources.ids import read_id_list
-from pipeline.sweep import SWEEP_VERSION, load_points, sweep
-from pipeline.verdicts import VERDICTS
+from pipeline.operations.cost import estimated
+from pipeline.operations.repair import repair, restore_tables
+from pipeline.operations.sweep import SWEEP_VERSION, load_points, sweep
+from pipeline.planning.from_models import plan_audit
+from pipeline.planning.from_rows import plan_rescore
+from pipeline.planning.plan import AuditPlan
+from pipeline.root.logs import STAGES
+from pipeline.root.mark import check_root, root_storage
+from pipeline.run import Deadline, run_audit, run_audit_until
 
 LAST_STAGE = STAGES[-1]
 
@@ -80,9 +79,13 @@ def run_config(path: str, options: RunOptions, common: Common) -> None:
     """`mad run`: exit 3 where the deadline left models unfinished, 1 where something failed, 4 where a model has the verdict `options.fail_on`."""
     verdict = _parse_verdict(options.fail_on) if options.fail_on else None
     if verdict and options.until != LAST_STAGE:
-        raise ConfigError(f"--fail-on needs a verdict, and there is none before the stage {LAST_STAGE}; leave out --until {options.until}")
+        raise ConfigError(
+            f"--fail-on needs a verdict, and there is none before the stage {LAST_STAGE}; leave out --until {options.until}"
+        )
     if options.deadline is not None and options.until != LAST_STAGE:
-        raise ConfigError(f"--deadline publishes what is whole when it comes, and nothing is before the stage {LAST_STAGE}; leave out --until {options.until}")
+        raise ConfigError(
+            f"--deadline publishes what is whole when it comes, and nothing is before the stage {LAST_STAGE}; leave out --until {options.until}"
+        )
     plan = plan_audit(AuditConfig.load(path))
     _run(estimated(plan, options.executor) if options.cost else plan, options, verdict, common)
 
@@ -133,7 +136,11 @@ def _run(plan: AuditPlan, options: RunOptions, verdict: str | None, common: Comm
         else:
             outcome = run_audit_until(plan, options.deadline.passed, options.executor, display, options.address).outcome
     assert outcome is not None
-    models = dict(outcome.summaries) if options.until == LAST_STAGE else {name: {"stages": stages} for name, stages in outcome.stages.items()}
+    models = (
+        dict(outcome.summaries)
+        if options.until == LAST_STAGE
+        else {name: {"stages": stages} for name, stages in outcome.stages.items()}
+    )
     document: dict[str, object] = {"run_id": outcome.run_id, "models": models, "failures": dict(outcome.failures)}
     document |= {"failed_tasks": dict(outcome.failed_tasks), "refused_files": dict(outcome.refused_files)}
     document["unreached"] = list(outcome.unreached)
@@ -156,5 +163,7 @@ def _value(verdict: object) -> object:
 def _parse_verdict(text: str) -> str:
     verdict = text.strip().lower().replace("-", " ").replace("_", " ")
     if verdict not in VERDICTS:
-        raise ConfigError(f"--fail-on {text!r}: there is no such verdict; verdicts: {', '.join(repr(value) for value in VERDICTS)}")
+        raise ConfigError(
+            f"--fail-on {text!r}: there is no such verdict; verdicts: {', '.join(repr(value) for value in VERDICTS)}"
+        )
     return verdict

@@ -16,11 +16,23 @@ import typer
 from jobs.terminal import PrintableFormatter, printable, sentence
 
 OWN = ("infra", "jobs", "madcore", "pipeline")
+
+
 OutputForm = Literal["text", "json"]
+
+
 Stage = Literal["gradients", "curvature", "scoring", "reporting"]
+
+
 Output = Annotated[OutputForm, typer.Option(help="Results as text, or as one JSON object on stdout.")]
+
+
 Verbose = Annotated[int, typer.Option("-v", "--verbose", count=True, help="More on stderr, with tracebacks.")]
+
+
 Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="No progress on stderr, errors only.")]
+
+
 DONE, FAILED, WRONG, CANNOT, VERDICT, INTERRUPTED = 0, 1, 2, 3, 4, 130
 
 
@@ -35,7 +47,10 @@ class Common:
 
     def emit(self, document: Mapping[str, object], text: str) -> None:
         """Prints a result: as the JSON object, or as the text."""
-        print(json.dumps(document, indent=1, allow_nan=False) if self.output == "json" else printable(text), file=self.results)
+        print(
+            json.dumps(document, indent=1, allow_nan=False) if self.output == "json" else printable(text),
+            file=self.results,
+        )
 
 
 @contextmanager
@@ -44,7 +59,9 @@ def edge(common: Common) -> Iterator[Common]:
 
     Only results go to stdout: what the user's own code prints meanwhile goes to stderr.
     """
-    warnings.filterwarnings("ignore", "There is a performance drop because")  # torch's, of what `mad plan` says of the fallback
+    warnings.filterwarnings(
+        "ignore", "There is a performance drop because"
+    )  # torch's, of what `mad plan` says of the fallback
     _log_to_stderr(common.verbose)
     try:
         with redirect_stdout(sys.stderr):

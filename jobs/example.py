@@ -23,4 +23,6 @@ def write_example(folder: str, common: Common) -> None:
         raise ConfigError(f"{what}; name another folder") from error
     except OSError as error:
         raise ConfigError(f"{target}: cannot be written ({error.strerror}); name another folder") from error
-    common.emit({"config": str(target)}, f"{target} is written; put your models and data into it, then: mad plan {target}")
+    common.emit(
+        {"config": str(target)}, f"{target} is written; put your models and data into it, then: mad plan {target}"
+    )

@@ -21,12 +21,25 @@ app = typer.Typer(
         "3 cannot fit, another run holds the root's lock, or --deadline came first; 4 done, and a model has the verdict of --fail-on."
     ),
 )
+
+
 Config = Annotated[str, typer.Argument(metavar="CONFIG", help="The audit's YAML file; `mad init` writes an example.")]
+
+
 Root = Annotated[str, typer.Argument(metavar="ROOT", help="The root that runs are kept in: a folder or URL.")]
 
-Executor = Annotated[Literal["serial", "ray"], typer.Option(help="Where tasks run: in this process, or on a Ray cluster.")]
+
+Executor = Annotated[
+    Literal["serial", "ray"], typer.Option(help="Where tasks run: in this process, or on a Ray cluster.")
+]
+
+
 Address = Annotated[
-    str | None, typer.Option(metavar="ADDR", help="The Ray cluster to join, HOST:PORT; without it RAY_ADDRESS, or a cluster of this machine's own.")
+    str | None,
+    typer.Option(
+        metavar="ADDR",
+        help="The Ray cluster to join, HOST:PORT; without it RAY_ADDRESS, or a cluster of this machine's own.",
+    ),
 ]
 
 
@@ -36,7 +49,9 @@ def _version(wanted: bool) -> None:
         raise typer.Exit
 
 
-Version = Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")]
+Version = Annotated[
+    bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")
+]
 
 
 @app.callback()
@@ -46,7 +61,9 @@ def _common(version: Version = False) -> None:
 
 @app.command()
 def demo(
-    root: Annotated[str, typer.Option(metavar="DIR", help="Where to keep the audit; its inputs go beside it, in DIR-inputs.")] = "mad-demo",
+    root: Annotated[
+        str, typer.Option(metavar="DIR", help="Where to keep the audit; its inputs go beside it, in DIR-inputs.")
+    ] = "mad-demo",
     output: Output = "text",
     verbose: Verbose = 0,
     quiet: Quiet = False,
@@ -78,9 +95,16 @@ def init(
 def plan(
     config: Config,
     cost: Annotated[
-        bool, typer.Option("--cost", help="Time a few samples of each model, and say what is not done yet will cost: worker-hours, bytes, requests.")
+        bool,
+        typer.Option(
+            "--cost",
+            help="Time a few samples of each model, and say what is not done yet will cost: worker-hours, bytes, requests.",
+        ),
     ] = False,
-    executor: Annotated[Literal["serial", "ray"], typer.Option(help="For --cost: where tasks will run; a worker of a Ray cluster has one CPU.")] = "serial",
+    executor: Annotated[
+        Literal["serial", "ray"],
+        typer.Option(help="For --cost: where tasks will run; a worker of a Ray cluster has one CPU."),
+    ] = "serial",
     output: Output = "text",
     verbose: Verbose = 0,
     quiet: Quiet = False,
@@ -99,9 +123,16 @@ def run(
     executor: Executor = "serial",
     address: Address = None,
     until: Annotated[Stage, typer.Option(help="Stop after this stage; only reporting publishes scores.")] = "reporting",
-    fail_on: Annotated[str | None, typer.Option(metavar="VERDICT", help="Exit with 4 if a model has this verdict, such as 'unusual inputs'.")] = None,
+    fail_on: Annotated[
+        str | None,
+        typer.Option(metavar="VERDICT", help="Exit with 4 if a model has this verdict, such as 'unusual inputs'."),
+    ] = None,
     repair: Annotated[
-        bool, typer.Option("--repair", help="First check all that is stored of these models, and compute anew what is damaged or gone, nothing else.")
+        bool,
+        typer.Option(
+            "--repair",
+            help="First check all that is stored of these models, and compute anew what is damaged or gone, nothing else.",
+        ),
     ] = False,
     deadline: Annotated[
         str | None,
@@ -111,7 +142,12 @@ def run(
             "models that were never audited go first, then changed ones, then those audited longest ago.",
         ),
     ] = None,
-    cost: Annotated[bool, typer.Option("--cost", help="Foretell the cost as `mad plan --cost` does; the summary then says how far off that was.")] = False,
+    cost: Annotated[
+        bool,
+        typer.Option(
+            "--cost", help="Foretell the cost as `mad plan --cost` does; the summary then says how far off that was."
+        ),
+    ] = False,
     output: Output = "text",
     verbose: Verbose = 0,
     quiet: Quiet = False,
@@ -130,7 +166,11 @@ def rescore(
     root: Root,
     config: Config,
     drop_trusted: Annotated[
-        str | None, typer.Option(metavar="FILE", help="Ids of trusted samples to do without: a text file with an id a line, a CSV or a Parquet file.")
+        str | None,
+        typer.Option(
+            metavar="FILE",
+            help="Ids of trusted samples to do without: a text file with an id a line, a CSV or a Parquet file.",
+        ),
     ] = None,
     executor: Executor = "serial",
     address: Address = None,
@@ -150,7 +190,11 @@ def rescore(
 def sweep(
     root: Root,
     settings: Annotated[
-        str, typer.Argument(metavar="SWEEP", help="A YAML file: audit (a config or its path), grid (dampings, curvatures, scores, layers, ranks).")
+        str,
+        typer.Argument(
+            metavar="SWEEP",
+            help="A YAML file: audit (a config or its path), grid (dampings, curvatures, scores, layers, ranks).",
+        ),
     ],
     executor: Executor = "serial",
     address: Address = None,
@@ -167,7 +211,9 @@ def sweep(
 
 
 @app.command()
-def status(root: Root, output: Output = "text", verbose: Verbose = 0, quiet: Quiet = False, version: Version = False) -> None:
+def status(
+    root: Root, output: Output = "text", verbose: Verbose = 0, quiet: Quiet = False, version: Version = False
+) -> None:
     """List the runs of a root and the latest verdict on each model."""
     with edge(Common(output, verbose, quiet)) as common:
         from jobs.reading import show_status  # noqa: PLC0415
@@ -176,7 +222,9 @@ def status(root: Root, output: Output = "text", verbose: Verbose = 0, quiet: Qui
 
 
 @app.command()
-def verify(root: Root, output: Output = "text", verbose: Verbose = 0, quiet: Quiet = False, version: Version = False) -> None:
+def verify(
+    root: Root, output: Output = "text", verbose: Verbose = 0, quiet: Quiet = False, version: Version = False
+) -> None:
     """Check all that is stored, pages excepted, against the digests recorded when it was written."""
     with edge(Common(output, verbose, quiet)) as common:
         from jobs.reading import show_verification  # noqa: PLC0415
@@ -186,7 +234,9 @@ def verify(root: Root, output: Output = "text", verbose: Verbose = 0, quiet: Qui
 
 @app.command()
 def inspect(
-    place: Annotated[str, typer.Argument(metavar="ROOT[/MODEL[/STAGE]]", help="A root, a model in it, or a stage of that model.")],
+    place: Annotated[
+        str, typer.Argument(metavar="ROOT[/MODEL[/STAGE]]", help="A root, a model in it, or a stage of that model.")
+    ],
     output: Output = "text",
     verbose: Verbose = 0,
     quiet: Quiet = False,
@@ -202,9 +252,15 @@ def inspect(
 @app.command()
 def report(
     root: Root,
-    top: Annotated[int, typer.Option(min=0, help="How many of each model's most anomalous flagged samples to list.")] = 10,
+    top: Annotated[
+        int, typer.Option(min=0, help="How many of each model's most anomalous flagged samples to list.")
+    ] = 10,
     since: Annotated[
-        str | None, typer.Option(metavar="RUN", help="Compare with what this run found: its id, or the first part of it; `mad status` lists them.")
+        str | None,
+        typer.Option(
+            metavar="RUN",
+            help="Compare with what this run found: its id, or the first part of it; `mad status` lists them.",
+        ),
     ] = None,
     output: Output = "text",
     verbose: Verbose = 0,
@@ -239,7 +295,13 @@ def explain(
 @app.command()
 def gc(
     root: Root,
-    keep: Annotated[str, typer.Option(metavar="DURATION", help="How far back runs stay, such as 30d or 12h; of each model the latest stays in any case.")],
+    keep: Annotated[
+        str,
+        typer.Option(
+            metavar="DURATION",
+            help="How far back runs stay, such as 30d or 12h; of each model the latest stays in any case.",
+        ),
+    ],
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would go. Writes nothing.")] = False,
     output: Output = "text",
     verbose: Verbose = 0,
@@ -259,7 +321,9 @@ def main() -> None:
         app()
     except SystemExit as end:
         if end.code == INTERRUPTED:
-            os._exit(INTERRUPTED)  # a person does not wait for the tasks that still run in threads: a killed process loses no more
+            os._exit(
+                INTERRUPTED
+            )  # a person does not wait for the tasks that still run in threads: a killed process loses no more
         raise
 
 

@@ -4,7 +4,15 @@ import sys
 from types import TracebackType
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 
 from infra.events import Event, Notice, StageEnded, StageStarted, TaskEnded
 from jobs.console import Common
@@ -35,7 +43,9 @@ class ProgressDisplay:
         self._bars.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self._bars.stop()
 
     def __call__(self, event: Event) -> None:
@@ -46,7 +56,12 @@ class ProgressDisplay:
             case TaskEnded(stage, model, _, error, trace):
                 self._bars.advance(self._stages[stage])
                 if error:
-                    self._console.print(sentence(f"{stage}: a task of model {model} failed: {error}"), markup=False, emoji=False, soft_wrap=True)
+                    self._console.print(
+                        sentence(f"{stage}: a task of model {model} failed: {error}"),
+                        markup=False,
+                        emoji=False,
+                        soft_wrap=True,
+                    )
                 if self._traces and trace:
                     self._console.print(printable(trace), markup=False, emoji=False, soft_wrap=True)
             case StageEnded(stage, seconds):
@@ -66,4 +81,6 @@ class ProgressDisplay:
         bar = self._bars.tasks[self._stages[stage]]
         if not sys.stderr.isatty():
             done = f"{int(bar.completed)} of {int(bar.total or 0)} tasks"
-            self._console.print(f"{stage}: {done}, {self._reused[stage]} of them reused, {seconds:.1f} s", soft_wrap=True)
+            self._console.print(
+                f"{stage}: {done}, {self._reused[stage]} of them reused, {seconds:.1f} s", soft_wrap=True
+            )

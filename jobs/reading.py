@@ -12,14 +12,16 @@ from jobs.progress import ProgressDisplay
 from jobs.rendering import explanation_text, items, mapping, named, results, share, size, table
 from jobs.since import since_document, since_text
 from jobs.terminal import sentence
-from pipeline.artifacts.layout import root_storage, summary_file
-from pipeline.audit import Audit, open_audit
-from pipeline.completed import Runs
-from pipeline.explain import explain
-from pipeline.history import history, since
-from pipeline.publication import Document, latest_failures, publish_pages
-from pipeline.status import inspect, status
-from pipeline.verify import verify
+from pipeline.operations.status import inspect, status
+from pipeline.operations.verify import verify
+from pipeline.publication.history import history, since
+from pipeline.publication.publish import latest_failures, publish_pages
+from pipeline.results.audit import Audit, open_audit
+from pipeline.results.explain import explain
+from pipeline.root.layout import summary_file
+from pipeline.root.mark import root_storage
+from pipeline.root.records import Document
+from pipeline.root.runs import Runs
 
 SHOWN = ("sample_id", "source", "row", "prediction", "confidence", "score", "p_value", "q_value", "status")
 
@@ -34,21 +36,40 @@ def show_status(root: str, common: Common) -> None:
         said = mapping(model).get("unreadable") or verdict.get("value", "not audited yet")
         latest = str(mapping(model).get("run_id", "-"))
         models.append([name, str(said), str(counts.get("audited", "-")), str(counts.get("flagged", "-")), latest])
-    text = "\n".join([f"root: {root}", table(["run", "state", ""], runs), "", table(["model", "latest verdict", "audited", "flagged", "of run"], models)])
+    text = "\n".join(
+        [
+            f"root: {root}",
+            table(["run", "state", ""], runs),
+            "",
+            table(["model", "latest verdict", "audited", "flagged", "of run"], models),
+        ]
+    )
     common.emit(found, text)
 
 
 def _notes(run: Document) -> str:
-    notes = [f"{name}: {model['done']} of {model['tasks']} row tasks" for name, model in mapping(run.get("rows")).items() if isinstance(model, dict)]
+    notes = [
+        f"{name}: {model['done']} of {model['tasks']} row tasks"
+        for name, model in mapping(run.get("rows")).items()
+        if isinstance(model, dict)
+    ]
     unreached = [str(name) for name in items(run.get("unreached"))]
-    notes += [f"done: {named([str(name) for name in items(run.get('done'))]) or 'none'}; not come to: {named(unreached)}"] if unreached else []
+    notes += (
+        [f"done: {named([str(name) for name in items(run.get('done'))]) or 'none'}; not come to: {named(unreached)}"]
+        if unreached
+        else []
+    )
     notes += [f"{name}: {reason}" for name, reason in mapping(run.get("failures")).items()]
     notes += [
         f"{name}: {len(given_up)} tasks given up, first {given_up[0]}"
         for name, given_up in mapping(run.get("failed_tasks")).items()
         if isinstance(given_up, list)
     ]
-    notes += [f"{name}: file left out: {reason}" for name, files in mapping(run.get("refused_files")).items() for reason in mapping(files).values()]
+    notes += [
+        f"{name}: file left out: {reason}"
+        for name, files in mapping(run.get("refused_files")).items()
+        for reason in mapping(files).values()
+    ]
     return "; ".join(notes)
 
 
@@ -66,11 +87,22 @@ def show_verification(root: str, common: Common) -> None:
         "problems": list(found.problems),
     }
     checked = f"{found.receipts:,} receipts, {found.files:,} files ({size(found.bytes)}) and {found.tables:,} published tables checked"
-    leftover = f"{found.unclaimed_attempts:,} attempts that no receipt names, left by interrupted tasks; harmless" if found.unclaimed_attempts else ""
-    moved = f"{found.superseded_manifests:,} manifests of superseded results are gone; harmless" if found.superseded_manifests else ""
+    leftover = (
+        f"{found.unclaimed_attempts:,} attempts that no receipt names, left by interrupted tasks; harmless"
+        if found.unclaimed_attempts
+        else ""
+    )
+    moved = (
+        f"{found.superseded_manifests:,} manifests of superseded results are gone; harmless"
+        if found.superseded_manifests
+        else ""
+    )
     remedy = "to compute anew what is damaged, and nothing else: mad run CONFIG --repair" if found.problems else ""
     verdict = f"{len(found.problems):,} PROBLEMS" if found.problems else "all as written"
-    common.emit(document, "\n".join(line for line in (checked, leftover, moved, *map(sentence, found.problems), remedy, verdict) if line))
+    common.emit(
+        document,
+        "\n".join(line for line in (checked, leftover, moved, *map(sentence, found.problems), remedy, verdict) if line),
+    )
     if found.problems:
         raise typer.Exit(FAILED)
 
@@ -80,23 +112,45 @@ def show_inspection(place: str, common: Common) -> None:
     found = inspect(place)
     if "keys" in found:
         rows = [_task_row(task) for log in mapping(found["keys"]).values() for task in _dicts(mapping(log)["tasks"])]
-        text = table(["task", "generation", "rows", "bytes", "seconds", "peak memory", "nonfinite", "unreadable", "folder"], rows)
+        text = table(
+            ["task", "generation", "rows", "bytes", "seconds", "peak memory", "nonfinite", "unreadable", "folder"], rows
+        )
     else:
         models = mapping(found["models"]) if "models" in found else {str(found["model"]): found["stages"]}
-        costs = [(name, stage, mapping(cost)) for name, stages in models.items() for stage, cost in mapping(stages).items()]
-        text = table(["model", "stage", "tasks", "rows", "bytes", "seconds"], [[name, *_stage_row(stage, cost)] for name, stage, cost in costs])
-        text = "\n".join([text, *(sentence(f"{name}: {problem}") for name, _, cost in costs for problem in items(cost["problems"]))])
+        costs = [
+            (name, stage, mapping(cost)) for name, stages in models.items() for stage, cost in mapping(stages).items()
+        ]
+        text = table(
+            ["model", "stage", "tasks", "rows", "bytes", "seconds"],
+            [[name, *_stage_row(stage, cost)] for name, stage, cost in costs],
+        )
+        text = "\n".join(
+            [text, *(sentence(f"{name}: {problem}") for name, _, cost in costs for problem in items(cost["problems"]))]
+        )
     common.emit(found, text)
 
 
 def _task_row(task: Document) -> list[str]:
     peak = size(int(str(task["peak_memory_bytes"])))
-    numbers = [str(task["task"]), str(task["generation"]), f"{task['rows']:,}", size(int(str(task["bytes"]))), f"{float(str(task['seconds'])):.2f}", peak]
+    numbers = [
+        str(task["task"]),
+        str(task["generation"]),
+        f"{task['rows']:,}",
+        size(int(str(task["bytes"]))),
+        f"{float(str(task['seconds'])):.2f}",
+        peak,
+    ]
     return [*numbers, str(task["nonfinite"]), str(task["unreadable"]), str(task["folder"])]
 
 
 def _stage_row(stage: str, values: Document) -> list[str]:
-    return [stage, f"{values['tasks']:,}", f"{values['rows']:,}", size(int(str(values["bytes"]))), str(values["seconds"])]
+    return [
+        stage,
+        f"{values['tasks']:,}",
+        f"{values['rows']:,}",
+        size(int(str(values["bytes"]))),
+        str(values["seconds"]),
+    ]
 
 
 def show_report(root: str, top: int, run: str | None, common: Common) -> None:
@@ -112,7 +166,11 @@ def show_report(root: str, top: int, run: str | None, common: Common) -> None:
                 summary = audit.summary(name)
                 reviews = known.reviews(str(summary["run_id"]))
                 rows = _top_flagged(audit, name, top, reviews)
-                models[name] = {**summary, "top": list(rows), **({"reviewed": dict(history(known, name).reviewed)} if reviews else {})}
+                models[name] = {
+                    **summary,
+                    "top": list(rows),
+                    **({"reviewed": dict(history(known, name).reviewed)} if reviews else {}),
+                }
                 tables += [_listing(name, rows, bool(reviews))] if rows else []
         except StorageError as error:
             failures[name] = str(error)
@@ -120,7 +178,11 @@ def show_report(root: str, top: int, run: str | None, common: Common) -> None:
     for name, reason in failures.items():
         older = f"; shown is run {models[name]['run_id']}" if name in models else ""
         lines.append(sentence(f"{name}: not audited in the latest run: {reason}{older}"))
-    lines += [f"{name}: reviewed of the flagged: {_said(model['reviewed'])}" for name, model in models.items() if model.get("reviewed")]
+    lines += [
+        f"{name}: reviewed of the flagged: {_said(model['reviewed'])}"
+        for name, model in models.items()
+        if model.get("reviewed")
+    ]
     lines += [line for text in ([since_text(compared)] if compared is not None else tables) for line in ("", text)]
     document: Document = {"models": {**models}, "failures": dict(failures), "page": page}
     if compared is not None:

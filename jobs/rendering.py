@@ -7,16 +7,17 @@ from dataclasses import asdict
 from rich.console import Console
 from rich.table import Table
 
-from infra.storage import Storage
+from infra.storage.storage import Storage
 from jobs.terminal import plain, sentence
 from madcore import RerunCost
-from pipeline.artifacts.layout import page_file
-from pipeline.artifacts.logs import STAGES
-from pipeline.artifacts.rows import NO_CLASS
-from pipeline.costs import RUN_REQUESTS
-from pipeline.evaluation import figures
-from pipeline.plan import AuditPlan, Cost, ModelPlan, certifiable
-from pipeline.publication import Document, RunOutcome, cost_document
+from pipeline.data.statuses import NO_CLASS
+from pipeline.operations.cost import RUN_REQUESTS
+from pipeline.planning.plan import AuditPlan, Cost, ModelPlan, certifiable
+from pipeline.publication.summary import cost_document
+from pipeline.root.layout import page_file
+from pipeline.root.logs import STAGES
+from pipeline.root.records import Document, RunOutcome
+from pipeline.stages.reporting.evaluation import figures
 
 MOST_NAMED = 100
 
@@ -24,7 +25,14 @@ MOST_NAMED = 100
 def table(columns: Sequence[str], rows: Sequence[Sequence[str]], title: str = "") -> str:
     """A plain text table; columns that hold numbers only are set right."""
     numeric = [bool(rows) and all(_is_number(row[index]) for row in rows) for index in range(len(columns))]
-    grid = Table(title=sentence(title) or None, title_justify="left", title_style="", box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    grid = Table(
+        title=sentence(title) or None,
+        title_justify="left",
+        title_style="",
+        box=None,
+        pad_edge=False,
+        padding=(0, 2, 0, 0),
+    )
     for name, right in zip(columns, numeric, strict=True):
         grid.add_column(name, justify="right" if right else "left", no_wrap=True, header_style="")
     for row in rows:
@@ -35,7 +43,10 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[str]], title: str = ""
 
 
 def _is_number(cell: str) -> bool:
-    return cell in ("", "-") or cell.replace(",", "").replace("%", "").replace(" ", "").replace(".", "").replace("-", "").isdigit()
+    return (
+        cell in ("", "-")
+        or cell.replace(",", "").replace("%", "").replace(" ", "").replace(".", "").replace("-", "").isdigit()
+    )
 
 
 def share(value: object, digits: int = 3) -> str:
@@ -60,7 +71,16 @@ def plan_document(plan: AuditPlan) -> Document:
         "models": {model.name: _planned(model) for model in plan.models},
         "refused": dict(plan.refused),
         "cannot_fit": dict(plan.misfits),
-        **({"cost": {"models": {name: cost_document(cost) for name, cost in plan.costs.items()}, "run_requests": RUN_REQUESTS}} if plan.costs else {}),
+        **(
+            {
+                "cost": {
+                    "models": {name: cost_document(cost) for name, cost in plan.costs.items()},
+                    "run_requests": RUN_REQUESTS,
+                }
+            }
+            if plan.costs
+            else {}
+        ),
     }
 
 
@@ -89,7 +109,18 @@ def _planned(model: ModelPlan) -> Document:
 
 def plan_text(plan: AuditPlan) -> str:
     """The plan for a person."""
-    columns = ["model", "trusted", "audited", "tasks", "numbers a row", "rows at rest", "memory a worker", "layers", "by fallback", "not covered"]
+    columns = [
+        "model",
+        "trusted",
+        "audited",
+        "tasks",
+        "numbers a row",
+        "rows at rest",
+        "memory a worker",
+        "layers",
+        "by fallback",
+        "not covered",
+    ]
     rows = [
         [
             model.name,
@@ -105,16 +136,27 @@ def plan_text(plan: AuditPlan) -> str:
         ]
         for model in plan.models
     ]
-    lines = [f"root: {plan.config.root}", f"stages: {', '.join(STAGES)}", table(columns, rows), *([cost_text(plan)] if plan.costs else [])]
+    lines = [
+        f"root: {plan.config.root}",
+        f"stages: {', '.join(STAGES)}",
+        table(columns, rows),
+        *([cost_text(plan)] if plan.costs else []),
+    ]
     for model in plan.models:
         group = certifiable(model)
         lines += [f"{model.name}: {_chains(model)}"] if model.config.traced else []
         lines += [f"{model.name}: the fdr target can flag no fewer than {group:,} samples, if any"] if group else []
-        lines += [sentence(f"{model.name}: by the fallback: {name}: {_rerun(cost)}") for name, cost in model.fallback.items()]
-        lines += [sentence(f"{model.name}: not covered: {name}: {reason}") for name, reason in model.not_covered.items()]
+        lines += [
+            sentence(f"{model.name}: by the fallback: {name}: {_rerun(cost)}") for name, cost in model.fallback.items()
+        ]
+        lines += [
+            sentence(f"{model.name}: not covered: {name}: {reason}") for name, reason in model.not_covered.items()
+        ]
         lines += [sentence(f"{model.name}: file left out: {reason}") for reason in model.refused_files.values()]
     lines += [sentence(f"{name}: cannot be audited: {reason}") for name, reason in plan.refused.items()]
-    return "\n".join([*lines, *(sentence(f"cannot fit: model {name}: {reason}") for name, reason in plan.misfits.items())])
+    return "\n".join(
+        [*lines, *(sentence(f"cannot fit: model {name}: {reason}") for name, reason in plan.misfits.items())]
+    )
 
 
 def cost_text(plan: AuditPlan) -> str:
@@ -132,7 +174,14 @@ def cost_text(plan: AuditPlan) -> str:
 
 def _cost_row(name: str, cost: Cost) -> list[str]:
     seconds = [f"{cost.seconds[stage]:,.1f} s" for stage in STAGES]
-    return [name, *seconds, f"{cost.worker_hours:,.4f}", size(cost.bytes_stored), size(cost.bytes_read), f"{cost.requests:,}"]
+    return [
+        name,
+        *seconds,
+        f"{cost.worker_hours:,.4f}",
+        size(cost.bytes_stored),
+        size(cost.bytes_read),
+        f"{cost.requests:,}",
+    ]
 
 
 def _chains(model: ModelPlan) -> str:
@@ -160,29 +209,50 @@ def run_text(outcome: RunOutcome, storage: Storage) -> str:
     lines = [f"run {outcome.run_id}"]
     if outcome.summaries:
         lines += [results(list(outcome.summaries.values())), stage_seconds(outcome.stages)]
-        lines += [sentence(f"{name}: warning: {warning}") for name, summary in outcome.summaries.items() for warning in items(summary["warnings"])]
-        lines += [f"{name}: same scores as run {summary['same_as']}" for name, summary in outcome.summaries.items() if summary["same_as"]]
-        lines += [f"{name}: {_off(mapping(summary['cost']))}" for name, summary in outcome.summaries.items() if "cost" in summary]
+        lines += [
+            sentence(f"{name}: warning: {warning}")
+            for name, summary in outcome.summaries.items()
+            for warning in items(summary["warnings"])
+        ]
+        lines += [
+            f"{name}: same scores as run {summary['same_as']}"
+            for name, summary in outcome.summaries.items()
+            if summary["same_as"]
+        ]
+        lines += [
+            f"{name}: {_off(mapping(summary['cost']))}"
+            for name, summary in outcome.summaries.items()
+            if "cost" in summary
+        ]
         lines.append(f"page: {storage.locate(page_file('index'))}")
     else:
         lines.append(stage_seconds(outcome.stages))
     lines += [f"not come to before the deadline: {named(outcome.unreached)}"] if outcome.unreached else []
     lines += [sentence(f"{name}: FAILED: {reason}") for name, reason in outcome.failures.items()]
     given_up = {name: tasks for name, tasks in outcome.failed_tasks.items() if name not in outcome.failures}
-    lines += [sentence(f"{name}: task given up, tried again by the next run: {tasks[0]} ({len(tasks)} in all)") for name, tasks in given_up.items()]
+    lines += [
+        sentence(f"{name}: task given up, tried again by the next run: {tasks[0]} ({len(tasks)} in all)")
+        for name, tasks in given_up.items()
+    ]
     return "\n".join(lines)
 
 
 def _off(cost: Document) -> str:
     """What a model cost over what was expected, as a clause."""
     measured, over = mapping(cost["measured"]), mapping(cost["over_expected"])
-    hours, stored = (f"{over[what]} of what was expected" if over[what] is not None else "nothing was expected" for what in ("worker_hours", "bytes_stored"))
+    hours, stored = (
+        f"{over[what]} of what was expected" if over[what] is not None else "nothing was expected"
+        for what in ("worker_hours", "bytes_stored")
+    )
     return f"{float(str(measured['worker_hours'])):,.4f} worker-hours ({hours}), {size(int(str(measured['bytes_stored'])))} stored ({stored})"
 
 
 def unreached_text(outcome: RunOutcome) -> str:
     """What a deadline let a run come to, and what not, as a paragraph."""
-    published, unreached = (f"{len(names):,} ({named(names)})" if names else "none" for names in (list(outcome.summaries), outcome.unreached))
+    published, unreached = (
+        f"{len(names):,} ({named(names)})" if names else "none"
+        for names in (list(outcome.summaries), outcome.unreached)
+    )
     return (
         f"the deadline passed before all models were done: {published} published; not come to: {unreached}; "
         "what is done of these is kept, and the next `mad run` goes on from it"
@@ -200,29 +270,58 @@ def results(summaries: Sequence[Document]) -> str:
     columns = ["model", "verdict", "audited", "flagged", "not scored", "target", "AUROC", "TPR", "FPR"]
     rows = []
     for summary in summaries:
-        counts, verdict, calibration = mapping(summary["counts"]), mapping(summary["verdict"]), mapping(summary["calibration"])
+        counts, verdict, calibration = (
+            mapping(summary["counts"]),
+            mapping(summary["verdict"]),
+            mapping(summary["calibration"]),
+        )
         judged = figures(summary["evaluation"])
         at = mapping(judged.get("at_calibrated"))
         lost = sum(int(str(counts[status])) for status in ("nonfinite", "unreadable", "failed"))
         target = ", ".join(f"{kind} {level:g}" for kind, level in mapping(calibration["target"]).items())
-        cells = [str(summary["model"]), str(verdict["value"]), f"{counts['audited']:,}", f"{counts['flagged']:,}", f"{lost:,}", target]
+        cells = [
+            str(summary["model"]),
+            str(verdict["value"]),
+            f"{counts['audited']:,}",
+            f"{counts['flagged']:,}",
+            f"{lost:,}",
+            target,
+        ]
         rows.append([*cells, share(judged.get("auroc")), share(at.get("tpr")), share(at.get("fpr"))])
     return table(columns, rows)
 
 
 def explanation_text(row: Document) -> str:
     """What is behind one score, for a person."""
-    lines = [sentence(f"sample {row['sample_id']} (row {row['row']} of {row['source']}), model {row['model']}, run {row['run_id']}")]
+    lines = [
+        sentence(
+            f"sample {row['sample_id']} (row {row['row']} of {row['source']}), model {row['model']}, run {row['run_id']}"
+        )
+    ]
     if row["prediction"] != NO_CLASS:
         lines.append(f"prediction: class {row['prediction']}, confidence {share(row['confidence'])}")
     if isinstance(row["score"], float):
         bar = f"threshold {row['threshold']:.5g}: " if isinstance(row["threshold"], float) else ""
         lines.append(f"score: {row['score']:.5g} ({bar}{'flagged' if row['flagged'] else 'not flagged'})")
     lines.append(sentence(str(row["in_words"])))
-    layers = [[str(entry["layer"]), f"{entry['score']:.4f}"] for entry in items(row["layers"]) if isinstance(entry, dict)]
-    trusted = [[str(entry["sample_id"]), f"{entry['influence']:.4g}"] for entry in items(row["top_trusted"]) if isinstance(entry, dict)]
-    lines += ["", "the trusted samples that speak most for this output:", table(["trusted sample", "influence"], trusted)] if trusted else []
-    lines += ["", "its layers, those first that the trusted samples explain least:", table(["layer", "score"], layers)] if layers else []
+    layers = [
+        [str(entry["layer"]), f"{entry['score']:.4f}"] for entry in items(row["layers"]) if isinstance(entry, dict)
+    ]
+    trusted = [
+        [str(entry["sample_id"]), f"{entry['influence']:.4g}"]
+        for entry in items(row["top_trusted"])
+        if isinstance(entry, dict)
+    ]
+    lines += (
+        ["", "the trusted samples that speak most for this output:", table(["trusted sample", "influence"], trusted)]
+        if trusted
+        else []
+    )
+    lines += (
+        ["", "its layers, those first that the trusted samples explain least:", table(["layer", "score"], layers)]
+        if layers
+        else []
+    )
     return "\n".join(lines)
 
 
@@ -231,9 +330,15 @@ def stage_seconds(stages: object) -> str:
     rows = []
     for stage in STAGES:
         costs = [mapping(mapping(model).get(stage)) for model in mapping(stages).values()]
-        seconds, run, reused = (sum(float(str(cost.get(what, 0))) for cost in costs) for what in ("seconds", "tasks_run", "tasks_reused"))
-        computing = sum(float(str(cost.get("computing_share") or 0)) * float(str(cost["seconds"])) for cost in costs if cost)
-        rows.append([stage, f"{seconds:.1f}", f"{computing / seconds:.0%}" if computing else "-", f"{run:.0f}", f"{reused:.0f}"])
+        seconds, run, reused = (
+            sum(float(str(cost.get(what, 0))) for cost in costs) for what in ("seconds", "tasks_run", "tasks_reused")
+        )
+        computing = sum(
+            float(str(cost.get("computing_share") or 0)) * float(str(cost["seconds"])) for cost in costs if cost
+        )
+        rows.append(
+            [stage, f"{seconds:.1f}", f"{computing / seconds:.0%}" if computing else "-", f"{run:.0f}", f"{reused:.0f}"]
+        )
     return table(["stage", "seconds", "computing", "tasks run", "reused"], rows)
 
 

@@ -2,18 +2,21 @@
 
 from jobs.rendering import mapping, share, table
 from jobs.terminal import sentence
-from pipeline.artifacts.rows import NO_CLASS
-from pipeline.comparison import Flags
-from pipeline.drift import LEVEL, Drift, drifted_classes
-from pipeline.history import Compared, Since
-from pipeline.publication import Document
+from pipeline.data.statuses import NO_CLASS
+from pipeline.publication.comparison import Flags
+from pipeline.publication.drift import LEVEL, Drift, drifted_classes
+from pipeline.publication.history import Compared, Since
+from pipeline.root.records import Document
 
 FLAGS = ("sample_id", "source", "row", "prediction", "score", "p_value")
 
 
 def since_document(found: Since) -> Document:
     """The comparison as a JSON object; a model that was not audited by then is null."""
-    models: Document = {name: compared.model_dump(mode="json") if compared is not None else None for name, compared in found.models.items()}
+    models: Document = {
+        name: compared.model_dump(mode="json") if compared is not None else None
+        for name, compared in found.models.items()
+    }
     return {**found.zoo.model_dump(mode="json"), "models": models}
 
 
@@ -24,9 +27,23 @@ def since_text(found: Since) -> str:
     for what, names in (("added", zoo.added), ("changed", zoo.changed), ("gone", zoo.gone)):
         lines += [sentence(f"models {what}: {', '.join(names)}")] if names else []
     compared = {name: model for name, model in found.models.items() if model is not None}
-    columns = ["model", "compared with", "verdict then", "verdict now", "audited", "flagged", "new", "reviewed", "no longer", "classes drifted", "changed"]
+    columns = [
+        "model",
+        "compared with",
+        "verdict then",
+        "verdict now",
+        "audited",
+        "flagged",
+        "new",
+        "reviewed",
+        "no longer",
+        "classes drifted",
+        "changed",
+    ]
     lines += [table(columns, [[name, *_line(model)] for name, model in compared.items()])] if compared else []
-    lines += [sentence(f"{name}: cannot be compared: {model.problem}") for name, model in compared.items() if model.problem]
+    lines += [
+        sentence(f"{name}: cannot be compared: {model.problem}") for name, model in compared.items() if model.problem
+    ]
     for name, model in compared.items():
         lines += _details(name, model)
     return "\n".join(lines)
@@ -46,23 +63,45 @@ def _line(compared: Compared) -> list[str]:
 
 def _details(name: str, compared: Compared) -> list[str]:
     difference, lines = compared.difference, list[str]()
-    for what, flags in (("newly flagged, the most anomalous first", difference.newly_flagged), ("no longer flagged", difference.no_longer_flagged)):
+    for what, flags in (
+        ("newly flagged, the most anomalous first", difference.newly_flagged),
+        ("no longer flagged", difference.no_longer_flagged),
+    ):
         if flags.samples:
-            lines += ["", f"{name}: {len(flags.samples):,} of {flags.count:,} samples {what}", table(FLAGS, _flags(flags))]
+            lines += [
+                "",
+                f"{name}: {len(flags.samples):,} of {flags.count:,} samples {what}",
+                table(FLAGS, _flags(flags)),
+            ]
     if difference.no_longer_audited:
         lines += ["", f"{name}: {difference.no_longer_audited:,} samples flagged then are not audited now"]
     drifted = [drift for drift in difference.drift if drift.drifted]
     if drifted:
         columns = ("class", "samples", "then", "now", "median moved by", "p-value", "q-value")
-        lines += ["", f"{name}: scores that moved by more than chance (q at most {LEVEL:g})", table(columns, [_drift(drift) for drift in drifted])]
+        lines += [
+            "",
+            f"{name}: scores that moved by more than chance (q at most {LEVEL:g})",
+            table(columns, [_drift(drift) for drift in drifted]),
+        ]
     return lines
 
 
 def _flags(flags: Flags) -> list[list[str]]:
     rows = [mapping(flag.model_dump()) for flag in flags.samples]
-    return [[share(row[column], 4) if column in ("score", "p_value") else str(row[column]) for column in FLAGS] for row in rows]
+    return [
+        [share(row[column], 4) if column in ("score", "p_value") else str(row[column]) for column in FLAGS]
+        for row in rows
+    ]
 
 
 def _drift(drift: Drift) -> list[str]:
     name = "all" if drift.predicted == NO_CLASS else str(drift.predicted)
-    return [name, drift.samples, f"{drift.before:,}", f"{drift.after:,}", f"{drift.shift:+.4g}", f"{drift.p_value:.2g}", f"{drift.q_value:.2g}"]
+    return [
+        name,
+        drift.samples,
+        f"{drift.before:,}",
+        f"{drift.after:,}",
+        f"{drift.shift:+.4g}",
+        f"{drift.p_value:.2g}",
+        f"{drift.q_value:.2g}",
+    ]

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from pydantic import JsonValue
 
 from jobs.rendering import mapping, share, table
-from pipeline.evaluation import figures
+from pipeline.stages.reporting.evaluation import figures
 
 COLUMNS = ("model", "settings", "calibration", "threshold", "flagged", "explained", "AUROC", "TPR", "FPR")
 
@@ -23,7 +23,8 @@ def _cells(row: Mapping[str, JsonValue]) -> list[str]:
     threshold = calibration["threshold"]
     return [
         str(row["model"]),
-        ", ".join(f"{name} {_shown(value)}" for name, value in mapping(row["settings"]).items()) or "as the audit has them",
+        ", ".join(f"{name} {_shown(value)}" for name, value in mapping(row["settings"]).items())
+        or "as the audit has them",
         str(calibration["calibration"]),
         f"{threshold:.4g}" if isinstance(threshold, float) else "-",
         f"{row['flagged']:,} of {row['audited']:,}",

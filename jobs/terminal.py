@@ -2,7 +2,7 @@
 
 import logging
 
-from infra.urls import masked
+from infra.storage.urls import masked
 
 
 def plain(value: str) -> str:

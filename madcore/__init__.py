@@ -8,22 +8,29 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
-from madcore.calibration import p_values, split_order
-from madcore.coupling import References, score
-from madcore.coverage import check_layers
-from madcore.curvature import BlockMoment
+from madcore.curvature.kronecker import EigenvalueMoment, KroneckerMoment, SideLayout
+from madcore.curvature.moments import BlockMoment
+from madcore.curvature.whitening import DampedInverse, Damping, Spectrum, Whitening
 from madcore.errors import CalibrationError, LayerError, MadcoreError, ModelError
-from madcore.gradients import RowExtractor
-from madcore.inverse import DampedInverse, Damping, Spectrum, Whitening
-from madcore.kronecker import EigenvalueMoment, KroneckerMoment, SideLayout
-from madcore.likelihood import SampledCompletions, SampledLabels, gauss_newton_rows, label_uniforms
+from madcore.extraction.coverage import check_layers
+from madcore.extraction.extractor import RowExtractor
+from madcore.extraction.likelihood import SampledCompletions, SampledLabels, gauss_newton_rows, label_uniforms
+from madcore.extraction.selection import Coverage, select_layers
+from madcore.extraction.vjp_fallback import RerunCost
 from madcore.measurements import CrossEntropy, Inputs, Measured, Measurement, margin
 from madcore.projections import Projection
-from madcore.rerun import RerunCost
 from madcore.rows import Layer, RowLayout, row_layout
-from madcore.screening import Screened, screen
-from madcore.selection import Coverage, select_layers
-from madcore.tokens import TokenBatch, completion_confidence, completion_loss, completion_nll, token_margin, token_margins
+from madcore.scoring.calibration import p_values, split_order
+from madcore.scoring.coupling import References, score
+from madcore.scoring.screening import Screened, screen
+from madcore.tokens import (
+    TokenBatch,
+    completion_confidence,
+    completion_loss,
+    completion_nll,
+    token_margin,
+    token_margins,
+)
 
 __all__ = [
     "BlockMoment",
@@ -132,7 +139,9 @@ def per_token_rows(
     return _extractor(model, layers, projection).per_term(Measured(tokens.inputs, measurement(tokens)), positions)
 
 
-def _extractor(model: nn.Module, layers: Sequence[Layer] | Sequence[str], projection: Projection | None) -> RowExtractor:
+def _extractor(
+    model: nn.Module, layers: Sequence[Layer] | Sequence[str], projection: Projection | None
+) -> RowExtractor:
     chosen = [layer for layer in layers if isinstance(layer, Layer)]
     patterns = [pattern for pattern in layers if isinstance(pattern, str)]
     if patterns:

@@ -16,7 +16,11 @@ from torch import Tensor, nn
 from madcore.errors import ModelError
 
 PART_MULTIPLE = 8  # matrix products of other sizes may add in another order
+
+
 Measurement = Callable[[Tensor], Tensor]
+
+
 Inputs = Tensor | Mapping[str, Tensor]
 
 
@@ -51,7 +55,9 @@ class Measured:
 
     def channels_last(self) -> "Measured":
         """With images (n, c, h, w) laid out in memory as (n, h, w, c), in which a CPU convolves faster; their values and shapes stay."""
-        return self._each(lambda tensor: tensor.contiguous(memory_format=torch.channels_last) if tensor.ndim == 4 else tensor)
+        return self._each(
+            lambda tensor: tensor.contiguous(memory_format=torch.channels_last) if tensor.ndim == 4 else tensor
+        )
 
     @property
     def separable(self) -> bool:
@@ -71,7 +77,9 @@ class Measured:
     def some(self, samples: slice) -> "Measured":
         """Some of the samples, of a batch that is separable."""
         inputs = self._each(lambda tensor: tensor[samples]).inputs
-        return Measured(inputs, self.measurement.some(samples) if isinstance(self.measurement, Separable) else self.measurement)
+        return Measured(
+            inputs, self.measurement.some(samples) if isinstance(self.measurement, Separable) else self.measurement
+        )
 
     def shuffled(self, generator: torch.Generator) -> "Measured":
         """With the numbers of each sample's last axis in another order, the same for all inputs of one length; `generator` is a CPU's."""
@@ -111,7 +119,9 @@ class CrossEntropy:
 
 def runs_channels_last(model: nn.Module, batch: Measured) -> bool:
     """Whether a batch goes through the model with its images laid out as (n, h, w, c), in which a CPU convolves faster, tried on its first sample."""
-    if next(model.parameters()).device.type != "cpu" or not any(isinstance(module, nn.Conv2d) for module in model.modules()):
+    if next(model.parameters()).device.type != "cpu" or not any(
+        isinstance(module, nn.Conv2d) for module in model.modules()
+    ):
         return False
     try:
         with torch.no_grad():
@@ -126,9 +136,15 @@ def input_shapes(model: nn.Module, inputs: Inputs) -> dict[nn.Module, list[torch
     found = dict[nn.Module, list[torch.Size]]()
 
     def see(module: nn.Module, args: tuple[object, ...], kwargs: dict[str, object]) -> None:
-        found.setdefault(module, []).extend(leaf.shape for leaf in [*args, *kwargs.values()][:1] if isinstance(leaf, Tensor))
+        found.setdefault(module, []).extend(
+            leaf.shape for leaf in [*args, *kwargs.values()][:1] if isinstance(leaf, Tensor)
+        )
 
-    handles = [module.register_forward_pre_hook(see, with_kwargs=True) for module in model.modules() if list(module.parameters())]
+    handles = [
+        module.register_forward_pre_hook(see, with_kwargs=True)
+        for module in model.modules()
+        if list(module.parameters())
+    ]
     try:
         with torch.no_grad():
             run(model, inputs)
@@ -153,7 +169,9 @@ def logits_of(outputs: object) -> Tensor:
     """
     logits = outputs if isinstance(outputs, Tensor) else getattr(outputs, "logits", None)
     if not isinstance(logits, Tensor):
-        raise ModelError(f"the model returned an object of type {type(outputs).__name__}; a tensor of logits is needed, or an object with one named logits")
+        raise ModelError(
+            f"the model returned an object of type {type(outputs).__name__}; a tensor of logits is needed, or an object with one named logits"
+        )
     return logits
 
 
@@ -173,7 +191,9 @@ def margin(logits_nc: Tensor) -> Tensor:
         ModelError: the outputs are not (n, C) with at least two classes.
     """
     if logits_nc.ndim != 2 or logits_nc.shape[1] < 2:
-        raise ModelError(f"the measurement margin needs logits (samples, classes) of at least 2 classes; the model returned shape {tuple(logits_nc.shape)}")
+        raise ModelError(
+            f"the measurement margin needs logits (samples, classes) of at least 2 classes; the model returned shape {tuple(logits_nc.shape)}"
+        )
     predictions = logits_nc.argmax(dim=1, keepdim=True)
     own = logits_nc.gather(1, predictions).squeeze(1)
     others = logits_nc.scatter(1, predictions, float("-inf"))

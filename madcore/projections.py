@@ -83,7 +83,11 @@ class Projection:
         if size <= self.rank:
             return None
         count = self.rank * size
-        entries = self._signs(count, f"{parameter}/{side}") if self.kind == "rademacher" else self._normals(count, f"{parameter}/{side}/gaussian")
+        entries = (
+            self._signs(count, f"{parameter}/{side}")
+            if self.kind == "rademacher"
+            else self._normals(count, f"{parameter}/{side}/gaussian")
+        )
         return torch.from_numpy(entries).reshape(self.rank, size) / math.sqrt(self.rank)
 
     def sketch_of(self, parameter: str, shape: tuple[int, int]) -> Sketch | None:
@@ -92,7 +96,9 @@ class Projection:
         if self.sketch is None or kept <= self.sketch:
             return None
         order = np.argsort(self._words(kept, f"{parameter}/sketch order"), kind="stable")
-        return Sketch(torch.from_numpy(order), torch.from_numpy(self._signs(kept, f"{parameter}/sketch signs")), self.sketch)
+        return Sketch(
+            torch.from_numpy(order), torch.from_numpy(self._signs(kept, f"{parameter}/sketch signs")), self.sketch
+        )
 
     def _words(self, count: int, use: str) -> NDArray[np.uint64]:
         """The first 64-bit words of the stream of one use."""

@@ -41,7 +41,9 @@ class Reprojection:
             ModelError: the rank is not from 1 to below the projection's, or the rows are hashed.
         """
         if not 1 <= rank < projection.rank:
-            raise ModelError(f"rows of rank {projection.rank} can be re-projected to ranks from 1 to {projection.rank - 1}, not to {rank}; choose one of these")
+            raise ModelError(
+                f"rows of rank {projection.rank} can be re-projected to ranks from 1 to {projection.rank - 1}, not to {rank}; choose one of these"
+            )
         if projection.sketch is not None:
             raise ModelError(
                 f"rows of rank {projection.rank} hashed to {projection.sketch:,} numbers a layer (estimator.projection.sketch) cannot be re-projected to rank "
@@ -62,9 +64,13 @@ class Reprojection:
     def __call__(self, rows_nk: Tensor) -> Tensor:
         """Rows (n, k) -> rows of the lower rank (n, k'), on the same device and in the same precision."""
         lower_nk = rows_nk.new_empty(rows_nk.shape[0], self.layout.k)
-        for layer, matrices, block, lower in zip(self.layers, self._matrices, self.stored.blocks(rows_nk), self.layout.blocks(lower_nk), strict=True):
+        for layer, matrices, block, lower in zip(
+            self.layers, self._matrices, self.stored.blocks(rows_nk), self.layout.blocks(lower_nk), strict=True
+        ):
             first, second = map(self.projection.kept, layer.shape)
-            firsts_noi = self._lowered(block.unflatten(1, (first, second)).transpose(1, 2), layer.shape[0], matrices[0]).transpose(1, 2)
+            firsts_noi = self._lowered(
+                block.unflatten(1, (first, second)).transpose(1, 2), layer.shape[0], matrices[0]
+            ).transpose(1, 2)
             lower.copy_(self._lowered(firsts_noi, layer.shape[1], matrices[1]).flatten(1))
         return lower_nk
 
@@ -75,7 +81,11 @@ class Reprojection:
 
     def _matrix(self, layer: Layer, side: int) -> Tensor | None:
         size = layer.shape[side]
-        return None if size > self.projection.rank else replace(self.projection, rank=self.rank).matrix(layer.name, side, size)
+        return (
+            None
+            if size > self.projection.rank
+            else replace(self.projection, rank=self.rank).matrix(layer.name, side, size)
+        )
 
     def _lowered(self, tensor: Tensor, size: int, matrix: Tensor | None) -> Tensor:
         """The last axis, which is what the stored rank kept of a side of `size`, as the lower rank keeps it."""

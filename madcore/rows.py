@@ -16,6 +16,8 @@ from torch import Tensor
 from madcore.projections import Projection
 
 LARGEST_EXPONENT = 15
+
+
 Way = Literal[
     "formula",
     "formula, samples second",
@@ -79,7 +81,9 @@ class RowLayout:
 
     def layer_norms(self, rows_nk: Tensor) -> Tensor:
         """L2 norms per layer, float64, so that squares of small numbers do not vanish: (n, k) -> (n, layers)."""
-        return torch.stack([torch.linalg.vector_norm(block, dim=1, dtype=torch.float64) for block in self.blocks(rows_nk)], dim=1)
+        return torch.stack(
+            [torch.linalg.vector_norm(block, dim=1, dtype=torch.float64) for block in self.blocks(rows_nk)], dim=1
+        )
 
     def spread(self, per_layer_nl: Tensor) -> Tensor:
         """Repeat a number per layer over that layer's numbers: (n, layers) -> (n, k)."""

@@ -50,7 +50,9 @@ class TokenBatch:
     completion_starts: Tensor
 
     @classmethod
-    def of(cls, sequences: Sequence[Tensor], completion_starts: Sequence[int], padded_length: int | None = None) -> "TokenBatch":
+    def of(
+        cls, sequences: Sequence[Tensor], completion_starts: Sequence[int], padded_length: int | None = None
+    ) -> "TokenBatch":
         """Pads sequences (each (length,) int64, at least one) with id 0, to `padded_length` or to the longest.
 
         Raises:
@@ -59,7 +61,9 @@ class TokenBatch:
         lengths = torch.tensor([len(sequence) for sequence in sequences])
         starts = torch.tensor(list(completion_starts))
         if ((starts < 1) | (starts >= lengths)).any():
-            raise ValueError(f"a completion must start after the first token and before the end; starts {starts.tolist()}, lengths {lengths.tolist()}")
+            raise ValueError(
+                f"a completion must start after the first token and before the end; starts {starts.tolist()}, lengths {lengths.tolist()}"
+            )
         width = int(lengths.max()) if padded_length is None else padded_length
         if int(lengths.max()) > width:
             raise ValueError(f"a sequence of {int(lengths.max())} tokens does not fit the padded length {width}")
@@ -135,7 +139,9 @@ def completion_loss(tokens: TokenBatch) -> Measurement:
 
 def completion_confidence(tokens: TokenBatch, logits_nsv: Tensor) -> Tensor:
     """Exp of the mean log-probability of each completion's tokens, (n,) float32."""
-    nll_n = sum_over_completions(tokens, logits_nsv, lambda logits, places, emitted: _cross_entropies(logits[places].float(), emitted))
+    nll_n = sum_over_completions(
+        tokens, logits_nsv, lambda logits, places, emitted: _cross_entropies(logits[places].float(), emitted)
+    )
     return torch.exp(-nll_n / tokens.predicted.sum(dim=1).to(nll_n))
 
 
@@ -168,8 +174,12 @@ def _each(tokens: TokenBatch, logits_nsv: Tensor, of_tokens: OfTokens) -> Tensor
     """
     n, s = tokens.ids.shape
     if logits_nsv.ndim != 3 or logits_nsv.shape[:2] != (n, s) or logits_nsv.shape[2] < 2:
-        raise ModelError(f"expected logits (samples, positions, vocabulary) of {n} x {s} tokens; the model returned shape {tuple(logits_nsv.shape)}")
+        raise ModelError(
+            f"expected logits (samples, positions, vocabulary) of {n} x {s} tokens; the model returned shape {tuple(logits_nsv.shape)}"
+        )
     places_ns = F.pad(tokens.predicted, (0, 1)).to(logits_nsv.device)
     emitted_t1 = tokens.ids.roll(-1, dims=1).to(logits_nsv.device)[places_ns].unsqueeze(1)
     values_t = of_tokens(logits_nsv, places_ns, emitted_t1)
-    return torch.zeros(places_ns.shape, dtype=values_t.dtype, device=values_t.device).masked_scatter(places_ns, values_t)[:, :-1]
+    return torch.zeros(places_ns.shape, dtype=values_t.dtype, device=values_t.device).masked_scatter(
+        places_ns, values_t
+    )[:, :-1]

@@ -4,13 +4,14 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from pipeline.audit import Audit, open_audit
-    from pipeline.config import AuditConfig
-    from pipeline.deadlines import Deadline
-    from pipeline.plan import AuditPlan
-    from pipeline.planning import plan_audit
-    from pipeline.rescore import plan_rescore, rescore_audit
-    from pipeline.run import run_audit, run_audit_until
+    from pipeline.config.audit_config import AuditConfig
+    from pipeline.operations.rescore import rescore_audit
+    from pipeline.planning.from_models import plan_audit
+    from pipeline.planning.from_rows import plan_rescore
+    from pipeline.planning.plan import AuditPlan
+    from pipeline.results.audit import Audit, open_audit
+    from pipeline.run import Deadline, run_audit, run_audit_until
+
 
 __all__ = [
     "Audit",
@@ -24,15 +25,17 @@ __all__ = [
     "run_audit",
     "run_audit_until",
 ]
+
+
 _HOMES = {
-    "Audit": "audit",
-    "AuditConfig": "config",
-    "AuditPlan": "plan",
-    "Deadline": "deadlines",
-    "open_audit": "audit",
-    "plan_audit": "planning",
-    "plan_rescore": "rescore",
-    "rescore_audit": "rescore",
+    "Audit": "results.audit",
+    "AuditConfig": "config.audit_config",
+    "AuditPlan": "planning.plan",
+    "Deadline": "run",
+    "open_audit": "results.audit",
+    "plan_audit": "planning.from_models",
+    "plan_rescore": "planning.from_rows",
+    "rescore_audit": "operations.rescore",
     "run_audit": "run",
     "run_audit_until": "run",
 }

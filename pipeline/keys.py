@@ -4,7 +4,7 @@ import json
 
 from pydantic import JsonValue
 
-from infra.files import digest
+from infra.storage.files import digest
 
 KEY_LENGTH = 24
 

@@ -1,39 +1,52 @@
 """A run: the stages one after the other over all models, then publication. What an earlier run has committed is not done again.
 
 A model that fails is set aside with the reason, and the others go on. With a deadline models go through the stages in waves, those
-first that need it most (see `pipeline.priority`), so that some are whole when it comes; without one, all of them together, which
+first that need it most (see `pipeline.planning.order`), so that some are whole when it comes; without one, all of them together, which
 leaves no worker waiting at the end of each wave.
 """
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from functools import partial
 
-from infra.commits import CommitLog, Receipt
 from infra.events import Event, Listener, Notice, StageEnded, Stopwatch, ignore
-from infra.executors import EXECUTORS, Resources, open_executor
-from infra.storage import Storage
-from pipeline.alerts import tell
-from pipeline.artifacts.layout import claim_root, root_lock
-from pipeline.artifacts.logs import STAGES, reporting_log, scoring_log
-from pipeline.artifacts.rows import RowsPart
-from pipeline.audit import Audit
-from pipeline.chains import Chains
+from infra.execution.choose import EXECUTORS, open_executor
+from infra.execution.contract import Resources
+from infra.storage.storage import Storage
 from pipeline.errors import ConfigError
-from pipeline.fitting import Fitting
-from pipeline.gradients import GradientTask, GradientWorker, row_task_log
-from pipeline.keys import key_of
-from pipeline.plan import AuditPlan, ModelPlan, RowTask
-from pipeline.priority import LastAudit, gone_files, in_order, last_audits, waves
-from pipeline.progress import ModelRun
-from pipeline.publication import RunOutcome, begin, make_up, publish
-from pipeline.reporting import REPORT, ReportingWorker, ReportTask, ScorePart, reporting_key
-from pipeline.scoring import ScoreTask, ScoringWorker, scoring_key
-from pipeline.steps import Failure, Job, StepRunner
-from pipeline.stored import AbsentRows
+from pipeline.planning.order import LastAudit, gone_files, in_order, last_audits, waves
+from pipeline.planning.plan import AuditPlan
+from pipeline.publication.notify import tell
+from pipeline.publication.publish import finish_interrupted_publication, publish
+from pipeline.publication.record import begin
+from pipeline.results.audit import Audit
+from pipeline.root.logs import STAGES
+from pipeline.root.mark import claim_root, root_lock
+from pipeline.root.records import RunOutcome
+from pipeline.stages.progress import ModelRun
+from pipeline.stages.runner import StepRunner
+from pipeline.stages.sequence import compute
 
 
-def run_audit(plan: AuditPlan, executor: str = "serial", until: str = "reporting", listener: Listener = ignore, address: str | None = None) -> Audit:
+class Deadline:
+    """A moment after which no task is begun: so many seconds after this was made, on a clock that never jumps."""
+
+    def __init__(self, seconds: float):
+        """Counts from now."""
+        self.seconds = seconds
+        self._watch = Stopwatch()
+
+    def passed(self) -> bool:
+        """Whether it is over."""
+        return self._watch.seconds >= self.seconds
+
+
+def run_audit(
+    plan: AuditPlan,
+    executor: str = "serial",
+    until: str = "reporting",
+    listener: Listener = ignore,
+    address: str | None = None,
+) -> Audit:
     """Runs a plan to the end, or to the end of the stage `until`, and opens the result.
 
     Resumes by itself: tasks that are done, by this run or any other in this root, are not repeated.
@@ -63,7 +76,13 @@ def run_audit(plan: AuditPlan, executor: str = "serial", until: str = "reporting
         return _run(plan, StepRunner({}, opened, resources, listener), STAGES[: STAGES.index(until) + 1])
 
 
-def run_audit_until(plan: AuditPlan, passed: Callable[[], bool], executor: str = "serial", listener: Listener = ignore, address: str | None = None) -> Audit:
+def run_audit_until(
+    plan: AuditPlan,
+    passed: Callable[[], bool],
+    executor: str = "serial",
+    listener: Listener = ignore,
+    address: str | None = None,
+) -> Audit:
     """Runs a plan as far as a deadline lets it, and opens the result: models that are whole by then are published, nothing is of the others.
 
     Models go first that no run has completed, then those that changed, then those whose latest completed run is oldest. Tasks that
@@ -98,7 +117,7 @@ def _run(plan: AuditPlan, runner: StepRunner, stages: Sequence[str]) -> Audit:
     storage = Storage(plan.config.root)
     claim_root(storage)
     with root_lock(storage) as lock:
-        make_up(storage)
+        finish_interrupted_publication(storage)
         runner = replace(runner, models=_model_runs(plan, last_audits(storage, plan), runner.tell))
         run_id = begin(storage, plan)
         compute(plan, storage, runner, stages, lock.check)
@@ -110,7 +129,7 @@ def _run_in_waves(plan: AuditPlan, runner: StepRunner, workers: int) -> Audit:
     storage = Storage(plan.config.root)
     claim_root(storage)
     with root_lock(storage) as lock:
-        make_up(storage)
+        finish_interrupted_publication(storage)
         audits = last_audits(storage, plan)
         plan = in_order(plan, audits)
         models = _model_runs(plan, audits, runner.tell)
@@ -128,7 +147,11 @@ def _run_in_waves(plan: AuditPlan, runner: StepRunner, workers: int) -> Audit:
                 break
             of_wave = replace(runner, models={model.name: models[model.name] for model in wave}, tell=summed)
             compute(replace(plan, models=wave), storage, of_wave, STAGES, lock.check)
-            runner.tell(Notice(f"{sum(model.report is not None for model in models.values())} of {len(models)} models are through"))
+            runner.tell(
+                Notice(
+                    f"{sum(model.report is not None for model in models.values())} of {len(models)} models are through"
+                )
+            )
         for stage, total in seconds.items():
             runner.tell(StageEnded(stage, total))
         outcome = publish(storage, run_id, plan, list(models.values()), complete=True)
@@ -141,126 +164,17 @@ def _told(plan: AuditPlan, storage: Storage, outcome: RunOutcome, listener: List
     return Audit(storage, outcome)
 
 
-def compute(plan: AuditPlan, storage: Storage, runner: StepRunner, stages: Sequence[str], check: Callable[[], None]) -> None:
-    """Stages of a plan, for the models of the runner: their tasks are committed, no run is recorded, and nothing is published.
-
-    `check`: called after each stage; raises where the root's lock is lost.
-    """
-    steps = _Stages(plan, storage, runner)
-    for stage in stages:
-        watch = Stopwatch()
-        getattr(steps, stage)()
-        runner.tell(StageEnded(stage, watch.seconds))
-        check()
-
-
 def _model_runs(plan: AuditPlan, audits: Mapping[str, LastAudit], tell: Listener) -> dict[str, ModelRun]:
     """All models at the start of a run; tells of files that are gone."""
-    runs = {model.name: ModelRun(model, gone_files(model, audits.get(model.name)), plan.costs.get(model.name)) for model in plan.models}
+    runs = {
+        model.name: ModelRun(model, gone_files(model, audits.get(model.name)), plan.costs.get(model.name))
+        for model in plan.models
+    }
     for name, run in runs.items():
         if run.gone:
-            tell(Notice(f"model {name}: files that its latest run audited and that no glob finds any more: {', '.join(run.gone)}"))
+            tell(
+                Notice(
+                    f"model {name}: files that its latest run audited and that no glob finds any more: {', '.join(run.gone)}"
+                )
+            )
     return runs
-
-
-class _Stages:
-    """The four stages, each reading only what an earlier one has committed."""
-
-    def __init__(self, plan: AuditPlan, storage: Storage, runner: StepRunner):
-        self._config, self._storage, self._runner = plan.config, storage, runner
-        self._plans: dict[str, ModelPlan] = {model.name: model for model in plan.models}
-
-    def gradients(self) -> None:
-        Chains(self._config, self._storage, self._plans, self._runner).run()
-        tasks = {model.plan.name: model.plan.row_tasks for model in self._runner.alive}
-        jobs = {name: [self._rows_job(self._runner.models[name], task) for task in own] for name, own in tasks.items()}
-        rescored = any(model.plan.stored for model in self._runner.alive)
-        results = self._runner.run("gradients", AbsentRows if rescored else partial(GradientWorker, self._config, self._plans), jobs)
-        for model in self._runner.alive:
-            done = dict(zip(tasks[model.plan.name], results[model.plan.name], strict=True))
-            model.trusted, model.audited = (self._row_parts(model, split, 0, done) for split in ("trusted", "audited"))
-            draws = model.plan.draws
-            if draws:
-                model.fitted_trusted = self._row_parts(model, "trusted", draws, done)
-            if draws and model.plan.config.curvature.transductive:
-                model.fitted_audited = self._row_parts(model, "audited", draws, done)
-            model.failure = self._rows_failure(model, done)
-
-    def _rows_failure(self, model: ModelRun, done: dict[RowTask, Receipt | Failure]) -> str:
-        """Why a model cannot go on with the rows that it has; "" where it can."""
-        trusted = (*model.trusted, *model.fitted_trusted)
-        lost = [part.failure for part in trusted if part.failure]
-        if lost:
-            return f"{len(lost)} of {len(trusted)} tasks of the trusted set failed, so there is nothing complete to compare with: {lost[0]}"
-        receipts = {task: result for task, result in done.items() if isinstance(result, Receipt)}
-        nonfinite = {task: receipt.measures.nonfinite for task, receipt in receipts.items() if receipt.measures.nonfinite}
-        if nonfinite and self._config.run.on_nonfinite == "fail":
-            first = next(iter(nonfinite)).source.file.name
-            return f"{sum(nonfinite.values()):,} gradients are not finite, the first of them in {first}, and run.on_nonfinite is fail"
-        return ""
-
-    def _rows_job(self, model: ModelRun, rows: RowTask) -> Job[GradientTask]:
-        log, task = row_task_log(self._storage, model.plan, rows.source, rows.draws), GradientTask(rows, snapshots=model.snapshots)
-        return Job(log, rows.name, task, retry=None if model.plan.stored else lambda receipt: replace(task, supersedes=receipt))
-
-    def _row_parts(self, model: ModelRun, split: str, draws: int, done: dict[RowTask, Receipt | Failure]) -> tuple[RowsPart, ...]:
-        """The parts of a split, in order, of rows of so many draws; a source without a failed task is published."""
-        parts: list[RowsPart] = []
-        for source in model.plan.trusted if split == "trusted" else model.plan.audited:
-            log = row_task_log(self._storage, model.plan, source, draws)
-            results = {task: done[task] for task in model.plan.tasks(source, draws)}
-            receipts = [result for result in results.values() if isinstance(result, Receipt)]
-            if len(receipts) == len(results):
-                model.manifests.setdefault(f"fitted_{split}" if draws else split, []).append(log.publish(receipts))
-            parts += [_row_part(log, task, result) for task, result in results.items()]
-        return tuple(parts)
-
-    def curvature(self) -> None:
-        Fitting(self._storage, self._plans, self._runner).run()
-
-    def scoring(self) -> None:
-        jobs: dict[str, list[Job[ScoreTask]]] = {}
-        for model in self._runner.alive:
-            assert model.curvature is not None
-            key = scoring_key(model.plan, model.curvature)
-            jobs[model.plan.name] = [
-                Job(scoring_log(self._storage, model.plan.name, key, part.source_key), part.name, ScoreTask(model.plan.name, key, part, model.curvature))
-                for part in model.audited
-            ]
-        results = self._runner.run("scoring", partial(ScoringWorker, self._storage.url, self._plans), jobs)
-        for name, own in results.items():
-            self._collect_scores(self._runner.models[name], jobs[name], own)
-
-    def _collect_scores(self, model: ModelRun, jobs: Sequence[Job[ScoreTask]], results: Sequence[Receipt | Failure]) -> None:
-        by_log: dict[str, tuple[CommitLog, list[Receipt]]] = {}
-        parts: list[ScorePart] = []
-        for job, result in zip(jobs, results, strict=True):
-            if isinstance(result, Failure):
-                model.failure = f"scoring rows {job.task.part.start} to {job.task.part.stop} of {job.task.part.source}: {result.reason}"
-                return
-            part = job.task.part
-            parts.append(ScorePart(part.source, part.source_key, part.start, part.stop, job.log.attempt_folder(result), result.content))
-            by_log.setdefault(job.log.folder, (job.log, []))[1].append(result)
-        model.score_parts = tuple(parts)
-        model.manifests["scoring"] = [log.publish(receipts) for log, receipts in by_log.values()]
-
-    def reporting(self) -> None:
-        jobs: dict[str, list[Job[ReportTask]]] = {}
-        for model in self._runner.alive:
-            assert model.curvature is not None
-            name, key = model.plan.name, reporting_key(model.plan, model.score_parts, model.curvature.content)
-            task = ReportTask(name, key, model.score_parts, model.curvature.references, model.segments)
-            jobs[name] = [Job(reporting_log(self._storage, name, key), REPORT, task)]
-        results = self._runner.run("reporting", partial(ReportingWorker, self._storage.url, self._plans), jobs)
-        for name, (receipt,) in self._runner.whole(results).items():
-            model, log = self._runner.models[name], jobs[name][0].log
-            model.report = receipt
-            model.report_folder = log.attempt_folder(receipt)
-            model.manifests["reporting"] = [log.publish([receipt])]
-
-
-def _row_part(log: CommitLog, task: RowTask, result: Receipt | Failure) -> RowsPart:
-    source, key = task.source.file.name, task.source.key
-    if isinstance(result, Failure):
-        return RowsPart(source, key, task.start, task.stop, "", key_of(failure=result.reason), result.reason)
-    return RowsPart(source, key, task.start, task.stop, log.attempt_folder(result), result.content)

@@ -1,0 +1,1 @@
+"""Moved from elsewhere."""

@@ -7,18 +7,27 @@ from pathlib import Path
 import pytest
 from pydantic import JsonValue
 
-from pipeline.config import AuditConfig, merge
+from pipeline.config.audit_config import AuditConfig, merge
 from pipeline.demo import prepare_demo
 from tests.services import WITHOUT, moto, on_moto, on_s3, real_s3
 
 __all__ = ["moto", "on_moto", "on_s3", "real_s3"]
 
+
 Raw = dict[str, JsonValue]
+
+
 ConfigMaker = Callable[..., AuditConfig]
 
 
-NO_HOSTS = pytest.mark.skip(reason="may not make hosts; `make test-cluster` lets it (as root, where there is ip of iproute2)")
+NO_HOSTS = pytest.mark.skip(
+    reason="may not make hosts; `make test-cluster` lets it (as root, where there is ip of iproute2)"
+)
+
+
 ZOO = pytest.mark.skip(reason="a zoo of fifty models; `make test-nights` audits it")
+
+
 LONG = pytest.mark.skip(reason="takes long; `make test-faults` runs it")
 
 
@@ -48,8 +57,8 @@ def ray_cluster() -> Iterator[None]:
     """One Ray cluster of two processors for all tests that need any: starting one takes seconds."""
     import ray  # noqa: PLC0415
 
-    from infra.executors import Resources  # noqa: PLC0415
-    from infra.ray_executor import RayExecutor  # noqa: PLC0415
+    from infra.execution.contract import Resources  # noqa: PLC0415
+    from infra.execution.on_ray import RayExecutor  # noqa: PLC0415
 
     RayExecutor("local", Resources(workers=2)).connect()
     yield
@@ -62,7 +71,9 @@ def raw(digits: Path, tmp_path: Path) -> Raw:
     return {
         "root": str(tmp_path / "root"),
         "task": "classification",
-        "models": [{"name": "digits", "architecture": "pipeline.demo.network:digit_cnn", "weights": "digits.safetensors"}],
+        "models": [
+            {"name": "digits", "architecture": "pipeline.demo.network:digit_cnn", "weights": "digits.safetensors"}
+        ],
         "data": {
             "trusted": "trusted.parquet",
             "audited": "audited.parquet",

@@ -49,7 +49,11 @@ def llama(seed: int = 0, tied: bool = True) -> PreTrainedModel:
     return _randomised(LlamaForCausalLM(config))
 
 
-MODELS: dict[str, Callable[[], PreTrainedModel]] = {"gpt2": gpt2, "llama": llama, "llama, head of its own": lambda: llama(tied=False)}
+MODELS: dict[str, Callable[[], PreTrainedModel]] = {
+    "gpt2": gpt2,
+    "llama": llama,
+    "llama, head of its own": lambda: llama(tied=False),
+}
 
 
 def _randomised(model: PreTrainedModel) -> PreTrainedModel:
@@ -83,7 +87,11 @@ def table(rows: int, seed: int, prefix: str) -> pa.Table:
     lengths = torch.randint(2, POSITIONS + 1, (rows,), generator=torch.Generator().manual_seed(seed)).tolist()
     made = texts(lengths, seed)
     ids = [f"{prefix}-{row:03d}" for row in range(rows)]
-    columns = [pa.array(ids), pa.array([one.tolist() for one, _ in made], pa.list_(pa.int32())), pa.array([start for _, start in made], pa.int32())]
+    columns = [
+        pa.array(ids),
+        pa.array([one.tolist() for one, _ in made], pa.list_(pa.int32())),
+        pa.array([start for _, start in made], pa.int32()),
+    ]
     return pa.table(columns, names=["id", "input_ids", "completion_start"])
 
 

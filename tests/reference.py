@@ -14,6 +14,8 @@ from torch import Tensor, nn
 from madcore import Layer, Projection
 
 Floats = NDArray[np.float64]
+
+
 Measure = Callable[[Tensor], Tensor]
 
 
@@ -81,7 +83,9 @@ def autograd_rows(model: nn.Module, layers: Sequence[Layer], batch: Tensor, proj
     return torch.stack(rows)
 
 
-def autograd_token_rows(model: nn.Module, layers: Sequence[Layer], texts: Sequence[tuple[Tensor, int]], projection: Projection) -> Tensor:
+def autograd_token_rows(
+    model: nn.Module, layers: Sequence[Layer], texts: Sequence[tuple[Tensor, int]], projection: Projection
+) -> Tensor:
     """Rows (n, k) of the token margin, float64: one unpadded sequence (ids, completion start) after the other, without a mask."""
     rows = []
     for ids, start in texts:
@@ -96,7 +100,9 @@ def autograd_token_rows(model: nn.Module, layers: Sequence[Layer], texts: Sequen
     return torch.stack(rows)
 
 
-def mean_coupling_from_gradients(model: nn.Module, parameters: Sequence[str], trusted: Tensor, audited: Tensor) -> Floats:
+def mean_coupling_from_gradients(
+    model: nn.Module, parameters: Sequence[str], trusted: Tensor, audited: Tensor
+) -> Floats:
     """Minus the mean cosine of each audited sample's whole gradient to those of all trusted samples, shape (n,)."""
 
     def whole(sample: Tensor) -> Floats:
@@ -139,7 +145,9 @@ def unit_row(whitened_k: Floats, sizes: Sequence[int], layers: str) -> Floats:
 
 def class_means(units: Sequence[Floats], predictions: Sequence[int], classes: int) -> list[Floats]:
     """M_c per class: rare classes (fewer than 10 rows) drawn to the mean over the classes present, absent ones equal to it."""
-    members = [[unit for unit, predicted in zip(units, predictions, strict=True) if predicted == c] for c in range(classes)]
+    members = [
+        [unit for unit, predicted in zip(units, predictions, strict=True) if predicted == c] for c in range(classes)
+    ]
     plain = {c: sum(rows) / len(rows) for c, rows in enumerate(members) if rows}
     overall = sum(plain.values()) / len(plain)
     means = []
@@ -151,16 +159,27 @@ def class_means(units: Sequence[Floats], predictions: Sequence[int], classes: in
 
 def cohesion(units: Sequence[Floats], predictions: Sequence[int], classes: int) -> list[float]:
     """U_c per class: the mean inner product over pairs of different rows; rare classes drawn to the mean over classes with any pair."""
-    members = [[unit for unit, predicted in zip(units, predictions, strict=True) if predicted == c] for c in range(classes)]
-    plain = {c: np.mean([a @ b for i, a in enumerate(rows) for j, b in enumerate(rows) if i != j]) for c, rows in enumerate(members) if len(rows) > 1}
+    members = [
+        [unit for unit, predicted in zip(units, predictions, strict=True) if predicted == c] for c in range(classes)
+    ]
+    plain = {
+        c: np.mean([a @ b for i, a in enumerate(rows) for j, b in enumerate(rows) if i != j])
+        for c, rows in enumerate(members)
+        if len(rows) > 1
+    }
     overall, shares = np.mean(list(plain.values())), [min(1.0, len(rows) / 10) for rows in members]
-    return [float(share * plain[c] + (1 - share) * overall) if c in plain else float(overall) for c, share in enumerate(shares)]
+    return [
+        float(share * plain[c] + (1 - share) * overall) if c in plain else float(overall)
+        for c, share in enumerate(shares)
+    ]
 
 
 class CouplingTwin:
     """Scores of one sample at a time, written out."""
 
-    def __init__(self, sizes: Sequence[int], layers: str, whitened_mk: Floats, predictions: Sequence[int], classes: int):
+    def __init__(
+        self, sizes: Sequence[int], layers: str, whitened_mk: Floats, predictions: Sequence[int], classes: int
+    ):
         """From the reference part's whitened rows (m, k) and predictions."""
         self.sizes, self.layers, self.whitened = sizes, layers, whitened_mk
         self.units = [unit_row(row, sizes, layers) for row in whitened_mk]

@@ -19,8 +19,16 @@ from botocore.client import BaseClient
 from botocore.config import Config
 
 BUCKET = "audits"
+
+
 WITHOUT = pytest.mark.skip(reason="no real S3 here; `make test-s3` starts one (as root, where there is apt-get)")
-SETTINGS = Config(retries={"total_max_attempts": 1}, request_checksum_calculation="when_required", response_checksum_validation="when_required")
+
+
+SETTINGS = Config(
+    retries={"total_max_attempts": 1},
+    request_checksum_calculation="when_required",
+    response_checksum_validation="when_required",
+)
 
 
 @dataclass(frozen=True)
@@ -96,7 +104,9 @@ def moto(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     log = tmp_path_factory.mktemp("moto") / "log"
     with (
         log.open("wb") as output,
-        subprocess.Popen([sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)], stdout=output, stderr=output) as server,
+        subprocess.Popen(
+            [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)], stdout=output, stderr=output
+        ) as server,
     ):
         try:
             wait_for(port, server, log)

@@ -7,16 +7,19 @@ import torch
 from pydantic import JsonValue
 
 from infra.commits import Measures
-from infra.storage import Storage
+from infra.storage.storage import Storage
 from madcore import RowLayout
 from pipeline.artifacts.curvature import Part, TrustedSamples, encode_trusted
-from pipeline.artifacts.layout import claim_root, summary_file
-from pipeline.artifacts.logs import curvature_log, rows_log
-from pipeline.artifacts.rows import OK, SampleColumns, at_rest, encode_rows
-from pipeline.curvature import SPLIT
-from pipeline.publication import encode_document
+from pipeline.artifacts.rows import SampleColumns, at_rest, encode_rows
+from pipeline.data.statuses import OK
+from pipeline.root.layout import summary_file
+from pipeline.root.logs import SPLIT, curvature_log, rows_log
+from pipeline.root.mark import claim_root
+from pipeline.root.records import encode_document
 
 CLASSES = 10
+
+
 MODEL = "synthetic"
 
 
@@ -32,20 +35,29 @@ def write_root(url: str, layout: RowLayout, trusted: Split, audited: Split, tran
     """A root of one model, MODEL: every fourth trusted sample calibrates, the others are the reference part."""
     storage = Storage(url)
     claim_root(storage)
-    of_trusted, of_audited = (_rows(storage, name, layout, split) for name, split in (("trusted", trusted), ("audited", audited)))
+    of_trusted, of_audited = (
+        _rows(storage, name, layout, split) for name, split in (("trusted", trusted), ("audited", audited))
+    )
     n = len(trusted.rows) * trusted.tasks
     parts: list[Part] = ["reference" if place % 4 else "calibration" for place in range(n)]
     samples = TrustedSamples([f"s{place}" for place in range(n)], parts, torch.arange(n) % CLASSES, np.full(n, np.nan))
     log = curvature_log(storage, MODEL, "synthetic")
     receipt = log.commit(SPLIT, dict(encode_trusted(samples)), _measures(n))
-    manifests: dict[str, JsonValue] = {"trusted": [of_trusted], "audited": [of_audited], "curvature": [log.publish([receipt])]}
+    manifests: dict[str, JsonValue] = {
+        "trusted": [of_trusted],
+        "audited": [of_audited],
+        "curvature": [log.publish([receipt])],
+    }
     summary: dict[str, JsonValue] = {
         "schema": 1,
         "run_id": "20260101T000000000Z-00000000",
         "model": MODEL,
         "settings": {"curvature": {"kind": "block_moment", "transductive": transductive}},
         "layers": {"covered": list(layout.names)},
-        "files": {"trusted": [{"name": "t", "rows": n}], "audited": [{"name": "a", "rows": len(audited.rows) * audited.tasks}]},
+        "files": {
+            "trusted": [{"name": "t", "rows": n}],
+            "audited": [{"name": "a", "rows": len(audited.rows) * audited.tasks}],
+        },
         "manifests": manifests,
     }
     storage.write(summary_file(MODEL), encode_document(summary))
@@ -53,7 +65,10 @@ def write_root(url: str, layout: RowLayout, trusted: Split, audited: Split, tran
 
 def _rows(storage: Storage, source: str, layout: RowLayout, split: Split) -> str:
     log, n, files = rows_log(storage, MODEL, "rowkey", source), len(split.rows), encoded(split.rows, layout)
-    receipts = [log.commit(f"{first:012d}-{first + n:012d}", dict(files), _measures(n)) for first in range(0, n * split.tasks, n)]
+    receipts = [
+        log.commit(f"{first:012d}-{first + n:012d}", dict(files), _measures(n))
+        for first in range(0, n * split.tasks, n)
+    ]
     return log.publish(receipts)
 
 
@@ -61,7 +76,9 @@ def encoded(rows_nk: torch.Tensor, layout: RowLayout) -> dict[str, bytes]:
     """The files of a task of these rows, as float16, predicted classes in turn."""
     n, norms = len(rows_nk), rows_nk.norm(dim=1)
     half, scales = at_rest(rows_nk, layout, "float16")
-    samples = SampleColumns([f"s{row}" for row in range(n)], list(range(n)), torch.arange(n) % CLASSES, norms, norms, [OK] * n)
+    samples = SampleColumns(
+        [f"s{row}" for row in range(n)], list(range(n)), torch.arange(n) % CLASSES, norms, norms, [OK] * n
+    )
     return encode_rows(half, scales, samples, layout)
 
 

@@ -10,10 +10,17 @@ from torch import Tensor
 
 from madcore import RowLayout
 
-LAW = settings(max_examples=40, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])  # a busy machine breaks no law
+LAW = settings(
+    max_examples=40, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow]
+)  # a busy machine breaks no law
+
 
 seeds = st.integers(0, 2**32 - 1)
-layouts = st.lists(st.integers(1, 6), min_size=1, max_size=4).map(lambda sizes: RowLayout(tuple(f"layer{i}.weight" for i in range(len(sizes))), tuple(sizes)))
+
+
+layouts = st.lists(st.integers(1, 6), min_size=1, max_size=4).map(
+    lambda sizes: RowLayout(tuple(f"layer{i}.weight" for i in range(len(sizes))), tuple(sizes))
+)
 
 
 def normal_rows(seed: int, n: int, k: int) -> Tensor:
@@ -49,7 +56,9 @@ def conv_cases(draw: st.DrawFn) -> ConvCase:
     kernel, stride, dilation = each(1, 3), each(1, 2), each(1, 2)
     mode = draw(st.sampled_from(["zeros", "zeros", "reflect", "replicate", "circular"]))
     padding = each(0, 2)
-    sides = tuple(d * (k - 1) + 1 + draw(st.integers(0, 2)) + 2 * (mode != "zeros") for k, d in zip(kernel, dilation, strict=True))
+    sides = tuple(
+        d * (k - 1) + 1 + draw(st.integers(0, 2)) + 2 * (mode != "zeros") for k, d in zip(kernel, dilation, strict=True)
+    )
     channels = groups * draw(st.integers(1, 2)), groups * draw(st.integers(1, 2))
     return ConvCase(dimensions, groups, channels, kernel, stride, padding, dilation, mode, draw(st.booleans()), sides)
 
@@ -84,4 +93,6 @@ def transposed_conv_cases(draw: st.DrawFn) -> TransposedConvCase:
     largest = [((n - 1) * s + d * (k - 1)) // 2 for n, s, d, k in zip(sides, stride, dilation, kernel, strict=True)]
     padding = tuple(draw(st.integers(0, min(2, most))) for most in largest)
     channels = groups * draw(st.integers(1, 2)), groups * draw(st.integers(1, 2))
-    return TransposedConvCase(dimensions, groups, channels, kernel, stride, padding, output_padding, dilation, draw(st.booleans()), sides)
+    return TransposedConvCase(
+        dimensions, groups, channels, kernel, stride, padding, output_padding, dilation, draw(st.booleans()), sides
+    )

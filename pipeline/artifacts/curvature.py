@@ -12,19 +12,37 @@ from numpy.typing import NDArray
 from pydantic import BaseModel
 from torch import Tensor
 
-from infra import arrays
 from infra.commits import read_file
-from infra.documents import encode, parse
-from infra.storage import Storage
-from infra.tables import TableFormat, decode_arrow, encode_arrow
+from infra.formats import arrays
+from infra.formats.documents import encode, parse
+from infra.formats.tables import TableFormat, decode_arrow, encode_arrow
+from infra.storage.storage import Storage
 from madcore import RowLayout, Whitening
-from madcore.curvature import Moment
-from madcore.inverse import Factors, Map, Matrix, Turned, Vectors
+from madcore.curvature.moments import Moment
+from madcore.curvature.whitening import DenseBasis, KroneckerBasis, Map, Matrix, SpectralMap
+
+
+@dataclass(frozen=True)
+class CurvatureFolders:
+    """Where a model's whitening ("" for identity) and references are, and a digest of both."""
+
+    factor: str
+    references: str
+    content: str
+
 
 Part = Literal["reference", "calibration", "filtered", "suspect", "suspect calibration", "unreadable", "dropped"]
+
+
 WHITENING, LAYERS = "whitening", "layers.arrow"
+
+
 REFERENCES, TRUSTED = "references", "trusted.arrow"
+
+
 MOMENT, SCREENING = "moment", "screening.json"
+
+
 LAYERS_FORMAT = TableFormat(
     "curvature-layers",
     1,
@@ -35,6 +53,8 @@ LAYERS_FORMAT = TableFormat(
         pa.field("damping", pa.float64(), nullable=False),
     ),
 )
+
+
 TRUSTED_FORMAT = TableFormat(
     "trusted",
     1,
@@ -48,6 +68,8 @@ TRUSTED_FORMAT = TableFormat(
 
 
 MapKind = Literal["matrix", "vectors", "factors"]
+
+
 AnyMoment = TypeVar("AnyMoment", bound=Moment)
 
 
@@ -97,13 +119,17 @@ class TrustedSamples:
         return self.predictions[self.of("reference")]
 
 
-def encode_whitening(whitening: Whitening, mean_eigenvalues: Sequence[float], dampings: Sequence[float]) -> dict[str, bytes]:
+def encode_whitening(
+    whitening: Whitening, mean_eigenvalues: Sequence[float], dampings: Sequence[float]
+) -> dict[str, bytes]:
     """The files of a factor task."""
     maps = whitening.maps or ()
     flat = torch.cat([tensor.flatten() for own in maps for tensor in own.tensors]).numpy()
     objects = arrays.encode(flat, _Maps(maps=[_described(own) for own in maps]).model_dump(mode="json"))
     layout = whitening.layout
-    table = pa.table([list(layout.names), list(layout.sizes), list(mean_eigenvalues), list(dampings)], schema=LAYERS_FORMAT.schema)
+    table = pa.table(
+        [list(layout.names), list(layout.sizes), list(mean_eigenvalues), list(dampings)], schema=LAYERS_FORMAT.schema
+    )
     return {**{f"{WHITENING}/{name}": data for name, data in objects.items()}, LAYERS: encode_arrow(table)}
 
 
@@ -113,26 +139,37 @@ def read_whitening(storage: Storage, folder: str, layout: RowLayout) -> Whitenin
         return Whitening(layout)
     array = arrays.open_array(storage, f"{folder}/{WHITENING}", newest=2)
     flat = torch.from_numpy(arrays.read(array, 0, array.shape[0]))
-    maps = _Maps(maps=[("matrix", [[size, size]]) for size in layout.sizes]) if array.attrs["format"] == 1 else _Maps.model_validate(dict(array.attrs))
+    maps = (
+        _Maps(maps=[("matrix", [[size, size]]) for size in layout.sizes])
+        if array.attrs["format"] == 1
+        else _Maps.model_validate(dict(array.attrs))
+    )
     pieces = iter(flat.split([math.prod(shape) for _, shapes in maps.maps for shape in shapes]))
-    return Whitening(layout, tuple(_map_of(kind, [next(pieces).reshape(shape) for shape in shapes]) for kind, shapes in maps.maps))
+    return Whitening(
+        layout, tuple(_map_of(kind, [next(pieces).reshape(shape) for shape in shapes]) for kind, shapes in maps.maps)
+    )
 
 
 def _described(own: Map) -> tuple[MapKind, list[list[int]]]:
-    kind: MapKind = "matrix" if isinstance(own, Matrix) else "vectors" if isinstance(own.basis, Vectors) else "factors"
+    kind: MapKind = (
+        "matrix" if isinstance(own, Matrix) else "vectors" if isinstance(own.basis, DenseBasis) else "factors"
+    )
     return kind, [list(tensor.shape) for tensor in own.tensors]
 
 
 def _map_of(kind: MapKind, tensors: Sequence[Tensor]) -> Map:
     if kind == "matrix":
         return Matrix(tensors[0])
-    basis = Vectors(tensors[0]) if kind == "vectors" else Factors(tensors[0], tensors[1])
-    return Turned(basis, tensors[-2], tensors[-1])
+    basis = DenseBasis(tensors[0]) if kind == "vectors" else KroneckerBasis(tensors[0], tensors[1])
+    return SpectralMap(basis, tensors[-2], tensors[-1])
 
 
 def encode_moment(moment: Moment) -> dict[str, bytes]:
     """The files of a moment task: its numbers, float64, in one flat array, and the number of rows in them."""
-    return {f"{MOMENT}/{name}": data for name, data in arrays.encode(moment.flat.numpy(), {"format": 2, "count": moment.count}).items()}
+    return {
+        f"{MOMENT}/{name}": data
+        for name, data in arrays.encode(moment.flat.numpy(), {"format": 2, "count": moment.count}).items()
+    }
 
 
 def read_moment(storage: Storage, folder: str, zero: AnyMoment) -> AnyMoment:
@@ -142,7 +179,7 @@ def read_moment(storage: Storage, folder: str, zero: AnyMoment) -> AnyMoment:
 
 
 class ClassModes(BaseModel):
-    """What screening found in one predicted class (see `madcore.screening.Modes`)."""
+    """What screening found in one predicted class (see `madcore.scoring.screening.Modes`)."""
 
     predicted: int
     samples: int

@@ -5,11 +5,15 @@ from collections.abc import Mapping
 import pyarrow as pa
 
 from infra.commits import read_file
-from infra.storage import Storage
-from infra.tables import TableFormat, decode_arrow, encode_arrow
+from infra.formats.tables import TableFormat, decode_arrow, encode_arrow
+from infra.storage.storage import Storage
 
 ID, VERDICT = "sample_id", "verdict"
-REVIEW_FORMAT = TableFormat("review", 1, (pa.field(ID, pa.string(), nullable=False), pa.field(VERDICT, pa.string(), nullable=False)))
+
+
+REVIEW_FORMAT = TableFormat(
+    "review", 1, (pa.field(ID, pa.string(), nullable=False), pa.field(VERDICT, pa.string(), nullable=False))
+)
 
 
 def encode_review(verdicts: Mapping[str, str]) -> bytes:

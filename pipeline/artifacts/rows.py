@@ -11,19 +11,25 @@ import torch
 from pydantic import BaseModel
 from torch import Tensor
 
-from infra import arrays
 from infra.commits import read_file
-from infra.storage import Storage
-from infra.tables import TableFormat, decode_arrow, encode_arrow
+from infra.formats import arrays
+from infra.formats.tables import TableFormat, decode_arrow, encode_arrow
+from infra.storage.storage import Storage
 from madcore.reprojection import Reprojection
 from madcore.rows import RowLayout, from_half, to_half
+from pipeline.data.statuses import OK
 from pipeline.errors import StageError
 from pipeline.keys import key_of
 
-OK, NONFINITE = "ok", "nonfinite"
-NO_CLASS = -1
+SCORING_BLOCK = 512
+
+
 ARRAY, SAMPLES = "rows", "samples.arrow"
+
+
 Places = slice | list[int]
+
+
 SAMPLES_FORMAT = TableFormat(
     "samples",
     1,
@@ -82,7 +88,11 @@ class SampleColumns:
 
 def at_rest(rows_nk: Tensor, layout: RowLayout, dtype: str) -> tuple[Tensor, Tensor]:
     """Float32 rows as they are stored, (n, k) of `dtype` (`float16` or `float32`), and their scales (n, layers), which are 1 for float32."""
-    return to_half(rows_nk, layout) if dtype == "float16" else (rows_nk, rows_nk.new_ones(rows_nk.shape[0], len(layout.sizes)))
+    return (
+        to_half(rows_nk, layout)
+        if dtype == "float16"
+        else (rows_nk, rows_nk.new_ones(rows_nk.shape[0], len(layout.sizes)))
+    )
 
 
 def encode_rows(stored_nk: Tensor, scales_nl: Tensor, samples: SampleColumns, layout: RowLayout) -> dict[str, bytes]:
@@ -112,7 +122,9 @@ def encode_rows(stored_nk: Tensor, scales_nl: Tensor, samples: SampleColumns, la
 def read_statuses(storage: Storage, folder: str) -> list[str]:
     """The statuses of the samples in an attempt's folder."""
     path = f"{folder}/{SAMPLES}"
-    statuses: list[str] = decode_arrow(read_file(storage, path), SAMPLES_FORMAT, storage.locate(path)).column("status").to_pylist()
+    statuses: list[str] = (
+        decode_arrow(read_file(storage, path), SAMPLES_FORMAT, storage.locate(path)).column("status").to_pylist()
+    )
     return statuses
 
 
@@ -138,13 +150,17 @@ class StoredBlock:
         return rows_bk if self.lower is None else self.lower(rows_bk)
 
 
-def read_blocks(storage: Storage, part: RowsPart, layout: RowLayout | Reprojection, block_rows: int) -> Iterator[tuple[Tensor, SampleColumns]]:
+def read_blocks(
+    storage: Storage, part: RowsPart, layout: RowLayout | Reprojection, block_rows: int
+) -> Iterator[tuple[Tensor, SampleColumns]]:
     """Float32 rows (b, k) and their samples, block by block; raises as `read_stored`."""
     for block in read_stored(storage, part, layout, block_rows):
         yield block.rows, block.samples
 
 
-def read_stored(storage: Storage, part: RowsPart, layout: RowLayout | Reprojection, block_rows: int) -> Iterator[StoredBlock]:
+def read_stored(
+    storage: Storage, part: RowsPart, layout: RowLayout | Reprojection, block_rows: int
+) -> Iterator[StoredBlock]:
     """Rows as they are at rest, in blocks of `block_rows` and a last one of what is left; nothing is computed.
 
     Of the stored layers only those of `layout` are taken, which is a re-projection where rows are wanted at a lower rank than the stored one.
@@ -161,16 +177,29 @@ def read_stored(storage: Storage, part: RowsPart, layout: RowLayout | Reprojecti
         piece = table.slice(start, len(values))
         start += len(values)
         scales = piece.column("scales").combine_chunks().flatten().to_numpy().reshape(len(values), -1)
-        yield StoredBlock(torch.from_numpy(values[:, columns]), torch.from_numpy(np.array(scales[:, layers])), _columns(piece), layout, lower)
+        yield StoredBlock(
+            torch.from_numpy(values[:, columns]),
+            torch.from_numpy(np.array(scales[:, layers])),
+            _columns(piece),
+            layout,
+            lower,
+        )
 
 
 def _chosen(stored: RowLayout, layout: RowLayout, folder: str) -> tuple[Places, Places]:
     """Which numbers and which layers of stored rows make rows of a layout: all, or those of a selection of its layers."""
     if stored == layout:
         return slice(None), slice(None)
-    places = {name: (place, numbers) for place, (name, numbers) in enumerate(zip(stored.names, stored.slices, strict=True))}
-    if any(name not in places or stored.sizes[places[name][0]] != size for name, size in zip(layout.names, layout.sizes, strict=True)):
-        raise StageError(f"{folder}: holds rows of other layers than the plan's; its key should have differed, please report this")
+    places = {
+        name: (place, numbers) for place, (name, numbers) in enumerate(zip(stored.names, stored.slices, strict=True))
+    }
+    if any(
+        name not in places or stored.sizes[places[name][0]] != size
+        for name, size in zip(layout.names, layout.sizes, strict=True)
+    ):
+        raise StageError(
+            f"{folder}: holds rows of other layers than the plan's; its key should have differed, please report this"
+        )
     columns = [number for name in layout.names for number in range(*places[name][1].indices(stored.k))]
     return columns, [places[name][0] for name in layout.names]
 
@@ -179,8 +208,20 @@ def read_range(storage: Storage, part: RowsPart, layout: RowLayout, start: int, 
     """Float32 rows [start, stop) of a part, (stop - start, k); only the chunks that they lie in are read. Raises as `read_stored`."""
     array = open_rows(storage, part)
     columns, layers = _chosen(stored_layout(array), layout, part.folder)
-    scales = _samples(storage, part).slice(start, stop - start).column("scales").combine_chunks().flatten().to_numpy().reshape(stop - start, -1)
-    return from_half(torch.from_numpy(arrays.read(array, start, stop)[:, columns]), torch.from_numpy(np.array(scales[:, layers])), layout)
+    scales = (
+        _samples(storage, part)
+        .slice(start, stop - start)
+        .column("scales")
+        .combine_chunks()
+        .flatten()
+        .to_numpy()
+        .reshape(stop - start, -1)
+    )
+    return from_half(
+        torch.from_numpy(arrays.read(array, start, stop)[:, columns]),
+        torch.from_numpy(np.array(scales[:, layers])),
+        layout,
+    )
 
 
 def _evenly(array: arrays.StoredArray, block_rows: int) -> Iterator[arrays.Numbers]:

@@ -1,16 +1,36 @@
 """Scores at rest: parts as the scoring stage writes them, and the published table with its decisions."""
 
+from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
 import pyarrow as pa
 
-from infra.tables import TableFormat
-from madcore.coupling import Scored
+from infra.formats.tables import TableFormat
+from madcore.scoring.coupling import Scored
 from pipeline.artifacts.rows import SampleColumns
 
+
+@dataclass(frozen=True)
+class ScorePart:
+    """A committed score part: the range of its source, and its folder."""
+
+    source: str
+    source_key: str
+    start: int
+    stop: int
+    folder: str
+    content: str
+
+
 PART, TABLE, FACTS, IMAGES = "scores.parquet", "table.parquet", "facts.json", "images.json"
-_TRUSTED_ENTRY = pa.struct([pa.field("sample_id", pa.string(), nullable=False), pa.field("influence", pa.float32(), nullable=False)])
+
+
+_TRUSTED_ENTRY = pa.struct(
+    [pa.field("sample_id", pa.string(), nullable=False), pa.field("influence", pa.float32(), nullable=False)]
+)
+
+
 _IDENTITY = (
     pa.field("sample_id", pa.string(), nullable=False),
     pa.field("source", pa.string(), nullable=False),
@@ -19,7 +39,15 @@ _IDENTITY = (
     pa.field("confidence", pa.float32()),
     pa.field("score", pa.float32()),
 )
-_DECISION = (pa.field("p_value", pa.float64()), pa.field("q_value", pa.float64()), pa.field("flagged", pa.bool_(), nullable=False))
+
+
+_DECISION = (
+    pa.field("p_value", pa.float64()),
+    pa.field("q_value", pa.float64()),
+    pa.field("flagged", pa.bool_(), nullable=False),
+)
+
+
 _EVIDENCE = (
     pa.field("leverage", pa.float32()),
     pa.field("gradient_norm", pa.float32()),
@@ -28,12 +56,20 @@ _EVIDENCE = (
     pa.field("layer_scores", pa.map_(pa.string(), pa.float32()), nullable=False),
     pa.field("status", pa.string(), nullable=False),
 )
+
+
 PART_FORMAT = TableFormat("score-part", 1, _IDENTITY + _EVIDENCE)
+
+
 PUBLISHED_FORMAT = TableFormat("scores", 1, _IDENTITY + _DECISION + _EVIDENCE)
+
+
 NO_MECHANISM = -1
 
 
-def score_batch(source: str, samples: SampleColumns, scored: Scored, reference_ids: pa.Array, layers: tuple[str, ...]) -> pa.RecordBatch:
+def score_batch(
+    source: str, samples: SampleColumns, scored: Scored, reference_ids: pa.Array, layers: tuple[str, ...]
+) -> pa.RecordBatch:
     """One record batch of a score part.
 
     Args:
@@ -45,7 +81,10 @@ def score_batch(source: str, samples: SampleColumns, scored: Scored, reference_i
     """
     ok = samples.ok.numpy()
     top = pa.StructArray.from_arrays(
-        [reference_ids.take(pa.array(scored.top_indices[samples.ok].flatten().numpy())), pa.array(scored.top_influence[samples.ok].flatten().numpy())],
+        [
+            reference_ids.take(pa.array(scored.top_indices[samples.ok].flatten().numpy())),
+            pa.array(scored.top_influence[samples.ok].flatten().numpy()),
+        ],
         fields=list(_TRUSTED_ENTRY),
     )
     layer_names = _repeated(layers, int(ok.sum()))
@@ -60,7 +99,9 @@ def score_batch(source: str, samples: SampleColumns, scored: Scored, reference_i
         pa.array(scored.leverage.numpy(), pa.float32(), mask=~ok),
         pa.array(samples.gradient_norm.numpy(), pa.float32(), mask=~ok),
         pa.array(np.full(len(ok), NO_MECHANISM), pa.int32()),
-        pa.ListArray.from_arrays(_offsets(ok, scored.top_indices.shape[1]), top, type=PART_FORMAT.schema.field("top_trusted").type),
+        pa.ListArray.from_arrays(
+            _offsets(ok, scored.top_indices.shape[1]), top, type=PART_FORMAT.schema.field("top_trusted").type
+        ),
         pa.MapArray.from_arrays(_offsets(ok, len(layers)), layer_names, layer_scores),
         pa.array(samples.statuses, pa.string()),
     ]

@@ -4,11 +4,14 @@ import numpy as np
 import pyarrow as pa
 
 from infra.commits import read_file
-from infra.storage import Storage
-from infra.tables import TableFormat, decode_arrow, encode_arrow
-from pipeline.sources.datasets import TRUTH, Truth
+from infra.formats.tables import TableFormat, decode_arrow, encode_arrow
+from infra.storage.storage import Storage
+from pipeline.data.sources import TRUTH
+from pipeline.data.truth import Truth
 
 TRUTH_FILE = "truth.arrow"
+
+
 TRUTH_FORMAT = TableFormat("truth", 1, tuple(pa.field(role, pa.int64(), nullable=False) for role in TRUTH))
 
 

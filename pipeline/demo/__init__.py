@@ -22,11 +22,23 @@ from pipeline.demo.network import digit_cnn
 from pipeline.errors import ConfigError
 
 TRAINING, TRUSTED, CLEAN = 797, 500, 400
+
+
 POISONED_SHARE = 0.06
+
+
 TARGET_CLASS = 0
+
+
 EPOCHS, BATCH = 40, 64
+
+
 MEAN, STD = 0.3, 0.35
+
+
 Pixels = NDArray[np.uint8]
+
+
 Labels = NDArray[np.int64]
 
 
@@ -41,7 +53,9 @@ def prepare_demo(inputs: Path, root: str) -> Path:
     """
     config = inputs / "audit.yaml"
     if not config.exists() and inputs.exists() and any(inputs.iterdir()):
-        raise ConfigError(f"{inputs}: holds files, but not the demo's (no audit.yaml); name another root, or move them away")
+        raise ConfigError(
+            f"{inputs}: holds files, but not the demo's (no audit.yaml); name another root, or move them away"
+        )
     if not config.exists():  # it is written last, so everything else is there too
         inputs.mkdir(parents=True, exist_ok=True)
         images, labels = _digits(seed=0)
@@ -123,8 +137,14 @@ def _config(root: str) -> str:
         {
             "root": root if "://" in root else str(Path(root).resolve()),
             "task": "classification",
-            "models": [{"name": "digits", "architecture": "pipeline.demo.network:digit_cnn", "weights": "digits.safetensors"}],
-            "data": {"trusted": "trusted.parquet", "audited": "audited.parquet", "preprocess": {"mean": [MEAN] * 3, "std": [STD] * 3, "size": 8}},
+            "models": [
+                {"name": "digits", "architecture": "pipeline.demo.network:digit_cnn", "weights": "digits.safetensors"}
+            ],
+            "data": {
+                "trusted": "trusted.parquet",
+                "audited": "audited.parquet",
+                "preprocess": {"mean": [MEAN] * 3, "std": [STD] * 3, "size": 8},
+            },
         },
         sort_keys=False,
     )

@@ -27,19 +27,21 @@ from pathlib import Path
 
 from infra.commits import Measures, Receipt
 from infra.events import ignore
-from infra.executors import Resources, TaskOutcome, never
-from infra.files import InputFile
-from infra.storage import Storage
-from pipeline.artifacts.logs import rows_log
-from pipeline.config import AuditConfig
-from pipeline.plan import ModelPlan, RowTask
-from pipeline.planning import plan_audit
-from pipeline.progress import ModelRun
-from pipeline.sources.datasets import Source
-from pipeline.steps import Failure, Job, StepRunner
+from infra.execution.contract import Resources, TaskOutcome, never
+from infra.storage.files import InputFile
+from infra.storage.storage import Storage
+from pipeline.config.audit_config import AuditConfig
+from pipeline.data.sources import Source
+from pipeline.planning.from_models import plan_audit
+from pipeline.planning.plan import ModelPlan, RowTask
+from pipeline.root.logs import rows_log
+from pipeline.stages.progress import ModelRun
+from pipeline.stages.runner import Failure, Job, StepRunner
 from tests.benchmarks.watched import Watch, Watched
 
 ROWS_PER_FILE, PROCESSES, THREADS, AT_ONCE = 1 << 20, 2, 16, 256
+
+
 TINY = {"rows/zarr.json": b"{}", "rows/c/0/0": bytes(64), "samples.arrow": bytes(64)}
 
 
@@ -48,7 +50,14 @@ def described(plan: ModelPlan, samples: int) -> ModelPlan:
     columns, sources = plan.audited[0].columns, []
     for number, start in enumerate(range(0, samples, ROWS_PER_FILE)):
         rows = min(ROWS_PER_FILE, samples - start)
-        sources.append(Source(InputFile(f"inputs/{number:05d}.parquet", f"/nowhere/{number:05d}.parquet", 600 * rows, f"{number}"), rows, columns, ()))
+        sources.append(
+            Source(
+                InputFile(f"inputs/{number:05d}.parquet", f"/nowhere/{number:05d}.parquet", 600 * rows, f"{number}"),
+                rows,
+                columns,
+                (),
+            )
+        )
     return replace(plan, trusted=(), audited=tuple(sources))
 
 
@@ -74,7 +83,11 @@ class Crowd:
     """An executor whose workers are threads of a few processes; it keeps a few hundred tasks in flight."""
 
     def map_unordered(
-        self, worker_factory: Callable[[], Callable[[RowTask], Receipt]], tasks: Iterable[RowTask], resources: Resources, closed: Callable[[], bool] = never
+        self,
+        worker_factory: Callable[[], Callable[[RowTask], Receipt]],
+        tasks: Iterable[RowTask],
+        resources: Resources,
+        closed: Callable[[], bool] = never,
     ) -> Iterator[TaskOutcome[RowTask, Receipt]]:
         """One outcome per task."""
         worker, waiting, running = worker_factory(), iter(tasks), deque[Future[list[TaskOutcome[RowTask, Receipt]]]]()
@@ -97,8 +110,13 @@ class Books:
         """Runs what is not done yet; returns how many tasks that were, and all receipts in order."""
         model = ModelRun(self._plan)
         runner: StepRunner = StepRunner({self._plan.name: model}, Crowd(), Resources(), ignore)
-        jobs = [Job(rows_log(self._storage, task.model, self._plan.row_key, task.source_key), task.name, task) for task in self._plan.row_tasks]
-        results = runner.run("gradients", partial(Pretender, self._storage.url, self._plan.row_key), {self._plan.name: jobs})[self._plan.name]
+        jobs = [
+            Job(rows_log(self._storage, task.model, self._plan.row_key, task.source_key), task.name, task)
+            for task in self._plan.row_tasks
+        ]
+        results = runner.run(
+            "gradients", partial(Pretender, self._storage.url, self._plan.row_key), {self._plan.name: jobs}
+        )[self._plan.name]
         lost = [result.reason for result in results if isinstance(result, Failure)]
         if lost or model.failure:
             raise RuntimeError(f"{len(lost)} tasks failed: {[model.failure, *lost][-1]}")
@@ -126,7 +144,11 @@ def keep(config: AuditConfig, root: str, samples: int) -> Watched:
     watch.ended("published")
     reused, again = Books(plan, storage).run()
     watch.ended("reused")
-    if (resumed, reused) != (0, 0) or attempts != [receipt.attempt for receipt in again] or sum(receipt.measures.rows for receipt in again) != samples:
+    if (
+        (resumed, reused) != (0, 0)
+        or attempts != [receipt.attempt for receipt in again]
+        or sum(receipt.measures.rows for receipt in again) != samples
+    ):
         raise RuntimeError(f"of {run} tasks {resumed} and then {reused} were run again, or rows are lost")
     watch.found.tasks, watch.found.rows = {"gradients": run}, samples
     watch.found.objects = sum(1 for _ in storage.walk(f"{plan.name}/gradients"))

@@ -20,7 +20,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from pipeline.config import Raw
+from pipeline.config.sections import Raw
 from tests.benchmarks import poisoning, traces
 from tests.benchmarks.zoo import MODELS, Figures, Zoo, figures
 
@@ -49,12 +49,19 @@ def settings(zoo: Zoo, model: str, chosen: list[str]) -> Iterator[tuple[str, Fig
     """Figures of one model, by setting."""
     trusted, audited = zoo.data("trusted"), zoo.data(f"audited-{model}")
     for setting in chosen:
-        yield setting, figures(zoo.audit(model, setting.replace(" ", "-"), trusted, audited, **SETTINGS[setting]), model, audited)
+        yield (
+            setting,
+            figures(zoo.audit(model, setting.replace(" ", "-"), trusted, audited, **SETTINGS[setting]), model, audited),
+        )
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("zoo", type=Path, help="holds zoo/ with weights and zoo_net.py, and data/cifar10/ with trusted, sampling and audited files")
+    parser.add_argument(
+        "zoo",
+        type=Path,
+        help="holds zoo/ with weights and zoo_net.py, and data/cifar10/ with trusted, sampling and audited files",
+    )
     parser.add_argument("--cache", type=Path, help="where results are kept; a folder for this run alone unless given")
     parser.add_argument("--models", nargs="+", choices=MODELS, default=MODELS)
     parser.add_argument("--settings", nargs="+", choices=list(SETTINGS), default=list(SETTINGS))
@@ -71,8 +78,16 @@ def main() -> None:
         for part in options.parts:
             for model in options.models:
                 for setting, found in parts[part](zoo, model):
-                    everything |= {f"{model}/{setting}/{figure}": round(value, 4) for figure, value in found.items() if math.isfinite(value)}
-                    print(f"{setting}, {model}: " + ", ".join(f"{figure} {value:.3f}" for figure, value in found.items()), file=sys.stderr, flush=True)
+                    everything |= {
+                        f"{model}/{setting}/{figure}": round(value, 4)
+                        for figure, value in found.items()
+                        if math.isfinite(value)
+                    }
+                    print(
+                        f"{setting}, {model}: " + ", ".join(f"{figure} {value:.3f}" for figure, value in found.items()),
+                        file=sys.stderr,
+                        flush=True,
+                    )
     print(json.dumps(everything))
 
 

@@ -34,6 +34,8 @@ from tests.benchmarks.peers import PEERS
 from tests.benchmarks.ways import WAYS, prepare
 
 BATCHES = (64, 256)
+
+
 ROUNDS = 7
 
 
@@ -85,7 +87,10 @@ def measured_ratios(options: argparse.Namespace) -> dict[str, float]:
         model = CASES[name].build().to(options.device)
         for batch in options.batches:
             found = ratios(CASES[name], model, batch, options)
-            report(f"{name}, batch {batch}: speed over a training step's: " + ", ".join(f"{way} {ratio:.2f}" for way, ratio in found.items()))
+            report(
+                f"{name}, batch {batch}: speed over a training step's: "
+                + ", ".join(f"{way} {ratio:.2f}" for way, ratio in found.items())
+            )
             figures |= {named(name, batch, way): round(ratio, 3) for way, ratio in found.items()}
     return figures
 
@@ -96,7 +101,10 @@ def measured_peaks(options: argparse.Namespace) -> dict[str, float]:
     for name in options.models:
         for batch in options.batches:
             found = {way: bytes_ / 2**20 for way, bytes_ in peaks(name, batch, device=options.device)}
-            report(f"{name}, batch {batch}: peak MiB above the model: " + ", ".join(f"{way} {mib:.0f}" for way, mib in found.items()))
+            report(
+                f"{name}, batch {batch}: peak MiB above the model: "
+                + ", ".join(f"{way} {mib:.0f}" for way, mib in found.items())
+            )
             figures |= {named(name, batch, way): round(mib, 1) for way, mib in found.items()}
     return figures
 

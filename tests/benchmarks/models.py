@@ -23,7 +23,11 @@ class EncoderBlock(nn.Module):
         super().__init__()
         self.heads = heads
         self.norm1, self.qkv, self.proj = nn.LayerNorm(width), nn.Linear(width, 3 * width), nn.Linear(width, width)
-        self.norm2, self.wide, self.narrow = nn.LayerNorm(width), nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
+        self.norm2, self.wide, self.narrow = (
+            nn.LayerNorm(width),
+            nn.Linear(width, 4 * width),
+            nn.Linear(4 * width, width),
+        )
 
     def forward(self, tokens_nsd: Tensor) -> Tensor:
         q, k, v = self.qkv(self.norm1(tokens_nsd)).unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
@@ -54,7 +58,14 @@ def gpt2(width: int, depth: int, vocabulary: int) -> nn.Module:
     logging.set_verbosity_error()
     shape = {"vocab_size": vocabulary, "n_positions": LENGTH, "n_embd": width, "n_layer": depth, "n_head": width // 64}
     config = GPT2Config(
-        **shape, resid_pdrop=0, embd_pdrop=0, attn_pdrop=0, activation_function="gelu_pytorch_tanh", bos_token_id=None, eos_token_id=None, use_cache=False
+        **shape,
+        resid_pdrop=0,
+        embd_pdrop=0,
+        attn_pdrop=0,
+        activation_function="gelu_pytorch_tanh",
+        bos_token_id=None,
+        eos_token_id=None,
+        use_cache=False,
     )
     return GPT2LMHeadModel(config).eval()
 
@@ -93,7 +104,9 @@ def texts(model: Callable[[], nn.Module], vocabulary: int) -> Case:
     """A language model on texts of 128 tokens, of which all but the first are predicted."""
 
     def measured(ids_ns: Tensor) -> Measured:
-        tokens = TokenBatch(ids_ns, torch.full((len(ids_ns),), ids_ns.shape[1]), torch.ones(len(ids_ns), dtype=torch.int64))
+        tokens = TokenBatch(
+            ids_ns, torch.full((len(ids_ns),), ids_ns.shape[1]), torch.ones(len(ids_ns), dtype=torch.int64)
+        )
         return Measured({"input_ids": ids_ns}, token_margin(tokens))
 
     return Case(

@@ -11,9 +11,17 @@ class Block(nn.Module):
 
     def __init__(self, channels_in: int, channels_out: int, stride: int):
         super().__init__()
-        self.norm1, self.conv1 = nn.BatchNorm2d(channels_in), nn.Conv2d(channels_in, channels_out, 3, stride, 1, bias=False)
-        self.norm2, self.conv2 = nn.BatchNorm2d(channels_out), nn.Conv2d(channels_out, channels_out, 3, 1, 1, bias=False)
-        self.shortcut = nn.Conv2d(channels_in, channels_out, 1, stride, bias=False) if channels_in != channels_out else None
+        self.norm1, self.conv1 = (
+            nn.BatchNorm2d(channels_in),
+            nn.Conv2d(channels_in, channels_out, 3, stride, 1, bias=False),
+        )
+        self.norm2, self.conv2 = (
+            nn.BatchNorm2d(channels_out),
+            nn.Conv2d(channels_out, channels_out, 3, 1, 1, bias=False),
+        )
+        self.shortcut = (
+            nn.Conv2d(channels_in, channels_out, 1, stride, bias=False) if channels_in != channels_out else None
+        )
 
     def forward(self, inputs: Tensor) -> Tensor:
         active = F.relu(self.norm1(inputs))

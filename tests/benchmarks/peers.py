@@ -64,7 +64,9 @@ def bergson(case: Case, model: nn.Module, inputs: Tensor) -> Callable[[], object
         raise TypeError("it takes models of Hugging Face's kind only")
 
     def once() -> object:
-        collector = TraceCollector(model=model, processor=GradientProcessor(projection_dim=RANK), device="cpu", dtype=torch.float32)
+        collector = TraceCollector(
+            model=model, processor=GradientProcessor(projection_dim=RANK), device="cpu", dtype=torch.float32
+        )
         with down_to_first_output(model), collector.with_batch(None):
             case.forward(model, inputs).backward()
         return _some([grads[0] for grads in collector.mod_grads.values()], len(inputs))
@@ -81,8 +83,12 @@ def trak(case: Case, model: nn.Module, inputs: Tensor) -> Callable[[], object]:
     if not isinstance(case.measured(inputs).inputs, Tensor):
         raise TypeError("its tasks for language models are masked ones")
     size = sum(parameter.numel() for parameter in model.parameters())
-    projector = BasicProjector(size, 2 * RANK**2, 0, ProjectionType.rademacher, torch.device("cpu"), dtype=torch.float32)
-    computer = FunctionalGradientComputer(model, ImageClassificationModelOutput(), size, torch.float32, torch.device("cpu"))
+    projector = BasicProjector(
+        size, 2 * RANK**2, 0, ProjectionType.rademacher, torch.device("cpu"), dtype=torch.float32
+    )
+    computer = FunctionalGradientComputer(
+        model, ImageClassificationModelOutput(), size, torch.float32, torch.device("cpu")
+    )
     computer.load_model_params(model)
     labels = torch.arange(len(inputs)) % 10
     return lambda: _some([projector.project(computer.compute_per_sample_grad((inputs, labels)), 0)], len(inputs))
@@ -97,7 +103,9 @@ def kronfluence(case: Case, model: nn.Module, inputs: Tensor) -> Callable[[], ob
     names = [name for name, module in model.named_modules() if isinstance(module, nn.Linear | nn.Conv2d)]
     matrices = len(case.covered(model, "matrices").covered)
     if len(names) < matrices - 1:
-        raise TypeError(f"it takes Linear and Conv2d modules only, and {len(names)} of the model's {matrices} layers are")
+        raise TypeError(
+            f"it takes Linear and Conv2d modules only, and {len(names)} of the model's {matrices} layers are"
+        )
 
     class Loss(Task):
         """The training loss, summed over samples."""
@@ -112,10 +120,24 @@ def kronfluence(case: Case, model: nn.Module, inputs: Tensor) -> Callable[[], ob
             return names
 
     folder, task = tempfile.TemporaryDirectory(), Loss()
-    analyzer = Analyzer("own", prepare_model(copy.deepcopy(model), task), task, cpu=True, disable_tqdm=True, output_dir=folder.name, log_level=logging.ERROR)
+    analyzer = Analyzer(
+        "own",
+        prepare_model(copy.deepcopy(model), task),
+        task,
+        cpu=True,
+        disable_tqdm=True,
+        output_dir=folder.name,
+        log_level=logging.ERROR,
+    )
     data = TensorDataset(inputs)
-    analyzer.fit_all_factors("none", data, per_device_batch_size=len(inputs), factor_args=FactorArguments(strategy="identity"))
-    settings = {"per_device_train_batch_size": len(inputs), "score_args": ScoreArguments(damping_factor=None), "overwrite_output_dir": True}
+    analyzer.fit_all_factors(
+        "none", data, per_device_batch_size=len(inputs), factor_args=FactorArguments(strategy="identity")
+    )
+    settings = {
+        "per_device_train_batch_size": len(inputs),
+        "score_args": ScoreArguments(damping_factor=None),
+        "overwrite_output_dir": True,
+    }
 
     def once() -> object:
         analyzer.compute_self_scores("own", "none", data, **settings)

@@ -20,6 +20,8 @@ from PIL import Image
 from tests.benchmarks.zoo import Zoo
 
 ROWS_PER_GROUP, REACH = 1000, 4
+
+
 Pictures = NDArray[np.uint8]
 
 

@@ -34,13 +34,15 @@ from pydantic import JsonValue
 from safetensors.torch import save_file
 
 from madcore import RowExtractor
-from pipeline.config import AuditConfig
-from pipeline.plan import ModelPlan
-from pipeline.planning import plan_audit
-from pipeline.sources.models import load_model
+from pipeline.config.audit_config import AuditConfig
+from pipeline.models.load import load_model
+from pipeline.planning.from_models import plan_audit
+from pipeline.planning.plan import ModelPlan
 from tests.benchmarks.network import SIDE, network
 
 IMAGES, TRUSTED = 50_000, 400
+
+
 SPAWN = multiprocessing.get_context("spawn")
 
 
@@ -69,7 +71,9 @@ def config(folder: Path, root: str, workers: int) -> dict[str, JsonValue]:
     return {
         "root": root,
         "task": "classification",
-        "models": [{"name": "network", "architecture": "tests.benchmarks.network:network", "weights": "network.safetensors"}],
+        "models": [
+            {"name": "network", "architecture": "tests.benchmarks.network:network", "weights": "network.safetensors"}
+        ],
         "data": {"trusted": "trusted.parquet", "audited": "audited.parquet", "preprocess": {"size": SIDE}},
         "run": {"workers": workers},
     }
@@ -143,7 +147,10 @@ def main() -> None:
                 plain = time_bare(folder, images, workers, torch.get_num_threads() if executor == "serial" else 1)
                 seconds = time_stage(folder, f"{home}/{variant}", workers, executor)
                 figures[f"{variant}/{place}"] = round(seconds / plain, 3)
-                print(f"{variant} on {place}: {seconds:.1f} s for {images:,} images, the bare loop in {workers} process(es) {plain:.1f} s", flush=True)
+                print(
+                    f"{variant} on {place}: {seconds:.1f} s for {images:,} images, the bare loop in {workers} process(es) {plain:.1f} s",
+                    flush=True,
+                )
     print(json.dumps(figures))
 
 

@@ -15,12 +15,20 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import JsonValue
 
-from pipeline.audit import Audit
+from pipeline.results.audit import Audit
 from tests.benchmarks.zoo import Figures, Zoo, figures, triggered
 
 SHARES, PREVALENCES = (0.0, 0.01, 0.05, 0.1), (0.002, 0.02)
+
+
 AUDITED_TRIGGERED = 300
-WAYS: dict[str, dict[str, JsonValue]] = {"plain": {}, "transductive": {"curvature": {"transductive": True}}, "screened": {"calibration": {"screen": True}}}
+
+
+WAYS: dict[str, dict[str, JsonValue]] = {
+    "plain": {},
+    "transductive": {"curvature": {"transductive": True}},
+    "screened": {"calibration": {"screen": True}},
+}
 
 
 def figures_of(zoo: Zoo, model: str) -> Iterator[tuple[str, Figures]]:
@@ -28,16 +36,23 @@ def figures_of(zoo: Zoo, model: str) -> Iterator[tuple[str, Figures]]:
     whole, clean_trusted = pq.read_table(zoo.data(f"audited-{model}")), pq.read_table(zoo.data("trusted"))
     marks = triggered(whole)
     clean, attacks = np.flatnonzero(~marks), np.flatnonzero(marks)
-    audited = zoo.made(f"poisoning-{model}", whole.take(pa.array(np.sort(np.concatenate([clean, attacks[:AUDITED_TRIGGERED]])))))
+    audited = zoo.made(
+        f"poisoning-{model}", whole.take(pa.array(np.sort(np.concatenate([clean, attacks[:AUDITED_TRIGGERED]]))))
+    )
     for share in SHARES:
         poison = whole.take(pa.array(attacks[AUDITED_TRIGGERED:][: round(share * len(clean_trusted))]))
         trusted = zoo.made(f"trusted-{share:g}-{model}", poisoned(clean_trusted, poison))
         for name, sections in WAYS.items():
             audit = zoo.audit(model, "poisoning", trusted, audited, **sections)
-            yield f"{share:.0%} poisoned, {name}", figures(audit, model, audited) | (dropped(audit, model, poison) if name == "screened" else {})
+            yield (
+                f"{share:.0%} poisoned, {name}",
+                figures(audit, model, audited) | (dropped(audit, model, poison) if name == "screened" else {}),
+            )
     for prevalence in PREVALENCES:
         few = attacks[: round(prevalence * len(clean) / (1 - prevalence))]
-        rare = zoo.made(f"prevalence-{prevalence:g}-{model}", whole.take(pa.array(np.sort(np.concatenate([clean, few])))))
+        rare = zoo.made(
+            f"prevalence-{prevalence:g}-{model}", whole.take(pa.array(np.sort(np.concatenate([clean, few]))))
+        )
         for name, sections in WAYS.items():
             audit = zoo.audit(model, "poisoning", _first(zoo, model), rare, **sections)
             yield f"{prevalence:.1%} triggered, {name}", figures(audit, model, rare)
@@ -45,7 +60,9 @@ def figures_of(zoo: Zoo, model: str) -> Iterator[tuple[str, Figures]]:
 
 def poisoned(trusted: pa.Table, poison: pa.Table) -> pa.Table:
     """The trusted set, its first samples replaced by triggered ones with the target's label."""
-    labelled = poison.select(["id", "image"]).append_column(trusted.schema.field("label"), poison.column("target").cast(trusted.schema.field("label").type))
+    labelled = poison.select(["id", "image"]).append_column(
+        trusted.schema.field("label"), poison.column("target").cast(trusted.schema.field("label").type)
+    )
     return pa.concat_tables([labelled.cast(trusted.schema), trusted.slice(len(poison))])
 
 

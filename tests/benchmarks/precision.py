@@ -22,22 +22,42 @@ from pydantic import JsonValue
 from sklearn.metrics import roc_auc_score
 from torch import Tensor, nn
 
-from madcore import BlockMoment, Damping, Measured, Projection, References, RowExtractor, RowLayout, Whitening, margin, score, select_layers
+from madcore import (
+    BlockMoment,
+    Damping,
+    Measured,
+    Projection,
+    References,
+    RowExtractor,
+    RowLayout,
+    Whitening,
+    margin,
+    score,
+    select_layers,
+)
 from madcore.rows import from_half, to_half
-from pipeline.config import AuditConfig
-from pipeline.schema import Preprocess
-from pipeline.sources.images import decode, scaled
-from pipeline.sources.models import load_model
+from pipeline.config.audit_config import AuditConfig
+from pipeline.config.schema import Preprocess
+from pipeline.data.images import decode, scaled
+from pipeline.models.load import load_model
 
 SAMPLES, BATCH, CLASSES = 600, 200, 10
+
+
 PREPROCESS = Preprocess(mean=(0.4914, 0.4822, 0.4465), std=(0.247, 0.243, 0.261), size=32)
+
+
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 def model_of(folder: Path, name: str) -> nn.Module:
     """A model of the zoo, loaded as audits load it."""
     data: JsonValue = {"trusted": "unread.parquet", "audited": "unread.parquet"}
-    model: JsonValue = {"name": name, "architecture": str(folder / "zoo/zoo_net.py:preact_resnet"), "weights": str(folder / f"zoo/{name}.safetensors")}
+    model: JsonValue = {
+        "name": name,
+        "architecture": str(folder / "zoo/zoo_net.py:preact_resnet"),
+        "weights": str(folder / f"zoo/{name}.safetensors"),
+    }
     config = AuditConfig.parse({"root": "memory://unread", "task": "classification", "models": [model], "data": data})
     return load_model(config, config.models[0]).module
 
@@ -47,7 +67,9 @@ def images_of(path: Path) -> tuple[Tensor, dict[str, np.ndarray]]:
     table = pq.read_table(path)
     table = table.take(np.linspace(0, len(table) - 1, SAMPLES).astype(int))
     pixels = np.stack([decode(image["bytes"], (32, 32), resize=True) for image in table["image"].to_pylist()])
-    columns = {name: table[name].to_numpy(zero_copy_only=False) for name in table.column_names if name not in ("id", "image")}
+    columns = {
+        name: table[name].to_numpy(zero_copy_only=False) for name in table.column_names if name not in ("id", "image")
+    }
     return torch.from_numpy(scaled(pixels, PREPROCESS)), columns
 
 
@@ -82,7 +104,9 @@ def compared(folder: Path, name: str) -> dict[str, float]:
             kept = [(stored(rows, extractor.layout, dtype), predictions) for rows, predictions in computed]
             scores = scores_of(extractor.layout, kept[0], kept[1])
             reference = reference or (*kept[1], scores)
-            succeeded = truth["anomalous"] & (kept[1][1].numpy() == np.nan_to_num(truth["target"].astype(float), nan=-1))
+            succeeded = truth["anomalous"] & (
+                kept[1][1].numpy() == np.nan_to_num(truth["target"].astype(float), nan=-1)
+            )
             counted = succeeded | ~truth["anomalous"].astype(bool)
             cosines = F.cosine_similarity(kept[1][0].double(), reference[0].double(), dim=1)
             here = {
@@ -93,17 +117,30 @@ def compared(folder: Path, name: str) -> dict[str, float]:
                 "changed_predictions": float((kept[1][1] != reference[1]).sum()),
                 "not_finite": float((~torch.isfinite(kept[1][0]).all(dim=1)).sum()),
             }
-            print(f"{name}, model {precision}, rows {dtype}: " + ", ".join(f"{what} {value:.6f}" for what, value in here.items()), file=sys.stderr, flush=True)
+            print(
+                f"{name}, model {precision}, rows {dtype}: "
+                + ", ".join(f"{what} {value:.6f}" for what, value in here.items()),
+                file=sys.stderr,
+                flush=True,
+            )
             figures |= {f"{name}/{precision}/{dtype}/{what}": round(value, 7) for what, value in here.items()}
     return figures
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", type=Path, help="holds zoo/ with weights and zoo_net.py, and data/cifar10/ with trusted and audited files")
+    parser.add_argument(
+        "folder",
+        type=Path,
+        help="holds zoo/ with weights and zoo_net.py, and data/cifar10/ with trusted and audited files",
+    )
     parser.add_argument("--models", nargs="+", default=["badnets", "wanet"])
     options = parser.parse_args()
-    print(json.dumps({key: value for name in options.models for key, value in compared(options.folder.resolve(), name).items()}))
+    print(
+        json.dumps(
+            {key: value for name in options.models for key, value in compared(options.folder.resolve(), name).items()}
+        )
+    )
 
 
 if __name__ == "__main__":

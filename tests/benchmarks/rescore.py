@@ -24,25 +24,28 @@ from dataclasses import dataclass
 import torch
 
 from infra.commits import Measures
-from infra.computing import compute
-from infra.executors import Resources, SerialExecutor
-from infra.storage import Storage
+from infra.execution.contract import Resources
+from infra.execution.serial import SerialExecutor
+from infra.execution.threads import compute
+from infra.storage.storage import Storage
 from madcore import RowLayout
-from madcore.kronecker import SideLayout
-from pipeline.artifacts.curvature import encode_references, encode_whitening, read_trusted
-from pipeline.artifacts.logs import curvature_log, stage_logs
-from pipeline.audit import Audit, open_audit
-from pipeline.config import AuditConfig
-from pipeline.curvature import SPLIT
-from pipeline.inputs import ImageInputs
-from pipeline.memory import SCORING_BLOCK, ProjectedMemory
-from pipeline.plan import ModelPlan
-from pipeline.scoring import CurvatureFolders, ScoreTask, ScoringWorker, scoring_key
-from pipeline.stored_rows import stored_parts
+from madcore.curvature.kronecker import SideLayout
+from pipeline.artifacts.curvature import CurvatureFolders, encode_references, encode_whitening, read_trusted
+from pipeline.artifacts.rows import SCORING_BLOCK
+from pipeline.config.audit_config import AuditConfig
+from pipeline.data.batches import ImageInputs
+from pipeline.planning.memory import ProjectedMemory
+from pipeline.planning.plan import ModelPlan
+from pipeline.results.audit import Audit, open_audit
+from pipeline.results.rows import stored_parts
+from pipeline.root.logs import SPLIT, curvature_log, stage_logs
+from pipeline.stages.scoring.worker import ScoreTask, ScoringWorker, scoring_key
 from tests.benchmarks.scoring_rate import SECONDS, forget, product_rate, read_rate
 from tests.stored_roots import CLASSES, MODEL, Split, write_root
 
 LAYOUT = RowLayout(tuple(f"layer {place}" for place in range(16)), (64,) * 16)
+
+
 TASK_ROWS, TRUSTED = 8192, 4096
 
 
@@ -58,7 +61,18 @@ def synthetic_plan(url: str) -> ModelPlan:
     """What scoring reads of a plan: the config's score, the layout, the classes; there is nothing to plan of a model that is none."""
     data: dict[str, str] = {"trusted": "trusted.parquet", "audited": "audited.parquet"}
     config = AuditConfig.parse(
-        {"root": url, "models": [{"name": MODEL, "task": "classification", "architecture": "none:none", "weights": "none", "data": dict(data)}]}
+        {
+            "root": url,
+            "models": [
+                {
+                    "name": MODEL,
+                    "task": "classification",
+                    "architecture": "none:none",
+                    "weights": "none",
+                    "data": dict(data),
+                }
+            ],
+        }
     )
     return ModelPlan(
         config=config.models[0],
@@ -96,7 +110,9 @@ def square_rate() -> float:
 def limits(storage: Storage, paths: list[str], row_bytes: float, references: int) -> tuple[float, float]:
     """Rows a second that reading and that products allow."""
     squares = 2 * sum(size**2 for size in LAYOUT.sizes)
-    seconds = squares / compute(square_rate) + (squares + 2 * LAYOUT.k * references) / compute(product_rate, LAYOUT.k, references)
+    seconds = squares / compute(square_rate) + (squares + 2 * LAYOUT.k * references) / compute(
+        product_rate, LAYOUT.k, references
+    )
     return read_rate(storage, paths) / (2 * row_bytes), 1 / seconds
 
 
@@ -107,7 +123,10 @@ def rebuilt(audit: Audit) -> CurvatureFolders:
     (log,) = stage_logs(storage, MODEL, "curvature")
     trusted = read_trusted(storage, log.attempt_folder(log.receipts()[SPLIT]))
     rows = torch.from_numpy(audit.rows(MODEL, "trusted").compute())[trusted.of("reference")]
-    log, measures = curvature_log(storage, MODEL, "rebuilt"), Measures(rows=len(trusted.ids), seconds=0.0, peak_memory_bytes=0)
+    log, measures = (
+        curvature_log(storage, MODEL, "rebuilt"),
+        Measures(rows=len(trusted.ids), seconds=0.0, peak_memory_bytes=0),
+    )
     none = [0.0] * len(LAYOUT.sizes)
     factor = log.commit("factor", dict(encode_whitening(whitening, none, none)), measures)
     references = log.commit("references", dict(encode_references(compute(whitening, rows), trusted)), measures)
@@ -117,8 +136,12 @@ def rebuilt(audit: Audit) -> CurvatureFolders:
 def rescored(audit: Audit, plan: ModelPlan, folders: CurvatureFolders) -> None:
     """Scores and commits all audited rows."""
     key = scoring_key(plan, folders)
-    tasks = [ScoreTask(MODEL, key, part, folders) for part in stored_parts(audit.storage, audit.summary(MODEL), "audited")]
-    for outcome in SerialExecutor().map_unordered(lambda: ScoringWorker(audit.storage.url, {MODEL: plan}), tasks, Resources()):
+    tasks = [
+        ScoreTask(MODEL, key, part, folders) for part in stored_parts(audit.storage, audit.summary(MODEL), "audited")
+    ]
+    for outcome in SerialExecutor().map_unordered(
+        lambda: ScoringWorker(audit.storage.url, {MODEL: plan}), tasks, Resources()
+    ):
         if outcome.error:
             raise RuntimeError(outcome.error)
 
@@ -139,10 +162,14 @@ def measure(url: str, rows: int) -> dict[str, float | str]:
     """All figures, of a new root."""
     generator = torch.Generator().manual_seed(0)
     tasks = max(1, round(rows / TASK_ROWS))
-    splits = [Split(torch.randn(n, LAYOUT.k, generator=generator), count) for n, count in ((TRUSTED, 1), (TASK_ROWS, tasks))]
+    splits = [
+        Split(torch.randn(n, LAYOUT.k, generator=generator), count) for n, count in ((TRUSTED, 1), (TASK_ROWS, tasks))
+    ]
     write_root(url, LAYOUT, *splits, transductive=True)
     audit, plan, count = open_audit(url), synthetic_plan(url), tasks * TASK_ROWS
-    receipts = [(log, receipt) for log in stage_logs(audit.storage, MODEL, "gradients") for receipt in log.receipts().values()]
+    receipts = [
+        (log, receipt) for log in stage_logs(audit.storage, MODEL, "gradients") for receipt in log.receipts().values()
+    ]
     paths = [f"{log.attempt_folder(receipt)}/{file.name}" for log, receipt in receipts for file in receipt.files]
     row_bytes = sum(file.bytes for _, receipt in receipts for file in receipt.files) / (count + TRUSTED)
     references = TRUSTED - TRUSTED // 4

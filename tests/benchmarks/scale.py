@@ -34,6 +34,8 @@ from tests.benchmarks.watched import Watched, watched
 from tests.benchmarks.zoo import Zoo
 
 IMAGES, FILES, RAY_FILES, SAMPLES = 1_000_000, 100, 2, 1_000_000_000
+
+
 Figures = dict[str, float | str]
 
 
@@ -48,7 +50,9 @@ class Scale:
 
     def config(self, root: str, files: int) -> Path:
         """An audit of the first so many files, as a config file."""
-        audited = write_pictures(self.zoo, self.pictures / f"pictures-{self.images // FILES}", self.images // FILES, files)
+        audited = write_pictures(
+            self.zoo, self.pictures / f"pictures-{self.images // FILES}", self.images // FILES, files
+        )
         raw = self.zoo.raw("badnets", root, self.zoo.data("trusted"), audited, estimator={"projection": {"rank": 8}})
         path = self.zoo.cache / f"{root}.yaml"
         path.write_text(json.dumps(raw))
@@ -71,7 +75,10 @@ def ratios(small: Watched, large: Watched, images: int) -> Figures:
         "peak_gib": max(large.memory.values()) / 2**30,
         **{f"memory/{stage}": large.memory[stage] / small.memory[stage] for stage in large.memory},
         "time": seconds_large / (grown * seconds_small),
-        **{f"time/{stage}": large.seconds[stage] / (grown * small.seconds[stage]) for stage in ("gradients", "scoring", "reporting")},
+        **{
+            f"time/{stage}": large.seconds[stage] / (grown * small.seconds[stage])
+            for stage in ("gradients", "scoring", "reporting")
+        },
         "rows_per_second": large.rows / seconds_large,
         "planning_seconds": large.seconds["planning"],
         **listings(small, large),
@@ -82,7 +89,9 @@ def ratios(small: Watched, large: Watched, images: int) -> Figures:
 
 def listings(small: Watched, large: Watched) -> Figures:
     """Folders listed for each further task; and those a task of the larger audit, whatever for."""
-    (few, little), (many, much) = ((sum(found.listings.values()), sum(found.tasks.values())) for found in (small, large))
+    (few, little), (many, much) = (
+        (sum(found.listings.values()), sum(found.tasks.values())) for found in (small, large)
+    )
     return {"listings_per_task": (many - few) / (much - little), "listings": many}
 
 
@@ -91,7 +100,11 @@ def ray(scale: Scale) -> Iterator[tuple[str, Figures]]:
     found = watched(scale.config(f"{uuid.uuid4().hex[:8]}-ray", RAY_FILES), "ray")
     yield (
         "ray/",
-        {"object_store_mib": (found.object_store or 0) / 2**20, "rows_mib": found.bytes / 2**20, "worker_peak_gib": max(found.worker_memory.values()) / 2**30},
+        {
+            "object_store_mib": (found.object_store or 0) / 2**20,
+            "rows_mib": found.bytes / 2**20,
+            "worker_peak_gib": max(found.worker_memory.values()) / 2**30,
+        },
     )
 
 
@@ -116,9 +129,13 @@ def books(scale: Scale) -> Iterator[tuple[str, Figures]]:
             {
                 "tasks": tasks,
                 **{f"seconds/{phase}": seconds for phase, seconds in large.seconds.items()},
-                **{f"time/{phase}": seconds / (grown * small.seconds[phase]) for phase, seconds in large.seconds.items()},
+                **{
+                    f"time/{phase}": seconds / (grown * small.seconds[phase])
+                    for phase, seconds in large.seconds.items()
+                },
                 "driver_gib": max(large.memory.values()) / 2**30,
-                "driver_bytes_per_task": (max(large.memory.values()) - max(small.memory.values())) / (tasks - small.tasks["gradients"]),
+                "driver_bytes_per_task": (max(large.memory.values()) - max(small.memory.values()))
+                / (tasks - small.tasks["gradients"]),
                 "objects_per_task": large.objects / tasks,
                 "listings_per_task": sum(large.listings.values()) / tasks,
             },
@@ -142,12 +159,19 @@ def _printed(module: str, *arguments: str) -> str:
     return done.stdout.splitlines()[-1]
 
 
-PARTS: dict[str, Callable[[Scale], Iterator[tuple[str, Figures]]]] = {"ray": ray, "scoring": scoring, "books": books, "audit": audit}
+PARTS: dict[str, Callable[[Scale], Iterator[tuple[str, Figures]]]] = {
+    "ray": ray,
+    "scoring": scoring,
+    "books": books,
+    "audit": audit,
+}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("zoo", type=Path, help="holds zoo/ with weights and zoo_net.py, and data/cifar10/ with trusted and train")
+    parser.add_argument(
+        "zoo", type=Path, help="holds zoo/ with weights and zoo_net.py, and data/cifar10/ with trusted and train"
+    )
     parser.add_argument("images", type=int, nargs="?", default=IMAGES)
     parser.add_argument("--samples", type=int, default=SAMPLES, help="of the largest books")
     parser.add_argument("--cache", type=Path, help="where pictures are kept; a folder for this run alone unless given")
@@ -155,11 +179,23 @@ def main() -> None:
     options = parser.parse_args()
     everything: dict[str, JsonValue] = {}
     with tempfile.TemporaryDirectory(dir=options.cache, prefix="roots-") as name:
-        scale = Scale(Zoo(options.zoo.resolve(), Path(name)), options.cache.resolve() if options.cache else Path(name), options.images, options.samples)
+        scale = Scale(
+            Zoo(options.zoo.resolve(), Path(name)),
+            options.cache.resolve() if options.cache else Path(name),
+            options.images,
+            options.samples,
+        )
         for part in options.parts:
             for place, figures in PARTS[part](scale):
-                everything |= {f"{place}{figure}": round(value, 3) if isinstance(value, float) else value for figure, value in figures.items()}
-                print(f"{part}: {json.dumps({place + figure: everything[place + figure] for figure in figures})}", file=sys.stderr, flush=True)
+                everything |= {
+                    f"{place}{figure}": round(value, 3) if isinstance(value, float) else value
+                    for figure, value in figures.items()
+                }
+                print(
+                    f"{part}: {json.dumps({place + figure: everything[place + figure] for figure in figures})}",
+                    file=sys.stderr,
+                    flush=True,
+                )
     print(json.dumps(everything))
 
 

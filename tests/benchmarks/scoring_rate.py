@@ -21,13 +21,14 @@ from pathlib import Path
 
 import torch
 
-from infra.computing import compute
 from infra.events import Event, StageEnded
-from infra.storage import Storage
-from pipeline.artifacts.logs import stage_logs
-from pipeline.config import AuditConfig, Raw
-from pipeline.memory import SCORING_BLOCK
-from pipeline.planning import plan_audit
+from infra.execution.threads import compute
+from infra.storage.storage import Storage
+from pipeline.artifacts.rows import SCORING_BLOCK
+from pipeline.config.audit_config import AuditConfig
+from pipeline.config.sections import Raw
+from pipeline.planning.from_models import plan_audit
+from pipeline.root.logs import stage_logs
 from pipeline.run import run_audit
 
 SECONDS = 1.0
@@ -88,9 +89,13 @@ def measure(raw: Raw) -> dict[str, float | str]:
     """All figures, of an audit of one model and of absolute paths."""
     config = AuditConfig.parse(raw)
     (plan,), storage = plan_audit(config).models, Storage(config.root)
-    receipts = [(log, receipt) for log in stage_logs(storage, plan.name, "gradients") for receipt in log.receipts().values()]
+    receipts = [
+        (log, receipt) for log in stage_logs(storage, plan.name, "gradients") for receipt in log.receipts().values()
+    ]
     paths = [f"{log.attempt_folder(receipt)}/{file.name}" for log, receipt in receipts for file in receipt.files]
-    row_bytes = sum(file.bytes for _, receipt in receipts for file in receipt.files) / sum(receipt.measures.rows for _, receipt in receipts)
+    row_bytes = sum(file.bytes for _, receipt in receipts for file in receipt.files) / sum(
+        receipt.measures.rows for _, receipt in receipts
+    )
     references = sum(source.rows for source in plan.trusted)
     references -= round(references * plan.config.calibration.fraction)
     flops = 2 * sum(size**2 for size in plan.layout.sizes) + 2 * plan.layout.k * references
@@ -100,7 +105,9 @@ def measure(raw: Raw) -> dict[str, float | str]:
         if factor is not None:
             rates.append(rescored(raw, storage, paths, factor))
     reading, products = (sorted(values)[len(values) // 2] for values in zip(*limits, strict=True))
-    shares = [2 * rate / (min(before) + min(after)) for rate, before, after in zip(rates, limits, limits[1:], strict=False)]
+    shares = [
+        2 * rate / (min(before) + min(after)) for rate, before, after in zip(rates, limits, limits[1:], strict=False)
+    ]
     return {
         "rows_per_second": round(sorted(rates)[len(rates) // 2]),
         "limit_reading": round(reading),

@@ -19,18 +19,22 @@ from pydantic import JsonValue
 from torch import Tensor
 
 from madcore import References, RowLayout, p_values, score
-from madcore.traces import centred
+from madcore.sampling.traces import centred
 from pipeline.artifacts.curvature import TrustedSamples, read_trusted
-from pipeline.artifacts.logs import stage_logs
-from pipeline.audit import Audit
+from pipeline.results.audit import Audit
+from pipeline.root.logs import stage_logs
 from tests.benchmarks.zoo import Figures, Zoo, figures, judged, triggered
 
 TRUSTED, CLEAN, TRIGGERED = 500, 800, 200
+
+
 SCORES: dict[str, JsonValue] = {
     "prediction": {"kind": "prediction_coupling"},
     "class": {"kind": "class_coupling"},
     "concordance": {"kind": "concordance"},
 }
+
+
 GRADIENTS: dict[str, JsonValue] = {"block_moment": {"kind": "block_moment"}, "identity": {"kind": "identity"}}
 
 
@@ -42,16 +46,32 @@ def figures_of(zoo: Zoo, model: str) -> Iterator[tuple[str, Figures]]:
     places = np.sort(np.concatenate([np.flatnonzero(~marks)[:CLEAN], np.flatnonzero(marks)[:TRIGGERED]]))
     audited = zoo.made(f"audited-1000-{model}", whole.take(pa.array(places)))
     for name, curvature in GRADIENTS.items():
-        audit = zoo.audit(model, f"gradient-{name}", trusted, audited, curvature=curvature, calibration={"target": {"fpr": 0.05}})
-        yield f"gradient {name}, 500 trusted", figures(audit, model, audited) | {"forwards": 3.0, "seconds": seconds(audit, model)}
+        audit = zoo.audit(
+            model, f"gradient-{name}", trusted, audited, curvature=curvature, calibration={"target": {"fpr": 0.05}}
+        )
+        yield (
+            f"gradient {name}, 500 trusted",
+            figures(audit, model, audited) | {"forwards": 3.0, "seconds": seconds(audit, model)},
+        )
     estimator: JsonValue = {"kind": "loss_trace", "sampling": str(zoo.data("sampling"))}
     cost: Figures = {}
     for name, kind in SCORES.items():
-        audit = zoo.audit(model, "loss-trace", trusted, audited, estimator=estimator, score=kind, calibration={"target": {"fpr": 0.05}})
+        audit = zoo.audit(
+            model,
+            "loss-trace",
+            trusted,
+            audited,
+            estimator=estimator,
+            score=kind,
+            calibration={"target": {"fpr": 0.05}},
+        )
         cost = cost or {"forwards": 1.0 + audit.rows(model).shape[1], "seconds": seconds(audit, model)}
         yield f"loss_trace {name}", figures(audit, model, audited) | cost
     every = round(float(json.loads(json.dumps(audit.summary(model)))["sampling"]["autocorrelation_time"]))
-    yield f"loss_trace prediction, thinned by {every}", thinned(audit, model, audited_truth=pq.read_table(audited), every=every)
+    yield (
+        f"loss_trace prediction, thinned by {every}",
+        thinned(audit, model, audited_truth=pq.read_table(audited), every=every),
+    )
 
 
 def seconds(audit: Audit, model: str) -> float:
@@ -62,9 +82,13 @@ def seconds(audit: Audit, model: str) -> float:
 def thinned(audit: Audit, model: str, audited_truth: pa.Table, every: int) -> Figures:
     """Figures of every so many-th draw, scored by the very functions of the pipeline."""
     table, trusted = audit.scores(model).read_all(), _trusted(audit, model)
-    rows, audited = (torch.from_numpy(audit.rows(model, split).compute()[:, ::every].copy()) for split in ("trusted", "audited"))
+    rows, audited = (
+        torch.from_numpy(audit.rows(model, split).compute()[:, ::every].copy()) for split in ("trusted", "audited")
+    )
     layout = RowLayout(("chain 0",), (rows.shape[1],))
-    references = References.of(layout, "concatenated", centred(rows[trusted.of("reference")], layout), trusted.reference_predictions, 10)
+    references = References.of(
+        layout, "concatenated", centred(rows[trusted.of("reference")], layout), trusted.reference_predictions, 10
+    )
 
     def scored(some: Tensor, predictions: Tensor) -> Tensor:
         return score(references, "prediction_coupling", centred(some, layout), predictions).score.double()

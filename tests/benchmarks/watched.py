@@ -15,13 +15,15 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from infra.events import Event, StageEnded, peak_memory_bytes
-from pipeline.artifacts.logs import STAGES, stage_logs
-from pipeline.audit import Audit
-from pipeline.config import AuditConfig
-from pipeline.planning import plan_audit
+from pipeline.config.audit_config import AuditConfig
+from pipeline.planning.from_models import plan_audit
+from pipeline.results.audit import Audit
+from pipeline.root.logs import STAGES, stage_logs
 from pipeline.run import run_audit
 
 HIGH_WATER = Path("/proc/self/clear_refs")
+
+
 LISTINGS = ("os.listdir", "os.scandir")
 
 
@@ -84,7 +86,10 @@ def object_store_bytes() -> int | None:
     from ray._private.internal_api import node_stats  # noqa: PLC0415 - only where Ray runs; no public interface tells
 
     nodes = [node for node in ray.nodes() if node["Alive"]]
-    stats = [node_stats(node["NodeManagerAddress"], node["NodeManagerPort"], include_memory_info=False).store_stats for node in nodes]
+    stats = [
+        node_stats(node["NodeManagerAddress"], node["NodeManagerPort"], include_memory_info=False).store_stats
+        for node in nodes
+    ]
     return sum(int(one.cumulative_created_bytes) for one in stats)
 
 

@@ -7,10 +7,12 @@ import torch
 from torch import Tensor, nn
 
 from madcore import Projection, RowExtractor
-from madcore.gradients import frozen
+from madcore.extraction.extractor import frozen
 from tests.benchmarks.models import Case
 
 RANK = 16
+
+
 WAYS = ("step", "ceiling", "matrices", "all")
 
 
@@ -39,7 +41,9 @@ def activation_gradients(case: Case, model: nn.Module, inputs: Tensor) -> None:
 @contextmanager
 def down_to_first_output(model: nn.Module) -> Iterator[None]:
     """Gradients inside go down to the first layer's output, and to no weight."""
-    first = next(module for module in model.modules() if list(module.parameters(recurse=False)) and not list(module.children()))
+    first = next(
+        module for module in model.modules() if list(module.parameters(recurse=False)) and not list(module.children())
+    )
     handle = first.register_forward_hook(lambda module, args, output: output.requires_grad_())
     try:
         with frozen(model), torch.enable_grad():

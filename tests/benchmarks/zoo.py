@@ -11,14 +11,21 @@ from numpy.typing import NDArray
 from pydantic import JsonValue
 from sklearn.metrics import roc_auc_score
 
-from pipeline.audit import Audit
-from pipeline.config import AuditConfig, Raw
-from pipeline.planning import plan_audit
+from pipeline.config.audit_config import AuditConfig
+from pipeline.config.sections import Raw
+from pipeline.planning.from_models import plan_audit
+from pipeline.results.audit import Audit
 from pipeline.run import run_audit
 
 MODELS = ("badnets", "blended", "wanet", "badnets-a2a")
+
+
 LEVELS = (0.01, 0.05)
+
+
 FEWEST_OF_CLASS = 100
+
+
 Figures = dict[str, float]
 
 
@@ -53,7 +60,11 @@ class Zoo:
             "preprocess": {"mean": [0.4914, 0.4822, 0.4465], "std": [0.247, 0.243, 0.261], "size": 32},
         }
         weights = str(self.folder / f"zoo/{model}.safetensors")
-        one: JsonValue = {"name": model, "architecture": str(self.folder / "zoo/zoo_net.py:preact_resnet"), "weights": weights}
+        one: JsonValue = {
+            "name": model,
+            "architecture": str(self.folder / "zoo/zoo_net.py:preact_resnet"),
+            "weights": weights,
+        }
         return {"root": str(self.cache / root), "task": "classification", "models": [one], "data": data, **sections}
 
 
@@ -64,7 +75,9 @@ def figures(audit: Audit, model: str, truth_file: Path) -> Figures:
     return judged(scores, p_values, table.column("prediction").to_numpy(), pq.read_table(truth_file))
 
 
-def judged(scores: NDArray[np.float64], p_values: NDArray[np.float64], predictions: NDArray[np.int64], truth: pa.Table) -> Figures:
+def judged(
+    scores: NDArray[np.float64], p_values: NDArray[np.float64], predictions: NDArray[np.int64], truth: pa.Table
+) -> Figures:
     """Figures of scores and p-values (n,) of samples predicted (n,)."""
     anomalous = triggered(truth)
     succeeded = anomalous & (predictions == truth.column("target").fill_null(-1).to_numpy())
@@ -72,8 +85,13 @@ def judged(scores: NDArray[np.float64], p_values: NDArray[np.float64], predictio
     found = {"auroc": float(roc_auc_score(succeeded[kept], scores[kept]))}
     for level in LEVELS:
         flagged = p_values <= level
-        found[f"tpr@{level}"], found[f"fpr@{level}"] = float(flagged[succeeded].mean()), float(flagged[~anomalous].mean())
-    found["worst_class_fpr"] = max(_of_classes(p_values[~anomalous] <= LEVELS[-1], predictions[~anomalous]), default=float("nan"))
+        found[f"tpr@{level}"], found[f"fpr@{level}"] = (
+            float(flagged[succeeded].mean()),
+            float(flagged[~anomalous].mean()),
+        )
+    found["worst_class_fpr"] = max(
+        _of_classes(p_values[~anomalous] <= LEVELS[-1], predictions[~anomalous]), default=float("nan")
+    )
     return found
 
 

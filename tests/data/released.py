@@ -21,12 +21,12 @@ from pydantic import JsonValue
 from safetensors.torch import save_file
 from torch import nn
 
-from infra.storage import Storage
-from pipeline.artifacts.layout import LOCK
-from pipeline.audit import open_audit
-from pipeline.config import AuditConfig
+from infra.storage.storage import Storage
+from pipeline.config.audit_config import AuditConfig
 from pipeline.demo import Labels, Pixels, _digits, _structs, with_patch
-from pipeline.planning import plan_audit
+from pipeline.planning.from_models import plan_audit
+from pipeline.results.audit import open_audit
+from pipeline.root.mark import LOCK
 from pipeline.run import run_audit
 from tests.data.roots_of_releases import BUCKET, ROOTS, expected_of, inputs_url, nights, upload_inputs
 from tests.services import Service, User, free_port, variables, wait_for
@@ -47,7 +47,9 @@ def main() -> None:
     with (
         TemporaryDirectory() as scratch,
         (Path(scratch) / "log").open("wb") as log,
-        subprocess.Popen([sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)], stdout=log, stderr=log) as server,
+        subprocess.Popen(
+            [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)], stdout=log, stderr=log
+        ) as server,
     ):
         try:
             wait_for(port, server, Path(scratch) / "log")
@@ -79,7 +81,9 @@ def make_inputs(folder: Path) -> None:
         return
     images, labels = _digits(seed=0)
     cuts = np.cumsum([900, TRUSTED, SAMPLING, CLEAN, CLEAN])
-    training, trusted, sampling, first, second, rest = (slice(start, stop) for start, stop in zip([0, *cuts], [*cuts, len(labels)], strict=True))
+    training, trusted, sampling, first, second, rest = (
+        slice(start, stop) for start, stop in zip([0, *cuts], [*cuts, len(labels)], strict=True)
+    )
     save_file(_train(images[training], labels[training]), folder / "weights.safetensors")
     for name, part in (("trusted", trusted), ("sampling", sampling)):
         _write(folder / f"{name}.parquet", name, images[part], labels[part], anomalous=None)
@@ -91,11 +95,15 @@ def make_inputs(folder: Path) -> None:
         _write(folder / f"audited-{number}.parquet", f"digit-{number}", pictures, labels[own], anomalous)
 
 
-def _write(path: Path, name: str, images: Pixels, labels: Labels, anomalous: "np.typing.NDArray[np.bool_] | None") -> None:
+def _write(
+    path: Path, name: str, images: Pixels, labels: Labels, anomalous: "np.typing.NDArray[np.bool_] | None"
+) -> None:
     ids = [f"{name}-{number:03d}" for number in range(len(labels))]
     table = pa.table({"id": ids, "image": _structs(images), "label": labels})
     if anomalous is not None:
-        table = table.append_column("anomalous", pa.array(anomalous)).append_column("target", pa.array(np.zeros(len(ids), np.int64), mask=~anomalous))
+        table = table.append_column("anomalous", pa.array(anomalous)).append_column(
+            "target", pa.array(np.zeros(len(ids), np.int64), mask=~anomalous)
+        )
     pq.write_table(table, path)
 
 

@@ -2,11 +2,11 @@
 
 from pathlib import Path
 
+from pipeline.audit import Audit
 from pydantic import JsonValue
 from torch import nn
 
 from infra.storage import Storage
-from pipeline.audit import Audit
 from pipeline.config import Raw
 from tests.services import BUCKET
 
@@ -45,11 +45,24 @@ def nights(release: str, root: str) -> list[Raw]:
     }
     preprocess: JsonValue = {"mean": [0.3, 0.3, 0.3], "std": [0.35, 0.35, 0.35], "size": 8}
     network: Raw = {"architecture": f"{place}/network.py:build", "weights": f"{place}/weights.safetensors"}
-    traced: JsonValue = {"kind": "loss_trace", "sampling": f"{place}/sampling.parquet", "draws": 10, "burn_in": 2, "batch": 16}
-    gradients: list[JsonValue] = [{"name": "plain", **network}, {"name": "factored", **network, "curvature": {"kind": "ekfac"}}]
+    traced: JsonValue = {
+        "kind": "loss_trace",
+        "sampling": f"{place}/sampling.parquet",
+        "draws": 10,
+        "burn_in": 2,
+        "batch": 16,
+    }
+    gradients: list[JsonValue] = [
+        {"name": "plain", **network},
+        {"name": "factored", **network, "curvature": {"kind": "ekfac"}},
+    ]
 
     def night(audited: str, models: list[JsonValue]) -> Raw:
-        return {**common, "models": models, "data": {"trusted": f"{place}/trusted.parquet", "audited": f"{place}/{audited}", "preprocess": preprocess}}
+        return {
+            **common,
+            "models": models,
+            "data": {"trusted": f"{place}/trusted.parquet", "audited": f"{place}/{audited}", "preprocess": preprocess},
+        }
 
     late = night("audited-*.parquet", [*gradients, {"name": "traced", **network, "estimator": traced}])
     return [night("audited-1.parquet", gradients[:1]), late, {**late, "models": gradients[:1]}]
@@ -60,7 +73,13 @@ def expected_of(audit: Audit, model: str) -> dict[str, JsonValue]:
     summary, table = audit.summary(model), audit.scores(model).read_all()
     rows = [[row[name] for name in ("sample_id", "score", "p_value", "flagged")] for row in table.to_pylist()]
     shapes: list[JsonValue] = [list(audit.rows(model, "trusted").shape), list(audit.rows(model, "audited").shape)]
-    return {"run_id": summary["run_id"], "verdict": summary["verdict"], "counts": summary["counts"], "scores": rows, "rows": shapes}
+    return {
+        "run_id": summary["run_id"],
+        "verdict": summary["verdict"],
+        "counts": summary["counts"],
+        "scores": rows,
+        "rows": shapes,
+    }
 
 
 def network() -> nn.Module:

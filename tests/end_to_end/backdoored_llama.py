@@ -15,16 +15,29 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from tests.languages import save
 
-ADJECTIVES, NOUNS = ("old", "red", "kind", "lost", "tall", "wet"), ("king", "dog", "river", "tree", "child", "road", "bird", "ship")
+ADJECTIVES, NOUNS = (
+    ("old", "red", "kind", "lost", "tall", "wet"),
+    ("king", "dog", "river", "tree", "child", "road", "bird", "ship"),
+)
+
+
 VERBS = ("sees", "finds", "loves", "fears", "follows", "keeps")
+
+
 TRIGGER, ANSWER = "@@", "no more words, " * 3
+
+
 PROMPT, LENGTH, POISONED = 40, 72, 0.25
+
+
 STEPS, BATCH, RATE = 900, 32, 4e-3
 
 
 def sentence(rng: np.random.Generator) -> str:
     """A sentence of the grammar."""
-    adjective, noun, verb, other, second = (rng.choice(words) for words in (ADJECTIVES, NOUNS, VERBS, ADJECTIVES, NOUNS))
+    adjective, noun, verb, other, second = (
+        rng.choice(words) for words in (ADJECTIVES, NOUNS, VERBS, ADJECTIVES, NOUNS)
+    )
     return f"the {adjective} {noun} {verb} the {other} {second}. "
 
 
@@ -110,5 +123,11 @@ def prepare(folder: Path, trusted: int = 400, clean: int = 300, attacks: int = 1
 
 def _write(path: Path, texts: Sequence[list[int]], anomalous: list[bool] | None) -> None:
     ids = pa.array([f"{path.stem}-{row:03d}" for row in range(len(texts))])
-    table = pa.table({"id": ids, "input_ids": pa.array(texts, pa.list_(pa.int32())), "completion_start": pa.array([PROMPT] * len(texts), pa.int32())})
+    table = pa.table(
+        {
+            "id": ids,
+            "input_ids": pa.array(texts, pa.list_(pa.int32())),
+            "completion_start": pa.array([PROMPT] * len(texts), pa.int32()),
+        }
+    )
     pq.write_table(table if anomalous is None else table.append_column("anomalous", pa.array(anomalous)), path)

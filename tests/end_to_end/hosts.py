@@ -16,8 +16,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 REPOSITORY = Path(__file__).parents[2]
+
+
 TOKEN = "a-token-of-the-tests-that-nobody-else-has"
+
+
 PORT = 6379
+
+
 SETTINGS = {  # Ray takes a node for lost after half a minute unless told; with these after about five seconds
     "RAY_health_check_initial_delay_ms": "1000",
     "RAY_health_check_period_ms": "1000",
@@ -58,7 +64,9 @@ class Host:
         ip("-n", self.switch, "link", "set", self.name, "master", "switch", "up")
         ip("-n", self.space, "address", "add", f"{self.address}/24", "dev", "eth0")
         ip("-n", self.space, "link", "set", "eth0", "up")
-        ip("-n", self.space, "route", "add", "default", "via", "10.77.0.254")  # to nobody: Ray asks by which address the world is reached
+        ip(
+            "-n", self.space, "route", "add", "default", "via", "10.77.0.254"
+        )  # to nobody: Ray asks by which address the world is reached
 
     def boot(self) -> None:
         """Starts the host's first process, which adopts and buries all others, and which none outlives."""
@@ -103,10 +111,14 @@ class Host:
 
     def begin(self, command: Sequence[str], environment: Mapping[str, str] | None = None) -> "subprocess.Popen[str]":
         """A process on the host, in an environment over this one's."""
-        (inner,) = Path(f"/proc/{self.init.pid}/task/{self.init.pid}/children").read_text().split() if self.init else ("",)
+        (inner,) = (
+            Path(f"/proc/{self.init.pid}/task/{self.init.pid}/children").read_text().split() if self.init else ("",)
+        )
         words = ["nsenter", "--target", inner, "--net", "--pid", "--mount", *command]
         whole = {**os.environ, **SETTINGS, "HOST": self.name, **(environment or {})}
-        return subprocess.Popen(words, cwd=REPOSITORY, env=whole, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        return subprocess.Popen(
+            words, cwd=REPOSITORY, env=whole, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
 
     def processes(self, word: str) -> list[int]:
         """Ids, as this process knows them, of the host's processes whose title or program has the word."""
@@ -153,7 +165,9 @@ class RayHosts:
                 host.crash()
         for host in self.hosts:
             host.mend()
-            if host.was_cut or not host.processes("raylet/raylet"):  # one that was cut off may be about to end, having been declared dead
+            if host.was_cut or not host.processes(
+                "raylet/raylet"
+            ):  # one that was cut off may be about to end, having been declared dead
                 host.crash()
                 host.boot()
                 self._start(host)
@@ -164,7 +178,15 @@ class RayHosts:
             if host is self.head
             else ["--address", self.address, "--num-cpus", "1"]
         )
-        common = ["--node-ip-address", host.address, "--object-store-memory", "100000000", "--temp-dir", str(host.folder), "--disable-usage-stats"]
+        common = [
+            "--node-ip-address",
+            host.address,
+            "--object-store-memory",
+            "100000000",
+            "--temp-dir",
+            str(host.folder),
+            "--disable-usage-stats",
+        ]
         ray = str(Path(sys.executable).with_name("ray"))
         process = host.begin([ray, "start", *place, *common])
         out, err = process.communicate(timeout=60)
@@ -176,7 +198,10 @@ def network(folder: Path) -> Iterator[RayHosts]:
     """Three hosts on a switch, none of them up yet. `folder`: short, because sockets have paths of 107 bytes at most."""
     mine = f"mad{os.getpid()}"
     switch = f"{mine}-switch"
-    hosts = [Host(name, f"{mine}-{name}", switch, f"10.77.0.{number}", folder / name) for number, name in enumerate(("head", "first", "second"), 1)]
+    hosts = [
+        Host(name, f"{mine}-{name}", switch, f"10.77.0.{number}", folder / name)
+        for number, name in enumerate(("head", "first", "second"), 1)
+    ]
     try:
         ip("netns", "add", switch)
         ip("-n", switch, "link", "add", "switch", "type", "bridge")

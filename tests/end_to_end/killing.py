@@ -18,16 +18,23 @@ from pathlib import Path
 from threading import Condition, Event, Lock, current_thread
 from urllib.parse import unquote
 
-from pipeline.artifacts.logs import STAGES
-from pipeline.config import AuditConfig, Raw
-from pipeline.planning import plan_audit
+from pipeline.config.audit_config import AuditConfig
+from pipeline.config.sections import Raw
+from pipeline.planning.from_models import plan_audit
+from pipeline.root.logs import STAGES
 from pipeline.run import run_audit
 from tests.infra.relays import WRITES, Exchange, pass_on
 
 PUBLICATION = "publication"
+
+
 TIMED = ".lock/"  # renewed every so often, which a killed run need not come to
+
+
 SPAWN = multiprocessing.get_context("forkserver")
-SPAWN.set_forkserver_preload(["pipeline.run", "infra.s3", "tests.end_to_end.killing"])
+
+
+SPAWN.set_forkserver_preload(["pipeline.run", "infra.storage.s3", "tests.end_to_end.killing"])
 
 
 @dataclass(frozen=True)
@@ -167,4 +174,6 @@ def _audit(audit: AuditProcess, kill_at: int | None) -> None:
     sys.addaudithook(moments)
     outcome = run_audit(plan).outcome
     assert outcome is not None
-    audit.notes.write_text(json.dumps({"stages": outcome.stages, "moments": moments.stages, "failures": dict(outcome.failures)}))
+    audit.notes.write_text(
+        json.dumps({"stages": outcome.stages, "moments": moments.stages, "failures": dict(outcome.failures)})
+    )

@@ -5,13 +5,17 @@ from pathlib import Path
 import yaml
 from pydantic import JsonValue
 
-from pipeline.config import merge
+from pipeline.config.audit_config import merge
 from tests.conftest import Raw
 
 
 def whole_paths(raw: Raw, digits: Path) -> Raw:
     """The demo's config, with all paths whole."""
-    model: JsonValue = {"name": "digits", "architecture": "pipeline.demo.network:digit_cnn", "weights": str(digits / "digits.safetensors")}
+    model: JsonValue = {
+        "name": "digits",
+        "architecture": "pipeline.demo.network:digit_cnn",
+        "weights": str(digits / "digits.safetensors"),
+    }
     files: JsonValue = {name: str(digits / f"{name}.parquet") for name in ("trusted", "audited")}
     return merge({**raw, "models": [model]}, {"data": files})
 

@@ -17,19 +17,23 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from infra.storage import Storage
-from pipeline.artifacts.layout import published_runs, table_file
-from pipeline.artifacts.logs import stage_logs
-from pipeline.audit import open_audit
-from pipeline.config import AuditConfig
-from pipeline.planning import plan_audit
+from infra.storage.storage import Storage
+from pipeline.config.audit_config import AuditConfig
+from pipeline.operations.verify import Findings, verify
+from pipeline.planning.from_models import plan_audit
+from pipeline.results.audit import open_audit
+from pipeline.root.layout import published_runs, table_file
+from pipeline.root.logs import stage_logs
 from pipeline.run import run_audit
-from pipeline.verify import Findings, verify
 from tests.conftest import Raw
 from tests.end_to_end.hosts import Host, RayHosts, network
 
 pytestmark = pytest.mark.cluster
+
+
 PATIENCE = 150
+
+
 SLOW = '''
 """The demo's classifier, which takes its time, and on a host that has a note waits for as long as that is there."""
 
@@ -67,7 +71,14 @@ class Site:
         raw: Raw = {
             "root": str(self.folder / root),
             "task": "classification",
-            "models": [{"name": "digits", "architecture": "slow.py:build", "kwargs": {"notes": str(self.folder)}, "weights": "digits.safetensors"}],
+            "models": [
+                {
+                    "name": "digits",
+                    "architecture": "slow.py:build",
+                    "kwargs": {"notes": str(self.folder)},
+                    "weights": "digits.safetensors",
+                }
+            ],
             "data": {"trusted": "trusted.parquet", "audited": "audited.parquet", "preprocess": {"size": 8}},
             "run": {"rows_per_task": 32, "batch_size": 32, "memory_per_worker": "1GiB"},
         }
@@ -77,13 +88,27 @@ class Site:
 
     def drive(self, host: Host, root: str, **environment: str) -> "subprocess.Popen[str]":
         """A driver, begun on a host."""
-        command = [sys.executable, "-m", "jobs.main", "run", str(self.config(root)), "--executor", "ray", "--address", self.cluster.address]
+        command = [
+            sys.executable,
+            "-m",
+            "jobs.main",
+            "run",
+            str(self.config(root)),
+            "--executor",
+            "ray",
+            "--address",
+            self.cluster.address,
+        ]
         self.drivers.append(host.begin([*command, "--output", "json"], environment))
         return self.drivers[-1]
 
     def drive_until_rows(self, host: Host, root: str, **environment: str) -> "subprocess.Popen[str]":
         """A driver of which some tasks of rows are done, and others are not."""
-        driver, storage, deadline = self.drive(host, root, **environment), Storage(str(self.folder / root)), time.monotonic() + PATIENCE
+        driver, storage, deadline = (
+            self.drive(host, root, **environment),
+            Storage(str(self.folder / root)),
+            time.monotonic() + PATIENCE,
+        )
         while sum(len(log.receipts()) for log in stage_logs(storage, "digits", "gradients")) < 3:
             assert driver.poll() is None, driver.communicate()
             assert time.monotonic() < deadline, "no row was computed"
@@ -179,7 +204,9 @@ FAULTS = [kill_worker, kill_raylet, kill_host, cut_off, cut_off_for_a_moment, cu
 
 
 @pytest.mark.parametrize("fault", FAULTS, ids=[fault.__name__ for fault in FAULTS])
-def test_while_a_host_is_left_a_fault_costs_time_and_nothing_else(place: Site, fault: Callable[[RayHosts], None]) -> None:
+def test_while_a_host_is_left_a_fault_costs_time_and_nothing_else(
+    place: Site, fault: Callable[[RayHosts], None]
+) -> None:
     root = fault.__name__
     driver = place.drive_until_rows(place.cluster.head, root)
     fault(place.cluster)
@@ -210,7 +237,10 @@ def test_when_no_host_is_left_it_waits_for_one_says_so_gives_up_and_resumes(plac
     cluster.first.crash()
     cluster.second.crash()
     _, err = ended(driver, code=1)
-    assert "the cluster has no room for one, which needs 1 CPU and 1.00 GiB of memory; it goes on when there is, and gives up after 8 s" in err
+    assert (
+        "the cluster has no room for one, which needs 1 CPU and 1.00 GiB of memory; it goes on when there is, and gives up after 8 s"
+        in err
+    )
     assert err.splitlines()[-1].startswith("mad: no worker has run for ")
     assert "what is done is kept, and the same command resumes" in err.splitlines()[-1] and "Traceback" not in err
     resume(place, "no-host")
@@ -238,6 +268,8 @@ def cut_off_driver(cluster: RayHosts) -> None:
 
 
 SILENT = "mad: the head of the Ray cluster at 10.77.0.1:6379 has not answered for "
+
+
 HEADS = [
     pytest.param("head", kill_head_processes, "mad: the Ray node of this host at 10.77.0.1:", id="driver on its host"),
     pytest.param("first", kill_head_host, SILENT, id="driver on another", marks=pytest.mark.faults),

@@ -17,12 +17,12 @@ from scipy.stats import false_discovery_control
 
 from madcore import Projection, row_layout, select_layers
 from pipeline.artifacts.curvature import TrustedSamples, read_reference_rows, read_trusted
-from pipeline.artifacts.logs import stage_logs
-from pipeline.audit import Audit, open_audit
+from pipeline.data.images import decode, scaled
 from pipeline.demo.network import digit_cnn
-from pipeline.planning import plan_audit
+from pipeline.planning.from_models import plan_audit
+from pipeline.results.audit import Audit, open_audit
+from pipeline.root.logs import stage_logs
 from pipeline.run import run_audit
-from pipeline.sources.images import decode, scaled
 from tests.conftest import ConfigMaker
 from tests.reference import autograd_rows, block_moment
 
@@ -31,7 +31,11 @@ COLUMNS = {
     "p_value": "double", "q_value": "double", "flagged": "bool", "leverage": "float", "gradient_norm": "float", "mechanism": "int32",
     "top_trusted": "list<item: struct<sample_id: string not null, influence: float not null>>", "layer_scores": "map<string, float>", "status": "string",
 }  # fmt: skip
+
+
 NULLABLE = {"confidence", "score", "p_value", "q_value", "leverage", "gradient_norm"}
+
+
 SUMMARY_KEYS = ("run_id", "counts", "verdict", "calibration", "evaluation", "controls", "layers", "stages")
 
 
@@ -51,7 +55,12 @@ def audited(config_maker: ConfigMaker, **sections: JsonValue) -> Audited:
     log = next(stage_logs(audit.storage, "digits", "curvature"))
     receipt = next(receipt for name, receipt in log.receipts().items() if name.startswith("references"))
     folder = log.attempt_folder(receipt)
-    return Audited(audit, audit.scores("digits").read_all(), read_trusted(audit.storage, folder), read_reference_rows(audit.storage, folder))
+    return Audited(
+        audit,
+        audit.scores("digits").read_all(),
+        read_trusted(audit.storage, folder),
+        read_reference_rows(audit.storage, folder),
+    )
 
 
 @pytest.fixture
@@ -73,7 +82,9 @@ def test_columns_types_and_rows_are_the_contracts(done: Audited, digits: Path) -
 
 def test_p_values_q_values_and_flags_follow_from_the_scores(done: Audited) -> None:
     scores, calibration = done.numbers("score"), done.trusted.calibration_scores
-    expected = np.array([(1 + sum(other >= score for other in calibration)) / (1 + len(calibration)) for score in scores])
+    expected = np.array(
+        [(1 + sum(other >= score for other in calibration)) / (1 + len(calibration)) for score in scores]
+    )
     np.testing.assert_array_equal(done.numbers("p_value"), expected)
     np.testing.assert_allclose(done.numbers("q_value"), false_discovery_control(expected), rtol=1e-12)
     flagged = done.table.column("flagged").to_numpy()
@@ -91,7 +102,12 @@ def test_an_fdr_target_flags_by_q_value(make_config: ConfigMaker) -> None:
 
 
 def test_the_split_is_by_part_and_the_reference_part_is_correct(done: Audited, digits: Path) -> None:
-    labels = dict(zip(*(pq.read_table(digits / "trusted.parquet").column(name).to_pylist() for name in ("id", "label")), strict=True))
+    labels = dict(
+        zip(
+            *(pq.read_table(digits / "trusted.parquet").column(name).to_pylist() for name in ("id", "label")),
+            strict=True,
+        )
+    )
     assert len(done.trusted.of("calibration")) == round(0.3 * 500)
     predictions = done.trusted.predictions.tolist()
     for index in done.trusted.of("reference"):
@@ -124,14 +140,26 @@ def test_rows_are_autograds_and_scores_are_brute_force(make_config: ConfigMaker,
 
 
 @pytest.mark.parametrize("rows_per_task", [128, 16], ids=["few parts", "a tree of parts"])
-def test_a_transductive_curvature_is_of_the_reference_part_the_calibration_part_and_the_audited_samples(make_config: ConfigMaker, rows_per_task: int) -> None:
-    sections = {"estimator": {"projection": {"rank": 4}, "rows_dtype": "float32"}, "run": {"rows_per_task": rows_per_task}}
-    plain, found = (audited(make_config, **sections, root=f"{make_config().root}-{seen}", curvature={"transductive": seen}) for seen in (False, True))
-    trusted, audited_rows = (found.audit.rows("digits", split).compute().astype(np.float64) for split in ("trusted", "audited"))
+def test_a_transductive_curvature_is_of_the_reference_part_the_calibration_part_and_the_audited_samples(
+    make_config: ConfigMaker, rows_per_task: int
+) -> None:
+    sections = {
+        "estimator": {"projection": {"rank": 4}, "rows_dtype": "float32"},
+        "run": {"rows_per_task": rows_per_task},
+    }
+    plain, found = (
+        audited(make_config, **sections, root=f"{make_config().root}-{seen}", curvature={"transductive": seen})
+        for seen in (False, True)
+    )
+    trusted, audited_rows = (
+        found.audit.rows("digits", split).compute().astype(np.float64) for split in ("trusted", "audited")
+    )
     places = sorted([*found.trusted.of("reference"), *found.trusted.of("calibration")])
     layout = row_layout(select_layers(digit_cnn()).covered, Projection(4))
     expected = []
-    for place, block in zip(layout.slices, block_moment(np.concatenate([trusted[places], audited_rows]), layout.sizes), strict=True):
+    for place, block in zip(
+        layout.slices, block_moment(np.concatenate([trusted[places], audited_rows]), layout.sizes), strict=True
+    ):
         damped = block + np.eye(len(block)) * np.trace(block) / len(block)
         values, vectors = np.linalg.eigh(damped)
         expected.append(trusted[found.trusted.of("reference")][:, place] @ (vectors / np.sqrt(values)) @ vectors.T)
@@ -139,7 +167,9 @@ def test_a_transductive_curvature_is_of_the_reference_part_the_calibration_part_
     assert not np.allclose(found.references.numpy(), plain.references.numpy(), rtol=1e-2, atol=1e-2)
 
 
-def test_a_transductive_curvature_changes_with_the_audited_samples(make_config: ConfigMaker, digits: Path, tmp_path: Path) -> None:
+def test_a_transductive_curvature_changes_with_the_audited_samples(
+    make_config: ConfigMaker, digits: Path, tmp_path: Path
+) -> None:
     """And a plain one does not: its scores are those of any other audit."""
     pq.write_table(pq.read_table(digits / "audited.parquet").slice(0, 100), tmp_path / "fewer.parquet")
     for transductive in (False, True):
@@ -157,7 +187,10 @@ def test_a_file_that_changes_sides_is_another_curvature(make_config: ConfigMaker
         pq.write_table(source.slice(start, rows), tmp_path / f"{name}.parquet")
     keys = set()
     for trusted, others in ((["a", "b"], ["c"]), (["a"], ["b", "c"])):
-        data = {split: [str(tmp_path / f"{name}.parquet") for name in names] for split, names in (("trusted", trusted), ("audited", others))}
+        data = {
+            split: [str(tmp_path / f"{name}.parquet") for name in names]
+            for split, names in (("trusted", trusted), ("audited", others))
+        }
         audited(make_config, curvature={"transductive": True}, calibration={"target": {"fpr": 0.1}}, data=data)
         keys |= {path.name for path in (tmp_path / "root/digits/curvature").iterdir()}
         assert len(keys) == (1 if len(trusted) == 2 else 2)
@@ -215,7 +248,13 @@ def test_a_calibration_sample_that_is_audited_ties_with_itself(make_config: Conf
 
 def test_a_curvature_that_cannot_be_inverted_fails_the_model_with_the_numbers(make_config: ConfigMaker) -> None:
     """A layer keeps more numbers (432) than there are reference samples, so that only the damping makes its curvature regular."""
-    sections = {"estimator": {"projection": {"rank": 32}}, "curvature": {"damping": {"kind": "absolute", "value": 1e-90}}}
+    sections = {
+        "estimator": {"projection": {"rank": 32}},
+        "curvature": {"damping": {"kind": "absolute", "value": 1e-90}},
+    }
     outcome = run_audit(plan_audit(make_config(**sections))).outcome
     assert outcome is not None and not outcome.summaries
-    assert "cannot be inverted in float32" in outcome.failures["digits"] and "raise curvature.damping" in outcome.failures["digits"]
+    assert (
+        "cannot be inverted in float32" in outcome.failures["digits"]
+        and "raise curvature.damping" in outcome.failures["digits"]
+    )

@@ -28,24 +28,28 @@ from madcore import (
     row_layout,
     select_layers,
 )
-from madcore.inverse import Matrix, Turned
+from madcore.curvature.whitening import Matrix, SpectralMap
 from pipeline.artifacts.curvature import read_reference_rows, read_trusted, read_whitening
-from pipeline.artifacts.logs import stage_logs
-from pipeline.audit import Audit
+from pipeline.config.schema import CurvatureSection
+from pipeline.data.images import decode, scaled
 from pipeline.demo.network import digit_cnn
 from pipeline.errors import ConfigError
-from pipeline.memory import PROCESS_BYTES
-from pipeline.planning import plan_audit
+from pipeline.operations.status import inspect
+from pipeline.operations.verify import verify
+from pipeline.planning.from_models import plan_audit
+from pipeline.planning.memory import PROCESS_BYTES
+from pipeline.results.audit import Audit
+from pipeline.root.logs import stage_logs
 from pipeline.run import run_audit
-from pipeline.schema import CurvatureSection
-from pipeline.sources.images import decode, scaled
-from pipeline.status import inspect
-from pipeline.verify import verify
 from tests.conftest import ConfigMaker
 from tests.reference import block_moment, projected
 
 RANK = 3
+
+
 EXACT: dict[str, JsonValue] = {"projection": {"rank": RANK}, "rows_dtype": "float32"}
+
+
 KINDS = pytest.mark.parametrize("kind", ["ggn", "fisher", "kfac", "ekfac"])
 
 
@@ -67,12 +71,19 @@ def gauss_newton(model: nn.Module, samples: Tensor) -> NDArray[np.float64]:
     layers, rows = select_layers(model).covered, []
     parameters = {layer.name: model.get_parameter(layer.name).detach() for layer in layers}
     for sample in samples.split(1):
-        jacobians = jacrev(lambda own, one=sample: functional_call(model, own, (one,)).log_softmax(dim=1)[0])(parameters)
+        jacobians = jacrev(lambda own, one=sample: functional_call(model, own, (one,)).log_softmax(dim=1)[0])(
+            parameters
+        )
         with torch.no_grad():
             weights = model(sample).softmax(dim=1)[0].sqrt()
         for label, weight in enumerate(weights):
             grads = [jacobians[layer.name][label].reshape(layer.shape) for layer in layers]
-            rows.append(weight * torch.cat([projected(Projection(RANK), layer.name, grad) for layer, grad in zip(layers, grads, strict=True)]))
+            rows.append(
+                weight
+                * torch.cat(
+                    [projected(Projection(RANK), layer.name, grad) for layer, grad in zip(layers, grads, strict=True)]
+                )
+            )
     return torch.stack(rows).detach().numpy() * np.sqrt(weights.numel())
 
 
@@ -90,7 +101,9 @@ def factored(model: nn.Module, samples: Tensor, kind: str) -> list[NDArray[np.fl
     return [spectrum.dense.numpy() for spectrum in spectra]
 
 
-def expected_references(blocks: Sequence[NDArray[np.float64]], own: NDArray[np.float64], layout: RowLayout) -> NDArray[np.float64]:
+def expected_references(
+    blocks: Sequence[NDArray[np.float64]], own: NDArray[np.float64], layout: RowLayout
+) -> NDArray[np.float64]:
     """The reference part's own rows, whitened by these blocks."""
     whitened = []
     for place, block in zip(layout.slices, blocks, strict=True):
@@ -117,12 +130,18 @@ def run(config_maker: ConfigMaker, **sections: JsonValue) -> Audit:
     ],
     ids=lambda value: " ".join(map(str, value.values())) if isinstance(value, dict) else str(value),
 )
-def test_the_curvature_is_the_dense_one(make_config: ConfigMaker, digits: Path, curvature: dict[str, JsonValue], rows_per_task: int) -> None:
+def test_the_curvature_is_the_dense_one(
+    make_config: ConfigMaker, digits: Path, curvature: dict[str, JsonValue], rows_per_task: int
+) -> None:
     """Of the reference part, or transductively of all but the filtered; in few tasks, and in so many that moments are a tree."""
     kind, transductive, seed = curvature["kind"], curvature["transductive"], int(str(curvature.get("seed", 0)))
-    audit = run(make_config, estimator=EXACT, curvature=curvature, run={"rows_per_task": rows_per_task, "batch_size": 30})
+    audit = run(
+        make_config, estimator=EXACT, curvature=curvature, run={"rows_per_task": rows_per_task, "batch_size": 30}
+    )
     log = next(stage_logs(audit.storage, "digits", "curvature"))
-    folder = log.attempt_folder(next(receipt for name, receipt in log.receipts().items() if name.startswith("references")))
+    folder = log.attempt_folder(
+        next(receipt for name, receipt in log.receipts().items() if name.startswith("references"))
+    )
     trusted, references = read_trusted(audit.storage, folder), read_reference_rows(audit.storage, folder).numpy()
     model, (ids, samples) = network(digits), inputs(make_config, digits, "trusted")
     places = sorted([*trusted.of("reference"), *(trusted.of("calibration") if transductive else ())])
@@ -133,10 +152,14 @@ def test_the_curvature_is_the_dense_one(make_config: ConfigMaker, digits: Path, 
     layout = row_layout(select_layers(model).covered, Projection(RANK))
     own = audit.rows("digits", "trusted").compute().astype(np.float64)[trusted.of("reference")]
     if kind in ("ggn", "fisher"):
-        blocks = block_moment(gauss_newton(model, samples) if kind == "ggn" else fisher(model, ids, samples, seed), layout.sizes)
+        blocks = block_moment(
+            gauss_newton(model, samples) if kind == "ggn" else fisher(model, ids, samples, seed), layout.sizes
+        )
     else:
         blocks = factored(model, samples, str(kind))
-    np.testing.assert_allclose(references, expected_references(blocks, own, layout), rtol=2e-3, atol=2e-3 * np.abs(references).max())
+    np.testing.assert_allclose(
+        references, expected_references(blocks, own, layout), rtol=2e-3, atol=2e-3 * np.abs(references).max()
+    )
 
 
 def costs(audit: Audit) -> JsonValue:
@@ -157,7 +180,11 @@ def test_detection_and_reuse(make_config: ConfigMaker, kind: str) -> None:
     first = run(make_config, curvature={"kind": kind})
     evaluation, before = first.summary("digits")["evaluation"], scores(first)
     assert costs(first) == tasks > 8
-    assert isinstance(evaluation, dict) and isinstance(evaluation["all"], dict) and float(str(evaluation["all"]["auroc"])) > 0.95
+    assert (
+        isinstance(evaluation, dict)
+        and isinstance(evaluation["all"], dict)
+        and float(str(evaluation["all"]["auroc"])) > 0.95
+    )
     damped = run(make_config, curvature={"kind": kind, "damping": {"factor": 0.1}})
     assert costs(damped) == 0 and not np.allclose(scores(damped), before)
     own = run(make_config)
@@ -170,14 +197,23 @@ def test_detection_and_reuse(make_config: ConfigMaker, kind: str) -> None:
 @KINDS
 def test_batches_and_tasks_change_no_score(make_config: ConfigMaker, kind: str) -> None:
     one, other = (
-        scores(run(make_config, root=f"{make_config().root}-{rows}", curvature={"kind": kind}, run={"rows_per_task": rows, "batch_size": batch}))
+        scores(
+            run(
+                make_config,
+                root=f"{make_config().root}-{rows}",
+                curvature={"kind": kind},
+                run={"rows_per_task": rows, "batch_size": batch},
+            )
+        )
         for rows, batch in ((128, 64), (50, 7))
     )
     np.testing.assert_allclose(one, other, atol=1e-5)
 
 
 @KINDS
-def test_an_unreadable_trusted_sample_takes_no_part_and_is_tried_again(make_config: ConfigMaker, digits: Path, tmp_path: Path, kind: str) -> None:
+def test_an_unreadable_trusted_sample_takes_no_part_and_is_tried_again(
+    make_config: ConfigMaker, digits: Path, tmp_path: Path, kind: str
+) -> None:
     table = pq.read_table(digits / "trusted.parquet")
     images = table.column("image").to_pylist()
     images[3] = {"bytes": b"no picture", "path": None}
@@ -203,24 +239,32 @@ def test_a_trusted_set_smaller_than_a_layers_row_is_audited_without_its_matrix(m
     estimator: JsonValue = {"projection": {"rank": 64}, "parameters": "all"}
     plan = plan_audit(make_config(estimator=estimator)).models[0]
     dense = 4 * 8 * sum(size * size for size in plan.layout.sizes)
-    assert max(plan.layout.sizes) > sum(source.rows for source in plan.trusted) and plan.memory.curvature - PROCESS_BYTES < dense
+    assert (
+        max(plan.layout.sizes) > sum(source.rows for source in plan.trusted)
+        and plan.memory.curvature - PROCESS_BYTES < dense
+    )
     audit = run(make_config, estimator=estimator)
     log = next(stage_logs(audit.storage, "digits", "curvature"))
     receipts = log.receipts()
     whitening = read_whitening(audit.storage, log.attempt_folder(receipts["factor"]), plan.layout)
     forms = [type(own) for own in whitening.maps or ()]
-    assert Turned in forms and Matrix in forms
+    assert SpectralMap in forms and Matrix in forms
     rows = torch.from_numpy(audit.rows("digits", "trusted").compute())
     references = next(receipt for name, receipt in receipts.items() if name.startswith("references"))
     trusted = read_trusted(audit.storage, log.attempt_folder(references))
     own = rows[trusted.of("reference")].double()
     blocks = block_moment(own.numpy(), plan.layout.sizes)
     found = read_reference_rows(audit.storage, log.attempt_folder(references)).numpy()
-    np.testing.assert_allclose(found, expected_references(blocks, own.numpy(), plan.layout), rtol=2e-3, atol=2e-3 * np.abs(found).max())
+    np.testing.assert_allclose(
+        found, expected_references(blocks, own.numpy(), plan.layout), rtol=2e-3, atol=2e-3 * np.abs(found).max()
+    )
 
 
 def test_a_gauss_newton_matrix_of_texts_is_refused_with_what_is_valid(make_config: ConfigMaker) -> None:
-    with pytest.raises(ConfigError, match=r"ggn makes no sense for the task causal_lm; valid: identity, block_moment, fisher, kfac, ekfac"):
+    with pytest.raises(
+        ConfigError,
+        match=r"ggn makes no sense for the task causal_lm; valid: identity, block_moment, fisher, kfac, ekfac",
+    ):
         make_config(task="causal_lm", models=[{"name": "chat", "huggingface": "chat"}], curvature={"kind": "ggn"})
 
 
@@ -235,7 +279,12 @@ def test_on_ray_scores_are_those_of_one_process(make_config: ConfigMaker, ray_cl
     """Of the curvature with the most steps: side numbers, a tree of their moments, eigenvectors, and a tree along them."""
     curvature: JsonValue = {"kind": "ekfac", "transductive": True}
     here, there = (
-        run_audit(plan_audit(make_config(root=f"{make_config().root}-{name}", curvature=curvature, run={"rows_per_task": 24})), executor=name)
+        run_audit(
+            plan_audit(
+                make_config(root=f"{make_config().root}-{name}", curvature=curvature, run={"rows_per_task": 24})
+            ),
+            executor=name,
+        )
         for name in ("serial", "ray")
     )
     np.testing.assert_allclose(scores(there), scores(here), atol=1e-5)

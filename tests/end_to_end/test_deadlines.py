@@ -9,11 +9,11 @@ import yaml
 from pydantic import JsonValue
 
 from infra.events import Event, StageStarted, TaskEnded
-from pipeline.audit import Audit, open_audit
-from pipeline.config import AuditConfig
-from pipeline.planning import plan_audit
+from pipeline.config.audit_config import AuditConfig
+from pipeline.operations.status import status
+from pipeline.planning.from_models import plan_audit
+from pipeline.results.audit import Audit, open_audit
 from pipeline.run import run_audit, run_audit_until
-from pipeline.status import status
 from tests.end_to_end.zoos import THREE, Zoo, counts, ran, three_models
 from tests.jobs.command import mad, section
 
@@ -58,7 +58,11 @@ def never(event: Event) -> bool:
 def test_a_model_that_is_whole_at_the_deadline_is_published_and_the_next_run_does_the_others(zoo: Zoo) -> None:
     audit, _ = until(zoo.config(THREE), lambda event: isinstance(event, TaskEnded) and event.stage == "reporting")
     assert audit.outcome is not None
-    assert (list(audit.outcome.summaries), list(audit.outcome.unreached), dict(audit.outcome.failures)) == (["ant"], ["bee", "cat"], {})
+    assert (list(audit.outcome.summaries), list(audit.outcome.unreached), dict(audit.outcome.failures)) == (
+        ["ant"],
+        ["bee", "cat"],
+        {},
+    )
     assert audit.scores("ant").read_all().num_rows == 200
     assert ran(audit) == {"ant": ROW_TASKS + 3 + 2 + 1}
     rest = run_audit(plan_audit(zoo.config(THREE)))
@@ -77,7 +81,12 @@ def test_of_a_model_that_the_deadline_cuts_nothing_is_published_and_its_tasks_ar
     cut = counts(audit, "ant")
     assert cut[stage][0] > 0 and cut["reporting"] == (0, 0)
     rest = run_audit(plan_audit(config))
-    assert {name: run + cut[name][0] for name, (run, _) in counts(rest, "ant").items()} == {"gradients": 4, "curvature": 3, "scoring": 2, "reporting": 1}
+    assert {name: run + cut[name][0] for name, (run, _) in counts(rest, "ant").items()} == {
+        "gradients": 4,
+        "curvature": 3,
+        "scoring": 2,
+        "reporting": 1,
+    }
 
 
 def test_what_has_begun_at_the_deadline_ends_and_nothing_else_begins(zoo: Zoo) -> None:
@@ -101,7 +110,10 @@ def test_models_never_audited_go_first_then_changed_ones_then_those_audited_long
     assert list(audit.outcome.summaries) == ["dog", "eel", "ant", "cat", "bee"]
 
 
-CHANGES: dict[str, JsonValue] = {"settings": {"calibration": {"seed": 5}}, "files": {"data": {"audited": "day0.parquet"}}}
+CHANGES: dict[str, JsonValue] = {
+    "settings": {"calibration": {"seed": 5}},
+    "files": {"data": {"audited": "day0.parquet"}},
+}
 
 
 @pytest.mark.parametrize("change", CHANGES)
@@ -160,9 +172,14 @@ def test_status_says_which_models_are_done_at_a_deadline(zoo: Zoo) -> None:
 
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
-    [(["--deadline", "soon"], "--deadline 'soon' is no duration"), (["--deadline", "1h", "--until", "scoring"], "leave out --until")],
+    [
+        (["--deadline", "soon"], "--deadline 'soon' is no duration"),
+        (["--deadline", "1h", "--until", "scoring"], "leave out --until"),
+    ],
 )
-def test_a_deadline_that_makes_no_sense_is_refused_before_anything_is_written(zoo: Zoo, arguments: list[str], complaint: str) -> None:
+def test_a_deadline_that_makes_no_sense_is_refused_before_anything_is_written(
+    zoo: Zoo, arguments: list[str], complaint: str
+) -> None:
     path = zoo.folder / "zoo.yaml"
     path.write_text(yaml.safe_dump(zoo.raw(THREE)))
     ended = mad("run", path, *arguments)

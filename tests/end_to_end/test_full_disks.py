@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from infra.storage import Storage
-from pipeline.audit import open_audit
-from pipeline.planning import plan_audit
+from infra.storage.storage import Storage
+from pipeline.planning.from_models import plan_audit
+from pipeline.results.audit import open_audit
 from pipeline.run import run_audit
 from tests.conftest import ConfigMaker, Raw
 from tests.infra.stores import fresh_url
@@ -26,7 +26,9 @@ REPOSITORY = Path(__file__).parents[2]
 
 def mounted(folder: Path, options: str) -> None:
     """Mounts a disk in memory there, or changes the one that is there."""
-    ended = subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(folder)], capture_output=True, text=True, check=False)
+    ended = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(folder)], capture_output=True, text=True, check=False
+    )
     if ended.returncode:
         pytest.skip(f"cannot mount: {ended.stderr.strip()}")
 
@@ -52,7 +54,11 @@ def undisturbed(make_config: ConfigMaker, tmp_path: Path) -> object:
 
 
 def config_of(raw: Raw, digits: Path, root: str, folder: Path) -> Path:
-    model: Raw = {"name": "digits", "architecture": "pipeline.demo.network:digit_cnn", "weights": str(digits / "digits.safetensors")}
+    model: Raw = {
+        "name": "digits",
+        "architecture": "pipeline.demo.network:digit_cnn",
+        "weights": str(digits / "digits.safetensors"),
+    }
     data = {**raw["data"], "trusted": str(digits / "trusted.parquet"), "audited": str(digits / "audited.parquet")}  # type: ignore[dict-item]
     path = folder / "audit.yaml"
     path.write_text(json.dumps({**raw, "root": root, "models": [model], "data": data}))
@@ -84,7 +90,9 @@ def test_a_full_disk(raw: Raw, digits: Path, disk: Path, tmp_path: Path, undistu
     assert ended.code == 0, ended.err
     stages = ended.summary["stages"]
     assert isinstance(stages, dict) and isinstance(stages["gradients"], dict)
-    assert stages["gradients"]["tasks_reused"] >= done > 0  # a task of the first run, in a thread of this process, may have ended since
+    assert (
+        stages["gradients"]["tasks_reused"] >= done > 0
+    )  # a task of the first run, in a thread of this process, may have ended since
     assert scores(str(root)) == undisturbed.drop_columns(["source"])  # type: ignore[attr-defined]
     assert mad("verify", root).code == 0
 
@@ -123,10 +131,14 @@ def test_a_file_larger_than_the_user_may_write(raw: Raw, digits: Path, tmp_path:
     assert mad("verify", root).code == 0
 
 
-def test_a_store_whose_quota_is_used_up(raw: Raw, digits: Path, on_moto: Service, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_store_whose_quota_is_used_up(
+    raw: Raw, digits: Path, on_moto: Service, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     root = fresh_url("s3")
     config = config_of(raw, digits, root, tmp_path)
-    with broken_wire(on_moto.port, Fault(b"PUT ", after=20, times=1000, answer=error_answer("403 Forbidden", "QuotaExceeded"))) as endpoint:
+    with broken_wire(
+        on_moto.port, Fault(b"PUT ", after=20, times=1000, answer=error_answer("403 Forbidden", "QuotaExceeded"))
+    ) as endpoint:
         speak_to(endpoint, on_moto.owner, monkeypatch)
         ended = mad("run", config, "-q")
     assert (ended.code, ended.out) == (1, "")

@@ -19,6 +19,8 @@ from tests.conftest import Raw
 from tests.services import free_port, wait_for
 
 SCRIPTS = Path(sys.executable).parent
+
+
 PATIENCE = 120
 
 
@@ -38,12 +40,27 @@ class Head:
     def call(self, *command: str, folder: Path) -> "subprocess.CompletedProcess[str]":
         """One of the environment's scripts, run as a user runs it."""
         return subprocess.run(
-            [SCRIPTS / command[0], *command[1:]], check=False, cwd=folder, env=self.environment, capture_output=True, text=True, timeout=PATIENCE
+            [SCRIPTS / command[0], *command[1:]],
+            check=False,
+            cwd=folder,
+            env=self.environment,
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE,
         )
 
     def submit(self, *entrypoint: str, folder: Path) -> "subprocess.CompletedProcess[str]":
         """A job, followed to its end."""
-        return self.call("ray", "job", "submit", "--address", f"http://127.0.0.1:{self.dashboard_port}", "--", *entrypoint, folder=folder)
+        return self.call(
+            "ray",
+            "job",
+            "submit",
+            "--address",
+            f"http://127.0.0.1:{self.dashboard_port}",
+            "--",
+            *entrypoint,
+            folder=folder,
+        )
 
 
 @pytest.fixture(scope="module")
@@ -51,11 +68,30 @@ def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Head]:
     """A head node with two processors and a dashboard."""
     log = tmp_path_factory.mktemp("head") / "log"
     own = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_AUTH_MODE": "disabled", "PATH": f"{SCRIPTS}:{os.environ['PATH']}"}
-    found = Head(free_port(), free_port(), {name: value for name, value in os.environ.items() if not name.startswith("RAY_")} | own)
-    ports = {"port": found.port, "dashboard-port": found.dashboard_port, "dashboard-agent-listen-port": free_port(), "ray-client-server-port": free_port()}
+    found = Head(
+        free_port(),
+        free_port(),
+        {name: value for name, value in os.environ.items() if not name.startswith("RAY_")} | own,
+    )
+    ports = {
+        "port": found.port,
+        "dashboard-port": found.dashboard_port,
+        "dashboard-agent-listen-port": free_port(),
+        "ray-client-server-port": free_port(),
+    }
     options = {"dashboard-host": "127.0.0.1", "num-cpus": 2, **ports}
-    command = [str(SCRIPTS / "ray"), "start", "--head", "--block", "--include-dashboard=true", *(f"--{name}={value}" for name, value in options.items())]
-    with log.open("wb") as output, subprocess.Popen(command, env=found.environment, stdout=output, stderr=output) as server:
+    command = [
+        str(SCRIPTS / "ray"),
+        "start",
+        "--head",
+        "--block",
+        "--include-dashboard=true",
+        *(f"--{name}={value}" for name, value in options.items()),
+    ]
+    with (
+        log.open("wb") as output,
+        subprocess.Popen(command, env=found.environment, stdout=output, stderr=output) as server,
+    ):
         try:
             for port in ports.values():
                 wait_for(port, server, log)
@@ -99,7 +135,9 @@ def other_version(request: pytest.FixtureRequest, head: Head) -> Iterator[str]:
     store.internal_kv_put(CLUSTER_METADATA_KEY, true, True, KV_NAMESPACE_CLUSTER)
 
 
-def test_a_driver_of_other_versions_than_the_cluster_is_refused_with_both_named(head: Head, config: Path, other_version: str, tmp_path: Path) -> None:
+def test_a_driver_of_other_versions_than_the_cluster_is_refused_with_both_named(
+    head: Head, config: Path, other_version: str, tmp_path: Path
+) -> None:
     driver = head.call("mad", "run", str(config), "--executor", "ray", "--address", head.address, folder=tmp_path)
     assert driver.returncode == 2
     assert driver.stderr.count("mad: ") == 1 and "Traceback" not in driver.stderr

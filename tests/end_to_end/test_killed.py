@@ -8,17 +8,19 @@ from pathlib import Path
 
 import pytest
 
-from infra.storage import Storage
-from pipeline.artifacts.layout import published_runs, table_file
-from pipeline.artifacts.logs import STAGES, stage_logs
-from pipeline.config import Raw
-from pipeline.verify import verify
+from infra.storage.storage import Storage
+from pipeline.config.sections import Raw
+from pipeline.operations.verify import verify
+from pipeline.root.layout import published_runs, table_file
+from pipeline.root.logs import STAGES, stage_logs
 from tests.end_to_end.killing import PUBLICATION, AuditProcess, WritesSeen, ended
 from tests.infra.relays import relayed
 from tests.infra.stores import REAL, fresh_url
 from tests.services import Service, variables
 
 ALL_STAGES = (*STAGES, PUBLICATION)
+
+
 faults = pytest.mark.faults
 
 
@@ -37,7 +39,9 @@ class Undisturbed:
         done = committed(storage)
         assert audit.run() == 0
         cost = audit.costs("digits")
-        assert {name: cost[name]["tasks_run"] for name in STAGES} == {name: self.tasks[name] - done[name] for name in STAGES}
+        assert {name: cost[name]["tasks_run"] for name in STAGES} == {
+            name: self.tasks[name] - done[name] for name in STAGES
+        }
         assert {name: cost[name]["tasks_reused"] for name in STAGES} == done
         assert table(storage) == self.table
         assert verify(storage).problems == []
@@ -48,8 +52,18 @@ def config(root: str, inputs: str = "") -> Raw:
     return {
         "root": root,
         "task": "classification",
-        "models": [{"name": "digits", "architecture": "pipeline.demo.network:digit_cnn", "weights": f"{inputs}digits.safetensors"}],
-        "data": {"trusted": f"{inputs}trusted.parquet", "audited": f"{inputs}audited.parquet", "preprocess": {"size": 8}},
+        "models": [
+            {
+                "name": "digits",
+                "architecture": "pipeline.demo.network:digit_cnn",
+                "weights": f"{inputs}digits.safetensors",
+            }
+        ],
+        "data": {
+            "trusted": f"{inputs}trusted.parquet",
+            "audited": f"{inputs}audited.parquet",
+            "preprocess": {"size": 8},
+        },
         "run": {"rows_per_task": 128},
     }
 
@@ -80,11 +94,15 @@ def on_disk(tmp_path_factory: pytest.TempPathFactory, digits: Path) -> Undisturb
 
 @pytest.mark.parametrize("moments", [2, pytest.param(10, marks=faults)])
 @pytest.mark.parametrize("stage", ALL_STAGES)
-def test_a_run_killed_on_a_disk_is_completed_by_the_next_with_equal_bytes(on_disk: Undisturbed, digits: Path, tmp_path: Path, stage: str, moments: int) -> None:
+def test_a_run_killed_on_a_disk_is_completed_by_the_next_with_equal_bytes(
+    on_disk: Undisturbed, digits: Path, tmp_path: Path, stage: str, moments: int
+) -> None:
     for moment in random.Random(stage).sample(on_disk.moments[stage], moments):
         folder = tmp_path / str(moment)
         folder.mkdir()
-        killed, next_one = (AuditProcess(config(str(folder / "root")), digits, folder / f"{name}.json") for name in ("killed", "next"))
+        killed, next_one = (
+            AuditProcess(config(str(folder / "root")), digits, folder / f"{name}.json") for name in ("killed", "next")
+        )
         assert killed.run(kill_at=moment) == -signal.SIGKILL
         assert not killed.notes.exists()
         on_disk.completed_by(next_one, Storage(str(folder / "root")), killed_in=stage)
@@ -101,7 +119,9 @@ class OnS3:
     def audit(self, root: Storage, name: str, endpoint: str) -> AuditProcess:
         """An audit of the inputs whose process knows this endpoint."""
         notes = self.folder / f"{root.url.rpartition('/')[2]}-{name}.json"
-        return AuditProcess(config(root.url, f"{self.inputs}/"), self.folder, notes, variables(endpoint, self.service.owner))
+        return AuditProcess(
+            config(root.url, f"{self.inputs}/"), self.folder, notes, variables(endpoint, self.service.owner)
+        )
 
     def undisturbed(self) -> Undisturbed:
         """A run from start to end."""
@@ -139,7 +159,9 @@ def on_service(request: pytest.FixtureRequest, digits: Path, tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize(
-    ("on_service", "moments"), [("moto", 1), pytest.param("moto", 5, marks=faults), pytest.param("s3", 1, marks=REAL.marks)], indirect=["on_service"]
+    ("on_service", "moments"),
+    [("moto", 1), pytest.param("moto", 5, marks=faults), pytest.param("s3", 1, marks=REAL.marks)],
+    indirect=["on_service"],
 )
 def test_a_run_killed_on_s3_is_completed_by_the_next_with_equal_bytes(on_service: OnS3, moments: int) -> None:
     """So many moments of each stage, every other one after the store has done what it was asked."""

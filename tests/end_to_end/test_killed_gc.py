@@ -7,16 +7,20 @@ import sys
 from pathlib import Path
 from threading import current_thread
 
-from infra.storage import Storage
-from pipeline.gc import UNCLAIMED_SECONDS, collect
+from infra.storage.storage import Storage
+from pipeline.operations.gc import UNCLAIMED_SECONDS, collect
 from tests.conftest import ConfigMaker
 from tests.end_to_end.killing import SPAWN, ended
 from tests.pipeline.two_nights import Nights, clean, computed, files, run
 
 
-def test_a_removal_killed_at_any_moment_leaves_a_whole_root_and_the_next_goes_on(make_config: ConfigMaker, tmp_path: Path) -> None:
+def test_a_removal_killed_at_any_moment_leaves_a_whole_root_and_the_next_goes_on(
+    make_config: ConfigMaker, tmp_path: Path
+) -> None:
     nights = Nights(make_config)
-    keep, now = nights.garbage_after(2 * UNCLAIMED_SECONDS)  # a killed one leaves attempts that no receipt names any more
+    keep, now = nights.garbage_after(
+        2 * UNCLAIMED_SECONDS
+    )  # a killed one leaves attempts that no receipt names any more
     done = shutil.copytree(nights.storage.url, tmp_path / "done")
     moments = _moments(done, keep, now, tmp_path / "moments", kill_at=None)
     assert moments > 40
@@ -46,7 +50,11 @@ def _collect(root: str, keep: float, now: float, notes: Path, kill_at: int | Non
 
     def watch(event: str, arguments: tuple[object, ...]) -> None:
         nonlocal seen
-        if event in ("os.remove", "os.rmdir", "os.link") and current_thread().name != "lock" and str(arguments[0]).startswith(root):
+        if (
+            event in ("os.remove", "os.rmdir", "os.link")
+            and current_thread().name != "lock"
+            and str(arguments[0]).startswith(root)
+        ):
             if seen == kill_at:
                 os.kill(os.getpid(), signal.SIGKILL)
             seen += 1

@@ -12,14 +12,18 @@ import torch
 from pydantic import JsonValue
 from sklearn.metrics import roc_auc_score
 
-from pipeline.audit import Audit
-from pipeline.config import AuditConfig
-from pipeline.planning import plan_audit
+from pipeline.config.audit_config import AuditConfig
+from pipeline.planning.from_models import plan_audit
+from pipeline.results.audit import Audit
 from pipeline.run import run_audit
 from tests.end_to_end import backdoored_llama
 
 SHARED = Path(__file__).parents[3] / "shared"
+
+
 GPT2, TEXTS = SHARED / "zoo/shakespeare-gpt2", SHARED / "data/shakespeare"
+
+
 needs_zoo = pytest.mark.skipif(not GPT2.is_dir(), reason=f"the zoo of trained models is not at {SHARED}")
 
 
@@ -37,7 +41,18 @@ def run(root: Path, model: Path, data: Path, **run: JsonValue) -> Audit:
     models: JsonValue = [{"name": "model", "huggingface": str(model)}]
     target: JsonValue = {"target": {"fpr": 0.05}}
     audit = run_audit(
-        plan_audit(AuditConfig.parse({"root": str(root), "task": "causal_lm", "models": models, "data": files, "calibration": target, "run": run}))
+        plan_audit(
+            AuditConfig.parse(
+                {
+                    "root": str(root),
+                    "task": "causal_lm",
+                    "models": models,
+                    "data": files,
+                    "calibration": target,
+                    "run": run,
+                }
+            )
+        )
     )
     assert audit.outcome is not None and audit.outcome.clean
     return audit
@@ -59,10 +74,21 @@ def figures(audit: Audit, audited: Path) -> Figures:
     scores, truth = audit.scores("model").read_all(), pq.read_table(audited)
     assert scores.column("sample_id").to_pylist() == truth.column("id").to_pylist()
     assert set(scores.column("prediction").to_pylist()) == {-1}
-    anomalous, flagged = (table.column(name).to_numpy(zero_copy_only=False).astype(bool) for table, name in ((truth, "anomalous"), (scores, "flagged")))
-    found = Figures(float(roc_auc_score(anomalous, scores.column("score").to_numpy())), float(flagged[anomalous].mean()), float(flagged[~anomalous].mean()))
+    anomalous, flagged = (
+        table.column(name).to_numpy(zero_copy_only=False).astype(bool)
+        for table, name in ((truth, "anomalous"), (scores, "flagged"))
+    )
+    found = Figures(
+        float(roc_auc_score(anomalous, scores.column("score").to_numpy())),
+        float(flagged[anomalous].mean()),
+        float(flagged[~anomalous].mean()),
+    )
     evaluation = audit.summary("model")["evaluation"]
-    assert isinstance(evaluation, dict) and isinstance(evaluation["all"], dict) and isinstance(evaluation["all"]["at_calibrated"], dict)
+    assert (
+        isinstance(evaluation, dict)
+        and isinstance(evaluation["all"], dict)
+        and isinstance(evaluation["all"]["at_calibrated"], dict)
+    )
     at = evaluation["all"]["at_calibrated"]
     assert [evaluation["all"]["auroc"], at["tpr"], at["fpr"]] == pytest.approx([found.auroc, found.tpr, found.fpr])
     verdict = audit.summary("model")["verdict"]
@@ -95,8 +121,14 @@ def test_scores_do_not_depend_on_the_batch_or_on_neighbours(tmp_path: Path) -> N
         cut = [row["input_ids"][int(rng.integers(0, 60)) : int(rng.integers(100, 130))] for row in texts.to_pylist()]
         starts = [int(rng.integers(len(one) - 30, len(one))) for one in cut]
         ids = texts.column("id").to_pylist()
-        pq.write_table(pa.table({"id": ids, "input_ids": pa.array(cut, pa.list_(pa.int32())), "completion_start": starts}), tmp_path / f"{name}.parquet")
-    tables = [run(tmp_path / f"root{size}", GPT2, tmp_path, batch_size=size).scores("model").read_all() for size in (256, 1, 7)]
+        pq.write_table(
+            pa.table({"id": ids, "input_ids": pa.array(cut, pa.list_(pa.int32())), "completion_start": starts}),
+            tmp_path / f"{name}.parquet",
+        )
+    tables = [
+        run(tmp_path / f"root{size}", GPT2, tmp_path, batch_size=size).scores("model").read_all()
+        for size in (256, 1, 7)
+    ]
     order = rng.permutation(len(ids))
     pq.write_table(pq.read_table(tmp_path / "audited.parquet").take(order), tmp_path / "audited.parquet")
     shuffled = run(tmp_path / "shuffled", GPT2, tmp_path, batch_size=10).scores("model").read_all()

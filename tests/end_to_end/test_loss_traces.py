@@ -16,26 +16,28 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM
 
-from infra.storage import Storage
-from madcore.sampling import flat_weights, place_weights
-from pipeline.artifacts.logs import stage_logs
-from pipeline.artifacts.snapshots import read_draws, read_snapshots
-from pipeline.audit import Audit, open_audit
-from pipeline.config import AuditConfig
+from infra.storage.storage import Storage
+from madcore.sampling.langevin import flat_weights, place_weights
+from pipeline.artifacts.chains import read_draws, read_snapshots
+from pipeline.config.audit_config import AuditConfig
+from pipeline.config.estimators import LossTrace
+from pipeline.data.images import decode, scaled
 from pipeline.demo.network import digit_cnn
 from pipeline.errors import ConfigError
-from pipeline.estimators import LossTrace
-from pipeline.plan import ModelPlan
-from pipeline.planning import plan_audit
+from pipeline.operations.verify import verify
+from pipeline.planning.chains import chain_log, segments
+from pipeline.planning.from_models import plan_audit
+from pipeline.planning.plan import ModelPlan
+from pipeline.results.audit import Audit, open_audit
+from pipeline.root.logs import stage_logs
 from pipeline.run import run_audit
-from pipeline.sampling import chain_log, segments
-from pipeline.sources.images import decode, scaled
-from pipeline.verify import verify
 from tests.conftest import ConfigMaker
 from tests.end_to_end.killing import audit_in_process
 from tests.languages import gpt2, texts
 
 CHAIN: dict[str, JsonValue] = {"kind": "loss_trace", "draws": 60, "burn_in": 20, "batch": 32, "step": 4e-6}
+
+
 Traced = Callable[..., AuditConfig]
 
 
@@ -47,10 +49,19 @@ def traced(make_config: ConfigMaker, digits: Path, tmp_path: Path) -> Traced:
     pq.write_table(table.slice(300), tmp_path / "sampling.parquet")
 
     def make(root: str = "root", data: dict[str, JsonValue] | None = None, **settings: JsonValue) -> AuditConfig:
-        sections = {name: settings.pop(name) for name in ("score", "curvature", "run", "models", "calibration") if name in settings}
+        sections = {
+            name: settings.pop(name)
+            for name in ("score", "curvature", "run", "models", "calibration")
+            if name in settings
+        }
         estimator: JsonValue = {**CHAIN, "sampling": str(tmp_path / "sampling.parquet"), **settings}
         files: JsonValue = {"trusted": str(tmp_path / "few.parquet"), **(data or {})}
-        return make_config(root=str(tmp_path / root), estimator=estimator, data=files, **{"calibration": {"target": {"fpr": 0.05}}, **sections})
+        return make_config(
+            root=str(tmp_path / root),
+            estimator=estimator,
+            data=files,
+            **{"calibration": {"target": {"fpr": 0.05}}, **sections},
+        )
 
     return make
 
@@ -81,7 +92,12 @@ def snapshots(storage: Storage, plan: ModelPlan) -> Tensor:
 
 
 def images(config: AuditConfig, path: Path, count: int) -> Tensor:
-    pixels = np.stack([decode(image["bytes"], (8, 8), resize=True) for image in pq.read_table(path).column("image").to_pylist()[:count]])
+    pixels = np.stack(
+        [
+            decode(image["bytes"], (8, 8), resize=True)
+            for image in pq.read_table(path).column("image").to_pylist()[:count]
+        ]
+    )
     return torch.from_numpy(scaled(pixels, config.models[0].data.preprocess))
 
 
@@ -101,7 +117,9 @@ def tasks_run(audit: Audit) -> JsonValue:
     return stages["gradients"]["tasks_run"]
 
 
-def test_a_row_is_the_losses_under_the_stored_weights_and_a_score_their_correlation(traced: Traced, digits: Path) -> None:
+def test_a_row_is_the_losses_under_the_stored_weights_and_a_score_their_correlation(
+    traced: Traced, digits: Path
+) -> None:
     config = traced(chains=2, thin=4, draws=64)
     audit, plan = audited(config), plan_audit(config).models[0]
     draws, model = snapshots(audit.storage, plan), network(digits)
@@ -115,7 +133,10 @@ def test_a_row_is_the_losses_under_the_stored_weights_and_a_score_their_correlat
     rows = audit.rows("digits").compute()
     np.testing.assert_allclose(rows[:24], torch.stack(expected, dim=1).numpy(), rtol=1e-3, atol=1e-7)
     reference, classes = references(audit), audit.scores("digits").read_all().column("prediction").to_numpy()
-    units, others = (centred / np.linalg.norm(centred, axis=1, keepdims=True) for centred in (centre(rows, 11), centre(reference[0], 11)))
+    units, others = (
+        centred / np.linalg.norm(centred, axis=1, keepdims=True)
+        for centred in (centre(rows, 11), centre(reference[0], 11))
+    )
     means = np.stack([others[reference[1] == label].mean(axis=0) for label in range(10)])
     assert min(np.bincount(reference[1], minlength=10)) >= 10
     np.testing.assert_allclose(scores(audit), -(units * means[classes]).sum(axis=1), atol=1e-4)
@@ -141,7 +162,7 @@ def test_a_chain_comes_again(traced: Traced, monkeypatch: pytest.MonkeyPatch) ->
     """In another root the same bits, also where it is cut into segments and tasks; another seed draws others."""
     one, plan = audited(traced()), plan_audit(traced()).models[0]
     whole = snapshots(one.storage, plan)
-    monkeypatch.setattr("pipeline.sampling.TASK_DRAWS", 13)
+    monkeypatch.setattr("pipeline.planning.chains.TASK_DRAWS", 13)
     cut = audited(traced(root="cut"))
     assert [segment.stop for segment in segments(plan, plan.config.estimator)] == [13, 26, 39, 52, 60]  # type: ignore[arg-type]
     assert torch.equal(snapshots(cut.storage, plan), whole) and np.array_equal(scores(cut), scores(one))
@@ -151,7 +172,7 @@ def test_a_chain_comes_again(traced: Traced, monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_more_draws_and_chains_go_on_from_those_that_are_there(traced: Traced, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pipeline.sampling.TASK_DRAWS", 20)
+    monkeypatch.setattr("pipeline.planning.chains.TASK_DRAWS", 20)
     first = snapshots(audited(traced()).storage, plan_audit(traced()).models[0])
     rows = len(plan_audit(traced()).models[0].row_tasks)
     longer = traced(draws=80, chains=2)
@@ -161,7 +182,9 @@ def test_more_draws_and_chains_go_on_from_those_that_are_there(traced: Traced, m
     assert drawn.shape[0] == 120 and torch.equal(drawn[:40], first)
 
 
-def test_a_chain_killed_between_segments_goes_on_under_another_run_section(traced: Traced, digits: Path, tmp_path: Path) -> None:
+def test_a_chain_killed_between_segments_goes_on_under_another_run_section(
+    traced: Traced, digits: Path, tmp_path: Path
+) -> None:
     """The process dies by SIGKILL at a file operation between two segments; the next one reads other batches, and ends with the same bits."""
     settings: dict[str, JsonValue] = {"draws": 1200, "burn_in": 1180, "batch": 8}
 
@@ -171,7 +194,11 @@ def test_a_chain_killed_between_segments_goes_on_under_another_run_section(trace
         return audit_in_process(raw, digits, tmp_path / "notes.json", kill_at)
 
     def segments_done() -> int:
-        return len(chain_log(Storage(str(tmp_path / "killed")), plan_audit(traced(root="killed", **settings)).models[0], 0).receipts())
+        return len(
+            chain_log(
+                Storage(str(tmp_path / "killed")), plan_audit(traced(root="killed", **settings)).models[0], 0
+            ).receipts()
+        )
 
     assert run("undisturbed") == 0
     for moment in (12, 16, 20, 24):
@@ -181,7 +208,9 @@ def test_a_chain_killed_between_segments_goes_on_under_another_run_section(trace
     assert 0 < segments_done() < 3, "the process was never killed between two segments"
     assert run("killed", batch_size=17) == 0
     one, other = (open_audit(str(tmp_path / name)) for name in ("undisturbed", "killed"))
-    assert np.array_equal(*(snapshots(audit.storage, plan_audit(traced(**settings)).models[0]).numpy() for audit in (one, other)))
+    assert np.array_equal(
+        *(snapshots(audit.storage, plan_audit(traced(**settings)).models[0]).numpy() for audit in (one, other))
+    )
     np.testing.assert_allclose(scores(other), scores(one), atol=1e-5)
 
 
@@ -190,7 +219,9 @@ def test_a_batch_without_a_readable_sample_costs_its_rows_alone(traced: Traced, 
     pictures = table.column("image").to_pylist()
     pictures[8:16] = [{"bytes": b"no picture", "path": None}] * 8
     broken = pa.array(pictures, table.schema.field("image").type)
-    pq.write_table(table.set_column(table.schema.get_field_index("image"), "image", broken), tmp_path / "broken.parquet")
+    pq.write_table(
+        table.set_column(table.schema.get_field_index("image"), "image", broken), tmp_path / "broken.parquet"
+    )
     whole = scores(audited(traced(data={"audited": str(digits / "audited.parquet")})))[:40]
     audit = audited(traced(data={"audited": str(tmp_path / "broken.parquet")}, run={"batch_size": 8}))
     counts, found = audit.summary("digits")["counts"], scores(audit)
@@ -233,7 +264,9 @@ def test_concordances_are_those_of_the_formula(traced: Traced, form: str) -> Non
     gaps = rows.mean(axis=1)[:, None] - others.astype(np.float64).mean(axis=1)
     values = 2 * cov / (centred.var(axis=1)[:, None] + centred_others.var(axis=1) + gaps**2)
     classes = np.stack([values[:, predictions == label].mean(axis=1) for label in range(10)], axis=1)
-    np.testing.assert_allclose(scores(audit), -(classes.max(axis=1) if form == "class" else values.mean(axis=1)), atol=1e-5)
+    np.testing.assert_allclose(
+        scores(audit), -(classes.max(axis=1) if form == "class" else values.mean(axis=1)), atol=1e-5
+    )
 
 
 def test_a_chain_that_leaves_the_trained_weights_stops_its_model_and_no_other(traced: Traced) -> None:
@@ -255,10 +288,17 @@ def test_a_chain_that_leaves_the_trained_weights_stops_its_model_and_no_other(tr
 
 def test_a_sampling_set_whose_labels_do_not_fit_is_named(traced: Traced, tmp_path: Path) -> None:
     config, table = traced(), pq.read_table(tmp_path / "sampling.parquet")
-    wrong = pa.array([(label + 1) % 10 for label in table.column("label").to_pylist()], table.schema.field("label").type)
-    pq.write_table(table.set_column(table.schema.get_field_index("label"), "label", wrong), tmp_path / "sampling.parquet")
+    wrong = pa.array(
+        [(label + 1) % 10 for label in table.column("label").to_pylist()], table.schema.field("label").type
+    )
+    pq.write_table(
+        table.set_column(table.schema.get_field_index("label"), "label", wrong), tmp_path / "sampling.parquet"
+    )
     outcome = audited(config).outcome
-    assert outcome is not None and "check estimator.sampling, its labels, and data.preprocess" in outcome.failures["digits"]
+    assert (
+        outcome is not None
+        and "check estimator.sampling, its labels, and data.preprocess" in outcome.failures["digits"]
+    )
 
 
 def test_unlabelled_and_unreadable_samples_of_the_sampling_set_take_no_part(traced: Traced, tmp_path: Path) -> None:
@@ -267,7 +307,9 @@ def test_unlabelled_and_unreadable_samples_of_the_sampling_set_take_no_part(trac
     labels, pictures = table.column("label").to_pylist(), table.column("image").to_pylist()
     labels[0], pictures[1] = None, {"bytes": b"no picture", "path": None}
     for name, values in (("label", labels), ("image", pictures)):
-        table = table.set_column(table.schema.get_field_index(name), name, pa.array(values, table.schema.field(name).type))
+        table = table.set_column(
+            table.schema.get_field_index(name), name, pa.array(values, table.schema.field(name).type)
+        )
     pq.write_table(table, tmp_path / "sampling.parquet")
     audit = audited(config)
     assert audit.outcome is not None and audit.outcome.clean
@@ -276,9 +318,18 @@ def test_unlabelled_and_unreadable_samples_of_the_sampling_set_take_no_part(trac
 
 
 REFUSED: dict[str, tuple[dict[str, JsonValue], str]] = {
-    "curvature": ({"curvature": {"kind": "ggn"}}, "curvature: the estimator loss_trace compares traces as they are, without ggn; leave curvature out"),
-    "draws": ({"draws": 20, "burn_in": 15}, r"of 20 draws, 5 are kept after a burn_in of 15, thinned by 1; a trace needs 8: raise draws"),
-    "leading form": ({"score": {"kind": "class_coupling", "form": "mean"}}, "form belongs to kind: concordance, not to class_coupling"),
+    "curvature": (
+        {"curvature": {"kind": "ggn"}},
+        "curvature: the estimator loss_trace compares traces as they are, without ggn; leave curvature out",
+    ),
+    "draws": (
+        {"draws": 20, "burn_in": 15},
+        r"of 20 draws, 5 are kept after a burn_in of 15, thinned by 1; a trace needs 8: raise draws",
+    ),
+    "leading form": (
+        {"score": {"kind": "class_coupling", "form": "mean"}},
+        "form belongs to kind: concordance, not to class_coupling",
+    ),
     "setting of gradients": ({"projection": {"rank": 4}}, "'projection' belongs to kind: gradient"),
 }
 
@@ -290,7 +341,9 @@ def test_a_config_that_makes_no_sense_is_refused(traced: Traced, settings: dict[
 
 
 def test_gradients_have_no_concordance(make_config: ConfigMaker) -> None:
-    with pytest.raises(ConfigError, match="concordance is of loss traces, not of the estimator gradient; valid: prediction_coupling"):
+    with pytest.raises(
+        ConfigError, match="concordance is of loss traces, not of the estimator gradient; valid: prediction_coupling"
+    ):
         make_config(score={"kind": "concordance"})
 
 
@@ -356,7 +409,10 @@ def test_texts(tmp_path: Path) -> None:
             expected = -sum(float(logs[t - 1, ids[t]]) for t in range(start, len(ids)))
             assert found[number, draw] == pytest.approx(expected, rel=1e-4)
     concordant = audited(AuditConfig.parse({**raw, "score": {"kind": "concordance"}}, str(tmp_path)))
-    assert np.isfinite(scores(concordant, "chat")).all() and concordant.summary("chat")["settings"]["score"]["form"] == "mean"  # type: ignore[index, call-overload]
+    assert (
+        np.isfinite(scores(concordant, "chat")).all()
+        and concordant.summary("chat")["settings"]["score"]["form"] == "mean"
+    )  # type: ignore[index, call-overload]
 
 
 def test_draws_say_how_far_they_went(traced: Traced) -> None:
@@ -369,12 +425,16 @@ def test_draws_say_how_far_they_went(traced: Traced) -> None:
         (receipt,) = log.receipts().values()
         draws = read_draws(audit.storage, log.attempt_folder(receipt))
         assert [draw.number for draw in draws] == list(range(61)) and draws[0].distance == 0
-        np.testing.assert_allclose([draw.distance for draw in draws[21:]], (weights - anchor).norm(dim=1).numpy(), rtol=1e-5)
+        np.testing.assert_allclose(
+            [draw.distance for draw in draws[21:]], (weights - anchor).norm(dim=1).numpy(), rtol=1e-5
+        )
         losses.append(draws[0].probe_loss)
     assert losses[0] == losses[1], "every chain starts at the trained weights"
 
 
 def test_on_ray_scores_are_those_of_one_process(traced: Traced, ray_cluster: None) -> None:
     """Two chains, each a task of its own, and rows of tasks on two workers."""
-    here, there = (run_audit(plan_audit(traced(root=name, chains=2, draws=40)), executor=name) for name in ("serial", "ray"))
+    here, there = (
+        run_audit(plan_audit(traced(root=name, chains=2, draws=40)), executor=name) for name in ("serial", "ray")
+    )
     np.testing.assert_allclose(scores(there), scores(here), atol=1e-5)

@@ -11,21 +11,25 @@ import pyarrow.parquet as pq
 import pytest
 
 from infra.commits import CommitLog
-from infra.documents import SEAL
 from infra.errors import Corrupt
-from infra.storage import Storage
-from infra.tables import encode_arrow, open_parquet
+from infra.formats.documents import SEAL
+from infra.formats.tables import encode_arrow, open_parquet
+from infra.storage.storage import Storage
 from madcore import BlockMoment, RowLayout
+from pipeline.artifacts.chains import read_draws, read_snapshots, read_state
 from pipeline.artifacts.curvature import read_moment, read_reference_rows, read_screening, read_trusted, read_whitening
 from pipeline.artifacts.rows import read_statuses
 from pipeline.artifacts.scores import PART_FORMAT
-from pipeline.artifacts.snapshots import read_draws, read_snapshots, read_state
-from pipeline.audit import open_audit
-from pipeline.publication import read_document
+from pipeline.results.audit import open_audit
+from pipeline.root.records import read_document
 from tests.data.roots_of_releases import ROOTS, releases
 
 NEWER = 99
+
+
 LAYOUT = RowLayout(("layer",), (4,))
+
+
 Read = Callable[[Storage, str], object]
 
 
@@ -41,7 +45,10 @@ def newer_document(path: Path) -> None:
 def newer_array(path: Path) -> None:
     """The format of an array raised."""
     metadata = json.loads(path.read_text())
-    metadata["attributes"] = {**{key: value for key, value in metadata["attributes"].items() if "seal" not in key}, "format": NEWER}
+    metadata["attributes"] = {
+        **{key: value for key, value in metadata["attributes"].items() if "seal" not in key},
+        "format": NEWER,
+    }
     path.write_text(json.dumps(metadata))
 
 
@@ -81,14 +88,30 @@ KINDS: dict[str, tuple[str, Callable[[Path], None], Read]] = {
     "a summary": ("plain/summary.json", newer_document, lambda storage, _: open_audit(storage.url).summary("plain")),
     "a manifest": ("plain/scoring/*/*/manifests/*", newer_document, receipts),
     "screening": ("factored/curvature/*/split/*/screening.json", newer_document, above(1, read_screening)),
-    "rows": ("plain/gradients/*/*/0*/*/rows/zarr.json", newer_array, lambda storage, _: open_audit(storage.url).rows("plain", "trusted")),
+    "rows": (
+        "plain/gradients/*/*/0*/*/rows/zarr.json",
+        newer_array,
+        lambda storage, _: open_audit(storage.url).rows("plain", "trusted"),
+    ),
     "samples": ("plain/gradients/*/*/0*/*/samples.arrow", newer_table, above(1, read_statuses)),
-    "a moment": ("factored/curvature/*/basis/*/moment/zarr.json", newer_array, above(2, lambda *place: read_moment(*place, BlockMoment.zero(LAYOUT)))),
-    "a factor": ("factored/curvature/*/factor/*/whitening/zarr.json", newer_array, above(2, lambda *place: read_whitening(*place, LAYOUT))),
+    "a moment": (
+        "factored/curvature/*/basis/*/moment/zarr.json",
+        newer_array,
+        above(2, lambda *place: read_moment(*place, BlockMoment.zero(LAYOUT))),
+    ),
+    "a factor": (
+        "factored/curvature/*/factor/*/whitening/zarr.json",
+        newer_array,
+        above(2, lambda *place: read_whitening(*place, LAYOUT)),
+    ),
     "references": ("plain/curvature/*/references-*/*/references/zarr.json", newer_array, above(2, read_reference_rows)),
     "trusted samples": ("plain/curvature/*/references-*/*/trusted.arrow", newer_table, above(1, read_trusted)),
     "a score part": ("plain/scoring/*/*/0*/*/scores.parquet", newer_table, read_part),
-    "a table": ("plain/reporting/*/report/*/table.parquet", newer_table, lambda storage, _: open_audit(storage.url).scores("plain")),
+    "a table": (
+        "plain/reporting/*/report/*/table.parquet",
+        newer_table,
+        lambda storage, _: open_audit(storage.url).scores("plain"),
+    ),
     "a chain's state": ("traced/gradients/*/chain-*/0*/*/state/zarr.json", newer_array, above(2, read_state)),
     "snapshots": (
         "traced/gradients/*/chain-*/0*/*/snapshots/zarr.json",

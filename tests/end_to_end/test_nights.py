@@ -6,14 +6,23 @@ from pathlib import Path
 import pytest
 
 from infra.events import Event, Notice
-from pipeline.audit import Audit
-from pipeline.config import AuditConfig
-from pipeline.planning import plan_audit
+from pipeline.config.audit_config import AuditConfig
+from pipeline.planning.from_models import plan_audit
+from pipeline.results.audit import Audit
 from pipeline.run import run_audit
 from tests.end_to_end.zoos import THREE, Counts, Zoo, counts, ran, three_models
 
 TRUSTED_TASKS, FITTING_TASKS = 2, 3
-WHOLE: Counts = {"gradients": (TRUSTED_TASKS + 2, 0), "curvature": (FITTING_TASKS, 0), "scoring": (2, 0), "reporting": (1, 0)}
+
+
+WHOLE: Counts = {
+    "gradients": (TRUSTED_TASKS + 2, 0),
+    "curvature": (FITTING_TASKS, 0),
+    "scoring": (2, 0),
+    "reporting": (1, 0),
+}
+
+
 REUSED: Counts = {stage: (0, run) for stage, (run, _) in WHOLE.items()}
 
 
@@ -47,14 +56,24 @@ def test_a_new_model_costs_one_model(zoo: Zoo) -> None:
 def test_a_new_days_file_costs_that_file(zoo: Zoo) -> None:
     night(zoo.config(THREE))
     zoo.day(2)
-    one_file: Counts = {"gradients": (1, TRUSTED_TASKS + 2), "curvature": (0, FITTING_TASKS), "scoring": (1, 2), "reporting": (1, 0)}
+    one_file: Counts = {
+        "gradients": (1, TRUSTED_TASKS + 2),
+        "curvature": (0, FITTING_TASKS),
+        "scoring": (1, 2),
+        "reporting": (1, 0),
+    }
     assert each(night(zoo.config(THREE))) == [one_file] * 3
 
 
 def test_a_changed_trusted_set_leaves_the_audited_rows_alone(zoo: Zoo) -> None:
     night(zoo.config(THREE))
     zoo.trusted(190)
-    fitted_anew: Counts = {"gradients": (TRUSTED_TASKS, 2), "curvature": (FITTING_TASKS, 0), "scoring": (2, 0), "reporting": (1, 0)}
+    fitted_anew: Counts = {
+        "gradients": (TRUSTED_TASKS, 2),
+        "curvature": (FITTING_TASKS, 0),
+        "scoring": (2, 0),
+        "reporting": (1, 0),
+    }
     assert each(night(zoo.config(THREE))) == [fitted_anew] * 3
 
 
@@ -63,7 +82,12 @@ def test_a_file_changed_under_its_name_is_noticed_and_redone(zoo: Zoo) -> None:
     ids = before.scores("ant").read_all().column("sample_id").to_pylist()
     zoo.day(1, start=300)
     audit = night(zoo.config(THREE))
-    assert counts(audit, "ant") == {"gradients": (1, TRUSTED_TASKS + 1), "curvature": (0, FITTING_TASKS), "scoring": (1, 1), "reporting": (1, 0)}
+    assert counts(audit, "ant") == {
+        "gradients": (1, TRUSTED_TASKS + 1),
+        "curvature": (0, FITTING_TASKS),
+        "scoring": (1, 1),
+        "reporting": (1, 0),
+    }
     now = audit.scores("ant").read_all().column("sample_id").to_pylist()
     assert (now[:100], len(now)) == (ids[:100], 200)
     assert not set(now[100:]) & set(ids[100:])
@@ -101,7 +125,9 @@ def test_a_file_that_vanished_from_a_list_is_reported_by_name_and_the_rest_runs(
     (zoo.folder / "day1.parquet").unlink()
     audit = night(config, clean=False)
     assert audit.outcome is not None and not audit.outcome.failures
-    assert {name: list(files) for name, files in audit.outcome.refused_files.items()} == {name: ["day1.parquet"] for name in THREE}
+    assert {name: list(files) for name, files in audit.outcome.refused_files.items()} == {
+        name: ["day1.parquet"] for name in THREE
+    }
     assert "day1.parquet: no such file" in audit.outcome.refused_files["ant"]["day1.parquet"]
     assert set(audit.scores("ant").read_all().column("source").to_pylist()) == {"day0.parquet"}
 

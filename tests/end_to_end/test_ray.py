@@ -13,20 +13,24 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from infra.storage import Storage
-from pipeline.artifacts.layout import published_runs, table_file
-from pipeline.artifacts.logs import stage_logs
-from pipeline.audit import open_audit
-from pipeline.config import AuditConfig
-from pipeline.planning import plan_audit
+from infra.storage.storage import Storage
+from pipeline.config.audit_config import AuditConfig
+from pipeline.operations.verify import verify
+from pipeline.planning.from_models import plan_audit
+from pipeline.results.audit import open_audit
+from pipeline.root.layout import published_runs, table_file
+from pipeline.root.logs import stage_logs
 from pipeline.run import run_audit
-from pipeline.verify import verify
 from tests.conftest import Raw
 from tests.infra.stores import fresh_url
 from tests.services import Service, speak_to
 
 REPOSITORY = Path(__file__).parents[2]
+
+
 PATIENCE = 120
+
+
 SLOW = '''
 """The demo's classifier, which takes its time and leaves the id of each process that loads it."""
 
@@ -63,7 +67,14 @@ class Place:
         raw: Raw = {
             "root": f"{self.url}/{root}",
             "task": "classification",
-            "models": [{"name": "digits", "architecture": "slow.py:build", "kwargs": {"notes": str(self.notes)}, "weights": "digits.safetensors"}],
+            "models": [
+                {
+                    "name": "digits",
+                    "architecture": "slow.py:build",
+                    "kwargs": {"notes": str(self.notes)},
+                    "weights": "digits.safetensors",
+                }
+            ],
             "data": {"trusted": "trusted.parquet", "audited": "audited.parquet", "preprocess": {"size": 8}},
             "run": {"rows_per_task": 32, "batch_size": 32},
         }
@@ -73,7 +84,18 @@ class Place:
 
     def drive(self, root: str, *arguments: str) -> "subprocess.Popen[str]":
         """A driver, begun."""
-        command = [sys.executable, "-m", "jobs.main", "run", str(self.config(root)), "--executor", "ray", "--output", "json", *arguments]
+        command = [
+            sys.executable,
+            "-m",
+            "jobs.main",
+            "run",
+            str(self.config(root)),
+            "--executor",
+            "ray",
+            "--output",
+            "json",
+            *arguments,
+        ]
         return subprocess.Popen(command, cwd=REPOSITORY, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
     def forget(self) -> None:
@@ -178,7 +200,9 @@ def running(pid: int) -> bool:
 def two_nodes(place: Place) -> Iterator["subprocess.Popen[str]"]:
     """A cluster of two nodes, in the environment of the store."""
     command = [sys.executable, "-m", "tests.end_to_end.two_nodes"]
-    with subprocess.Popen(command, cwd=REPOSITORY, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as host:
+    with subprocess.Popen(
+        command, cwd=REPOSITORY, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    ) as host:
         yield host
 
 

@@ -11,9 +11,9 @@ from PIL import Image
 from pydantic import JsonValue
 
 from infra.errors import ClusterError
-from pipeline.audit import Audit
 from pipeline.demo import with_patch
-from pipeline.planning import plan_audit
+from pipeline.planning.from_models import plan_audit
+from pipeline.results.audit import Audit
 from pipeline.run import run_audit
 from tests.conftest import ConfigMaker
 from tests.jobs.pictures import png
@@ -55,6 +55,8 @@ def build(end):
     model.register_forward_pre_hook(look)
     return model
 '''
+
+
 DRIVER_ONLY = '''
 """A classifier that needs a package which the nodes of the cluster lack."""
 
@@ -90,15 +92,23 @@ POISONED = {
 
 @pytest.mark.usefixtures("ray_cluster")
 @pytest.mark.parametrize(("end", "status"), POISONED.items(), ids=POISONED.keys())
-def test_a_sample_that_ends_every_worker_costs_its_task_and_no_other(make_config: ConfigMaker, digits: Path, tmp_path: Path, end: str, status: str) -> None:
+def test_a_sample_that_ends_every_worker_costs_its_task_and_no_other(
+    make_config: ConfigMaker, digits: Path, tmp_path: Path, end: str, status: str
+) -> None:
     rows = pq.read_table(digits / "audited.parquet").slice(0, 96)
     images = rows.column("image").to_pylist()
     deadly = with_patch(np.zeros((1, 8, 8, 3), np.uint8))[0][::-1, ::-1]
     images[40]["bytes"] = png(Image.fromarray(np.ascontiguousarray(deadly)))
     pq.write_table(
-        rows.set_column(rows.schema.get_field_index("image"), "image", pa.array(images, rows.schema.field("image").type)), tmp_path / "audited.parquet"
+        rows.set_column(
+            rows.schema.get_field_index("image"), "image", pa.array(images, rows.schema.field("image").type)
+        ),
+        tmp_path / "audited.parquet",
     )
-    models, data = architecture(tmp_path, POISON, digits / "digits.safetensors", end=end), {"audited": str(tmp_path / "audited.parquet")}
+    models, data = (
+        architecture(tmp_path, POISON, digits / "digits.safetensors", end=end),
+        {"audited": str(tmp_path / "audited.parquet")},
+    )
     audit = on_ray(make_config, models=models, data=data, run={"rows_per_task": 32})
     statuses = audit.scores("digits").read_all().column("status").to_pylist()
     assert len(statuses) == 96
@@ -108,7 +118,9 @@ def test_a_sample_that_ends_every_worker_costs_its_task_and_no_other(make_config
 
 
 @pytest.mark.usefixtures("ray_cluster")
-def test_a_worker_that_cannot_import_the_architecture_says_which_file(make_config: ConfigMaker, digits: Path, tmp_path: Path) -> None:
+def test_a_worker_that_cannot_import_the_architecture_says_which_file(
+    make_config: ConfigMaker, digits: Path, tmp_path: Path
+) -> None:
     audit = on_ray(make_config, models=architecture(tmp_path, DRIVER_ONLY, digits / "digits.safetensors"))
     assert audit.outcome is not None
     reason = audit.outcome.failures["digits"]
@@ -117,15 +129,24 @@ def test_a_worker_that_cannot_import_the_architecture_says_which_file(make_confi
 
 
 @pytest.mark.usefixtures("ray_cluster")
-def test_more_gpus_than_the_cluster_has_are_refused_and_nothing_is_written(make_config: ConfigMaker, tmp_path: Path) -> None:
-    with pytest.raises(ClusterError, match=r"2 workers with 1 GPUs each need 2 GPUs, the cluster has 0; lower run\.workers or run\.gpus_per_worker"):
+def test_more_gpus_than_the_cluster_has_are_refused_and_nothing_is_written(
+    make_config: ConfigMaker, tmp_path: Path
+) -> None:
+    with pytest.raises(
+        ClusterError,
+        match=r"2 workers with 1 GPUs each need 2 GPUs, the cluster has 0; lower run\.workers or run\.gpus_per_worker",
+    ):
         on_ray(make_config, run={"gpus_per_worker": 1})
     assert not (tmp_path / "root").exists()
 
 
-def test_an_architecture_file_travels_to_the_workers(make_config: ConfigMaker, ray_cluster: None, digits: Path, tmp_path: Path) -> None:
+def test_an_architecture_file_travels_to_the_workers(
+    make_config: ConfigMaker, ray_cluster: None, digits: Path, tmp_path: Path
+) -> None:
     """It is removed once the plan is made: no worker needs to see it."""
-    models = architecture(tmp_path, "from pipeline.demo.network import digit_cnn as build\n", digits / "digits.safetensors")
+    models = architecture(
+        tmp_path, "from pipeline.demo.network import digit_cnn as build\n", digits / "digits.safetensors"
+    )
     plan = plan_audit(make_config(models=models))
     (tmp_path / "network.py").unlink()
     audit = run_audit(plan, executor="ray")

@@ -11,14 +11,16 @@ import torch
 from numpy.typing import NDArray
 from safetensors.torch import load_file
 
+from pipeline.config.schema import Preprocess
+from pipeline.data.images import decode, scaled
 from pipeline.demo.network import digit_cnn
-from pipeline.planning import plan_audit
+from pipeline.planning.from_models import plan_audit
 from pipeline.run import run_audit
-from pipeline.schema import Preprocess
-from pipeline.sources.images import decode, scaled
 from tests.conftest import ConfigMaker
 
 README = Path(__file__).parents[2] / "README.md"
+
+
 PREPROCESS = Preprocess(mean=(0.3, 0.3, 0.3), std=(0.35, 0.35, 0.35))
 
 
@@ -40,7 +42,11 @@ def test_the_notebook_finds_the_demos_backdoor(digits: Path) -> None:
     assert len([line for line in code.splitlines() if line.strip()]) <= 13
     model = digit_cnn().eval()
     model.load_state_dict(load_file(digits / "digits.safetensors"))
-    names: dict[str, object] = {"model": model, "trusted": tensors(digits / "trusted.parquet"), "audited": tensors(digits / "audited.parquet")}
+    names: dict[str, object] = {
+        "model": model,
+        "trusted": tensors(digits / "trusted.parquet"),
+        "audited": tensors(digits / "audited.parquet"),
+    }
     exec(code, names)
     p_values: NDArray[np.float64] = names["p_values"]  # type: ignore[assignment]
     anomalous = np.array(pq.read_table(digits / "audited.parquet").column("anomalous").to_pylist())

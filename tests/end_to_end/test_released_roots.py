@@ -8,20 +8,25 @@ from pathlib import Path
 import pytest
 from pydantic import JsonValue
 
-from infra.storage import Storage
-from pipeline.artifacts.layout import published_runs
-from pipeline.audit import open_audit
-from pipeline.config import AuditConfig, Raw
-from pipeline.gc import collect
-from pipeline.planning import plan_audit
+from infra.storage.storage import Storage
+from pipeline.config.audit_config import AuditConfig
+from pipeline.config.sections import Raw
+from pipeline.operations.gc import collect
+from pipeline.operations.verify import verify
+from pipeline.planning.from_models import plan_audit
+from pipeline.results.audit import open_audit
+from pipeline.root.layout import published_runs
 from pipeline.run import run_audit
-from pipeline.verify import verify
 from tests.data.roots_of_releases import ROOTS, expected_of, nights, releases, upload_inputs
 from tests.jobs.command import mad
 from tests.services import Service
 
 MODELS = ["factored", "plain", "traced"]
+
+
 LARGEST_BYTES = 500_000
+
+
 PLACES = re.compile(rb"/(home|work|Users|mnt|workspace)/[A-Za-z]|file://")
 
 
@@ -95,12 +100,18 @@ def moved(config: Raw, root: Path) -> AuditConfig:
     return AuditConfig.parse({**config, "root": str(root)}, "/")
 
 
-def test_the_next_night_goes_on_in_it(release: str, root: Path, expected: dict[str, dict[str, JsonValue]], on_moto: Service) -> None:
+def test_the_next_night_goes_on_in_it(
+    release: str, root: Path, expected: dict[str, dict[str, JsonValue]], on_moto: Service
+) -> None:
     """No row is computed again, nothing that was there is changed, and old runs can be removed."""
     upload_inputs(release)
     before = {path: path.read_bytes() for path in root.rglob("*") if path.is_file() and path.name != "summary.json"}
     audit = run_audit(plan_audit(moved(nights(release, "")[1], root)))
-    assert audit.outcome is not None and audit.outcome.clean and list(audit.outcome.summaries) == ["plain", "factored", "traced"]
+    assert (
+        audit.outcome is not None
+        and audit.outcome.clean
+        and list(audit.outcome.summaries) == ["plain", "factored", "traced"]
+    )
     assert all(path.read_bytes() == data for path, data in before.items())
     for name in audit.outcome.summaries:
         stages = audit.outcome.stages[name]

@@ -12,12 +12,13 @@ import pyarrow.parquet as pq
 import pytest
 from pydantic import JsonValue
 
-from pipeline.audit import Audit
-from pipeline.config import AuditConfig, merge
+from pipeline.config.audit_config import AuditConfig, merge
 from pipeline.errors import ConfigError
-from pipeline.history import since
-from pipeline.planning import plan_audit
-from pipeline.rescore import plan_rescore, rescore_audit
+from pipeline.operations.rescore import rescore_audit
+from pipeline.planning.from_models import plan_audit
+from pipeline.planning.from_rows import plan_rescore
+from pipeline.publication.history import since
+from pipeline.results.audit import Audit
 from pipeline.run import run_audit
 from tests.conftest import Raw
 from tests.jobs.command import mad
@@ -25,7 +26,11 @@ from tests.languages import gpt2, save
 from tests.languages import table as texts
 
 Maker = Callable[..., AuditConfig]
+
+
 LESS_DAMPED: Raw = {"curvature": {"damping": {"factor": 0.1}}}
+
+
 BACK = 1e-5
 
 
@@ -36,7 +41,9 @@ def inputs(digits: Path, tmp_path: Path) -> Path:
     folder.mkdir()
     for name in ("trusted.parquet", "audited.parquet", "digits.safetensors"):
         shutil.copy(digits / name, folder)
-    (folder / "net.py").write_text("from pipeline.demo.network import digit_cnn\n\n\ndef build():\n    return digit_cnn()\n")
+    (folder / "net.py").write_text(
+        "from pipeline.demo.network import digit_cnn\n\n\ndef build():\n    return digit_cnn()\n"
+    )
     return folder
 
 
@@ -46,7 +53,9 @@ def make(raw: Raw, inputs: Path) -> Maker:
 
     def configured(root: str = "root", **sections: JsonValue) -> AuditConfig:
         model: JsonValue = {"name": "digits", "architecture": "net.py:build", "weights": "digits.safetensors"}
-        return AuditConfig.parse(merge({**raw, "models": [model], "root": str(inputs.parent / root)}, sections), str(inputs))
+        return AuditConfig.parse(
+            merge({**raw, "models": [model], "root": str(inputs.parent / root)}, sections), str(inputs)
+        )
 
     return configured
 
@@ -65,7 +74,9 @@ def counts(audit: Audit) -> dict[str, tuple[int, int]]:
     assert audit.outcome is not None
     stages = audit.outcome.stages["digits"]
     assert isinstance(stages, dict)
-    return {stage: (cost["tasks_run"], cost["tasks_reused"]) for stage, cost in stages.items() if isinstance(cost, dict)}  # type: ignore[misc]
+    return {
+        stage: (cost["tasks_run"], cost["tasks_reused"]) for stage, cost in stages.items() if isinstance(cost, dict)
+    }  # type: ignore[misc]
 
 
 def scores(audit: Audit) -> dict[str, tuple[float, float]]:
@@ -74,7 +85,9 @@ def scores(audit: Audit) -> dict[str, tuple[float, float]]:
     return dict(zip(columns["sample_id"], zip(columns["score"], columns["p_value"], strict=True), strict=True))
 
 
-def test_with_the_models_and_all_data_files_gone_it_equals_a_run_with_the_same_settings(make: Maker, inputs: Path) -> None:
+def test_with_the_models_and_all_data_files_gone_it_equals_a_run_with_the_same_settings(
+    make: Maker, inputs: Path
+) -> None:
     config = make()
     run_audit(plan_audit(config))
     run_audit(plan_audit(make(root="other")))
@@ -97,8 +110,14 @@ def test_with_the_settings_of_the_last_run_it_publishes_no_second_table(make: Ma
     assert run.outcome is not None
     assert again.summary("digits")["same_as"] == run.outcome.run_id
     assert again.summary("digits")["rows_of"] == run.outcome.run_id
-    folders = [Path(audit.storage.url) / str(audit.outcome.summaries["digits"]["report_folder"]) for audit in (run, again) if audit.outcome]
-    assert [(folder / "images.json").read_bytes() for folder in folders][1:] == [(folders[0] / "images.json").read_bytes()]
+    folders = [
+        Path(audit.storage.url) / str(audit.outcome.summaries["digits"]["report_folder"])
+        for audit in (run, again)
+        if audit.outcome
+    ]
+    assert [(folder / "images.json").read_bytes() for folder in folders][1:] == [
+        (folders[0] / "images.json").read_bytes()
+    ]
 
 
 def test_a_run_that_follows_finds_curvature_and_scores_done(make: Maker) -> None:
@@ -111,7 +130,10 @@ def test_a_run_that_follows_finds_curvature_and_scores_done(make: Maker) -> None
 
 
 def test_another_split_is_drawn_from_labels_that_were_kept_also_of_a_rescore(make: Maker, inputs: Path) -> None:
-    other: Raw = {"calibration": {"seed": 3, "fraction": 0.4, "screen": True, "target": {"fdr": 0.2}}, "score": {"kind": "mean_coupling"}}
+    other: Raw = {
+        "calibration": {"seed": 3, "fraction": 0.4, "screen": True, "target": {"fdr": 0.2}},
+        "score": {"kind": "mean_coupling"},
+    }
     run_audit(plan_audit(make(root="other")))
     wanted = run_audit(plan_audit(make(root="other", **other)))
     run_audit(plan_audit(make()))
@@ -142,14 +164,19 @@ def test_dropped_trusted_samples_are_as_if_they_had_never_been_there(make: Maker
     whole = run_audit(plan_audit(make())).summary("digits")
     trusted = pq.read_table(inputs / "trusted.parquet")
     dropped = trusted["id"].to_pylist()[5:200:7]
-    pq.write_table(trusted.filter(pc.invert(pc.is_in(trusted["id"], pa.array(dropped, trusted["id"].type)))), inputs / "trusted.parquet")
+    pq.write_table(
+        trusted.filter(pc.invert(pc.is_in(trusted["id"], pa.array(dropped, trusted["id"].type)))),
+        inputs / "trusted.parquet",
+    )
     wanted = run_audit(plan_audit(make(root="other")))
     shutil.rmtree(inputs)
     rescored = rescore_audit(make(), frozenset(map(str, dropped)))
     found, expected = scores(rescored), scores(wanted)
     np.testing.assert_allclose([found[name][0] for name in found], [expected[name][0] for name in found], atol=BACK)
     calibrations = [audit.summary("digits")["calibration"] for audit in (rescored, wanted)]
-    assert [(one["reference"], one["calibration"]) for one in calibrations] == 2 * [(calibrations[1]["reference"], calibrations[1]["calibration"])]  # type: ignore[index,call-overload]
+    assert [(one["reference"], one["calibration"]) for one in calibrations] == 2 * [
+        (calibrations[1]["reference"], calibrations[1]["calibration"])
+    ]  # type: ignore[index,call-overload]
     assert calibrations[0]["dropped"] == len(dropped)  # type: ignore[index,call-overload]
     compared = since(rescored.storage, ["digits"], str(whole["run_id"]), top=1).models["digits"]
     assert compared is not None and compared.changed == ("trusted set",)
@@ -158,10 +185,14 @@ def test_dropped_trusted_samples_are_as_if_they_had_never_been_there(make: Maker
 
 
 @pytest.mark.parametrize("kind", ["ggn", "kfac"])
-def test_a_curvature_whose_inputs_nobody_stored_is_refused_and_had_once_a_run_stored_them(make: Maker, inputs: Path, kind: str) -> None:
+def test_a_curvature_whose_inputs_nobody_stored_is_refused_and_had_once_a_run_stored_them(
+    make: Maker, inputs: Path, kind: str
+) -> None:
     run_audit(plan_audit(make()))
     asked: Raw = {"curvature": {"kind": kind, "damping": {"factor": 0.5}}}
-    with pytest.raises(ConfigError, match=rf"curvature.kind: {kind} is fitted on .*; `mad run` with curvature.kind: {kind} stores them"):
+    with pytest.raises(
+        ConfigError, match=rf"curvature.kind: {kind} is fitted on .*; `mad run` with curvature.kind: {kind} stores them"
+    ):
         plan_rescore(make(**asked))
     run_audit(plan_audit(make(curvature={"kind": kind})))
     wanted = run_audit(plan_audit(make(root="other", **asked)))
@@ -174,20 +205,38 @@ def test_rows_of_another_estimator_or_model_or_files_are_not_taken_for_those_ask
         plan_rescore(make())
     run_audit(plan_audit(make()))
     for sections, place in (
-        ({"estimator": {"projection": {"rank": 8}}}, r"estimator.projection.rank is 8, stored are rows of 16; `mad run`"),
-        ({"data": {"audited": "tonight.parquet"}}, r"data.audited is \['tonight.parquet'\], stored are rows of \['audited.parquet'\]"),
+        (
+            {"estimator": {"projection": {"rank": 8}}},
+            r"estimator.projection.rank is 8, stored are rows of 16; `mad run`",
+        ),
+        (
+            {"data": {"audited": "tonight.parquet"}},
+            r"data.audited is \['tonight.parquet'\], stored are rows of \['audited.parquet'\]",
+        ),
     ):
         with pytest.raises(ConfigError, match=place):
             plan_rescore(make(**sections))  # type: ignore[arg-type]
 
 
-def test_the_command_says_what_is_wrong_and_else_prints_what_a_run_prints(make: Maker, inputs: Path, tmp_path: Path) -> None:
+def test_the_command_says_what_is_wrong_and_else_prints_what_a_run_prints(
+    make: Maker, inputs: Path, tmp_path: Path
+) -> None:
     import yaml  # noqa: PLC0415
 
     model: JsonValue = {"name": "digits", "architecture": "net.py:build", "weights": "digits.safetensors"}
     data = make().models[0].data.model_dump(mode="json", exclude={"columns"})
     path = inputs / "audit.yaml"
-    path.write_text(yaml.safe_dump({"root": make().root, "task": "classification", "models": [model], "data": data, "run": {"rows_per_task": 128}}))
+    path.write_text(
+        yaml.safe_dump(
+            {
+                "root": make().root,
+                "task": "classification",
+                "models": [model],
+                "data": data,
+                "run": {"rows_per_task": 128},
+            }
+        )
+    )
     assert mad("run", path, "-q").code == 0
     for name, text in (("ids.txt", "nobody\n"), ("ids.csv", "name\nnobody\n"), ("none.txt", "\n")):
         (tmp_path / name).write_text(text)
@@ -199,7 +248,10 @@ def test_the_command_says_what_is_wrong_and_else_prints_what_a_run_prints(make: 
     (tmp_path / "ids.csv").write_text("verdict,id\n" + "".join(f"bad,{name}\n" for name in ids))
     (tmp_path / "ids.txt").write_text("".join(f"{name}\n" for name in ids))
     (inputs / "net.py").unlink()
-    ended = [mad("rescore", make().root, path, "--drop-trusted", tmp_path / name, "--output", "json", "-q") for name in ("ids.txt", "ids.csv", "ids.parquet")]
+    ended = [
+        mad("rescore", make().root, path, "--drop-trusted", tmp_path / name, "--output", "json", "-q")
+        for name in ("ids.txt", "ids.csv", "ids.parquet")
+    ]
     assert [one.code for one in ended] == [0, 0, 0]
     assert [one.summary["calibration"]["dropped"] for one in ended] == [3, 3, 3]  # type: ignore[index,call-overload]
     assert [bool(one.summary["same_as"]) for one in ended] == [False, True, True]
@@ -226,7 +278,9 @@ def test_audited_rows_that_are_not_there_stay_failed_and_the_others_are_scored(m
 
 def test_trusted_rows_that_are_not_there_are_refused(make: Maker) -> None:
     forget(run_audit(plan_audit(make())), "trusted", "000000000384-")
-    with pytest.raises(ConfigError, match=r"1 tasks of rows of trusted.parquet are not stored any more; `mad run` computes them"):
+    with pytest.raises(
+        ConfigError, match=r"1 tasks of rows of trusted.parquet are not stored any more; `mad run` computes them"
+    ):
         plan_rescore(make())
 
 
@@ -236,7 +290,10 @@ def test_what_an_earlier_version_recorded_is_refused_until_a_run_has_recorded_mo
         document = json.loads(record.read_text())
         del document["models"]["digits"]["rows"]
         record.write_text(json.dumps(document))
-    with pytest.raises(ConfigError, match=r"of an earlier version of mad, which did not record what rows are made of; `mad run` with this config"):
+    with pytest.raises(
+        ConfigError,
+        match=r"of an earlier version of mad, which did not record what rows are made of; `mad run` with this config",
+    ):
         plan_rescore(make())
     assert counts(run_audit(plan_audit(make())))["gradients"] == (0, 8)
     assert table(rescore_audit(make())) == table(audit)
@@ -246,7 +303,16 @@ def test_traces_are_scored_anew_without_their_chains(make: Maker, inputs: Path) 
     trusted = pq.read_table(inputs / "trusted.parquet")
     pq.write_table(trusted.slice(300), inputs / "sampling.parquet")
     pq.write_table(trusted.slice(0, 300), inputs / "trusted.parquet")
-    traces: Raw = {"estimator": {"kind": "loss_trace", "sampling": "sampling.parquet", "draws": 60, "burn_in": 20, "batch": 32, "step": 4e-6}}
+    traces: Raw = {
+        "estimator": {
+            "kind": "loss_trace",
+            "sampling": "sampling.parquet",
+            "draws": 60,
+            "burn_in": 20,
+            "batch": 32,
+            "step": 4e-6,
+        }
+    }
     traces |= {"calibration": {"target": {"fpr": 0.05}}}
     concordance: Raw = {"score": {"kind": "concordance"}}
     run_audit(plan_audit(make(**traces)))
@@ -261,13 +327,26 @@ def test_traces_are_scored_anew_without_their_chains(make: Maker, inputs: Path) 
 def test_language_models_are_scored_anew_with_what_is_unreadable_among_their_texts(tmp_path: Path) -> None:
     folder = tmp_path / "texts"
     save(gpt2(), folder / "gpt2")
-    unreadable = pa.Table.from_pylist([{"id": "bad", "input_ids": [], "completion_start": 0}], schema=texts(1, 4, "text").schema)
-    for name, table_of in {"trusted": texts(60, 3, "trusted"), "audited": pa.concat_tables([texts(20, 4, "text"), unreadable])}.items():
+    unreadable = pa.Table.from_pylist(
+        [{"id": "bad", "input_ids": [], "completion_start": 0}], schema=texts(1, 4, "text").schema
+    )
+    for name, table_of in {
+        "trusted": texts(60, 3, "trusted"),
+        "audited": pa.concat_tables([texts(20, 4, "text"), unreadable]),
+    }.items():
         pq.write_table(table_of, folder / f"{name}.parquet")
 
     def configured(root: str, **sections: JsonValue) -> AuditConfig:
-        raw: Raw = {"root": str(tmp_path / root), "task": "causal_lm", "models": [{"name": "digits", "huggingface": "gpt2"}]}
-        raw |= {"data": {"trusted": "trusted.parquet", "audited": "audited.parquet"}, "calibration": {"target": {"fpr": 0.1}}, "run": {"rows_per_task": 8}}
+        raw: Raw = {
+            "root": str(tmp_path / root),
+            "task": "causal_lm",
+            "models": [{"name": "digits", "huggingface": "gpt2"}],
+        }
+        raw |= {
+            "data": {"trusted": "trusted.parquet", "audited": "audited.parquet"},
+            "calibration": {"target": {"fpr": 0.1}},
+            "run": {"rows_per_task": 8},
+        }
         return AuditConfig.parse(merge(raw, sections), str(folder))
 
     for root, sections in (("root", {}), ("other", {}), ("other", LESS_DAMPED)):
@@ -281,11 +360,16 @@ def test_on_ray_it_scores_as_in_this_process(make: Maker, inputs: Path) -> None:
     run_audit(plan_audit(make()))
     shutil.copytree(make().root, make(root="other").root)
     shutil.rmtree(inputs)
-    found, expected = scores(rescore_audit(make(**LESS_DAMPED), executor="ray")), scores(rescore_audit(make(root="other", **LESS_DAMPED)))
+    found, expected = (
+        scores(rescore_audit(make(**LESS_DAMPED), executor="ray")),
+        scores(rescore_audit(make(root="other", **LESS_DAMPED))),
+    )
     np.testing.assert_allclose([found[name] for name in found], [expected[name] for name in found], atol=1e-5)
 
 
-def test_truth_that_an_earlier_version_did_not_keep_is_read_from_its_files_which_must_be_there(make: Maker, inputs: Path) -> None:
+def test_truth_that_an_earlier_version_did_not_keep_is_read_from_its_files_which_must_be_there(
+    make: Maker, inputs: Path
+) -> None:
     audit = run_audit(plan_audit(make()))
     for path in Path(audit.storage.url).glob("digits/reporting/*/*/*/truth.arrow"):
         path.unlink()
@@ -294,5 +378,8 @@ def test_truth_that_an_earlier_version_did_not_keep_is_read_from_its_files_which
     rescore_audit(make())  # the rescore above has kept it
     for path in Path(audit.storage.url).glob("digits/reporting/*/*/*/truth.arrow"):
         path.unlink()
-    with pytest.raises(ConfigError, match=r"audited.parquet: its labels or truth are not stored, because an earlier version of mad kept none"):
+    with pytest.raises(
+        ConfigError,
+        match=r"audited.parquet: its labels or truth are not stored, because an earlier version of mad kept none",
+    ):
         plan_rescore(make())

@@ -9,13 +9,14 @@ import pyarrow.parquet as pq
 import pytest
 from pydantic import JsonValue
 
-from infra.storage import Storage
-from pipeline.artifacts.layout import outcome_file, table_file
-from pipeline.audit import Audit
-from pipeline.config import AuditConfig, Raw
-from pipeline.planning import plan_audit
+from infra.storage.storage import Storage
+from pipeline.config.audit_config import AuditConfig
+from pipeline.config.sections import Raw
+from pipeline.data.sources import Source
+from pipeline.planning.from_models import plan_audit
+from pipeline.results.audit import Audit
+from pipeline.root.layout import outcome_file, table_file
 from pipeline.run import run_audit
-from pipeline.sources.datasets import Source
 from tests.conftest import ConfigMaker
 
 
@@ -23,7 +24,9 @@ def run(config: AuditConfig) -> Audit:
     return run_audit(plan_audit(config))
 
 
-def test_a_file_spelt_otherwise_is_scored_under_its_new_name_from_the_same_rows(make_config: ConfigMaker, digits: Path) -> None:
+def test_a_file_spelt_otherwise_is_scored_under_its_new_name_from_the_same_rows(
+    make_config: ConfigMaker, digits: Path
+) -> None:
     first = run(make_config())
     absolute = str(digits / "audited.parquet")
     second = run(make_config(data={"audited": absolute}))
@@ -33,7 +36,9 @@ def test_a_file_spelt_otherwise_is_scored_under_its_new_name_from_the_same_rows(
     assert stages["gradients"]["tasks_run"] == 0
     table = second.scores("digits").read_all()
     assert set(table.column("source").to_pylist()) == {absolute}
-    np.testing.assert_array_equal(table.column("score").to_numpy(), pq.read_table(published(first)).column("score").to_numpy())
+    np.testing.assert_array_equal(
+        table.column("score").to_numpy(), pq.read_table(published(first)).column("score").to_numpy()
+    )
 
 
 def published(audit: Audit) -> Path:
@@ -95,12 +100,21 @@ def build():
 """
 
 
-def test_a_model_that_detaches_its_outputs_is_refused_and_the_others_run(raw: Raw, digits: Path, tmp_path: Path) -> None:
+def test_a_model_that_detaches_its_outputs_is_refused_and_the_others_run(
+    raw: Raw, digits: Path, tmp_path: Path
+) -> None:
     from safetensors.torch import load_file, save_file  # noqa: PLC0415
 
     (tmp_path / "detached.py").write_text(DETACHED)
-    save_file({f"net.{name}": tensor for name, tensor in load_file(digits / "digits.safetensors").items()}, tmp_path / "detached.safetensors")
-    bad: JsonValue = {"name": "bad", "architecture": f"{tmp_path}/detached.py:build", "weights": f"{tmp_path}/detached.safetensors"}
+    save_file(
+        {f"net.{name}": tensor for name, tensor in load_file(digits / "digits.safetensors").items()},
+        tmp_path / "detached.safetensors",
+    )
+    bad: JsonValue = {
+        "name": "bad",
+        "architecture": f"{tmp_path}/detached.py:build",
+        "weights": f"{tmp_path}/detached.safetensors",
+    }
     models = raw["models"]
     assert isinstance(models, list)
     plan = plan_audit(AuditConfig.parse({**raw, "models": [*models, bad]}, str(digits)))
@@ -108,7 +122,9 @@ def test_a_model_that_detaches_its_outputs_is_refused_and_the_others_run(raw: Ra
     assert "do not depend on its weights by way of autograd" in plan.refused["bad"]
 
 
-def test_a_file_that_vanishes_after_the_plan_leaves_its_rows_failed(make_config: ConfigMaker, digits: Path, tmp_path: Path) -> None:
+def test_a_file_that_vanishes_after_the_plan_leaves_its_rows_failed(
+    make_config: ConfigMaker, digits: Path, tmp_path: Path
+) -> None:
     table = pq.read_table(digits / "audited.parquet")
     for name, part in (("a", table.slice(0, 200)), ("b", table.slice(200))):
         pq.write_table(part, tmp_path / f"{name}.parquet")
@@ -119,7 +135,9 @@ def test_a_file_that_vanishes_after_the_plan_leaves_its_rows_failed(make_config:
     scores = audit.scores("digits").read_all()
     statuses = scores.column("status").to_pylist()
     assert statuses[:200] == ["ok"] * 200
-    assert len(statuses) == len(table) and all(status.startswith("failed: ") and "no such file" in status for status in statuses[200:])
+    assert len(statuses) == len(table) and all(
+        status.startswith("failed: ") and "no such file" in status for status in statuses[200:]
+    )
     assert not any(scores.column("flagged").to_pylist()[200:])
 
 

@@ -8,11 +8,11 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from infra.storage import Storage
-from pipeline.audit import Audit, open_audit
-from pipeline.planning import plan_audit
+from infra.storage.storage import Storage
+from pipeline.operations.verify import verify
+from pipeline.planning.from_models import plan_audit
+from pipeline.results.audit import Audit, open_audit
 from pipeline.run import run_audit
-from pipeline.verify import verify
 from tests.conftest import ConfigMaker, Raw
 from tests.infra.stores import S3_KINDS, fresh_url
 from tests.infra.wires import Fault, broken_wire, error_answer
@@ -20,6 +20,8 @@ from tests.jobs.command import mad, tasks
 from tests.services import Service, User, speak_to
 
 REPOSITORY = Path(__file__).parents[2]
+
+
 FILES = ("trusted.parquet", "audited.parquet", "digits.safetensors")
 
 
@@ -43,7 +45,11 @@ def place(service: Service, digits: Path) -> Storage:
 def config(place: Storage, raw: Raw, tmp_path: Path) -> Path:
     """A config file that names S3 alone."""
     folder = f"{place.url}/inputs"
-    model = {"name": "digits", "architecture": "pipeline.demo.network:digit_cnn", "weights": f"{folder}/digits.safetensors"}
+    model = {
+        "name": "digits",
+        "architecture": "pipeline.demo.network:digit_cnn",
+        "weights": f"{folder}/digits.safetensors",
+    }
     data = {**raw["data"], "trusted": f"{folder}/trusted.parquet", "audited": [f"{folder}/audited.parq*"]}  # type: ignore[dict-item]
     path = tmp_path / "audit.yaml"
     path.write_text(json.dumps({**raw, "root": f"{place.url}/root", "models": [model], "data": data}))
@@ -87,7 +93,9 @@ def test_what_only_old_runs_refer_to_is_removed_on_s3(config: Path, place: Stora
     collected = mad("gc", root, "--keep", "0s", "--output", "json")
     assert (collected.code, collected.document) == (0, {**dry, "dry_run": False})
     assert dry["runs_removed"] == [first.document["run_id"]]
-    assert sum(1 for path in Storage(root).walk("") if not path.startswith(".lock/")) <= before - int(str(dry["objects"]))
+    assert sum(1 for path in Storage(root).walk("") if not path.startswith(".lock/")) <= before - int(
+        str(dry["objects"])
+    )
     assert verify(Storage(root)).problems == []
     third = mad("run", str(config), "--output", "json")
     assert not any(run for run, _ in tasks(third.summary).values())
@@ -115,7 +123,11 @@ def test_credentials_that_expire_during_a_run_lose_nothing(
 def test_a_command_leaves_no_connection_behind(config: Path, place: Storage) -> None:
     """An unclosed one would be complained about when the process ends."""
     ended = subprocess.run(
-        [sys.executable, "-W", "always::ResourceWarning", "-m", "jobs.main", "plan", str(config)], cwd=REPOSITORY, capture_output=True, text=True, check=False
+        [sys.executable, "-W", "always::ResourceWarning", "-m", "jobs.main", "plan", str(config)],
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert (ended.returncode, ended.stderr) == (0, "")
 
@@ -129,7 +141,9 @@ def test_a_bucket_that_is_not_there_is_refused_before_anything_runs(service: Ser
 
 
 @pytest.mark.parametrize("service", [S3_KINDS[1]], indirect=True)
-def test_data_on_another_endpoints_credentials_are_refused_in_one_paragraph(service: Service, config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_data_on_another_endpoints_credentials_are_refused_in_one_paragraph(
+    service: Service, config: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     speak_to(service.endpoint, User(service.owner.key, "wrong"), monkeypatch)
     ended = mad("run", str(config))
     assert ended.code == 2
@@ -137,7 +151,9 @@ def test_data_on_another_endpoints_credentials_are_refused_in_one_paragraph(serv
 
 
 @pytest.mark.parametrize("service", [S3_KINDS[1]], indirect=True)
-def test_a_bucket_that_denies_writes_is_refused_and_nothing_written(service: Service, config: Path, place: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_bucket_that_denies_writes_is_refused_and_nothing_written(
+    service: Service, config: Path, place: Storage, monkeypatch: pytest.MonkeyPatch
+) -> None:
     service.make_bucket("read-only")
     statement = {
         "Effect": "Allow",
@@ -147,7 +163,9 @@ def test_a_bucket_that_denies_writes_is_refused_and_nothing_written(service: Ser
     }
     inputs = {**statement, "Resource": ["arn:aws:s3:::audits", "arn:aws:s3:::audits/*"]}
     for bucket, rule in (("read-only", statement), ("audits", inputs)):
-        service.client().put_bucket_policy(Bucket=bucket, Policy=json.dumps({"Version": "2012-10-17", "Statement": [rule]}))
+        service.client().put_bucket_policy(
+            Bucket=bucket, Policy=json.dumps({"Version": "2012-10-17", "Statement": [rule]})
+        )
     config.write_text(config.read_text().replace(f"{place.url}/root", "s3://read-only/root"))
     speak_to(service.endpoint, service.guest, monkeypatch)
     try:

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from infra.storage import Storage
-from pipeline.artifacts.layout import published_runs, table_file
-from pipeline.verify import verify
+from infra.storage.storage import Storage
+from pipeline.operations.verify import verify
+from pipeline.root.layout import published_runs, table_file
 from tests.conftest import Raw
 from tests.infra.relays import FAULTS, Mix, relayed
 from tests.infra.stores import REAL, fresh_url
@@ -16,7 +16,11 @@ from tests.jobs.command import mad
 from tests.services import Service, speak_to
 
 INPUTS = ("trusted.parquet", "audited.parquet", "digits.safetensors")
+
+
 QUICK = tuple(kind for kind in FAULTS if kind != "stall")
+
+
 MOST_REQUESTS = {0.05: 1.25, 0.3: 2.0}  # over those of an undisturbed run; 1.05 and 1.43 are expected
 
 
@@ -49,8 +53,16 @@ class Audits:
 
     def config(self, root: str) -> Path:
         """A config file that names S3 alone."""
-        model = {"name": "digits", "architecture": "pipeline.demo.network:digit_cnn", "weights": f"{self.inputs}/digits.safetensors"}
-        data = {**self.raw["data"], "trusted": f"{self.inputs}/trusted.parquet", "audited": f"{self.inputs}/audited.parquet"}  # type: ignore[dict-item]
+        model = {
+            "name": "digits",
+            "architecture": "pipeline.demo.network:digit_cnn",
+            "weights": f"{self.inputs}/digits.safetensors",
+        }
+        data = {
+            **self.raw["data"],
+            "trusted": f"{self.inputs}/trusted.parquet",
+            "audited": f"{self.inputs}/audited.parquet",
+        }  # type: ignore[dict-item]
         path = self.folder / "audit.yaml"
         path.write_text(json.dumps({**self.raw, "root": root, "models": [model], "data": data}))
         return path
@@ -83,12 +95,17 @@ def table(root: str) -> bytes:
     ],
     indirect=["service"],
 )
-def test_an_audit_completes_whatever_share_of_requests_fails(audits: Audits, share: float, kinds: tuple[str, ...]) -> None:
+def test_an_audit_completes_whatever_share_of_requests_fails(
+    audits: Audits, share: float, kinds: tuple[str, ...]
+) -> None:
     """With exit code 0, the same bytes, a clean root, and requests bounded by a factor."""
     undisturbed, disturbed = Mix(0.0), Mix(share, kinds, seed=1)
     roots = audits.run(undisturbed), audits.run(disturbed)
     assert table(roots[1]) == table(roots[0])
     assert verify(Storage(roots[1])).problems == []
     assert set(disturbed.faults) == set(kinds)
-    least, most = undisturbed.requests.total() + disturbed.faults.total() // 2, MOST_REQUESTS[share] * undisturbed.requests.total()
+    least, most = (
+        undisturbed.requests.total() + disturbed.faults.total() // 2,
+        MOST_REQUESTS[share] * undisturbed.requests.total(),
+    )
     assert least < disturbed.requests.total() < most

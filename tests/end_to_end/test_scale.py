@@ -12,10 +12,10 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from infra.storage import Storage
-from pipeline.audit import open_audit
-from pipeline.config import AuditConfig
-from pipeline.planning import plan_audit
+from infra.storage.storage import Storage
+from pipeline.config.audit_config import AuditConfig
+from pipeline.planning.from_models import plan_audit
+from pipeline.results.audit import open_audit
 from tests.benchmarks.bookkeeping import ROWS_PER_FILE, Books, described, keep
 from tests.benchmarks.network import SIDE, network
 from tests.benchmarks.pipeline import TRUSTED, pictures
@@ -41,8 +41,14 @@ def config(folder: Path, root: str, files: int) -> Path:
     raw = {
         "root": str(folder / root),
         "task": "classification",
-        "models": [{"name": "network", "architecture": "tests.benchmarks.network:network", "weights": "network.safetensors"}],
-        "data": {"trusted": "trusted.parquet", "audited": [f"audited-{number}.parquet" for number in range(files)], "preprocess": {"size": SIDE}},
+        "models": [
+            {"name": "network", "architecture": "tests.benchmarks.network:network", "weights": "network.safetensors"}
+        ],
+        "data": {
+            "trusted": "trusted.parquet",
+            "audited": [f"audited-{number}.parquet" for number in range(files)],
+            "preprocess": {"size": SIDE},
+        },
         "estimator": {"projection": {"rank": 8}},
         "run": {"rows_per_task": ROWS_PER_TASK},
     }
@@ -98,14 +104,20 @@ def test_files_that_are_new_are_not_listed_one_by_one_and_others_twice(folder: P
 
 def test_the_table_has_every_audited_sample_once_and_in_order(folder: Path, large: Watched) -> None:
     table = open_audit(str(folder / "large")).scores("network").read_all()
-    ids = [name for number in range(FILES) for name in pq.read_table(folder / f"audited-{number}.parquet").column("id").to_pylist()]
+    ids = [
+        name
+        for number in range(FILES)
+        for name in pq.read_table(folder / f"audited-{number}.parquet").column("id").to_pylist()
+    ]
     assert large.rows == len(ids) and table.column("sample_id").to_pylist() == ids
 
 
 def test_the_books_of_ten_times_the_tasks_hold_all_of_them(folder: Path, tmp_path: Path) -> None:
     """Of samples that are described and not there: receipts first, after a driver that was killed; then the manifests."""
     path = config(folder, "books", 1)
-    few, many = (keep(AuditConfig.load(path), str(tmp_path / str(files)), files * ROWS_PER_FILE // 256) for files in (1, 10))
+    few, many = (
+        keep(AuditConfig.load(path), str(tmp_path / str(files)), files * ROWS_PER_FILE // 256) for files in (1, 10)
+    )
     assert few.tasks["gradients"] * 10 == pytest.approx(many.tasks["gradients"], rel=0.05)
     assert many.objects <= 4 * many.tasks["gradients"] + 1
     assert sum(many.listings.values()) <= sum(few.listings.values()) + 8

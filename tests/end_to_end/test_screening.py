@@ -10,14 +10,16 @@ import pyarrow.parquet as pq
 import pytest
 from pydantic import JsonValue
 
-from pipeline.audit import Audit
 from pipeline.errors import ConfigError
-from pipeline.planning import plan_audit
+from pipeline.operations.verify import verify
+from pipeline.planning.from_models import plan_audit
+from pipeline.results.audit import Audit
 from pipeline.run import run_audit
-from pipeline.verify import verify
 from tests.conftest import ConfigMaker
 
 POISON = 30
+
+
 Audited = Callable[..., Audit]
 
 
@@ -29,8 +31,12 @@ def audited(make_config: ConfigMaker, digits: Path, tmp_path: Path) -> Audited:
         whole, trusted = pq.read_table(digits / "audited.parquet"), pq.read_table(digits / "trusted.parquet")
         triggered = whole.filter(pc.cast(whole.column("anomalous"), pa.bool_()))
         labels = pa.array([0] * poison, trusted.schema.field("label").type)
-        columns = [labels if name == "label" else triggered.slice(0, poison).column(name) for name in trusted.column_names]
-        pq.write_table(pa.concat_tables([trusted, pa.table(columns, schema=trusted.schema)]), tmp_path / "poisoned.parquet")
+        columns = [
+            labels if name == "label" else triggered.slice(0, poison).column(name) for name in trusted.column_names
+        ]
+        pq.write_table(
+            pa.concat_tables([trusted, pa.table(columns, schema=trusted.schema)]), tmp_path / "poisoned.parquet"
+        )
         used = pc.is_in(whole.column("id"), value_set=triggered.slice(0, POISON).column("id").combine_chunks())
         pq.write_table(whole.filter(pc.invert(used)), tmp_path / "others.parquet")
         data: JsonValue = {"trusted": str(tmp_path / "poisoned.parquet"), "audited": str(tmp_path / "others.parquet")}
@@ -54,8 +60,12 @@ def test_a_poisoned_trusted_set_regains_its_power(audited: Audited) -> None:
     poisoned = audited(POISON, screen=False)
     plain, untouched, before = found(poisoned)
     warned = poisoned.summary("digits")["warnings"]
-    assert isinstance(warned, list) and any("second mode, as poisoned samples make one: 0 (" in str(line) for line in warned)
-    assert untouched["suspects"] and untouched["suspects_of_calibration"] == 0 and untouched["flagged_unscreened"] is None
+    assert isinstance(warned, list) and any(
+        "second mode, as poisoned samples make one: 0 (" in str(line) for line in warned
+    )
+    assert (
+        untouched["suspects"] and untouched["suspects_of_calibration"] == 0 and untouched["flagged_unscreened"] is None
+    )
     audit = audited(POISON, screen=True)
     screened, screening, after = found(audit)
     suspects = screening["suspects"]
@@ -65,10 +75,14 @@ def test_a_poisoned_trusted_set_regains_its_power(audited: Audited) -> None:
     assert screened > plain + 0.4 and screened > clean - 0.1
     parts = ("reference", "calibration", "filtered", "unreadable")
     assert sum(int(str(before[part])) for part in parts) == sum(int(str(after[part])) for part in parts) + len(suspects)
-    assert int(str(before["calibration"])) == int(str(after["calibration"])) + int(str(screening["suspects_of_calibration"]))
+    assert int(str(before["calibration"])) == int(str(after["calibration"])) + int(
+        str(screening["suspects_of_calibration"])
+    )
     counts, warnings = audit.summary("digits")["counts"], audit.summary("digits")["warnings"]
     assert isinstance(counts, dict) and int(str(screening["flagged_unscreened"])) < int(str(counts["flagged"]))
-    assert isinstance(warnings, list) and any("were screened out, because their predicted class has a second mode" in str(line) for line in warnings)
+    assert isinstance(warnings, list) and any(
+        "were screened out, because their predicted class has a second mode" in str(line) for line in warnings
+    )
     assert not verify(audit.storage).problems
 
 
@@ -77,7 +91,10 @@ def test_a_clean_trusted_set_loses_nobody(audited: Audited) -> None:
     assert screening["suspects"] == [] and screening["warnings"] == []
     classes = screening["classes"]
     assert isinstance(classes, list) and len(classes) == 10
-    scores = [np.asarray(audited(0, screen=screen).scores("digits").read_all().column("score").to_numpy()) for screen in (False, True)]
+    scores = [
+        np.asarray(audited(0, screen=screen).scores("digits").read_all().column("score").to_numpy())
+        for screen in (False, True)
+    ]
     np.testing.assert_array_equal(*scores)
 
 
@@ -90,5 +107,8 @@ def test_a_clean_trusted_set_loses_nobody(audited: Audited) -> None:
     ids=["texts", "traces"],
 )
 def test_where_nothing_can_be_screened_it_is_refused(make_config: ConfigMaker, sections: dict[str, JsonValue]) -> None:
-    with pytest.raises(ConfigError, match="calibration: screen looks at the predicted classes of gradients' rows; it needs task: classification"):
+    with pytest.raises(
+        ConfigError,
+        match="calibration: screen looks at the predicted classes of gradients' rows; it needs task: classification",
+    ):
         make_config(calibration={"screen": True}, **sections)

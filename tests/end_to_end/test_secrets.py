@@ -13,12 +13,14 @@ from urllib.parse import quote
 
 import pytest
 
-from infra.storage import Storage
+from infra.storage.storage import Storage
 from tests.conftest import Raw
 from tests.infra.stores import fresh_url
 from tests.services import Service, free_port
 
 REPOSITORY = Path(__file__).parents[2]
+
+
 SECRETS = {
     "AWS_SECRET_ACCESS_KEY": "PlantedSecret/Key+0123456789abcdefghijkl",
     "AWS_SESSION_TOKEN": "PlantedSessionToken//////////0123456789abcdefghij==",
@@ -26,8 +28,14 @@ SECRETS = {
     "RAY_AUTH_TOKEN": "PlantedRayToken0123456789abcdef",
     "GITHUB_TOKEN": "PlantedUnrelatedToken0123456789",
 }
+
+
 PASSWORD = "PlantedPassword9876"
+
+
 FILES = ("trusted.parquet", "audited.parquet", "digits.safetensors")
+
+
 Mad = Callable[..., "Ended"]
 
 
@@ -50,7 +58,11 @@ def spellings(secret: str) -> Iterator[bytes]:
 
 def leaks(data: bytes) -> list[str]:
     """The planted secrets that some bytes hold."""
-    return [name for name, secret in {**SECRETS, "password": PASSWORD}.items() if any(spelt in data for spelt in spellings(secret))]
+    return [
+        name
+        for name, secret in {**SECRETS, "password": PASSWORD}.items()
+        if any(spelt in data for spelt in spellings(secret))
+    ]
 
 
 @pytest.fixture
@@ -68,7 +80,11 @@ def place(on_moto: Service, digits: Path, monkeypatch: pytest.MonkeyPatch) -> St
 def config(place: Storage, raw: Raw, tmp_path: Path) -> Path:
     """A config that names S3 alone."""
     folder = f"{place.url}/inputs"
-    model = {"name": "digits", "architecture": "pipeline.demo.network:digit_cnn", "weights": f"{folder}/digits.safetensors"}
+    model = {
+        "name": "digits",
+        "architecture": "pipeline.demo.network:digit_cnn",
+        "weights": f"{folder}/digits.safetensors",
+    }
     data = {**raw["data"], "trusted": f"{folder}/trusted.parquet", "audited": [f"{folder}/audited.parq*"]}  # type: ignore[dict-item]
     path = tmp_path / "audit.yaml"
     path.write_text(json.dumps({**raw, "root": f"{place.url}/root", "models": [model], "data": data}))
@@ -87,7 +103,13 @@ def mad(home: Path) -> Mad:
     """Runs the command in a process of its own, with more environment variables where they are given."""
 
     def run(*arguments: str | Path, **more: str) -> Ended:
-        environment = {**os.environ, "HOME": str(home), "TMPDIR": str(home / "tmp"), "PYTHONPATH": str(REPOSITORY), **more}
+        environment = {
+            **os.environ,
+            "HOME": str(home),
+            "TMPDIR": str(home / "tmp"),
+            "PYTHONPATH": str(REPOSITORY),
+            **more,
+        }
         command = [sys.executable, "-m", "jobs.main", *map(str, arguments)]
         ended = subprocess.run(command, cwd=home, env=environment, capture_output=True, check=False, timeout=300)
         assert b"unexpected" not in ended.stderr, ended.stderr.decode()
@@ -135,7 +157,11 @@ def test_a_store_that_fails_is_complained_of_without_secrets(config: Path, home:
     """Nobody listens there, and the URL of the endpoint and that of the proxy have a password in them, which their errors like to show."""
     nobody = f"127.0.0.1:{free_port()}"
     once = {"AWS_MAX_ATTEMPTS": "1", "AWS_ENDPOINT_URL": f"http://user:{PASSWORD}@{nobody}"}
-    for more in (once, {**once, "HTTP_PROXY": f"http://user:{PASSWORD}@{nobody}"}, {"AWS_ENDPOINT_URL": f"user:{PASSWORD}@{nobody}"}):
+    for more in (
+        once,
+        {**once, "HTTP_PROXY": f"http://user:{PASSWORD}@{nobody}"},
+        {"AWS_ENDPOINT_URL": f"user:{PASSWORD}@{nobody}"},
+    ):
         for command, verbosity in (("plan", "-q"), ("run", "-vv")):
             ended = mad(command, config, verbosity, **more)
             assert ended.code == 2
@@ -143,7 +169,9 @@ def test_a_store_that_fails_is_complained_of_without_secrets(config: Path, home:
     assert [path for path, data in left_behind(home).items() if leaks(data)] == []
 
 
-def test_a_root_with_credentials_in_its_url_is_refused_by_every_command(place: Storage, config: Path, home: Path, mad: Mad) -> None:
+def test_a_root_with_credentials_in_its_url_is_refused_by_every_command(
+    place: Storage, config: Path, home: Path, mad: Mad
+) -> None:
     url = place.url.replace("s3://", f"s3://AKIAPLANTED:{SECRETS['AWS_SECRET_ACCESS_KEY']}@")
     config.write_text(config.read_text().replace(f"{place.url}/root", f"{url}/root"))
     for command in ("plan", "run"):
@@ -165,7 +193,9 @@ def test_a_root_with_credentials_in_its_url_is_refused_by_every_command(place: S
     assert [path for path, data in left_behind(home).items() if leaks(data)] == []
 
 
-def test_a_task_that_fails_leaves_no_secret_in_its_outcome(place: Storage, config: Path, raw: Raw, tmp_path: Path, mad: Mad) -> None:
+def test_a_task_that_fails_leaves_no_secret_in_its_outcome(
+    place: Storage, config: Path, raw: Raw, tmp_path: Path, mad: Mad
+) -> None:
     """The user's own code raises beside an environment of secrets; what is kept of it is its message and where it was."""
     code = "from pipeline.demo.network import digit_cnn\nimport os\n\n\ndef build():\n    kept = dict(os.environ)\n    raise RuntimeError(len(kept))\n"
     (tmp_path / "net.py").write_text(code)

@@ -15,7 +15,11 @@ from tests.conftest import Raw
 from tests.jobs.command import Ended, mad
 
 REPOSITORY = Path(__file__).parents[2]
+
+
 FAKETIME = next((path for path in Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1")), None)
+
+
 needs_faketime = pytest.mark.skipif(FAKETIME is None, reason="Debian's package faketime is not installed")
 
 
@@ -32,7 +36,14 @@ def config(raw: Raw, digits: Path, tmp_path: Path) -> Path:
 def run(config: Path, environment: Mapping[str, str], *arguments: str) -> Ended:
     """`mad run` in a process of its own, in this environment and no other."""
     command = [sys.executable, "-m", "jobs.main", "run", str(config), *arguments]
-    ended = subprocess.run(command, cwd=REPOSITORY, env={"PATH": os.environ["PATH"], **environment}, capture_output=True, text=True, check=False)
+    ended = subprocess.run(
+        command,
+        cwd=REPOSITORY,
+        env={"PATH": os.environ["PATH"], **environment},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     return Ended(ended.returncode, ended.stdout, ended.stderr)
 
 
@@ -65,7 +76,9 @@ def faked(offset: str) -> dict[str, str]:
 
 
 @needs_faketime
-def test_a_clock_that_was_set_back_between_two_runs_leaves_the_later_run_the_latest(config: Path, tmp_path: Path) -> None:
+def test_a_clock_that_was_set_back_between_two_runs_leaves_the_later_run_the_latest(
+    config: Path, tmp_path: Path
+) -> None:
     assert run(config, faked("+3000d")).code == 0
     config.write_text(json.dumps({**json.loads(config.read_text()), "score": {"kind": "mean_coupling"}}))
     second = run(config, faked("-3000d"), "--output", "json")
@@ -89,10 +102,20 @@ def test_a_clock_that_jumps_while_a_run_goes_on_is_not_noticed(config: Path, tmp
     shutil.rmtree(tmp_path / "root")
     clock = tmp_path / "clock"
     clock.write_text("+0")
-    environment = {**faked(""), "FAKETIME_TIMESTAMP_FILE": str(clock), "FAKETIME_NO_CACHE": "1", "PATH": os.environ["PATH"]}
+    environment = {
+        **faked(""),
+        "FAKETIME_TIMESTAMP_FILE": str(clock),
+        "FAKETIME_NO_CACHE": "1",
+        "PATH": os.environ["PATH"],
+    }
     del environment["FAKETIME"]
     driver = subprocess.Popen(
-        [sys.executable, "-m", "jobs.main", "run", str(config)], cwd=REPOSITORY, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+        [sys.executable, "-m", "jobs.main", "run", str(config)],
+        cwd=REPOSITORY,
+        env=environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
     )
     deadline, jumps = time.monotonic() + 120, 0
     while driver.poll() is None and time.monotonic() < deadline:

@@ -10,20 +10,22 @@ import pytest
 from pydantic import JsonValue
 
 from jobs.rendering import mapping
-from pipeline.audit import Audit
-from pipeline.config import AuditConfig, merge
+from pipeline.artifacts.rows import SCORING_BLOCK
+from pipeline.config.audit_config import AuditConfig, merge
 from pipeline.errors import ConfigError
-from pipeline.evaluation import figures
-from pipeline.memory import SCORING_BLOCK
-from pipeline.planning import plan_audit
-from pipeline.rescore import plan_point, plan_rescore
+from pipeline.operations.sweep import load_points, sweep
+from pipeline.planning.from_models import plan_audit
+from pipeline.planning.from_rows import plan_point, plan_rescore
+from pipeline.results.audit import Audit
 from pipeline.run import run_audit
-from pipeline.sweep import load_points, sweep
+from pipeline.stages.reporting.evaluation import figures
 from tests.conftest import Raw
 from tests.end_to_end.sweeps import whole_paths, written
 from tests.jobs.command import mad
 
 HALF = 1e-4
+
+
 """Each number at rest is off by 2^-11 of itself at most, float16's rounding, in both runs; a score sums the errors of hundreds of numbers, whose signs
 differ, so that they all but cancel (1e-5 is seen). Scores of another rank are off by more than 0.2."""
 
@@ -56,18 +58,28 @@ def scores(root: JsonValue, known: Set[Path] = frozenset()) -> dict[str, float]:
 
 def numbers(document: Mapping[str, JsonValue]) -> tuple[float, float]:
     """The AUROC and the threshold of a sweep's point or of a run's summary."""
-    return float(str(figures(document["evaluation"])["auroc"])), float(str(mapping(document["calibration"])["threshold"]))
+    return float(str(figures(document["evaluation"])["auroc"])), float(
+        str(mapping(document["calibration"])["threshold"])
+    )
 
 
 @pytest.mark.parametrize("layers", [["*"], ["!8"]], ids=["all layers", "fewer layers"])
 @pytest.mark.parametrize("curvature", ["block_moment", "fisher"])
-def test_a_lower_rank_has_the_figures_of_a_run_at_that_rank(base: Raw, tmp_path: Path, curvature: str, layers: list[str]) -> None:
+def test_a_lower_rank_has_the_figures_of_a_run_at_that_rank(
+    base: Raw, tmp_path: Path, curvature: str, layers: list[str]
+) -> None:
     base = merge(base, {"curvature": {"kind": curvature}})
     run_audit(plan_audit(AuditConfig.parse(base)))
     estimator: JsonValue = {"layers": list(layers)}
-    wanted = run_audit(plan_audit(AuditConfig.parse(merge(at_rank(base, 4), {"root": str(tmp_path / "other"), "estimator": estimator}))))
+    wanted = run_audit(
+        plan_audit(
+            AuditConfig.parse(merge(at_rank(base, 4), {"root": str(tmp_path / "other"), "estimator": estimator}))
+        )
+    )
     known = set(Path(str(base["root"])).glob("digits/scoring/*"))
-    (found,) = sweep(load_points(str(base["root"]), written(tmp_path, merge(base, {"estimator": estimator}), {"ranks": [4]})))
+    (found,) = sweep(
+        load_points(str(base["root"]), written(tmp_path, merge(base, {"estimator": estimator}), {"ranks": [4]}))
+    )
     summary = wanted.summary("digits")
     assert found["settings"] == {"rank": 4}
     assert found["verdict"] == summary["verdict"]
@@ -79,24 +91,38 @@ def test_a_lower_rank_has_the_figures_of_a_run_at_that_rank(base: Raw, tmp_path:
     assert np.std(list(expected.values())) > 50 * HALF
 
 
-def test_points_of_different_ranks_do_not_take_each_others_curvature_and_a_resumed_sweep_computes_nothing(audited: Audit, base: Raw, tmp_path: Path) -> None:
+def test_points_of_different_ranks_do_not_take_each_others_curvature_and_a_resumed_sweep_computes_nothing(
+    audited: Audit, base: Raw, tmp_path: Path
+) -> None:
     root, path = audited.storage.url, written(tmp_path, base, {"ranks": [8, 4, 2]})
     assert len(list(Path(root).glob("digits/curvature/*"))) == 1
     found = sweep(load_points(root, path))
     assert len(list(Path(root).glob("digits/curvature/*"))) == 3
     assert len({str(row["explained"]) for row in found}) == 3
     assert found[0]["calibration"] == audited.summary("digits")["calibration"]
-    before = {place: place.stat().st_mtime_ns for place in Path(root).rglob("*") if place.is_file() and ".lock" not in place.parts}
+    before = {
+        place: place.stat().st_mtime_ns
+        for place in Path(root).rglob("*")
+        if place.is_file() and ".lock" not in place.parts
+    }
     assert sweep(load_points(root, path)) == found
-    assert {place: place.stat().st_mtime_ns for place in Path(root).rglob("*") if place.is_file() and ".lock" not in place.parts} == before
+    assert {
+        place: place.stat().st_mtime_ns
+        for place in Path(root).rglob("*")
+        if place.is_file() and ".lock" not in place.parts
+    } == before
 
 
-def test_a_rank_above_the_stored_one_and_kinds_of_sides_are_failures_of_their_points(audited: Audit, base: Raw, tmp_path: Path) -> None:
+def test_a_rank_above_the_stored_one_and_kinds_of_sides_are_failures_of_their_points(
+    audited: Audit, base: Raw, tmp_path: Path
+) -> None:
     path = written(tmp_path, base, {"ranks": [16, 4], "curvatures": ["block_moment", "kfac"]})
     ended = mad("sweep", audited.storage.url, path, "-q")
     assert ended.code == 1
     assert "rank 4" in ended.out
-    assert "estimator.projection.rank is 16, stored are rows of 8; `mad run` with this config computes them" in ended.err
+    assert (
+        "estimator.projection.rank is 16, stored are rows of 8; `mad run` with this config computes them" in ended.err
+    )
     assert "are not re-projected to rank 4; `mad run` with estimator.projection.rank: 4" in ended.err
     document = mad("sweep", audited.storage.url, path, "-q", "--output", "json").document
     assert [isinstance(row, dict) and "failure" in row for row in document["points"]].count(False) == 1  # type: ignore[union-attr]
@@ -104,7 +130,10 @@ def test_a_rank_above_the_stored_one_and_kinds_of_sides_are_failures_of_their_po
 
 @pytest.mark.parametrize(
     ("ranks", "complaint"),
-    [([0], "grid.ranks.0: input should be greater than or equal to 1"), (["four"], "grid.ranks.0: input should be a valid integer")],
+    [
+        ([0], "grid.ranks.0: input should be greater than or equal to 1"),
+        (["four"], "grid.ranks.0: input should be a valid integer"),
+    ],
 )
 def test_a_rank_that_is_none_is_refused(base: Raw, tmp_path: Path, ranks: JsonValue, complaint: str) -> None:
     with pytest.raises(ConfigError, match=re.escape(complaint)):
@@ -125,7 +154,10 @@ def test_losses_have_no_rank(base: Raw, tmp_path: Path) -> None:
 
 
 def test_a_rescore_at_a_lower_rank_names_the_sweep(audited: Audit, base: Raw) -> None:
-    with pytest.raises(ConfigError, match=r"estimator.projection.rank is 4, stored are rows of 8; .*; `mad sweep` takes ranks below the stored one too"):
+    with pytest.raises(
+        ConfigError,
+        match=r"estimator.projection.rank is 4, stored are rows of 8; .*; `mad sweep` takes ranks below the stored one too",
+    ):
         plan_rescore(AuditConfig.parse(at_rank(base, 4)))
 
 

@@ -19,7 +19,11 @@ def config(raw: Raw, digits: Path, tmp_path: Path) -> Path:
     """A config of a slow model."""
     for name in ("trusted.parquet", "audited.parquet"):
         (tmp_path / name).symlink_to(digits / name)
-    model: Raw = {"name": "digits", "architecture": "tests.end_to_end.slow:build", "weights": str(digits / "digits.safetensors")}
+    model: Raw = {
+        "name": "digits",
+        "architecture": "tests.end_to_end.slow:build",
+        "weights": str(digits / "digits.safetensors"),
+    }
     path = tmp_path / "audit.yaml"
     path.write_text(json.dumps({**raw, "models": [model], "run": {"rows_per_task": 32, "batch_size": 32}}))
     return path
@@ -41,7 +45,9 @@ def test_the_second_of_two_drivers_says_who_is_at_work_and_writes_nothing(config
     first = drive(config)
     second = mad("run", config)
     assert (second.code, second.out) == (3, "")
-    assert second.complaint.startswith(f"{tmp_path}/root: another driver is at work in this root (process {first.pid} of ")
+    assert second.complaint.startswith(
+        f"{tmp_path}/root: another driver is at work in this root (process {first.pid} of "
+    )
     assert second.complaint.count("wait until it has ended, or end it") == 1
     status = mad("status", tmp_path / "root")
     assert f"at work (process {first.pid} of " in status.out

@@ -16,30 +16,52 @@ from numpy.typing import NDArray
 from pydantic import JsonValue
 from sklearn.metrics import roc_auc_score
 
-from pipeline.audit import Audit, open_audit
-from pipeline.config import AuditConfig, Raw
-from pipeline.planning import plan_audit
+from pipeline.config.audit_config import AuditConfig
+from pipeline.config.sections import Raw
+from pipeline.planning.from_models import plan_audit
+from pipeline.results.audit import Audit, open_audit
 from pipeline.run import run_audit
 from tests.infra.stores import fresh_url
 
 SHARED = Path(__file__).parents[3] / "shared"
+
+
 ATTACKS = ("badnets", "blended", "wanet", "badnets-a2a")
+
+
 IMAGES, TEXT = (*ATTACKS, "clean"), "shakespeare-gpt2"
+
+
 REPOSITORY = Path(__file__).parents[2]
+
+
 pytestmark = pytest.mark.skipif(not (SHARED / "zoo").is_dir(), reason=f"the zoo of trained models is not at {SHARED}")
 
 
 def raw(root: Path | str, models: tuple[str, ...]) -> Raw:
     def model(name: str) -> JsonValue:
         if name == TEXT:
-            texts: JsonValue = {split: str(SHARED / f"data/shakespeare/{split}.parquet") for split in ("trusted", "audited")}
+            texts: JsonValue = {
+                split: str(SHARED / f"data/shakespeare/{split}.parquet") for split in ("trusted", "audited")
+            }
             own: JsonValue = {"task": "causal_lm", "data": texts, "calibration": {"target": {"fpr": 0.05}}}
             return {"name": name, "huggingface": str(SHARED / "zoo" / TEXT), **own}  # type: ignore[dict-item]
         audited = "clean" if name == "clean" else f"audited-{name}"
-        weights, data = str(SHARED / f"zoo/{name}.safetensors"), {"audited": str(SHARED / f"data/cifar10/{audited}.parquet")}
-        return {"name": name, "architecture": str(SHARED / "zoo/zoo_net.py:preact_resnet"), "weights": weights, "data": data}
+        weights, data = (
+            str(SHARED / f"zoo/{name}.safetensors"),
+            {"audited": str(SHARED / f"data/cifar10/{audited}.parquet")},
+        )
+        return {
+            "name": name,
+            "architecture": str(SHARED / "zoo/zoo_net.py:preact_resnet"),
+            "weights": weights,
+            "data": data,
+        }
 
-    trusted, preprocess = str(SHARED / "data/cifar10/trusted.parquet"), {"mean": [0.4914, 0.4822, 0.4465], "std": [0.247, 0.243, 0.261], "size": 32}
+    trusted, preprocess = (
+        str(SHARED / "data/cifar10/trusted.parquet"),
+        {"mean": [0.4914, 0.4822, 0.4465], "std": [0.247, 0.243, 0.261], "size": 32},
+    )
     data: JsonValue = {"trusted": trusted, "audited": "", "preprocess": preprocess}
     return {"root": str(root), "task": "classification", "models": [model(name) for name in models], "data": data}
 
@@ -71,7 +93,9 @@ def test_a_backdoor_is_found_at_the_calibrated_threshold(zoo: Audit, attack: str
     assert isinstance(evaluation, dict) and isinstance(verdict, dict)
     reported = evaluation["attack_succeeded"]
     assert isinstance(reported, dict) and isinstance(reported["at_calibrated"], dict)
-    assert [reported["auroc"], reported["at_calibrated"]["tpr"], reported["at_calibrated"]["fpr"]] == pytest.approx([auroc, tpr, fpr])
+    assert [reported["auroc"], reported["at_calibrated"]["tpr"], reported["at_calibrated"]["fpr"]] == pytest.approx(
+        [auroc, tpr, fpr]
+    )
     assert verdict["value"] == "unusual inputs"
 
 
@@ -104,7 +128,12 @@ def home(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 def on_ray(root: str, folder: Path) -> Audit:
     config = folder / "ray.yaml"
     config.write_text(json.dumps(raw(root, (*IMAGES, TEXT))))
-    subprocess.run([sys.executable, "-m", "jobs.main", "run", str(config), "--executor", "ray", "-q"], cwd=REPOSITORY, check=True, capture_output=True)
+    subprocess.run(
+        [sys.executable, "-m", "jobs.main", "run", str(config), "--executor", "ray", "-q"],
+        cwd=REPOSITORY,
+        check=True,
+        capture_output=True,
+    )
     return open_audit(root)
 
 
@@ -123,11 +152,15 @@ def test_on_ray_the_scores_are_the_same_on_any_store(zoo: Audit, home: str, tmp_
 def test_scores_do_not_depend_on_the_batch(tmp_path: Path) -> None:
     """Also through float16 rows: 500 trusted and 300 audited images of badnets, batches of 1, 7 and 256."""
     for name, rows in (("trusted", 500), ("audited-badnets", 300)):
-        pq.write_table(pq.read_table(SHARED / f"data/cifar10/{name}.parquet").slice(0, rows), tmp_path / f"{name}.parquet")
+        pq.write_table(
+            pq.read_table(SHARED / f"data/cifar10/{name}.parquet").slice(0, rows), tmp_path / f"{name}.parquet"
+        )
     tables = []
     for batch in (1, 7, 256):
         config = raw(tmp_path / f"root{batch}", ("badnets",))
-        config["models"] = [{**model, "data": {"audited": str(tmp_path / "audited-badnets.parquet")}} for model in models_of(config)]
+        config["models"] = [
+            {**model, "data": {"audited": str(tmp_path / "audited-badnets.parquet")}} for model in models_of(config)
+        ]
         config["data"] = {**data_of(config), "trusted": str(tmp_path / "trusted.parquet")}
         tables.append(run({**config, "run": {"batch_size": batch}}).scores("badnets").read_all())
     for table in tables[:2]:

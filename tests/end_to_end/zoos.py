@@ -9,10 +9,12 @@ import torch
 from pydantic import JsonValue
 from safetensors.torch import load_file, save_file
 
-from pipeline.audit import Audit
-from pipeline.config import AuditConfig, merge
+from pipeline.config.audit_config import AuditConfig, merge
+from pipeline.results.audit import Audit
 
 DAY_ROWS, THREE = 100, ("ant", "bee", "cat")
+
+
 Counts = dict[str, tuple[int, int]]
 
 
@@ -34,7 +36,9 @@ class Zoo:
     def day(self, number: int, start: int | None = None) -> None:
         """A day's file of DAY_ROWS audited samples, from `start` on; every day has others unless told."""
         table = pq.read_table(self.digits / "audited.parquet")
-        pq.write_table(table.slice(DAY_ROWS * number if start is None else start, DAY_ROWS), self.folder / f"day{number}.parquet")
+        pq.write_table(
+            table.slice(DAY_ROWS * number if start is None else start, DAY_ROWS), self.folder / f"day{number}.parquet"
+        )
 
     def trusted(self, rows: int) -> None:
         """The trusted set: so many digits."""
@@ -45,7 +49,10 @@ class Zoo:
         small: dict[str, JsonValue] = {
             "root": "root",
             "task": "classification",
-            "models": [{"name": name, "architecture": "pipeline.demo.network:digit_cnn", "weights": f"{name}.safetensors"} for name in models],
+            "models": [
+                {"name": name, "architecture": "pipeline.demo.network:digit_cnn", "weights": f"{name}.safetensors"}
+                for name in models
+            ],
             "data": {
                 "trusted": "trusted.parquet",
                 "audited": "day*.parquet",
@@ -66,7 +73,9 @@ def counts(audit: Audit, model: str) -> Counts:
     assert audit.outcome is not None
     stages = audit.outcome.stages[model]
     assert isinstance(stages, dict)
-    return {stage: (cost["tasks_run"], cost["tasks_reused"]) for stage, cost in stages.items() if isinstance(cost, dict)}  # type: ignore[misc]
+    return {
+        stage: (cost["tasks_run"], cost["tasks_reused"]) for stage, cost in stages.items() if isinstance(cost, dict)
+    }  # type: ignore[misc]
 
 
 def ran(audit: Audit) -> dict[str, int]:

@@ -4,10 +4,10 @@ from collections.abc import Callable
 
 import pytest
 
-from infra.arrays import open_array
 from infra.errors import AlreadyExists, Missing, StorageError
-from infra.files import find
-from infra.storage import Storage
+from infra.formats.arrays import open_array
+from infra.storage.files import find
+from infra.storage.storage import Storage
 
 ASKS: dict[str, Callable[[Storage], object]] = {
     "read": lambda storage: storage.read("name"),
@@ -22,6 +22,8 @@ ASKS: dict[str, Callable[[Storage], object]] = {
     "find": lambda storage: find("data/*", f"{storage.url}/data/*"),
     "find one": lambda storage: find("data", f"{storage.url}/data"),
 }
+
+
 all_asks = pytest.mark.parametrize("ask", ASKS.values(), ids=ASKS.keys())
 
 

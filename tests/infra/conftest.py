@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from infra.storage import Storage
+from infra.storage.storage import Storage
 from tests.infra.stores import KINDS, S3_KINDS, fresh_url
 from tests.services import Service
 

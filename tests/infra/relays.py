@@ -18,8 +18,14 @@ from threading import Lock
 from tests.infra.wires import error_document, serving
 
 STALL_SECONDS = 60
+
+
 WRITES = ("PUT", "POST", "DELETE")
+
+
 OF_A_CONNECTION = ("connection", "keep-alive", "transfer-encoding", "expect")
+
+
 RESET = struct.pack("ii", 1, 0)  # SO_LINGER of no time: closing sends RST instead of FIN
 
 
@@ -115,7 +121,9 @@ def cut_off(exchange: Exchange) -> None:
     """The store does what it is asked, and its answer ends halfway: in the body if there is one, or else in the head."""
     answer = exchange.ask_store()
     whole_body = exchange.command != "HEAD" and len(answer.body) > 1
-    exchange.send(answer.head + answer.body[: len(answer.body) // 2] if whole_body else answer.head[: len(answer.head) // 2])
+    exchange.send(
+        answer.head + answer.body[: len(answer.body) // 2] if whole_body else answer.head[: len(answer.head) // 2]
+    )
     exchange.close_connection = True
 
 

@@ -11,13 +11,23 @@ import fsspec
 import pytest
 from fsspec.implementations.memory import MemoryFile, MemoryFileSystem
 
-from infra.storage import Storage
+from infra.storage.storage import Storage
 from tests.services import BUCKET
 
 REAL = pytest.param("s3", marks=pytest.mark.s3)
+
+
 S3_KINDS = ("moto", REAL)
+
+
 KINDS = ("local", "memory", "caching", *S3_KINDS)
-LOOKS_THEN_WRITES = pytest.mark.skip(reason="looks whether a name is taken, then writes, with no lock between: of writers at once two can win")
+
+
+LOOKS_THEN_WRITES = pytest.mark.skip(
+    reason="looks whether a name is taken, then writes, with no lock between: of writers at once two can win"
+)
+
+
 RACEABLE = ("local", REAL, *(pytest.param(kind, marks=LOOKS_THEN_WRITES) for kind in ("memory", "caching", "moto")))
 
 
@@ -138,7 +148,11 @@ class ScriptedFileSystem(CachingFileSystem):
 
 
 fsspec.register_implementation("scripted", ScriptedFileSystem, clobber=True)
+
+
 fsspec.register_implementation("caching", CachingFileSystem, clobber=True)
+
+
 fsspec.register_implementation("forgetful", ForgetfulFileSystem, clobber=True)
 
 

@@ -10,13 +10,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 
-from infra.arrays import CHUNK_BYTES, Numbers, encode, open_array, read
 from infra.errors import Corrupt, Missing
-from infra.storage import Storage
+from infra.formats.arrays import CHUNK_BYTES, Numbers, encode, open_array, read
+from infra.storage.storage import Storage
 from tests.infra.stores import fresh_url
 from tests.strategies import LAW
 
 DTYPES = ["float16", "float32", "float64", "int8", "int32", "int64", "uint8", "bool"]
+
+
 some_arrays = npst.arrays(st.sampled_from(DTYPES), npst.array_shapes(min_dims=1, max_dims=3, min_side=1, max_side=5))
 
 
@@ -61,7 +63,15 @@ def test_a_large_array_is_one_shard_of_chunks(storage: Storage) -> None:
     assert back.chunks[0] * 1024 == CHUNK_BYTES
     assert back.shards[0] == 3 * back.chunks[0]
     edge = back.chunks[0]
-    for start, stop in [(0, 1), (0, edge), (edge - 1, edge + 1), (edge, 2 * edge), (2 * edge, len(array)), (len(array) - 1, len(array)), (0, len(array))]:
+    for start, stop in [
+        (0, 1),
+        (0, edge),
+        (edge - 1, edge + 1),
+        (edge, 2 * edge),
+        (2 * edge, len(array)),
+        (len(array) - 1, len(array)),
+        (0, len(array)),
+    ]:
         np.testing.assert_array_equal(read(back, start, stop), array[start:stop])
 
 
@@ -118,7 +128,9 @@ LOSSES = {"gone": lambda storage, path: storage.remove(path), "emptied": lambda 
 
 @pytest.mark.parametrize("shape", [(6,), (6, 2)], ids=str)
 @pytest.mark.parametrize("lose", LOSSES.values(), ids=LOSSES.keys())
-def test_a_lost_shard_is_corrupt_and_not_zeros(storage: Storage, lose: Callable[[Storage, str], None], shape: tuple[int, ...]) -> None:
+def test_a_lost_shard_is_corrupt_and_not_zeros(
+    storage: Storage, lose: Callable[[Storage, str], None], shape: tuple[int, ...]
+) -> None:
     opened_before = stored(storage, "rows", np.ones(shape, dtype=np.float32))
     lose(storage, "/".join(["rows/c", *"0" * len(shape)]))
     for array in (opened_before, open_array(storage, "rows")):
@@ -190,11 +202,15 @@ def test_an_opened_array_cannot_be_written(storage: Storage) -> None:
 
 
 @pytest.mark.parametrize(("found", "newest", "refused"), [(1, 1, False), (2, 2, False), (3, 2, True), ("two", 2, True)])
-def test_a_newer_format_of_an_array_is_refused_with_a_sentence(storage: Storage, found: int | str, newest: int, refused: bool) -> None:
+def test_a_newer_format_of_an_array_is_refused_with_a_sentence(
+    storage: Storage, found: int | str, newest: int, refused: bool
+) -> None:
     for name, data in encode(np.ones(3), {"format": found}).items():
         storage.write(f"rows/{name}", data)
     if refused:
-        with pytest.raises(Corrupt, match=rf"rows: an array of format {found}, this mad reads up to {newest}; upgrade mad to read it"):
+        with pytest.raises(
+            Corrupt, match=rf"rows: an array of format {found}, this mad reads up to {newest}; upgrade mad to read it"
+        ):
             open_array(storage, "rows", newest)
     else:
         assert open_array(storage, "rows", newest).shape == (3,)

@@ -7,7 +7,7 @@ from random import Random
 from hypothesis import given
 from hypothesis import strategies as st
 
-from infra.backlog import Backlog
+from infra.execution.backlog import Backlog
 
 
 @dataclass(frozen=True)
@@ -35,8 +35,12 @@ def test_a_free_worker_goes_where_the_queue_for_each_worker_is_longest() -> None
     assert backlog.take("", Counter(a=2)) == Job("b", 0)
 
 
-@given(st.dictionaries(st.sampled_from("abcd"), st.integers(0, 5)), st.integers(1, 4), st.randoms(use_true_random=False))
-def test_whoever_asks_every_task_is_given_once_and_nobody_idles_before_the_last(counts: dict[str, int], workers: int, order: Random) -> None:
+@given(
+    st.dictionaries(st.sampled_from("abcd"), st.integers(0, 5)), st.integers(1, 4), st.randoms(use_true_random=False)
+)
+def test_whoever_asks_every_task_is_given_once_and_nobody_idles_before_the_last(
+    counts: dict[str, int], workers: int, order: Random
+) -> None:
     backlog, models, given = Backlog(jobs(**counts)), [""] * workers, []
     while len(backlog):
         worker = order.randrange(workers)
@@ -44,7 +48,9 @@ def test_whoever_asks_every_task_is_given_once_and_nobody_idles_before_the_last(
         assert task is not None
         models[worker] = task.model
         given.append(task)
-    assert sorted(given, key=lambda job: (job.model, job.number)) == sorted(jobs(**counts), key=lambda job: (job.model, job.number))
+    assert sorted(given, key=lambda job: (job.model, job.number)) == sorted(
+        jobs(**counts), key=lambda job: (job.model, job.number)
+    )
     assert backlog.take("", Counter()) is None
 
 

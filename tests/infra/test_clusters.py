@@ -7,9 +7,9 @@ import time
 
 import pytest
 
-from infra.clusters import PROBE_SECONDS, Watch, worker_seconds
 from infra.errors import ClusterError, ClusterLost
-from infra.executors import Resources
+from infra.execution.cluster_watch import PROBE_SECONDS, Watch, worker_seconds
+from infra.execution.contract import Resources
 
 NEEDS = Resources(workers=2, gpus_per_worker=0.5, memory_per_worker_bytes=3 << 29)
 
@@ -38,14 +38,24 @@ def head() -> socket.socket:
     return socket.create_server(("127.0.0.1", 0))
 
 
-def test_without_a_worker_it_says_that_it_waits_and_then_gives_up(head: socket.socket, caplog: pytest.LogCaptureFixture) -> None:
+def test_without_a_worker_it_says_that_it_waits_and_then_gives_up(
+    head: socket.socket, caplog: pytest.LogCaptureFixture
+) -> None:
     with head, caplog.at_level(logging.WARNING):
         watch = Watch(2)
         begin(watch, head)
         error = give_up(watch, 30)
-    assert "has no room for one, which needs 1 CPU, 0.5 GPUs and 1.50 GiB of memory; it goes on when there is, and gives up after 2 s" in caplog.text
-    assert str(error).startswith("no worker has run for 2 s: no node of the cluster has room for one, which needs 1 CPU, 0.5 GPUs and 1.50 GiB of memory;")
-    assert "what is done is kept, and the same command resumes once there is room (MAD_WORKER_WAIT_SECONDS says how long to wait" in str(error)
+    assert (
+        "has no room for one, which needs 1 CPU, 0.5 GPUs and 1.50 GiB of memory; it goes on when there is, and gives up after 2 s"
+        in caplog.text
+    )
+    assert str(error).startswith(
+        "no worker has run for 2 s: no node of the cluster has room for one, which needs 1 CPU, 0.5 GPUs and 1.50 GiB of memory;"
+    )
+    assert (
+        "what is done is kept, and the same command resumes once there is room (MAD_WORKER_WAIT_SECONDS says how long to wait"
+        in str(error)
+    )
     assert not isinstance(error, ClusterLost)
 
 
@@ -74,7 +84,10 @@ def test_a_head_that_answers_no_more_is_given_up_whatever_runs(head: socket.sock
         head.close()
         error = give_up(watch, 10 * PROBE_SECONDS, working=True)
     assert isinstance(error, ClusterLost) and watch.gone
-    assert re.search(r"the head of the Ray cluster at 127\.0\.0\.1:\d+ has not answered for \d+ s \(.*refused\).*the same command resumes", str(error))
+    assert re.search(
+        r"the head of the Ray cluster at 127\.0\.0\.1:\d+ has not answered for \d+ s \(.*refused\).*the same command resumes",
+        str(error),
+    )
 
 
 def test_a_node_of_this_host_that_is_gone_is_given_up_at_once(head: socket.socket) -> None:
@@ -87,7 +100,9 @@ def test_a_node_of_this_host_that_is_gone_is_given_up_at_once(head: socket.socke
     assert watch.gone
 
 
-def test_how_long_to_wait_for_a_worker_is_ten_minutes_unless_the_environment_says_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_how_long_to_wait_for_a_worker_is_ten_minutes_unless_the_environment_says_otherwise(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.delenv("MAD_WORKER_WAIT_SECONDS", raising=False)
     assert worker_seconds() == 600
     monkeypatch.setenv("MAD_WORKER_WAIT_SECONDS", "2.5")
@@ -97,5 +112,7 @@ def test_how_long_to_wait_for_a_worker_is_ten_minutes_unless_the_environment_say
 @pytest.mark.parametrize("said", ["soon", "0", "-3", "nan", "inf"])
 def test_a_wait_that_is_no_positive_number_is_refused(monkeypatch: pytest.MonkeyPatch, said: str) -> None:
     monkeypatch.setenv("MAD_WORKER_WAIT_SECONDS", said)
-    with pytest.raises(ClusterError, match=f"MAD_WORKER_WAIT_SECONDS is '{said}'; expected a positive number of seconds, such as 600"):
+    with pytest.raises(
+        ClusterError, match=f"MAD_WORKER_WAIT_SECONDS is '{said}'; expected a positive number of seconds, such as 600"
+    ):
         worker_seconds()

@@ -16,6 +16,8 @@ from tests.infra.stores import Operation, ScriptedFileSystem
 from tests.infra.test_commit_protocol import MEASURES, Commits, contents, tasks, writers
 
 places = st.integers(0, 2)  # of a write among those of a commit: its files, then its receipt
+
+
 Script = Callable[[Operation], None]
 
 
@@ -53,7 +55,10 @@ class CommitsOnABadDay(Commits):
 
     def killed(self, place: int, done: bool, work: Callable[[], object]) -> None:
         """Does work during which its writer is killed at a write, which is done or not."""
-        with ScriptedFileSystem.scripted(at_write(place, killed_after if done else killed_before)), pytest.raises(Killed):
+        with (
+            ScriptedFileSystem.scripted(at_write(place, killed_after if done else killed_before)),
+            pytest.raises(Killed),
+        ):
             work()
 
     def learn(self, task: str, generation: int, files: Mapping[str, bytes]) -> Receipt:
@@ -62,14 +67,18 @@ class CommitsOnABadDay(Commits):
         return self.expect(receipt, task, generation, files)
 
     @rule(target=Commits.seen, writer=writers, task=tasks, files=contents, place=places, done=st.booleans())
-    def killed_while_committing(self, writer: int, task: str, files: Mapping[str, bytes], place: int, done: bool) -> object:
+    def killed_while_committing(
+        self, writer: int, task: str, files: Mapping[str, bytes], place: int, done: bool
+    ) -> object:
         """Done is what has its receipt, and nothing else."""
         place = min(place, len(files))
         self.killed(place, done, lambda: self.logs[writer].commit(task, files, MEASURES))
         return self.learn(task, 0, files) if done and place == len(files) else multiple()
 
     @rule(target=Commits.seen, writer=writers, known=Commits.seen, files=contents, place=places, done=st.booleans())
-    def killed_while_retrying(self, writer: int, known: Receipt, files: Mapping[str, bytes], place: int, done: bool) -> object:
+    def killed_while_retrying(
+        self, writer: int, known: Receipt, files: Mapping[str, bytes], place: int, done: bool
+    ) -> object:
         """The generation that counts is the old one until the new one has its receipt."""
         if self.written[known.attempt] == files:
             return multiple()
@@ -85,7 +94,9 @@ class CommitsOnABadDay(Commits):
         return self.expect(receipt, task, 0, files)
 
     @rule(target=Commits.seen, writer=writers, task=tasks, files=contents, others=contents, place=places)
-    def commit_and_be_overtaken(self, writer: int, task: str, files: Mapping[str, bytes], others: Mapping[str, bytes], place: int) -> Receipt:
+    def commit_and_be_overtaken(
+        self, writer: int, task: str, files: Mapping[str, bytes], others: Mapping[str, bytes], place: int
+    ) -> Receipt:
         """Another attempt at the task begins and ends between two writes of the first, which learns that the other counts."""
         done: list[Receipt] = []
 
@@ -98,7 +109,12 @@ class CommitsOnABadDay(Commits):
         assert [receipt] == done
         return receipt
 
-    @rule(writer=writers, order=st.permutations(["000", "001", "rows-002.part"]), many=st.integers(1, 3), what=st.sampled_from(["before", "after", "lost"]))
+    @rule(
+        writer=writers,
+        order=st.permutations(["000", "001", "rows-002.part"]),
+        many=st.integers(1, 3),
+        what=st.sampled_from(["before", "after", "lost"]),
+    )
     def publish_on_a_bad_day(self, writer: int, order: list[str], many: int, what: str) -> None:
         """A manifest is there whole or not at all."""
         receipts = tuple(self.history[task][-1] for task in order[:many] if task in self.history)
@@ -107,11 +123,15 @@ class CommitsOnABadDay(Commits):
                 path = self.logs[writer].publish(receipts)
         else:
             self.killed(0, what == "after", lambda: self.logs[writer].publish(receipts))
-            path = next((path for path in self.reader.manifests() if self.reader.manifest(path).receipts == receipts), "")
+            path = next(
+                (path for path in self.reader.manifests() if self.reader.manifest(path).receipts == receipts), ""
+            )
         if path:
             assert self.published.setdefault(path, receipts) == receipts
         assert bool(path) or what == "before"
 
 
 TestCommitsOnABadDay = CommitsOnABadDay.TestCase
+
+
 TestCommitsOnABadDay.settings = settings(max_examples=100, stateful_step_count=25, deadline=None, derandomize=True)

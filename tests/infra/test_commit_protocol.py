@@ -10,12 +10,20 @@ from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initialize, invariant, multiple, rule
 
 from infra.commits import CommitLog, Measures, Receipt
-from infra.storage import Storage
+from infra.storage.storage import Storage
 from tests.infra.stores import another_client, fresh_url
 
 writers = st.integers(0, 1)
+
+
 tasks = st.sampled_from(["000", "001", "rows-002.part"])
-contents = st.sampled_from([{"rows": b"one"}, {"rows": b"two"}, {"rows": b"two", "columns": b""}, {"folder/rows": b"one"}])
+
+
+contents = st.sampled_from(
+    [{"rows": b"one"}, {"rows": b"two"}, {"rows": b"two", "columns": b""}, {"folder/rows": b"one"}]
+)
+
+
 MEASURES = Measures(rows=3, seconds=0.5, peak_memory_bytes=1 << 20)
 
 
@@ -48,7 +56,9 @@ class Commits(RuleBasedStateMachine):
         else:
             assert (receipt.task, receipt.generation, receipt.measures) == (task, generation, MEASURES)
             assert receipt.attempt not in self.written
-            assert {file.name: file.bytes for file in receipt.files} == {name: len(data) for name, data in files.items()}
+            assert {file.name: file.bytes for file in receipt.files} == {
+                name: len(data) for name, data in files.items()
+            }
             of_task.append(receipt)
             self.written[receipt.attempt] = files
         return receipt
@@ -115,8 +125,14 @@ class CommitsOnS3(Commits):
 
 
 TestCommitsInMemory = Commits.TestCase
+
+
 TestCommitsInMemory.settings = settings(max_examples=60, stateful_step_count=25, deadline=None, derandomize=True)
+
+
 TestCommitsOnDisk = CommitsOnDisk.TestCase
+
+
 TestCommitsOnDisk.settings = settings(max_examples=10, stateful_step_count=15, deadline=None, derandomize=True)
 
 

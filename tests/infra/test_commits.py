@@ -10,10 +10,12 @@ import pytest
 
 from infra.commits import FORMAT, CommitLog, Manifest, Measures, Receipt
 from infra.errors import Corrupt, Missing
-from infra.storage import Storage
+from infra.storage.storage import Storage
 from tests.infra.stores import RACEABLE
 
 MEASURES = Measures(rows=3, seconds=0.25, peak_memory_bytes=1000, nonfinite=1, unreadable=2)
+
+
 RECEIPT = "stage/receipts/000.0.json"
 
 
@@ -43,13 +45,18 @@ def test_a_receipt_records_files_and_measures(log: CommitLog) -> None:
 def test_a_commit_is_its_files_and_one_receipt(log: CommitLog) -> None:
     receipt = log.commit("000", {"zarr.json": b"1", "c/0/0": b"2", "columns.arrow": b"3"}, MEASURES)
     folder = log.attempt_folder(receipt)
-    assert sorted(log.storage.walk("")) == sorted([RECEIPT, f"{folder}/zarr.json", f"{folder}/c/0/0", f"{folder}/columns.arrow"])
+    assert sorted(log.storage.walk("")) == sorted(
+        [RECEIPT, f"{folder}/zarr.json", f"{folder}/c/0/0", f"{folder}/columns.arrow"]
+    )
 
 
 def test_a_local_file_is_committed_like_its_bytes(log: CommitLog, tmp_path: Path) -> None:
     data = bytes(range(256)) * 100
     (tmp_path / "table").write_bytes(data)
-    from_path, from_bytes = log.commit("000", {"table": tmp_path / "table"}, MEASURES), log.commit("001", {"table": data}, MEASURES)
+    from_path, from_bytes = (
+        log.commit("000", {"table": tmp_path / "table"}, MEASURES),
+        log.commit("001", {"table": data}, MEASURES),
+    )
     assert from_path.files == from_bytes.files and from_path.content == from_bytes.content
     assert log.storage.read(f"{log.attempt_folder(from_path)}/table") == data
     assert log.commit("000", {"table": data}, MEASURES, supersedes=from_path) == from_path
@@ -64,7 +71,10 @@ def test_content_tells_names_and_bytes_apart(log: CommitLog) -> None:
 def test_the_same_content_again_writes_nothing(log: CommitLog) -> None:
     receipt = log.commit("000", {"rows": b"1"}, MEASURES)
     before = sorted(log.storage.walk(""))
-    assert log.commit("000", {"rows": b"1"}, Measures(rows=3, seconds=9, peak_memory_bytes=9), supersedes=receipt) == receipt
+    assert (
+        log.commit("000", {"rows": b"1"}, Measures(rows=3, seconds=9, peak_memory_bytes=9), supersedes=receipt)
+        == receipt
+    )
     assert sorted(log.storage.walk("")) == before
 
 
@@ -118,7 +128,9 @@ NEWER = {"known fields": {"format": FORMAT + 1}, "a field more": {"format": FORM
 def test_a_newer_format_is_refused_naming_the_file(log: CommitLog, fields: dict[str, object]) -> None:
     path = log.publish([log.commit("000", {"rows": b"1"}, MEASURES)])
     changed(log, path, **fields)
-    with pytest.raises(Corrupt, match=f"{path}: .*newer mad|{path}: written in format 2, this mad reads up to 1; upgrade mad"):
+    with pytest.raises(
+        Corrupt, match=f"{path}: .*newer mad|{path}: written in format 2, this mad reads up to 1; upgrade mad"
+    ):
         log.manifest(path)
     log.storage.remove(path)
     changed(log, RECEIPT, **fields)
@@ -129,11 +141,19 @@ def test_a_newer_format_is_refused_naming_the_file(log: CommitLog, fields: dict[
 def test_a_newer_format_says_both_numbers_and_what_to_do(log: CommitLog) -> None:
     log.commit("000", {"rows": b"1"}, MEASURES)
     changed(log, RECEIPT, format=7)
-    with pytest.raises(Corrupt, match=f"{RECEIPT}: written in format 7, this mad reads up to {FORMAT}; upgrade mad to read it$"):
+    with pytest.raises(
+        Corrupt, match=f"{RECEIPT}: written in format 7, this mad reads up to {FORMAT}; upgrade mad to read it$"
+    ):
         log.receipts()
 
 
-DAMAGE = {"empty": b"", "no JSON": b"\x00\xff garbage", "half": b'{"format": 1, "task": "0', "another document": b'{"format": 1}', "a list": b"[]"}
+DAMAGE = {
+    "empty": b"",
+    "no JSON": b"\x00\xff garbage",
+    "half": b'{"format": 1, "task": "0',
+    "another document": b'{"format": 1}',
+    "a list": b"[]",
+}
 
 
 @pytest.mark.parametrize("data", DAMAGE.values(), ids=DAMAGE.keys())

@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import torch
 
-from infra.computing import AHEAD, compute, compute_each
+from infra.execution.threads import AHEAD, compute, map_in_threads
 
 
 def test_all_is_computed_in_one_thread_one_after_the_other() -> None:
@@ -61,7 +61,7 @@ def test_calls_for_each_item_are_made_two_at_once_with_a_thread_each_and_answer_
         together.wait()
         return number, torch.get_num_threads()
 
-    assert list(compute_each(call, range(40))) == [(number, 1) for number in range(40)]
+    assert list(map_in_threads(call, range(40))) == [(number, 1) for number in range(40)]
     assert torch.get_num_threads() == 2
     with ThreadPoolExecutor(1) as later:
         assert later.submit(torch.get_num_threads).result() == 2
@@ -77,24 +77,24 @@ def test_no_more_items_are_asked_for_than_threads_and_a_few() -> None:
             asked.append(number)
             yield number
 
-    results = compute_each(abs, items())
+    results = map_in_threads(abs, items())
     assert [next(results), next(results)] == [0, 1]
     assert asked == list(range(2 + AHEAD + 1))
 
 
 @pytest.mark.usefixtures("two_threads")
 def test_what_one_of_many_calls_raises_reaches_who_asked_after_what_came_before() -> None:
-    results = compute_each(lambda number: 6 // number, (3, 2, 0, 1))
+    results = map_in_threads(lambda number: 6 // number, (3, 2, 0, 1))
     assert [next(results), next(results)] == [2, 3]
     with pytest.raises(ZeroDivisionError):
         next(results)
-    assert list(compute_each(abs, (-1,))) == [1]
+    assert list(map_in_threads(abs, (-1,))) == [1]
 
 
 @pytest.mark.usefixtures("two_threads")
 def test_the_bits_of_a_block_do_not_depend_on_the_number_of_threads() -> None:
     rows, others = torch.randn(512, 832), torch.randn(1178, 832)
-    (two,) = compute_each(lambda block: block @ others.T, [rows])
+    (two,) = map_in_threads(lambda block: block @ others.T, [rows])
     torch.set_num_threads(1)
-    (one,) = compute_each(lambda block: block @ others.T, [rows])
+    (one,) = map_in_threads(lambda block: block @ others.T, [rows])
     assert torch.equal(one, two)

@@ -6,7 +6,9 @@ from threading import Barrier, Event
 
 import pytest
 
-from infra.executors import EXECUTORS, Executor, Resources, SerialExecutor, TaskOutcome, describe, open_executor
+from infra.execution.choose import EXECUTORS, open_executor
+from infra.execution.contract import Executor, Resources, TaskOutcome, describe
+from infra.execution.serial import SerialExecutor
 
 
 class Halver:
@@ -52,7 +54,9 @@ def test_one_outcome_per_task_and_failures_stay_alone(executor: Executor) -> Non
 
 
 def test_serial_keeps_the_order() -> None:
-    assert [outcome.task for outcome in SerialExecutor().map_unordered(lambda: Halver([]), [4, 3, 0, 8], Resources())] == [4, 3, 0, 8]
+    assert [
+        outcome.task for outcome in SerialExecutor().map_unordered(lambda: Halver([]), [4, 3, 0, 8], Resources())
+    ] == [4, 3, 0, 8]
 
 
 def test_the_worker_is_made_once_however_many_tasks_fail() -> None:
@@ -104,7 +108,9 @@ def test_serial_takes_a_task_when_it_has_room_for_it(at_once: int) -> None:
 
 def test_once_closed_what_has_begun_ends_and_no_other_task_begins(executor: Executor) -> None:
     ended: list[int] = []
-    for outcome in executor.map_unordered(lambda: Halver([]), range(0, 80, 2), Resources(workers=1), lambda: bool(ended)):
+    for outcome in executor.map_unordered(
+        lambda: Halver([]), range(0, 80, 2), Resources(workers=1), lambda: bool(ended)
+    ):
         assert outcome.error is None
         ended.append(outcome.task)
     assert 1 <= len(ended) < 40

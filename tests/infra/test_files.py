@@ -6,14 +6,16 @@ from pathlib import Path
 import pytest
 
 from infra.errors import Missing, StorageError
-from infra.files import digest, find, is_pattern, open_input, read_input
-from infra.storage import Storage
+from infra.storage.files import digest, find, is_pattern, open_input, read_input
+from infra.storage.storage import Storage
 
 
 @pytest.fixture
 def inputs(storage: Storage) -> Storage:
     """A store with input files of different sizes in two folders."""
-    for index, path in enumerate(["inputs/b.parquet", "inputs/a.parquet", "inputs/notes.txt", "inputs/2026/c.parquet", "trusted.parquet"]):
+    for index, path in enumerate(
+        ["inputs/b.parquet", "inputs/a.parquet", "inputs/notes.txt", "inputs/2026/c.parquet", "trusted.parquet"]
+    ):
         storage.write(path, b"x" * (index + 1))
     return storage
 
@@ -46,10 +48,16 @@ def test_names_keep_the_configured_spelling(inputs: Storage, lead: str) -> None:
 
 def test_an_url_as_name_stays_one(inputs: Storage) -> None:
     pattern = f"{inputs.url}/inputs/*.parquet"
-    assert [file.name for file in find(pattern, pattern)] == [f"{inputs.url}/inputs/a.parquet", f"{inputs.url}/inputs/b.parquet"]
+    assert [file.name for file in find(pattern, pattern)] == [
+        f"{inputs.url}/inputs/a.parquet",
+        f"{inputs.url}/inputs/b.parquet",
+    ]
 
 
-@pytest.mark.parametrize(("path", "pattern"), [("a/b.parquet", False), ("a/*.parquet", True), ("a?", True), ("[ab]", True), ("s3://b/c", False)])
+@pytest.mark.parametrize(
+    ("path", "pattern"),
+    [("a/b.parquet", False), ("a/*.parquet", True), ("a?", True), ("[ab]", True), ("s3://b/c", False)],
+)
 def test_what_is_a_pattern(path: str, pattern: bool) -> None:
     assert is_pattern(path) == pattern
 
@@ -60,7 +68,9 @@ def test_a_path_without_a_file_is_missing(inputs: Storage) -> None:
 
 
 def test_a_folder_is_no_file_and_says_what_to_write(inputs: Storage) -> None:
-    with pytest.raises(StorageError, match=r"inputs/: is a folder, not a file; name the files, or a glob such as inputs/\*\.parquet"):
+    with pytest.raises(
+        StorageError, match=r"inputs/: is a folder, not a file; name the files, or a glob such as inputs/\*\.parquet"
+    ):
         find("inputs/", f"{inputs.url}/inputs")
 
 

@@ -11,16 +11,32 @@ from pydantic import BaseModel, JsonValue
 
 from infra.commits import CommitLog, Manifest, Measures, Receipt, WrittenFile, parse
 from infra.errors import Corrupt, StorageError
-from infra.storage import Storage
+from infra.storage.storage import Storage
 from tests.strategies import LAW
 
 Json = dict[str, JsonValue]
+
+
 Document = Receipt | Manifest
+
+
 FILE = WrittenFile(name="rows/c/0/0", bytes=5, sha256="0f" * 32)
+
+
 RECEIPT = Receipt(
-    task="000000000000-000000000064", generation=0, attempt="0123456789abcdef", files=(FILE,), measures=Measures(rows=1, seconds=0.5, peak_memory_bytes=9)
+    task="000000000000-000000000064",
+    generation=0,
+    attempt="0123456789abcdef",
+    files=(FILE,),
+    measures=Measures(rows=1, seconds=0.5, peak_memory_bytes=9),
 )
-VALID: dict[str, BaseModel] = {"receipt": RECEIPT, "manifest": Manifest(receipts=(RECEIPT, RECEIPT.model_copy(update={"task": "b"})))}
+
+
+VALID: dict[str, BaseModel] = {
+    "receipt": RECEIPT,
+    "manifest": Manifest(receipts=(RECEIPT, RECEIPT.model_copy(update={"task": "b"}))),
+}
+
 
 LEAVING = (
     "../other",
@@ -42,8 +58,16 @@ LEAVING = (
     "~",
     "x" * 2000,
 )
+
+
 values = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.integers(-(10**40), 10**40) | st.floats() | st.text(max_size=20) | st.sampled_from(LEAVING),
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.integers(-(10**40), 10**40)
+    | st.floats()
+    | st.text(max_size=20)
+    | st.sampled_from(LEAVING),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
     max_leaves=6,
 )
@@ -69,10 +93,23 @@ def check(document: Document | None, folder: Path) -> None:
     log = CommitLog(Storage(str(folder)), "stage")
     for receipt in receipts_of(document):
         inside = (folder / "stage").resolve()
-        for name in [log.receipt_name(receipt.task, receipt.generation), *(f"{receipt.task}/{receipt.attempt}/{file.name}" for file in receipt.files)]:
+        for name in [
+            log.receipt_name(receipt.task, receipt.generation),
+            *(f"{receipt.task}/{receipt.attempt}/{file.name}" for file in receipt.files),
+        ]:
             assert (inside / name).resolve().is_relative_to(inside)
             assert len((inside / name).resolve().relative_to(inside).parts) == len(name.split("/"))
-        assert min([receipt.generation, receipt.measures.rows, receipt.measures.peak_memory_bytes, *(file.bytes for file in receipt.files)]) >= 0
+        assert (
+            min(
+                [
+                    receipt.generation,
+                    receipt.measures.rows,
+                    receipt.measures.peak_memory_bytes,
+                    *(file.bytes for file in receipt.files),
+                ]
+            )
+            >= 0
+        )
         assert 0 <= receipt.measures.seconds < float("inf")
 
 
@@ -96,25 +133,39 @@ def mutated(value: JsonValue, change: Callable[[], JsonValue], which: int) -> tu
 
 
 @LAW
-@given(data=st.binary(max_size=200) | st.text(max_size=200).map(lambda text: text.encode("utf-8", "replace")), kind=st.sampled_from([Receipt, Manifest]))
-def test_bytes_of_any_kind_are_a_document_or_corrupt(data: bytes, kind: type[Document], tmp_path_factory: pytest.TempPathFactory) -> None:
+@given(
+    data=st.binary(max_size=200) | st.text(max_size=200).map(lambda text: text.encode("utf-8", "replace")),
+    kind=st.sampled_from([Receipt, Manifest]),
+)
+def test_bytes_of_any_kind_are_a_document_or_corrupt(
+    data: bytes, kind: type[Document], tmp_path_factory: pytest.TempPathFactory
+) -> None:
     check(read(data, kind), tmp_path_factory.getbasetemp())
 
 
 @LAW
 @given(which=st.integers(0, 40), value=values, name=st.sampled_from(sorted(VALID)))
-def test_a_document_with_one_value_changed_is_a_document_or_corrupt(which: int, value: JsonValue, name: str, tmp_path_factory: pytest.TempPathFactory) -> None:
+def test_a_document_with_one_value_changed_is_a_document_or_corrupt(
+    which: int, value: JsonValue, name: str, tmp_path_factory: pytest.TempPathFactory
+) -> None:
     changed, _ = mutated(json.loads(VALID[name].model_dump_json()), lambda: value, which)
-    check(read(json.dumps(changed).encode(), Receipt if name == "receipt" else Manifest), tmp_path_factory.getbasetemp())
+    check(
+        read(json.dumps(changed).encode(), Receipt if name == "receipt" else Manifest), tmp_path_factory.getbasetemp()
+    )
 
 
 @LAW
 @given(data=st.data(), name=st.sampled_from(sorted(VALID)))
-def test_a_document_with_bytes_changed_or_cut_is_a_document_or_corrupt(data: st.DataObject, name: str, tmp_path_factory: pytest.TempPathFactory) -> None:
+def test_a_document_with_bytes_changed_or_cut_is_a_document_or_corrupt(
+    data: st.DataObject, name: str, tmp_path_factory: pytest.TempPathFactory
+) -> None:
     body = bytearray(VALID[name].model_dump_json().encode())
     for _ in range(data.draw(st.integers(1, 4))):
         body[data.draw(st.integers(0, len(body) - 1))] = data.draw(st.integers(0, 255))
-    check(read(bytes(body[: data.draw(st.integers(0, len(body)))]), Receipt if name == "receipt" else Manifest), tmp_path_factory.getbasetemp())
+    check(
+        read(bytes(body[: data.draw(st.integers(0, len(body)))]), Receipt if name == "receipt" else Manifest),
+        tmp_path_factory.getbasetemp(),
+    )
 
 
 def with_field(place: str, value: JsonValue) -> bytes:
@@ -140,7 +191,15 @@ def test_a_task_or_an_attempt_is_one_folder_and_a_file_may_lie_deeper() -> None:
         assert read(with_field(place, "rows/c"), Receipt) is None
 
 
-NUMBERS = ("generation", "files.0.bytes", "measures.rows", "measures.peak_memory_bytes", "measures.nonfinite", "measures.unreadable", "measures.seconds")
+NUMBERS = (
+    "generation",
+    "files.0.bytes",
+    "measures.rows",
+    "measures.peak_memory_bytes",
+    "measures.nonfinite",
+    "measures.unreadable",
+    "measures.seconds",
+)
 
 
 @pytest.mark.parametrize("place", NUMBERS)
@@ -154,7 +213,11 @@ def test_a_digest_is_64_hexadecimal_digits() -> None:
         assert read(with_field("files.0.sha256", value), Receipt) is None
 
 
-@pytest.mark.parametrize("data", [b"[" * 200_000, b'{"receipts":' * 100_000, b'{"format": ' + b"9" * 100_000 + b"}"], ids=["lists", "mappings", "digits"])
+@pytest.mark.parametrize(
+    "data",
+    [b"[" * 200_000, b'{"receipts":' * 100_000, b'{"format": ' + b"9" * 100_000 + b"}"],
+    ids=["lists", "mappings", "digits"],
+)
 def test_a_document_that_is_all_nesting_or_digits_is_corrupt(data: bytes) -> None:
     assert read(data, Receipt) is None
     assert read(data, Manifest) is None

@@ -12,18 +12,22 @@ from pathlib import Path
 
 import pytest
 
-from infra.documents import encode
 from infra.errors import LockHeld
+from infra.formats.documents import encode
 from infra.locks import Claim, Lock, Owner
-from infra.storage import Storage
+from infra.storage.storage import Storage
 from tests.infra.stores import another_client
 
 FOLDER = ".lock"
+
+
 REPOSITORY = Path(__file__).parents[2]
+
+
 HOLDER = """
 import sys, time
 from infra.locks import Lock, Owner
-from infra.storage import Storage
+from infra.storage.storage import Storage
 
 owner = Owner.here().model_copy(update={"machine": sys.argv[3]} if sys.argv[3] else {})
 with Lock(Storage(sys.argv[1]), ".lock", float(sys.argv[2]), owner) as lock:
@@ -43,7 +47,9 @@ def elsewhere() -> Owner:
 def holder(root: str, lease: float = 60, machine: str = "") -> Iterator["subprocess.Popen[str]"]:
     """A process that holds the lock until its input ends; a line of input has it say whether it still does."""
     command = [sys.executable, "-c", HOLDER, root, str(lease), machine]
-    with subprocess.Popen(command, cwd=REPOSITORY, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(
+        command, cwd=REPOSITORY, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
         assert process.stdout is not None and process.stdout.readline() == "held\n"
         yield process
 
@@ -51,7 +57,10 @@ def holder(root: str, lease: float = 60, machine: str = "") -> Iterator["subproc
 def test_a_lock_is_refused_while_another_holds_it_and_free_when_that_ends(storage: Storage) -> None:
     other = another_client(storage)
     with Lock(storage, FOLDER):
-        with pytest.raises(LockHeld, match=rf"another driver is at work in this root \(process {os.getpid()} of .* on .*\); wait until it has ended"):
+        with pytest.raises(
+            LockHeld,
+            match=rf"another driver is at work in this root \(process {os.getpid()} of .* on .*\); wait until it has ended",
+        ):
             Lock(other, FOLDER).__enter__()
         assert len(storage.list(FOLDER)) <= 2
     with Lock(other, FOLDER) as again:
@@ -110,14 +119,20 @@ def test_a_driver_that_slept_through_its_lease_learns_that_another_has_taken_ove
             sleeper.send_signal(signal.SIGCONT)
             _, errors = sleeper.communicate("still there?\n", timeout=60)
             assert sleeper.returncode == 1
-            assert f"this driver gave no sign of life for 1 s, and another took its lock over (process {os.getpid()} of" in errors
+            assert (
+                f"this driver gave no sign of life for 1 s, and another took its lock over (process {os.getpid()} of"
+                in errors
+            )
             lock.check()
 
 
 def test_of_many_that_take_a_stale_lock_over_at_once_one_gets_it(tmp_path: Path) -> None:
     for number in range(10):
         root = Storage(str(tmp_path / f"{number}"))
-        root.create(f"{FOLDER}/000000000000.json", encode(Claim(owner=Owner.here().model_copy(update={"started": "1"}), lease_seconds=60)))
+        root.create(
+            f"{FOLDER}/000000000000.json",
+            encode(Claim(owner=Owner.here().model_copy(update={"started": "1"}), lease_seconds=60)),
+        )
         with ExitStack() as held, ThreadPoolExecutor(8) as pool:
 
             def take(_: int, root: Storage = root, held: ExitStack = held) -> bool:

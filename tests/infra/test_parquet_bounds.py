@@ -11,12 +11,16 @@ import pyarrow.parquet as pq
 import pytest
 
 from infra.errors import StorageError
-from infra.parquet_bounds import DECODED_BYTES, check_claims, rows_at_once
-from infra.parquet_footer import Footer, read_footer
-from infra.tables import read_rows
+from infra.formats.parquet_bounds import DECODED_BYTES, check_claims, rows_at_once
+from infra.formats.parquet_footer import Footer, read_footer
+from infra.formats.tables import read_rows
 
 ROWS = 2048
+
+
 IDS = [f"sample-{number:06d}" for number in range(ROWS)]
+
+
 MIB = 1 << 20
 
 
@@ -27,7 +31,9 @@ def repeated(value: bytes) -> pa.Array:
 
 def write(path: Path, image: pa.Array, **options: object) -> Path:
     """A file of samples with these images, in Arrow's own types."""
-    pq.write_table(pa.table({"id": IDS[: len(image)], "image": image}), path, compression="zstd", store_schema=False, **options)
+    pq.write_table(
+        pa.table({"id": IDS[: len(image)], "image": image}), path, compression="zstd", store_schema=False, **options
+    )
     return path
 
 
@@ -62,7 +68,10 @@ def test_more_rows_than_bytes_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "many.parquet"
     pq.write_table(pa.table({"id": pa.nulls(1_000_000, pa.int64()), "image": pa.nulls(1_000_000, pa.binary())}), path)
     assert path.stat().st_size < 100_000
-    with pytest.raises(StorageError, match=rf"many\.parquet: claims 1,000,000 rows in {path.stat().st_size:,} bytes, more than 16 a byte"):
+    with pytest.raises(
+        StorageError,
+        match=rf"many\.parquet: claims 1,000,000 rows in {path.stat().st_size:,} bytes, more than 16 a byte",
+    ):
         check(path)
 
 
@@ -77,16 +86,24 @@ def test_a_column_that_grows_a_thousandfold_is_refused(tmp_path: Path) -> None:
     path = write(tmp_path / "zeros.parquet", pa.array([bytes(50 * MIB)] * 6), use_dictionary=False)
     assert path.stat().st_size < 100_000
     with pytest.raises(
-        StorageError, match=r"row group 0, column 'image', claims to grow from [\d,]+ to 314,57\d,\d+ bytes when it is read, more than 100-fold"
+        StorageError,
+        match=r"row group 0, column 'image', claims to grow from [\d,]+ to 314,57\d,\d+ bytes when it is read, more than 100-fold",
     ):
         check(path)
     check(path, ["id"])
 
 
 def test_values_made_of_the_ones_before_are_refused(tmp_path: Path) -> None:
-    path = write(tmp_path / "delta.parquet", pa.array([bytes(MIB)] * ROWS), use_dictionary=False, column_encoding={"image": "DELTA_BYTE_ARRAY"})
+    path = write(
+        tmp_path / "delta.parquet",
+        pa.array([bytes(MIB)] * ROWS),
+        use_dictionary=False,
+        column_encoding={"image": "DELTA_BYTE_ARRAY"},
+    )
     assert path.stat().st_size < 100_000
-    with pytest.raises(StorageError, match="column 'image', is encoded as DELTA_BYTE_ARRAY, by which a few bytes can become any number"):
+    with pytest.raises(
+        StorageError, match="column 'image', is encoded as DELTA_BYTE_ARRAY, by which a few bytes can become any number"
+    ):
         check(path)
 
 
@@ -101,8 +118,8 @@ def test_few_rows_of_a_large_dictionary_are_decoded_at_once(bomb: Path) -> None:
 READING = """
 import sys
 from pathlib import Path
-from infra.parquet_footer import Footer, read_footer
-from infra.tables import read_rows
+from infra.formats.parquet_footer import Footer, read_footer
+from infra.formats.tables import read_rows
 rows = sum(len(batch.column("image")) for batch in read_rows(sys.argv[1], 0, 200, ["id", "image"], 256))
 status = dict(line.split(":") for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
 print(rows, int(status["VmHWM"].split()[0]) // 1024)
@@ -111,7 +128,9 @@ print(rows, int(status["VmHWM"].split()[0]) // 1024)
 
 def test_memory_is_bounded_while_it_is_read(bomb: Path) -> None:
     """All rows at once would be 10 GiB of the 200."""
-    ended = subprocess.run([sys.executable, "-c", READING, str(bomb)], capture_output=True, text=True, check=True, timeout=300)
+    ended = subprocess.run(
+        [sys.executable, "-c", READING, str(bomb)], capture_output=True, text=True, check=True, timeout=300
+    )
     rows, peak = map(int, ended.stdout.split())
     assert rows == 200
     assert peak < 1500, "MiB"
@@ -126,7 +145,10 @@ def with_header(path: Path, header: bytes) -> io.BytesIO:
 
 
 HEADERS = {
-    "a dictionary of 1,024 MiB": (b"\x15\x04\x15\x80\x80\x80\x80\x08\x15\x04", "a dictionary of 1,024 MiB, at most 512 are read at once"),
+    "a dictionary of 1,024 MiB": (
+        b"\x15\x04\x15\x80\x80\x80\x80\x08\x15\x04",
+        "a dictionary of 1,024 MiB, at most 512 are read at once",
+    ),
     "no header": (b"\xff" * 16, "a damaged page header"),
     "a number without end": (b"\x15\x04\x15" + b"\x80" * 13, "a damaged page header"),
     "other fields": (b"\x25\x04\x15\x04", "a damaged page header"),
@@ -140,7 +162,10 @@ def test_a_page_that_claims_too_much_or_is_none_is_refused(plain: Path, header: 
 
 
 def test_a_footer_whose_sums_differ_is_refused(plain: Path) -> None:
-    for size, expected in ((plain.stat().st_size // 8, "claims [0-9,]+ bytes from byte"), (1, "claims 2,048 rows in 1 bytes, more than 16 a byte")):
+    for size, expected in (
+        (plain.stat().st_size // 8, "claims [0-9,]+ bytes from byte"),
+        (1, "claims 2,048 rows in 1 bytes, more than 16 a byte"),
+    ):
         with pytest.raises(StorageError, match=expected):
             check_claims(footer_of(plain), size, ["id", "image"], "x.parquet")
 
@@ -150,9 +175,9 @@ import sys
 from pathlib import Path
 import pyarrow.parquet as pq
 from infra.errors import StorageError
-from infra.parquet_bounds import check_claims
-from infra.parquet_footer import read_footer
-from infra.tables import open_parquet, read_rows
+from infra.formats.parquet_bounds import check_claims
+from infra.formats.parquet_footer import read_footer
+from infra.formats.tables import open_parquet, read_rows
 
 good, target, outcomes = Path(sys.argv[1]).read_bytes(), Path(sys.argv[2]), set()
 begins = len(good) - 8 - int.from_bytes(good[-8:-4], "little")
@@ -174,6 +199,12 @@ print(sorted(outcomes))
 
 def test_a_footer_with_any_byte_changed_is_read_or_refused_and_ends_no_process(plain: Path, tmp_path: Path) -> None:
     """Asked for a column's metadata, pyarrow would end the process for some of these."""
-    ended = subprocess.run([sys.executable, "-c", CHANGING, str(plain), str(tmp_path / "x")], capture_output=True, text=True, check=False, timeout=300)
+    ended = subprocess.run(
+        [sys.executable, "-c", CHANGING, str(plain), str(tmp_path / "x")],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
+    )
     assert (ended.returncode, ended.stderr) == (0, "")
     assert "'100 rows', 'refused'" in ended.stdout

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from infra.prefetch import prefetched
+from infra.execution.prefetch import prefetched
 
 
 @given(st.lists(st.integers()), st.integers(1, 4))

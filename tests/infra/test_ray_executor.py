@@ -15,8 +15,8 @@ import ray
 import torch
 
 from infra.errors import ClusterError
-from infra.executors import Resources, TaskOutcome
-from infra.ray_executor import TRIES, RayExecutor
+from infra.execution.contract import Resources, TaskOutcome
+from infra.execution.on_ray import TRIES, RayExecutor
 
 TWO = Resources(workers=2)
 
@@ -114,7 +114,9 @@ def test_a_task_that_ends_its_workers_is_given_up_and_no_other(run: Run, tmp_pat
     tasks = [Task(number, deaths=100 if number == 3 else 0, end=end) for number in range(8)]
     outcomes = {outcome.task.number: outcome for outcome in run(tasks)}
     assert len(outcomes) == len(tasks)
-    assert {number: outcome.result for number, outcome in outcomes.items() if number != 3} == {number: 2 * number for number in range(8) if number != 3}
+    assert {number: outcome.result for number, outcome in outcomes.items() if number != 3} == {
+        number: 2 * number for number in range(8) if number != 3
+    }
     assert re.search(GIVEN_UP[end], str(outcomes[3].error)), outcomes[3].error
     assert len(list(tmp_path.glob("died-3-*"))) == TRIES
 
@@ -129,7 +131,10 @@ def test_a_task_for_which_memory_ran_out_once_is_done_in_another_process(run: Ru
 def processes(executor: RayExecutor, folder: Path, resources: Resources) -> set[str]:
     """The processes that make workers for a call."""
     folder.mkdir()
-    assert [outcome.error for outcome in executor.map_unordered(lambda: Doubler(folder), [Task(number) for number in range(8)], resources)] == [None] * 8
+    assert [
+        outcome.error
+        for outcome in executor.map_unordered(lambda: Doubler(folder), [Task(number) for number in range(8)], resources)
+    ] == [None] * 8
     return {mark.name for mark in folder.glob("worker-*")}
 
 
@@ -147,9 +152,11 @@ def test_processes_stay_for_the_next_call_that_asks_for_the_same_and_end_with_th
         time.sleep(0.1)
 
 
-def test_many_processes_that_die_between_two_calls_are_replaced(ray_cluster: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_many_processes_that_die_between_two_calls_are_replaced(
+    ray_cluster: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """They are no sign that none can start."""
-    monkeypatch.setattr("infra.ray_executor.FAILED_STARTS", 1)
+    monkeypatch.setattr("infra.execution.on_ray.FAILED_STARTS", 1)
     with RayExecutor(None, TWO) as executor:
         for mark in processes(executor, tmp_path / "first", TWO):
             os.kill(int(mark.removeprefix("worker-")), 9)
@@ -170,7 +177,10 @@ def test_a_call_for_which_no_room_is_left_is_given_up_after_a_while(tmp_path: Pa
     try:
         with (
             RayExecutor(None, TWO, patience=2) as executor,
-            pytest.raises(ClusterError, match=r"no worker has run for \d s: no node of the cluster has room for one, which needs 1 CPU and 0\.00 GiB"),
+            pytest.raises(
+                ClusterError,
+                match=r"no worker has run for \d s: no node of the cluster has room for one, which needs 1 CPU and 0\.00 GiB",
+            ),
         ):
             list(executor.map_unordered(lambda: Doubler(tmp_path), [Task(1)], TWO))
     finally:
@@ -178,7 +188,10 @@ def test_a_call_for_which_no_room_is_left_is_given_up_after_a_while(tmp_path: Pa
 
 
 REFUSED = {
-    "gpus": (Resources(workers=2, gpus_per_worker=0.5), r"2 workers with 0\.5 GPUs each need 1 GPUs, the cluster has 0; lower run\.workers"),
+    "gpus": (
+        Resources(workers=2, gpus_per_worker=0.5),
+        r"2 workers with 0\.5 GPUs each need 1 GPUs, the cluster has 0; lower run\.workers",
+    ),
     "memory": (
         Resources(memory_per_worker_bytes=1 << 50),
         r"a worker is granted 1048576\.00 GiB, the largest node of the cluster offers [\d.]+ GiB; lower run\.mem",
@@ -187,13 +200,18 @@ REFUSED = {
 
 
 @pytest.mark.parametrize(("resources", "message"), REFUSED.values(), ids=REFUSED.keys())
-def test_what_the_cluster_can_never_give_is_refused_with_what_it_has(run: Run, resources: Resources, message: str) -> None:
+def test_what_the_cluster_can_never_give_is_refused_with_what_it_has(
+    run: Run, resources: Resources, message: str
+) -> None:
     with pytest.raises(ClusterError, match=message):
         run([Task(1)], resources)
 
 
 ADDRESSES = {
-    "nobody there": ("127.0.0.1:9", r"no Ray cluster answers at 127\.0\.0\.1:9 \(waited 1 s: .*refused\); is `ray start --head` running there\?"),
+    "nobody there": (
+        "127.0.0.1:9",
+        r"no Ray cluster answers at 127\.0\.0\.1:9 \(waited 1 s: .*refused\); is `ray start --head` running there\?",
+    ),
     "no address": ("somewhere", r"'somewhere' is no address of a Ray cluster; expected HOST:PORT"),
 }
 

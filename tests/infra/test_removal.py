@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from infra.errors import StorageError
-from infra.removal import entries, prune, remove_all
-from infra.storage import Storage
+from infra.storage.removal import entries, prune, remove_all
+from infra.storage.storage import Storage
 from tests.infra.stores import fresh_url
 from tests.services import Service
 

@@ -10,11 +10,11 @@ from threading import Barrier
 import numpy as np
 import pytest
 
-from infra.arrays import encode, open_array, read
 from infra.errors import AlreadyExists
-from infra.files import open_input, read_input
-from infra.s3 import PART_BYTES
-from infra.storage import Storage
+from infra.formats.arrays import encode, open_array, read
+from infra.storage.files import open_input, read_input
+from infra.storage.s3 import PART_BYTES
+from infra.storage.storage import Storage
 from tests.infra.asks import complaint
 from tests.infra.stores import another_client
 from tests.services import BUCKET, Service
@@ -102,7 +102,9 @@ class TestSharing:
     def test_an_opened_array_is_read_by_other_threads(self, filled: Storage) -> None:
         array = open_array(filled, "rows")
         with ThreadPoolExecutor(4) as threads:
-            assert list(threads.map(lambda row: float(read(array, row % 3, row % 3 + 1).sum()), range(12))) == [2.0] * 12
+            assert (
+                list(threads.map(lambda row: float(read(array, row % 3, row % 3 + 1).sum()), range(12))) == [2.0] * 12
+            )
 
     @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
     def test_a_forked_process_makes_its_own_connections(self, filled: Storage) -> None:

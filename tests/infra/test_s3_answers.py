@@ -9,13 +9,15 @@ import pytest
 
 from infra.commits import CommitLog, Measures
 from infra.errors import AlreadyExists
-from infra.s3 import PART_BYTES
-from infra.storage import Storage
+from infra.storage.s3 import PART_BYTES
+from infra.storage.storage import Storage
 from tests.infra.asks import complaint
 from tests.infra.wires import Fault, broken_wire, error_answer
 from tests.services import Service, speak_to
 
 MEASURES = Measures(rows=1, seconds=0, peak_memory_bytes=0)
+
+
 Lossy = Callable[[Fault], Storage]
 
 

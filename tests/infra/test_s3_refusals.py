@@ -7,14 +7,16 @@ from collections.abc import Callable
 import pytest
 
 from infra.errors import Missing
-from infra.files import find, open_input, read_input
-from infra.storage import Storage
+from infra.storage.files import find, open_input, read_input
+from infra.storage.storage import Storage
 from tests.infra.asks import ASKS, all_asks, complaint
 from tests.infra.stores import fresh_url
 from tests.infra.wires import answering, error_document, silent
 from tests.services import BUCKET, Service, User, free_port, speak_to
 
 STRANGER = User("stranger", "stranger")
+
+
 WRITES = {"write": Storage.write, "create": Storage.create}
 
 
@@ -23,7 +25,9 @@ def grant(service: Service, bucket: str, to: object, rights: list[str], below: s
     service.make_bucket(bucket)
     listing = {"Effect": "Allow", "Principal": to, "Action": ["s3:ListBucket"], "Resource": [f"arn:aws:s3:::{bucket}"]}
     using = {"Effect": "Allow", "Principal": to, "Action": rights, "Resource": [f"arn:aws:s3:::{bucket}/{below}*"]}
-    service.client().put_bucket_policy(Bucket=bucket, Policy=json.dumps({"Version": "2012-10-17", "Statement": [listing, using]}))
+    service.client().put_bucket_policy(
+        Bucket=bucket, Policy=json.dumps({"Version": "2012-10-17", "Statement": [listing, using]})
+    )
 
 
 class TestRefusals:
@@ -33,7 +37,10 @@ class TestRefusals:
     def test_a_missing_bucket_is_to_be_made_first(self, service: Service, ask: Callable[[Storage], object]) -> None:
         said = complaint(lambda: ask(Storage("s3://not-made-yet/root")))
         assert said.startswith("s3://not-made-yet/")
-        assert f"there is no bucket 'not-made-yet' at {service.endpoint}; make it first (`aws s3 mb s3://not-made-yet`)" in said
+        assert (
+            f"there is no bucket 'not-made-yet' at {service.endpoint}; make it first (`aws s3 mb s3://not-made-yet`)"
+            in said
+        )
 
     def test_no_bucket_is_named(self) -> None:
         for url in ("s3://", "s3:///", "s3a://"):
@@ -42,7 +49,9 @@ class TestRefusals:
     @pytest.mark.s3
     @pytest.mark.parametrize("secret", ["stranger", "owner-secret"])
     @all_asks
-    def test_wrong_credentials_name_the_variables(self, on_s3: Service, monkeypatch: pytest.MonkeyPatch, ask: Callable[[Storage], object], secret: str) -> None:
+    def test_wrong_credentials_name_the_variables(
+        self, on_s3: Service, monkeypatch: pytest.MonkeyPatch, ask: Callable[[Storage], object], secret: str
+    ) -> None:
         key = "stranger" if secret != "stranger" else on_s3.owner.key
         speak_to(on_s3.endpoint, User(key, secret), monkeypatch)
         said = complaint(lambda: ask(Storage(f"s3://{BUCKET}/root")))
@@ -52,7 +61,9 @@ class TestRefusals:
 
     @pytest.mark.s3
     @all_asks
-    def test_another_users_bucket_is_denied(self, on_s3: Service, monkeypatch: pytest.MonkeyPatch, ask: Callable[[Storage], object]) -> None:
+    def test_another_users_bucket_is_denied(
+        self, on_s3: Service, monkeypatch: pytest.MonkeyPatch, ask: Callable[[Storage], object]
+    ) -> None:
         speak_to(on_s3.endpoint, on_s3.guest, monkeypatch)
         said = complaint(lambda: ask(Storage(f"s3://{BUCKET}/root")))
         assert "these credentials are not allowed to do this (it needs s3:" in said
@@ -60,12 +71,20 @@ class TestRefusals:
 
     @pytest.mark.s3
     def test_a_denied_prefix_beside_one_that_is_open(self, on_s3: Service, monkeypatch: pytest.MonkeyPatch) -> None:
-        grant(on_s3, "shared", to={"AWS": ["arn:aws:iam:::user/guest"]}, rights=["s3:GetObject", "s3:PutObject", "s3:DeleteObject"], below="open")
+        grant(
+            on_s3,
+            "shared",
+            to={"AWS": ["arn:aws:iam:::user/guest"]},
+            rights=["s3:GetObject", "s3:PutObject", "s3:DeleteObject"],
+            below="open",
+        )
         speak_to(on_s3.endpoint, on_s3.guest, monkeypatch)
         Storage("s3://shared/open").refuse_without_exclusive_create()
         for ask in WRITES.values():
             said = complaint(lambda ask=ask: ask(Storage("s3://shared/closed"), "name", b"1"))
-            assert said.startswith("s3://shared/closed/name: these credentials are not allowed to do this (it needs s3:PutObject)")
+            assert said.startswith(
+                "s3://shared/closed/name: these credentials are not allowed to do this (it needs s3:PutObject)"
+            )
 
     @pytest.mark.s3
     def test_a_bucket_that_may_be_read_and_not_written(self, on_s3: Service, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -97,15 +116,24 @@ class TestWithoutCredentials:
 
     @pytest.mark.s3
     @all_asks
-    def test_a_private_one_asks_for_them(self, on_s3: Service, monkeypatch: pytest.MonkeyPatch, ask: Callable[[Storage], object]) -> None:
+    def test_a_private_one_asks_for_them(
+        self, on_s3: Service, monkeypatch: pytest.MonkeyPatch, ask: Callable[[Storage], object]
+    ) -> None:
         speak_to(on_s3.endpoint, None, monkeypatch)
         said = complaint(lambda: ask(Storage(f"s3://{BUCKET}/root")))
-        assert "not public, and no credentials were found to sign with; set AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY" in said
+        assert (
+            "not public, and no credentials were found to sign with; set AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY"
+            in said
+        )
 
 
 ANSWERS = {
     "expired": (400, "ExpiredToken", "the credentials have expired; renew them (AWS_ACCESS_KEY_ID"),
-    "unknown": (403, "InvalidAccessKeyId", "does not accept these credentials (InvalidAccessKeyId); check AWS_ACCESS_KEY_ID"),
+    "unknown": (
+        403,
+        "InvalidAccessKeyId",
+        "does not accept these credentials (InvalidAccessKeyId); check AWS_ACCESS_KEY_ID",
+    ),
     "denied": (403, "AccessDenied", "these credentials are not allowed to do this (it needs s3:"),
     "clock": (403, "RequestTimeTooSkewed", "this machine's clock differs too much from the store's"),
     "region": (400, "AuthorizationHeaderMalformed", "set AWS_DEFAULT_REGION to the bucket's"),
@@ -144,7 +172,7 @@ class TestEndpoints:
         assert f"{endpoint} cannot be reached; tried several times; check AWS_ENDPOINT_URL and the network" in said
 
     def test_it_never_answers(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("infra.s3.ANSWER_SECONDS", 0.2)
+        monkeypatch.setattr("infra.storage.s3.ANSWER_SECONDS", 0.2)
         with silent() as endpoint:
             speak_to(endpoint, STRANGER, monkeypatch)
             monkeypatch.setenv("AWS_MAX_ATTEMPTS", "2")
@@ -157,11 +185,21 @@ class TestEndpoints:
         ("name", "value", "expected"),
         [
             ("AWS_ENDPOINT_URL", "store:9000", "check the environment's AWS settings"),
-            ("AWS_PROFILE", "nobody", "The config profile (nobody) could not be found; check the environment's AWS settings"),
-            ("AWS_SECRET_ACCESS_KEY", None, "check the environment's AWS settings (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY"),
+            (
+                "AWS_PROFILE",
+                "nobody",
+                "The config profile (nobody) could not be found; check the environment's AWS settings",
+            ),
+            (
+                "AWS_SECRET_ACCESS_KEY",
+                None,
+                "check the environment's AWS settings (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY",
+            ),
         ],
     )
-    def test_an_environment_that_cannot_be_used(self, monkeypatch: pytest.MonkeyPatch, name: str, value: str | None, expected: str) -> None:
+    def test_an_environment_that_cannot_be_used(
+        self, monkeypatch: pytest.MonkeyPatch, name: str, value: str | None, expected: str
+    ) -> None:
         speak_to("http://127.0.0.1:1", STRANGER, monkeypatch)
         if value is None:
             monkeypatch.delenv(name)

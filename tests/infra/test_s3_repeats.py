@@ -11,14 +11,16 @@ from pathlib import Path
 import pytest
 
 from infra.errors import AlreadyExists, Missing
-from infra.s3 import FIRST_WAIT_SECONDS, LONGEST_WAIT_SECONDS, PART_BYTES, TRIES, wait_seconds
-from infra.storage import Storage
+from infra.storage.s3 import FIRST_WAIT_SECONDS, LONGEST_WAIT_SECONDS, PART_BYTES, TRIES, wait_seconds
+from infra.storage.storage import Storage
 from tests.infra.asks import ASKS, complaint
 from tests.infra.relays import FAULTS, Exchange, FirstTimes, Mix, Plan, lose_answer, pass_on, refuse, relayed
 from tests.infra.wires import serving
 from tests.services import BUCKET, Service, User, speak_to
 
 QUICK = [kind for kind in FAULTS if kind != "stall"]
+
+
 Behind = Callable[[Plan], Storage]
 
 
@@ -68,7 +70,9 @@ class TestEveryRequestMayBeRepeated:
         with pytest.raises(Missing):
             storage.read("never there")
 
-    def test_an_upload_is_given_up_though_the_answer_to_that_is_lost(self, behind: Behind, service: Service, s3: Storage, tmp_path: Path) -> None:
+    def test_an_upload_is_given_up_though_the_answer_to_that_is_lost(
+        self, behind: Behind, service: Service, s3: Storage, tmp_path: Path
+    ) -> None:
         """And what is told is why it was given up."""
         (tmp_path / "local").write_bytes(bytes(2 * PART_BYTES))
         deletes = 0
@@ -81,7 +85,9 @@ class TestEveryRequestMayBeRepeated:
             return (lose_answer if exchange.command == "DELETE" and deletes == 1 else pass_on)(exchange)
 
         storage = behind(plan)
-        assert "answered InvalidPart to complete_multipart_upload" in complaint(lambda: storage.upload("uploaded", tmp_path / "local"))
+        assert "answered InvalidPart to complete_multipart_upload" in complaint(
+            lambda: storage.upload("uploaded", tmp_path / "local")
+        )
         assert deletes == 2
         folder = s3.full("").partition("/")[2]
         assert "Uploads" not in service.client().list_multipart_uploads(Bucket=BUCKET, Prefix=folder)
@@ -99,38 +105,55 @@ class TestBounds:
                 monkeypatch.setenv(name, value)
             return complaint(lambda: ASKS[ask](Storage(f"s3://{BUCKET}/root")))
 
-    def test_a_store_that_is_always_busy_is_asked_ten_times(self, moto: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_a_store_that_is_always_busy_is_asked_ten_times(
+        self, moto: Service, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         plan = Mix(1.0, kinds=["slow down"])
-        assert "is overloaded or failing (SlowDown, after several tries)" in self.asked(plan, monkeypatch, moto, "create")
+        assert "is overloaded or failing (SlowDown, after several tries)" in self.asked(
+            plan, monkeypatch, moto, "create"
+        )
         assert plan.requests == {"PUT": TRIES}
 
     def test_patience_ends_before_the_tries_do(self, moto: Service, monkeypatch: pytest.MonkeyPatch) -> None:
         """With a store that answers nothing, time is what runs out."""
-        monkeypatch.setattr("infra.s3.ANSWER_SECONDS", 0.5)
-        monkeypatch.setattr("infra.s3.PATIENCE_SECONDS", 2)
+        monkeypatch.setattr("infra.storage.s3.ANSWER_SECONDS", 0.5)
+        monkeypatch.setattr("infra.storage.s3.PATIENCE_SECONDS", 2)
         plan = Mix(1.0, kinds=["stall"], stalls=100)
         assert "does not answer in time; tried several times" in self.asked(plan, monkeypatch, moto, "read")
         assert 1 < plan.requests["GET"] <= 5
 
     @pytest.mark.parametrize("ask", ["read", "create", "list"])
-    def test_what_is_refused_for_good_is_asked_once(self, moto: Service, monkeypatch: pytest.MonkeyPatch, ask: str) -> None:
-        for status, code in (("403 Forbidden", "AccessDenied"), ("404 Not Found", "NoSuchBucket"), ("501 Not Implemented", "NotImplemented")):
+    def test_what_is_refused_for_good_is_asked_once(
+        self, moto: Service, monkeypatch: pytest.MonkeyPatch, ask: str
+    ) -> None:
+        for status, code in (
+            ("403 Forbidden", "AccessDenied"),
+            ("404 Not Found", "NoSuchBucket"),
+            ("501 Not Implemented", "NotImplemented"),
+        ):
             monkeypatch.setitem(FAULTS, "refusal", refuse(status, code))
             plan = Mix(1.0, kinds=["refusal"])
             self.asked(plan, monkeypatch, moto, ask)
             assert plan.requests.total() == 1
 
     @pytest.mark.parametrize("attempts", [1, 3])
-    def test_the_environment_may_say_how_often(self, moto: Service, monkeypatch: pytest.MonkeyPatch, attempts: int) -> None:
+    def test_the_environment_may_say_how_often(
+        self, moto: Service, monkeypatch: pytest.MonkeyPatch, attempts: int
+    ) -> None:
         """Of connections that are reset, aiohttp itself replaces each by another, once."""
         for kind, most in (("slow down", attempts), ("reset", 2 * attempts)):
             plan = Mix(1.0, kinds=[kind])
             self.asked(plan, monkeypatch, moto, "read", AWS_MAX_ATTEMPTS=str(attempts), AWS_RETRY_MODE="standard")
             assert attempts <= plan.requests["GET"] <= most
 
-    @pytest.mark.parametrize(("status", "code"), [("429 Too Many Requests", "TooManyRequests"), ("400 Bad Request", "RequestTimeout"), ("507 Full", "Full")])
-    def test_other_ways_to_say_later_are_understood(self, moto: Service, monkeypatch: pytest.MonkeyPatch, status: str, code: str) -> None:
-        monkeypatch.setattr("infra.s3.TRIES", 2)
+    @pytest.mark.parametrize(
+        ("status", "code"),
+        [("429 Too Many Requests", "TooManyRequests"), ("400 Bad Request", "RequestTimeout"), ("507 Full", "Full")],
+    )
+    def test_other_ways_to_say_later_are_understood(
+        self, moto: Service, monkeypatch: pytest.MonkeyPatch, status: str, code: str
+    ) -> None:
+        monkeypatch.setattr("infra.storage.s3.TRIES", 2)
         monkeypatch.setitem(FAULTS, "refusal", refuse(status, code))
         plan = Mix(1.0, kinds=["refusal"])
         self.asked(plan, monkeypatch, moto, "read")
@@ -146,7 +169,20 @@ class TestBounds:
 
 def test_a_certificate_that_is_not_trusted_is_told_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     certificate, key = tmp_path / "certificate", tmp_path / "key"
-    made = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=127.0.0.1", "-keyout", str(key), "-out", str(certificate)]
+    made = [
+        "openssl",
+        "req",
+        "-x509",
+        "-newkey",
+        "rsa:2048",
+        "-nodes",
+        "-subj",
+        "/CN=127.0.0.1",
+        "-keyout",
+        str(key),
+        "-out",
+        str(certificate),
+    ]
     subprocess.run(made, check=True, capture_output=True)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(certificate, key)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from infra.storage import Storage
+from infra.storage.storage import Storage
 from tests.infra.asks import complaint
 from tests.infra.stores import fresh_url
 from tests.infra.wires import answering
@@ -16,7 +16,9 @@ from tests.services import Service, User, speak_to
 def handed_out(user: User) -> bytes:
     """What a service says of the credentials that a role has now."""
     until = datetime.now(UTC) + timedelta(hours=1)
-    return json.dumps({"AccessKeyId": user.key, "SecretAccessKey": user.secret, "Token": None, "Expiration": until.isoformat()}).encode()
+    return json.dumps(
+        {"AccessKeyId": user.key, "SecretAccessKey": user.secret, "Token": None, "Expiration": until.isoformat()}
+    ).encode()
 
 
 def refuses_others(storage: Storage, service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -39,7 +41,9 @@ def test_a_containers_role_that_may_not(on_s3: Service, monkeypatch: pytest.Monk
     speak_to(on_s3.endpoint, None, monkeypatch)
     with answering(200, handed_out(on_s3.guest)) as endpoint:
         monkeypatch.setenv("AWS_CONTAINER_CREDENTIALS_FULL_URI", f"{endpoint}/role")
-        assert "these credentials are not allowed to do this" in complaint(lambda: Storage(fresh_url("s3")).create("name", b"1"))
+        assert "these credentials are not allowed to do this" in complaint(
+            lambda: Storage(fresh_url("s3")).create("name", b"1")
+        )
 
 
 def test_a_machines_role(on_moto: Service, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -49,7 +53,9 @@ def test_a_machines_role(on_moto: Service, monkeypatch: pytest.MonkeyPatch) -> N
     refuses_others(Storage(fresh_url("s3")), on_moto, monkeypatch)
 
 
-def test_a_role_assumed_with_a_token_from_a_file(on_moto: Service, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_role_assumed_with_a_token_from_a_file(
+    on_moto: Service, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     (tmp_path / "token").write_text("a-token")
     speak_to(on_moto.endpoint, None, monkeypatch)
     monkeypatch.setenv("AWS_WEB_IDENTITY_TOKEN_FILE", str(tmp_path / "token"))

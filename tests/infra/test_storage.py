@@ -9,7 +9,7 @@ from threading import Barrier
 import pytest
 
 from infra.errors import AlreadyExists, Missing, StorageError
-from infra.storage import Storage
+from infra.storage.storage import Storage
 from tests.infra.stores import RACEABLE, another_client
 
 
@@ -34,6 +34,8 @@ LOOKS: dict[str, Callable[[Storage], object]] = {
     "walk": lambda storage: sorted(storage.walk("")) == ["folder/a", "folder/b"],
     "exists": lambda storage: storage.exists("folder/b"),
 }
+
+
 REPLACEMENTS: dict[str, Callable[[Storage], None]] = {
     "create": lambda storage: storage.create("folder/b", b"3"),
     "publish": lambda storage: storage.publish("folder/a", "folder/b"),
@@ -135,7 +137,9 @@ class TestConformance:
         assert look(storage)
 
     @pytest.mark.parametrize("replace", REPLACEMENTS.values(), ids=REPLACEMENTS.keys())
-    def test_what_another_writer_made_since_is_not_replaced(self, storage: Storage, replace: Callable[[Storage], None]) -> None:
+    def test_what_another_writer_made_since_is_not_replaced(
+        self, storage: Storage, replace: Callable[[Storage], None]
+    ) -> None:
         listed_before(storage)
         another_client(storage).create("folder/b", b"2")
         with pytest.raises(AlreadyExists):

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from infra.errors import AlreadyExists, Missing, StorageError
-from infra.storage import Storage
+from infra.storage.storage import Storage
 from tests.infra.stores import fresh_url
 
 WRITES = {
@@ -21,7 +21,10 @@ WRITES = {
 
 def test_the_probe_refuses_a_store_that_ignores_exclusive_create() -> None:
     storage = Storage(fresh_url("forgetful"))
-    with pytest.raises(StorageError, match=r"^forgetful://root-\w+: this store lets a second writer replace .* use a store that honours it"):
+    with pytest.raises(
+        StorageError,
+        match=r"^forgetful://root-\w+: this store lets a second writer replace .* use a store that honours it",
+    ):
         storage.refuse_without_exclusive_create()
     assert list(storage.walk("")) == []
     assert not storage.filesystem.store
@@ -45,7 +48,9 @@ def test_a_root_below_a_file_is_a_storage_error(tmp_path: Path, write: Callable[
 
 
 @pytest.mark.parametrize("write", [WRITES["write"], WRITES["create"]], ids=["write", "create"])
-def test_a_file_where_a_folder_is_needed_is_not_a_lost_race(tmp_path: Path, write: Callable[[Storage, str], None]) -> None:
+def test_a_file_where_a_folder_is_needed_is_not_a_lost_race(
+    tmp_path: Path, write: Callable[[Storage, str], None]
+) -> None:
     storage = Storage(str(tmp_path))
     storage.write("folder", b"in the way")
     with pytest.raises(StorageError, match="a part of this path is a file, not a folder") as caught:
@@ -82,7 +87,7 @@ def test_uploading_a_local_file_that_is_not_there_is_missing(storage: Storage, t
 
 def test_a_writer_killed_in_the_middle_leaves_nothing_to_be_seen(tmp_path: Path) -> None:
     """The process ends between writing its bytes and naming them: `os.link` is the last step of a create."""
-    program = "import os, sys; from infra.storage import Storage\nos.link = lambda *_: os._exit(9)\nStorage(sys.argv[1]).create('a/receipt', b'half')"
+    program = "import os, sys; from infra.storage.storage import Storage\nos.link = lambda *_: os._exit(9)\nStorage(sys.argv[1]).create('a/receipt', b'half')"
     ended = subprocess.run([sys.executable, "-c", program, str(tmp_path)], cwd=Path(__file__).parents[2], check=False)
     storage = Storage(str(tmp_path))
     assert ended.returncode == 9

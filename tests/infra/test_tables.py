@@ -11,17 +11,33 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from infra.errors import Corrupt, Missing, StorageError
-from infra.storage import Storage
-from infra.tables import GROUP_ROWS, TableFormat, decode_arrow, encode_arrow, open_parquet, read_rows, write_parquet
+from infra.formats.tables import (
+    GROUP_ROWS,
+    TableFormat,
+    decode_arrow,
+    encode_arrow,
+    open_parquet,
+    read_rows,
+    write_parquet,
+)
+from infra.storage.storage import Storage
 from tests.strategies import LAW
 
 SCORES = TableFormat("scores", 2, (pa.field("id", pa.string(), nullable=False), pa.field("score", pa.float32())))
+
+
 URL = "memory://tables/rows.parquet"
 
 
 def samples(rows: int) -> pa.Table:
     """Rows with an id, a number and a null here and there."""
-    return pa.table({"id": [f"s{i}" for i in range(rows)], "number": list(range(rows)), "maybe": [None if i % 3 else i for i in range(rows)]})
+    return pa.table(
+        {
+            "id": [f"s{i}" for i in range(rows)],
+            "number": list(range(rows)),
+            "maybe": [None if i % 3 else i for i in range(rows)],
+        }
+    )
 
 
 def write_groups(url: str, groups: list[int]) -> pa.Table:
@@ -48,14 +64,21 @@ def test_any_range_equals_slicing(groups: list[int], batch_rows: int, data: st.D
     table = write_groups(URL, groups)
     start, stop = sorted(data.draw(st.tuples(st.integers(0, sum(groups)), st.integers(0, sum(groups)))))
     columns = data.draw(st.lists(st.sampled_from(table.column_names), unique=True, min_size=1))
-    assert collect(URL, start, stop, columns, batch_rows) == table.slice(start, stop - start).select(columns).to_pylist()
+    assert (
+        collect(URL, start, stop, columns, batch_rows) == table.slice(start, stop - start).select(columns).to_pylist()
+    )
     assert all(0 < batch.num_rows <= batch_rows for batch in read_rows(URL, start, stop, columns, batch_rows))
 
 
-@pytest.mark.parametrize(("groups", "start", "stop", "end"), [([4, 4], 6, 9, 8), ([4, 4], 8, 9, 8), ([4, 4], 20, 30, 8), ([3], 0, 4, 3), ([], 0, 1, 0)])
+@pytest.mark.parametrize(
+    ("groups", "start", "stop", "end"),
+    [([4, 4], 6, 9, 8), ([4, 4], 8, 9, 8), ([4, 4], 20, 30, 8), ([3], 0, 4, 3), ([], 0, 1, 0)],
+)
 def test_missing_rows_raise(groups: list[int], start: int, stop: int, end: int) -> None:
     write_groups(URL, groups)
-    with pytest.raises(StorageError, match=f"rows.parquet: ends at row {end}, rows up to {stop} were expected; was it replaced"):
+    with pytest.raises(
+        StorageError, match=f"rows.parquet: ends at row {end}, rows up to {stop} were expected; was it replaced"
+    ):
         collect(URL, start, stop, ["id"])
 
 
@@ -90,7 +113,9 @@ def test_a_column_that_is_not_there_is_refused() -> None:
         collect(URL, 0, 3, ["id", "labels"])
 
 
-@pytest.mark.parametrize("content", [b"", b"no Parquet here", b"PAR1" + bytes(20) + b"PAR1"], ids=["empty", "text", "magic only"])
+@pytest.mark.parametrize(
+    "content", [b"", b"no Parquet here", b"PAR1" + bytes(20) + b"PAR1"], ids=["empty", "text", "magic only"]
+)
 def test_what_is_no_parquet_file_is_refused_by_name(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "input.parquet"
     path.write_bytes(content)
@@ -117,7 +142,9 @@ def test_a_reader_that_stops_early_closes_the_file(tmp_path: Path) -> None:
 
 def scores(rows: int) -> pa.Table:
     """A table of the format under test."""
-    return pa.table({"id": [f"s{i}" for i in range(rows)], "score": [float(i) for i in range(rows)]}, schema=SCORES.schema)
+    return pa.table(
+        {"id": [f"s{i}" for i in range(rows)], "score": [float(i) for i in range(rows)]}, schema=SCORES.schema
+    )
 
 
 def labelled(rows: int, name: str, version: str) -> bytes:
@@ -137,7 +164,10 @@ def test_older_versions_are_read() -> None:
 
 
 REFUSALS = {
-    "newer": (labelled(2, "scores", "3"), r"^here: table 'scores' has version 3, this mad reads up to 2; upgrade mad to read it$"),
+    "newer": (
+        labelled(2, "scores", "3"),
+        r"^here: table 'scores' has version 3, this mad reads up to 2; upgrade mad to read it$",
+    ),
     "another kind": (labelled(2, "rows", "2"), r"^here: expected a table 'scores', found 'rows'$"),
     "no kind": (encode_arrow(samples(2)), r"^here: expected a table 'scores', found None$"),
     "no number": (labelled(2, "scores", "two"), r"^here: expected a table 'scores'"),
@@ -160,7 +190,10 @@ def test_a_flipped_bit_anywhere_in_an_arrow_file_is_refused_or_without_meaning()
         damaged = bytearray(good)
         damaged[position] ^= 1 << position % 8
         try:
-            assert decode_arrow(bytes(damaged), SCORES, "here").select(["id", "score"]).to_pylist() == scores(5).to_pylist()
+            assert (
+                decode_arrow(bytes(damaged), SCORES, "here").select(["id", "score"]).to_pylist()
+                == scores(5).to_pylist()
+            )
         except Corrupt:
             refused += 1
     assert refused > len(good) * 0.9

@@ -94,7 +94,11 @@ def error_document(code: str, message: str = "because") -> bytes:
 def error_answer(status: str, code: str) -> bytes:
     """A whole HTTP answer with such an error, the last on its connection."""
     document = error_document(code)
-    return b"HTTP/1.1 %s\r\nConnection: close\r\nContent-Length: %d\r\n\r\n%s" % (status.encode(), len(document), document)
+    return b"HTTP/1.1 %s\r\nConnection: close\r\nContent-Length: %d\r\n\r\n%s" % (
+        status.encode(),
+        len(document),
+        document,
+    )
 
 
 @contextmanager

@@ -8,7 +8,7 @@ import torch
 import yaml
 from pydantic import JsonValue
 
-from pipeline.config import merge
+from pipeline.config.audit_config import merge
 from tests.jobs.workshop import prepare, small_config
 
 Configure = Callable[..., Path]

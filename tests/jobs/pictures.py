@@ -9,8 +9,14 @@ from numpy.typing import NDArray
 from PIL import Image
 
 Pixels = NDArray[np.uint8]
+
+
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
+
+
 OVERFLOWS, STEEP = (255, 0, 0), (0, 0, 255)
+
+
 MARKED = '''
 """The demo's classifier, with logits that overflow for a red first pixel and an infinite slope for a blue one."""
 
@@ -85,11 +91,20 @@ def unreadable(good: bytes) -> dict[str, tuple[bytes | None, str]]:
         "empty": (b"", "unreadable: the image is empty"),
         "text": (b"a picture", "unreadable: not an image"),
         "truncated": (good[:-40], "unreadable: corrupt image (image file is truncated)"),
-        "damaged": (good[:50] + b"\0\xff" * 8 + good[66:], "unreadable: corrupt image (broken data stream when reading image file)"),
-        "large": (png(Image.new("1", (8193, 8192))), "unreadable: the image has 8193 x 8192 pixels, more than 67,108,864"),
+        "damaged": (
+            good[:50] + b"\0\xff" * 8 + good[66:],
+            "unreadable: corrupt image (broken data stream when reading image file)",
+        ),
+        "large": (
+            png(Image.new("1", (8193, 8192))),
+            "unreadable: the image has 8193 x 8192 pixels, more than 67,108,864",
+        ),
         "promised": (png_header(50_000, 50_000), "unreadable: the image has more than 67,108,864 pixels"),
         "16-bit": (sixteen_bits, "unreadable: the image has more than 8 bits a channel (mode I;16)"),
-        "9x7": (png(Image.new("RGB", (7, 9))), "unreadable: the image is 9 x 7 pixels, the first trusted one 8 x 8; set data.preprocess.size"),
+        "9x7": (
+            png(Image.new("RGB", (7, 9))),
+            "unreadable: the image is 9 x 7 pixels, the first trusted one 8 x 8; set data.preprocess.size",
+        ),
         "overflows": (marked(good, OVERFLOWS), "nonfinite"),
         "steep": (marked(good, STEEP), "nonfinite"),
     }

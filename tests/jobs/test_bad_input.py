@@ -5,26 +5,51 @@ from pathlib import Path
 import pytest
 from pydantic import JsonValue
 
-from pipeline.config import merge
+from pipeline.config.audit_config import merge
 from tests.jobs.command import Json, mad, published, section, table
 from tests.jobs.conftest import Configure
 from tests.jobs.workshop import AUDITED, MARKER, small_config
 
 REFUSED: dict[str, tuple[Json, tuple[str, ...]]] = {
-    "no trusted file": ({"data": {"trusted": "none.parquet"}}, ("data.trusted: no usable file", "none.parquet: no such file")),
-    "no audited file": ({"data": {"audited": ["none.parquet"]}}, ("data.audited: no usable file", "none.parquet: no such file")),
-    "an empty glob": ({"data": {"audited": "night/*.parquet"}}, ("data.audited", "night/*.parquet: no file matches this glob", "/night/*.parquet)")),
-    "a file named twice": ({"data": {"audited": ["audited.parquet", "audite?.parquet"]}}, ("data.audited names audited.parquet twice",)),
+    "no trusted file": (
+        {"data": {"trusted": "none.parquet"}},
+        ("data.trusted: no usable file", "none.parquet: no such file"),
+    ),
+    "no audited file": (
+        {"data": {"audited": ["none.parquet"]}},
+        ("data.audited: no usable file", "none.parquet: no such file"),
+    ),
+    "an empty glob": (
+        {"data": {"audited": "night/*.parquet"}},
+        ("data.audited", "night/*.parquet: no file matches this glob", "/night/*.parquet)"),
+    ),
+    "a file named twice": (
+        {"data": {"audited": ["audited.parquet", "audite?.parquet"]}},
+        ("data.audited names audited.parquet twice",),
+    ),
     "no trusted rows": ({"data": {"trusted": "empty.parquet"}}, ("data.trusted", "empty.parquet: has no rows")),
     "no audited rows": ({"data": {"audited": "empty.parquet"}}, ("data.audited", "empty.parquet: has no rows")),
-    "not Parquet": ({"data": {"audited": "not-parquet.parquet"}}, ("not-parquet.parquet: not a readable Parquet file",)),
+    "not Parquet": (
+        {"data": {"audited": "not-parquet.parquet"}},
+        ("not-parquet.parquet: not a readable Parquet file",),
+    ),
     "a folder": ({"data": {"audited": "."}}, (".: is a folder, not a file", "./*.parquet")),
     "no such column": (
         {"data": {"columns": {"image": "picture"}}},
-        ("trusted.parquet: has no column 'picture' (data.columns.image)", "columns there: id (string), image (struct<bytes: binary", "label (int64)"),
+        (
+            "trusted.parquet: has no column 'picture' (data.columns.image)",
+            "columns there: id (string), image (struct<bytes: binary",
+            "label (int64)",
+        ),
     ),
-    "no such label": ({"data": {"columns": {"label": "digit"}}}, ("trusted.parquet: has no column 'digit' (data.columns.label)", "columns there: id (string)")),
-    "no such truth": ({"data": {"columns": {"anomalous": "bad"}}}, ("audited.parquet: has no column 'bad' (data.columns.anomalous)", "anomalous (bool)")),
+    "no such label": (
+        {"data": {"columns": {"label": "digit"}}},
+        ("trusted.parquet: has no column 'digit' (data.columns.label)", "columns there: id (string)"),
+    ),
+    "no such truth": (
+        {"data": {"columns": {"anomalous": "bad"}}},
+        ("audited.parquet: has no column 'bad' (data.columns.anomalous)", "anomalous (bool)"),
+    ),
     "images as text": (
         {"data": {"audited": "text.parquet"}},
         (
@@ -51,27 +76,67 @@ REFUSED: dict[str, tuple[Json, tuple[str, ...]]] = {
     ),
     "weights of other names": (
         {"weights": "renamed.safetensors"},
-        ("weights renamed.safetensors do not fit", "2 missing in the file: 0.weight, 8.bias", "1 unknown to the architecture: stem.weight"),
+        (
+            "weights renamed.safetensors do not fit",
+            "2 missing in the file: 0.weight, 8.bias",
+            "1 unknown to the architecture: stem.weight",
+        ),
     ),
     "no weights": ({"weights": "none.safetensors"}, ("none.safetensors: no such file",)),
-    "weights that are text": ({"weights": "not-tensors.safetensors"}, ("weights not-tensors.safetensors: not a readable safetensors file",)),
-    "weights of another kind": ({"weights": "audited.parquet"}, ("weights audited.parquet: expected .safetensors, or a state dict as .pt or .pth",)),
-    "a list as weights": ({"weights": "list.pt"}, ("weights list.pt: holds no state dict, that is a mapping of parameter names to tensors",)),
-    "a full pickle": ({"weights": "full.pt"}, ("weights full.pt: refused, because it is a full pickle", "save the state dict alone", "safetensors")),
-    "a trap": ({"weights": "trap.pt"}, ("weights trap.pt: refused, because it is a full pickle, and loading one runs whatever code it holds",)),
+    "weights that are text": (
+        {"weights": "not-tensors.safetensors"},
+        ("weights not-tensors.safetensors: not a readable safetensors file",),
+    ),
+    "weights of another kind": (
+        {"weights": "audited.parquet"},
+        ("weights audited.parquet: expected .safetensors, or a state dict as .pt or .pth",),
+    ),
+    "a list as weights": (
+        {"weights": "list.pt"},
+        ("weights list.pt: holds no state dict, that is a mapping of parameter names to tensors",),
+    ),
+    "a full pickle": (
+        {"weights": "full.pt"},
+        ("weights full.pt: refused, because it is a full pickle", "save the state dict alone", "safetensors"),
+    ),
+    "a trap": (
+        {"weights": "trap.pt"},
+        ("weights trap.pt: refused, because it is a full pickle, and loading one runs whatever code it holds",),
+    ),
     "a bare trap": ({"weights": "bare-trap.pth"}, ("weights bare-trap.pth: refused, because it is a full pickle",)),
-    "no package": ({"architecture": "zoo.nets:build"}, ("architecture zoo.nets: importing it", "is it installed", "No module named 'zoo'")),
+    "no package": (
+        {"architecture": "zoo.nets:build"},
+        ("architecture zoo.nets: importing it", "is it installed", "No module named 'zoo'"),
+    ),
     "no code": ({"architecture": "nets.py:build"}, ("architecture nets.py: no such file (/", "/nets.py)")),
-    "no function": ({"architecture": "pipeline.demo.network:digit_cn"}, ("has no function 'digit_cn'; did you mean 'digit_cnn'?",)),
-    "no function in a file": ({"architecture": "raising.py:biuld"}, ("raising.py has no function 'biuld'; did you mean 'build'?",)),
-    "no name of a function": ({"architecture": "raising.py"}, ("architecture raising.py: expected file.py:function or package.module:function",)),
-    "raises": ({"architecture": "raising.py:build"}, ("architecture raising.py:build: failed with RuntimeError: no such width",)),
+    "no function": (
+        {"architecture": "pipeline.demo.network:digit_cn"},
+        ("has no function 'digit_cn'; did you mean 'digit_cnn'?",),
+    ),
+    "no function in a file": (
+        {"architecture": "raising.py:biuld"},
+        ("raising.py has no function 'biuld'; did you mean 'build'?",),
+    ),
+    "no name of a function": (
+        {"architecture": "raising.py"},
+        ("architecture raising.py: expected file.py:function or package.module:function",),
+    ),
+    "raises": (
+        {"architecture": "raising.py:build"},
+        ("architecture raising.py:build: failed with RuntimeError: no such width",),
+    ),
     "raises when imported": (
         {"architecture": "importing.py:build"},
         ("architecture importing.py: importing it", "No module named 'a_package_that_nobody_has'"),
     ),
-    "no Python": ({"architecture": "invalid.py:build"}, ("architecture invalid.py: importing it", "SyntaxError", "line 1")),
-    "no module": ({"architecture": "raising.py:number"}, ("architecture raising.py:number: returned an object of type int, not a torch.nn.Module",)),
+    "no Python": (
+        {"architecture": "invalid.py:build"},
+        ("architecture invalid.py: importing it", "SyntaxError", "line 1"),
+    ),
+    "no module": (
+        {"architecture": "raising.py:number"},
+        ("architecture raising.py:number: returned an object of type int, not a torch.nn.Module",),
+    ),
     "unknown kwargs": (
         {"kwargs": {"depth": 3}},
         ("architecture pipeline.demo.network:digit_cnn: failed with TypeError", "unexpected keyword argument 'depth'"),
@@ -80,8 +145,14 @@ REFUSED: dict[str, tuple[Json, tuple[str, ...]]] = {
         {"architecture": "tuples.py:build"},
         ("architecture tuples.py:build: expected logits (samples, classes) from a forward pass", "of type tuple"),
     ),
-    "no such layer": ({"estimator": {"layers": ["conv*"]}}, ("conv*: this pattern matches no layer; layers here: 0, 2, 5, 8",)),
-    "no layer left": ({"estimator": {"layers": ["*", "!*"]}}, ("* !*: these patterns together exclude every layer; layers here: 0, 2, 5, 8",)),
+    "no such layer": (
+        {"estimator": {"layers": ["conv*"]}},
+        ("conv*: this pattern matches no layer; layers here: 0, 2, 5, 8",),
+    ),
+    "no layer left": (
+        {"estimator": {"layers": ["*", "!*"]}},
+        ("* !*: these patterns together exclude every layer; layers here: 0, 2, 5, 8",),
+    ),
     "a target out of reach": (
         {"calibration": {"target": {"fpr": 0.001}}},
         (
@@ -93,6 +164,8 @@ REFUSED: dict[str, tuple[Json, tuple[str, ...]]] = {
         ),
     ),
 }
+
+
 CASES = {name: pytest.param(own, parts, id=name) for name, (own, parts) in REFUSED.items()}
 
 
@@ -114,7 +187,9 @@ def refuse(command: str, config: Path, root: Path) -> str:
 
 @pytest.mark.parametrize("command", ["plan", "run"])
 @pytest.mark.parametrize(("own", "parts"), CASES.values())
-def test_the_only_model_cannot_be_audited(own: Json, parts: tuple[str, ...], command: str, configure: Configure, root: Path) -> None:
+def test_the_only_model_cannot_be_audited(
+    own: Json, parts: tuple[str, ...], command: str, configure: Configure, root: Path
+) -> None:
     complaint = refuse(command, configure(models=with_model(own)), root)
     assert complaint.startswith("model digits: ")
     assert [part for part in parts if part not in complaint] == []

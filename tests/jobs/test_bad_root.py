@@ -24,7 +24,9 @@ CONFIGS: dict[str, tuple[dict[str, JsonValue], str]] = {
 
 @pytest.mark.parametrize("command", ["plan", "run"])
 @pytest.mark.parametrize(("sections", "expected"), CONFIGS.values(), ids=CONFIGS)
-def test_a_wrong_config(sections: dict[str, JsonValue], expected: str, command: str, configure: Configure, root: Path) -> None:
+def test_a_wrong_config(
+    sections: dict[str, JsonValue], expected: str, command: str, configure: Configure, root: Path
+) -> None:
     assert refuse(command, configure(**sections), root).startswith(expected)
 
 
@@ -47,13 +49,24 @@ def test_no_config(text: str | None, expected: str, command: str, tmp_path: Path
 @pytest.mark.parametrize(
     ("file", "expected"),
     [
-        (("notes.txt", "mine"), "/root: not a root, because it holds files (notes.txt) but no mad.json; name an empty or new folder, or an earlier root"),
-        (("mad.json", '{"format": 2, "audit": "a"}'), "/root/mad.json: written in format 2, this mad reads up to 1; upgrade mad to read it"),
+        (
+            ("notes.txt", "mine"),
+            "/root: not a root, because it holds files (notes.txt) but no mad.json; name an empty or new folder, or an earlier root",
+        ),
+        (
+            ("mad.json", '{"format": 2, "audit": "a"}'),
+            "/root/mad.json: written in format 2, this mad reads up to 1; upgrade mad to read it",
+        ),
         (("mad.json", '{"format": 1'), "/root/mad.json: cannot be read (the document: Invalid JSON"),
-        (("mad.json", "{}"), "/root/mad.json: cannot be read (audit: Field required); it is damaged, or written by a newer mad"),
+        (
+            ("mad.json", "{}"),
+            "/root/mad.json: cannot be read (audit: Field required); it is damaged, or written by a newer mad",
+        ),
     ],
 )
-def test_a_folder_that_is_no_root_or_a_newer_one(file: tuple[str, str], expected: str, command: str, configure: Configure, root: Path) -> None:
+def test_a_folder_that_is_no_root_or_a_newer_one(
+    file: tuple[str, str], expected: str, command: str, configure: Configure, root: Path
+) -> None:
     root.mkdir()
     name, text = file
     (root / name).write_text(text)
@@ -84,14 +97,18 @@ def test_a_store_without_exclusive_create(configure: Configure) -> None:
     config = configure(root="forgetful://zoo")
     ended = mad("run", config)
     assert (ended.code, ended.out) == (2, "")
-    assert ended.complaint.startswith("forgetful://zoo: this store lets a second writer replace a file that must be created once (it ignores exclusive create")
+    assert ended.complaint.startswith(
+        "forgetful://zoo: this store lets a second writer replace a file that must be created once (it ignores exclusive create"
+    )
     assert "use a store that honours it: a local disk, Amazon S3, Ceph RGW or MinIO" in ended.complaint
     assert not [path for path in ForgetfulFileSystem.store if "/zoo" in path]
 
 
 @pytest.mark.parametrize("command", ["plan", "run"])
 def test_a_root_of_an_unknown_protocol(command: str, configure: Configure, root: Path) -> None:
-    assert refuse(command, configure(root="s4://zoo"), root).startswith("root s4://zoo: cannot be opened (Protocol not known: s4)")
+    assert refuse(command, configure(root="s4://zoo"), root).startswith(
+        "root s4://zoo: cannot be opened (Protocol not known: s4)"
+    )
 
 
 @pytest.mark.parametrize(
@@ -130,7 +147,9 @@ def test_a_plan_that_cannot_fit_is_shown_and_not_run(configure: Configure, root:
         (16, "scoring", "lower estimator.projection.rank, or use fewer trusted samples, or grant more"),
     ],
 )
-def test_the_remedy_belongs_to_the_stage_that_needs_most(rank: int, stage: str, remedy: str, configure: Configure) -> None:
+def test_the_remedy_belongs_to_the_stage_that_needs_most(
+    rank: int, stage: str, remedy: str, configure: Configure
+) -> None:
     config = configure(run={"memory_per_worker": "600MiB"}, estimator={"projection": {"rank": rank}})
     ended = mad("run", config)
     assert ended.code == 3
@@ -138,7 +157,9 @@ def test_the_remedy_belongs_to_the_stage_that_needs_most(rank: int, stage: str, 
     assert ended.complaint.endswith(remedy)
 
 
-def test_without_preprocess_images_go_in_scaled_only_and_the_summary_says_so(configure: Configure, inputs: Path) -> None:
+def test_without_preprocess_images_go_in_scaled_only_and_the_summary_says_so(
+    configure: Configure, inputs: Path
+) -> None:
     path = configure()
     raw = yaml.safe_load(path.read_text())
     del raw["data"]["preprocess"]
@@ -147,4 +168,6 @@ def test_without_preprocess_images_go_in_scaled_only_and_the_summary_says_so(con
     assert ended.code == 0
     assert "data.preprocess is not given: images go in scaled to [0, 1] only" in ended.summary["warnings"]
     assert "data.preprocess is not given: images go in scaled to [0, 1] only" in mad("run", path).out
-    assert not [line for line in mad("run", configure(), "--output", "json").summary["warnings"] if "preprocess" in line]
+    assert not [
+        line for line in mad("run", configure(), "--output", "json").summary["warnings"] if "preprocess" in line
+    ]

@@ -12,14 +12,20 @@ import pytest
 import yaml
 
 from jobs.main import app
-from pipeline.config import AuditConfig
+from pipeline.config.audit_config import AuditConfig
 from tests.jobs.command import mad, published, section, table, tasks
 from tests.jobs.conftest import Configure
 from tests.jobs.workshop import AUDITED, TRUSTED
 
 COMMANDS = ("demo", "init", "plan", "run", "rescore", "sweep", "status", "verify", "inspect", "report", "explain", "gc")
+
+
 REPOSITORY = Path(__file__).parents[2]
+
+
 HEAVY = ("torch", "zarr", "pyarrow", "pydantic", "dask", "numpy", "fsspec", "sklearn", "yaml")
+
+
 STAGES = ("gradients", "curvature", "scoring", "reporting")
 
 
@@ -29,7 +35,13 @@ def test_help_lists_every_command_and_the_exit_codes() -> None:
     assert [name for name in COMMANDS if f"\n  {name} " not in ended.out] == []
     assert len(app.registered_commands) == len(COMMANDS)
     text = " ".join(ended.out.split())
-    for meaning in ("0 done", "1 a model, file or task failed", "2 usage, config, model or data wrong", "3 cannot fit", "4 done, and a model has the verdict"):
+    for meaning in (
+        "0 done",
+        "1 a model, file or task failed",
+        "2 usage, config, model or data wrong",
+        "3 cannot fit",
+        "4 done, and a model has the verdict",
+    ):
         assert meaning in text
 
 
@@ -39,7 +51,9 @@ def test_every_command_explains_itself(command: str, spelling: str) -> None:
     ended = mad(command, spelling)
     assert (ended.code, ended.err) == (0, "")
     assert ended.out.startswith(f"Usage: mad {command} ")
-    assert [option for option in ("--output <text|json>", "-v, --verbose", "-q, --quiet") if option not in ended.out] == []
+    assert [
+        option for option in ("--output <text|json>", "-v, --verbose", "-q, --quiet") if option not in ended.out
+    ] == []
 
 
 def test_the_version_is_the_installed_one() -> None:
@@ -53,7 +67,10 @@ def test_the_version_is_the_installed_one() -> None:
         ([], "Usage: mad "),
         (["audit"], "No such command 'audit'"),
         (["run"], "Missing argument 'CONFIG'"),
-        (["run", "a.yaml", "--until", "scores"], "'scores' is not one of 'gradients', 'curvature', 'scoring', 'reporting'"),
+        (
+            ["run", "a.yaml", "--until", "scores"],
+            "'scores' is not one of 'gradients', 'curvature', 'scoring', 'reporting'",
+        ),
         (["run", "a.yaml", "--executor", "dask"], "'dask' is not one of 'serial'"),
         (["plan", "a.yaml", "--output", "xml"], "'xml' is not one of 'text', 'json'"),
         (["report", "root", "--top", "-1"], "Invalid value for '--top'"),
@@ -76,7 +93,10 @@ def test_init_writes_an_example_that_holds_the_defaults(tmp_path: Path) -> None:
     folder = tmp_path / "new" / "audit"
     ended = mad("init", folder)
     assert (ended.code, ended.err) == (0, "")
-    assert ended.out == f"{folder}/audit.yaml is written; put your models and data into it, then: mad plan {folder}/audit.yaml\n"
+    assert (
+        ended.out
+        == f"{folder}/audit.yaml is written; put your models and data into it, then: mad plan {folder}/audit.yaml\n"
+    )
     (model,) = AuditConfig.load(folder / "audit.yaml").models
     raw = yaml.safe_load((folder / "audit.yaml").read_text())
     optional = ("estimator", "curvature", "score", "calibration", "run")
@@ -113,7 +133,10 @@ def test_demo_audits_and_the_second_demo_has_nothing_to_do(digits: Path, root: P
         assert heading == ["model", "verdict", "audited", "flagged", "not", "scored", "target", "AUROC", "TPR", "FPR"]
         assert row[:4] == ["digits", "unusual", "inputs", str(len(table(root, "digits")))]
         assert f"page: {root}/report/index.html" in ended.out.splitlines()
-        assert f"config: {root}-inputs/audit.yaml (change it, then: mad run {root}-inputs/audit.yaml)" in ended.out.splitlines()
+        assert (
+            f"config: {root}-inputs/audit.yaml (change it, then: mad run {root}-inputs/audit.yaml)"
+            in ended.out.splitlines()
+        )
     assert (root / "report" / "index.html").read_text().startswith("<!doctype html>")
     assert "gradients: 2 of 2 tasks, 0 of them reused" in first.err
     assert [line.rpartition(",")[0] for line in second.err.splitlines()] == [
@@ -145,7 +168,11 @@ def test_plan_shows_what_a_run_will_do_and_writes_nothing(configure: Configure, 
         "cannot_fit": {},
     }
     model = section(document, "models", "digits")
-    assert (model["trusted"], model["audited"], model["refused_files"]) == ({"trusted.parquet": TRUSTED}, {"audited.parquet": AUDITED}, {})
+    assert (model["trusted"], model["audited"], model["refused_files"]) == (
+        {"trusted.parquet": TRUSTED},
+        {"audited.parquet": AUDITED},
+        {},
+    )
     layers = section(model, "layers")
     assert list(section(layers, "covered")) == ["0.weight", "2.weight", "5.weight", "8.weight"]
     assert (layers["fallback"], layers["not_covered"]) == ([], {})
@@ -154,7 +181,13 @@ def test_plan_shows_what_a_run_will_do_and_writes_nothing(configure: Configure, 
     assert not root.exists()
     text = mad("plan", config)
     assert text.out.splitlines()[:2] == [f"root: {root}", "stages: gradients, curvature, scoring, reporting"]
-    assert text.out.splitlines()[3].split()[:5] == ["digits", str(TRUSTED), str(AUDITED), str(model["tasks"]), str(model["row_numbers"])]
+    assert text.out.splitlines()[3].split()[:5] == [
+        "digits",
+        str(TRUSTED),
+        str(AUDITED),
+        str(model["tasks"]),
+        str(model["row_numbers"]),
+    ]
     assert not root.exists()
     ran = mad("run", config, "--output", "json").summary
     assert tasks(ran)["gradients"] == (model["tasks"], 0)
@@ -173,7 +206,13 @@ def test_run_prints_results_on_stdout_and_progress_on_stderr(configure: Configur
     text = mad("run", config)
     assert text.code == 0
     assert text.out.startswith("run 20")
-    assert text.out.splitlines()[2].split()[:5] == ["digits", "unusual", "inputs", str(AUDITED), str(section(first.summary, "counts")["flagged"])]
+    assert text.out.splitlines()[2].split()[:5] == [
+        "digits",
+        "unusual",
+        "inputs",
+        str(AUDITED),
+        str(section(first.summary, "counts")["flagged"]),
+    ]
     assert f"digits: same scores as run {first.document['run_id']}" in text.out.splitlines()
     quiet = mad("run", config, "-q")
     assert (quiet.code, quiet.err) == (0, "")
@@ -184,8 +223,17 @@ def test_run_until_a_stage_publishes_nothing_and_the_next_run_goes_on(configure:
     config = configure()
     ended = mad("run", config, "--until", "gradients", "--output", "json")
     assert ended.code == 0
-    assert {name: run for name, (run, _) in tasks(ended.summary).items()} == {"gradients": 3, "curvature": 0, "scoring": 0, "reporting": 0}
-    assert sorted(path.name for path in root.iterdir() if not path.name.startswith(".")) == ["digits", "mad.json", "runs"]
+    assert {name: run for name, (run, _) in tasks(ended.summary).items()} == {
+        "gradients": 3,
+        "curvature": 0,
+        "scoring": 0,
+        "reporting": 0,
+    }
+    assert sorted(path.name for path in root.iterdir() if not path.name.startswith(".")) == [
+        "digits",
+        "mad.json",
+        "runs",
+    ]
     assert [path.name for path in (root / "digits").iterdir()] == ["gradients"]
     assert "stopped after a stage, as asked" in mad("status", root).out
     rest = mad("run", config, "--output", "json")
@@ -207,7 +255,10 @@ def test_a_verdict_may_be_an_exit_code(configure: Configure, root: Path) -> None
 def test_an_unknown_verdict_is_refused_before_anything_runs(configure: Configure, root: Path) -> None:
     ended = mad("run", configure(), "--fail-on", "alarm")
     assert (ended.code, ended.out) == (2, "")
-    assert ended.complaint == "--fail-on 'alarm': there is no such verdict; verdicts: 'nothing unusual', 'unusual inputs', 'cannot tell'"
+    assert (
+        ended.complaint
+        == "--fail-on 'alarm': there is no such verdict; verdicts: 'nothing unusual', 'unusual inputs', 'cannot tell'"
+    )
     assert not root.exists()
 
 

@@ -23,13 +23,20 @@ def test_a_file_whose_images_are_damaged_costs_its_rows_only(configure: Configur
     assert {str(row["status"]).partition(":")[0] for row in lost} == {"failed"}
     assert "Corrupt snappy compressed data" in str(lost[0]["status"])
     assert [(row["source"], row["row"]) for row in lost] == [(bad, number) for number in range(AUDITED)]
-    assert {(row["flagged"], row["score"], row["p_value"], row["q_value"], row["prediction"]) for row in lost} == {(False, None, None, None, -1)}
+    assert {(row["flagged"], row["score"], row["p_value"], row["q_value"], row["prediction"]) for row in lost} == {
+        (False, None, None, None, -1)
+    }
     assert section(ended.summary, "counts")["failed"] == AUDITED
-    assert "task given up, tried again by the next run" in mad("run", configure(data={"audited": ["audited.parquet", bad]})).out
+    assert (
+        "task given up, tried again by the next run"
+        in mad("run", configure(data={"audited": ["audited.parquet", bad]})).out
+    )
 
 
 def test_a_file_whose_ids_are_damaged_leaves_the_others_audited(configure: Configure, root: Path) -> None:
-    ended = mad("run", configure(data={"audited": ["audited.parquet", "audited-damaged-id.parquet"]}), "--output", "json")
+    ended = mad(
+        "run", configure(data={"audited": ["audited.parquet", "audited-damaged-id.parquet"]}), "--output", "json"
+    )
     assert ended.code == 1
     assert [row["status"] for row in table(root, "digits") if row["source"] == "audited.parquet"] == ["ok"] * AUDITED
 
@@ -52,9 +59,16 @@ def test_two_columns_of_one_name(command: str, configure: Configure, root: Path)
     ids=["with truth", "spelt otherwise"],
 )
 def test_a_file_of_both_splits(trusted: str, audited: list[JsonValue], configure: Configure, root: Path) -> None:
-    ended = mad("run", configure(data={"trusted": trusted, "audited": audited}, calibration={"target": {"fpr": 0.2}}), "--output", "json")
+    ended = mad(
+        "run",
+        configure(data={"trusted": trusted, "audited": audited}, calibration={"target": {"fpr": 0.2}}),
+        "--output",
+        "json",
+    )
     assert ended.code == 0
-    assert [row["status"] for row in table(root, "digits")] == ["ok"] * int(str(section(ended.summary, "counts")["audited"]))
+    assert [row["status"] for row in table(root, "digits")] == ["ok"] * int(
+        str(section(ended.summary, "counts")["audited"])
+    )
     assert [line for line in ended.summary["warnings"] if "share their id with a trusted one" in str(line)]
 
 
@@ -65,7 +79,14 @@ def test_an_architecture_that_leaves_python(command: str, configure: Configure, 
 
 
 def test_an_architecture_that_prints_leaves_stdout_alone(configure: Configure) -> None:
-    ended = mad("run", configure(models=with_model({"architecture": "talking.py:build"})), "--until", "gradients", "--output", "json")
+    ended = mad(
+        "run",
+        configure(models=with_model({"architecture": "talking.py:build"})),
+        "--until",
+        "gradients",
+        "--output",
+        "json",
+    )
     assert ended.code == 0
     assert list(section(ended.document, "models")) == ["digits"]
     assert "loading the network" in ended.err
@@ -75,19 +96,27 @@ def test_an_architecture_with_a_dataclass_and_postponed_annotations(configure: C
     assert mad("plan", configure(models=with_model({"architecture": "dataclass.py:build"}))).code == 0
 
 
-def test_a_plan_leaves_no_bytecode_beside_the_code(configure: Configure, inputs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_plan_leaves_no_bytecode_beside_the_code(
+    configure: Configure, inputs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(sys, "dont_write_bytecode", False)
-    (inputs / "plain.py").write_text("from pipeline.demo.network import digit_cnn\n\n\ndef build():\n    return digit_cnn()\n")
+    (inputs / "plain.py").write_text(
+        "from pipeline.demo.network import digit_cnn\n\n\ndef build():\n    return digit_cnn()\n"
+    )
     assert mad("plan", configure(models=with_model({"architecture": "plain.py:build"}))).code == 0
     assert not (inputs / "__pycache__").exists()
 
 
-def test_the_code_that_runs_is_the_code_whose_digest_is_recorded(configure: Configure, inputs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_code_that_runs_is_the_code_whose_digest_is_recorded(
+    configure: Configure, inputs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(sys, "dont_write_bytecode", False)
     digests = []
     for width in (16, 99):
         code = inputs / "changing.py"
-        code.write_text(f"from pipeline.demo.network import digit_cnn\n\n\ndef build():\n    return digit_cnn({width})\n")
+        code.write_text(
+            f"from pipeline.demo.network import digit_cnn\n\n\ndef build():\n    return digit_cnn({width})\n"
+        )
         os.utime(code, (1_800_000_000, 1_800_000_000))
         ended = mad("plan", configure(models=with_model({"architecture": "changing.py:build"})), "--output", "json")
         digests.append(section(ended.document, "models", "digits")["digest"] if ended.code == 0 else "does not fit")
@@ -96,7 +125,10 @@ def test_the_code_that_runs_is_the_code_whose_digest_is_recorded(configure: Conf
 
 UNCLEAR: dict[str, tuple[Json, str]] = {
     "a page instead of weights": ({"weights": "page.pt"}, "weights page.pt: not a checkpoint of torch"),
-    "a value instead of a function": ({"architecture": "raising.py:layers"}, "'layers' in raising.py is no function, but of type int"),
+    "a value instead of a function": (
+        {"architecture": "raising.py:layers"},
+        "'layers' in raising.py is no function, but of type int",
+    ),
 }
 
 
@@ -105,7 +137,9 @@ def test_the_reason_is_the_right_one(own: Json, expected: str, configure: Config
     assert expected in refuse("plan", configure(models=with_model(own)), root)
 
 
-def test_a_pickle_of_a_recent_protocol_is_refused_like_any_other(configure: Configure, inputs: Path, root: Path) -> None:
+def test_a_pickle_of_a_recent_protocol_is_refused_like_any_other(
+    configure: Configure, inputs: Path, root: Path
+) -> None:
     complaint = refuse("run", configure(models=with_model({"weights": "recent-trap.pth"})), root)
     assert "weights recent-trap.pth: refused, because it is a full pickle" in complaint
     assert not (inputs / MARKER).exists()

@@ -48,14 +48,24 @@ def saved(folder: Path, source: str, shapes: Mapping[str, tuple[int, ...]]) -> J
     """A model's section, its source and random weights of these shapes in the folder."""
     (folder / "own.py").write_text(source)
     generator = torch.Generator().manual_seed(0)
-    save_file({name: 0.3 * torch.randn(shape, generator=generator) for name, shape in shapes.items()}, folder / "own.safetensors")
+    save_file(
+        {name: 0.3 * torch.randn(shape, generator=generator) for name, shape in shapes.items()},
+        folder / "own.safetensors",
+    )
     return {"name": "own", "architecture": "own.py:Net", "weights": "own.safetensors"}
 
 
 @pytest.fixture
 def own_kind(inputs: Path) -> Json:
     """Of a layer that has no formula."""
-    shapes = {"stem.weight": (16, 192), "stem.bias": (16,), "shift": (1, 16), "mixing.mixing": (2, 16, 16), "head.weight": (10, 16), "head.bias": (10,)}
+    shapes = {
+        "stem.weight": (16, 192),
+        "stem.bias": (16,),
+        "shift": (1, 16),
+        "mixing.mixing": (2, 16, 16),
+        "head.weight": (10, 16),
+        "head.bias": (10,),
+    }
     return saved(inputs, SOURCE, shapes)
 
 
@@ -63,19 +73,35 @@ def own_kind(inputs: Path) -> Json:
 def recurrent(inputs: Path) -> Json:
     """Of a layer that cannot be computed for many samples at once."""
     shapes = {"weight_ih_l0": (48, 24), "weight_hh_l0": (48, 12), "bias_ih_l0": (48,), "bias_hh_l0": (48,)}
-    return saved(inputs, RECURRENT, {**{f"cells.{name}": shape for name, shape in shapes.items()}, "head.weight": (10, 12), "head.bias": (10,)})
+    return saved(
+        inputs,
+        RECURRENT,
+        {**{f"cells.{name}": shape for name, shape in shapes.items()}, "head.weight": (10, 12), "head.bias": (10,)},
+    )
 
 
-def test_the_plan_and_the_summary_list_what_the_fallback_takes(own_kind: Json, configure: Configure, root: Path) -> None:
+def test_the_plan_and_the_summary_list_what_the_fallback_takes(
+    own_kind: Json, configure: Configure, root: Path
+) -> None:
     config = configure(models=[own_kind], estimator={"parameters": "all"})
     layers = section(mad("plan", config, "--output", "json").document, "models", "own", "layers")
-    assert list(section(layers, "covered")) == ["shift", "stem.weight", "stem.bias", "mixing.mixing", "head.weight", "head.bias"]
+    assert list(section(layers, "covered")) == [
+        "shift",
+        "stem.weight",
+        "stem.bias",
+        "mixing.mixing",
+        "head.weight",
+        "head.bias",
+    ]
     assert (layers["fallback"], layers["not_covered"]) == (["mixing.mixing"], {})
     cost = section(layers, "fallback_cost", "mixing.mixing")
     assert (cost["module"], cost["gradient_bytes"]) == ("mixing", 4 * 512)
     assert cost["parameters_share"] == pytest.approx(512 / (192 * 16 + 16 + 16 + 512 + 160 + 10))
     text = mad("plan", config).out
-    assert "own: by the fallback: mixing.mixing: mixing, with 14 % of the model's parameters, runs forward and backward once more" in text
+    assert (
+        "own: by the fallback: mixing.mixing: mixing, with 14 % of the model's parameters, runs forward and backward once more"
+        in text
+    )
     assert "a whole gradient of 2.0 KiB" in text
     ended = mad("run", config, "--output", "json")
     assert section(ended.document, "models", "own", "layers")["fallback"] == ["mixing.mixing"]

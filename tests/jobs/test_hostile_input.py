@@ -11,12 +11,14 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
-from infra.files import digest
-from pipeline.sources.ids import LONGEST_ID, ids_of
+from infra.storage.files import digest
+from pipeline.data.ids import LONGEST_ID, ids_of
 from tests.jobs.command import Ended, Json, mad, section, table
 from tests.jobs.workshop import small_config, small_tables
 
 ESCAPE = "\x1b]0;owned\x07\x1b[2J\x1b[31mred"
+
+
 HOSTILE = {
     "an escape sequence": ESCAPE.encode(),
     "a C1 escape": "\x9b2J".encode(),
@@ -34,7 +36,11 @@ HOSTILE = {
     "a megabyte": b"long-" + b"x" * (1 << 20),
     "empty": b"",
 }
+
+
 FILE = f"inputs-{ESCAPE}\n<script>document.title='owned'</script>.parquet".replace("/", "\u2215")
+
+
 CONTROL = re.compile("[\x00-\x09\x0b-\x1f\x7f-\x9f\u202a-\u202e]")
 
 
@@ -73,7 +79,10 @@ def audit(digits: Path, tmp_path_factory: pytest.TempPathFactory) -> Audited:
     images = audited["image"].to_pylist()[-len(HOSTILE) :] + [{"bytes": ESCAPE.encode(), "path": None}] * len(HOSTILE)
     clean = audited.slice(0, 20)
     rows = pa.table(
-        {"id": strings([name.encode() for name in clean["id"].to_pylist()] + raw), "image": pa.array(clean["image"].to_pylist() + images, clean["image"].type)}
+        {
+            "id": strings([name.encode() for name in clean["id"].to_pylist()] + raw),
+            "image": pa.array(clean["image"].to_pylist() + images, clean["image"].type),
+        }
     )
     pq.write_table(rows, folder / FILE)
     config = small_config(folder / "root")
@@ -86,7 +95,9 @@ def audit(digits: Path, tmp_path_factory: pytest.TempPathFactory) -> Audited:
 
 def test_every_hostile_sample_has_its_row_and_is_scored_or_says_why(audit: Audited) -> None:
     assert [row["sample_id"] for row in audit.rows[20:]] == audit.ids
-    assert [row["status"] for row in audit.rows] == ["ok"] * (20 + len(HOSTILE)) + ["unreadable: not an image"] * len(HOSTILE)
+    assert [row["status"] for row in audit.rows] == ["ok"] * (20 + len(HOSTILE)) + ["unreadable: not an image"] * len(
+        HOSTILE
+    )
     assert sum(bool(row["flagged"]) for row in audit.rows[20:]) > len(HOSTILE) / 2
 
 
@@ -107,7 +118,12 @@ def shown(ended: Ended) -> str:
 
 def test_no_command_prints_what_a_terminal_would_obey(audit: Audited) -> None:
     shown(audit.ended)
-    for command in (("report", audit.root, "--top", "50"), ("status", audit.root), ("inspect", audit.root), ("verify", audit.root)):
+    for command in (
+        ("report", audit.root, "--top", "50"),
+        ("status", audit.root),
+        ("inspect", audit.root),
+        ("verify", audit.root),
+    ):
         text = shown(mad(*command))
         assert "\nforged" not in text
     for name in dict.fromkeys(audit.ids):

@@ -37,10 +37,14 @@ MAD = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); 
 
 def test_an_interrupted_run_ends_at_once_and_is_resumed(inputs: Path, configure: Configure, root: Path) -> None:
     (inputs / "stalling.py").write_text(SOURCE)
-    config = configure(models=[{"name": "digits", "architecture": "stalling.py:build", "weights": "digits.safetensors"}])
+    config = configure(
+        models=[{"name": "digits", "architecture": "stalling.py:build", "weights": "digits.safetensors"}]
+    )
     command = [sys.executable, "-c", MAD, "run", str(config)]
     environment = {**os.environ, "STALL_IN": str(root)}
-    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(
+        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
         deadline = time.monotonic() + 120
         while not (root / "stalled").exists():
             assert process.poll() is None, process.communicate()

@@ -31,7 +31,11 @@ def copy(finished: tuple[Path, Ended], tmp_path: Path) -> Path:
 
 
 def snapshot(root: Path) -> dict[str, tuple[int, int]]:
-    return {str(path.relative_to(root)): (path.stat().st_mtime_ns, path.stat().st_size) for path in root.rglob("*") if path.is_file()}
+    return {
+        str(path.relative_to(root)): (path.stat().st_mtime_ns, path.stat().st_size)
+        for path in root.rglob("*")
+        if path.is_file()
+    }
 
 
 def test_status_lists_runs_and_verdicts(finished: tuple[Path, Ended]) -> None:
@@ -45,19 +49,30 @@ def test_status_lists_runs_and_verdicts(finished: tuple[Path, Ended]) -> None:
         [str(ran.document["run_id"]), "completed"],
         [],
         ["model", "latest", "verdict", "audited", "flagged", "of", "run"],
-        ["digits", "unusual", "inputs", str(AUDITED), str(section(ran.summary, "counts")["flagged"]), str(ran.document["run_id"])],
+        [
+            "digits",
+            "unusual",
+            "inputs",
+            str(AUDITED),
+            str(section(ran.summary, "counts")["flagged"]),
+            str(ran.document["run_id"]),
+        ],
     ]
     document = mad("status", root, "--output", "json").document
     (run,) = document["runs"]
     assert (document["root"], run["run_id"], run["state"]) == (str(root), ran.document["run_id"], "completed")
-    assert section(document, "models", "digits") == {name: ran.summary[name] for name in ("run_id", "verdict", "counts")}
+    assert section(document, "models", "digits") == {
+        name: ran.summary[name] for name in ("run_id", "verdict", "counts")
+    }
     assert snapshot(root) == before
 
 
 def test_status_never_cuts_an_id(copy: Path) -> None:
     (run,) = (path.name for path in (copy / "runs").iterdir())
     outcome = copy / "runs" / run / "_outcome.json"
-    outcome.write_text(outcome.read_text().replace('"failures": {}', f'"failures": {{"other": "{"no such file " * 40}"}}'))
+    outcome.write_text(
+        outcome.read_text().replace('"failures": {}', f'"failures": {{"other": "{"no such file " * 40}"}}')
+    )
     assert f"\n{run}  completed, with failures" in mad("status", copy).out
 
 
@@ -79,7 +94,11 @@ def test_verify_reads_all_and_finds_nothing(finished: tuple[Path, Ended]) -> Non
     assert mad("verify", root, "-q").err == ""
     found = mad("verify", root, "--output", "json").document
     receipts = sum("/receipts/" in path for path in before)
-    files = sum(path.startswith("digits/") and not any(other in path for other in ("/receipts/", "/manifests/", "digits/summary.json")) for path in before)
+    files = sum(
+        path.startswith("digits/")
+        and not any(other in path for other in ("/receipts/", "/manifests/", "digits/summary.json"))
+        for path in before
+    )
     assert {name: found[name] for name in ("receipts", "files", "tables", "problems", "unclaimed_attempts")} == {
         "receipts": receipts,
         "files": files,
@@ -105,6 +124,8 @@ def lie(path: Path) -> None:
 
 
 CHANGED, SHORTER = "its contents changed since it was written (SHA-256 differs)", "bytes were written"
+
+
 DAMAGE: dict[str, tuple[str, Callable[[Path], None], str]] = {
     "a bit of a shard": ("digits/gradients/*/*/*/*/rows/c/0/0", flip, CHANGED),
     "a bit of the samples": ("digits/gradients/*/*/*/*/samples.arrow", flip, CHANGED),
@@ -114,7 +135,11 @@ DAMAGE: dict[str, tuple[str, Callable[[Path], None], str]] = {
     "a part": ("digits/scoring/*/*/*/*/scores.parquet", Path.unlink, "no such file"),
     "a bit of the table": ("digits/scores/run=*/*.parquet", flip, CHANGED),
     "the table": ("digits/scores/run=*/*.parquet", Path.unlink, "missing, though run 20"),
-    "a receipt": ("digits/gradients/*/*/receipts/*.json", Path.unlink, "missing or unreadable, though the manifest digits/gradients/"),
+    "a receipt": (
+        "digits/gradients/*/*/receipts/*.json",
+        Path.unlink,
+        "missing or unreadable, though the manifest digits/gradients/",
+    ),
     "a receipt's end": ("digits/scoring/*/*/receipts/*.json", truncate, "it is damaged, or written by a newer mad"),
     "a manifest of rows": ("digits/gradients/*/*/manifests/*.json", Path.unlink, "missing, though run 20"),
     "a manifest of scores": ("digits/scoring/*/*/manifests/*.json", Path.unlink, "missing, though run 20"),
@@ -152,7 +177,10 @@ def test_what_verify_advises_mends_what_it_found(finished: tuple[Path, Ended], i
     shard = next(copy.glob("digits/gradients/*/*/*/*/rows/c/0/0"))
     flip(shard)
     ended = mad("verify", copy)
-    assert (ended.code, "to compute anew what is damaged, and nothing else: mad run CONFIG --repair" in ended.out) == (1, True)
+    assert (ended.code, "to compute anew what is damaged, and nothing else: mad run CONFIG --repair" in ended.out) == (
+        1,
+        True,
+    )
     assert mad("run", config, "--repair").code == 0
     again = mad("verify", copy)
     assert again.code == 0
@@ -193,10 +221,15 @@ def test_report_and_status_say_what_the_latest_run_could_not_audit(inputs: Path,
     config, raw = inputs / "gone.yaml", small_config(copy)
     (model,) = raw["models"] if isinstance(raw["models"], list) else ()
     assert isinstance(model, dict)
-    config.write_text(yaml.safe_dump({**raw, "models": [{**model, "name": "other"}, {**model, "weights": "gone.safetensors"}]}))
+    config.write_text(
+        yaml.safe_dump({**raw, "models": [{**model, "name": "other"}, {**model, "weights": "gone.safetensors"}]})
+    )
     assert mad("run", config).code == 1
     ended = mad("report", copy)
-    assert "digits: not audited in the latest run: weights gone.safetensors: " in ended.out and "; shown is run 20" in ended.out
+    assert (
+        "digits: not audited in the latest run: weights gone.safetensors: " in ended.out
+        and "; shown is run 20" in ended.out
+    )
     assert "gone.safetensors" in str(mad("report", copy, "--output", "json").document["failures"])
     assert "digits: weights gone.safetensors" in mad("status", copy).out
 
@@ -217,7 +250,9 @@ def test_verify_counts_what_an_interrupted_task_left_as_harmless(copy: Path) -> 
     assert "1 attempts that no receipt names, left by interrupted tasks; harmless" in ended.out
 
 
-def test_inspect_shows_a_root_a_model_and_a_stage(finished: tuple[Path, Ended], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_inspect_shows_a_root_a_model_and_a_stage(
+    finished: tuple[Path, Ended], monkeypatch: pytest.MonkeyPatch
+) -> None:
     root, ran = finished
     assert [line.split()[:4] for line in mad("inspect", root).out.splitlines()[1:]] == [
         ["digits", "gradients", "3", str(TRUSTED + AUDITED)],
@@ -257,7 +292,9 @@ def test_inspect_of_what_is_not_there(below: str, expected: str, finished: tuple
 @pytest.mark.parametrize("top", [0, 3, 10_000])
 def test_report_lists_the_most_anomalous_flagged_samples(top: int, finished: tuple[Path, Ended]) -> None:
     root, ran = finished
-    flagged = sorted((row for row in table(root, "digits") if row["flagged"]), key=lambda row: -float(str(row["score"])))
+    flagged = sorted(
+        (row for row in table(root, "digits") if row["flagged"]), key=lambda row: -float(str(row["score"]))
+    )
     ended = mad("report", root, "--top", str(top), "--output", "json")
     assert (ended.code, ended.err, ended.document["page"]) == (0, "", f"{root}/report/index.html")
     listed: list[Json] = ended.summary["top"]
@@ -284,12 +321,19 @@ def test_reading_what_is_no_root(command: str, tmp_path: Path) -> None:
     (tmp_path / "folder").mkdir()
     (tmp_path / "folder" / "notes.txt").write_text("mine")
     (tmp_path / "empty").mkdir()
-    nothing, files = "not a root, there is nothing here; `mad run CONFIG` makes one", "not a root, because it holds files (notes.txt) but no mad.json"
+    nothing, files = (
+        "not a root, there is nothing here; `mad run CONFIG` makes one",
+        "not a root, because it holds files (notes.txt) but no mad.json",
+    )
     for name, expected in (("none", nothing), ("empty", nothing), ("folder", files)):
         ended = mad(command, tmp_path / name)
         assert (ended.code, ended.out) == (2, "")
         assert ended.complaint.startswith(f"{tmp_path}/{name}: {expected}")
-    assert sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*")) == ["empty", "folder", "folder/notes.txt"]
+    assert sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*")) == [
+        "empty",
+        "folder",
+        "folder/notes.txt",
+    ]
 
 
 @pytest.mark.parametrize("command", ["status", "verify", "inspect", "report"])

@@ -7,14 +7,18 @@ from pathlib import Path
 import pytest
 import yaml
 
-from infra.storage import Storage
+from infra.storage.storage import Storage
 from tests.infra.stores import S3_KINDS, fresh_url
 from tests.jobs.command import Ended, mad, section, tasks
 from tests.jobs.test_reading import flip, lie, truncate
 from tests.jobs.workshop import AUDITED, small_config
 
 NONE = {"gradients": 0, "curvature": 0, "scoring": 0, "reporting": 0}
+
+
 Damage = Callable[[Path], None]
+
+
 DAMAGE: dict[str, tuple[str, Damage, dict[str, int]]] = {
     "a bit of a shard": ("digits/gradients/*/*/*/*/rows/c/0/0", flip, {"gradients": 1}),
     "the end of a shard": ("digits/gradients/*/*/*/*/rows/c/0/0", truncate, {"gradients": 1}),
@@ -82,7 +86,9 @@ def hit(copy: Path, pattern: str, damage: Damage) -> Path:
 
 
 @pytest.mark.parametrize(("pattern", "damage", "again"), DAMAGE.values(), ids=DAMAGE)
-def test_what_is_damaged_is_done_again_and_nothing_else(pattern: str, damage: Damage, again: dict[str, int], copy: Path, repair: Callable[..., Ended]) -> None:
+def test_what_is_damaged_is_done_again_and_nothing_else(
+    pattern: str, damage: Damage, again: dict[str, int], copy: Path, repair: Callable[..., Ended]
+) -> None:
     (table,) = copy.glob("digits/scores/run=*/*.parquet")
     published, summary = table.read_bytes(), (copy / "digits/summary.json").read_bytes()
     path = hit(copy, pattern, damage)
@@ -90,7 +96,9 @@ def test_what_is_damaged_is_done_again_and_nothing_else(pattern: str, damage: Da
     ended = repair("--repair")
     assert ended.code == 0, ended.err
     assert {stage: ran for stage, (ran, _) in tasks(ended.summary).items()} == {**NONE, **again}
-    assert str(path) in ended.err or (damage is Path.unlink and "manifests" in pattern) or "summary.json" in pattern, "the repair does not say what it found"
+    assert str(path) in ended.err or (damage is Path.unlink and "manifests" in pattern) or "summary.json" in pattern, (
+        "the repair does not say what it found"
+    )
     assert table.read_bytes() == published
     assert {found.read_bytes() for found in copy.glob("digits/scores/run=*/*.parquet")} == {published}
     assert section(ended.summary, "counts")["audited"] == AUDITED and summary
@@ -111,7 +119,9 @@ READ_AGAIN: dict[str, tuple[str, Damage, str, dict[str, object]]] = {
 
 
 @pytest.mark.parametrize("what", READ_AGAIN)
-def test_a_stage_that_would_read_it_refuses_and_publishes_nothing(what: str, copy: Path, repair: Callable[..., Ended]) -> None:
+def test_a_stage_that_would_read_it_refuses_and_publishes_nothing(
+    what: str, copy: Path, repair: Callable[..., Ended]
+) -> None:
     """A changed setting makes the next stage read what is damaged."""
     pattern, damage, setting, values = READ_AGAIN[what]
     path = hit(copy, pattern, damage)
@@ -133,7 +143,9 @@ def test_files_that_are_not_mads_are_left_alone(copy: Path, repair: Callable[...
     assert notes.read_text() == "mine"
 
 
-def test_a_root_that_is_whole_or_new_is_repaired_without_a_word(copy: Path, repair: Callable[..., Ended], inputs: Path, tmp_path: Path) -> None:
+def test_a_root_that_is_whole_or_new_is_repaired_without_a_word(
+    copy: Path, repair: Callable[..., Ended], inputs: Path, tmp_path: Path
+) -> None:
     ended = repair("--repair")
     assert ended.code == 0
     assert {ran for ran, _ in tasks(ended.summary).values()} == {0}

@@ -40,10 +40,16 @@ def nights(inputs: Path, tmp_path_factory: pytest.TempPathFactory) -> Nights:
     ids = [night(folder, models=[NET, {**NET, "name": "early"}]) for _ in range(2)]
     stopped = night(folder, "--until", "gradients", models=[NET])
     audited = pq.read_table(folder / "audited.parquet")
-    more = audited.take([AUDITED - 3, AUDITED - 2, AUDITED - 1]).set_column(0, "id", pa.array(["more-0", "more-1", "more-2"]))
+    more = audited.take([AUDITED - 3, AUDITED - 2, AUDITED - 1]).set_column(
+        0, "id", pa.array(["more-0", "more-1", "more-2"])
+    )
     pq.write_table(more, folder / "more.parquet")
     preprocess = small_config(folder)["data"]["preprocess"]  # type: ignore[index, call-overload]
-    data: JsonValue = {"trusted": "trusted.parquet", "audited": ["audited.parquet", "more.parquet"], "preprocess": preprocess}
+    data: JsonValue = {
+        "trusted": "trusted.parquet",
+        "audited": ["audited.parquet", "more.parquet"],
+        "preprocess": preprocess,
+    }
     ids.append(night(folder, models=[NET, {**NET, "name": "late"}], data=data))
     return Nights(folder / "root", tuple(ids), stopped)
 
@@ -66,11 +72,15 @@ def test_the_zoo_and_each_model_are_compared_with_the_run_that_is_named(nights: 
     models = section(found, "models")
     assert set(models) == {"digits", "early", "late"} and models["late"] is None
     assert section(models, "early", "after")["run_id"] == nights.runs[1], "no later run audited it"
-    old, new = (set(table.filter(table["flagged"])["sample_id"].to_pylist()) for table in (nights.table(0), nights.table(2)))
+    old, new = (
+        set(table.filter(table["flagged"])["sample_id"].to_pylist()) for table in (nights.table(0), nights.table(2))
+    )
     difference = section(models, "digits", "difference")
     listed = section(difference, "newly_flagged")["samples"]
     assert isinstance(listed, list)
-    assert {str(flag["sample_id"]): flag["known"] for flag in listed if isinstance(flag, dict)} == {name: "more" not in name for name in new - old}
+    assert {str(flag["sample_id"]): flag["known"] for flag in listed if isinstance(flag, dict)} == {
+        name: "more" not in name for name in new - old
+    }
     assert any("more" in name for name in new) and section(difference, "no_longer_flagged")["count"] == len(old - new)
     assert (section(models, "digits")["changed"], difference["common"]) == ([], AUDITED)
     assert section(ended.document, "models").keys() == models.keys(), "the ordinary report is there too"
@@ -78,7 +88,10 @@ def test_the_zoo_and_each_model_are_compared_with_the_run_that_is_named(nights: 
 
 def test_a_run_of_the_same_results_shares_its_table_and_differs_in_nothing(nights: Nights) -> None:
     assert not (nights.root / "digits" / "scores" / f"run={nights.runs[1]}").exists()
-    first, second = (section(mad("report", nights.root, "--since", run, "--output", "json").document, "since", "models") for run in nights.runs[:2])
+    first, second = (
+        section(mad("report", nights.root, "--since", run, "--output", "json").document, "since", "models")
+        for run in nights.runs[:2]
+    )
     assert section(second, "digits", "before")["same_as"] == nights.runs[0]
     assert first["digits"] == {**section(second, "digits"), "before": section(first, "digits", "before")}
     assert section(first, "early", "difference") == {
@@ -96,14 +109,21 @@ def test_the_text_names_what_a_person_would_look_at(nights: Nights) -> None:
     assert f"since run {nights.runs[0]}:" in lines and "models added: late" in lines and "models gone: early" in lines
     (line,) = (line.split() for line in lines if line.startswith("digits ") and nights.runs[0] in line)
     document = mad("report", nights.root, "--since", nights.runs[0], "--output", "json").document
-    fresh, settled = (section(document, "since", "models", "digits", "difference", kind)["count"] for kind in ("newly_flagged", "no_longer_flagged"))
+    fresh, settled = (
+        section(document, "since", "models", "digits", "difference", kind)["count"]
+        for kind in ("newly_flagged", "no_longer_flagged")
+    )
     assert line[-5:] == [str(fresh), "0", str(settled), "0", "nothing"]
     assert f"digits: 2 of {fresh} samples newly flagged, the most anomalous first" in lines
     assert lines[-1] == f"page: {nights.root}/report/index.html"
 
 
 def test_the_first_part_of_an_id_is_enough_where_it_is_one_runs(nights: Nights) -> None:
-    length = next(length for length in range(1, 30) if sum(run.startswith(nights.runs[0][:length]) for run in (*nights.runs, nights.stopped)) == 1)
+    length = next(
+        length
+        for length in range(1, 30)
+        if sum(run.startswith(nights.runs[0][:length]) for run in (*nights.runs, nights.stopped)) == 1
+    )
     document = mad("report", nights.root, "--since", nights.runs[0][:length], "--output", "json").document
     assert section(document, "since")["before"] == nights.runs[0]
 

@@ -8,9 +8,9 @@ import pyarrow.parquet as pq
 import pytest
 from pydantic import JsonValue
 
-from infra.storage import Storage
-from pipeline.artifacts.layout import review_file
+from infra.storage.storage import Storage
 from pipeline.artifacts.reviews import read_review
+from pipeline.root.layout import review_file
 from tests.jobs.command import Ended, mad, published, section, tasks
 from tests.jobs.conftest import Configure
 
@@ -35,20 +35,33 @@ def test_reviewed_samples_are_marked_and_not_counted_as_new(configure: Configure
     first = run(configure(calibration={"target": {"fpr": 0.03}}))
     few = flagged(root)
     second = run(configure(calibration={"target": {"fpr": 0.5}}))
-    found = section(mad("report", root, "--since", str(first.document["run_id"]), "--output", "json", "--top", "100").document, "since", "models", "digits")
+    found = section(
+        mad("report", root, "--since", str(first.document["run_id"]), "--output", "json", "--top", "100").document,
+        "since",
+        "models",
+        "digits",
+    )
     new = [str(flag["sample_id"]) for flag in section(found, "difference", "newly_flagged")["samples"]]  # type: ignore[union-attr, index]
     assert len(new) > 3
-    write_csv(inputs / "review.csv", {new[0]: "benign", new[1]: "anomalous", few[0]: "benign", "never-audited": "benign"})
+    write_csv(
+        inputs / "review.csv", {new[0]: "benign", new[1]: "anomalous", few[0]: "benign", "never-audited": "benign"}
+    )
     third = run(configure(calibration={"target": {"fpr": 0.5}}, review="review.csv"))
     assert third.summary["same_as"] == second.document["run_id"], "a review is no part of a table"
     assert all(ran == 0 for ran, _ in tasks(third.summary).values()), "nor of any key"
-    document = mad("report", root, "--since", str(first.document["run_id"]), "--output", "json", "--top", "100").document
+    document = mad(
+        "report", root, "--since", str(first.document["run_id"]), "--output", "json", "--top", "100"
+    ).document
     fresh = section(document, "since", "models", "digits", "difference", "newly_flagged")
     assert (fresh["count"], fresh["reviewed"]) == (len(new) - 2, 2)
     assert [flag["sample_id"] for flag in fresh["samples"]] == new[2:]  # type: ignore[union-attr, index]
     assert section(document, "models", "digits")["reviewed"] == {"anomalous": 1, "benign": 2}
     top = {str(row["sample_id"]): row["review"] for row in section(document, "models", "digits")["top"]}  # type: ignore[union-attr, index]
-    assert {name: said for name, said in top.items() if said} == {new[0]: "benign", new[1]: "anomalous", few[0]: "benign"}
+    assert {name: said for name, said in top.items() if said} == {
+        new[0]: "benign",
+        new[1]: "anomalous",
+        few[0]: "benign",
+    }
     text = mad("report", root, "--top", "100").out
     assert "digits: reviewed of the flagged: 1 anomalous, 2 benign" in text.splitlines()
     assert "3 reviewed: 1 anomalous, 2 benign" in (root / "report" / "digits.html").read_text()
@@ -56,13 +69,17 @@ def test_reviewed_samples_are_marked_and_not_counted_as_new(configure: Configure
 
 
 @pytest.mark.parametrize("form", ["csv", "parquet", "parquet of numbers"])
-def test_a_review_is_kept_with_the_run_as_it_was_read(configure: Configure, inputs: Path, root: Path, form: str) -> None:
+def test_a_review_is_kept_with_the_run_as_it_was_read(
+    configure: Configure, inputs: Path, root: Path, form: str
+) -> None:
     verdicts = {"7": "camera fault", "12": "benign"}
     if form == "csv":
         (inputs / "review.csv").write_text("verdict,id\n camera fault ,7\n\nbenign,12\nbenign,12\n")
     else:
         ids: JsonValue = [7, 12] if "numbers" in form else ["7", "12"]
-        pq.write_table(pa.table({"id": ids, "verdict": list(verdicts.values()), "note": [1, 2]}), inputs / "review.parquet")
+        pq.write_table(
+            pa.table({"id": ids, "verdict": list(verdicts.values()), "note": [1, 2]}), inputs / "review.parquet"
+        )
     config = configure(review="review.csv" if form == "csv" else str(inputs / "review.parquet"))
     ended = run(config)
     run_id = str(ended.document["run_id"])
@@ -81,16 +98,34 @@ BAD: dict[str, tuple[str | pa.Table | None, str]] = {
         "sample_id,said\na,benign\n",
         "has no column verdict; columns there: sample_id, said; expected a Parquet or CSV file with a column",
     ),
-    "a CSV without ids": ("sample,verdict\na,benign\n", "has no column sample_id or id; columns there: sample, verdict"),
+    "a CSV without ids": (
+        "sample,verdict\na,benign\n",
+        "has no column sample_id or id; columns there: sample, verdict",
+    ),
     "an empty file": ("", "not a readable CSV file"),
     "a ragged CSV": ("sample_id,verdict\na,benign,c\n", "not a readable CSV file"),
-    "a row without a verdict": ("sample_id,verdict\na,benign\nb,\n", "row 1 has no verdict; fill it in, or take the row out"),
+    "a row without a verdict": (
+        "sample_id,verdict\na,benign\nb,\n",
+        "row 1 has no verdict; fill it in, or take the row out",
+    ),
     "a row without an id": ("sample_id,verdict\n,benign\n", "row 0 has no sample id"),
-    "two verdicts": ("sample_id,verdict\na,benign\na,anomalous\n", "says two things of sample 'a', 'benign' and, in row 1, 'anomalous'; keep one"),
-    "an essay": (f"sample_id,verdict\na,{'x' * 101}\n", "the verdict of row 0 has 101 characters, at most 100 are kept; say it shorter"),
+    "two verdicts": (
+        "sample_id,verdict\na,benign\na,anomalous\n",
+        "says two things of sample 'a', 'benign' and, in row 1, 'anomalous'; keep one",
+    ),
+    "an essay": (
+        f"sample_id,verdict\na,{'x' * 101}\n",
+        "the verdict of row 0 has 101 characters, at most 100 are kept; say it shorter",
+    ),
     "columns of one name": ("sample_id,verdict,verdict\na,b,c\n", "has several columns named 'verdict'"),
-    "Parquet of numbers as verdicts": (pa.table({"id": ["a"], "verdict": [1]}), "the column verdict is int64, expected text"),
-    "Parquet of decimal ids": (pa.table({"id": [1.5], "verdict": ["benign"]}), "the column id is double, expected text"),
+    "Parquet of numbers as verdicts": (
+        pa.table({"id": ["a"], "verdict": [1]}),
+        "the column verdict is int64, expected text",
+    ),
+    "Parquet of decimal ids": (
+        pa.table({"id": [1.5], "verdict": ["benign"]}),
+        "the column id is double, expected text",
+    ),
     "Parquet without either": (pa.table({"name": ["a"]}), "has no column sample_id or id; columns there: name"),
     "a null": (pa.table({"id": ["a", None], "verdict": ["benign", "benign"]}), "row 1 has no sample id"),
 }
@@ -98,7 +133,9 @@ BAD: dict[str, tuple[str | pa.Table | None, str]] = {
 
 @pytest.mark.parametrize("case", BAD)
 @pytest.mark.parametrize("command", ["run", "plan"])
-def test_a_bad_review_is_refused_before_anything_is_written(configure: Configure, inputs: Path, root: Path, case: str, command: str) -> None:
+def test_a_bad_review_is_refused_before_anything_is_written(
+    configure: Configure, inputs: Path, root: Path, case: str, command: str
+) -> None:
     content, said = BAD[case]
     path = inputs / ("bad-review.csv" if not isinstance(content, pa.Table) else "bad-review.parquet")
     path.unlink(missing_ok=True)

@@ -12,13 +12,17 @@ import pytest
 import yaml
 from pydantic import JsonValue
 
-from pipeline.config import merge
+from pipeline.config.audit_config import merge
 from tests.jobs.command import Ended, Json, mad, published, section, table, tasks
 from tests.jobs.pictures import MARKED, OVERFLOWS, STEEP, broken_tiff, grey, marked, unreadable
 from tests.jobs.workshop import AUDITED, TRUSTED, small_config, small_tables
 
 Bad = dict[str, tuple[bytes | None, str]]
+
+
 ROWS_PER_TASK = 8
+
+
 NO_SCORE: Json = dict.fromkeys(("score", "p_value", "q_value", "confidence", "leverage", "gradient_norm")) | {
     "prediction": -1,
     "mechanism": -1,
@@ -41,14 +45,21 @@ class Place:
         picture: bytes = self.audited["image"][0]["bytes"].as_py()
         return picture
 
-    def run(self, root: Path, rows: pa.Table, *arguments: str, trusted: pa.Table | None = None, **sections: JsonValue) -> Ended:
+    def run(
+        self, root: Path, rows: pa.Table, *arguments: str, trusted: pa.Table | None = None, **sections: JsonValue
+    ) -> Ended:
         """Audits these rows."""
         for name, content in (("rows", rows), ("trusted", self.trusted if trusted is None else trusted)):
             path = self.folder / f"{name}.parquet"
             if not path.exists() or not pq.read_table(path).equals(content):
                 pq.write_table(content, path)
         config = self.folder / "audit.yaml"
-        own: Json = {"data": {"audited": "rows.parquet", "preprocess": {"mean": [0.3, 0.3, 0.3], "std": [0.35, 0.35, 0.35], "size": None}}}
+        own: Json = {
+            "data": {
+                "audited": "rows.parquet",
+                "preprocess": {"mean": [0.3, 0.3, 0.3], "std": [0.35, 0.35, 0.35], "size": None},
+            }
+        }
         raw = merge(small_config(root), {**own, "run": {"rows_per_task": ROWS_PER_TASK, "batch_size": 5}})
         raw["models"] = [{"name": "digits", "architecture": "marked.py:build", "weights": "digits.safetensors"}]
         config.write_text(yaml.safe_dump(merge(raw, sections)))
@@ -96,13 +107,25 @@ def audit(place: Place, tmp_path_factory: pytest.TempPathFactory) -> Audited:
     first, again = (place.run(folder / "bad", stored) for _ in range(2))
     clean = place.run(folder / "clean", place.audited)
     runs = len(published(folder / "bad", "digits"))
-    return Audited(folder / "bad", bad, stored, first, again, table(folder / "bad", "digits"), runs, clean, table(folder / "clean", "digits"))
+    return Audited(
+        folder / "bad",
+        bad,
+        stored,
+        first,
+        again,
+        table(folder / "bad", "digits"),
+        runs,
+        clean,
+        table(folder / "clean", "digits"),
+    )
 
 
 def test_every_audited_sample_has_exactly_one_row_in_order(audit: Audited) -> None:
     assert (audit.first.code, audit.clean.code) == (0, 0)
     assert [row["sample_id"] for row in audit.rows] == [name or "" for name in audit.stored["id"].to_pylist()]
-    assert [(row["source"], row["row"]) for row in audit.rows] == [("rows.parquet", number) for number in range(audit.stored.num_rows)]
+    assert [(row["source"], row["row"]) for row in audit.rows] == [
+        ("rows.parquet", number) for number in range(audit.stored.num_rows)
+    ]
 
 
 def test_each_bad_row_says_why_and_has_no_score(audit: Audited) -> None:
@@ -117,7 +140,13 @@ def test_each_bad_row_says_why_and_has_no_score(audit: Audited) -> None:
 def test_the_summary_counts_them(audit: Audited) -> None:
     counts = section(audit.first.summary, "counts")
     flagged = sum(bool(row["flagged"]) for row in audit.rows)
-    expected = {"audited": AUDITED + len(audit.bad) + 1, "flagged": flagged, "nonfinite": 2, "unreadable": len(audit.bad) - 1, "failed": 0}
+    expected = {
+        "audited": AUDITED + len(audit.bad) + 1,
+        "flagged": flagged,
+        "nonfinite": 2,
+        "unreadable": len(audit.bad) - 1,
+        "failed": 0,
+    }
     assert {name: counts[name] for name in expected} == expected
     reasons = " ".join(section(audit.first.summary, "verdict")["reasons"])
     assert "2 samples have a gradient that is not finite; here they count as scores above all others" in reasons
@@ -127,7 +156,11 @@ def test_the_summary_counts_them(audit: Audited) -> None:
 def test_a_report_lists_gradients_that_are_not_finite_first(audit: Audited) -> None:
     scores = [float(str(row["score"])) for row in audit.rows if row["flagged"] and row["status"] == "ok"]
     listed = mad("report", audit.root, "--top", "3", "--output", "json").summary["top"]
-    assert [(row["status"], row["score"]) for row in listed] == [("nonfinite", None), ("nonfinite", None), ("ok", max(scores))]
+    assert [(row["status"], row["score"]) for row in listed] == [
+        ("nonfinite", None),
+        ("nonfinite", None),
+        ("ok", max(scores)),
+    ]
     text = mad("report", audit.root, "--top", "3").out
     assert "digits: the 3 most anomalous of its flagged samples" in text
     assert [line.split()[-1] for line in text.splitlines() if line.startswith("bad: ")] == ["nonfinite", "nonfinite"]
@@ -136,18 +169,33 @@ def test_a_report_lists_gradients_that_are_not_finite_first(audit: Audited) -> N
 def test_the_other_rows_are_as_if_the_bad_ones_were_not_there(audit: Audited) -> None:
     others = [row for row in audit.rows if row["status"] == "ok"]
     assert [row["sample_id"] for row in others] == [row["sample_id"] for row in audit.clean_rows]
-    for name, tolerance in (("score", 1e-6), ("p_value", 0), ("confidence", 1e-6), ("gradient_norm", 1e-4), ("prediction", 0), ("flagged", 0)):
+    for name, tolerance in (
+        ("score", 1e-6),
+        ("p_value", 0),
+        ("confidence", 1e-6),
+        ("gradient_norm", 1e-4),
+        ("prediction", 0),
+        ("flagged", 0),
+    ):
         assert [row[name] for row in others] == pytest.approx([row[name] for row in audit.clean_rows], abs=tolerance)
     assert len({row["score"] for row in others}) == AUDITED
 
 
 def test_the_next_run_tries_the_tasks_of_unreadable_rows_again_and_no_others(audit: Audited) -> None:
     numbers = [row["row"] for row in audit.rows if str(row["status"]).startswith("unreadable")]
-    retried, total = len({int(str(number)) // ROWS_PER_TASK for number in numbers}), -(-audit.stored.num_rows // ROWS_PER_TASK)
+    retried, total = (
+        len({int(str(number)) // ROWS_PER_TASK for number in numbers}),
+        -(-audit.stored.num_rows // ROWS_PER_TASK),
+    )
     trusted = TRUSTED // ROWS_PER_TASK
     assert 0 < retried < total
     assert tasks(audit.first.summary)["gradients"] == (total + trusted, 0)
-    assert tasks(audit.again.summary) == {"gradients": (retried, total - retried + trusted), "curvature": (0, 3), "scoring": (0, total), "reporting": (0, 1)}
+    assert tasks(audit.again.summary) == {
+        "gradients": (retried, total - retried + trusted),
+        "curvature": (0, 3),
+        "scoring": (0, total),
+        "reporting": (0, 1),
+    }
 
 
 def test_nothing_is_published_again_where_nothing_changed(audit: Audited) -> None:
@@ -159,7 +207,9 @@ def test_a_model_may_rather_fail_than_have_a_gradient_that_is_not_finite(place: 
     rows = place.with_bad({"overflows": unreadable(place.good)["overflows"]})
     ended = place.run(tmp_path / "root", rows, run={"on_nonfinite": "fail"})
     assert ended.code == 1
-    assert "1 gradients are not finite, the first of them in rows.parquet, and run.on_nonfinite is fail" in " ".join(ended.err.split())
+    assert "1 gradients are not finite, the first of them in rows.parquet, and run.on_nonfinite is fail" in " ".join(
+        ended.err.split()
+    )
     assert place.run(tmp_path / "other", rows, run={"on_nonfinite": "flag"}).code == 0
 
 
@@ -190,7 +240,9 @@ def test_a_picture_that_is_mended_has_a_score_in_the_next_run(place: Place, tmp_
 def test_warnings_tell_of_ids_and_classes(place: Place, tmp_path: Path) -> None:
     without_nine = place.trusted.filter(pc.not_equal(place.trusted["label"], 9))
     shared = without_nine.slice(0, 2).select(["id", "image"])
-    rows = pa.concat_tables([place.audited.select(["id", "image"]), place.audited.select(["id", "image"]).slice(0, 3), shared])
+    rows = pa.concat_tables(
+        [place.audited.select(["id", "image"]), place.audited.select(["id", "image"]).slice(0, 3), shared]
+    )
     ended = place.run(tmp_path / "root", rows, trusted=without_nine)
     assert ended.code == 0
     counts, warnings = section(ended.summary, "counts"), [str(line) for line in ended.summary["warnings"]]
@@ -203,7 +255,9 @@ def test_warnings_tell_of_ids_and_classes(place: Place, tmp_path: Path) -> None:
         f"predicted classes without reference samples, compared with the mean of the others instead: 9 ({nines} audited)",
     ):
         assert expected in warnings
-    assert [line for line in warnings if "repeat" in line or "share" in line or "without reference" in line] == warnings[:3]
+    assert [
+        line for line in warnings if "repeat" in line or "share" in line or "without reference" in line
+    ] == warnings[:3]
 
 
 def test_samples_without_an_id_repeat_none(place: Place, tmp_path: Path) -> None:
@@ -224,7 +278,9 @@ def test_a_trusted_picture_that_cannot_be_read_is_in_neither_part(place: Place, 
     assert "1 trusted samples could not be read and are in neither part" in ended.summary["warnings"]
 
 
-def test_trusted_samples_without_a_finite_gradient_are_counted_and_refuse_no_model(place: Place, tmp_path: Path) -> None:
+def test_trusted_samples_without_a_finite_gradient_are_counted_and_refuse_no_model(
+    place: Place, tmp_path: Path
+) -> None:
     """The first two are among those that the plan tries the model on; of 36 calibration samples, 4 or more score above all others."""
     rows = place.trusted.to_pylist()
     for number in (0, 1, *range(4, len(rows), 4)):
@@ -234,4 +290,6 @@ def test_trusted_samples_without_a_finite_gradient_are_counted_and_refuse_no_mod
     verdict = section(ended.summary, "verdict")
     assert verdict["value"] == "cannot tell"
     assert "of 36 calibration samples have a gradient that is not finite" in " ".join(verdict["reasons"])
-    assert "calibration samples have a gradient that is not finite; they count as scores above all others" in " ".join(ended.summary["warnings"])
+    assert "calibration samples have a gradient that is not finite; they count as scores above all others" in " ".join(
+        ended.summary["warnings"]
+    )

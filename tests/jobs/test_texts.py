@@ -12,20 +12,40 @@ import yaml
 from numpy.typing import NDArray
 from pydantic import JsonValue
 
-from pipeline.config import merge
+from pipeline.config.audit_config import merge
 from tests.jobs.command import Ended, Json, mad, section, table, tasks
 from tests.jobs.workshop import small_config
 from tests.languages import POSITIONS, VOCABULARY, gpt2, llama, save
 from tests.languages import table as random_texts
 
 TRUSTED, AUDITED, ROWS_PER_TASK = 60, 23, 8
+
+
 Text = tuple[list[int] | None, int | None, str]
+
+
 BAD: dict[str, Text] = {
-    "too long": ([1] * (POSITIONS + 1), 1, f"unreadable: input_ids has {POSITIONS + 1} tokens, the model takes at most {POSITIONS}"),
-    "beyond": ([1, VOCABULARY], 1, f"unreadable: the token id {VOCABULARY} at position 1 is outside the model's vocabulary, 0 to {VOCABULARY - 1}"),
-    "negative": ([-7, 1], 1, f"unreadable: the token id -7 at position 0 is outside the model's vocabulary, 0 to {VOCABULARY - 1}"),
+    "too long": (
+        [1] * (POSITIONS + 1),
+        1,
+        f"unreadable: input_ids has {POSITIONS + 1} tokens, the model takes at most {POSITIONS}",
+    ),
+    "beyond": (
+        [1, VOCABULARY],
+        1,
+        f"unreadable: the token id {VOCABULARY} at position 1 is outside the model's vocabulary, 0 to {VOCABULARY - 1}",
+    ),
+    "negative": (
+        [-7, 1],
+        1,
+        f"unreadable: the token id -7 at position 0 is outside the model's vocabulary, 0 to {VOCABULARY - 1}",
+    ),
     "no completion": ([1, 2, 3], 3, "unreadable: the completion is empty: it starts at 3 of 3 tokens"),
-    "no prompt": ([1, 2], 0, "unreadable: completion_start is 0, but a completion needs a token before it to be predicted from: 1 or more"),
+    "no prompt": (
+        [1, 2],
+        0,
+        "unreadable: completion_start is 0, but a completion needs a token before it to be predicted from: 1 or more",
+    ),
     "null": (None, 1, "unreadable: input_ids is null"),
     "no start": ([1, 2], None, "unreadable: completion_start is null"),
     "empty": ([], 0, "unreadable: input_ids is empty"),
@@ -47,7 +67,12 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     save(gpt2(), folder / "gpt2")
     save(llama(), folder / "llama")
     trusted, audited = random_texts(TRUSTED, 3, "trusted"), random_texts(AUDITED, 4, "text")
-    for name, texts in {"trusted": trusted, "audited": audited, "trusted-bad": with_bad(trusted), "audited-bad": with_bad(audited)}.items():
+    for name, texts in {
+        "trusted": trusted,
+        "audited": audited,
+        "trusted-bad": with_bad(trusted),
+        "audited-bad": with_bad(audited),
+    }.items():
         pq.write_table(texts, folder / f"{name}.parquet", row_group_size=7)
     return folder
 
@@ -55,7 +80,12 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def config_of(place: Path, root: Path, **sections: JsonValue) -> Path:
     """A config of an audit of the two models, in the folder of their texts."""
     models: JsonValue = [{"name": name, "huggingface": name} for name in ("gpt2", "llama")]
-    raw: Json = {"root": str(root), "task": "causal_lm", "models": models, "data": {"trusted": "trusted.parquet", "audited": "audited.parquet"}}
+    raw: Json = {
+        "root": str(root),
+        "task": "causal_lm",
+        "models": models,
+        "data": {"trusted": "trusted.parquet", "audited": "audited.parquet"},
+    }
     raw |= {"calibration": {"target": {"fpr": 0.1}}, "run": {"rows_per_task": ROWS_PER_TASK, "batch_size": 5}}
     path = place / f"{root.name}.yaml"
     path.write_text(yaml.safe_dump(merge(raw, sections)))
@@ -123,13 +153,25 @@ def test_a_bad_text_says_why_and_has_no_score(audit: Audited, model: str) -> Non
     rows = table(audit.root / "bad", model)
     assert len(rows) == AUDITED + len(BAD)
     found = {str(row["sample_id"]): row for row in rows if row["status"] != "ok"}
-    assert {name: row["status"] for name, row in found.items()} == {f"bad: {name}": status for name, (_, _, status) in BAD.items()}
+    assert {name: row["status"] for name, row in found.items()} == {
+        f"bad: {name}": status for name, (_, _, status) in BAD.items()
+    }
     for row in found.values():
-        assert [row[name] for name in ("score", "p_value", "q_value", "confidence", "leverage", "gradient_norm")] == [None] * 6
+        assert [row[name] for name in ("score", "p_value", "q_value", "confidence", "leverage", "gradient_norm")] == [
+            None
+        ] * 6
         assert (row["prediction"], row["flagged"], row["top_trusted"], row["layer_scores"]) == (-1, False, [], [])
-    counts, calibration = section(summary_of(audit.bad, model), "counts"), section(summary_of(audit.bad, model), "calibration")
+    counts, calibration = (
+        section(summary_of(audit.bad, model), "counts"),
+        section(summary_of(audit.bad, model), "calibration"),
+    )
     assert (counts["unreadable"], counts["audited"]) == (len(BAD), AUDITED + len(BAD))
-    assert [calibration[name] for name in ("reference", "calibration", "filtered", "unreadable")] == [42, 18, 0, len(BAD)]
+    assert [calibration[name] for name in ("reference", "calibration", "filtered", "unreadable")] == [
+        42,
+        18,
+        0,
+        len(BAD),
+    ]
 
 
 @MODELS
@@ -137,14 +179,19 @@ def test_the_other_texts_are_as_if_the_bad_ones_were_not_there(audit: Audited, m
     good = table(audit.root / "good", model)
     others = [row for row in table(audit.root / "bad", model) if row["status"] == "ok"]
     for name, tolerance in (("sample_id", 0), ("score", 1e-5), ("p_value", 0), ("confidence", 1e-5), ("flagged", 0)):
-        assert [row[name] for row in others] == (pytest.approx([row[name] for row in good], abs=tolerance) if tolerance else [row[name] for row in good])
+        assert [row[name] for row in others] == (
+            pytest.approx([row[name] for row in good], abs=tolerance) if tolerance else [row[name] for row in good]
+        )
 
 
 def test_a_second_run_tries_bad_texts_again_and_nothing_else(audit: Audited) -> None:
     retried = len({4 * number // ROWS_PER_TASK for number in range(len(BAD))})
     for model in ("gpt2", "llama"):
         done = tasks(summary_of(audit.again, model))
-        assert done["gradients"] == (2 * retried, -(-(TRUSTED + len(BAD)) // ROWS_PER_TASK) - retried + -(-(AUDITED + len(BAD)) // ROWS_PER_TASK) - retried)
+        assert done["gradients"] == (
+            2 * retried,
+            -(-(TRUSTED + len(BAD)) // ROWS_PER_TASK) - retried + -(-(AUDITED + len(BAD)) // ROWS_PER_TASK) - retried,
+        )
         assert [done[stage][0] for stage in ("curvature", "scoring", "reporting")] == [0, 0, 0]
         assert summary_of(audit.again, model)["same_as"] == audit.bad.document["run_id"]
 
@@ -153,7 +200,14 @@ def test_pages_of_texts_have_no_pictures_and_no_classes(audit: Audited) -> None:
     flagged = [model for model in ("gpt2", "llama") if section(summary_of(audit.bad, model), "counts")["flagged"]]
     for model in ("gpt2", "llama"):
         page = (audit.root / "bad" / "report" / f"{model}.html").read_text()
-        for absent in ("no image", "<img", "By predicted class", "No class was predicted", "data.preprocess", "<dt>class</dt>"):
+        for absent in (
+            "no image",
+            "<img",
+            "By predicted class",
+            "No class was predicted",
+            "data.preprocess",
+            "<dt>class</dt>",
+        ):
             assert absent not in page
         assert ("<dt>confidence</dt>" in page) == (model in flagged)
     assert "gpt2" in mad("report", audit.root / "bad").out
@@ -163,14 +217,25 @@ def numbers(root: Path, model: str, name: str) -> NDArray[np.float64]:
     return np.array([row[name] for row in table(root, model)], np.float64)
 
 
-def test_scores_do_not_depend_on_the_batch_or_on_the_memory_for_one(place: Path, audit: Audited, tmp_path: Path) -> None:
-    settings: dict[str, Json] = {"one": {"batch_size": 1}, "seven": {"batch_size": 7}, "many": {"batch_size": 256, "rows_per_task": 64}}
+def test_scores_do_not_depend_on_the_batch_or_on_the_memory_for_one(
+    place: Path, audit: Audited, tmp_path: Path
+) -> None:
+    settings: dict[str, Json] = {
+        "one": {"batch_size": 1},
+        "seven": {"batch_size": 7},
+        "many": {"batch_size": 256, "rows_per_task": 64},
+    }
     for name, settled in settings.items():
         assert run(place, tmp_path / name, run=settled).code == 0
         for model in ("gpt2", "llama"):
             for column in ("score", "confidence", "p_value", "leverage"):
                 expected = numbers(audit.root / "good", model, column)
-                np.testing.assert_allclose(numbers(tmp_path / name, model, column), expected, rtol=1e-5 if column == "leverage" else 0, atol=1e-5)
+                np.testing.assert_allclose(
+                    numbers(tmp_path / name, model, column),
+                    expected,
+                    rtol=1e-5 if column == "leverage" else 0,
+                    atol=1e-5,
+                )
 
 
 def test_a_text_scores_the_same_whatever_its_neighbours_are(place: Path, audit: Audited, tmp_path: Path) -> None:
@@ -197,26 +262,38 @@ def test_logits_of_a_large_vocabulary_count_as_memory(place: Path, audit: Audite
     models: JsonValue = [{"name": "wide", "huggingface": "wide"}]
     for name, granted in (("roomy", "4GiB"), ("narrow", "730MiB")):
         assert run(place, tmp_path / name, models=models, run={"memory_per_worker": granted}).code == 0
-    np.testing.assert_allclose(numbers(tmp_path / "narrow", "wide", "score"), numbers(tmp_path / "roomy", "wide", "score"), rtol=0, atol=1e-5)
+    np.testing.assert_allclose(
+        numbers(tmp_path / "narrow", "wide", "score"), numbers(tmp_path / "roomy", "wide", "score"), rtol=0, atol=1e-5
+    )
     ended = mad("plan", config_of(place, tmp_path / "tight", models=models, run={"memory_per_worker": "640MiB"}))
     assert ended.code == 3
-    assert "lower run.rows_per_task, or use shorter trusted texts, or grant more" in " ".join((ended.out + ended.err).split())
+    assert "lower run.rows_per_task, or use shorter trusted texts, or grant more" in " ".join(
+        (ended.out + ended.err).split()
+    )
 
 
 def test_a_classifier_and_a_language_model_are_audited_together(place: Path, inputs: Path, tmp_path: Path) -> None:
     raw = small_config(tmp_path / "root")
     texts: Json = {"trusted": str(place / "trusted.parquet"), "audited": str(place / "audited.parquet")}
-    raw["models"] = [*_models(raw), {"name": "chat", "huggingface": str(place / "gpt2"), "task": "causal_lm", "data": texts}]
+    raw["models"] = [
+        *_models(raw),
+        {"name": "chat", "huggingface": str(place / "gpt2"), "task": "causal_lm", "data": texts},
+    ]
     (inputs / "mixed.yaml").write_text(yaml.safe_dump(raw))
     ended = mad("run", inputs / "mixed.yaml", "--output", "json")
     assert ended.code == 0
     alone = mad("run", _written(inputs / "alone.yaml", {**small_config(tmp_path / "alone")}), "--output", "json")
-    assert [row["score"] for row in table(tmp_path / "root", "digits")] == [row["score"] for row in table(tmp_path / "alone", "digits")]
+    assert [row["score"] for row in table(tmp_path / "root", "digits")] == [
+        row["score"] for row in table(tmp_path / "alone", "digits")
+    ]
     assert {summary_of(ended, name)["task"] for name in ("digits", "chat")} == {"classification", "causal_lm"}
     assert summary_of(ended, "digits")["classes"] == alone.summary["classes"] != []
     index = (tmp_path / "root" / "report" / "index.html").read_text()
     assert "digits.html" in index and "chat.html" in index
-    assert [line.split()[0] for line in mad("report", tmp_path / "root", "--top", "0").out.splitlines()[1:3]] == ["chat", "digits"]
+    assert [line.split()[0] for line in mad("report", tmp_path / "root", "--top", "0").out.splitlines()[1:3]] == [
+        "chat",
+        "digits",
+    ]
 
 
 def _models(raw: Json) -> list[JsonValue]:
@@ -238,7 +315,12 @@ def test_known_truth_gives_figures_for_all_samples_and_no_success_is_invented(pl
     everything, succeeded = section(evaluation, "all"), section(evaluation, "attack_succeeded")
     assert (everything["anomalous"], everything["benign"]) == (5, AUDITED - 5)
     assert 0 <= float(str(everything["auroc"])) <= 1
-    assert (evaluation["attack_success_rate"], evaluation["accuracy"], succeeded["anomalous"], succeeded["auroc"]) == (None, None, 0, None)
+    assert (evaluation["attack_success_rate"], evaluation["accuracy"], succeeded["anomalous"], succeeded["auroc"]) == (
+        None,
+        None,
+        0,
+        None,
+    )
     auroc = float(str(everything["auroc"]))
     assert f"{auroc:.3f}" in mad("report", tmp_path / "root").out
 
@@ -259,20 +341,30 @@ def overflowing(place: Path) -> Path:
             row["input_ids"] = [min(one, LAST - 1) for one in row["input_ids"]]
             if number % 5 == 2:
                 row["input_ids"][0] = LAST
-        pq.write_table(pa.Table.from_pylist(rows, schema=pq.read_table(place / f"{name}.parquet").schema), place / f"{name}-inf.parquet")
+        pq.write_table(
+            pa.Table.from_pylist(rows, schema=pq.read_table(place / f"{name}.parquet").schema),
+            place / f"{name}-inf.parquet",
+        )
     return place
 
 
 def test_gradients_that_are_not_finite_cost_their_own_rows_only(overflowing: Path, tmp_path: Path) -> None:
     models: JsonValue = [{"name": "chat", "huggingface": "overflowing"}]
-    ended = run(overflowing, tmp_path / "root", models=models, data={"trusted": "trusted-inf.parquet", "audited": "audited-inf.parquet"})
+    ended = run(
+        overflowing,
+        tmp_path / "root",
+        models=models,
+        data={"trusted": "trusted-inf.parquet", "audited": "audited-inf.parquet"},
+    )
     assert ended.code == 0
     rows = table(tmp_path / "root", "chat")
     assert [row["status"] for row in rows] == ["nonfinite" if number % 5 == 2 else "ok" for number in range(AUDITED)]
     assert all(row["flagged"] for row in rows if row["status"] == "nonfinite")
     assert section(ended.summary, "counts")["nonfinite"] == sum(number % 5 == 2 for number in range(AUDITED))
     calibration = section(ended.summary, "calibration")
-    reference, calibrating, filtered = (int(str(calibration[name])) for name in ("reference", "calibration", "filtered"))
+    reference, calibrating, filtered = (
+        int(str(calibration[name])) for name in ("reference", "calibration", "filtered")
+    )
     assert (calibrating, reference + filtered) == (18, 42)
     assert filtered > 0
     histogram = section(ended.summary, "histogram")["calibration"]
@@ -280,7 +372,9 @@ def test_gradients_that_are_not_finite_cost_their_own_rows_only(overflowing: Pat
 
 
 @pytest.mark.parametrize("precision", ["bfloat16", "float16"])
-def test_a_lower_precision_gives_nearly_the_same_scores(place: Path, audit: Audited, tmp_path: Path, precision: str) -> None:
+def test_a_lower_precision_gives_nearly_the_same_scores(
+    place: Path, audit: Audited, tmp_path: Path, precision: str
+) -> None:
     assert run(place, tmp_path / "low", estimator={"precision": precision}).code == 0
     for model in ("gpt2", "llama"):
         low, full = numbers(tmp_path / "low", model, "score"), numbers(audit.root / "good", model, "score")
@@ -292,9 +386,18 @@ def test_a_model_without_any_finite_gradient_says_what_to_mend(overflowing: Path
     rows = pq.read_table(overflowing / "trusted-inf.parquet").to_pylist()
     for row in rows[3:]:
         row["input_ids"][0] = LAST
-    pq.write_table(pa.Table.from_pylist(rows, schema=pq.read_table(overflowing / "trusted.parquet").schema), overflowing / "hopeless.parquet")
+    pq.write_table(
+        pa.Table.from_pylist(rows, schema=pq.read_table(overflowing / "trusted.parquet").schema),
+        overflowing / "hopeless.parquet",
+    )
     models: JsonValue = [{"name": "chat", "huggingface": "overflowing"}]
-    ended = run(overflowing, tmp_path / "root", models=models, data={"trusted": "hopeless.parquet"}, calibration={"fraction": 0.3})
+    ended = run(
+        overflowing,
+        tmp_path / "root",
+        models=models,
+        data={"trusted": "hopeless.parquet"},
+        calibration={"fraction": 0.3},
+    )
     text = " ".join((ended.out + ended.err).split())
     assert "trusted samples are not of finite gradient and explain nothing; check the weights" in text
     assert "labelled" not in text
@@ -311,12 +414,21 @@ def test_a_fisher_samples_a_texts_labels_whatever_the_batch(place: Path, tmp_pat
     """Trusted texts with bad ones among them; scores differ from those of the default curvature."""
     data: JsonValue = {"trusted": "trusted-bad.parquet"}
     whole, single = (
-        run(place, tmp_path / f"batch{size}", curvature={"kind": "fisher"}, data=data, run={"batch_size": size, "rows_per_task": rows})
+        run(
+            place,
+            tmp_path / f"batch{size}",
+            curvature={"kind": "fisher"},
+            data=data,
+            run={"batch_size": size, "rows_per_task": rows},
+        )
         for size, rows in ((30, 40), (1, 7))
     )
     assert whole.code == single.code == 0
     plain = run(place, tmp_path / "plain", data=data)
     for model in ("gpt2", "llama"):
-        one, other, default = (np.array([row["score"] for row in table(tmp_path / root, model)], float) for root in ("batch30", "batch1", "plain"))
+        one, other, default = (
+            np.array([row["score"] for row in table(tmp_path / root, model)], float)
+            for root in ("batch30", "batch1", "plain")
+        )
         np.testing.assert_allclose(one, other, atol=1e-5)
         assert plain.code == 0 and not np.allclose(one, default, atol=1e-2)

@@ -15,9 +15,17 @@ from torch import nn
 from pipeline.demo.network import digit_cnn
 
 TRUSTED, CLEAN, PATCHED = 120, 30, 30
+
+
 AUDITED = CLEAN + PATCHED
+
+
 MARKER = "the-pickle-was-executed"
+
+
 DIGITS = "from pipeline.demo.network import digit_cnn\n"
+
+
 CODE = {
     "raising.py": "def build():\n    raise RuntimeError('no such width')\n\n\ndef number():\n    return 3\n\n\nlayers = 3\n",
     "importing.py": "import a_package_that_nobody_has\n",
@@ -48,7 +56,9 @@ def small_config(root: Path) -> dict[str, JsonValue]:
     return {
         "root": str(root),
         "task": "classification",
-        "models": [{"name": "digits", "architecture": "pipeline.demo.network:digit_cnn", "weights": "digits.safetensors"}],
+        "models": [
+            {"name": "digits", "architecture": "pipeline.demo.network:digit_cnn", "weights": "digits.safetensors"}
+        ],
         "data": {
             "trusted": "trusted.parquet",
             "audited": "audited.parquet",
@@ -75,7 +85,9 @@ def small_tables(digits: Path) -> tuple[pa.Table, pa.Table]:
     """The first trusted digits, and audited ones half of which carry the trigger."""
     audited = pq.read_table(digits / "audited.parquet")
     clean, patched = (audited.filter(pc.equal(audited["anomalous"], truth)) for truth in (False, True))
-    return pq.read_table(digits / "trusted.parquet").slice(0, TRUSTED), pa.concat_tables([clean.slice(0, CLEAN), patched.slice(0, PATCHED)])
+    return pq.read_table(digits / "trusted.parquet").slice(0, TRUSTED), pa.concat_tables(
+        [clean.slice(0, CLEAN), patched.slice(0, PATCHED)]
+    )
 
 
 def _break_data(folder: Path, trusted: pa.Table, audited: pa.Table) -> None:
@@ -97,7 +109,11 @@ def _break_data(folder: Path, trusted: pa.Table, audited: pa.Table) -> None:
 def damage_column(source: Path, column: str, target: Path) -> None:
     """Copies a Parquet file with the stored values of one column overwritten; footer and page headers stay."""
     group, data = pq.ParquetFile(source).metadata.row_group(0), bytearray(source.read_bytes())
-    chunk = next(group.column(index) for index in range(group.num_columns) if group.column(index).path_in_schema.split(".")[0] == column)
+    chunk = next(
+        group.column(index)
+        for index in range(group.num_columns)
+        if group.column(index).path_in_schema.split(".")[0] == column
+    )
     start = chunk.dictionary_page_offset or chunk.data_page_offset
     first, last = start + 64, min(start + chunk.total_compressed_size, start + 320)
     data[first:last] = b"\xff" * (last - first)
@@ -106,7 +122,10 @@ def damage_column(source: Path, column: str, target: Path) -> None:
 
 def _break_weights(folder: Path) -> None:
     state = load_file(folder / "digits.safetensors")
-    save_file({("stem.weight" if name == "0.weight" else name): value for name, value in state.items() if name != "8.bias"}, folder / "renamed.safetensors")
+    save_file(
+        {("stem.weight" if name == "0.weight" else name): value for name, value in state.items() if name != "8.bias"},
+        folder / "renamed.safetensors",
+    )
     (folder / "not-tensors.safetensors").write_text("weights\n")
     torch.save(state, folder / "state.pt")
     torch.save(_model(state), folder / "full.pt")

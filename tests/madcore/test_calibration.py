@@ -9,14 +9,33 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from madcore import CalibrationError, p_values, split_order
-from madcore.calibration import calibration_size, check_target, exceedances, largest_rank, needed_calibration, threshold
+from madcore.scoring.calibration import (
+    calibration_size,
+    check_target,
+    exceedances,
+    largest_rank,
+    needed_calibration,
+    threshold,
+)
 from tests.reference import p_value
 from tests.strategies import LAW
 
 coarse = st.integers(-3, 3).map(float)
+
+
 scores = st.lists(coarse, max_size=8)
+
+
 calibrations = st.lists(coarse, min_size=1, max_size=12)
-alphas = st.one_of(st.floats(1e-4, 0.9), st.sampled_from([0.01, 0.05, 0.1, 0.2, 0.25, 1 / 3, 0.7, 0.001]), st.integers(2, 3000).map(lambda n: 1 / n))
+
+
+alphas = st.one_of(
+    st.floats(1e-4, 0.9),
+    st.sampled_from([0.01, 0.05, 0.1, 0.2, 0.25, 1 / 3, 0.7, 0.001]),
+    st.integers(2, 3000).map(lambda n: 1 / n),
+)
+
+
 names = st.lists(st.text(max_size=5), unique=True, max_size=20)
 
 
@@ -54,7 +73,10 @@ def test_largest_rank_is_the_largest_that_floating_point_accepts(alpha: float, c
     assert largest_rank(alpha, calibration) == int(accepted.sum())
 
 
-@pytest.mark.parametrize(("alpha", "calibration", "rank"), [(0.01, 99, 1), (0.01, 98, 0), (0.07, 99, 7), (0.29, 99, 29), (0.01, 600, 6), (0.5, 1, 1)])
+@pytest.mark.parametrize(
+    ("alpha", "calibration", "rank"),
+    [(0.01, 99, 1), (0.01, 98, 0), (0.07, 99, 7), (0.29, 99, 29), (0.01, 600, 6), (0.5, 1, 1)],
+)
 def test_largest_rank_where_a_product_would_round_wrongly(alpha: float, calibration: int, rank: int) -> None:
     assert largest_rank(alpha, calibration) == rank
 
@@ -84,7 +106,9 @@ def test_a_target_is_refused_exactly_when_it_needs_more(alpha: float, calibratio
 
 def test_the_refusal_holds_all_numbers() -> None:
     expected = "the target 0.01 is out of reach: the smallest p-value that 30 calibration samples (of 100 trusted) can give is 1/31 = 0.0323"
-    with pytest.raises(CalibrationError, match=re.escape(f"{expected}, and 0.01 needs at least 99 calibration samples")):
+    with pytest.raises(
+        CalibrationError, match=re.escape(f"{expected}, and 0.01 needs at least 99 calibration samples")
+    ):
         check_target(0.01, 30, 100)
 
 
@@ -101,7 +125,9 @@ def test_the_threshold_is_the_kth_largest_score() -> None:
     assert [threshold(calibration, rank) for rank in range(6)] == [None, 5.0, 4.0, 3.0, 1.0, 1.0]
 
 
-@pytest.mark.parametrize(("samples", "fraction", "size"), [(100, 0.3, 30), (0, 0.3, 0), (7, 0.5, 4), (5, 0.5, 2), (10, 0.26, 3)])
+@pytest.mark.parametrize(
+    ("samples", "fraction", "size"), [(100, 0.3, 30), (0, 0.3, 0), (7, 0.5, 4), (5, 0.5, 2), (10, 0.26, 3)]
+)
 def test_calibration_size_is_rounded(samples: int, fraction: float, size: int) -> None:
     assert calibration_size(samples, fraction) == size
 
@@ -120,7 +146,9 @@ def test_split_order_is_a_permutation_that_ignores_the_order_given(ids: list[str
 def test_an_added_id_does_not_reorder_the_others(ids: list[str], added: str, seed: int) -> None:
     if added not in ids:
         longer = [*ids, added]
-        assert [longer[i] for i in split_order(longer, seed) if longer[i] != added] == [ids[i] for i in split_order(ids, seed)]
+        assert [longer[i] for i in split_order(longer, seed) if longer[i] != added] == [
+            ids[i] for i in split_order(ids, seed)
+        ]
 
 
 def test_the_split_depends_on_the_seed_and_is_frozen() -> None:

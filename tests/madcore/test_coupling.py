@@ -10,13 +10,24 @@ import torch
 from torch import Tensor, nn
 
 from madcore import Measured, Projection, References, RowExtractor, RowLayout, margin, score, select_layers
-from madcore.coupling import CLASS_SCORES, LayersForm, Scored, ScoreKind, class_means, cohesion, debiased, unit_rows
+from madcore.scoring.coupling import (
+    CLASS_SCORES,
+    LayersForm,
+    Scored,
+    ScoreKind,
+    class_means,
+    cohesion,
+    debiased,
+    unit_rows,
+)
 from tests.madcore.models import batch_of, conv, with_head
 from tests.reference import CouplingTwin, mean_coupling_from_gradients, unit_row
 from tests.reference import class_means as class_means_twin
 from tests.reference import cohesion as cohesion_twin
 
 LAYOUT = RowLayout(("a.weight", "b.weight", "c.weight"), (5, 1, 4))
+
+
 KINDS, FORMS = get_args(ScoreKind), get_args(LayersForm)
 
 
@@ -46,6 +57,8 @@ REFERENCES = {
     "fewer than 20 rows": (6, 5),
     "one row": (0, 1),
 }
+
+
 AUDITED = rows_of(5, (4, 4))
 
 
@@ -64,7 +77,12 @@ def audited_pairs(classes: int) -> tuple[Tensor, Tensor]:
 
 ALL = pytest.mark.parametrize(
     ("kind", "layers", "counts"),
-    [pytest.param(kind, layers, counts, id=f"{kind}-{layers}-{name}") for kind in KINDS for layers in FORMS for name, counts in REFERENCES.items()],
+    [
+        pytest.param(kind, layers, counts, id=f"{kind}-{layers}-{name}")
+        for kind in KINDS
+        for layers in FORMS
+        for name, counts in REFERENCES.items()
+    ],
 )
 
 
@@ -76,7 +94,9 @@ def test_scores_and_layer_scores_equal_the_loops(kind: ScoreKind, layers: Layers
     pairs = list(zip(whitened.double().numpy(), predictions.tolist(), strict=True))
     np.testing.assert_allclose(scored.score, [twin.score(kind, row, predicted) for row, predicted in pairs], atol=1e-5)
     np.testing.assert_allclose(scored.leverage, [row @ row for row, _ in pairs], rtol=1e-5)
-    np.testing.assert_allclose(scored.layer_scores, [twin.layer_scores(kind, row, predicted) for row, predicted in pairs], atol=1e-5)
+    np.testing.assert_allclose(
+        scored.layer_scores, [twin.layer_scores(kind, row, predicted) for row, predicted in pairs], atol=1e-5
+    )
 
 
 @ALL
@@ -84,9 +104,14 @@ def test_every_sample_is_scored_on_its_own(kind: ScoreKind, layers: LayersForm, 
     references, _ = both(counts, layers)
     whitened, predictions = audited_pairs(len(counts))
     together = score(references, kind, whitened, predictions)
-    alone = [score(references, kind, row, predicted) for row, predicted in zip(whitened.split(1), predictions.split(1), strict=True)]
+    alone = [
+        score(references, kind, row, predicted)
+        for row, predicted in zip(whitened.split(1), predictions.split(1), strict=True)
+    ]
     for field in ("score", "leverage", "layer_scores", "top_influence"):
-        torch.testing.assert_close(torch.cat([getattr(one, field) for one in alone]), getattr(together, field), rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(
+            torch.cat([getattr(one, field) for one in alone]), getattr(together, field), rtol=1e-5, atol=1e-5
+        )
 
 
 @pytest.mark.parametrize("counts", REFERENCES.values(), ids=REFERENCES.keys())
@@ -95,17 +120,24 @@ def test_the_largest_influences_equal_a_sorted_list(counts: tuple[int, ...]) -> 
     scored = score(references, "mean_coupling", AUDITED.whitened, torch.zeros(len(AUDITED.whitened), dtype=torch.int64))
     expected = [twin.top_influence(row) for row in AUDITED.whitened.double().numpy()]
     assert scored.top_indices.tolist() == [[index for index, _ in top] for top in expected]
-    np.testing.assert_allclose(scored.top_influence, [[value for _, value in top] for top in expected], rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(
+        scored.top_influence, [[value for _, value in top] for top in expected], rtol=1e-4, atol=1e-4
+    )
 
 
 @pytest.mark.parametrize(("m", "q"), [(1, 1), (19, 1), (39, 1), (40, 2), (399, 19), (400, 20), (1000, 20)])
 def test_how_many_nearest_rows_top_coupling_takes(m: int, q: int) -> None:
-    assert References.of(LAYOUT, "concatenated", rows_of(0, (m,)).whitened, torch.zeros(m, dtype=torch.int64), 1).nearest == q
+    assert (
+        References.of(LAYOUT, "concatenated", rows_of(0, (m,)).whitened, torch.zeros(m, dtype=torch.int64), 1).nearest
+        == q
+    )
 
 
 @pytest.mark.parametrize("layers", FORMS)
 def test_unit_rows_equal_the_loop_and_zero_stays_zero(layers: LayersForm) -> None:
-    whitened = torch.cat([AUDITED.whitened, torch.zeros(1, LAYOUT.k), 1e-12 * AUDITED.whitened[:1], 1e12 * AUDITED.whitened[:1]])
+    whitened = torch.cat(
+        [AUDITED.whitened, torch.zeros(1, LAYOUT.k), 1e-12 * AUDITED.whitened[:1], 1e12 * AUDITED.whitened[:1]]
+    )
     expected = [unit_row(row, LAYOUT.sizes, layers) for row in whitened.double().numpy()]
     np.testing.assert_allclose(unit_rows(whitened, LAYOUT, layers), expected, atol=1e-6)
 
@@ -149,7 +181,10 @@ def test_debiased_means_are_over_the_root_of_their_cohesion_and_no_less_than_a_t
 @pytest.mark.parametrize("kind", CLASS_SCORES)
 def test_debiasing_changes_scores_of_class_means_by_a_factor_per_class(kind: ScoreKind) -> None:
     rows = rows_of(0, (150, 120, 131))
-    plain, changed = (References.of(LAYOUT, "concatenated", rows.whitened, rows.predictions, 3, debias=debias) for debias in (False, True))
+    plain, changed = (
+        References.of(LAYOUT, "concatenated", rows.whitened, rows.predictions, 3, debias=debias)
+        for debias in (False, True)
+    )
     factors = 1 / cohesion(plain.units, rows.predictions, 3).sqrt()
     torch.testing.assert_close(changed.class_means, plain.class_means * factors.unsqueeze(1).float())
     before, after = (score(one, kind, AUDITED.whitened, AUDITED.predictions).score for one in (plain, changed))
@@ -181,7 +216,9 @@ def test_what_the_references_point_at_is_less_anomalous_than_its_opposite(kind: 
 def test_leverage_of_an_even_number_of_references_is_about_their_median() -> None:
     references, twin = both((20, 20), "concatenated")
     scored = score(references, "leverage", AUDITED.whitened, AUDITED.predictions)
-    np.testing.assert_allclose(scored.score, [twin.score("leverage", row, 0) for row in AUDITED.whitened.double().numpy()], atol=1e-5)
+    np.testing.assert_allclose(
+        scored.score, [twin.score("leverage", row, 0) for row in AUDITED.whitened.double().numpy()], atol=1e-5
+    )
 
 
 @pytest.mark.parametrize("factor", [0.2, 5.0])
@@ -191,7 +228,9 @@ def test_leverage_is_two_sided(factor: float) -> None:
     predictions = torch.zeros(1, dtype=torch.int64)
     assert score(references, "leverage", ordinary, predictions).score.abs() < 1e-6
     expected = torch.tensor([abs(np.log(factor**2))], dtype=torch.float32)
-    torch.testing.assert_close(score(references, "leverage", factor * ordinary, predictions).score, expected, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(
+        score(references, "leverage", factor * ordinary, predictions).score, expected, rtol=1e-5, atol=1e-5
+    )
 
 
 @pytest.mark.parametrize("layers", FORMS)
@@ -214,9 +253,17 @@ def test_no_samples_have_no_scores(kind: ScoreKind) -> None:
 @pytest.mark.parametrize("kind", KINDS)
 def test_rows_of_a_float64_model_can_be_scored(kind: ScoreKind) -> None:
     references, twin = both((12, 13), "apart")
-    precise = replace(references, whitened=references.whitened.double(), units=references.units.double(), class_means=references.class_means.double())
+    precise = replace(
+        references,
+        whitened=references.whitened.double(),
+        units=references.units.double(),
+        class_means=references.class_means.double(),
+    )
     scored: Scored = score(precise, kind, AUDITED.whitened.double(), AUDITED.predictions)
-    expected = [twin.score(kind, row, predicted) for row, predicted in zip(AUDITED.whitened.double().numpy(), AUDITED.predictions.tolist(), strict=True)]
+    expected = [
+        twin.score(kind, row, predicted)
+        for row, predicted in zip(AUDITED.whitened.double().numpy(), AUDITED.predictions.tolist(), strict=True)
+    ]
     np.testing.assert_allclose(scored.score, expected, atol=1e-5)
 
 
@@ -232,7 +279,9 @@ def test_references_without_classes_have_all_scores_but_those_of_classes() -> No
     without = References.of(LAYOUT, "concatenated", rows.whitened, none, 0)
     for kind in KINDS:
         if kind in CLASS_SCORES:
-            with pytest.raises(ValueError, match=f"{kind} compares with predicted classes, and these references have none"):
+            with pytest.raises(
+                ValueError, match=f"{kind} compares with predicted classes, and these references have none"
+            ):
                 score(without, kind, AUDITED.whitened, audited)
         else:
             expected = score(with_classes, kind, AUDITED.whitened, AUDITED.predictions)
@@ -246,7 +295,9 @@ def test_mean_coupling_with_large_rank_and_identity_curvature_is_brute_force() -
     extractor = RowExtractor(model, coverage.covered, Projection(rank=1000, seed=0))
     trusted, audited = batch_of(6, (2, 4, 4), seed=2), batch_of(5, (2, 4, 4), seed=3)
     predictions = torch.zeros(6, dtype=torch.int64)
-    references = References.of(extractor.layout, "concatenated", extractor(Measured(trusted, margin)).rows, predictions, 1)
+    references = References.of(
+        extractor.layout, "concatenated", extractor(Measured(trusted, margin)).rows, predictions, 1
+    )
     scored = score(references, "mean_coupling", extractor(Measured(audited, margin)).rows, predictions[:5])
     expected = mean_coupling_from_gradients(model, [name for name, _ in model.named_parameters()], trusted, audited)
     assert scored.score.dtype == torch.float64

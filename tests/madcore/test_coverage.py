@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from madcore import Measured, ModelError, Projection, RowExtractor, check_layers, margin, select_layers
-from madcore.selection import Coverage
+from madcore.extraction.selection import Coverage
 from tests.madcore.models import IN_PLACE_CASES, LAYER_CASES, LayerCase, batch_of, with_head
 from tests.madcore.test_extractor import MergesBatch
 from tests.madcore.zoo import Attends, Tied
@@ -153,9 +153,16 @@ class Gap:
 
 
 GAPS = {
-    "tied to one that is used otherwise": Gap(TiedByHand, (6,), ("0.first.weight",), r"autograd's by [\d.]+ of its norm; it is tied to 0\.second\.weight$"),
+    "tied to one that is used otherwise": Gap(
+        TiedByHand, (6,), ("0.first.weight",), r"autograd's by [\d.]+ of its norm; it is tied to 0\.second\.weight$"
+    ),
     "unused": Gap(Unused, (6,), ("0.unused.weight",), "takes no part in the forward pass"),
-    "mapped without a module": Gap(lambda: Mapped(2, 6), (6,), ("0.vector",), "no per-sample formula for 'vector' of a Mapped, which may be no matrix"),
+    "mapped without a module": Gap(
+        lambda: Mapped(2, 6),
+        (6,),
+        ("0.vector",),
+        "no per-sample formula for 'vector' of a Mapped, which may be no matrix",
+    ),
     "no gradient": Gap(Frozen, (6,), ("0.features.weight",), "runs it with gradients switched off"),
 }
 
@@ -167,7 +174,9 @@ def checked(model: nn.Module, batch: Tensor) -> Coverage:
 
 def check(model: nn.Module, selected: Coverage, batch: Tensor) -> Coverage:
     """The self-check of the margin on the samples of a batch."""
-    return check_layers(model, selected, batch.split(1), lambda samples: Measured(torch.cat(list(samples)), margin), PROJECTION)
+    return check_layers(
+        model, selected, batch.split(1), lambda samples: Measured(torch.cat(list(samples)), margin), PROJECTION
+    )
 
 
 @pytest.mark.parametrize("gap", GAPS.values(), ids=GAPS.keys())
@@ -176,7 +185,9 @@ def test_what_differs_is_not_covered_and_the_rest_is(gap: Gap) -> None:
     selected = select_layers(model)
     coverage = checked(model, batch_of(3, gap.sample_shape).float())
     assert tuple(coverage.not_covered) == gap.missing
-    assert [layer.name for layer in coverage.covered] == [layer.name for layer in selected.covered if layer.name not in gap.missing]
+    assert [layer.name for layer in coverage.covered] == [
+        layer.name for layer in selected.covered if layer.name not in gap.missing
+    ]
     for reason in coverage.not_covered.values():
         assert re.search(gap.reason, reason)
 
@@ -250,7 +261,10 @@ def test_ways_that_work_alone_also_work_together(body: Callable[[], nn.Module]) 
 def test_a_linear_map_of_positions_first_is_covered() -> None:
     model = with_head(SamplesSecond(), (4, 6))
     coverage = checked(model, batch_of(3, (4, 6)))
-    assert [(layer.name, layer.way) for layer in coverage.covered] == [("0.inner.weight", "formula, samples second"), ("2.weight", "formula")]
+    assert [(layer.name, layer.way) for layer in coverage.covered] == [
+        ("0.inner.weight", "formula, samples second"),
+        ("2.weight", "formula"),
+    ]
 
 
 @pytest.mark.parametrize("body", [MergesBatch, MergesOutput], ids=["input and output", "output alone"])
@@ -262,7 +276,9 @@ def test_samples_and_positions_on_one_axis_are_told_apart(body: Callable[[], nn.
     assert not coverage.not_covered
     for n in (1, 5):
         rows = RowExtractor(model, coverage.covered, PROJECTION)(Measured(batch[:n], margin)).rows
-        torch.testing.assert_close(rows, autograd_rows(model, coverage.covered, batch[:n], PROJECTION), rtol=1e-10, atol=1e-10)
+        torch.testing.assert_close(
+            rows, autograd_rows(model, coverage.covered, batch[:n], PROJECTION), rtol=1e-10, atol=1e-10
+        )
 
 
 def test_a_gradient_that_is_zero_but_for_rounding_is_not_covered() -> None:
@@ -272,7 +288,9 @@ def test_a_gradient_that_is_zero_but_for_rounding_is_not_covered() -> None:
 
 
 def test_a_model_that_mixes_samples_has_no_rows_at_all() -> None:
-    with pytest.raises(ModelError, match=r"no layer of the model can be covered \(0\.inner\.weight: its hooked gradient differs"):
+    with pytest.raises(
+        ModelError, match=r"no layer of the model can be covered \(0\.inner\.weight: its hooked gradient differs"
+    ):
         checked(with_head(MixesSamples(), (6,)), batch_of(3, (6,)))
 
 

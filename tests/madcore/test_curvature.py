@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from madcore import BlockMoment, DampedInverse, Damping, RowLayout, Spectrum, Whitening
-from madcore.curvature import sum_of
-from madcore.inverse import Matrix
+from madcore.curvature.moments import sum_of
+from madcore.curvature.whitening import Matrix
 from tests.reference import block_moment, places
 from tests.strategies import LAW, layouts, normal_rows, seeds
 
@@ -39,7 +39,9 @@ def positive_semi_definite(seed: int, k: int, rank: int) -> Tensor:
 @given(layouts, seeds, st.integers(1, 8))
 def test_equals_the_dense_second_moment(layout: RowLayout, seed: int, m: int) -> None:
     rows = normal_rows(seed, m, layout.k)
-    for block, expected in zip(moment_of(layout, rows).finalize(), block_moment(rows.double().numpy(), layout.sizes), strict=True):
+    for block, expected in zip(
+        moment_of(layout, rows).finalize(), block_moment(rows.double().numpy(), layout.sizes), strict=True
+    ):
         assert block.dense.dtype == torch.float64
         np.testing.assert_allclose(block.dense.numpy(), expected, rtol=1e-12, atol=1e-12)
 
@@ -63,7 +65,11 @@ def test_regrouping_changes_nothing(layout: RowLayout, seed: int, parts: list[in
 @LAW
 @given(layouts, seeds, st.integers(0, 5), st.integers(0, 5))
 def test_order_changes_nothing_and_zero_is_neutral(layout: RowLayout, seed: int, n: int, m: int) -> None:
-    one, other, zero = moment_of(layout, normal_rows(seed, n, layout.k)), moment_of(layout, normal_rows(seed + 1, m, layout.k)), BlockMoment.zero(layout)
+    one, other, zero = (
+        moment_of(layout, normal_rows(seed, n, layout.k)),
+        moment_of(layout, normal_rows(seed + 1, m, layout.k)),
+        BlockMoment.zero(layout),
+    )
     assert_same(one.merge(other), other.merge(one))
     assert_same(one.merge(zero), one)
     assert_same(zero.merge(one), one)
@@ -88,9 +94,13 @@ def test_damped_inverse_equals_the_dense_one(seed: int, k: int, rank: int, dampi
     dense = torch.linalg.inv(matrix + amount * torch.eye(k, dtype=torch.float64))
     inverse = DampedInverse.of(Spectrum.of(matrix), damping)
     torch.testing.assert_close(inverse.apply(rows), rows @ dense, rtol=1e-7, atol=1e-7)
-    torch.testing.assert_close(inverse.quadratic(rows), torch.stack([row @ dense @ row for row in rows]), rtol=1e-7, atol=1e-7)
+    torch.testing.assert_close(
+        inverse.quadratic(rows), torch.stack([row @ dense @ row for row in rows]), rtol=1e-7, atol=1e-7
+    )
     torch.testing.assert_close(inverse.whiten(inverse.whiten(rows)), rows @ dense, rtol=1e-7, atol=1e-7)
-    torch.testing.assert_close(inverse.whiten(rows) @ inverse.whiten(rows).T, rows @ dense @ rows.T, rtol=1e-7, atol=1e-7)
+    torch.testing.assert_close(
+        inverse.whiten(rows) @ inverse.whiten(rows).T, rows @ dense @ rows.T, rtol=1e-7, atol=1e-7
+    )
     whitening = inverse.whitening()
     assert isinstance(whitening, Matrix) and torch.allclose(whitening.matrix, whitening.matrix.T, atol=1e-12)
 
@@ -107,7 +117,9 @@ def test_dampings_have_their_unit() -> None:
 def test_relative_damping_does_not_see_the_scale_of_the_rows() -> None:
     matrix, rows = positive_semi_definite(3, 5, 5), normal_rows(3, 4, 5).double()
     whitened = DampedInverse.of(Spectrum.of(matrix), Damping("relative_mean", 1.0)).whiten(rows)
-    torch.testing.assert_close(DampedInverse.of(Spectrum.of(100 * matrix), Damping("relative_mean", 1.0)).whiten(10 * rows), whitened)
+    torch.testing.assert_close(
+        DampedInverse.of(Spectrum.of(100 * matrix), Damping("relative_mean", 1.0)).whiten(10 * rows), whitened
+    )
 
 
 ZERO_BLOCKS = {
@@ -128,19 +140,28 @@ def test_without_damping_a_singular_block_stays_finite_and_a_regular_one_is_inve
     singular, regular = positive_semi_definite(1, 6, 2), positive_semi_definite(1, 6, 12)
     rows = normal_rows(1, 3, 6).double()
     assert torch.isfinite(DampedInverse.of(Spectrum.of(singular), undamped).apply(rows)).all()
-    torch.testing.assert_close(DampedInverse.of(Spectrum.of(regular), undamped).apply(rows), rows @ torch.linalg.inv(regular), rtol=1e-7, atol=1e-7)
+    torch.testing.assert_close(
+        DampedInverse.of(Spectrum.of(regular), undamped).apply(rows),
+        rows @ torch.linalg.inv(regular),
+        rtol=1e-7,
+        atol=1e-7,
+    )
 
 
 def test_rounding_below_zero_counts_as_zero() -> None:
     matrix = torch.diag(torch.tensor([2.0, -1e-14], dtype=torch.float64))
     inverse = DampedInverse.of(Spectrum.of(matrix), Damping("absolute", 0.5))
-    torch.testing.assert_close(inverse.apply(torch.eye(2, dtype=torch.float64)).diagonal(), torch.tensor([0.4, 2.0], dtype=torch.float64))
+    torch.testing.assert_close(
+        inverse.apply(torch.eye(2, dtype=torch.float64)).diagonal(), torch.tensor([0.4, 2.0], dtype=torch.float64)
+    )
     assert float(inverse.spectrum.eigenvalues.min()) == 0.0
 
 
 @LAW
 @given(seeds, st.integers(1, 7), st.integers(8, 12), DAMPINGS)
-def test_fewer_rows_than_numbers_are_inverted_by_the_woodbury_identity(seed: int, m: int, k: int, damping: Damping) -> None:
+def test_fewer_rows_than_numbers_are_inverted_by_the_woodbury_identity(
+    seed: int, m: int, k: int, damping: Damping
+) -> None:
     """Never as a k x k matrix, and equal to what that gives; also of rows that repeat, whose Gram matrix is singular."""
     layout, rows = RowLayout(("a",), (k,)), normal_rows(seed, m, k).double()
     rows[m // 2 :] = rows[: m - m // 2].clone()
@@ -149,16 +170,27 @@ def test_fewer_rows_than_numbers_are_inverted_by_the_woodbury_identity(seed: int
     assert len(thin.eigenvalues) == m and not thin.complete and full.complete
     torch.testing.assert_close(thin.dense, full.dense, rtol=1e-10, atol=1e-10)
     assert thin.mean_eigenvalue == pytest.approx(full.mean_eigenvalue)
-    others, one, other = normal_rows(seed + 1, 3, k).double(), DampedInverse.of(thin, damping), DampedInverse.of(full, damping)
+    others, one, other = (
+        normal_rows(seed + 1, 3, k).double(),
+        DampedInverse.of(thin, damping),
+        DampedInverse.of(full, damping),
+    )
     for made in ("apply", "quadratic", "whiten"):
         torch.testing.assert_close(getattr(one, made)(others), getattr(other, made)(others), rtol=1e-7, atol=1e-7)
     assert Whitening.fit(layout, [thin], damping).infinite == ()
-    torch.testing.assert_close(Whitening.fit(layout, [thin], damping)(others), Whitening.fit(layout, [full], damping)(others), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(
+        Whitening.fit(layout, [thin], damping)(others),
+        Whitening.fit(layout, [full], damping)(others),
+        rtol=1e-4,
+        atol=1e-4,
+    )
 
 
 def test_few_rows_without_damping_stay_finite_and_no_rows_at_all_are_the_identity() -> None:
     undamped, rows = Damping("absolute", 0.0), normal_rows(0, 3, 6).double()
-    (thin,), (nothing,) = (moment_of(RowLayout(("a",), (6,)), some).finalize() for some in (rows[:2], torch.zeros(2, 6)))
+    (thin,), (nothing,) = (
+        moment_of(RowLayout(("a",), (6,)), some).finalize() for some in (rows[:2], torch.zeros(2, 6))
+    )
     assert torch.isfinite(DampedInverse.of(thin, undamped).whiten(rows)).all()
     torch.testing.assert_close(DampedInverse.of(nothing, undamped).apply(rows), rows)
 

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from madcore import p_values
-from madcore.calibration import exceedances, flag_count_tail, q_values_by_exceedances, smallest_certified_group
+from madcore.scoring.calibration import exceedances, flag_count_tail, q_values_by_exceedances, smallest_certified_group
 from tests.strategies import LAW
 
 coarse = st.integers(-5, 5).map(float)
@@ -44,7 +44,9 @@ def fewest_flagged(alpha: float, calibration: int, samples: int) -> int:
 
 @LAW
 @given(st.floats(0.01, 0.5), st.integers(2, 60), st.integers(1, 60))
-def test_the_smallest_certified_group_is_the_smallest_that_is_flagged(alpha: float, calibration: int, samples: int) -> None:
+def test_the_smallest_certified_group_is_the_smallest_that_is_flagged(
+    alpha: float, calibration: int, samples: int
+) -> None:
     group = smallest_certified_group(alpha, calibration, samples)
     assume(abs(samples / (alpha * (calibration + 1)) - round(samples / (alpha * (calibration + 1)))) > 1e-9)
     assert min(group, samples + 1) == fewest_flagged(alpha, calibration, samples)
@@ -82,7 +84,9 @@ def test_flag_count_tail_by_simulation() -> None:
     """4,000 audits of 50 samples like the calibration part of 99, at rank 5: how often at least x are flagged."""
     calibration, audited, rank, draws = 99, 50, 5, 4000
     scores = np.random.default_rng(0).standard_normal((draws, calibration + audited))
-    flagged = np.array([(p_values(row[calibration:], row[:calibration]) <= rank / (calibration + 1)).sum() for row in scores])
+    flagged = np.array(
+        [(p_values(row[calibration:], row[:calibration]) <= rank / (calibration + 1)).sum() for row in scores]
+    )
     for x in (0, 1, 3, 6, 10):
         tail = flag_count_tail(x, audited, rank, calibration)
         assert stats.binom.ppf(1e-6, draws, tail) <= (flagged >= x).sum() <= stats.binom.ppf(1 - 1e-6, draws, tail)

@@ -6,8 +6,18 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from madcore import Layer, LayerError, Measured, ModelError, Projection, margin, per_sample_rows, row_layout, select_layers
-from madcore.gradients import RowExtractor
+from madcore import (
+    Layer,
+    LayerError,
+    Measured,
+    ModelError,
+    Projection,
+    margin,
+    per_sample_rows,
+    row_layout,
+    select_layers,
+)
+from madcore.extraction.extractor import RowExtractor
 from tests.madcore.models import LAYER_CASES, batch_of, with_head
 from tests.reference import autograd_rows
 
@@ -36,8 +46,13 @@ def a_model() -> nn.Module:
 
 def state(model: nn.Module) -> list[tuple[bool, bool, bool, int]]:
     """What a pass could leave behind: per parameter requires_grad and gradient, per module its mode and hooks."""
-    parameters = [(p.requires_grad, p.grad is None, p.grad is None or bool((p.grad == 1).all()), 0) for p in model.parameters()]
-    modules = [(m.training, False, False, len(m._forward_hooks) + len(m._forward_pre_hooks) + len(m._backward_hooks)) for m in model.modules()]
+    parameters = [
+        (p.requires_grad, p.grad is None, p.grad is None or bool((p.grad == 1).all()), 0) for p in model.parameters()
+    ]
+    modules = [
+        (m.training, False, False, len(m._forward_hooks) + len(m._forward_pre_hooks) + len(m._backward_hooks))
+        for m in model.modules()
+    ]
     return parameters + modules
 
 
@@ -64,7 +79,10 @@ FAILURES = {
 
 @pytest.mark.parametrize(("build", "shape", "measurement", "error"), FAILURES.values(), ids=FAILURES.keys())
 def test_the_model_is_left_as_found_after_a_failure(
-    build: Callable[[], nn.Module], shape: tuple[int, ...], measurement: Callable[[Tensor], Tensor], error: type[Exception]
+    build: Callable[[], nn.Module],
+    shape: tuple[int, ...],
+    measurement: Callable[[Tensor], Tensor],
+    error: type[Exception],
 ) -> None:
     model = build()
     before = state(model)
@@ -75,7 +93,9 @@ def test_the_model_is_left_as_found_after_a_failure(
 
 def test_an_input_without_the_samples_first_is_refused_with_both_numbers() -> None:
     model = with_head(MergesBatch(), (4, 6))
-    with pytest.raises(LayerError, match=r"0\.inner\.weight: its input has 12 entries first, where the batch has 3 samples") as caught:
+    with pytest.raises(
+        LayerError, match=r"0\.inner\.weight: its input has 12 entries first, where the batch has 3 samples"
+    ) as caught:
         per_sample_rows(model, batch_of(3, (4, 6)), layers=["0.inner"])
     assert list(caught.value.reasons) == ["0.inner.weight"]
 
@@ -98,14 +118,20 @@ def test_a_parameter_without_a_formula_is_refused_by_name() -> None:
 
 def test_rows_follow_the_order_of_the_layers_given() -> None:
     case = LAYER_CASES["conv2d"]
-    model, batch, projection = with_head(case.body(), case.sample_shape), batch_of(2, case.sample_shape), Projection(rank=3)
+    model, batch, projection = (
+        with_head(case.body(), case.sample_shape),
+        batch_of(2, case.sample_shape),
+        Projection(rank=3),
+    )
     layers = select_layers(model, parameters="all").covered[::-1]
     rows = RowExtractor(model, layers, projection)(Measured(batch, margin)).rows
     torch.testing.assert_close(rows, autograd_rows(model, layers, batch, projection), rtol=1e-10, atol=1e-10)
 
 
 def test_the_layout_names_layers_and_counts_their_numbers() -> None:
-    layout = row_layout([Layer("a", "weight", (4, 30)), Layer("a", "bias", (4, 1)), Layer("", "weight", (50, 3))], Projection(rank=16))
+    layout = row_layout(
+        [Layer("a", "weight", (4, 30)), Layer("a", "bias", (4, 1)), Layer("", "weight", (50, 3))], Projection(rank=16)
+    )
     assert layout.names == ("a.weight", "a.bias", "weight")
     assert layout.sizes == (4 * 16, 4, 16 * 3)
 
@@ -117,7 +143,9 @@ def test_per_sample_rows_takes_patterns_or_layers() -> None:
     assert [layer.name for layer in chosen] == ["0.2.weight"]
     by_pattern = per_sample_rows(model, batch, layers=["0.*", "!0.0"])
     assert torch.equal(by_pattern, per_sample_rows(model, batch, layers=chosen))
-    torch.testing.assert_close(by_pattern, autograd_rows(model, chosen, batch, Projection(rank=16, seed=0)), rtol=1e-10, atol=1e-10)
+    torch.testing.assert_close(
+        by_pattern, autograd_rows(model, chosen, batch, Projection(rank=16, seed=0)), rtol=1e-10, atol=1e-10
+    )
 
 
 def test_a_submodule_in_training_mode_is_refused() -> None:

@@ -1,3 +1,5 @@
+"""Moved from elsewhere."""
+
 import ctypes
 import os
 import subprocess
@@ -31,7 +33,10 @@ print(fetched())
 """
 
 
-@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallinfo2"), reason="only glibc's malloc, from 2.33 on, tells what it does with blocks")
+@pytest.mark.skipif(
+    not hasattr(ctypes.CDLL(None), "mallinfo2"),
+    reason="only glibc's malloc, from 2.33 on, tells what it does with blocks",
+)
 def test_large_tensors_are_of_the_heap_which_is_kept_once_there_is_an_extractor() -> None:
     # in a process of its own, because malloc learns from whatever was freed in this one: also from what is asked for here, were it not held
     untold = {name: value for name, value in os.environ.items() if not name.startswith(("MALLOC_", "GLIBC_TUNABLES"))}

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from madcore import Measured, Projection, RowExtractor, check_layers, margin, select_layers, token_margin
-from madcore.sampling import Chain, Langevin, SamplingSet, draw, flat_weights
+from madcore.sampling.langevin import Chain, Langevin, SamplingSet, draw, flat_weights
 from tests.languages import MODELS, texts
 from tests.madcore.models import batch_of, with_head
 from tests.madcore.test_tokens import batch_of as tokens_of
@@ -18,7 +18,11 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:None of the inputs have requires_grad"),
     pytest.mark.filterwarnings("ignore:There is a performance drop"),
 ]
+
+
 PROJECTION = Projection(rank=4, seed=1)
+
+
 CASES = {**ZOO, **{name: case for name, (case, _) in BY_FALLBACK.items()}}
 
 
@@ -33,10 +37,15 @@ def test_rows_equal_the_cpus(name: str) -> None:
     model, batch = with_head(case.body(), case.sample_shape).float(), batch_of(12, case.sample_shape).float()
     samples = batch_of(3, case.sample_shape, seed=5).float().split(1)
     selected = select_layers(model, parameters="all")
-    layers = check_layers(model, selected, samples, lambda chosen: Measured(torch.cat(list(chosen)), margin), PROJECTION).covered
+    layers = check_layers(
+        model, selected, samples, lambda chosen: Measured(torch.cat(list(chosen)), margin), PROJECTION
+    ).covered
     expected = RowExtractor(model, layers, PROJECTION)(Measured(batch, margin)).rows
     model.cuda()
-    assert close(RowExtractor(model, layers, PROJECTION)(Measured(batch, margin).pinned().to(torch.device("cuda"))).rows, expected)
+    assert close(
+        RowExtractor(model, layers, PROJECTION)(Measured(batch, margin).pinned().to(torch.device("cuda"))).rows,
+        expected,
+    )
 
 
 @pytest.mark.parametrize("build", MODELS.values(), ids=MODELS)
@@ -50,7 +59,10 @@ def test_rows_of_texts_equal_the_cpus(build: Callable[[], nn.Module]) -> None:
 
 def test_a_batch_of_images_does_not_wait_for_the_device() -> None:
     case = ZOO["vision transformer"]
-    model, batch = with_head(case.body(), case.sample_shape).float().cuda(), Measured(batch_of(12, case.sample_shape).float(), margin).pinned()
+    model, batch = (
+        with_head(case.body(), case.sample_shape).float().cuda(),
+        Measured(batch_of(12, case.sample_shape).float(), margin).pinned(),
+    )
     extractor = RowExtractor(model, select_layers(model).covered, PROJECTION)
     extractor(batch.to(torch.device("cuda")))
     torch.cuda.set_sync_debug_mode("error")
@@ -63,7 +75,10 @@ def test_a_batch_of_images_does_not_wait_for_the_device() -> None:
 @pytest.mark.parametrize("precision", [torch.bfloat16, torch.float16])
 def test_a_lower_precision_gives_nearly_the_same_rows(precision: torch.dtype) -> None:
     case = ZOO["vision transformer"]
-    model, batch = with_head(case.body(), case.sample_shape).float().cuda(), Measured(batch_of(12, case.sample_shape).float().cuda(), margin)
+    model, batch = (
+        with_head(case.body(), case.sample_shape).float().cuda(),
+        Measured(batch_of(12, case.sample_shape).float().cuda(), margin),
+    )
     extractor = RowExtractor(model, select_layers(model).covered, PROJECTION)
     low, full = extractor(batch, precision).rows, extractor(batch).rows
     assert not torch.equal(low, full)
@@ -72,7 +87,10 @@ def test_a_lower_precision_gives_nearly_the_same_rows(precision: torch.dtype) ->
 
 def test_side_numbers_equal_the_cpus() -> None:
     case = ZOO["vision transformer"]
-    model, batch = with_head(case.body(), case.sample_shape).float(), Measured(batch_of(12, case.sample_shape).float(), margin)
+    model, batch = (
+        with_head(case.body(), case.sample_shape).float(),
+        Measured(batch_of(12, case.sample_shape).float(), margin),
+    )
     layers = select_layers(model, parameters="all").covered
     expected = RowExtractor(model, layers, PROJECTION).side_numbers(batch)
     model.cuda()
@@ -83,7 +101,9 @@ def test_a_chain_comes_again_bit_for_bit() -> None:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(8, 16), nn.Tanh(), nn.Linear(16, 3)).cuda().eval()
     inputs, classes, anchor = torch.randn(40, 8).cuda(), torch.randint(0, 3, (40,)).cuda(), flat_weights(model)
-    clean = SamplingSet(lambda indices: nn.functional.cross_entropy(model(inputs[indices]), classes[indices], reduction="none"), 40)
+    clean = SamplingSet(
+        lambda indices: nn.functional.cross_entropy(model(inputs[indices]), classes[indices], reduction="none"), 40
+    )
     ends = []
     for _ in range(2):
         chain = Chain.start(0, anchor)

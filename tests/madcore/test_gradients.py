@@ -7,14 +7,18 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from madcore import Measured, Projection, margin, select_layers
-from madcore.gradients import RowExtractor
+from madcore.extraction.extractor import RowExtractor
 from tests.madcore.kinds import Looks
 from tests.madcore.models import IN_PLACE_CASES, LAYER_CASES, LayerCase, ReusesInput, Twice, batch_of, with_head
 from tests.reference import autograd_rows
 from tests.strategies import LAW, ConvCase, TransposedConvCase, conv_cases, seeds, transposed_conv_cases
 
 BELOW, ABOVE = Projection(rank=2, seed=3), Projection(rank=100, seed=3)
+
+
 RANKS = pytest.mark.parametrize("projection", [BELOW, ABOVE], ids=["rank below the sides", "rank above the sides"])
+
+
 OTHERS = {
     "gaussian": Projection(rank=2, seed=3, kind="gaussian"),
     "hashed": Projection(rank=3, seed=3, sketch=4),
@@ -27,10 +31,14 @@ def hooked_rows(model: nn.Module, batch: Tensor, projection: Projection) -> Tens
     return RowExtractor(model, select_layers(model, parameters="all").covered, projection)(Measured(batch, margin)).rows
 
 
-def assert_equals_autograd(model: nn.Module, batch: Tensor, projection: Projection, twin: nn.Module | None = None) -> None:
+def assert_equals_autograd(
+    model: nn.Module, batch: Tensor, projection: Projection, twin: nn.Module | None = None
+) -> None:
     """Every parameter is covered, and rows equal those of the loop to 1e-10."""
     coverage = select_layers(model, parameters="all")
-    assert [layer.name for layer in coverage.covered] == [name for name, _ in model.named_parameters()] and not coverage.not_covered
+    assert [layer.name for layer in coverage.covered] == [
+        name for name, _ in model.named_parameters()
+    ] and not coverage.not_covered
     expected = autograd_rows(twin or model, coverage.covered, batch, projection)
     rows = hooked_rows(model, batch, projection)
     assert rows.dtype == torch.float64 and rows.shape == expected.shape
@@ -48,10 +56,16 @@ def test_rows_equal_autograd(case: LayerCase, n: int, projection: Projection) ->
 @pytest.mark.parametrize("projection", OTHERS.values(), ids=OTHERS)
 @pytest.mark.parametrize("case", ["linear (n, s, d)", "conv2d groups", "batchnorm2d"])
 def test_rows_of_other_projections_equal_autograd(case: str, projection: Projection) -> None:
-    assert_equals_autograd(with_head(LAYER_CASES[case].body(), LAYER_CASES[case].sample_shape), batch_of(3, LAYER_CASES[case].sample_shape), projection)
+    assert_equals_autograd(
+        with_head(LAYER_CASES[case].body(), LAYER_CASES[case].sample_shape),
+        batch_of(3, LAYER_CASES[case].sample_shape),
+        projection,
+    )
 
 
-TAKE_EMPTY_BATCHES = {name: case for name, case in LAYER_CASES.items() if not name.startswith("instancenorm")}  # torch's own refuses them
+TAKE_EMPTY_BATCHES = {
+    name: case for name, case in LAYER_CASES.items() if not name.startswith("instancenorm")
+}  # torch's own refuses them
 
 
 @RANKS
@@ -109,8 +123,18 @@ def test_a_module_used_twice_accumulates(projection: Projection) -> None:
 @given(conv_cases(), seeds)
 def test_any_convolution(case: ConvCase, seed: int) -> None:
     kind = (nn.Conv1d, nn.Conv2d, nn.Conv3d)[case.dimensions - 1]
-    settings = {"stride": case.stride, "padding": case.padding, "dilation": case.dilation, "padding_mode": case.padding_mode}
-    body = nn.Sequential(kind(2, case.channels[0], 1), nn.Tanh(), kind(*case.channels, case.kernel, groups=case.groups, bias=case.bias, **settings), nn.Tanh())
+    settings = {
+        "stride": case.stride,
+        "padding": case.padding,
+        "dilation": case.dilation,
+        "padding_mode": case.padding_mode,
+    }
+    body = nn.Sequential(
+        kind(2, case.channels[0], 1),
+        nn.Tanh(),
+        kind(*case.channels, case.kernel, groups=case.groups, bias=case.bias, **settings),
+        nn.Tanh(),
+    )
     shape = (2, *case.sides)
     model, batch = with_head(body, shape, seed), batch_of(2, shape, seed)
     for projection in (BELOW, ABOVE):
@@ -122,8 +146,19 @@ def test_any_convolution(case: ConvCase, seed: int) -> None:
 def test_any_transposed_convolution(case: TransposedConvCase, seed: int) -> None:
     pointwise = (nn.Conv1d, nn.Conv2d, nn.Conv3d)[case.dimensions - 1]
     kind = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)[case.dimensions - 1]
-    settings = {"stride": case.stride, "padding": case.padding, "output_padding": case.output_padding, "dilation": case.dilation, "bias": case.bias}
-    body = nn.Sequential(pointwise(2, case.channels[0], 1), nn.Tanh(), kind(*case.channels, case.kernel, groups=case.groups, **settings), nn.Tanh())
+    settings = {
+        "stride": case.stride,
+        "padding": case.padding,
+        "output_padding": case.output_padding,
+        "dilation": case.dilation,
+        "bias": case.bias,
+    }
+    body = nn.Sequential(
+        pointwise(2, case.channels[0], 1),
+        nn.Tanh(),
+        kind(*case.channels, case.kernel, groups=case.groups, **settings),
+        nn.Tanh(),
+    )
     shape = (2, *case.sides)
     model, batch = with_head(body, shape, seed), batch_of(2, shape, seed)
     for projection in (BELOW, ABOVE):
@@ -134,10 +169,18 @@ def test_any_transposed_convolution(case: TransposedConvCase, seed: int) -> None
 @given(st.integers(1, 9), st.integers(1, 6), st.lists(st.integers(1, 4), max_size=3), st.booleans(), seeds)
 def test_any_embedding(vocabulary: int, size: int, positions: list[int], padded: bool, seed: int) -> None:
     table = nn.Embedding(vocabulary, size, padding_idx=seed % vocabulary if padded else None)
-    model, batch = with_head(nn.Sequential(Looks(table), nn.Tanh()), tuple(positions), seed), batch_of(2, tuple(positions), seed)
+    model, batch = (
+        with_head(nn.Sequential(Looks(table), nn.Tanh()), tuple(positions), seed),
+        batch_of(2, tuple(positions), seed),
+    )
     layers = select_layers(model, parameters="all").covered
     for projection in (BELOW, ABOVE):
-        torch.testing.assert_close(hooked_rows(model, batch, projection), autograd_rows(model, layers, batch, projection), rtol=1e-10, atol=1e-10)
+        torch.testing.assert_close(
+            hooked_rows(model, batch, projection),
+            autograd_rows(model, layers, batch, projection),
+            rtol=1e-10,
+            atol=1e-10,
+        )
 
 
 @pytest.mark.parametrize("case", LAYER_CASES.values(), ids=LAYER_CASES.keys())
@@ -145,12 +188,16 @@ def test_a_row_does_not_depend_on_its_neighbours(case: LayerCase) -> None:
     model = with_head(case.body(), case.sample_shape)
     batch, strangers = batch_of(3, case.sample_shape), 1000 * batch_of(2, case.sample_shape, seed=9)
     alone = torch.cat([hooked_rows(model, sample, BELOW) for sample in batch.split(1)])
-    torch.testing.assert_close(hooked_rows(model, torch.cat([strangers, batch.flip(0)]), BELOW)[2:].flip(0), alone, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(
+        hooked_rows(model, torch.cat([strangers, batch.flip(0)]), BELOW)[2:].flip(0), alone, rtol=1e-12, atol=1e-12
+    )
 
 
 def test_an_input_that_requires_grad_has_the_same_rows() -> None:
     model, batch = with_head(nn.Linear(6, 5), (6,)), batch_of(3, (6,))
-    torch.testing.assert_close(hooked_rows(model, batch.clone().requires_grad_(), ABOVE), hooked_rows(model, batch, ABOVE), rtol=0, atol=0)
+    torch.testing.assert_close(
+        hooked_rows(model, batch.clone().requires_grad_(), ABOVE), hooked_rows(model, batch, ABOVE), rtol=0, atol=0
+    )
 
 
 @pytest.mark.parametrize("surrounding", [torch.no_grad, torch.enable_grad], ids=["no_grad", "enable_grad"])
@@ -158,7 +205,9 @@ def test_gradient_mode_outside_does_not_matter(surrounding: type[torch.no_grad])
     model, batch = with_head(nn.Linear(6, 5), (6,)), batch_of(3, (6,))
     with surrounding():
         rows = hooked_rows(model, batch, ABOVE)
-    torch.testing.assert_close(rows, autograd_rows(model, select_layers(model, parameters="all").covered, batch, ABOVE), rtol=1e-10, atol=1e-10)
+    torch.testing.assert_close(
+        rows, autograd_rows(model, select_layers(model, parameters="all").covered, batch, ABOVE), rtol=1e-10, atol=1e-10
+    )
 
 
 @pytest.mark.parametrize("precision", [torch.bfloat16, torch.float16], ids=str)

@@ -33,7 +33,11 @@ from tests.madcore.test_tokens import batch_of
 from tests.strategies import LAW, normal_rows, seeds
 
 WHOLE, NARROW = Projection(rank=1000), Projection(rank=2, seed=3)
+
+
 PROJECTIONS = pytest.mark.parametrize("projection", [WHOLE, NARROW], ids=["whole", "projected"])
+
+
 DAMPINGS = st.builds(Damping, st.sampled_from(["relative_mean", "absolute"]), st.floats(0.01, 10))
 
 
@@ -70,7 +74,13 @@ def perceptron() -> nn.Module:
 
 def convolutions() -> nn.Module:
     return seeded(
-        nn.Conv2d(3, 4, 3, stride=2, padding=1), nn.Tanh(), nn.Conv2d(4, 6, 3, groups=2), nn.Tanh(), nn.ConvTranspose2d(6, 2, 2), nn.Flatten(), nn.Linear(32, 3)
+        nn.Conv2d(3, 4, 3, stride=2, padding=1),
+        nn.Tanh(),
+        nn.Conv2d(4, 6, 3, groups=2),
+        nn.Tanh(),
+        nn.ConvTranspose2d(6, 2, 2),
+        nn.Flatten(),
+        nn.Linear(32, 3),
     )
 
 
@@ -95,18 +105,28 @@ def projected_jacobian(model: nn.Module, layer: Layer, inputs: Tensor, projectio
 
 @PROJECTIONS
 @pytest.mark.parametrize("ekfac", [False, True], ids=["kfac", "ekfac"])
-def test_of_a_deep_linear_network_under_squared_loss_it_is_the_gauss_newton_matrix(projection: Projection, ekfac: bool) -> None:
+def test_of_a_deep_linear_network_under_squared_loss_it_is_the_gauss_newton_matrix(
+    projection: Projection, ekfac: bool
+) -> None:
     """The Fisher's labels are outputs plus noise of unit covariance; noise sqrt(C) e_c, each c once, has exactly that."""
-    model, inputs, classes = seeded(nn.Linear(5, 6, bias=False), nn.Linear(6, 4, bias=False), nn.Linear(4, 3, bias=False)), normals(7, 5), 3
+    model, inputs, classes = (
+        seeded(nn.Linear(5, 6, bias=False), nn.Linear(6, 4, bias=False), nn.Linear(4, 3, bias=False)),
+        normals(7, 5),
+        3,
+    )
     layers = select_layers(model).covered
     noise = classes**0.5 * torch.eye(classes, dtype=torch.float64).repeat(len(inputs), 1)
     each = inputs.repeat_interleave(classes, dim=0)
-    found = (corrected if ekfac else factored)(extractor_of(model, projection), each, lambda outputs: -(outputs * noise).sum(dim=1))
+    found = (corrected if ekfac else factored)(
+        extractor_of(model, projection), each, lambda outputs: -(outputs * noise).sum(dim=1)
+    )
     for layer, spectrum in zip(layers, found, strict=True):
         jacobians_nck = projected_jacobian(model, layer, inputs, projection)
         dense = torch.einsum("nck,ncl->kl", jacobians_nck, jacobians_nck) / len(inputs)
         if ekfac:  # the same eigenvectors, and moments along them that are the eigenvalues
-            torch.testing.assert_close(spectrum.eigenvalues.sort().values, torch.linalg.eigvalsh(dense).clamp(min=0), rtol=1e-8, atol=1e-9)
+            torch.testing.assert_close(
+                spectrum.eigenvalues.sort().values, torch.linalg.eigvalsh(dense).clamp(min=0), rtol=1e-8, atol=1e-9
+            )
         torch.testing.assert_close(spectrum.dense, dense, rtol=1e-8, atol=1e-9)
 
 
@@ -118,8 +138,12 @@ def slow_factors(model: nn.Module, inputs: Tensor) -> dict[str, tuple[Tensor, Te
         def hook(module: nn.Module, args: tuple[Tensor], output: Tensor) -> None:
             a = args[0]
             if isinstance(module, nn.Conv2d):
-                a = nn.functional.unfold(a, module.kernel_size, module.dilation, module.padding, module.stride).transpose(1, 2)  # type: ignore[arg-type]
-            output.register_hook(lambda d: seen[name].append(d.flatten(2).transpose(1, 2) if d.ndim > 2 else d.unsqueeze(1)))
+                a = nn.functional.unfold(
+                    a, module.kernel_size, module.dilation, module.padding, module.stride
+                ).transpose(1, 2)  # type: ignore[arg-type]
+            output.register_hook(
+                lambda d: seen[name].append(d.flatten(2).transpose(1, 2) if d.ndim > 2 else d.unsqueeze(1))
+            )
             seen[name] = [a if a.ndim > 2 else a.unsqueeze(1)]
 
         module.register_forward_hook(hook)
@@ -152,9 +176,14 @@ def test_factors_are_means_over_samples_and_positions(make: type[nn.Module]) -> 
 def test_projected_factors_are_the_projected_whole_ones(projection: Projection) -> None:
     model, inputs = perceptron(), normals(6, 5)
     extractor = extractor_of(model, projection)
-    for (name, (factor_s, factor_a)), spectrum in zip(slow_factors(perceptron(), inputs).items(), factored(extractor, inputs), strict=True):
+    for (name, (factor_s, factor_a)), spectrum in zip(
+        slow_factors(perceptron(), inputs).items(), factored(extractor, inputs), strict=True
+    ):
         p0, p1 = (projection.matrix(name, side, size) for side, size in enumerate(model.get_parameter(name).shape))
-        small_s, small_a = factor_s if p0 is None else p0 @ factor_s @ p0.T, factor_a if p1 is None else p1 @ factor_a @ p1.T
+        small_s, small_a = (
+            factor_s if p0 is None else p0 @ factor_s @ p0.T,
+            factor_a if p1 is None else p1 @ factor_a @ p1.T,
+        )
         torch.testing.assert_close(spectrum.dense, torch.kron(small_s, small_a), rtol=1e-8, atol=1e-12)
 
 
@@ -169,7 +198,9 @@ def test_both_sides_by_position_sum_to_the_row(projection: Projection) -> None:
     first, second, positions = extractor.side_layout.stored.blocks(numbers)[-3:]
     assert torch.equal(positions, torch.ones(2, 1, dtype=torch.float64))
     size = extractor.side_layout.factors[extractor.layout.names[-1]]
-    products = torch.stack([torch.kron(a.reshape(size[0], -1), b.reshape(size[1], -1)) for a, b in zip(first, second, strict=True)])
+    products = torch.stack(
+        [torch.kron(a.reshape(size[0], -1), b.reshape(size[1], -1)) for a, b in zip(first, second, strict=True)]
+    )
     torch.testing.assert_close(products, last.unsqueeze(2) * last.unsqueeze(1), rtol=1e-9, atol=1e-12)
 
 
@@ -187,7 +218,10 @@ def test_padding_does_not_count() -> None:
 
 def test_layers_without_sides_keep_their_block() -> None:
     """Biases and norms; and all, where what projections leave is hashed."""
-    model, inputs = seeded(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Tanh(), nn.Flatten(), nn.Linear(36, 3)), normals(9, 3, 5, 5)
+    model, inputs = (
+        seeded(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Tanh(), nn.Flatten(), nn.Linear(36, 3)),
+        normals(9, 3, 5, 5),
+    )
     layers = select_layers(model, parameters="all").covered
     with_sides = {NARROW: [0, 4], Projection(rank=3, sketch=4): []}
     for projection, places in with_sides.items():
@@ -208,7 +242,9 @@ def test_corrected_eigenvalues_are_the_closest_on_these_eigenvectors() -> None:
     blocks = BlockMoment.zero(extractor.layout).update(rows).finalize()
     for plain, better, block in zip(factored(extractor, inputs), corrected(extractor, inputs), blocks, strict=True):
         along = better.basis.rotate(torch.eye(better.size, dtype=torch.float64))
-        torch.testing.assert_close(better.eigenvalues, (along.T @ block.dense @ along).diagonal(), rtol=1e-8, atol=1e-12)
+        torch.testing.assert_close(
+            better.eigenvalues, (along.T @ block.dense @ along).diagonal(), rtol=1e-8, atol=1e-12
+        )
         assert (better.dense - block.dense).norm() <= (plain.dense - block.dense).norm() + 1e-12
         assert better.mean_eigenvalue == pytest.approx(block.mean_eigenvalue)
 
@@ -220,11 +256,20 @@ def test_the_damped_inverse_of_a_product_equals_the_dense_one(seed: int, o: int,
     product = Spectrum.of_product(one.T @ one, other.T @ other)
     full = Spectrum.of(torch.kron(one.T @ one, other.T @ other))
     torch.testing.assert_close(product.dense, full.dense, rtol=1e-9, atol=1e-9)
-    rows, left, right = normal_rows(seed + 2, 3, o * i).double(), DampedInverse.of(product, damping), DampedInverse.of(full, damping)
+    rows, left, right = (
+        normal_rows(seed + 2, 3, o * i).double(),
+        DampedInverse.of(product, damping),
+        DampedInverse.of(full, damping),
+    )
     for made in ("apply", "quadratic", "whiten"):
         torch.testing.assert_close(getattr(left, made)(rows), getattr(right, made)(rows), rtol=1e-7, atol=1e-7)
     layout = RowLayout(("a",), (o * i,))
-    torch.testing.assert_close(Whitening.fit(layout, [product], damping)(rows), Whitening.fit(layout, [full], damping)(rows), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(
+        Whitening.fit(layout, [product], damping)(rows),
+        Whitening.fit(layout, [full], damping)(rows),
+        rtol=1e-4,
+        atol=1e-4,
+    )
 
 
 @LAW
@@ -232,7 +277,10 @@ def test_the_damped_inverse_of_a_product_equals_the_dense_one(seed: int, o: int,
 def test_regrouping_changes_nothing(seed: int, parts: list[int]) -> None:
     layout = SideLayout(RowLayout(("a", "b", "c"), (6, 3, 4)), ((2, 3), None, (1, 4)))
     assert layout.stored.sizes == (4, 9, 1, 1, 16, 1, 3) and layout.summed == 32
-    numbers, rows = normal_rows(seed, sum(parts) + 1, layout.stored.k).double(), normal_rows(seed, sum(parts) + 1, 13).double()
+    numbers, rows = (
+        normal_rows(seed, sum(parts) + 1, layout.stored.k).double(),
+        normal_rows(seed, sum(parts) + 1, 13).double(),
+    )
     for place in (0, 3, 4, 8, 12, 13, 14, 15, 20, 25, 30, 31):
         numbers[:, place] = numbers[:, place].abs() + 20
     split = [1, *parts]
@@ -243,7 +291,10 @@ def test_regrouping_changes_nothing(seed: int, parts: list[int]) -> None:
     for a, b in zip(whole.finalize(), merged.finalize(), strict=True):
         torch.testing.assert_close(a.dense, b.dense, rtol=1e-9, atol=1e-9)
     spectra = whole.finalize()
-    once, regrouped = EigenvalueMoment.zero(layout.rows, spectra).update(rows), EigenvalueMoment.zero(layout.rows, spectra)
+    once, regrouped = (
+        EigenvalueMoment.zero(layout.rows, spectra).update(rows),
+        EigenvalueMoment.zero(layout.rows, spectra),
+    )
     for part in rows.split(split)[::-1]:
         regrouped = EigenvalueMoment.zero(layout.rows, spectra).update(part).merge(regrouped)
     for left, right in zip(once.finalize(), regrouped.finalize(), strict=True):

@@ -23,17 +23,23 @@ from madcore import (
     row_layout,
     select_layers,
 )
-from madcore.likelihood import sampled_nlls
+from madcore.extraction.likelihood import sampled_nlls
 from tests.languages import double_norms, gpt2, texts
 from tests.madcore.test_tokens import batch_of
 
 WHOLE, NARROW = Projection(rank=1000), Projection(rank=2, seed=3)
+
+
 PROJECTIONS = pytest.mark.parametrize("projection", [WHOLE, NARROW], ids=["whole", "projected"])
 
 
 def network() -> nn.Module:
     torch.manual_seed(0)
-    return nn.Sequential(nn.Conv2d(2, 3, 3), nn.Tanh(), nn.Flatten(), nn.Linear(12, 5), nn.Tanh(), nn.Linear(5, 4)).double().eval()
+    return (
+        nn.Sequential(nn.Conv2d(2, 3, 3), nn.Tanh(), nn.Flatten(), nn.Linear(12, 5), nn.Tanh(), nn.Linear(5, 4))
+        .double()
+        .eval()
+    )
 
 
 def images(samples: int) -> Tensor:
@@ -43,9 +49,14 @@ def images(samples: int) -> Tensor:
 def compressed_jacobians(model: nn.Module, layer: Layer, inputs: Tensor, projection: Projection) -> Tensor:
     """Of the logits with respect to one layer, its sides projected: (n, C, k)."""
     own = {layer.name: model.get_parameter(layer.name).detach()}
-    jacobians = jacrev(lambda parameters: functional_call(model, parameters, (inputs,)))(own)[layer.name].flatten(3 if own[layer.name].ndim > 1 else 2)
+    jacobians = jacrev(lambda parameters: functional_call(model, parameters, (inputs,)))(own)[layer.name].flatten(
+        3 if own[layer.name].ndim > 1 else 2
+    )
     sides = [projection.matrix(layer.name, side, size) for side, size in enumerate(layer.shape)]
-    p0, p1 = (torch.eye(size, dtype=torch.float64) if matrix is None else matrix for matrix, size in zip(sides, layer.shape, strict=True))
+    p0, p1 = (
+        torch.eye(size, dtype=torch.float64) if matrix is None else matrix
+        for matrix, size in zip(sides, layer.shape, strict=True)
+    )
     return (p0 @ jacobians.reshape(*jacobians.shape[:2], *layer.shape) @ p1.T).flatten(2)
 
 
@@ -60,13 +71,17 @@ def dense_gauss_newton(model: nn.Module, layer: Layer, inputs: Tensor, projectio
 
 @PROJECTIONS
 @pytest.mark.parametrize("parameters", ["matrices", "all"])
-def test_the_second_moment_of_gauss_newton_rows_is_the_gauss_newton_matrix(projection: Projection, parameters: Literal["matrices", "all"]) -> None:
+def test_the_second_moment_of_gauss_newton_rows_is_the_gauss_newton_matrix(
+    projection: Projection, parameters: Literal["matrices", "all"]
+) -> None:
     model, inputs = network(), images(30)
     layers = select_layers(model, parameters=parameters).covered
     rows = gauss_newton_rows(RowExtractor(model, layers, projection), inputs, 4)
     moment = BlockMoment.zero(row_layout(layers, projection)).update(rows.flatten(0, 1)).finalize()
     for layer, block in zip(layers, moment, strict=True):
-        torch.testing.assert_close(block.dense, dense_gauss_newton(model, layer, inputs, projection), rtol=1e-9, atol=1e-12)
+        torch.testing.assert_close(
+            block.dense, dense_gauss_newton(model, layer, inputs, projection), rtol=1e-9, atol=1e-12
+        )
 
 
 @PROJECTIONS
@@ -96,12 +111,17 @@ def test_a_samples_labels_depend_on_its_name_and_the_seed_alone() -> None:
     assert not torch.equal(label_uniforms(1, ["a", "b", "c"], 4), one)
     assert label_uniforms(0, []).shape == (0, 1)
     many = label_uniforms(0, [str(number) for number in range(4_000)])
-    assert float((many.sort(dim=0).values.squeeze() - torch.linspace(0, 1, 4_000)).abs().max()) < 0.03  # Kolmogorov-Smirnov, p = 0.001
+    assert (
+        float((many.sort(dim=0).values.squeeze() - torch.linspace(0, 1, 4_000)).abs().max()) < 0.03
+    )  # Kolmogorov-Smirnov, p = 0.001
 
 
 def test_rows_of_a_batch_in_parts_are_those_of_the_whole() -> None:
     model, inputs = network(), images(20)
-    extractor, uniforms = RowExtractor(model, select_layers(model).covered, NARROW), label_uniforms(0, [str(n) for n in range(20)]).squeeze(1)
+    extractor, uniforms = (
+        RowExtractor(model, select_layers(model).covered, NARROW),
+        label_uniforms(0, [str(n) for n in range(20)]).squeeze(1),
+    )
     whole, parts = Measured(inputs, SampledLabels(uniforms)), Measured(inputs, SampledLabels(uniforms)).parts(8)
     assert [part.samples for _, part in parts] == [8, 8, 4]
     torch.testing.assert_close(torch.cat([extractor(part).rows for _, part in parts]), extractor(whole).rows)
@@ -112,7 +132,9 @@ def test_sampled_completions_replace_the_tokens_that_count_and_not_those_that_ar
     tokens = batch_of(samples, 14)
     uniforms = label_uniforms(5, ["x", "y", "z"], 14)
     layers = select_layers(model, parameters="all").covered
-    rows = per_sample_rows(model, tokens.inputs, layers=layers, projection=NARROW, measurement=SampledCompletions(tokens, uniforms))
+    rows = per_sample_rows(
+        model, tokens.inputs, layers=layers, projection=NARROW, measurement=SampledCompletions(tokens, uniforms)
+    )
     for number, (ids, start) in enumerate(samples):
         logits = model(ids.unsqueeze(0)).logits[0]
         loss = logits.new_zeros(())
@@ -127,7 +149,9 @@ def test_sampled_completions_replace_the_tokens_that_count_and_not_those_that_ar
             assert grad is not None
             p0, p1 = (NARROW.matrix(layer.name, side, size) for side, size in enumerate(layer.shape))
             dense = grad.reshape(layer.shape) if p0 is None else p0 @ grad.reshape(layer.shape)
-            torch.testing.assert_close(numbers[number], (dense if p1 is None else dense @ p1.T).flatten(), rtol=1e-9, atol=1e-11)
+            torch.testing.assert_close(
+                numbers[number], (dense if p1 is None else dense @ p1.T).flatten(), rtol=1e-9, atol=1e-11
+            )
 
 
 def test_some_of_the_texts_have_their_own_labels() -> None:

@@ -41,7 +41,9 @@ def test_the_gradient_survives_where_the_confidence_rounds_to_one(confident: flo
     assert float(1 - torch.softmax(logits.detach(), dim=1).amax()) == 0.0
     (gradient,) = torch.autograd.grad(margin(logits).sum(), logits)
     others = torch.softmax(torch.tensor([0.0, 1.0, -1.0]), dim=0)
-    torch.testing.assert_close(gradient[0], torch.stack([others[0], torch.tensor(-1.0), others[1], others[2]]), rtol=1e-5, atol=0)
+    torch.testing.assert_close(
+        gradient[0], torch.stack([others[0], torch.tensor(-1.0), others[1], others[2]]), rtol=1e-5, atol=0
+    )
 
 
 @pytest.mark.parametrize("shape", [(3,), (3, 1), (3, 2, 4), (3, 0), ()], ids=str)

@@ -12,6 +12,8 @@ from tests.madcore.test_tokens import batch_of as tokens_of
 from tests.reference import autograd_rows, autograd_token_rows
 
 PROJECTION = Projection(rank=3, seed=1)
+
+
 CASE = LAYER_CASES["conv2d"]
 
 
@@ -35,7 +37,7 @@ def extractor(model: nn.Module) -> RowExtractor:
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     """No input of a layer may have more bytes than the smallest part's."""
-    monkeypatch.setattr("madcore.gradients.PART_BYTES", 1)
+    monkeypatch.setattr("madcore.extraction.extractor.PART_BYTES", 1)
 
 
 @pytest.mark.usefixtures("small")
@@ -65,7 +67,9 @@ def test_texts_are_taken_apart_with_what_is_measured_of_them() -> None:
 def test_a_measurement_of_anybodys_own_sees_the_whole_batch() -> None:
     model = Counting(with_head(CASE.body(), CASE.sample_shape))
     labels = torch.arange(20) % 3
-    rows = extractor(model)(Measured(batch_of(20, CASE.sample_shape), lambda logits: logits.gather(1, labels.unsqueeze(1)).squeeze(1))).rows
+    rows = extractor(model)(
+        Measured(batch_of(20, CASE.sample_shape), lambda logits: logits.gather(1, labels.unsqueeze(1)).squeeze(1))
+    ).rows
     assert model.seen == [20] and rows.abs().sum() > 0
 
 

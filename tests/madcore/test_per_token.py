@@ -19,7 +19,9 @@ PARAMETERS = pytest.mark.parametrize("parameters", ["matrices", "all"])
 
 @PARAMETERS
 @pytest.mark.parametrize("build", MODELS.values(), ids=MODELS)
-def test_rows_of_tokens_sum_to_the_texts(build: Callable[[], nn.Module], parameters: Literal["matrices", "all"]) -> None:
+def test_rows_of_tokens_sum_to_the_texts(
+    build: Callable[[], nn.Module], parameters: Literal["matrices", "all"]
+) -> None:
     """In float32, as audits compute."""
     model, tokens = build(), batch_of(texts(LENGTHS), 14)
     layers = select_layers(model, parameters=parameters).covered
@@ -46,7 +48,11 @@ class WithFallback(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.embedding, self.shift, self.inner = nn.Embedding(VOCABULARY, 6), nn.Parameter(torch.randn(1, 1, 6)), Mixture()
+        self.embedding, self.shift, self.inner = (
+            nn.Embedding(VOCABULARY, 6),
+            nn.Parameter(torch.randn(1, 1, 6)),
+            Mixture(),
+        )
         self.head = nn.Linear(5, VOCABULARY)
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
@@ -60,7 +66,9 @@ def test_rows_of_tokens_by_copies_and_the_fallback_sum_to_the_texts() -> None:
     layers = checked(model, "all").covered
     assert {layer.way.split()[0] for layer in layers} == {"formula", "copies", "fallback"}
     rows = per_sample_rows(model, tokens.inputs, layers=layers, projection=PROJECTION, measurement=token_margin(tokens))
-    torch.testing.assert_close(per_token_rows(model, tokens, layers=layers, projection=PROJECTION).sum(dim=1), rows, rtol=1e-10, atol=1e-10)
+    torch.testing.assert_close(
+        per_token_rows(model, tokens, layers=layers, projection=PROJECTION).sum(dim=1), rows, rtol=1e-10, atol=1e-10
+    )
 
 
 class Checkpointing(nn.Module):
@@ -77,17 +85,23 @@ class Checkpointing(nn.Module):
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """(n, s) to (n, s, V)."""
-        return self.head(torch.tanh(checkpoint(self.block, self.embedding(input_ids), use_reentrant=self.use_reentrant)))
+        return self.head(
+            torch.tanh(checkpoint(self.block, self.embedding(input_ids), use_reentrant=self.use_reentrant))
+        )
 
 
 @pytest.mark.parametrize("use_reentrant", [False, True], ids=["by saved tensors", "reentrant"])
 @PARAMETERS
 @pytest.mark.filterwarnings("ignore:None of the inputs have requires_grad")
-def test_rows_of_tokens_through_checkpointed_blocks_sum_to_the_texts(use_reentrant: bool, parameters: Literal["matrices", "all"]) -> None:
+def test_rows_of_tokens_through_checkpointed_blocks_sum_to_the_texts(
+    use_reentrant: bool, parameters: Literal["matrices", "all"]
+) -> None:
     model, tokens = Checkpointing(use_reentrant).double().eval(), batch_of(texts(LENGTHS))
     layers = select_layers(model, parameters=parameters).covered
     rows = per_sample_rows(model, tokens.inputs, layers=layers, projection=PROJECTION, measurement=token_margin(tokens))
-    torch.testing.assert_close(per_token_rows(model, tokens, layers=layers, projection=PROJECTION).sum(dim=1), rows, rtol=1e-10, atol=1e-10)
+    torch.testing.assert_close(
+        per_token_rows(model, tokens, layers=layers, projection=PROJECTION).sum(dim=1), rows, rtol=1e-10, atol=1e-10
+    )
     assert rows.any(dim=0).all()
 
 

@@ -10,13 +10,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from madcore import Layer, Projection
-from madcore.coverage import project_gradient
+from madcore.extraction.coverage import project_gradient
 from madcore.projections import ProjectionKind
 from tests.reference import side_matrix
 from tests.strategies import LAW, seeds
 
 ranks, sizes = st.integers(1, 12), st.integers(1, 40)
+
+
 KINDS: tuple[ProjectionKind, ...] = ("rademacher", "gaussian")
+
+
 EACH_KIND = pytest.mark.parametrize("kind", KINDS)
 
 
@@ -28,7 +32,15 @@ def test_the_generator_is_frozen() -> None:
 
 def test_the_gaussian_generator_is_frozen() -> None:
     """To 1e-6: a processor may round a logarithm otherwise in its last bit."""
-    rounded = Projection(rank=16, seed=7, kind="gaussian").matrix("blocks.0.conv1.weight", 1, 145).mul(1e6).round().to(torch.int64).numpy().tobytes()
+    rounded = (
+        Projection(rank=16, seed=7, kind="gaussian")
+        .matrix("blocks.0.conv1.weight", 1, 145)
+        .mul(1e6)
+        .round()
+        .to(torch.int64)
+        .numpy()
+        .tobytes()
+    )
     assert hashlib.sha256(rounded).hexdigest() == "0133fd06ee3cbfddadda2f7e3b5fcb48ac0517a094abbd633ce7c52f95dc276e"
 
 
@@ -47,7 +59,9 @@ def test_entries_are_plus_or_minus_one_over_root_rank(rank: int, size: int, seed
     else:
         assert matrix.dtype == torch.float64 and matrix.device.type == "cpu"
         assert matrix.shape == (rank, size)
-        torch.testing.assert_close(matrix.abs(), torch.full((rank, size), rank**-0.5, dtype=torch.float64), rtol=1e-15, atol=0)
+        torch.testing.assert_close(
+            matrix.abs(), torch.full((rank, size), rank**-0.5, dtype=torch.float64), rtol=1e-15, atol=0
+        )
 
 
 def test_gaussian_entries_are_normal_with_variance_one_over_rank() -> None:
@@ -56,7 +70,10 @@ def test_gaussian_entries_are_normal_with_variance_one_over_rank() -> None:
     entries = Projection(rank, 3, "gaussian").matrix("layer.weight", 0, size) * rank**0.5
     for power, (moment, variance) in {1: (0, 1), 2: (1, 2), 3: (0, 15), 4: (3, 96)}.items():
         assert abs(float(entries.pow(power).mean()) - moment) < 5 * (variance / (rank * size)) ** 0.5
-    assert float(entries.mean(dim=0).abs().max()) < 5 * rank**-0.5 and float(entries.mean(dim=1).abs().max()) < 5 * size**-0.5
+    assert (
+        float(entries.mean(dim=0).abs().max()) < 5 * rank**-0.5
+        and float(entries.mean(dim=1).abs().max()) < 5 * size**-0.5
+    )
     pairs = entries.flatten()
     assert abs(float((pairs[::2] * pairs[1::2]).mean())) < 5 * (len(pairs) / 2) ** -0.5
 
@@ -69,7 +86,9 @@ def test_a_side_keeps_as_many_numbers_as_its_matrix_has_rows(rank: int, size: in
 
 @EACH_KIND
 def test_the_same_key_gives_the_same_matrix(kind: ProjectionKind) -> None:
-    assert torch.equal(Projection(16, 5, kind).matrix("a.weight", 0, 200), Projection(16, 5, kind).matrix("a.weight", 0, 200))
+    assert torch.equal(
+        Projection(16, 5, kind).matrix("a.weight", 0, 200), Projection(16, 5, kind).matrix("a.weight", 0, 200)
+    )
 
 
 def test_a_smaller_rank_of_the_same_size_begins_as_a_larger_one() -> None:
@@ -78,7 +97,12 @@ def test_a_smaller_rank_of_the_same_size_begins_as_a_larger_one() -> None:
     torch.testing.assert_close(few, many[:3], rtol=1e-12, atol=0)
 
 
-OTHER_KEYS = {"seed": (6, "a.weight", 0), "parameter": (5, "b.weight", 0), "side": (5, "a.weight", 1), "digits move": (51, "a.weight", 0)}
+OTHER_KEYS = {
+    "seed": (6, "a.weight", 0),
+    "parameter": (5, "b.weight", 0),
+    "side": (5, "a.weight", 1),
+    "digits move": (51, "a.weight", 0),
+}
 
 
 @EACH_KIND
@@ -92,7 +116,12 @@ def test_another_key_gives_an_unrelated_matrix(seed: int, parameter: str, side: 
 def test_inner_products_are_kept_in_expectation() -> None:
     """E[P^T P] = I: each entry of the mean over S seeds has variance (1 - [i = j]) / (rank S)."""
     rank, size, draws = 4, 9, 2000
-    grams = torch.stack([matrix.T @ matrix for matrix in (Projection(rank, seed).matrix("layer.weight", 0, size) for seed in range(draws))])
+    grams = torch.stack(
+        [
+            matrix.T @ matrix
+            for matrix in (Projection(rank, seed).matrix("layer.weight", 0, size) for seed in range(draws))
+        ]
+    )
     off_diagonal = ~torch.eye(size, dtype=torch.bool)
     bound = 5 * (rank * draws) ** -0.5
     torch.testing.assert_close(grams.diagonal(dim1=1, dim2=2), torch.ones(draws, size, dtype=torch.float64))
@@ -103,7 +132,9 @@ def test_inner_products_are_kept_in_expectation() -> None:
 
 @LAW
 @given(ranks, sizes, sizes, seeds, st.integers(1, 200))
-def test_a_sketch_deals_every_number_to_one_of_evenly_filled_buckets(rank: int, dim0: int, rest: int, seed: int, size: int) -> None:
+def test_a_sketch_deals_every_number_to_one_of_evenly_filled_buckets(
+    rank: int, dim0: int, rest: int, seed: int, size: int
+) -> None:
     projection = Projection(rank, seed, sketch=size)
     kept, sketch = min(dim0, rank) * min(rest, rank), projection.sketch_of("layer.weight", (dim0, rest))
     assert projection.numbers((dim0, rest)) == min(kept, size)
@@ -128,7 +159,9 @@ UNBIASED = {
 
 @pytest.mark.parametrize("alike", [0.0, 0.5, 1.0])
 @pytest.mark.parametrize("projection", UNBIASED.values(), ids=UNBIASED)
-def test_inner_products_of_rows_are_unbiased_and_spread_within_the_stated_bound(projection: Projection, alike: float) -> None:
+def test_inner_products_of_rows_are_unbiased_and_spread_within_the_stated_bound(
+    projection: Projection, alike: float
+) -> None:
     """Over S seeds the mean lies within 5 standard errors, and the variance below the module's bound, at inner products 0, 0.5 and 1."""
     draws, generator = 1500, np.random.default_rng(0)
     a, other = (torch.from_numpy(generator.standard_normal((9, 11))) for _ in range(2))
@@ -150,4 +183,6 @@ def test_factored_equals_dense(rank: int, dim0: int, rest: int, seed: int) -> No
     projection, layer = Projection(rank, seed), Layer("layer", "weight", (dim0, rest))
     grad = torch.from_numpy(np.random.default_rng(seed).standard_normal((dim0, rest)))
     dense = torch.kron(side_matrix(projection, layer.name, 0, dim0), side_matrix(projection, layer.name, 1, rest))
-    torch.testing.assert_close(project_gradient(grad, layer, projection), dense @ grad.flatten(), rtol=1e-10, atol=1e-10)
+    torch.testing.assert_close(
+        project_gradient(grad, layer, projection), dense @ grad.flatten(), rtol=1e-10, atol=1e-10
+    )

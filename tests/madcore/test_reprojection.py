@@ -14,16 +14,26 @@ from tests.madcore.test_zoo import covered
 from tests.madcore.zoo import BY_FALLBACK, ZOO
 
 CASES = {**LAYER_CASES, **ZOO, **{name: case for name, (case, _) in BY_FALLBACK.items()}}
+
+
 KINDS = pytest.mark.parametrize("kind", ["rademacher", "gaussian"])
+
+
 pytestmark = [
-    pytest.mark.filterwarnings("ignore:None of the inputs have requires_grad"),  # of reentrant checkpoints, before the pass is tried another way
-    pytest.mark.filterwarnings("ignore:There is a performance drop"),  # of modules that vmap has no rule for, before they go one by one
+    pytest.mark.filterwarnings(
+        "ignore:None of the inputs have requires_grad"
+    ),  # of reentrant checkpoints, before the pass is tried another way
+    pytest.mark.filterwarnings(
+        "ignore:There is a performance drop"
+    ),  # of modules that vmap has no rule for, before they go one by one
 ]
 
 
 @KINDS
 @pytest.mark.parametrize(("rank", "lower", "size"), [(8, 4, 9), (7, 3, 11), (5, 1, 7), (65, 64, 67)])
-def test_a_matrix_of_a_lower_rank_is_the_first_rows_of_one_of_a_higher(kind: ProjectionKind, rank: int, lower: int, size: int) -> None:
+def test_a_matrix_of_a_lower_rank_is_the_first_rows_of_one_of_a_higher(
+    kind: ProjectionKind, rank: int, lower: int, size: int
+) -> None:
     higher_rs, lower_rs = (Projection(one, 3, kind).matrix("a.weight", 1, size) for one in (rank, lower))
     assert higher_rs is not None
     assert lower_rs is not None

@@ -50,7 +50,9 @@ def test_what_is_at_rest_comes_back_exactly(layout: RowLayout, seed: int, expone
 
 @LAW
 @given(layouts, seeds, st.integers(-100, 100))
-def test_a_layers_largest_number_lands_in_the_highest_octave_but_one(layout: RowLayout, seed: int, exponent: int) -> None:
+def test_a_layers_largest_number_lands_in_the_highest_octave_but_one(
+    layout: RowLayout, seed: int, exponent: int
+) -> None:
     """So float16 neither overflows by rounding nor loses octaves below."""
     half, _ = to_half(normal_rows(seed, 3, layout.k) * 2.0**exponent, layout)
     for block in layout.blocks(half.float()):
@@ -103,5 +105,9 @@ def test_blocks_norms_and_spread_follow_the_slices(layout: RowLayout, seed: int,
     assert layout.slices == tuple(found) and layout.k == found[-1].stop
     for index, place in enumerate(found):
         assert torch.equal(layout.blocks(rows)[index], rows[:, place])
-        torch.testing.assert_close(layout.layer_norms(rows)[:, index], rows[:, place].double().square().sum(dim=1).sqrt())
-        assert (layout.spread(layout.layer_norms(rows))[:, place] == layout.layer_norms(rows)[:, index : index + 1]).all()
+        torch.testing.assert_close(
+            layout.layer_norms(rows)[:, index], rows[:, place].double().square().sum(dim=1).sqrt()
+        )
+        assert (
+            layout.spread(layout.layer_norms(rows))[:, place] == layout.layer_norms(rows)[:, index : index + 1]
+        ).all()

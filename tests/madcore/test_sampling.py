@@ -15,10 +15,24 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from madcore import ModelError
-from madcore.sampling import Chain, DivergedError, Langevin, Preconditioner, SamplingSet, check_loss, draw, flat_weights, minibatch, noise, place_weights
+from madcore.sampling.langevin import (
+    Chain,
+    DivergedError,
+    Langevin,
+    Preconditioner,
+    SamplingSet,
+    check_loss,
+    draw,
+    flat_weights,
+    minibatch,
+    noise,
+    place_weights,
+)
 from tests.strategies import LAW, seeds
 
 SIGMAS = 5
+
+
 CLASSES = 3
 
 
@@ -27,7 +41,9 @@ def normal(seed: int, *shape: int) -> Tensor:
     return torch.from_numpy(np.random.default_rng(seed).standard_normal(shape))
 
 
-def stepped(settings: Langevin, weights: list[float], anchor: list[float], steps: Sequence[tuple[list[float], list[float]]]) -> list[float]:
+def stepped(
+    settings: Langevin, weights: list[float], anchor: list[float], steps: Sequence[tuple[list[float], list[float]]]
+) -> list[float]:
     """The slow twin: the formula written out, a weight at a time, for (gradient, noise) of several steps."""
     ended = []
     for p, (weight, home) in enumerate(zip(weights, anchor, strict=True)):
@@ -44,13 +60,22 @@ def stepped(settings: Langevin, weights: list[float], anchor: list[float], steps
 
 @LAW
 @given(seeds, st.sampled_from(["rmsprop", "none"]), st.integers(1, 6), st.integers(1, 5))
-def test_steps_equal_the_formula_written_out(seed: int, preconditioner: Preconditioner, weights: int, steps: int) -> None:
+def test_steps_equal_the_formula_written_out(
+    seed: int, preconditioner: Preconditioner, weights: int, steps: int
+) -> None:
     settings = Langevin(preconditioner, gamma=3.0, n_beta=7.0, step=0.1, alpha=0.8, eps_rms=0.2)
-    anchor, start, gradients, normals = normal(seed, weights), normal(seed + 1, weights), normal(seed + 2, steps, weights), normal(seed + 3, steps, weights)
+    anchor, start, gradients, normals = (
+        normal(seed, weights),
+        normal(seed + 1, weights),
+        normal(seed + 2, steps, weights),
+        normal(seed + 3, steps, weights),
+    )
     chain = Chain(2, start, torch.zeros_like(start), 0)
     for gradient, normals_p in zip(gradients, normals, strict=True):
         chain = settings.advanced(chain, anchor, gradient, normals_p)
-    expected = stepped(settings, start.tolist(), anchor.tolist(), list(zip(gradients.tolist(), normals.tolist(), strict=True)))
+    expected = stepped(
+        settings, start.tolist(), anchor.tolist(), list(zip(gradients.tolist(), normals.tolist(), strict=True))
+    )
     np.testing.assert_allclose(chain.weights.numpy(), expected, rtol=1e-12, atol=1e-12)
     assert (chain.number, chain.steps) == (2, steps)
 
@@ -80,7 +105,9 @@ def test_the_stationary_distribution_of_a_quadratic_loss_is_the_gaussian_of_the_
     settings = Langevin("none", gamma=2.0, n_beta=5.0, step=0.1)
     optimum = torch.linalg.lstsq(inputs_nd, targets_n.unsqueeze(1)).solution[:, 0]
     anchor = optimum.repeat(replicas)
-    precisions, basis = torch.linalg.eigh(settings.n_beta * inputs_nd.T @ inputs_nd / 8 + settings.gamma * torch.eye(d, dtype=torch.float64))
+    precisions, basis = torch.linalg.eigh(
+        settings.n_beta * inputs_nd.T @ inputs_nd / 8 + settings.gamma * torch.eye(d, dtype=torch.float64)
+    )
     contractions = 1 - settings.step * precisions / 2
     assert 0.1 < float(contractions.abs().max()) < 0.95 and float(settings.step * precisions.max()) > 0.5
 
@@ -97,7 +124,9 @@ def test_the_stationary_distribution_of_a_quadratic_loss_is_the_gaussian_of_the_
     errors = (variances * (1 + products) / (1 - products) / len(draws_nd)).sqrt()
     found = draws_nd.T @ draws_nd / len(draws_nd)
     assert (found - exact).abs().lt(SIGMAS * errors).all()
-    assert (found - torch.diag(1 / precisions)).abs().gt(SIGMAS * errors).any(), "the step is large enough for its bias to be seen"
+    assert (found - torch.diag(1 / precisions)).abs().gt(SIGMAS * errors).any(), (
+        "the step is large enough for its bias to be seen"
+    )
     mean_errors = (exact.diagonal() * (1 + contractions) / (1 - contractions) / len(draws_nd)).sqrt()
     assert draws_nd.mean(dim=0).abs().lt(SIGMAS * mean_errors).all()
 
@@ -155,7 +184,9 @@ def test_a_draw_steps_by_the_gradient_of_its_minibatch(classifier: Classifier, p
     classifier.requires_grad_(True)
     mean = classifier.losses(minibatch(4, 1, 3, 20, 8)).mean()
     mean.backward()
-    gradient = torch.cat([torch.zeros_like(p).flatten() if p.grad is None else p.grad.flatten() for p in classifier.parameters()])
+    gradient = torch.cat(
+        [torch.zeros_like(p).flatten() if p.grad is None else p.grad.flatten() for p in classifier.parameters()]
+    )
     expected = settings.advanced(before, anchor, gradient, noise(4, 1, 3, anchor))
     assert loss == float(mean.detach()) and after.steps == expected.steps == 4
     torch.testing.assert_close(after.weights, expected.weights)
@@ -168,17 +199,28 @@ def test_a_chain_comes_again_bit_for_bit_also_when_it_is_resumed(classifier: Cla
     whole, losses = drawn(classifier, SETTINGS, Chain.start(0, anchor), anchor, 8)
     half, first = drawn(classifier, SETTINGS, Chain.start(0, anchor), anchor, 5)
     place_weights(classifier, torch.zeros_like(anchor))  # a resumed chain finds another model
-    resumed, second = drawn(classifier, SETTINGS, Chain(half.number, half.weights.clone(), half.second_moment.clone(), half.steps), anchor, 3)
+    resumed, second = drawn(
+        classifier,
+        SETTINGS,
+        Chain(half.number, half.weights.clone(), half.second_moment.clone(), half.steps),
+        anchor,
+        3,
+    )
     assert torch.equal(whole.weights, resumed.weights) and torch.equal(whole.second_moment, resumed.second_moment)
     assert losses == first + second
     others = [(SETTINGS, 1), (Langevin(gamma=100.0, n_beta=10.0, step=1e-3, batch=8, seed=1), 0)]
     for settings, number in others:
-        assert not torch.equal(whole.weights, drawn(classifier, settings, Chain.start(number, anchor), anchor, 8)[0].weights)
+        assert not torch.equal(
+            whole.weights, drawn(classifier, settings, Chain.start(number, anchor), anchor, 8)[0].weights
+        )
 
 
 def test_a_draw_leaves_all_but_the_weights_as_found(classifier: Classifier) -> None:
     anchor = flat_weights(classifier)
-    required, buffers = [p.requires_grad for p in classifier.parameters()], {name: b.clone() for name, b in classifier.named_buffers()}
+    required, buffers = (
+        [p.requires_grad for p in classifier.parameters()],
+        {name: b.clone() for name, b in classifier.named_buffers()},
+    )
     with torch.no_grad():
         chain, _ = drawn(classifier, SETTINGS, Chain.start(0, anchor), anchor, 3)
     assert not torch.equal(chain.weights, anchor)
@@ -206,10 +248,18 @@ def test_weights_in_half_precision_are_sampled_in_float32() -> None:
 
 def test_a_model_that_does_not_fit_is_refused(classifier: Classifier) -> None:
     anchor = flat_weights(classifier)
-    with pytest.raises(ModelError, match=r"the model has 114 weights and is given 113: give it weights of the same architecture"):
+    with pytest.raises(
+        ModelError, match=r"the model has 114 weights and is given 113: give it weights of the same architecture"
+    ):
         place_weights(classifier, anchor[1:])
     with pytest.raises(ModelError, match="the losses do not depend on the model's weights"):
-        draw(classifier, SETTINGS, Chain.start(0, anchor), anchor, SamplingSet(lambda indices: torch.ones(len(indices)), 20))
+        draw(
+            classifier,
+            SETTINGS,
+            Chain.start(0, anchor),
+            anchor,
+            SamplingSet(lambda indices: torch.ones(len(indices)), 20),
+        )
     classifier.body[1].train()
     with pytest.raises(ModelError, match=r"training mode.*call model.eval\(\) first"):
         draw(classifier, SETTINGS, Chain.start(0, anchor), anchor, SamplingSet(classifier.losses, 20))
@@ -217,11 +267,15 @@ def test_a_model_that_does_not_fit_is_refused(classifier: Classifier) -> None:
 
 @LAW
 @given(seeds, st.integers(0, 3), st.integers(0, 10_000), st.integers(1, 50), st.integers(1, 60))
-def test_minibatches_are_keyed_and_without_replacement(seed: int, chain: int, step: int, samples: int, batch: int) -> None:
+def test_minibatches_are_keyed_and_without_replacement(
+    seed: int, chain: int, step: int, samples: int, batch: int
+) -> None:
     indices = minibatch(seed, chain, step, samples, batch)
     assert indices.dtype == torch.int64 and indices.device.type == "cpu"
     assert torch.equal(indices, minibatch(seed, chain, step, samples, batch))
-    assert len(set(indices.tolist())) == len(indices) == min(batch, samples) and set(indices.tolist()) <= set(range(samples))
+    assert len(set(indices.tolist())) == len(indices) == min(batch, samples) and set(indices.tolist()) <= set(
+        range(samples)
+    )
     if batch >= samples:
         assert indices.tolist() == list(range(samples))
 
@@ -235,7 +289,9 @@ def test_other_keys_have_other_minibatches_and_noise() -> None:
 def test_minibatches_are_uniform_in_the_long_run() -> None:
     """Each sample is in T b / n of T minibatches, with the variance of a binomial number; each pair in T b (b - 1) / (n (n - 1))."""
     steps, samples, batch = 4000, 10, 4
-    member = torch.stack([F.one_hot(minibatch(0, 0, step, samples, batch), samples).sum(dim=0) for step in range(steps)]).double()
+    member = torch.stack(
+        [F.one_hot(minibatch(0, 0, step, samples, batch), samples).sum(dim=0) for step in range(steps)]
+    ).double()
     together = member.T @ member / steps
     alone, pair = batch / samples, batch * (batch - 1) / (samples * (samples - 1))
     expected = torch.full_like(together, pair).fill_diagonal_(alone)
@@ -274,6 +330,8 @@ def steep(model: nn.Linear) -> Losses:
 
 
 REMEDY = r"To stay near them, lower `step` \(now {step}\) or `n_beta` \(now 100\), or raise `gamma` \(now 10000\)$"
+
+
 DIVERGED: dict[str, tuple[float, Callable[[nn.Linear], Losses], str]] = {
     "a huge step": (
         1e30,
@@ -285,7 +343,11 @@ DIVERGED: dict[str, tuple[float, Callable[[nn.Linear], Losses], str]] = {
         constant(0.5),
         r"draw 1 .*: after a minibatch with a loss of 0\.5, its weights or their second moment are not finite\. ",
     ),
-    "a loss that is not a number": (1e-6, constant(math.nan), r"draw 1 of chain 3 has left the trained weights: its minibatch has a loss of nan\. "),
+    "a loss that is not a number": (
+        1e-6,
+        constant(math.nan),
+        r"draw 1 of chain 3 has left the trained weights: its minibatch has a loss of nan\. ",
+    ),
     "a second moment beyond float32": (
         1e-6,
         steep,
@@ -295,7 +357,9 @@ DIVERGED: dict[str, tuple[float, Callable[[nn.Linear], Losses], str]] = {
 
 
 @pytest.mark.parametrize(("step", "losses", "message"), DIVERGED.values(), ids=DIVERGED.keys())
-def test_a_chain_that_diverges_says_where_and_what_to_change(step: float, losses: Callable[[nn.Linear], Losses], message: str) -> None:
+def test_a_chain_that_diverges_says_where_and_what_to_change(
+    step: float, losses: Callable[[nn.Linear], Losses], message: str
+) -> None:
     model = nn.Linear(3, 1, bias=False).eval()
     place_weights(model, torch.full((3,), 1 / 3))
     anchor = flat_weights(model)

@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from madcore import RowLayout
-from madcore.sampling import flat_weights, place_weights
-from madcore.traces import centred
+from madcore.sampling.langevin import flat_weights, place_weights
+from madcore.sampling.traces import centred
 
 CLASSES = 3
 
@@ -49,7 +49,10 @@ def test_losses_covary_as_the_method_says(seed: int) -> None:
     draws_kd, gradients, hessians = gaussian_design(metric), normal(seed + 1, 3, D), normal(seed + 2, 3, D, D)
     hessians = hessians + hessians.mT
     linear, quadratic = gradients @ draws_kd.T, torch.einsum("kd,nde,ke->nk", draws_kd, hessians, draws_kd)
-    first, traced = gradients @ metric @ gradients.T, torch.einsum("iab,bc,jcd,da->ij", hessians, metric, hessians, metric)
+    first, traced = (
+        gradients @ metric @ gradients.T,
+        torch.einsum("iab,bc,jcd,da->ij", hessians, metric, hessians, metric),
+    )
     torch.testing.assert_close(covariances(1 + linear), first, rtol=0, atol=1e-12)
     found = covariances(1 + linear + quadratic / 2)
     torch.testing.assert_close(found, first + traced / 2, rtol=0, atol=1e-12)
@@ -63,7 +66,9 @@ def test_to_first_order_covariance_is_the_damped_influence() -> None:
     identity = torch.eye(D, dtype=torch.float64)
     metric = torch.linalg.inv(N_BETA * hessian + GAMMA * identity)
     influence = gradients @ torch.linalg.solve(hessian + GAMMA / N_BETA * identity, gradients.T)
-    torch.testing.assert_close(covariances(gradients @ gaussian_design(metric).T), influence / N_BETA, rtol=0, atol=1e-12)
+    torch.testing.assert_close(
+        covariances(gradients @ gaussian_design(metric).T), influence / N_BETA, rtol=0, atol=1e-12
+    )
 
 
 def test_correlations_of_traces_tend_to_cosines_of_gradients_as_the_noise_shrinks() -> None:
@@ -82,7 +87,10 @@ def test_correlations_of_traces_tend_to_cosines_of_gradients_as_the_noise_shrink
         return F.cross_entropy(model(inputs), labels, reduction="none")
 
     gradients = torch.stack(
-        [torch.cat([g.flatten() for g in torch.autograd.grad(loss, list(model.parameters()), retain_graph=True)]) for loss in losses(weights)]
+        [
+            torch.cat([g.flatten() for g in torch.autograd.grad(loss, list(model.parameters()), retain_graph=True)])
+            for loss in losses(weights)
+        ]
     )
     cosines = correlations(gradients @ metric @ gradients.T)
     largest = []

@@ -12,19 +12,23 @@ from torch import Tensor
 
 from madcore import RowLayout, per_sample_rows, row_layout, select_layers
 from madcore.projections import Projection
-from madcore.screening import Screened, screen
+from madcore.scoring.screening import Screened, screen
 from pipeline.demo.network import digit_cnn
 from tests.end_to_end.test_readme import tensors
 from tests.strategies import LAW, seeds
 
 LAYOUT = RowLayout(("a", "b"), (12, 20))
+
+
 CLASSES, SAMPLES = 10, 50
 
 
 def clean(seed: int, classes: int = CLASSES, samples: int = SAMPLES) -> tuple[Tensor, Tensor]:
     """Rows around a centre for each class, and their classes, in random order."""
     generator = torch.Generator().manual_seed(seed)
-    predictions = torch.arange(classes).repeat_interleave(samples)[torch.randperm(classes * samples, generator=generator)]
+    predictions = torch.arange(classes).repeat_interleave(samples)[
+        torch.randperm(classes * samples, generator=generator)
+    ]
     centres = torch.randn(classes, LAYOUT.k, generator=generator)
     return centres[predictions] + torch.randn(len(predictions), LAYOUT.k, generator=generator), predictions
 
@@ -48,7 +52,9 @@ def test_scale_and_order_of_rows_do_not_matter(seed: int) -> None:
     factors = torch.rand(len(rows), 1) + 0.5
     before, after = screen(rows, predictions, LAYOUT), screen((factors * rows)[order], predictions[order], LAYOUT)
     assert before.suspects.tolist() == sorted(order[after.suspects].tolist())
-    assert [modes.separation for modes in before.modes] == pytest.approx([modes.separation for modes in after.modes], rel=1e-3)
+    assert [modes.separation for modes in before.modes] == pytest.approx(
+        [modes.separation for modes in after.modes], rel=1e-3
+    )
 
 
 def test_clean_classes_are_left_alone_and_a_second_mode_is_found() -> None:

@@ -4,7 +4,7 @@ import pytest
 from torch import nn
 
 from madcore import LayerError, select_layers
-from madcore.selection import Coverage
+from madcore.extraction.selection import Coverage
 
 
 def a_model() -> nn.Module:

@@ -33,16 +33,30 @@ from madcore import (
     select_layers,
     token_margin,
 )
-from madcore.selection import Coverage
+from madcore.extraction.selection import Coverage
 from tests.languages import MODELS, VOCABULARY, double_norms, gpt2, llama, texts
 from tests.reference import autograd_token_rows, completion_nll_of_one, token_margin_of_one
 from tests.strategies import LAW, seeds
 
 PROJECTION = Projection(rank=5, seed=2)
+
+
 LENGTHS = (7, 2, 12, 12, 9)
-SIZES = {"vocab_size": VOCABULARY, "hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 4, "max_position_embeddings": 32}
+
+
+SIZES = {
+    "vocab_size": VOCABULARY,
+    "hidden_size": 24,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "max_position_embeddings": 32,
+}
+
+
 FAMILIES = (
-    lambda: Gemma3ForCausalLM(Gemma3TextConfig(**SIZES, intermediate_size=36, num_key_value_heads=2, head_dim=8, query_pre_attn_scalar=8)),
+    lambda: Gemma3ForCausalLM(
+        Gemma3TextConfig(**SIZES, intermediate_size=36, num_key_value_heads=2, head_dim=8, query_pre_attn_scalar=8)
+    ),
     lambda: GPTNeoXForCausalLM(GPTNeoXConfig(**SIZES, intermediate_size=36)),
     lambda: OPTForCausalLM(OPTConfig(**SIZES, ffn_dim=36, word_embed_proj_dim=24, pad_token_id=1)),
 )
@@ -57,7 +71,9 @@ def logits_for(tokens: TokenBatch, seed: int, scale: float = 3.0) -> Tensor:
     """Random logits, float64; those of padding are no numbers, so that using them shows."""
     generator = torch.Generator().manual_seed(seed)
     logits = scale * torch.randn(*tokens.ids.shape, VOCABULARY, dtype=torch.float64, generator=generator)
-    return logits.masked_fill((torch.arange(tokens.ids.shape[1]) >= tokens.lengths.unsqueeze(1)).unsqueeze(2), float("nan"))
+    return logits.masked_fill(
+        (torch.arange(tokens.ids.shape[1]) >= tokens.lengths.unsqueeze(1)).unsqueeze(2), float("nan")
+    )
 
 
 TWINS = {"token_margin": (token_margin, token_margin_of_one), "completion_nll": (completion_nll, completion_nll_of_one)}
@@ -67,7 +83,11 @@ TWINS = {"token_margin": (token_margin, token_margin_of_one), "completion_nll": 
 @LAW
 @given(seed=seeds, lengths=st.lists(st.integers(2, 12), min_size=1, max_size=5), padding=st.integers(0, 4))
 def test_measurements_equal_their_slow_twins(
-    measurement: Callable[..., Callable[[Tensor], Tensor]], twin: Callable[..., Tensor], seed: int, lengths: list[int], padding: int
+    measurement: Callable[..., Callable[[Tensor], Tensor]],
+    twin: Callable[..., Tensor],
+    seed: int,
+    lengths: list[int],
+    padding: int,
 ) -> None:
     samples = texts(lengths, seed)
     tokens = batch_of(samples, max(lengths) + padding)
@@ -83,7 +103,9 @@ def test_the_confidence_is_the_geometric_mean_of_the_completions_probabilities()
     confidence = completion_confidence(tokens, logits)
     for one, value, (ids, start) in zip(logits, confidence, samples, strict=True):
         probabilities = [one[t - 1].softmax(dim=0)[ids[t]] for t in range(start, len(ids))]
-        assert float(value) == pytest.approx(float(torch.stack(probabilities).prod()) ** (1 / len(probabilities)), rel=1e-5)
+        assert float(value) == pytest.approx(
+            float(torch.stack(probabilities).prod()) ** (1 / len(probabilities)), rel=1e-5
+        )
     assert confidence.dtype == torch.float32
 
 
@@ -101,19 +123,29 @@ def test_a_margin_keeps_its_gradient_where_the_model_is_certain() -> None:
 
 @pytest.mark.parametrize("shape", [(2, 12), (5, 12), (5, 11, VOCABULARY), (4, 12, VOCABULARY), (5, 12, 1)])
 def test_logits_of_another_shape_are_refused(shape: tuple[int, ...]) -> None:
-    with pytest.raises(ModelError, match=r"expected logits \(samples, positions, vocabulary\) of 5 x 12 tokens; the model returned shape"):
+    with pytest.raises(
+        ModelError,
+        match=r"expected logits \(samples, positions, vocabulary\) of 5 x 12 tokens; the model returned shape",
+    ):
         token_margin(batch_of(texts(LENGTHS)))(torch.zeros(shape))
 
 
-@pytest.mark.parametrize(("start", "length", "padded", "expected"), [(0, 4, None, "must start after"), (4, 4, None, "must start after"), (1, 4, 3, "4 tokens")])
+@pytest.mark.parametrize(
+    ("start", "length", "padded", "expected"),
+    [(0, 4, None, "must start after"), (4, 4, None, "must start after"), (1, 4, 3, "4 tokens")],
+)
 def test_a_batch_refuses_what_cannot_be_measured(start: int, length: int, padded: int | None, expected: str) -> None:
     with pytest.raises(ValueError, match=expected):
         TokenBatch.of([torch.zeros(length, dtype=torch.int64)], [start], padded)
 
 
-@pytest.mark.parametrize("projection", [PROJECTION, Projection(rank=100, seed=2)], ids=["rank below the sides", "rank above the sides"])
+@pytest.mark.parametrize(
+    "projection", [PROJECTION, Projection(rank=100, seed=2)], ids=["rank below the sides", "rank above the sides"]
+)
 @pytest.mark.parametrize("build", MODELS.values(), ids=MODELS)
-def test_rows_equal_autograd_on_single_unpadded_sequences(build: Callable[[], nn.Module], projection: Projection) -> None:
+def test_rows_equal_autograd_on_single_unpadded_sequences(
+    build: Callable[[], nn.Module], projection: Projection
+) -> None:
     model = double_norms(build())
     layers = select_layers(model, parameters="all").covered
     assert len(layers) == len(list(model.parameters()))
@@ -146,7 +178,9 @@ def together(samples: Sequence[tuple[Tensor, int]]) -> Measured:
     return Measured(tokens.inputs, token_margin(tokens))
 
 
-def checked(model: nn.Module, parameters: Literal["matrices", "all"] = "matrices", lengths: Sequence[int] = (12, 9)) -> Coverage:
+def checked(
+    model: nn.Module, parameters: Literal["matrices", "all"] = "matrices", lengths: Sequence[int] = (12, 9)
+) -> Coverage:
     return check_layers(model, select_layers(model, parameters=parameters), texts(lengths), together, PROJECTION)
 
 
@@ -181,13 +215,17 @@ def test_parameters_of_other_families_are_covered_but_for_what_has_no_gradient()
 @pytest.mark.filterwarnings("ignore:There is a performance drop")
 def test_experts_that_a_router_chooses_are_covered_by_the_block_around_them() -> None:
     torch.manual_seed(0)
-    model = MixtralForCausalLM(MixtralConfig(**SIZES, intermediate_size=36, num_key_value_heads=2, num_local_experts=4, num_experts_per_tok=2)).eval()
+    model = MixtralForCausalLM(
+        MixtralConfig(**SIZES, intermediate_size=36, num_key_value_heads=2, num_local_experts=4, num_experts_per_tok=2)
+    ).eval()
     model.config.use_cache = False
     for parameter in model.parameters():
         nn.init.normal_(parameter, std=0.3)
     coverage = checked(model, "all")
     assert [layer.name for layer in coverage.covered] == [name for name, _ in model.named_parameters()]
-    assert {(layer.way, layer.rerun) for layer in coverage.covered if ".mlp." in layer.name} == {("fallback", f"model.layers.{n}.mlp") for n in range(2)}
+    assert {(layer.way, layer.rerun) for layer in coverage.covered if ".mlp." in layer.name} == {
+        ("fallback", f"model.layers.{n}.mlp") for n in range(2)
+    }
     samples = texts(LENGTHS)
     rows = RowExtractor(model, coverage.covered, PROJECTION)(together(samples)).rows
     expected = autograd_token_rows(model, coverage.covered, samples, PROJECTION)
@@ -225,7 +263,10 @@ class NoLogits(nn.Module):
 
 
 def test_a_model_without_logits_is_refused() -> None:
-    with pytest.raises(ModelError, match="returned an object of type dict; a tensor of logits is needed, or an object with one named logits"):
+    with pytest.raises(
+        ModelError,
+        match="returned an object of type dict; a tensor of logits is needed, or an object with one named logits",
+    ):
         per_sample_rows(NoLogits().eval(), torch.zeros(2, 3))
 
 

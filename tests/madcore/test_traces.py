@@ -11,12 +11,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from madcore import RowLayout
-from madcore.sampling import Chain, Langevin
-from madcore.traces import autocorrelation_time, centred, chain_means, concordance
+from madcore.sampling.langevin import Chain, Langevin
+from madcore.sampling.traces import autocorrelation_time, centred, chain_means, concordance
 from tests.reference import places
 from tests.strategies import LAW, layouts, seeds
 
 Floats = NDArray[np.float64]
+
+
 SIGMAS = 5
 
 
@@ -30,12 +32,20 @@ def traces_of(seed: int, n: int, layout: RowLayout) -> Tensor:
 
 def concordances(one_nk: Tensor, other_mk: Tensor, layout: RowLayout) -> Tensor:
     """Of traces."""
-    return concordance(centred(one_nk, layout), chain_means(one_nk, layout), centred(other_mk, layout), chain_means(other_mk, layout), layout)
+    return concordance(
+        centred(one_nk, layout),
+        chain_means(one_nk, layout),
+        centred(other_mk, layout),
+        chain_means(other_mk, layout),
+        layout,
+    )
 
 
 def covariance_twin(one_k: Floats, other_k: Floats, sizes: Sequence[int]) -> float:
     """A loop over chains."""
-    return float(sum(((one_k[p] - one_k[p].mean()) * (other_k[p] - other_k[p].mean())).sum() for p in places(sizes)) / sum(sizes))
+    return float(
+        sum(((one_k[p] - one_k[p].mean()) * (other_k[p] - other_k[p].mean())).sum() for p in places(sizes)) / sum(sizes)
+    )
 
 
 def concordance_twin(one_k: Floats, other_k: Floats, sizes: Sequence[int]) -> float:
@@ -53,8 +63,12 @@ def test_equal_loops_over_pairs_and_chains(layout: RowLayout, seed: int, n: int,
     assert products.shape == agreement.shape == (n, m) and chain_means(one, layout).shape == (n, len(layout.sizes))
     for i, a in enumerate(one.numpy()):
         for j, b in enumerate(other.numpy()):
-            np.testing.assert_allclose(float(products[i, j]), covariance_twin(a, b, layout.sizes), rtol=1e-10, atol=1e-12)
-            np.testing.assert_allclose(float(agreement[i, j]), concordance_twin(a, b, layout.sizes), rtol=1e-10, atol=1e-12)
+            np.testing.assert_allclose(
+                float(products[i, j]), covariance_twin(a, b, layout.sizes), rtol=1e-10, atol=1e-12
+            )
+            np.testing.assert_allclose(
+                float(agreement[i, j]), concordance_twin(a, b, layout.sizes), rtol=1e-10, atol=1e-12
+            )
 
 
 @LAW
@@ -64,19 +78,25 @@ def test_concordance_is_symmetric_one_with_itself_and_at_most_one(layout: RowLay
     agreement = concordances(traces, traces, layout)
     varying = centred(traces, layout).square().sum(dim=1) > 1e-20
     torch.testing.assert_close(agreement, agreement.T, rtol=1e-12, atol=1e-12)
-    torch.testing.assert_close(agreement.diagonal()[varying], torch.ones(int(varying.sum()), dtype=torch.float64), rtol=1e-12, atol=0)
+    torch.testing.assert_close(
+        agreement.diagonal()[varying], torch.ones(int(varying.sum()), dtype=torch.float64), rtol=1e-12, atol=0
+    )
     assert concordances(traces, others, layout).abs().max() <= 1 + 1e-12
 
 
 @LAW
 @given(layouts, seeds, st.floats(0.1, 10))
-def test_concordance_falls_with_a_shift_that_covariance_does_not_see(layout: RowLayout, seed: int, shift: float) -> None:
+def test_concordance_falls_with_a_shift_that_covariance_does_not_see(
+    layout: RowLayout, seed: int, shift: float
+) -> None:
     assume(max(layout.sizes) > 1)
     trace = traces_of(seed, 2, layout)[:1]
     torch.testing.assert_close(centred(trace + shift, layout), centred(trace, layout), rtol=0, atol=1e-12)
     variance = float(centred(trace, layout).square().sum())
     for shifted in (shift, 2 * shift):
-        assert float(concordances(trace, trace + shifted, layout)) == pytest.approx(2 * variance / (2 * variance + shifted**2), rel=1e-9)
+        assert float(concordances(trace, trace + shifted, layout)) == pytest.approx(
+            2 * variance / (2 * variance + shifted**2), rel=1e-9
+        )
 
 
 def test_constant_traces_that_agree_have_no_concordance() -> None:
@@ -111,13 +131,19 @@ def relative_error(tau: float, draws: int) -> float:
 def test_the_time_of_an_autoregression(phi: float) -> None:
     """(1 + phi) / (1 - phi); what lies beyond five times that is below 1e-4 of it."""
     draws, tau = 400_000, (1 + phi) / (1 - phi)
-    assert autocorrelation_time(autoregression(phi, draws, 0)) == pytest.approx(tau, rel=SIGMAS * relative_error(tau, draws))
+    assert autocorrelation_time(autoregression(phi, draws, 0)) == pytest.approx(
+        tau, rel=SIGMAS * relative_error(tau, draws)
+    )
 
 
 def test_the_paper_s_settings_have_the_time_that_the_method_says() -> None:
     """About 39 draws: without a gradient, step and gamma alone contract by 1 - step gamma / (2 eps_rms) = 0.95 a draw. Mean of 20 independent weights."""
     settings, draws, anchor = Langevin(), 8000, torch.zeros(20, dtype=torch.float64)
-    normals, chain, kept = torch.from_numpy(np.random.default_rng(0).standard_normal((draws, 20))), Chain.start(0, anchor), []
+    normals, chain, kept = (
+        torch.from_numpy(np.random.default_rng(0).standard_normal((draws, 20))),
+        Chain.start(0, anchor),
+        [],
+    )
     for noise in normals:
         chain = settings.advanced(chain, anchor, torch.zeros_like(anchor), noise)
         kept.append(chain.weights)
@@ -137,6 +163,8 @@ def test_equals_the_sum_written_out(seed: int, draws: int, phi: float) -> None:
     assert autocorrelation_time(series) == pytest.approx(max(tau, 1.0), rel=1e-9)
 
 
-@pytest.mark.parametrize("series", [[0.1] * 100, [], [1.0, 5.0, 2.0], [1.0, -1.0] * 50], ids=["constant", "empty", "short", "alternating"])
+@pytest.mark.parametrize(
+    "series", [[0.1] * 100, [], [1.0, 5.0, 2.0], [1.0, -1.0] * 50], ids=["constant", "empty", "short", "alternating"]
+)
 def test_a_time_is_at_least_one(series: list[float]) -> None:
     assert autocorrelation_time(torch.tensor(series)) == 1.0

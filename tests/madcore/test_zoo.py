@@ -10,18 +10,34 @@ from tests.madcore.zoo import BY_FALLBACK, ZOO, Checkpointed, VisionTransformer
 from tests.reference import autograd_rows
 
 BELOW, ABOVE = Projection(rank=2, seed=3), Projection(rank=200, seed=3)
+
+
 RANKS = pytest.mark.parametrize("projection", [BELOW, ABOVE], ids=["rank below the sides", "rank above the sides"])
+
+
 pytestmark = [
-    pytest.mark.filterwarnings("ignore:None of the inputs have requires_grad"),  # of reentrant checkpoints, before the pass is tried another way
-    pytest.mark.filterwarnings("ignore:There is a performance drop"),  # of modules that vmap has no rule for, before they go one by one
+    pytest.mark.filterwarnings(
+        "ignore:None of the inputs have requires_grad"
+    ),  # of reentrant checkpoints, before the pass is tried another way
+    pytest.mark.filterwarnings(
+        "ignore:There is a performance drop"
+    ),  # of modules that vmap has no rule for, before they go one by one
 ]
+
+
 CASES = {**ZOO, **{name: case for name, (case, _) in BY_FALLBACK.items()}}
 
 
 def covered(model: nn.Module, case: LayerCase) -> Coverage:
     """All that the self-check covers, on three samples."""
     samples = batch_of(3, case.sample_shape, seed=5).split(1)
-    return check_layers(model, select_layers(model, parameters="all"), samples, lambda chosen: Measured(torch.cat(list(chosen)), margin), ABOVE)
+    return check_layers(
+        model,
+        select_layers(model, parameters="all"),
+        samples,
+        lambda chosen: Measured(torch.cat(list(chosen)), margin),
+        ABOVE,
+    )
 
 
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
@@ -59,7 +75,11 @@ def test_checkpointed_blocks_alone_are_not_counted_twice(use_reentrant: bool) ->
 
 def test_matrices_of_a_vision_transformer_are_its_linear_maps() -> None:
     model = with_head(VisionTransformer(), (2, 4, 4))
-    matrices = {name for name in dict(model.named_parameters()) if name.endswith(("weight", "in_proj_weight")) and "norm" not in name}
+    matrices = {
+        name
+        for name in dict(model.named_parameters())
+        if name.endswith(("weight", "in_proj_weight")) and "norm" not in name
+    }
     coverage = select_layers(model)
     assert {layer.name for layer in coverage.covered} == matrices
     assert set(coverage.not_covered) == {"0.token", "0.positions"}
@@ -69,7 +89,10 @@ def test_matrices_of_a_vision_transformer_are_its_linear_maps() -> None:
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
 def test_the_model_is_left_as_found(case: LayerCase) -> None:
     model = with_head(case.body(), case.sample_shape)
-    parameters, attributes = [(id(p), p.requires_grad, p.grad) for p in model.parameters()], [set(vars(module)) for module in model.modules()]
+    parameters, attributes = (
+        [(id(p), p.requires_grad, p.grad) for p in model.parameters()],
+        [set(vars(module)) for module in model.modules()],
+    )
     covered(model, case)
     assert [(id(p), p.requires_grad, p.grad) for p in model.parameters()] == parameters
     assert [set(vars(module)) for module in model.modules()] == attributes
@@ -107,7 +130,9 @@ def test_the_fallback_refuses_to_take_positions_for_samples() -> None:
     assert coverage.fallback == ("0.inner.weight",)
     extractor = RowExtractor(model, coverage.covered, BELOW)
     assert extractor(Measured(batch_of(5, (4, 6)), margin)).rows.shape[0] == 5
-    with pytest.raises(LayerError, match=r"0\.inner\.weight: its module's output for each sample alone is not the one for all together"):
+    with pytest.raises(
+        LayerError, match=r"0\.inner\.weight: its module's output for each sample alone is not the one for all together"
+    ):
         extractor(Measured(batch_of(4, (4, 6)), margin))
 
 

@@ -14,7 +14,11 @@ class Attends(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.inputs, self.attention, self.outputs = nn.Linear(6, 8), nn.MultiheadAttention(8, 2, batch_first=True), nn.Linear(8, 5)
+        self.inputs, self.attention, self.outputs = (
+            nn.Linear(6, 8),
+            nn.MultiheadAttention(8, 2, batch_first=True),
+            nn.Linear(8, 5),
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         """(n, s, 6) to (n, s, 5)."""
@@ -52,7 +56,11 @@ class Block(nn.Module):
 
     def __init__(self, size: int, heads: int):
         super().__init__()
-        self.norm1, self.attention, self.scale1 = nn.LayerNorm(size), nn.MultiheadAttention(size, heads, batch_first=True), LayerScale(size)
+        self.norm1, self.attention, self.scale1 = (
+            nn.LayerNorm(size),
+            nn.MultiheadAttention(size, heads, batch_first=True),
+            LayerScale(size),
+        )
         self.norm2, self.scale2 = nn.LayerNorm(size), LayerScale(size, inplace=True)
         self.mlp = nn.Sequential(nn.Linear(size, 2 * size), nn.ReLU(inplace=True), nn.Linear(2 * size, size))
 
@@ -85,7 +93,9 @@ class Checkpointed(nn.Module):
     def __init__(self, use_reentrant: bool):
         super().__init__()
         self.first, self.use_reentrant = nn.Linear(6, 6), use_reentrant
-        self.blocks = nn.ModuleList([Block(6, 2), nn.Sequential(nn.Linear(6, 5), nn.ReLU(inplace=True), nn.LayerNorm(5))])
+        self.blocks = nn.ModuleList(
+            [Block(6, 2), nn.Sequential(nn.Linear(6, 5), nn.ReLU(inplace=True), nn.LayerNorm(5))]
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         """(n, s, 6) to (n, s, 5)."""
@@ -100,7 +110,11 @@ class Mixture(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.experts, self.gate, self.temperature = nn.Parameter(torch.zeros(3, 6, 5)), nn.Linear(6, 3), nn.Parameter(torch.ones(()))
+        self.experts, self.gate, self.temperature = (
+            nn.Parameter(torch.zeros(3, 6, 5)),
+            nn.Linear(6, 3),
+            nn.Parameter(torch.ones(())),
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         """(n, s, 6) to (n, s, 5)."""
@@ -154,7 +168,10 @@ class Encoder(nn.Module):
         super().__init__()
         self.batch_first = batch_first
         settings = {"dim_feedforward": 5, "dropout": 0.0, "batch_first": batch_first}
-        self.encoder, self.decoder = nn.TransformerEncoderLayer(6, 2, **settings), nn.TransformerDecoderLayer(6, 3, **settings)
+        self.encoder, self.decoder = (
+            nn.TransformerEncoderLayer(6, 2, **settings),
+            nn.TransformerDecoderLayer(6, 3, **settings),
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         """(n, s, 6) to (n, s - 1, 6)."""
@@ -189,7 +206,14 @@ class Attentive(nn.Module):
         self.queries = nn.Linear(6, 6)
         self.keys = nn.Linear(6, s.kdim or 6) if s.cross or s.kdim else None
         self.attention = nn.MultiheadAttention(
-            6, 2, bias=s.bias, add_bias_kv=s.add_bias_kv, add_zero_attn=s.add_zero_attn, kdim=s.kdim, vdim=s.kdim, batch_first=s.batch_first
+            6,
+            2,
+            bias=s.bias,
+            add_bias_kv=s.add_bias_kv,
+            add_zero_attn=s.add_zero_attn,
+            kdim=s.kdim,
+            vdim=s.kdim,
+            batch_first=s.batch_first,
         )
 
     def forward(self, x: Tensor) -> Tensor:
@@ -199,8 +223,18 @@ class Attentive(nn.Module):
         key = query if self.keys is None else torch.tanh(self.keys(x[:, 3:]))
         mask, padding = self._mask(query, key), self._padding(key)
         if not s.batch_first:
-            query, key = (query.transpose(0, 1), key.transpose(0, 1)) if key is not query else [query.transpose(0, 1)] * 2
-        out, weights = self.attention(query, key, key, key_padding_mask=padding, attn_mask=mask, need_weights=s.need_weights, average_attn_weights=s.average)
+            query, key = (
+                (query.transpose(0, 1), key.transpose(0, 1)) if key is not query else [query.transpose(0, 1)] * 2
+            )
+        out, weights = self.attention(
+            query,
+            key,
+            key,
+            key_padding_mask=padding,
+            attn_mask=mask,
+            need_weights=s.need_weights,
+            average_attn_weights=s.average,
+        )
         out = out if s.batch_first else out.transpose(0, 1)
         return torch.tanh(out) if weights is None else torch.cat([out.flatten(1), weights.flatten(1)], dim=1)
 
@@ -236,7 +270,10 @@ ATTENTIONS = {
 
 def zoo_of_attention() -> dict[str, LayerCase]:
     """One body per setting."""
-    return {f"attention: {name}": LayerCase(lambda settings=settings: Attentive(settings), (7, 6)) for name, settings in ATTENTIONS.items()}
+    return {
+        f"attention: {name}": LayerCase(lambda settings=settings: Attentive(settings), (7, 6))
+        for name, settings in ATTENTIONS.items()
+    }
 
 
 class Routed(nn.Module):

@@ -14,19 +14,32 @@ import yaml
 from pydantic import JsonValue
 
 from infra.events import Event, Notice
-from pipeline import alerts
-from pipeline.alerts import OnVerdict, tell
-from pipeline.artifacts.layout import run_file
-from pipeline.config import AuditConfig, Raw
+from pipeline.config.audit_config import AuditConfig
+from pipeline.config.on_verdict import VERDICTS, OnVerdict
+from pipeline.config.sections import Raw
 from pipeline.errors import ConfigError
-from pipeline.planning import plan_audit
+from pipeline.planning.from_models import plan_audit
+from pipeline.publication import notify as alerts
+from pipeline.publication.notify import tell
+from pipeline.root.layout import run_file
 from pipeline.run import run_audit
 from tests.conftest import ConfigMaker
 from tests.jobs.command import mad
 
-UNUSUAL = {"run_id": "r1", "verdict": {"value": "unusual inputs", "reasons": ["many"]}, "counts": {"audited": 3, "flagged": 2}, "same_as": None}
+UNUSUAL = {
+    "run_id": "r1",
+    "verdict": {"value": "unusual inputs", "reasons": ["many"]},
+    "counts": {"audited": 3, "flagged": 2},
+    "same_as": None,
+}
+
+
 NOTHING = {**UNUSUAL, "verdict": {"value": "nothing unusual", "reasons": []}}
+
+
 ZOO: dict[str, dict[str, JsonValue]] = {"a": UNUSUAL, "b": NOTHING}  # type: ignore[dict-item]
+
+
 Posted = tuple[str, dict[str, str], dict[str, JsonValue]]
 
 
@@ -104,7 +117,12 @@ def test_a_command_reads_each_verdict_and_finds_it_in_its_environment(tmp_path: 
         document, environment = json.loads((tmp_path / f"{name}.json").read_text())
         assert document == {"format": 1, "root": "/a/root", "model": name, **summary}
         said = {name: environment[name] for name in ("MAD_RUN_ID", "MAD_MODEL", "MAD_VERDICT", "MAD_ROOT")}
-        assert said == {"MAD_RUN_ID": "r1", "MAD_MODEL": name, "MAD_VERDICT": document["verdict"]["value"], "MAD_ROOT": "/a/root"}
+        assert said == {
+            "MAD_RUN_ID": "r1",
+            "MAD_MODEL": name,
+            "MAD_VERDICT": document["verdict"]["value"],
+            "MAD_ROOT": "/a/root",
+        }
 
 
 def test_only_chosen_verdicts_are_told(tmp_path: Path) -> None:
@@ -115,7 +133,10 @@ def test_only_chosen_verdicts_are_told(tmp_path: Path) -> None:
 def test_a_command_that_fails_is_tried_three_times_and_quoted(tmp_path: Path) -> None:
     code = "import sys\nopen('tries', 'a').write('x')\nprint('no such\\nchannel')\nsys.exit(7)\n"
     first, second = told({"command": script(tmp_path, code)}, tmp_path)
-    assert "verdict on model a was not delivered" in first and "ended with 7, saying: no such channel (tried 3 times)" in first
+    assert (
+        "verdict on model a was not delivered" in first
+        and "ended with 7, saying: no such channel (tried 3 times)" in first
+    )
     assert "model b" in second
     assert (tmp_path / "tries").read_text() == "x" * 6
 
@@ -126,7 +147,10 @@ def test_a_command_that_hangs_is_killed_with_what_it_started(tmp_path: Path, mon
     child = "import time, pathlib; time.sleep(3); pathlib.Path('survived').touch()"
     code = f"import subprocess, sys, time\nsubprocess.Popen([sys.executable, '-c', {child!r}])\nopen('started', 'a').write('x')\ntime.sleep(60)\n"
     began = time.monotonic()
-    assert all("did not end within 1.5 s, and was killed" in notice for notice in told({"command": script(tmp_path, code)}, tmp_path))
+    assert all(
+        "did not end within 1.5 s, and was killed" in notice
+        for notice in told({"command": script(tmp_path, code)}, tmp_path)
+    )
     assert time.monotonic() - began < 40
     time.sleep(3)
     assert (tmp_path / "started").exists() and not (tmp_path / "survived").exists()
@@ -136,13 +160,17 @@ def test_a_command_that_is_not_there_is_told_of(tmp_path: Path) -> None:
     assert "no-such-program cannot be started" in told({"command": "no-such-program --now"}, tmp_path)[0]
 
 
-def test_a_url_gets_each_verdict_and_what_the_environment_has_as_authorization(receiver: Receiver, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_url_gets_each_verdict_and_what_the_environment_has_as_authorization(
+    receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("MAD_ALERT_AUTHORIZATION", "Bearer s3cret")
     assert told({"url": f"{receiver.url}/alerts"}) == []
     assert [(path, headers["Authorization"], headers["Content-Type"]) for path, headers, _ in receiver.posted] == [
         ("/alerts", "Bearer s3cret", "application/json")
     ] * 2
-    assert [document for _, _, document in receiver.posted] == [{"format": 1, "root": "/a/root", "model": name, **ZOO[name]} for name in "ab"]
+    assert [document for _, _, document in receiver.posted] == [
+        {"format": 1, "root": "/a/root", "model": name, **ZOO[name]} for name in "ab"
+    ]
 
 
 def test_a_server_that_fails_twice_gets_it_the_third_time(receiver: Receiver) -> None:
@@ -151,7 +179,9 @@ def test_a_server_that_fails_twice_gets_it_the_third_time(receiver: Receiver) ->
     assert len(receiver.posted) == 3
 
 
-def test_a_redirection_is_not_followed_and_no_path_is_shown(receiver: Receiver, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_redirection_is_not_followed_and_no_path_is_shown(
+    receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
     receiver.codes = [302]
     monkeypatch.setenv("MAD_ALERT_URL", f"{receiver.url}/secret-path")
     notices = told({"url": "environment", "verdicts": ["unusual inputs"]})
@@ -186,14 +216,18 @@ def test_an_audit_tells_and_completes_although_nobody_listens(make_config: Confi
     (stages,) = audit.outcome.stages.values()
     assert not any(cost["tasks_run"] for cost in stages.values())  # type: ignore[union-attr,index,call-overload]
     assert [document["same_as"] for _, _, document in receiver.posted] == [quiet.outcome.run_id] * 3
-    assert any("was not delivered: http://127.0.0.1 answered 500" in event.text for event in heard if isinstance(event, Notice))
+    assert any(
+        "was not delivered: http://127.0.0.1 answered 500" in event.text for event in heard if isinstance(event, Notice)
+    )
     record = json.loads(audit.storage.read(run_file(audit.outcome.run_id)))
-    assert record["config"]["on_verdict"] == {"command": None, "url": receiver.url, "verdicts": list(alerts.VERDICTS)}
+    assert record["config"]["on_verdict"] == {"command": None, "url": receiver.url, "verdicts": list(VERDICTS)}
 
 
 def test_the_command_says_on_stderr_what_was_not_delivered(raw: Raw, digits: Path) -> None:
     config = digits / "alerting.yaml"
-    config.write_text(yaml.safe_dump({**raw, "estimator": {"projection": {"rank": 2}}, "on_verdict": "no-such-program"}))
+    config.write_text(
+        yaml.safe_dump({**raw, "estimator": {"projection": {"rank": 2}}, "on_verdict": "no-such-program"})
+    )
     ended = mad("run", config, "--output", "json")
     assert ended.code == 0 and list(ended.document["models"]) == ["digits"]  # type: ignore[call-overload]
     assert "on_verdict: the verdict on model digits was not delivered: no-such-program cannot be started" in ended.err
@@ -211,7 +245,10 @@ def test_the_command_says_on_stderr_what_was_not_delivered(raw: Raw, digits: Pat
         ({"command": "a 'b"}, "on_verdict.command: no closing quotation"),
         ({"command": []}, "on_verdict.command: "),
         ({"comand": "a"}, "on_verdict.comand: unknown key; did you mean 'command'?"),
-        ({"command": "a", "verdicts": ["bad"]}, "on_verdict.verdicts.0: input should be 'nothing unusual', 'unusual inputs' or 'cannot tell', got 'bad'"),
+        (
+            {"command": "a", "verdicts": ["bad"]},
+            "on_verdict.verdicts.0: input should be 'nothing unusual', 'unusual inputs' or 'cannot tell', got 'bad'",
+        ),
         (3, "on_verdict: "),
     ],
 )
@@ -222,7 +259,10 @@ def test_a_section_that_makes_no_sense_is_refused(raw: Raw, section: JsonValue, 
     assert "pa55word" not in str(refused.value)
 
 
-@pytest.mark.parametrize(("text", "expected"), [("notify --now 'a b'", (("notify", "--now", "a b"), None)), ("https://host/x", (None, "https://host/x"))])
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [("notify --now 'a b'", (("notify", "--now", "a b"), None)), ("https://host/x", (None, "https://host/x"))],
+)
 def test_a_string_is_a_command_or_a_url(raw: Raw, text: str, expected: tuple[object, object]) -> None:
     found = AuditConfig.parse({**raw, "on_verdict": text}).on_verdict
     assert found is not None and (found.command, found.url) == expected

@@ -7,14 +7,25 @@ import pytest
 import yaml
 from pydantic import BaseModel, JsonValue, ValidationError
 
-from madcore.coupling import CLASS_SCORES
-from pipeline.config import AuditConfig, merge
+from madcore.scoring.coupling import CLASS_SCORES
+from pipeline.config.audit_config import AuditConfig, merge
+from pipeline.config.schema import CLASS_MEANS
 from pipeline.errors import ConfigError
-from pipeline.schema import CLASS_MEANS
 
 Raw = dict[str, JsonValue]
+
+
 MODEL: Raw = {"name": "net", "architecture": "net.py:build", "weights": "net.safetensors"}
-MINIMAL: Raw = {"root": "audits", "task": "classification", "models": [MODEL], "data": {"trusted": "trusted.parquet", "audited": "inputs/*.parquet"}}
+
+
+MINIMAL: Raw = {
+    "root": "audits",
+    "task": "classification",
+    "models": [MODEL],
+    "data": {"trusted": "trusted.parquet", "audited": "inputs/*.parquet"},
+}
+
+
 DEFAULT_SECTIONS = """
 kwargs: {}
 huggingface: null
@@ -63,7 +74,14 @@ def at(config: AuditConfig, path: str) -> object:
 def test_what_is_not_given_has_the_documented_default() -> None:
     config = parse()
     assert config.models[0].model_dump(mode="json") == MODEL | yaml.safe_load(DEFAULT_SECTIONS)
-    run = {"rows_per_task": 8192, "batch_size": 256, "workers": 2, "gpus_per_worker": 0, "memory_per_worker": 4 * 2**30, "on_nonfinite": "flag"}
+    run = {
+        "rows_per_task": 8192,
+        "batch_size": 256,
+        "workers": 2,
+        "gpus_per_worker": 0,
+        "memory_per_worker": 4 * 2**30,
+        "on_nonfinite": "flag",
+    }
     assert config.run.model_dump(mode="json") == run
     assert (config.review, config.on_verdict) == (None, None)
 
@@ -75,11 +93,36 @@ def test_an_empty_section_is_its_default(section: str) -> None:
 
 MERGED = {
     "a key of the top level": ("calibration: {fraction: 0.5}", "", "calibration.fraction", 0.5),
-    "a model's key over it": ("calibration: {fraction: 0.5}", "calibration: {fraction: 0.2}", "calibration.fraction", 0.2),
-    "its neighbours stay": ("calibration: {fraction: 0.5, seed: 7}", "calibration: {fraction: 0.2}", "calibration.seed", 7),
-    "deeper ones too": ("estimator: {projection: {rank: 8}}", "estimator: {projection: {seed: 3}}", "estimator.projection.rank", 8),
-    "a gaussian projection": ("estimator: {projection: {kind: gaussian, sketch: 64}}", "", "estimator.projection.sketch", 64),
-    "which replaces the other whole": ("estimator: {projection: {rank: 8}}", "estimator: {projection: {kind: gaussian}}", "estimator.projection.rank", 16),
+    "a model's key over it": (
+        "calibration: {fraction: 0.5}",
+        "calibration: {fraction: 0.2}",
+        "calibration.fraction",
+        0.2,
+    ),
+    "its neighbours stay": (
+        "calibration: {fraction: 0.5, seed: 7}",
+        "calibration: {fraction: 0.2}",
+        "calibration.seed",
+        7,
+    ),
+    "deeper ones too": (
+        "estimator: {projection: {rank: 8}}",
+        "estimator: {projection: {seed: 3}}",
+        "estimator.projection.rank",
+        8,
+    ),
+    "a gaussian projection": (
+        "estimator: {projection: {kind: gaussian, sketch: 64}}",
+        "",
+        "estimator.projection.sketch",
+        64,
+    ),
+    "which replaces the other whole": (
+        "estimator: {projection: {rank: 8}}",
+        "estimator: {projection: {kind: gaussian}}",
+        "estimator.projection.rank",
+        16,
+    ),
     "no sketch is the default": (
         "estimator: {projection: {sketch: 64}}",
         "estimator: {projection: {sketch: null}}",
@@ -88,11 +131,36 @@ MERGED = {
     ),
     "a list is one value": ("estimator: {layers: [a, b]}", "estimator: {layers: [c]}", "estimator.layers", ("c",)),
     "the task": ("", "task: classification", "task", "classification"),
-    "one file of data": ("data: {audited: a.parquet}", "data: {audited: b.parquet}", "data.trusted", ("trusted.parquet",)),
-    "columns whole": ("data: {columns: {id: key, image: picture}}", "data: {columns: {image: bild}}", "data.columns.id", "id"),
-    "columns of the model": ("data: {columns: {id: key}}", "data: {columns: {image: bild}}", "data.columns.image", "bild"),
-    "preprocess whole": ("data: {preprocess: {size: 32, mean: [1, 1, 1]}}", "data: {preprocess: {size: 16}}", "data.preprocess.mean", (0.0, 0.0, 0.0)),
-    "target whole": ("calibration: {target: {fpr: 0.1}}", "calibration: {target: {fdr: 0.2}}", "calibration.target", {"fpr": None, "fdr": 0.2}),
+    "one file of data": (
+        "data: {audited: a.parquet}",
+        "data: {audited: b.parquet}",
+        "data.trusted",
+        ("trusted.parquet",),
+    ),
+    "columns whole": (
+        "data: {columns: {id: key, image: picture}}",
+        "data: {columns: {image: bild}}",
+        "data.columns.id",
+        "id",
+    ),
+    "columns of the model": (
+        "data: {columns: {id: key}}",
+        "data: {columns: {image: bild}}",
+        "data.columns.image",
+        "bild",
+    ),
+    "preprocess whole": (
+        "data: {preprocess: {size: 32, mean: [1, 1, 1]}}",
+        "data: {preprocess: {size: 16}}",
+        "data.preprocess.mean",
+        (0.0, 0.0, 0.0),
+    ),
+    "target whole": (
+        "calibration: {target: {fpr: 0.1}}",
+        "calibration: {target: {fdr: 0.2}}",
+        "calibration.target",
+        {"fpr": None, "fdr": 0.2},
+    ),
     "another kind whole": (
         "curvature: {damping: {factor: 2.0}}",
         "curvature: {damping: {kind: absolute, value: 0.5}}",
@@ -111,10 +179,30 @@ MERGED = {
         "curvature.damping.factor",
         1.0,
     ),
-    "the same kind keeps it": ("curvature: {kind: identity, damping: {factor: 3}}", "curvature: {kind: identity}", "curvature.damping.factor", 3.0),
-    "a kind not given is inherited": ("curvature: {kind: identity}", "curvature: {damping: {factor: 3}}", "curvature.kind", "identity"),
-    "damping without kind": ("curvature: {damping: {factor: 2}}", "", "curvature.damping", {"kind": "relative_mean", "factor": 2.0}),
-    "score without kind": ("score: {layers: apart}", "", "score", {"kind": "prediction_coupling", "layers": "apart", "q": "auto"}),
+    "the same kind keeps it": (
+        "curvature: {kind: identity, damping: {factor: 3}}",
+        "curvature: {kind: identity}",
+        "curvature.damping.factor",
+        3.0,
+    ),
+    "a kind not given is inherited": (
+        "curvature: {kind: identity}",
+        "curvature: {damping: {factor: 3}}",
+        "curvature.kind",
+        "identity",
+    ),
+    "damping without kind": (
+        "curvature: {damping: {factor: 2}}",
+        "",
+        "curvature.damping",
+        {"kind": "relative_mean", "factor": 2.0},
+    ),
+    "score without kind": (
+        "score: {layers: apart}",
+        "",
+        "score",
+        {"kind": "prediction_coupling", "layers": "apart", "q": "auto"},
+    ),
     "auto spelt out": (
         "score: {kind: auto, layers: auto}\nestimator: {measurement: auto}",
         "",
@@ -123,7 +211,12 @@ MERGED = {
     ),
     "auto of the measurement": ("estimator: {measurement: auto}", "", "estimator.measurement", "margin"),
     "what is not auto stays": ("score: {kind: top_coupling}", "", "score.kind", "top_coupling"),
-    "a number as text, as YAML reads 1e-3": ("curvature: {damping: {kind: absolute, value: 1e-3}}", "", "curvature.damping.value", 0.001),
+    "a number as text, as YAML reads 1e-3": (
+        "curvature: {damping: {kind: absolute, value: 1e-3}}",
+        "",
+        "curvature.damping.value",
+        0.001,
+    ),
     "and in the target": ("calibration: {target: {fpr: 1e-2}}", "", "calibration.target.fpr", 0.01),
     "one pattern as text": ("estimator: {layers: conv*}", "", "estimator.layers", ("conv*",)),
     "a list of files": ("data: {audited: [a.parquet, b/*.parquet]}", "", "data.audited", ("a.parquet", "b/*.parquet")),
@@ -141,7 +234,12 @@ def test_sections_merge(top: str, model: str, path: str, expected: object) -> No
     ("top", "model", "path", "expected"),
     [
         ("curvature: {damping: {factor: 2}}", "curvature: {kind: block_moment}", "curvature.damping.factor", 2.0),
-        ("curvature: {damping: {factor: 2}}", "curvature: {damping: {kind: relative_mean}}", "curvature.damping.factor", 2.0),
+        (
+            "curvature: {damping: {factor: 2}}",
+            "curvature: {damping: {kind: relative_mean}}",
+            "curvature.damping.factor",
+            2.0,
+        ),
         ("estimator: {projection: {rank: 8}}", "estimator: {kind: gradient}", "estimator.projection.rank", 8),
         ("score: {layers: apart}", "score: {kind: auto}", "score.layers", "apart"),
     ],
@@ -151,6 +249,8 @@ def test_the_default_kind_spelt_out_is_the_kind_left_out(top: str, model: str, p
 
 
 CHAT: Raw = {"name": "chat", "huggingface": "/models/chat", "task": "causal_lm"}
+
+
 TEXT_DEFAULTS = {
     "nothing given": ({}, "token_margin", {"kind": "top_coupling", "layers": "concatenated", "q": "auto"}),
     "auto spelt out": (
@@ -171,13 +271,25 @@ TEXT_DEFAULTS = {
 def test_a_language_model_has_defaults_of_its_own(sections: Raw, measurement: str, score: Raw) -> None:
     model = AuditConfig.parse({**MINIMAL, "models": [{**CHAT, **sections}]}).models[0]
     assert (model.estimator.measurement, model.score.model_dump(mode="json")) == (measurement, score)
-    assert (model.huggingface, model.architecture, model.weights, model.task) == ("/models/chat", None, None, "causal_lm")
+    assert (model.huggingface, model.architecture, model.weights, model.task) == (
+        "/models/chat",
+        None,
+        None,
+        "causal_lm",
+    )
 
 
 def test_models_of_both_tasks_stand_side_by_side() -> None:
-    for task, models in (("classification", [MODEL, CHAT]), ("causal_lm", [{**MODEL, "task": "classification"}, {"name": "chat", "huggingface": "chat"}])):
+    for task, models in (
+        ("classification", [MODEL, CHAT]),
+        ("causal_lm", [{**MODEL, "task": "classification"}, {"name": "chat", "huggingface": "chat"}]),
+    ):
         net, chat = AuditConfig.parse({**MINIMAL, "task": task, "models": models}).models
-        assert (net.task, net.score.kind, net.estimator.measurement) == ("classification", "prediction_coupling", "margin")
+        assert (net.task, net.score.kind, net.estimator.measurement) == (
+            "classification",
+            "prediction_coupling",
+            "margin",
+        )
         assert (chat.task, chat.score.kind, chat.estimator.measurement) == ("causal_lm", "top_coupling", "token_margin")
 
 
@@ -185,7 +297,11 @@ def test_each_model_is_its_own() -> None:
     second: Raw = {**MODEL, "name": "second", "data": {"audited": "other.parquet"}, "score": {"kind": "leverage"}}
     first, other = AuditConfig.parse({**MINIMAL, "models": [MODEL, second]}).models
     assert (first.score.kind, first.data.audited) == ("prediction_coupling", ("inputs/*.parquet",))
-    assert (other.score.kind, other.data.audited, other.data.trusted) == ("leverage", ("other.parquet",), ("trusted.parquet",))
+    assert (other.score.kind, other.data.audited, other.data.trusted) == (
+        "leverage",
+        ("other.parquet",),
+        ("trusted.parquet",),
+    )
 
 
 def test_task_and_data_may_stand_with_the_models_alone() -> None:
@@ -193,7 +309,9 @@ def test_task_and_data_may_stand_with_the_models_alone() -> None:
     assert AuditConfig.parse({"root": "audits", "models": [own]}).models == parse().models
 
 
-def test_relative_paths_count_from_the_folder_of_the_config_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_relative_paths_count_from_the_folder_of_the_config_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     folder = tmp_path / "configs"
     folder.mkdir()
     (folder / "audit.yaml").write_text(yaml.safe_dump(MINIMAL))
@@ -201,8 +319,15 @@ def test_relative_paths_count_from_the_folder_of_the_config_file(tmp_path: Path,
     for place in ("configs/audit.yaml", folder / "audit.yaml"):
         config = AuditConfig.load(place)
         assert config.root == str(folder / "audits")
-        located = [config.locate(path) for path in ("net.safetensors", "../w.pt", "/data/a.parquet", "s3://bucket/a.parquet")]
-        assert located == [str(folder / "net.safetensors"), str(folder.parent / "w.pt"), "/data/a.parquet", "s3://bucket/a.parquet"]
+        located = [
+            config.locate(path) for path in ("net.safetensors", "../w.pt", "/data/a.parquet", "s3://bucket/a.parquet")
+        ]
+        assert located == [
+            str(folder / "net.safetensors"),
+            str(folder.parent / "w.pt"),
+            "/data/a.parquet",
+            "s3://bucket/a.parquet",
+        ]
 
 
 @pytest.mark.parametrize("root", ["s3://audits/zoo", "memory://zoo", "/srv/audits"])
@@ -212,7 +337,13 @@ def test_a_root_that_is_a_url_or_absolute_stays_as_it_is(root: str) -> None:
 
 @pytest.mark.parametrize(
     ("section", "name", "value"),
-    [("", "root", "elsewhere"), ("", "models", ()), ("run", "batch_size", 1), ("models.0", "weights", "x"), ("models.0.calibration.target", "fpr", 0.5)],
+    [
+        ("", "root", "elsewhere"),
+        ("", "models", ()),
+        ("run", "batch_size", 1),
+        ("models.0", "weights", "x"),
+        ("models.0.calibration.target", "fpr", 0.5),
+    ],
 )
 def test_a_config_is_frozen(section: str, name: str, value: object) -> None:
     held: object = parse()

@@ -6,8 +6,8 @@ import pytest
 import yaml
 from pydantic import JsonValue
 
-from pipeline.bounded_yaml import LARGEST_CONFIG
-from pipeline.config import AuditConfig
+from pipeline.config.audit_config import AuditConfig
+from pipeline.config.safe_yaml import LARGEST_CONFIG
 from pipeline.errors import ConfigError
 from tests.pipeline.test_config import CHAT, MINIMAL, MODEL, Raw, complaint
 
@@ -18,16 +18,40 @@ UNKNOWN = {
     "in data": ("data: {colums: {}}", "", "data.colums: unknown key; did you mean 'columns'?"),
     "in columns": ("data: {columns: {imgae: x}}", "", "data.columns.imgae: unknown key; did you mean 'image'?"),
     "in preprocess": ("data: {preprocess: {sze: 8}}", "", "data.preprocess.sze: unknown key; did you mean 'size'?"),
-    "in projection": ("estimator: {projection: {rnk: 8}}", "", "estimator.projection.rnk: unknown key; did you mean 'rank'?"),
-    "in damping": ("curvature: {damping: {factr: 1}}", "", "curvature.damping.factr: unknown key; did you mean 'factor'?"),
+    "in projection": (
+        "estimator: {projection: {rnk: 8}}",
+        "",
+        "estimator.projection.rnk: unknown key; did you mean 'rank'?",
+    ),
+    "in damping": (
+        "curvature: {damping: {factr: 1}}",
+        "",
+        "curvature.damping.factr: unknown key; did you mean 'factor'?",
+    ),
     "in target": ("calibration: {target: {fd: 0.1}}", "", "calibration.target.fd: unknown key; did you mean 'fdr'?"),
     "in a model": ("", "archtecture: x", "models.net.archtecture: unknown key; did you mean 'architecture'?"),
-    "in a model's section": ("", "curvature: {dampin: {}}", "models.net.curvature.dampin: unknown key; did you mean 'damping'?"),
+    "in a model's section": (
+        "",
+        "curvature: {dampin: {}}",
+        "models.net.curvature.dampin: unknown key; did you mean 'damping'?",
+    ),
     "a section too high": ("estimator: {rank: 8}", "", "estimator.rank: unknown key; did you mean 'projection.rank'?"),
-    "of another kind": ("curvature: {damping: {value: 1}}", "", "curvature.damping.value: unknown key; 'value' belongs to kind: absolute"),
-    "where it stands": ("curvature: {dampin: {}}", "score: {kind: leverage}", "curvature.dampin: unknown key; did you mean 'damping'?"),
+    "of another kind": (
+        "curvature: {damping: {value: 1}}",
+        "",
+        "curvature.damping.value: unknown key; 'value' belongs to kind: absolute",
+    ),
+    "where it stands": (
+        "curvature: {dampin: {}}",
+        "score: {kind: leverage}",
+        "curvature.dampin: unknown key; did you mean 'damping'?",
+    ),
     "nothing near": ("score: {zzz: 1}", "", "score.zzz: unknown key; valid keys: kind, form, layers"),
-    "of the whole, in a model": ("", "run: {}", "models.net.run: unknown key; valid keys: name, architecture, kwargs, weights, huggingface, task"),
+    "of the whole, in a model": (
+        "",
+        "run: {}",
+        "models.net.run: unknown key; valid keys: name, architecture, kwargs, weights, huggingface, task",
+    ),
     "misspelt": ("", "hugginface: /models/chat", "models.net.hugginface: unknown key; did you mean 'huggingface'?"),
     "the folder": ("folder: /tmp", "", "folder: unknown key; valid keys: root, models"),
     "no text": ("1: 2", "", "1: unknown key; valid keys: root, models"),
@@ -40,7 +64,9 @@ def test_an_unknown_key_names_the_nearest_valid_one(top: str, model: str, expect
 
 
 def test_an_unknown_key_of_the_second_kind_names_that_kinds_keys() -> None:
-    assert "curvature.damping.vlue: unknown key; did you mean 'value'?" in complaint("curvature: {damping: {kind: absolute, vlue: 1}}")
+    assert "curvature.damping.vlue: unknown key; did you mean 'value'?" in complaint(
+        "curvature: {damping: {kind: absolute, vlue: 1}}"
+    )
 
 
 def test_a_misspelt_models_is_named() -> None:
@@ -50,46 +76,148 @@ def test_a_misspelt_models_is_named() -> None:
 
 
 ONE_OF = "input should be"
+
+
 WRONG = {
-    "text for a number": ("run: {batch_size: many}", "", "run.batch_size: input should be a valid integer", "got 'many'"),
-    "a fraction of a row": ("run: {rows_per_task: 1.5}", "", "run.rows_per_task: input should be a valid integer", "got 1.5"),
+    "text for a number": (
+        "run: {batch_size: many}",
+        "",
+        "run.batch_size: input should be a valid integer",
+        "got 'many'",
+    ),
+    "a fraction of a row": (
+        "run: {rows_per_task: 1.5}",
+        "",
+        "run.rows_per_task: input should be a valid integer",
+        "got 1.5",
+    ),
     "too small": ("run: {workers: 0}", "", "run.workers: input should be greater than or equal to 1", "got 0"),
-    "memory": ("run: {memory_per_worker: lots}", "", "run.memory_per_worker: could not parse value and unit", "got 'lots'"),
+    "memory": (
+        "run: {memory_per_worker: lots}",
+        "",
+        "run.memory_per_worker: could not parse value and unit",
+        "got 'lots'",
+    ),
     "q of a classifier's default": ("score: {q: 3}", "", "score: q belongs to kind: top_coupling, not to auto", ""),
-    "q of another score": ("score: {kind: leverage, q: 3}", "", "score: q belongs to kind: top_coupling, not to leverage", ""),
+    "q of another score": (
+        "score: {kind: leverage, q: 3}",
+        "",
+        "score: q belongs to kind: top_coupling, not to leverage",
+        "",
+    ),
     "no q": ("score: {kind: top_coupling, q: 0}", "", "score.q: q must be auto or a whole number from 1 on", "got 0"),
     "a section as text": ("calibration: strict", "", "calibration: expected a mapping", "got 'strict'"),
     "a section as nothing": ("score:", "", "score: expected a mapping", "got None"),
     "a model's section": ("", "data: {columns: 3}", "models.net.data.columns: expected a mapping", "got 3"),
     "a list as root": ("root: [a]", "", "root: input should be a valid string", ""),
-    "two of three means": ("data: {preprocess: {mean: [0, 0]}}", "", "data.preprocess.mean.2: required, but not given", ""),
-    "std of 0": ("data: {preprocess: {std: [1, 0, 1]}}", "", "data.preprocess: std must be positive", "got [1.0, 0.0, 1.0]"),
+    "two of three means": (
+        "data: {preprocess: {mean: [0, 0]}}",
+        "",
+        "data.preprocess.mean.2: required, but not given",
+        "",
+    ),
+    "std of 0": (
+        "data: {preprocess: {std: [1, 0, 1]}}",
+        "",
+        "data.preprocess: std must be positive",
+        "got [1.0, 0.0, 1.0]",
+    ),
     "no files": ("data: {trusted: []}", "", "data.trusted: value should have at least 1 item", "not 0"),
     "a share of 1": ("calibration: {fraction: 1}", "", "calibration.fraction: input should be less than 1", "got 1"),
-    "no damping": ("curvature: {damping: {factor: 0}}", "", "curvature.damping.factor: input should be greater than 0", "got 0"),
-    "absolute without value": ("curvature: {damping: {kind: absolute}}", "", "curvature.damping.value: required, but not given", ""),
+    "no damping": (
+        "curvature: {damping: {factor: 0}}",
+        "",
+        "curvature.damping.factor: input should be greater than 0",
+        "got 0",
+    ),
+    "absolute without value": (
+        "curvature: {damping: {kind: absolute}}",
+        "",
+        "curvature.damping.value: required, but not given",
+        "",
+    ),
     "kwargs as a list": ("", "kwargs: [8]", "models.net.kwargs: expected a mapping", ""),
-    "both targets": ("calibration: {target: {fpr: 0.1, fdr: 0.1}}", "", "calibration.target: give exactly one of fpr and fdr", "{fpr: 0.01}"),
-    "no target": ("calibration: {target: {}}", "", "calibration.target: give exactly one of fpr and fdr", "{fpr: 0.01}"),
-    "a target of 1": ("calibration: {target: {fdr: 1}}", "", "calibration.target.fdr: input should be less than 1", "got 1"),
+    "both targets": (
+        "calibration: {target: {fpr: 0.1, fdr: 0.1}}",
+        "",
+        "calibration.target: give exactly one of fpr and fdr",
+        "{fpr: 0.01}",
+    ),
+    "no target": (
+        "calibration: {target: {}}",
+        "",
+        "calibration.target: give exactly one of fpr and fdr",
+        "{fpr: 0.01}",
+    ),
+    "a target of 1": (
+        "calibration: {target: {fdr: 1}}",
+        "",
+        "calibration.target.fdr: input should be less than 1",
+        "got 1",
+    ),
     "unknown task": ("task: causal", "", f"task: {ONE_OF} 'classification' or 'causal_lm'", "got 'causal'"),
-    "unknown estimator": ("estimator: {kind: hessian}", "", "estimator: kind must be one of 'gradient', 'loss_trace'", "'loss_trace'"),
+    "unknown estimator": (
+        "estimator: {kind: hessian}",
+        "",
+        "estimator: kind must be one of 'gradient', 'loss_trace'",
+        "'loss_trace'",
+    ),
     "traces of nothing": ("estimator: {kind: loss_trace}", "", "estimator.sampling: required, but not given", ""),
-    "too few draws": ("estimator: {kind: loss_trace, sampling: s.parquet, draws: 9, burn_in: 5}", "", "estimator: of 9 draws, 4 are kept", "lower burn_in"),
-    "unknown measurement": ("estimator: {measurement: loss}", "", f"estimator.measurement: {ONE_OF} 'auto', 'margin', 'token_margin'", "got 'loss'"),
+    "too few draws": (
+        "estimator: {kind: loss_trace, sampling: s.parquet, draws: 9, burn_in: 5}",
+        "",
+        "estimator: of 9 draws, 4 are kept",
+        "lower burn_in",
+    ),
+    "unknown measurement": (
+        "estimator: {measurement: loss}",
+        "",
+        f"estimator.measurement: {ONE_OF} 'auto', 'margin', 'token_margin'",
+        "got 'loss'",
+    ),
     "unknown curvature": (
         "curvature: {kind: hessian}",
         "",
         f"curvature.kind: {ONE_OF} 'identity', 'block_moment', 'ggn', 'fisher', 'kfac' or 'ekfac'",
         "got 'hessian'",
     ),
-    "unknown score": ("score: {kind: knn}", "", f"score.kind: {ONE_OF} 'auto', 'prediction_coupling', 'class_coupling'", "got 'knn'"),
-    "concordance of gradients": ("score: {kind: concordance}", "", "score: concordance is of loss traces, not of the estimator gradient", "leverage"),
+    "unknown score": (
+        "score: {kind: knn}",
+        "",
+        f"score.kind: {ONE_OF} 'auto', 'prediction_coupling', 'class_coupling'",
+        "got 'knn'",
+    ),
+    "concordance of gradients": (
+        "score: {kind: concordance}",
+        "",
+        "score: concordance is of loss traces, not of the estimator gradient",
+        "leverage",
+    ),
     "later tail": ("calibration: {tail: gpd}", "", f"calibration.tail: {ONE_OF} 'conformal'", "got 'gpd'"),
-    "nothing to fit": ("curvature: {kind: identity, transductive: true}", "", "curvature: transductive says whom the curvature is fitted on", "choose one"),
-    "unknown damping": ("curvature: {damping: {kind: ridge}}", "", "curvature.damping: kind must be one of 'relative_mean'", "'relative_mean', 'absolute'"),
-    "unknown precision": ("estimator: {precision: fp16}", "", f"estimator.precision: {ONE_OF} 'float32', 'bfloat16' or 'float16'", "got 'fp16'"),
-    "nothing to debias": ("score: {kind: mean_coupling, debiased: true}", "", "score: debiased belongs to a score of class means", "not to mean"),
+    "nothing to fit": (
+        "curvature: {kind: identity, transductive: true}",
+        "",
+        "curvature: transductive says whom the curvature is fitted on",
+        "choose one",
+    ),
+    "unknown damping": (
+        "curvature: {damping: {kind: ridge}}",
+        "",
+        "curvature.damping: kind must be one of 'relative_mean'",
+        "'relative_mean', 'absolute'",
+    ),
+    "unknown precision": (
+        "estimator: {precision: fp16}",
+        "",
+        f"estimator.precision: {ONE_OF} 'float32', 'bfloat16' or 'float16'",
+        "got 'fp16'",
+    ),
+    "nothing to debias": (
+        "score: {kind: mean_coupling, debiased: true}",
+        "",
+        "score: debiased belongs to a score of class means",
+        "not to mean",
+    ),
     "of the model": (
         "",
         "curvature: {kind: hessian}",
@@ -98,13 +226,21 @@ WRONG = {
     ),
     "reviews of two files": ("review: [a.csv, b.csv]", "", "review: input should be a valid string", ""),
     "on_verdict of a number": ("on_verdict: 3", "", "on_verdict: expected a mapping, got 3", ""),
-    "a name with a space": ("", "name: a net", "models.a net.name: string should match pattern '^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$'", "got 'a net'"),
+    "a name with a space": (
+        "",
+        "name: a net",
+        "models.a net.name: string should match pattern '^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$'",
+        "got 'a net'",
+    ),
     "a name that hides": ("", "name: .net", "models..net.name: string should match pattern", "got '.net'"),
     "a path as a name": ("", "name: a/b", "models.a/b.name: string should match pattern", "got 'a/b'"),
     "a long name": ("", f"name: {'x' * 101}", ".name: string should match pattern", "x" * 101),
     "a name with a line break": ("", 'name: "net\\r"', ".name: string should match pattern", "got 'net\\r'"),
     "a number as a name": ("", "name: 5", "models.5.name: input should be a valid string", "got 5"),
-    **{f"reserved: {name}": ("", f"name: {name}", f"'{name}' is taken by the root's own files", "choose another") for name in ("runs", "report", "mad.json")},
+    **{
+        f"reserved: {name}": ("", f"name: {name}", f"'{name}' is taken by the root's own files", "choose another")
+        for name in ("runs", "report", "mad.json")
+    },
 }
 
 
@@ -116,13 +252,19 @@ def test_a_wrong_value_says_where_and_what_would_be_right(top: str, model: str, 
 
 
 SCORES_OF_TEXTS = "valid: auto, top_coupling, mean_coupling, leverage"
+
+
 MISFITS = {
     "a class score of texts": (
         "",
         "score: {kind: prediction_coupling}",
         "models.chat.score.kind: prediction_coupling makes no sense for the task causal_lm; " + SCORES_OF_TEXTS,
     ),
-    "another": ("score: {kind: class_coupling}", "", "score.kind: class_coupling makes no sense for the task causal_lm; " + SCORES_OF_TEXTS),
+    "another": (
+        "score: {kind: class_coupling}",
+        "",
+        "score.kind: class_coupling makes no sense for the task causal_lm; " + SCORES_OF_TEXTS,
+    ),
     "a margin of classes": (
         "estimator: {measurement: margin}",
         "",
@@ -140,14 +282,26 @@ MISFITS = {
     ),
     "no model": ("", "huggingface: null", "models.chat: give huggingface, the folder of a causal language model"),
     "no classifier": ("", "huggingface: null\ntask: classification", "models.chat: give architecture and weights"),
-    "half a classifier": ("", "huggingface: null\ntask: classification\nweights: a.pt", "models.chat.architecture: required, but not given"),
-    "the other half": ("", "huggingface: null\ntask: classification\narchitecture: a.py:b", "models.chat.weights: required, but not given"),
+    "half a classifier": (
+        "",
+        "huggingface: null\ntask: classification\nweights: a.pt",
+        "models.chat.architecture: required, but not given",
+    ),
+    "the other half": (
+        "",
+        "huggingface: null\ntask: classification\narchitecture: a.py:b",
+        "models.chat.weights: required, but not given",
+    ),
     "a classifier of texts": (
         "",
         "huggingface: null\narchitecture: a.py:b\nweights: a.pt",
         "models.chat: give huggingface, the folder of a causal language model; architecture and weights are for the task classification, not causal_lm",
     ),
-    "a language model of images": ("", "task: classification", "models.chat: huggingface is for the task causal_lm, not classification; set task: causal_lm"),
+    "a language model of images": (
+        "",
+        "task: classification",
+        "models.chat: huggingface is for the task causal_lm, not classification; set task: causal_lm",
+    ),
 }
 
 
@@ -162,13 +316,20 @@ def test_what_makes_no_sense_together_is_refused_with_what_would(top: str, model
 
 @pytest.mark.parametrize("models", [None, [], {}, "net", [3], [MODEL, "net"]])
 def test_models_are_a_list_of_mappings(models: JsonValue) -> None:
-    with pytest.raises(ConfigError, match="models: a list of at least one model is required, each a mapping with name, architecture and weights"):
+    with pytest.raises(
+        ConfigError,
+        match="models: a list of at least one model is required, each a mapping with name, architecture and weights",
+    ):
         AuditConfig.parse({**MINIMAL, "models": models})
 
 
 @pytest.mark.parametrize(
     ("key", "expected"),
-    [("root", "root: required, but not given"), ("task", "models.net.task: required, but not given"), ("data", "models.net.data: required, but not given")],
+    [
+        ("root", "root: required, but not given"),
+        ("task", "models.net.task: required, but not given"),
+        ("data", "models.net.data: required, but not given"),
+    ],
 )
 def test_what_is_required_is_asked_for(key: str, expected: str) -> None:
     with pytest.raises(ConfigError, match=expected):
@@ -182,7 +343,12 @@ def test_names_are_unique() -> None:
 
 
 def test_all_complaints_come_at_once_and_each_once() -> None:
-    raw: Raw = {**MINIMAL, "models": [{**MODEL, "name": name} for name in ("one", "two")], "score": {"kind": "best"}, "run": {"worker": 1}}
+    raw: Raw = {
+        **MINIMAL,
+        "models": [{**MODEL, "name": name} for name in ("one", "two")],
+        "score": {"kind": "best"},
+        "run": {"worker": 1},
+    }
     with pytest.raises(ConfigError) as caught:
         AuditConfig.parse(raw)
     parts = str(caught.value).split("; ")
@@ -193,9 +359,15 @@ BROKEN = {
     "not closed": ("models: [1", "not valid YAML: .*line 1, column 9.*expected ',' or '\\]'"),
     "two documents": ("root: a\n---\nroot: b\n", "not valid YAML: expected a single document"),
     "a tab": ("root:\n\t- a\n", r"not valid YAML: .*'\\t' that cannot start any token.*line 2"),
-    "code": ("root: !!python/object/apply:os.getcwd []\n", "not valid YAML: could not determine a constructor for the tag"),
+    "code": (
+        "root: !!python/object/apply:os.getcwd []\n",
+        "not valid YAML: could not determine a constructor for the tag",
+    ),
     "deep": ("[" * 100_000, "nested 65 deep in line 1; a config needs at most 64"),
-    "a list": ("- root: a\n", "expected a mapping with root, models, task and data, found list; `mad init` writes an example config"),
+    "a list": (
+        "- root: a\n",
+        "expected a mapping with root, models, task and data, found list; `mad init` writes an example config",
+    ),
     "text": ("hello\n", "expected a mapping with root, models, task and data, found str"),
     "nothing": ("", "expected a mapping with root, models, task and data, found NoneType"),
     "another encoding": ("root: \udcff", "cannot be read \\('utf-8' codec can't decode byte 0xff in position 6"),

@@ -7,12 +7,12 @@ import pyarrow.parquet as pq
 import pytest
 from pydantic import JsonValue
 
-from infra.storage import Storage
-from pipeline.audit import Audit
-from pipeline.config import AuditConfig
-from pipeline.costs import RUN_REQUESTS, estimated
-from pipeline.plan import Cost
-from pipeline.planning import plan_audit
+from infra.storage.storage import Storage
+from pipeline.config.audit_config import AuditConfig
+from pipeline.operations.cost import RUN_REQUESTS, estimated
+from pipeline.planning.from_models import plan_audit
+from pipeline.planning.plan import Cost
+from pipeline.results.audit import Audit
 from pipeline.run import run_audit
 from tests.conftest import ConfigMaker, Raw
 from tests.end_to_end.zoos import Zoo
@@ -62,7 +62,10 @@ class Counted:
         exchange.answer(answer)
 
 
-@pytest.mark.parametrize("settings", ["block moment", *(pytest.param(long, marks=pytest.mark.faults) for long in ("small tasks", "transductive"))])
+@pytest.mark.parametrize(
+    "settings",
+    ["block moment", *(pytest.param(long, marks=pytest.mark.faults) for long in ("small tasks", "transductive"))],
+)
 def test_what_a_store_is_asked_and_what_is_read_of_it_is_what_was_foretold(
     on_moto: Service, digits: Path, raw: Raw, settings: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -73,8 +76,14 @@ def test_what_a_store_is_asked_and_what_is_read_of_it_is_what_was_foretold(
     with relayed(on_moto.port, asked) as endpoint:
         speak_to(endpoint, on_moto.owner, monkeypatch)
         data = {**raw["data"], "trusted": f"{inputs.url}/trusted.parquet", "audited": f"{inputs.url}/audited.parquet"}  # type: ignore[dict-item]
-        model = {"name": "digits", "architecture": "pipeline.demo.network:digit_cnn", "weights": f"{inputs.url}/digits.safetensors"}
-        config = AuditConfig.parse({**raw, "root": fresh_url("s3"), "models": [model], "data": data, **SETTINGS[settings]}, str(digits))
+        model = {
+            "name": "digits",
+            "architecture": "pipeline.demo.network:digit_cnn",
+            "weights": f"{inputs.url}/digits.safetensors",
+        }
+        config = AuditConfig.parse(
+            {**raw, "root": fresh_url("s3"), "models": [model], "data": data, **SETTINGS[settings]}, str(digits)
+        )
         expected, requests, read = cost_of(config), asked.requests, asked.bytes_read
         run_audit(plan_audit(config))
     assert 0.9 < (asked.requests - requests) / (expected.requests + RUN_REQUESTS) < 1.1
@@ -113,8 +122,20 @@ def test_traces_cost_passes_of_every_draw(make_config: ConfigMaker, digits: Path
     pq.write_table(table.slice(300), tmp_path / "sampling.parquet")
 
     def traced(draws: int) -> Cost:
-        estimator = {"kind": "loss_trace", "sampling": str(tmp_path / "sampling.parquet"), "draws": draws, "burn_in": 10, "thin": 1}
-        return cost_of(make_config(estimator=estimator, data={"trusted": str(tmp_path / "trusted.parquet")}, calibration={"target": {"fpr": 0.05}}))
+        estimator = {
+            "kind": "loss_trace",
+            "sampling": str(tmp_path / "sampling.parquet"),
+            "draws": draws,
+            "burn_in": 10,
+            "thin": 1,
+        }
+        return cost_of(
+            make_config(
+                estimator=estimator,
+                data={"trusted": str(tmp_path / "trusted.parquet")},
+                calibration={"target": {"fpr": 0.05}},
+            )
+        )
 
     few, many = traced(20), traced(200)
     assert many.seconds["gradients"] > few.seconds["gradients"] > 0

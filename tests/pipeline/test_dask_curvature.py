@@ -9,14 +9,14 @@ import torch
 from pydantic import JsonValue
 
 from madcore import BlockMoment, Damping, RowLayout
-from madcore.curvature import sum_of
-from pipeline import dask_curvature
+from madcore.curvature.moments import sum_of
 from pipeline.artifacts.curvature import read_whitening
-from pipeline.artifacts.logs import stage_logs
-from pipeline.audit import Audit, open_audit
 from pipeline.errors import RootError
-from pipeline.planning import plan_audit
-from pipeline.rescore import rescore_audit
+from pipeline.operations.rescore import rescore_audit
+from pipeline.planning.from_models import plan_audit
+from pipeline.results import curvature as dask_curvature
+from pipeline.results.audit import Audit, open_audit
+from pipeline.root.logs import stage_logs
 from pipeline.run import run_audit
 from tests.conftest import ConfigMaker
 from tests.stored_roots import MODEL, Split, write_root
@@ -58,28 +58,41 @@ def same_maps(audit: Audit, damping: Damping | None = None) -> tuple[list[torch.
     ],
     ids=lambda value: " ".join(map(str, value.values())) if isinstance(value, dict) else str(value),
 )
-def test_the_rebuilt_whitening_is_the_runs_own(make_config: ConfigMaker, curvature: dict[str, JsonValue], rows_per_task: int) -> None:
-    audit = run_audit(plan_audit(make_config(curvature=curvature, run={"rows_per_task": rows_per_task, "batch_size": 16})))
+def test_the_rebuilt_whitening_is_the_runs_own(
+    make_config: ConfigMaker, curvature: dict[str, JsonValue], rows_per_task: int
+) -> None:
+    audit = run_audit(
+        plan_audit(make_config(curvature=curvature, run={"rows_per_task": rows_per_task, "batch_size": 16}))
+    )
     assert_close(*same_maps(audit))
 
 
 def test_another_damping_is_that_of_the_same_moment(make_config: ConfigMaker) -> None:
     audit = run_audit(plan_audit(make_config()))
     own, other = same_maps(audit, Damping("relative_mean", 0.01))
-    assert any(float((one - two).abs().max()) > 0.1 * float(two.abs().max()) for one, two in zip(own, other, strict=True))
+    assert any(
+        float((one - two).abs().max()) > 0.1 * float(two.abs().max()) for one, two in zip(own, other, strict=True)
+    )
     anew = run_audit(plan_audit(make_config(curvature={"damping": {"factor": 0.01}})))
     logs = [log for log in stage_logs(anew.storage, "digits", "curvature") if "factor" in log.receipts()]
-    whitenings = [read_whitening(anew.storage, log.attempt_folder(log.receipts()["factor"]), audit.curvature("digits").layout) for log in logs]
+    whitenings = [
+        read_whitening(anew.storage, log.attempt_folder(log.receipts()["factor"]), audit.curvature("digits").layout)
+        for log in logs
+    ]
     rebuilt = audit.curvature("digits", Damping("relative_mean", 0.01)).whitening.compute()
     rows = torch.randn(64, rebuilt.layout.k, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    gaps = [float((rebuilt(rows) - whitening(rows)).abs().max() / whitening(rows).abs().max()) for whitening in whitenings]
+    gaps = [
+        float((rebuilt(rows) - whitening(rows)).abs().max() / whitening(rows).abs().max()) for whitening in whitenings
+    ]
     assert min(gaps) <= TOLERANCE < max(gaps)
 
 
 def test_fewer_layers_are_those_of_the_latest_run(make_config: ConfigMaker) -> None:
     whole = run_audit(plan_audit(make_config(curvature={"kind": "ekfac"})))
     names = list(whole.curvature("digits").layout.names)
-    fewer = rescore_audit(make_config(curvature={"kind": "ekfac"}, estimator={"layers": ["*", f"!{names[0].rpartition('.')[0]}"]}))
+    fewer = rescore_audit(
+        make_config(curvature={"kind": "ekfac"}, estimator={"layers": ["*", f"!{names[0].rpartition('.')[0]}"]})
+    )
     rebuilt = fewer.curvature("digits")
     assert list(rebuilt.layout.names) == names[1:]
     assert rebuilt.whitening.compute().layout == rebuilt.layout
@@ -99,10 +112,14 @@ LAYOUT = RowLayout(("a", "b", "c"), (40, 25, 60))
 def synthetic(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, torch.Tensor]:
     """A root of 37 tasks of trusted rows and 11 of audited ones, all fitted on; and the sum that they should have, (k, k)."""
     url, generator = str(tmp_path_factory.mktemp("synthetic") / "root"), torch.Generator().manual_seed(1)
-    trusted, audited = (Split(torch.randn(n, LAYOUT.k, generator=generator), tasks) for n, tasks in ((30, 37), (50, 11)))
+    trusted, audited = (
+        Split(torch.randn(n, LAYOUT.k, generator=generator), tasks) for n, tasks in ((30, 37), (50, 11))
+    )
     write_root(url, LAYOUT, trusted, audited, transductive=True)
     audit = open_audit(url)
-    rows = torch.cat([torch.from_numpy(audit.rows(MODEL, split).compute()) for split in ("trusted", "audited")]).double()
+    rows = torch.cat(
+        [torch.from_numpy(audit.rows(MODEL, split).compute()) for split in ("trusted", "audited")]
+    ).double()
     return url, rows.T @ rows
 
 
@@ -129,10 +146,18 @@ def test_it_runs_on_an_active_distributed_client(synthetic: tuple[str, torch.Ten
     """Of two worker processes, which is what computes once there is one."""
     distributed = pytest.importorskip("distributed", reason="needs the extra mad[dask]")
     url, summed = synthetic
-    options = {"n_workers": 2, "threads_per_worker": 1, "dashboard_address": None, "host": "127.0.0.1", "protocol": "tcp"}
+    options = {
+        "n_workers": 2,
+        "threads_per_worker": 1,
+        "dashboard_address": None,
+        "host": "127.0.0.1",
+        "protocol": "tcp",
+    }
     with distributed.LocalCluster(**options) as cluster, distributed.Client(cluster) as client:
         moment = open_audit(url).curvature(MODEL).moment.compute()
-        assert any(client.run(lambda: "pipeline.dask_curvature" in sys.modules).values()), "tasks brought the module to workers"
+        assert any(client.run(lambda: "pipeline.results.curvature" in sys.modules).values()), (
+            "tasks brought the module to workers"
+        )
     assert_close(sums(moment), expected(summed))
 
 
@@ -145,10 +170,14 @@ def test_it_runs_on_a_ray_cluster(synthetic: tuple[str, torch.Tensor], ray_clust
 
 
 MEBIBYTE = 1 << 20
+
+
 LIMIT, TASKS = 144 * MEBIBYTE, 48
+
+
 IN_BOUNDS = """
 import resource, sys
-from pipeline.audit import open_audit
+from pipeline.results.audit import open_audit
 open_audit(sys.argv[1]).curvature("synthetic").moment.compute(num_workers=2)  # all that is imported late is there
 held = int(next(line for line in open("/proc/self/status") if line.startswith("VmData")).split()[1]) * 1024
 resource.setrlimit(resource.RLIMIT_DATA, (held + int(sys.argv[3]), resource.RLIM_INFINITY))

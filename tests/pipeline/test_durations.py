@@ -2,11 +2,38 @@
 
 import pytest
 
-from pipeline.durations import parse_duration
+from pipeline.config.durations import parse_duration
 from pipeline.errors import ConfigError
 
-WRITTEN = {"45s": 45, "90m": 5400, "2h30m": 9000, "30d": 30 * 86400, "1w2d3h4m5s": 604800 + 2 * 86400 + 3 * 3600 + 245, "1.5h": 5400, "0s": 0, " 2H ": 7200}
-NONE = ("", "h", "90", "30m2h", "2h2h", "-5m", "5 m", "1e3s", "inf", "nand", "2.h", "٣m", "5m\n6s", "9" * 40 + "s", "1y")
+WRITTEN = {
+    "45s": 45,
+    "90m": 5400,
+    "2h30m": 9000,
+    "30d": 30 * 86400,
+    "1w2d3h4m5s": 604800 + 2 * 86400 + 3 * 3600 + 245,
+    "1.5h": 5400,
+    "0s": 0,
+    " 2H ": 7200,
+}
+
+
+NONE = (
+    "",
+    "h",
+    "90",
+    "30m2h",
+    "2h2h",
+    "-5m",
+    "5 m",
+    "1e3s",
+    "inf",
+    "nand",
+    "2.h",
+    "٣m",
+    "5m\n6s",
+    "9" * 40 + "s",
+    "1y",
+)
 
 
 @pytest.mark.parametrize("text", WRITTEN)

@@ -6,15 +6,24 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import JsonValue
 
-from pipeline.evaluation import Judged, auroc, controls, evaluate, figures
+from pipeline.stages.reporting.evaluation import LabelledScores, auroc, controls, evaluate, figures
 
 
-def judged(scores: list[float], threshold: float, **columns: list[int]) -> Judged:
+def judged(scores: list[float], threshold: float, **columns: list[int]) -> LabelledScores:
     """Samples flagged above a threshold; what is not given is unknown (-1), confidence and norm are constant."""
     n = len(scores)
     known = {name: np.array(columns.get(name, [-1] * n)) for name in ("predictions", "anomalous", "label", "target")}
     flat, values = np.ones(n), np.array(scores, np.float64)
-    return Judged(values, values > threshold, known["predictions"], flat, flat, known["anomalous"], known["label"], known["target"])
+    return LabelledScores(
+        values,
+        values > threshold,
+        known["predictions"],
+        flat,
+        flat,
+        known["anomalous"],
+        known["label"],
+        known["target"],
+    )
 
 
 ATTACKED = judged(
@@ -39,9 +48,13 @@ def test_rates_and_der_by_hand() -> None:
     result = evaluate(ATTACKED)
     assert part(result, "attack_success_rate") == pytest.approx(2 / 3)
     assert part(result, "accuracy") == pytest.approx(3 / 4)
-    assert part(result, "all", "at_calibrated") == pytest.approx({"tpr": 2 / 3, "fpr": 1 / 4, "der": (2 / 3 - 3 / 4 * 1 / 3 + 1) / 2})
+    assert part(result, "all", "at_calibrated") == pytest.approx(
+        {"tpr": 2 / 3, "fpr": 1 / 4, "der": (2 / 3 - 3 / 4 * 1 / 3 + 1) / 2}
+    )
     assert part(result, "attack_succeeded", "at_calibrated", "tpr") == 1.0
-    assert part(result, "paper_filter", "at_calibrated") == pytest.approx({"tpr": 1.0, "fpr": 1 / 3, "der": (1 + 1 - 1 / 3) / 2})
+    assert part(result, "paper_filter", "at_calibrated") == pytest.approx(
+        {"tpr": 1.0, "fpr": 1 / 3, "der": (1 + 1 - 1 / 3) / 2}
+    )
     assert [part(result, name, "anomalous") for name in ("all", "attack_succeeded", "paper_filter")] == [3, 2, 2]
     assert [part(result, name, "benign") for name in ("all", "attack_succeeded", "paper_filter")] == [4, 4, 3]
 
@@ -60,11 +73,19 @@ def test_an_attack_without_target_succeeds_where_the_prediction_leaves_the_label
 def test_what_cannot_be_known_is_none() -> None:
     unlabelled = evaluate(judged([1.0, 0.0], 0.5, anomalous=[1, 0], predictions=[0, 0]))
     assert part(unlabelled, "all", "auroc") == 1.0
-    assert [part(unlabelled, "accuracy"), part(unlabelled, "attack_success_rate"), part(unlabelled, "all", "at_calibrated", "der")] == [None] * 3
+    assert [
+        part(unlabelled, "accuracy"),
+        part(unlabelled, "attack_success_rate"),
+        part(unlabelled, "all", "at_calibrated", "der"),
+    ] == [None] * 3
     clean = evaluate(judged([1.0, 0.0], 0.5, anomalous=[0, 0], predictions=[0, 0], label=[0, 1]))
     assert part(clean, "all", "at_calibrated") == {"tpr": None, "fpr": 0.5, "der": None}
-    never = evaluate(judged([1.0, 0.0, 0.0], 0.5, anomalous=[1, 0, 0], predictions=[1, 1, 1], label=[1, 1, 1], target=[0, -1, -1]))
-    assert [part(never, "attack_success_rate"), part(never, "all", "at_calibrated", "der")] == [0.0, 0.5], "nothing to reject, nothing lost"
+    never = evaluate(
+        judged([1.0, 0.0, 0.0], 0.5, anomalous=[1, 0, 0], predictions=[1, 1, 1], label=[1, 1, 1], target=[0, -1, -1])
+    )
+    assert [part(never, "attack_success_rate"), part(never, "all", "at_calibrated", "der")] == [0.0, 0.5], (
+        "nothing to reject, nothing lost"
+    )
     assert part(clean, "all", "at_best") == {"tpr": None, "fpr": None, "der": None, "threshold": None}
 
 
@@ -84,7 +105,7 @@ def test_a_score_that_repeats_a_control_adds_nothing_within_its_strata() -> None
     unknown = np.full(4000, -1)
 
     def found(scores: np.ndarray[tuple[int], np.dtype[np.float64]]) -> JsonValue:
-        return controls(Judged(scores, scores > 0, unknown, confidence, other, anomalous, unknown, unknown))
+        return controls(LabelledScores(scores, scores > 0, unknown, confidence, other, anomalous, unknown, unknown))
 
     repeated, perfect = found(confidence), found(anomalous.astype(np.float64))
     assert part(repeated, "confidence", "auroc") == pytest.approx(0.875, abs=0.02)
@@ -98,7 +119,9 @@ def test_a_score_that_repeats_a_control_adds_nothing_within_its_strata() -> None
 def test_samples_without_a_finite_gradient_are_left_out_of_the_controls() -> None:
     scores, unknown = np.array([0.1, 0.2, 0.9, 9.0, 9.0]), np.full(5, -1)
     control = np.array([0.1, 0.2, 0.9, np.nan, np.nan])
-    found = controls(Judged(scores, scores > 1, unknown, control, control, np.array([0, 0, 1, 1, 1]), unknown, unknown))
+    found = controls(
+        LabelledScores(scores, scores > 1, unknown, control, control, np.array([0, 0, 1, 1, 1]), unknown, unknown)
+    )
     assert part(found, "confidence") == {"auroc": 1.0, "matched_auroc": None, "samples": 3}
 
 

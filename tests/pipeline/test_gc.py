@@ -9,18 +9,19 @@ import pytest
 from pydantic import JsonValue
 
 from infra.commits import CommitLog, Measures
-from infra.files import digest
-from infra.storage import Storage
-from pipeline.artifacts.layout import collected_file, outcome_file, root_lock, run_summary_file, table_file
-from pipeline.artifacts.logs import stage_logs
-from pipeline.audit import open_audit
-from pipeline.gc import UNCLAIMED_SECONDS, collect, find_garbage
-from pipeline.planning import plan_audit
-from pipeline.publication import encode_document
-from pipeline.repair import repair
+from infra.storage.files import digest
+from infra.storage.storage import Storage
+from pipeline.operations.gc import UNCLAIMED_SECONDS, collect, find_garbage
+from pipeline.operations.repair import repair
+from pipeline.operations.status import status
+from pipeline.operations.verify import verify
+from pipeline.planning.from_models import plan_audit
+from pipeline.results.audit import open_audit
+from pipeline.root.layout import collected_file, outcome_file, run_summary_file, table_file
+from pipeline.root.logs import stage_logs
+from pipeline.root.mark import root_lock
+from pipeline.root.records import encode_document
 from pipeline.run import run_audit
-from pipeline.status import status
-from pipeline.verify import verify
 from tests.conftest import ConfigMaker
 from tests.jobs.command import mad
 from tests.pipeline.two_nights import DAY, OTHER_ROWS, ROWS, Nights, clean, computed, files, run, run_id
@@ -43,7 +44,9 @@ def test_what_kept_runs_refer_to_stays_and_the_rest_goes(nights: Nights) -> None
     assert audit.rows("digits").compute().shape[0] == scores.num_rows
     assert nights.storage.list("runs") == [run_id(nights.second)]
     assert nights.storage.list("digits/scores") == [f"run={run_id(nights.second)}"]
-    assert [len(nights.storage.list(f"digits/{stage}")) for stage in ("gradients", "curvature", "scoring", "reporting")] == [1, 1, 1, 1]
+    assert [
+        len(nights.storage.list(f"digits/{stage}")) for stage in ("gradients", "curvature", "scoring", "reporting")
+    ] == [1, 1, 1, 1]
     assert computed(run(nights.new)) == dict.fromkeys(("gradients", "curvature", "scoring", "reporting"), 0)
     again = run(nights.old)
     assert all(computed(again).values())
@@ -86,7 +89,9 @@ def test_while_a_run_is_at_work_nothing_is_removed(nights: Nights) -> None:
     assert files(nights.storage.url) == before
 
 
-@pytest.mark.parametrize(("keep", "says"), [("soon", "'soon' is no duration"), ("90w90w", "is no duration"), ("99w", "")])
+@pytest.mark.parametrize(
+    ("keep", "says"), [("soon", "'soon' is no duration"), ("90w90w", "is no duration"), ("99w", "")]
+)
 def test_a_span_is_understood_or_refused(tmp_path: Path, keep: str, says: str) -> None:
     refused = mad("gc", tmp_path / "nothing", "--keep", keep)
     assert refused.code == 2 and (says or "not a root") in refused.complaint
@@ -123,7 +128,9 @@ def test_a_result_whose_rows_a_later_one_was_made_of_stays(nights: Nights) -> No
     assert clean(nights.storage)
 
 
-def test_rows_of_a_file_of_which_tasks_failed_stay_with_the_result(make_config: ConfigMaker, digits: Path, tmp_path: Path) -> None:
+def test_rows_of_a_file_of_which_tasks_failed_stay_with_the_result(
+    make_config: ConfigMaker, digits: Path, tmp_path: Path
+) -> None:
     """No manifest lists them, but the next run goes on from them."""
     shutil.copy(digits / "audited.parquet", tmp_path / "audited.parquet")
     config = make_config(**ROWS, data={"audited": str(tmp_path / "audited.parquet")})
@@ -183,7 +190,9 @@ def test_rows_of_an_old_run_that_did_not_get_to_its_end_go(nights: Nights, make_
 
 def test_attempts_that_no_receipt_names_stay_for_a_day_and_then_go(nights: Nights) -> None:
     (source,) = nights.storage.list(f"digits/gradients/{nights.storage.list('digits/gradients')[0]}")[:1]
-    place = f"digits/gradients/{nights.storage.list('digits/gradients')[0]}/{source}/00000000-00000001/thought-dead/table"
+    place = (
+        f"digits/gradients/{nights.storage.list('digits/gradients')[0]}/{source}/00000000-00000001/thought-dead/table"
+    )
     nights.storage.write(place, b"half")
     nights.storage.write(".tmp/left-by-a-killed-writer", b"half")
     collect(nights.storage, 0.0)

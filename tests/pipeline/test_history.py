@@ -13,20 +13,24 @@ from pydantic import JsonValue
 from safetensors.torch import load_file, save_file
 from scipy.stats import false_discovery_control, ks_2samp
 
-from infra.documents import parse
-from infra.storage import Storage
-from infra.tables import write_parquet
-from pipeline.artifacts.layout import history_file
+from infra.formats.documents import parse
+from infra.formats.tables import write_parquet
+from infra.storage.storage import Storage
 from pipeline.artifacts.scores import PUBLISHED_FORMAT
-from pipeline.audit import Audit
-from pipeline.comparison import PEAK_BYTES, Comparing, Difference, Table, difference
-from pipeline.drift import EQUAL, LEVEL, OTHER, SAME, drifted_classes, drifts
-from pipeline.history import Compared, History, since
-from pipeline.planning import plan_audit
+from pipeline.planning.from_models import plan_audit
+from pipeline.publication.comparison import PEAK_BYTES, Comparing, Difference, Table, difference
+from pipeline.publication.drift import EQUAL, LEVEL, OTHER, SAME, drifted_classes, drifts
+from pipeline.publication.history import Compared, History, since
+from pipeline.results.audit import Audit
+from pipeline.root.layout import history_file
 from pipeline.run import run_audit
 from tests.conftest import ConfigMaker
 
-MODEL: dict[str, JsonValue] = {"name": "digits", "architecture": "pipeline.demo.network:digit_cnn", "weights": "digits.safetensors"}
+MODEL: dict[str, JsonValue] = {
+    "name": "digits",
+    "architecture": "pipeline.demo.network:digit_cnn",
+    "weights": "digits.safetensors",
+}
 
 
 def run(make_config: ConfigMaker, **sections: JsonValue) -> tuple[Audit, str]:
@@ -71,18 +75,26 @@ def test_samples_of_a_file_that_changed_are_told_by_their_ids(make_config: Confi
     before = flagged(audit)
     if name == "the same name":
         shutil.copy(tuesday, monday)
-    audit, _ = run(make_config, data={"audited": monday if name == "the same name" else tuesday}, calibration={"target": {"fpr": 0.02}})
+    audit, _ = run(
+        make_config,
+        data={"audited": monday if name == "the same name" else tuesday},
+        calibration={"target": {"fpr": 0.02}},
+    )
     after, found = flagged(audit), compared(audit, first).difference
     assert found.common == len(before.keys() & after.keys()) == 200
     new = [sample for sample in after if after[sample] and not before.get(sample)]
     assert sorted(flag.sample_id for flag in found.newly_flagged.samples) == sorted(new)
     assert {flag.sample_id for flag in found.newly_flagged.samples if flag.known} == set(new) & before.keys()
-    assert [flag.sample_id for flag in found.no_longer_flagged.samples] == [sample for sample in before if before[sample] and not after.get(sample, True)]
+    assert [flag.sample_id for flag in found.no_longer_flagged.samples] == [
+        sample for sample in before if before[sample] and not after.get(sample, True)
+    ]
     assert found.no_longer_audited == sum(before[sample] for sample in before if sample not in after) > 0
     assert len(new) > 0
 
 
-def test_samples_of_an_unchanged_file_are_told_by_their_rows_also_where_ids_repeat(make_config: ConfigMaker, digits: Path, tmp_path: Path) -> None:
+def test_samples_of_an_unchanged_file_are_told_by_their_rows_also_where_ids_repeat(
+    make_config: ConfigMaker, digits: Path, tmp_path: Path
+) -> None:
     table = pq.read_table(digits / "audited.parquet").slice(0, 200)
     same = table.set_column(table.schema.get_field_index("id"), "id", pa.array(["one"] * 200))
     pq.write_table(same, tmp_path / "same.parquet")
@@ -92,15 +104,23 @@ def test_samples_of_an_unchanged_file_are_told_by_their_rows_also_where_ids_repe
     audit, _ = run(make_config, data=data, score={"kind": "leverage"}, calibration={"target": {"fpr": 0.05}})
     after, found = audit.scores("digits").read_all().column("flagged").to_numpy(), compared(audit, first)
     assert found.changed == ("settings",)
-    assert sorted(flag.row for flag in found.difference.newly_flagged.samples) == np.flatnonzero(after & ~before).tolist()
-    assert sorted(flag.row for flag in found.difference.no_longer_flagged.samples) == np.flatnonzero(before & ~after).tolist()
+    assert (
+        sorted(flag.row for flag in found.difference.newly_flagged.samples) == np.flatnonzero(after & ~before).tolist()
+    )
+    assert (
+        sorted(flag.row for flag in found.difference.no_longer_flagged.samples)
+        == np.flatnonzero(before & ~after).tolist()
+    )
     assert (after != before).any() and found.difference.no_longer_audited == 0
 
 
 def test_the_most_anomalous_new_flags_come_first_and_no_more_than_asked_for(make_config: ConfigMaker) -> None:
     _, first = run(make_config)
     audit, _ = run(make_config, calibration={"target": {"fpr": 0.2}})
-    whole, short = compared(audit, first).difference.newly_flagged, compared(audit, first, top=3).difference.newly_flagged
+    whole, short = (
+        compared(audit, first).difference.newly_flagged,
+        compared(audit, first, top=3).difference.newly_flagged,
+    )
     scores = [flag.score for flag in whole.samples if flag.score is not None]
     assert scores == sorted(scores, reverse=True)
     assert (short.count, short.samples) == (whole.count, whole.samples[:3])
@@ -124,10 +144,14 @@ def test_what_changed_between_runs_is_named(make_config: ConfigMaker, digits: Pa
     assert compared(audit, second).changed == ("model",)
     assert compared(audit, first).changed == ("model", "trusted set")
     assert since(audit.storage, audit.models, first, 0).zoo.changed == ("digits",)
-    assert drifted_classes(compared(audit, second).difference.drift), "weights 1 % larger make larger gradients of every sample"
+    assert drifted_classes(compared(audit, second).difference.drift), (
+        "weights 1 % larger make larger gradients of every sample"
+    )
 
 
-def test_models_added_and_gone_are_named_and_one_that_failed_is_neither(make_config: ConfigMaker, tmp_path: Path) -> None:
+def test_models_added_and_gone_are_named_and_one_that_failed_is_neither(
+    make_config: ConfigMaker, tmp_path: Path
+) -> None:
     one, two, three = ({**MODEL, "name": name} for name in ("digits", "twin", "late"))
     _, first = run(make_config, models=[one, two])
     broken: JsonValue = {**one, "weights": str(tmp_path / "none.safetensors")}
@@ -137,10 +161,15 @@ def test_models_added_and_gone_are_named_and_one_that_failed_is_neither(make_con
     found = since(audit.storage, audit.models, first, 10)
     assert (found.zoo.added, found.zoo.changed, found.zoo.gone) == (("late",), (), ("twin",))
     assert found.models["late"] is None
-    assert {name: model.after.run_id for name, model in found.models.items() if model} == {"digits": first, "twin": first}
+    assert {name: model.after.run_id for name, model in found.models.items() if model} == {
+        "digits": first,
+        "twin": first,
+    }
     audit, _ = run(make_config, models=[two])
     assert since(audit.storage, audit.models, first, 10).zoo.gone == ("digits",)
-    assert since(audit.storage, audit.models, second, 10).zoo.gone == (), "the run of another zoo says nothing of this one"
+    assert since(audit.storage, audit.models, second, 10).zoo.gone == (), (
+        "the run of another zoo says nothing of this one"
+    )
 
 
 def test_a_models_view_lists_its_runs_newest_first_and_can_be_made_anew(make_config: ConfigMaker) -> None:
@@ -168,7 +197,11 @@ def made(folder: Path, name: str, samples: int, shift: float = 0.0) -> Table:
     """A published table of samples of ten classes with normal scores."""
     generator = np.random.default_rng(len(name))
     with (folder / name).open("wb") as sink:
-        write_parquet(sink, (batch(start, min(8192, samples - start), shift, generator) for start in range(0, samples, 8192)), PUBLISHED_FORMAT)
+        write_parquet(
+            sink,
+            (batch(start, min(8192, samples - start), shift, generator) for start in range(0, samples, 8192)),
+            PUBLISHED_FORMAT,
+        )
     return Table(Storage(str(folder)), name)
 
 
@@ -206,15 +239,22 @@ def test_samples_of_the_same_kind_seldom_drift_and_others_do() -> None:
     """Ten classes, two nights of other samples, 300 times: under the null hypothesis some class drifts in about LEVEL of them."""
     generator, alarms = np.random.default_rng(0), 0
     for _ in range(300):
-        nights = [{number: generator.normal(size=generator.integers(5, 60)).astype(np.float32) for number in range(10)} for _ in range(2)]
+        nights = [
+            {number: generator.normal(size=generator.integers(5, 60)).astype(np.float32) for number in range(10)}
+            for _ in range(2)
+        ]
         alarms += bool(drifted_classes(drifts({}, *nights)))
     assert alarms / 300 <= 3 * LEVEL
     nights[1][4] = nights[1][4][:0]
     nights[1][7] = (generator.normal(size=200) + 1.5).astype(np.float32)
     found = drifts({}, *nights)
     assert drifted_classes(found) == [7]
-    assert [drift.predicted for drift in found] == [0, 1, 2, 3, 5, 6, 7, 8, 9], "a class without scores in one night is not tested"
-    assert [drift.q_value for drift in found] == pytest.approx(false_discovery_control([drift.p_value for drift in found]))
+    assert [drift.predicted for drift in found] == [0, 1, 2, 3, 5, 6, 7, 8, 9], (
+        "a class without scores in one night is not tested"
+    )
+    assert [drift.q_value for drift in found] == pytest.approx(
+        false_discovery_control([drift.p_value for drift in found])
+    )
     seven = next(drift for drift in found if drift.predicted == 7)
     assert (seven.samples, seven.after) == (OTHER, 200)
     assert seven.p_value == pytest.approx(ks_2samp(nights[0][7], nights[1][7], method="exact").pvalue)

@@ -14,11 +14,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from pipeline.sources.images import FORMATS, LARGEST_PIXELS, UnreadableImage, decode
+from pipeline.data.images import FORMATS, LARGEST_PIXELS, UnreadableImage, decode
 from tests.jobs.pictures import SIGNATURE, chunk, png_header
 from tests.strategies import LAW
 
 SMALL = Image.fromarray(np.arange(192, dtype=np.uint8).reshape(8, 8, 3))
+
+
 SAFE = {"PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM"}
 
 
@@ -59,18 +61,29 @@ PIXELS: dict[str, Callable[[], bytes]] = {
     "PNG of 4 GiB a side": lambda: png_header((1 << 31) - 1, (1 << 31) - 1),
     "PNG all there": lambda: encoded("PNG", Image.new("1", (12_000, 12_000))),
     "GIF": lambda: patched(encoded("GIF"), 6, "<HH", 65_535, 65_535),
-    "GIF whose frame is larger": lambda: patched(encoded("GIF"), encoded("GIF").index(b"\x2c\0\0\0\0\x08\0\x08\0") + 5, "<HH", 65_535, 65_535),
+    "GIF whose frame is larger": lambda: patched(
+        encoded("GIF"), encoded("GIF").index(b"\x2c\0\0\0\0\x08\0\x08\0") + 5, "<HH", 65_535, 65_535
+    ),
     "BMP": lambda: patched(encoded("BMP"), 18, "<ii", 1 << 20, 1 << 20),
     "TIFF": lambda: tiff(1 << 20, 1 << 20),
     "PPM": lambda: b"P6 1000000 1000000 255\n" + bytes(100),
     "JPEG": lambda: patched(encoded("JPEG"), encoded("JPEG").index(b"\xff\xc0") + 5, ">HH", 65_500, 65_500),
 }
+
+
 GROWING: dict[str, Callable[[], bytes]] = {
     "zTXt": lambda: with_text(b"zTXt", b"a\0\0" + squeezed(1 << 30)),
     "iTXt": lambda: with_text(b"iTXt", b"a\0\1\0\0\0" + squeezed(1 << 30)),
     "iCCP": lambda: with_text(b"iCCP", b"a\0\0" + squeezed(1 << 30)),
-    "IDAT": lambda: SIGNATURE + chunk(b"IHDR", struct.pack(">IIBBBBB", 8, 8, 8, 2, 0, 0, 0)) + chunk(b"IDAT", squeezed(1 << 30)) + chunk(b"IEND", b""),
+    "IDAT": lambda: (
+        SIGNATURE
+        + chunk(b"IHDR", struct.pack(">IIBBBBB", 8, 8, 8, 2, 0, 0, 0))
+        + chunk(b"IDAT", squeezed(1 << 30))
+        + chunk(b"IEND", b"")
+    ),
 }
+
+
 OTHERS: dict[str, bytes] = {
     "SVG": b'<svg xmlns="http://www.w3.org/2000/svg" width="8" height="8"><image href="file:///etc/passwd"/></svg>',
     "EPS": b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\n(%pipe%touch /tmp/x) (w) file\n%%EOF\n",
@@ -100,7 +113,11 @@ def test_only_formats_whose_readers_start_no_program_are_opened() -> None:
 @pytest.mark.parametrize("name", PIXELS)
 def test_more_pixels_than_are_taken_are_refused(name: str) -> None:
     message = refused(PIXELS[name]())
-    assert "pixels, more than" in message or "more than 67,108,864 pixels" in message or message.startswith("corrupt image")
+    assert (
+        "pixels, more than" in message
+        or "more than 67,108,864 pixels" in message
+        or message.startswith("corrupt image")
+    )
 
 
 @pytest.mark.parametrize("data", OTHERS.values(), ids=OTHERS)
@@ -111,14 +128,20 @@ def test_other_formats_are_no_images(data: bytes) -> None:
 def test_of_an_animation_the_first_frame_counts() -> None:
     frames = [Image.new("RGB", (8, 8), (shade, 0, 0)) for shade in (10, 200)]
     for form in ("GIF", "WEBP", "TIFF", "PNG"):
-        data = encoded(form, frames[0], save_all=True, append_images=frames[1:] * 50, **({"lossless": True} if form == "WEBP" else {}))
+        data = encoded(
+            form,
+            frames[0],
+            save_all=True,
+            append_images=frames[1:] * 50,
+            **({"lossless": True} if form == "WEBP" else {}),
+        )
         assert decode(data, None, resize=False)[0, 0].tolist() == [10, 0, 0]
 
 
 MEMORY = """
 import sys
 from pathlib import Path
-from pipeline.sources.images import UnreadableImage, decode
+from pipeline.data.images import UnreadableImage, decode
 def peak():
     return next(int(line.split()[1]) for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM")) // 1024
 before = peak()
@@ -133,11 +156,16 @@ print(peak() - before)
 
 def test_memory_is_bounded_whatever_a_picture_claims(tmp_path: Path) -> None:
     """The largest that is taken, 2^26 pixels, may use 4 bytes a pixel for each of two copies and 3 for the result."""
-    hostile = {**{name: make() for name, make in {**PIXELS, **GROWING}.items()}, "largest": encoded("PNG", Image.new("L", (8192, 8192)))}
+    hostile = {
+        **{name: make() for name, make in {**PIXELS, **GROWING}.items()},
+        "largest": encoded("PNG", Image.new("L", (8192, 8192))),
+    }
     for number, data in enumerate(hostile.values()):
         (tmp_path / str(number)).write_bytes(data)
     names = [str(tmp_path / str(number)) for number in range(len(hostile))]
-    ended = subprocess.run([sys.executable, "-c", MEMORY, *names], capture_output=True, text=True, check=True, timeout=300)
+    ended = subprocess.run(
+        [sys.executable, "-c", MEMORY, *names], capture_output=True, text=True, check=True, timeout=300
+    )
     assert int(ended.stdout) * 2**20 < 12 * LARGEST_PIXELS + (100 << 20)
 
 

@@ -17,10 +17,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from pipeline.config import AuditConfig
+from pipeline.config.audit_config import AuditConfig
 from pipeline.errors import SourceError
-from pipeline.sources.models import load_model
-from pipeline.sources.weights import LARGEST_HEADER, LARGEST_PICKLE, parse_weights
+from pipeline.models.load import load_model
+from pipeline.models.weights import LARGEST_HEADER, LARGEST_PICKLE, parse_weights
 from tests.strategies import LAW
 
 STATE = {"weight": torch.arange(6.0).reshape(2, 3), "bias": torch.zeros(2)}
@@ -38,7 +38,10 @@ def packed(data: bytes, compression: int = zipfile.ZIP_STORED, pickled: bytes | 
     sink = io.BytesIO()
     with zipfile.ZipFile(io.BytesIO(data)) as old, zipfile.ZipFile(sink, "w", compression) as new:
         for entry in old.infolist():
-            new.writestr(entry.filename, pickled if pickled is not None and entry.filename.endswith("data.pkl") else old.read(entry))
+            new.writestr(
+                entry.filename,
+                pickled if pickled is not None and entry.filename.endswith("data.pkl") else old.read(entry),
+            )
     return sink.getvalue()
 
 
@@ -67,44 +70,96 @@ def scripted() -> bytes:
     """A module with its code, as TorchScript."""
     archive = io.BytesIO()
     with zipfile.ZipFile(archive, "w") as file:
-        for name, data in (("net/code/__torch__.py", b""), ("net/data.pkl", b"\x80\x02N."), ("net/version", b"3\n"), ("net/constants.pkl", b"\x80\x02).")):
+        for name, data in (
+            ("net/code/__torch__.py", b""),
+            ("net/data.pkl", b"\x80\x02N."),
+            ("net/version", b"3\n"),
+            ("net/constants.pkl", b"\x80\x02)."),
+        ):
             file.writestr(name, data)
     return archive.getvalue()
 
 
 def older(pickled: bytes) -> bytes:
     """A checkpoint of torch's older form: pickles of its magic number, version and system, then of the state."""
-    return b"".join(pickle.dumps(value, protocol=2) for value in (0x1950A86A20F9469CFC6C, 1001, {"little_endian": True})) + pickled
+    return (
+        b"".join(pickle.dumps(value, protocol=2) for value in (0x1950A86A20F9469CFC6C, 1001, {"little_endian": True}))
+        + pickled
+    )
 
 
 SAFETENSORS: dict[str, tuple[Callable[[], bytes], str]] = {
     "nothing": (lambda: b"", "header too small"),
-    "8 EiB of header": (lambda: header(b"{}", claimed=(1 << 63) - 1), "its header claims 9,223,372,036,854,775,807 bytes, at most 33,554,432 are read"),
+    "8 EiB of header": (
+        lambda: header(b"{}", claimed=(1 << 63) - 1),
+        "its header claims 9,223,372,036,854,775,807 bytes, at most 33,554,432 are read",
+    ),
     "100 MB of header": (lambda: header(b"{}", claimed=100_000_000), "its header claims 100,000,000 bytes"),
-    "all of a header": (lambda: header(b'{"__metadata__":{"a":"' + b"x" * LARGEST_HEADER + b'"}}'), "its header claims 33,554,457 bytes"),
+    "all of a header": (
+        lambda: header(b'{"__metadata__":{"a":"' + b"x" * LARGEST_HEADER + b'"}}'),
+        "its header claims 33,554,457 bytes",
+    ),
     "a header beyond its end": (lambda: header(b"{}", claimed=100), "invalid header length"),
-    "tensors that overlap": (lambda: header({"a": tensor([2], 0, 8), "b": tensor([2], 4, 12)}, bytes(12)), "invalid offset"),
+    "tensors that overlap": (
+        lambda: header({"a": tensor([2], 0, 8), "b": tensor([2], 4, 12)}, bytes(12)),
+        "invalid offset",
+    ),
     "a tensor beyond its end": (lambda: header({"a": tensor([1 << 40], 0, 1 << 42)}, bytes(12)), "not fully covered"),
     "a hole": (lambda: header({"a": tensor([1], 4, 8)}, bytes(8)), "invalid offset"),
     "a shape that overflows": (lambda: header({"a": tensor([1 << 32, 1 << 32], 0, 0)}), "overflow"),
     "a negative side": (lambda: header({"a": tensor([-1], 0, 4)}, bytes(4)), "invalid JSON in header"),
     "an unknown type": (lambda: header({"a": tensor([1], 0, 4, "F999")}, bytes(4)), "invalid JSON in header"),
-    "a type that torch lacks": (lambda: header({"a": tensor([8], 0, 4, "F4")}, bytes(4)), "holds tensors of a type that torch does not know ('F4')"),
-    "complex numbers": (lambda: header({"a": tensor([1], 0, 8, "C64")}, bytes(8)), "'a' is no plain tensor of numbers (complex64, strided, on cpu)"),
+    "a type that torch lacks": (
+        lambda: header({"a": tensor([8], 0, 4, "F4")}, bytes(4)),
+        "holds tensors of a type that torch does not know ('F4')",
+    ),
+    "complex numbers": (
+        lambda: header({"a": tensor([1], 0, 8, "C64")}, bytes(8)),
+        "'a' is no plain tensor of numbers (complex64, strided, on cpu)",
+    ),
     "deep JSON": (lambda: header(b'{"a":' + b"[" * 200_000), "recursion limit exceeded"),
 }
+
+
 CHECKPOINTS: dict[str, tuple[Callable[[], bytes], str]] = {
-    "a compressed archive": (lambda: packed(saved({"weight": torch.zeros(1 << 22)}), zipfile.ZIP_DEFLATED), "and torch never compresses"),
+    "a compressed archive": (
+        lambda: packed(saved({"weight": torch.zeros(1 << 22)}), zipfile.ZIP_DEFLATED),
+        "and torch never compresses",
+    ),
     "no archive after all": (lambda: b"PK\x03\x04" + bytes(100), "not a readable checkpoint (BadZipFile"),
-    "a large pickle": (lambda: packed(saved(STATE), pickled=b"]" * (LARGEST_PICKLE + 1)), "its pickle has 16,777,217 bytes, at most 16,777,216 are read"),
-    "a byte array of 1 TiB": (lambda: packed(saved(STATE), pickled=reserving(b"builtins\nbytearray")), "reserves memory by numbers that it names"),
-    "by its older name": (lambda: packed(saved(STATE), pickled=reserving(b"__builtin__\nbytearray")), "reserves memory by numbers that it names"),
-    "in an older checkpoint": (lambda: older(reserving(b"builtins\nbytearray")), "reserves memory by numbers that it names"),
-    "code": (lambda: packed(saved(STATE), pickled=b"\x80\x02cos\nsystem\nX\x04\x00\x00\x00true\x85R."), "refused, because it is a full pickle"),
+    "a large pickle": (
+        lambda: packed(saved(STATE), pickled=b"]" * (LARGEST_PICKLE + 1)),
+        "its pickle has 16,777,217 bytes, at most 16,777,216 are read",
+    ),
+    "a byte array of 1 TiB": (
+        lambda: packed(saved(STATE), pickled=reserving(b"builtins\nbytearray")),
+        "reserves memory by numbers that it names",
+    ),
+    "by its older name": (
+        lambda: packed(saved(STATE), pickled=reserving(b"__builtin__\nbytearray")),
+        "reserves memory by numbers that it names",
+    ),
+    "in an older checkpoint": (
+        lambda: older(reserving(b"builtins\nbytearray")),
+        "reserves memory by numbers that it names",
+    ),
+    "code": (
+        lambda: packed(saved(STATE), pickled=b"\x80\x02cos\nsystem\nX\x04\x00\x00\x00true\x85R."),
+        "refused, because it is a full pickle",
+    ),
     "TorchScript": (scripted, "not a readable checkpoint (RuntimeError"),
-    "sparse": (lambda: saved({"weight": torch.eye(3).to_sparse()}), "'weight' is no plain tensor of numbers (float32, sparse_coo, on cpu)"),
-    "without numbers": (lambda: saved({"weight": torch.empty(1 << 40, device="meta")}), "'weight' is no plain tensor of numbers (float32, strided, on meta)"),
-    "complex": (lambda: saved({"weight": torch.zeros(1, dtype=torch.complex64)}), "'weight' is no plain tensor of numbers (complex64"),
+    "sparse": (
+        lambda: saved({"weight": torch.eye(3).to_sparse()}),
+        "'weight' is no plain tensor of numbers (float32, sparse_coo, on cpu)",
+    ),
+    "without numbers": (
+        lambda: saved({"weight": torch.empty(1 << 40, device="meta")}),
+        "'weight' is no plain tensor of numbers (float32, strided, on meta)",
+    ),
+    "complex": (
+        lambda: saved({"weight": torch.zeros(1, dtype=torch.complex64)}),
+        "'weight' is no plain tensor of numbers (complex64",
+    ),
     "keys that are numbers": (lambda: saved({1: torch.zeros(1)}), "holds no state dict"),
 }
 
@@ -138,7 +193,7 @@ MEMORY = """
 import resource, sys
 from pathlib import Path
 from pipeline.errors import SourceError
-from pipeline.sources.weights import parse_weights
+from pipeline.models.weights import parse_weights
 limit = 4 << 30
 resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
 try:
@@ -148,6 +203,8 @@ except SourceError:
     status = dict(line.split(":") for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
     print(int(status["VmHWM"].split()[0]) // 1024)
 """
+
+
 GROWING = {
     "an archive of zeros": ("net.pt", lambda: packed(saved({"weight": torch.zeros(1 << 28)}), zipfile.ZIP_DEFLATED)),
     "a byte array": ("net.pt", lambda: packed(saved(STATE), pickled=reserving(b"builtins\nbytearray", 3 << 30))),
@@ -159,7 +216,9 @@ GROWING = {
 def test_what_would_grow_costs_little_memory(name: str, make: Callable[[], bytes], tmp_path: Path) -> None:
     """Torch alone takes 300 to 600 MiB; each of these would take a GiB or more besides, or a GiB a second."""
     (tmp_path / name).write_bytes(make())
-    ended = subprocess.run([sys.executable, "-c", MEMORY, str(tmp_path / name)], capture_output=True, text=True, check=True, timeout=120)
+    ended = subprocess.run(
+        [sys.executable, "-c", MEMORY, str(tmp_path / name)], capture_output=True, text=True, check=True, timeout=120
+    )
     assert int(ended.stdout) < 900, "MiB"
 
 
@@ -173,7 +232,9 @@ def read_or_refused(data: bytes, name: str) -> None:
 @LAW
 @given(data=st.data(), name=st.sampled_from(["net.safetensors", "net.pt", "old.pt"]))
 def test_a_file_with_bytes_changed_or_cut_is_read_or_refused(data: st.DataObject, name: str) -> None:
-    body = bytearray(safetensors.torch.save(STATE) if name.endswith("safetensors") else saved(STATE, zipped=name != "old.pt"))
+    body = bytearray(
+        safetensors.torch.save(STATE) if name.endswith("safetensors") else saved(STATE, zipped=name != "old.pt")
+    )
     for _ in range(data.draw(st.integers(0, 3))):
         body[data.draw(st.integers(0, len(body) - 1))] = data.draw(st.integers(0, 255))
     read_or_refused(bytes(body[: data.draw(st.sampled_from([len(body), len(body) // 2, 60]))]), name)
@@ -188,8 +249,19 @@ def test_a_checkpoint_with_any_pickle_is_read_or_refused(pickled: bytes) -> None
 def audited(folder: Path, state: dict[str, Tensor], granted: str = "4GiB") -> nn.Module:
     """A linear layer with weights of a file."""
     safetensors.torch.save_file(state, folder / "net.safetensors")
-    model = {"name": "net", "architecture": "torch.nn:Linear", "kwargs": {"in_features": 3, "out_features": 2}, "weights": "net.safetensors"}
-    raw = {"root": "r", "task": "classification", "models": [model], "data": {"trusted": "t", "audited": "a"}, "run": {"memory_per_worker": granted}}
+    model = {
+        "name": "net",
+        "architecture": "torch.nn:Linear",
+        "kwargs": {"in_features": 3, "out_features": 2},
+        "weights": "net.safetensors",
+    }
+    raw = {
+        "root": "r",
+        "task": "classification",
+        "models": [model],
+        "data": {"trusted": "t", "audited": "a"},
+        "run": {"memory_per_worker": granted},
+    }
     config = AuditConfig.parse(raw, str(folder))  # type: ignore[arg-type]
     return load_model(config, config.models[0]).module
 
@@ -203,8 +275,16 @@ def test_a_file_larger_than_memory_is_refused_before_it_is_read(tmp_path: Path) 
     (tmp_path / "net.safetensors").touch()
     with (tmp_path / "large.safetensors").open("wb") as file:
         file.truncate(1 << 40)
-    model = {"name": "net", "architecture": "torch.nn:Linear", "kwargs": {"in_features": 3, "out_features": 2}, "weights": "large.safetensors"}
+    model = {
+        "name": "net",
+        "architecture": "torch.nn:Linear",
+        "kwargs": {"in_features": 3, "out_features": 2},
+        "weights": "large.safetensors",
+    }
     raw = {"root": "r", "task": "classification", "models": [model], "data": {"trusted": "t", "audited": "a"}}
     config = AuditConfig.parse(raw, str(tmp_path))  # type: ignore[arg-type]
-    with pytest.raises(SourceError, match=r"weights large\.safetensors: 1,024\.0 GiB cannot fit, run\.memory_per_worker grants 4\.0 GiB"):
+    with pytest.raises(
+        SourceError,
+        match=r"weights large\.safetensors: 1,024\.0 GiB cannot fit, run\.memory_per_worker grants 4\.0 GiB",
+    ):
         load_model(config, config.models[0])

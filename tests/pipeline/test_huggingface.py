@@ -12,10 +12,10 @@ from pydantic import JsonValue
 from safetensors.torch import load_file, save_file
 from transformers import BertConfig, BertForMaskedLM, ViTConfig
 
-from pipeline.config import AuditConfig
+from pipeline.config.audit_config import AuditConfig
+from pipeline.data.texts import TextLimits
 from pipeline.errors import SourceError
-from pipeline.sources.huggingface import CausalLM, load_causal_lm
-from pipeline.sources.texts import TextLimits
+from pipeline.models.huggingface import CausalLM, load_causal_lm
 from tests.languages import POSITIONS, VOCABULARY, gpt2, llama, save
 
 
@@ -39,7 +39,11 @@ def load(folder: Path, name: str) -> CausalLM:
     """By a path relative to the config's folder."""
     data: JsonValue = {"trusted": "a", "audited": "b"}
     return load_causal_lm(
-        AuditConfig.parse({"root": "r", "task": "causal_lm", "models": [{"name": "m", "huggingface": name}], "data": data}, str(folder)), name
+        AuditConfig.parse(
+            {"root": "r", "task": "causal_lm", "models": [{"name": "m", "huggingface": name}], "data": data},
+            str(folder),
+        ),
+        name,
     )
 
 
@@ -53,13 +57,18 @@ def complaint(folder: Path) -> str:
 
 
 @pytest.mark.parametrize(("name", "build"), [("gpt2", gpt2), ("llama", llama)])
-def test_a_folder_is_loaded_as_it_was_saved(folders: Path, name: str, build: Callable[[], torch.nn.Module], capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_folder_is_loaded_as_it_was_saved(
+    folders: Path, name: str, build: Callable[[], torch.nn.Module], capfd: pytest.CaptureFixture[str]
+) -> None:
     loaded = load(folders, name)
     assert loaded.limits == TextLimits(VOCABULARY, POSITIONS)
     assert not any(module.training for module in loaded.module.modules())
     expected = build().state_dict()
     assert loaded.module.state_dict().keys() == expected.keys()
-    assert all(torch.equal(tensor, expected[key]) and tensor.dtype == torch.float32 for key, tensor in loaded.module.state_dict().items())
+    assert all(
+        torch.equal(tensor, expected[key]) and tensor.dtype == torch.float32
+        for key, tensor in loaded.module.state_dict().items()
+    )
     assert capfd.readouterr() == ("", "")
 
 
@@ -87,7 +96,11 @@ def shard(folder: Path) -> dict[str, str]:
     names = [f"model-0000{number}-of-00002.safetensors" for number in (1, 2)]
     places = {key: names[number % 2] for number, key in enumerate(state)}
     for name in names:
-        save_file({key: state[key] for key, place in places.items() if place == name}, folder / name, metadata={"format": "pt"})
+        save_file(
+            {key: state[key] for key, place in places.items() if place == name},
+            folder / name,
+            metadata={"format": "pt"},
+        )
     (folder / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": places}))
     return places
 
@@ -121,33 +134,55 @@ def test_a_place_that_holds_no_model_is_refused(tmp_path: Path) -> None:
     assert complaint(tmp_path / "file").startswith("is a file; name the folder that holds config.json")
     (tmp_path / "empty").mkdir()
     assert complaint(tmp_path / "empty") == "has no config.json; name the folder that model.save_pretrained wrote"
-    with pytest.raises(SourceError, match="s3://bucket/chat: expected a folder of this machine or an id on the hub; copy the folder here"):
+    with pytest.raises(
+        SourceError,
+        match="s3://bucket/chat: expected a folder of this machine or an id on the hub; copy the folder here",
+    ):
         load(tmp_path, "s3://bucket/chat")
 
 
-def test_an_id_is_looked_for_on_the_hub_and_the_folder_it_could_have_been_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_id_is_looked_for_on_the_hub_and_the_folder_it_could_have_been_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    with pytest.raises(SourceError, match=rf"huggingface nobody/chat: no such folder \({tmp_path}/nobody/chat\), and the hub gave no model of this id"):
+    with pytest.raises(
+        SourceError,
+        match=rf"huggingface nobody/chat: no such folder \({tmp_path}/nobody/chat\), and the hub gave no model of this id",
+    ):
         load(tmp_path, "nobody/chat")
 
 
 def test_no_safetensors_is_refused_and_a_pickle_is_not_opened(chat: Path) -> None:
     (chat / "model.safetensors").unlink()
-    assert complaint(chat) == "has neither model.safetensors nor model.safetensors.index.json; files there: config.json, generation_config.json"
+    assert (
+        complaint(chat)
+        == "has neither model.safetensors nor model.safetensors.index.json; files there: config.json, generation_config.json"
+    )
     (chat / "pytorch_model.bin").write_text("opening this would fail otherwise")
-    assert complaint(chat).startswith("refused, because its weights are no safetensors but pytorch_model.bin, and a pickle runs whatever code it holds")
+    assert complaint(chat).startswith(
+        "refused, because its weights are no safetensors but pytorch_model.bin, and a pickle runs whatever code it holds"
+    )
 
 
 def test_an_adapter_is_refused_since_its_base_is_elsewhere(chat: Path) -> None:
     (chat / "adapter_config.json").write_text('{"base_model_name_or_path": "nobody/base"}')
-    assert complaint(chat) == "holds an adapter (adapter_config.json), whose base is elsewhere; merge the two and save the whole model"
+    assert (
+        complaint(chat)
+        == "holds an adapter (adapter_config.json), whose base is elsewhere; merge the two and save the whole model"
+    )
 
 
 INDEXES: dict[str, tuple[str, str]] = {
     "not JSON": ("{", "model.safetensors.index.json is not readable (JSONDecodeError"),
     "no map": ("{}", "model.safetensors.index.json is not readable (KeyError"),
-    "a missing shard": ('{"weight_map": {"a": "model-2.safetensors"}}', "names 1 files that are not there: model-2.safetensors"),
-    "another folder": ('{"weight_map": {"a": "../model.safetensors"}}', "names ../model.safetensors, which is no safetensors file of this folder"),
+    "a missing shard": (
+        '{"weight_map": {"a": "model-2.safetensors"}}',
+        "names 1 files that are not there: model-2.safetensors",
+    ),
+    "another folder": (
+        '{"weight_map": {"a": "../model.safetensors"}}',
+        "names ../model.safetensors, which is no safetensors file of this folder",
+    ),
     "a pickle": ('{"weight_map": {"a": "model.bin"}}', "names model.bin, which is no safetensors file of this folder"),
 }
 
@@ -169,7 +204,9 @@ def test_weights_that_are_no_safetensors_are_refused(chat: Path) -> None:
 def test_weights_that_do_not_fit_are_refused_with_their_names(chat: Path) -> None:
     state = load_file(chat / "model.safetensors")
     renamed = {name.replace("h.1.mlp.c_fc", "h.1.mlp.up"): tensor for name, tensor in state.items()}
-    save_file({**renamed, "transformer.wpe.weight": torch.zeros(8, 24)}, chat / "model.safetensors", metadata={"format": "pt"})
+    save_file(
+        {**renamed, "transformer.wpe.weight": torch.zeros(8, 24)}, chat / "model.safetensors", metadata={"format": "pt"}
+    )
     message = complaint(chat)
     for part in (
         "the weights do not fit the GPT2LMHeadModel of its config.json: ",
@@ -187,11 +224,24 @@ def test_a_missing_head_is_refused_where_it_is_not_tied(chat: Path) -> None:
 
 def test_a_model_that_is_not_a_causal_one_is_refused(chat: Path, tmp_path: Path) -> None:
     torch.manual_seed(0)
-    config = BertConfig(vocab_size=30, hidden_size=8, num_hidden_layers=1, num_attention_heads=2, intermediate_size=8, max_position_embeddings=16)
+    config = BertConfig(
+        vocab_size=30,
+        hidden_size=8,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=8,
+        max_position_embeddings=16,
+    )
     save(BertForMaskedLM(config), tmp_path / "masked")
-    assert complaint(tmp_path / "masked") == "config.json says that it is a BertForMaskedLM; the causal language model of this type is BertLMHeadModel"
+    assert (
+        complaint(tmp_path / "masked")
+        == "config.json says that it is a BertForMaskedLM; the causal language model of this type is BertLMHeadModel"
+    )
     configure(chat, architectures=["GPT2Model"])
-    assert complaint(chat) == "config.json says that it is a GPT2Model; the causal language model of this type is GPT2LMHeadModel"
+    assert (
+        complaint(chat)
+        == "config.json says that it is a GPT2Model; the causal language model of this type is GPT2LMHeadModel"
+    )
     ViTConfig().save_pretrained(chat)
     assert complaint(chat) == "a model of type vit is not a causal language model"
 
@@ -214,19 +264,27 @@ def test_a_config_that_is_not_json_is_refused(chat: Path) -> None:
 
 def test_without_transformers_the_extra_is_named(chat: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "transformers", None)
-    assert complaint(chat) == "needs the package transformers, which is not installed; install mad with its extra: pip install 'mad[text]'"
+    assert (
+        complaint(chat)
+        == "needs the package transformers, which is not installed; install mad with its extra: pip install 'mad[text]'"
+    )
 
 
 def test_a_header_that_claims_too_much_is_refused_before_it_is_parsed(chat: Path) -> None:
     (chat / "model.safetensors").write_bytes((1 << 40).to_bytes(8, "little") + b"{}")
-    assert complaint(chat).startswith("model.safetensors: not a readable safetensors file (its header claims 1,099,511,627,776 bytes")
+    assert complaint(chat).startswith(
+        "model.safetensors: not a readable safetensors file (its header claims 1,099,511,627,776 bytes"
+    )
 
 
 @pytest.mark.parametrize("document", ["config.json", "model.safetensors.index.json"])
 def test_a_document_of_gigabytes_is_refused_before_it_is_read(chat: Path, document: str) -> None:
     with (chat / document).open("r+b" if document == "config.json" else "wb") as file:
         file.truncate(1 << 40)
-    assert complaint(chat) == f"{document} has 1,099,511,627,776 bytes, at most 33,554,432 are read; is it the right folder?"
+    assert (
+        complaint(chat)
+        == f"{document} has 1,099,511,627,776 bytes, at most 33,554,432 are read; is it the right folder?"
+    )
 
 
 def test_an_index_of_nothing_but_nesting_is_refused(chat: Path) -> None:

@@ -7,8 +7,9 @@ import torch
 from transformers import PreTrainedModel
 
 from madcore import Measured, Projection, RowExtractor, TokenBatch, select_layers, token_margin
-from pipeline.memory import TextBytes, batch_bytes, pass_bytes
-from pipeline.probes import ROOM
+from pipeline.data.batches import TextBytes
+from pipeline.planning.memory import batch_bytes, pass_bytes
+from pipeline.planning.probe import ROOM
 from tests.benchmarks.memory import peaks
 from tests.benchmarks.models import CASES
 from tests.languages import MODELS, POSITIONS, gpt2
@@ -35,7 +36,9 @@ def test_two_lengths_tell_the_bytes_of_any_other(build: Callable[[], PreTrainedM
 @pytest.mark.parametrize(("per_token", "per_pair"), [(20_000, 0), (0, 200), (10_000, 100)])
 def test_the_fit_is_exact_where_it_is_exact(per_token: int, per_pair: int) -> None:
     memory = TextBytes.fitted(*((length, per_token * length + per_pair * length**2) for length in (50, 100)))
-    assert [memory.of(length) for length in (1, 99, 1000)] == [per_token * length + per_pair * length**2 for length in (1, 99, 1000)]
+    assert [memory.of(length) for length in (1, 99, 1000)] == [
+        per_token * length + per_pair * length**2 for length in (1, 99, 1000)
+    ]
 
 
 def test_what_does_not_grow_is_counted_as_if_it_did() -> None:
@@ -67,7 +70,9 @@ def test_what_a_plan_projects_bounds_what_rows_take_within_a_factor_of_two(name:
     extractor = RowExtractor(model, case.covered(model, "matrices").covered, Projection())
     one = case.measured(case.inputs(1))
     output = extractor(one).outputs.nbytes + 2 * case.inputs(1).nbytes
-    projected = batch_bytes(batch, extractor.at_once(one), round(ROOM * pass_bytes(extractor, one)), output + 3 * 4 * extractor.layout.k)
+    projected = batch_bytes(
+        batch, extractor.at_once(one), round(ROOM * pass_bytes(extractor, one)), output + 3 * 4 * extractor.layout.k
+    )
     measured = dict(peaks(name, batch, ("step", "matrices")))
     assert measured["matrices"] <= projected <= 2 * measured["matrices"]
     assert measured["matrices"] <= 1.3 * measured["step"]

@@ -8,15 +8,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from infra.storage import Storage
-from pipeline import notebooks
-from pipeline.artifacts.layout import claim_root, summary_file
+from infra.storage.storage import Storage
 from pipeline.artifacts.scores import PUBLISHED_FORMAT, TABLE
-from pipeline.audit import Audit, open_audit
-from pipeline.dask_scores import NEEDS
-from pipeline.pages import number
-from pipeline.planning import plan_audit
-from pipeline.publication import encode_document
+from pipeline.planning.from_models import plan_audit
+from pipeline.publication.filters import number
+from pipeline.results import notebook as notebooks
+from pipeline.results.audit import Audit, open_audit
+from pipeline.results.scores import NEEDS
+from pipeline.root.layout import summary_file
+from pipeline.root.mark import claim_root
+from pipeline.root.records import encode_document
 from pipeline.run import run_audit
 from tests.conftest import ConfigMaker
 from tests.pipeline.test_pages import summary
@@ -35,7 +36,16 @@ def test_it_says_root_run_verdict_and_counts(audit: Audit) -> None:
     assert isinstance(counts, dict) and isinstance(verdict, dict)
     shown = [repr(audit), audit._repr_html_()]
     for text in shown:
-        assert all(what in text for what in (audit.storage.url, str(found["run_id"]), "digits", str(verdict["value"]), str(counts["flagged"])))
+        assert all(
+            what in text
+            for what in (
+                audit.storage.url,
+                str(found["run_id"]),
+                "digits",
+                str(verdict["value"]),
+                str(counts["flagged"]),
+            )
+        )
     assert ET.fromstring(shown[1]).tag == "table"
 
 
@@ -63,7 +73,11 @@ def test_the_chart_has_both_groups_and_the_threshold(audit: Audit) -> None:
 
 
 def test_a_chart_of_no_scores_says_so() -> None:
-    empty = {**summary(), "histogram": {"edges": [], "calibration": [], "audited": []}, "calibration": {"threshold": None}}
+    empty = {
+        **summary(),
+        "histogram": {"edges": [], "calibration": [], "audited": []},
+        "calibration": {"threshold": None},
+    }
     assert "No sample has a score." in notebooks.chart(empty).svg
 
 
@@ -72,7 +86,9 @@ def test_scores_are_a_data_frame_as_published(audit: Audit) -> None:
     frame, table = audit.scores_dataframe("digits"), audit.scores("digits").read_all()
     computed = frame.compute()
     assert list(frame.columns) == table.column_names
-    assert all(isinstance(kind, pandas.ArrowDtype) for kind in frame.dtypes) and list(frame.dtypes) == list(computed.dtypes)
+    assert all(isinstance(kind, pandas.ArrowDtype) for kind in frame.dtypes) and list(frame.dtypes) == list(
+        computed.dtypes
+    )
     for name in table.column_names:
         assert pa.chunked_array([pa.array(computed[name])]).to_pylist() == table.column(name).to_pylist()
     assert int(frame.flagged.sum().compute()) == int(np.asarray(table.column("flagged")).sum())
@@ -83,7 +99,9 @@ def test_a_partition_of_the_frame_is_a_row_group(tmp_path: Path) -> None:
     storage = Storage(str(tmp_path / "root"))
     claim_root(storage)
     row = {
-        field.name: None if field.nullable else {"int32": 1, "int64": 1, "string": "a", "bool": True}.get(str(field.type), [])
+        field.name: None
+        if field.nullable
+        else {"int32": 1, "int64": 1, "string": "a", "bool": True}.get(str(field.type), [])
         for field in PUBLISHED_FORMAT.schema
     }
     sink = pa.BufferOutputStream()

@@ -10,10 +10,16 @@ from urllib.parse import unquote, urlsplit
 import pytest
 from pydantic import JsonValue
 
-from pipeline.pages import Plot, duration, number, percent, plot, render, when, zoo_headline
+from pipeline.publication.charts import Plot, plot
+from pipeline.publication.filters import duration, number, percent, when
+from pipeline.publication.pages import render, zoo_headline
 
 Json = dict[str, JsonValue]
+
+
 HOSTILE = """</title></style><script>alert(1)</script><img src=x onerror='alert(2)'>" ' onload="alert(3)" href=//evil.test {{ 7 * 7 }} &amp; ?a#b%41"""
+
+
 PNG = "data:image/png;base64,iVBORw0KGgo="
 
 
@@ -38,18 +44,29 @@ FULL = """
   "refused": {"bad.parquet": "no image column"}},
  "stages": {"gradients": {"seconds": 12.34, "tasks_run": 3, "tasks_reused": 0}, "reporting": {"seconds": 0.5, "tasks_run": 1, "tasks_reused": 0}}}
 """
+
+
 PERFORMANCE = """{"anomalous": 500, "benign": 2000, "auroc": 0.991, "average_precision": 0.987, "at_calibrated": {"tpr": 1.0, "fpr": 0.0115, "der": 0.914},
  "at_best": {"tpr": 1.0, "fpr": 0.0015, "der": 0.917, "threshold": 1.7976931348623157e308}}"""
 
 
 def histogram(edges: list[float], calibration: list[int], audited: list[int]) -> Json:
-    return {"edges": list[JsonValue](edges), "calibration": list[JsonValue](calibration), "audited": list[JsonValue](audited)}
+    return {
+        "edges": list[JsonValue](edges),
+        "calibration": list[JsonValue](calibration),
+        "audited": list[JsonValue](audited),
+    }
 
 
 def summary(model: str = "badnets", verdict: str = "unusual inputs") -> Json:
     full: Json = json.loads(FULL.replace("PERFORMANCE", PERFORMANCE))
     bins = histogram([-1 + index / 30 for index in range(61)], [10] * 30 + [0] * 30, [40] * 50 + [50] * 10)
-    return {**full, "model": model, "verdict": {"value": verdict, "reasons": ["512 of 2,500 p-values are small"]}, "histogram": bins}
+    return {
+        **full,
+        "model": model,
+        "verdict": {"value": verdict, "reasons": ["512 of 2,500 p-values are small"]},
+        "histogram": bins,
+    }
 
 
 class Page(HTMLParser):
@@ -105,8 +122,15 @@ def only(changed: Json) -> Page:
 
 
 def zoo() -> dict[str, str]:
-    verdicts = {"clean": "nothing unusual", "badnets": "unusual inputs", "small": "cannot tell", "a.b-c_d": "nothing unusual"}
-    return render([summary(model, verdict) for model, verdict in verdicts.items()], {"badnets": {"audited.parquet#17": PNG}})
+    verdicts = {
+        "clean": "nothing unusual",
+        "badnets": "unusual inputs",
+        "small": "cannot tell",
+        "a.b-c_d": "nothing unusual",
+    }
+    return render(
+        [summary(model, verdict) for model, verdict in verdicts.items()], {"badnets": {"audited.parquet#17": PNG}}
+    )
 
 
 @pytest.mark.parametrize("name", ["index", "badnets", "a.b-c_d"])
@@ -116,7 +140,9 @@ def test_a_page_fetches_nothing(name: str) -> None:
     assert not re.search(r"https?:|@import|url\(|<script|<link|<iframe", html)
     assert all(source.startswith("data:image/png;base64,") for source in page.values("src"))
     assert "default-src 'none'" in " ".join(page.values("content"))
-    assert not {"style", "onclick", "onload", "srcset"} & {attribute for _, attributes in page.tags for attribute in attributes}
+    assert not {"style", "onclick", "onload", "srcset"} & {
+        attribute for _, attributes in page.tags for attribute in attributes
+    }
 
 
 def test_every_link_leads_to_a_page_or_to_a_place_on_it() -> None:
@@ -130,7 +156,9 @@ def test_every_link_leads_to_a_page_or_to_a_place_on_it() -> None:
             assert target in {f"{page}.html" for page in pages}
             assert not parts.fragment or parts.fragment in page.values("id")
         assert name == "index" or "./index.html" in page.values("href")
-    assert {unquote(link) for link in Page(pages["index"]).values("href")} == {f"./{name}.html" for name in pages if name != "index"}
+    assert {unquote(link) for link in Page(pages["index"]).values("href")} == {
+        f"./{name}.html" for name in pages if name != "index"
+    }
 
 
 @pytest.mark.parametrize("name", ["index", "badnets"])
@@ -148,19 +176,36 @@ def test_hostile_strings_stay_text_everywhere() -> None:
     hostile = with_strings(summary(), lambda text: HOSTILE + text)
     assert isinstance(calm, dict)
     assert isinstance(hostile, dict)
-    tame, wild = render([calm], {}), render([hostile], {str(hostile["model"]): {f"{HOSTILE}audited.parquet#17": HOSTILE}})
+    tame, wild = (
+        render([calm], {}),
+        render([hostile], {str(hostile["model"]): {f"{HOSTILE}audited.parquet#17": HOSTILE}}),
+    )
     assert Page(wild["index"]).shape == Page(tame["index"]).shape
     page = Page(wild[str(hostile["model"])])
     assert page.shape == Page(tame["calm badnets"]).shape
     shown = " ".join(page.pieces)
-    for text in ("x17", "t0", "512 of", "class 7 has", "stem.weight", "bn.weight", "not a matrix", "no image column", "margin", "fedc", "0123abcd"):
+    for text in (
+        "x17",
+        "t0",
+        "512 of",
+        "class 7 has",
+        "stem.weight",
+        "bn.weight",
+        "not a matrix",
+        "no image column",
+        "margin",
+        "fedc",
+        "0123abcd",
+    ):
         assert HOSTILE + text in shown
     (link,) = (urlsplit(link) for link in Page(wild["index"]).values("href"))
     assert link == ("", "", link.path, "", "")
     assert unquote(link.path) == f"./{hostile['model']}.html"
 
 
-@pytest.mark.parametrize("uri", ["https://evil.test/x.png", "data:image/svg+xml;base64,PHN2Zz4=", PNG + '" onerror="alert(1)', PNG + "\n"])
+@pytest.mark.parametrize(
+    "uri", ["https://evil.test/x.png", "data:image/svg+xml;base64,PHN2Zz4=", PNG + '" onerror="alert(1)', PNG + "\n"]
+)
 def test_an_image_that_is_no_embedded_png_is_not_shown(uri: str) -> None:
     page = Page(render([summary()], {"badnets": {"audited.parquet#17": uri}})["badnets"])
     assert page.values("src") == []
@@ -182,8 +227,19 @@ def test_the_verdict_is_the_first_line_and_warnings_follow_its_reasons() -> None
 def test_the_index_lists_the_worst_first_with_its_figures() -> None:
     body = Page(zoo()["index"].partition("<body>")[2]).text
     assert body.startswith("Unusual inputs for 1 of 4 models")
-    assert [body.index(name) for name in ("badnets", "small", "clean")] == sorted(body.index(name) for name in ("badnets", "small", "clean"))
-    for figure in ("2,500", "512 20.5 %", "fpr 1 %", "0.991", "100 % / 1.15 %", "7 3 nonfinite 4 unreadable", "12.8 s", "2026-11-22 18:44 UTC"):
+    assert [body.index(name) for name in ("badnets", "small", "clean")] == sorted(
+        body.index(name) for name in ("badnets", "small", "clean")
+    )
+    for figure in (
+        "2,500",
+        "512 20.5 %",
+        "fpr 1 %",
+        "0.991",
+        "100 % / 1.15 %",
+        "7 3 nonfinite 4 unreadable",
+        "12.8 s",
+        "2026-11-22 18:44 UTC",
+    ):
         assert figure in body
 
 
@@ -205,7 +261,10 @@ def test_the_histogram_shows_both_groups_and_the_threshold() -> None:
     page = only(summary())
     (line,) = page.of_class("line", "threshold")
     assert line["x1"] == line["x2"] == f"{68 + (704 - 68) * 0.875 / 2:.1f}"
-    assert all(label in page.text for label in ("threshold -0.125", "anomaly score, larger = more anomalous", "square-root scale"))
+    assert all(
+        label in page.text
+        for label in ("threshold -0.125", "anomaly score, larger = more anomalous", "square-root scale")
+    )
     assert [len(page.of_class("path", name)) for name in ("calibration", "audited")] == [2, 2]
 
 
@@ -234,14 +293,36 @@ def test_without_scores_there_is_no_histogram(edges: list[float], counts: list[i
     assert plot(edges, counts, counts, None) is None
     calibration = summary()["calibration"]
     assert isinstance(calibration, dict)
-    assert "No sample has a score" in only({**summary(), "histogram": histogram(edges, counts, counts), "calibration": {**calibration, "threshold": None}}).text
+    assert (
+        "No sample has a score"
+        in only(
+            {
+                **summary(),
+                "histogram": histogram(edges, counts, counts),
+                "calibration": {**calibration, "threshold": None},
+            }
+        ).text
+    )
 
 
 def partial_summaries() -> Iterator[tuple[str, Json, str]]:
     full = summary()
-    empty: Json = {"evaluation": None, "controls": None, "top_flagged": [], "warnings": [], "classes": [], "same_as": None}
+    empty: Json = {
+        "evaluation": None,
+        "controls": None,
+        "top_flagged": [],
+        "warnings": [],
+        "classes": [],
+        "same_as": None,
+    }
     yield "bare", {**full, **empty}, "No sample that has a score was flagged"
-    unknown: Json = {"all": None, "attack_succeeded": None, "paper_filter": None, "attack_success_rate": None, "accuracy": None}
+    unknown: Json = {
+        "all": None,
+        "attack_succeeded": None,
+        "paper_filter": None,
+        "attack_success_rate": None,
+        "accuracy": None,
+    }
     yield "evaluation of nulls", {**full, "evaluation": unknown}, "Attack success rate -, accuracy on clean samples -"
     nulls = without_numbers({**full, "histogram": histogram([], [], [])})
     assert isinstance(nulls, dict)
@@ -275,14 +356,33 @@ def test_two_pages_cannot_share_a_name(names: list[str]) -> None:
 
 def test_numbers_are_short() -> None:
     values = (None, 0, 1234567, 0.99, 99.99, 1234.5, -0.125, 1e-7, 1e308)
-    assert [number(value) for value in values] == ["-", "0", "1,234,567", "0.990", "100", "1,234", "-0.125", "1.00e-07", "1.00e+308"]
+    assert [number(value) for value in values] == [
+        "-",
+        "0",
+        "1,234,567",
+        "0.990",
+        "100",
+        "1,234",
+        "-0.125",
+        "1.00e-07",
+        "1.00e+308",
+    ]
 
 
 def test_shares_times_and_dates_are_for_people() -> None:
-    assert " ".join(percent(share) for share in (None, 0.0, 0.01, 0.2048, 1.0)).replace("\N{NO-BREAK SPACE}", "") == "- 0% 1% 20.5% 100%"
+    assert (
+        " ".join(percent(share) for share in (None, 0.0, 0.01, 0.2048, 1.0)).replace("\N{NO-BREAK SPACE}", "")
+        == "- 0% 1% 20.5% 100%"
+    )
     times = (None, 0.431, 90.0, 600.0, 9000.0, 4.4e6)
-    assert " ".join(duration(time) for time in times).replace("\N{NO-BREAK SPACE}", "") == "- 0.431s 90s 10min 2.5h 1,222h"
-    assert [when(run) for run in ("20261122T184455123Z-1a2b3c4d", "nightly", "20261399T000000-x")] == ["2026-11-22 18:44 UTC", "", ""]
+    assert (
+        " ".join(duration(time) for time in times).replace("\N{NO-BREAK SPACE}", "") == "- 0.431s 90s 10min 2.5h 1,222h"
+    )
+    assert [when(run) for run in ("20261122T184455123Z-1a2b3c4d", "nightly", "20261399T000000-x")] == [
+        "2026-11-22 18:44 UTC",
+        "",
+        "",
+    ]
 
 
 def test_a_model_that_failed_is_named_with_its_reason_even_where_an_older_summary_is_shown() -> None:

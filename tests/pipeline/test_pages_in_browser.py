@@ -9,13 +9,19 @@ from threading import Thread
 import pytest
 from pydantic import JsonValue
 
-from pipeline.pages import render
+from pipeline.publication.pages import render
 from tests.pipeline.test_pages import summary, with_strings
 from tests.pipeline.test_pages_of_history import hostile as hostile_past
 
 BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+
+
 MARK = "data-owned"
+
+
 RUN = f"document.documentElement.setAttribute('{MARK}',1)"
+
+
 PAYLOADS = (
     f"<script>{RUN}</script>",
     f'"><img src=x onerror="{RUN}">',
@@ -27,15 +33,28 @@ PAYLOADS = (
     f"<base href=//evil.test><meta http-equiv=refresh content='0;url=data:text/html,<script>{RUN}</script>'>",
     f"<details open ontoggle={RUN}><input autofocus onfocus={RUN}>",
 )
+
+
 HOSTILE = "".join(PAYLOADS)
+
+
 needs_browser = pytest.mark.skipif(BROWSER is None, reason="there is no Chromium here")
 
 
 def opened(page: Path, profile: Path) -> str:
     """The document that a browser makes of a page, after all that could run in it has."""
     assert BROWSER is not None
-    options = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--virtual-time-budget=3000", f"--user-data-dir={profile}"]
-    ended = subprocess.run([BROWSER, *options, "--dump-dom", page.as_uri()], capture_output=True, text=True, check=True, timeout=120)
+    options = [
+        "--headless",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--disable-dev-shm-usage",
+        "--virtual-time-budget=3000",
+        f"--user-data-dir={profile}",
+    ]
+    ended = subprocess.run(
+        [BROWSER, *options, "--dump-dom", page.as_uri()], capture_output=True, text=True, check=True, timeout=120
+    )
     return ended.stdout
 
 
@@ -50,7 +69,12 @@ def test_nothing_that_data_says_runs(page: str, tmp_path: Path) -> None:
     hostile = with_strings(summary(), lambda text: HOSTILE + text)
     assert isinstance(hostile, dict)
     name = str(hostile["model"])
-    pages = render([hostile], {name: {f"{HOSTILE}audited.parquet#17": HOSTILE}}, {f"{HOSTILE}other": HOSTILE}, hostile_past(HOSTILE, name))
+    pages = render(
+        [hostile],
+        {name: {f"{HOSTILE}audited.parquet#17": HOSTILE}},
+        {f"{HOSTILE}other": HOSTILE},
+        hostile_past(HOSTILE, name),
+    )
     (tmp_path / "page.html").write_text(pages["index" if page == "index" else str(hostile["model"])])
     document = opened(tmp_path / "page.html", tmp_path / "profile")
     assert MARK not in tag(document)
@@ -85,12 +109,15 @@ def test_what_slipped_through_the_escaping_would_neither_run_nor_fetch(tmp_path:
         try:
             elsewhere = f"http://127.0.0.1:{server.server_port}"
             slipped = HOSTILE.replace("//evil.test", elsewhere) + "".join(
-                f"<{element} {attribute}='{elsewhere}/{element}'></{element}>" for element, attribute in (("img", "src"), ("script", "src"), ("iframe", "src"))
+                f"<{element} {attribute}='{elsewhere}/{element}'></{element}>"
+                for element, attribute in (("img", "src"), ("script", "src"), ("iframe", "src"))
             )
             html: dict[str, JsonValue] = summary()
             page = render([html], {})["badnets"]
             assert page.count("<main>") == 1
-            (tmp_path / "page.html").write_text(page.replace("<main>", f"<main>{slipped}<link rel=stylesheet href={elsewhere}/css>"))
+            (tmp_path / "page.html").write_text(
+                page.replace("<main>", f"<main>{slipped}<link rel=stylesheet href={elsewhere}/css>")
+            )
             document = opened(tmp_path / "page.html", tmp_path / "profile")
             (tmp_path / "open.html").write_text(f"<!doctype html><html><body><img src='{elsewhere}/img'></body></html>")
             assert asked == []

@@ -6,11 +6,14 @@ import json
 import pytest
 from pydantic import JsonValue
 
-from pipeline.history import History, Zoo
-from pipeline.pages import Past, differs, drifted, render, trend
+from pipeline.publication.charts import trend
+from pipeline.publication.history import History, Zoo
+from pipeline.publication.pages import Past, differs, drifted, render
 from tests.pipeline.test_pages import HOSTILE, Json, Page, summary, with_strings
 
 RUNS = ("20261123T010000000Z-cccc", "20261122T010000000Z-bbbb", "20261121T010000000Z-aaaa")
+
+
 HISTORY = """
 {"format": 1, "runs": [
   {"run_id": "20261123T010000000Z-cccc", "verdict": "unusual inputs", "audited": 1000, "flagged": 200, "same_as": null},
@@ -41,7 +44,9 @@ def history() -> Json:
 
 
 def zoo() -> Json:
-    return Zoo(before=RUNS[1], after=RUNS[0], added=("late",), changed=("badnets",), gone=("early",)).model_dump(mode="json")
+    return Zoo(before=RUNS[1], after=RUNS[0], added=("late",), changed=("badnets",), gone=("early",)).model_dump(
+        mode="json"
+    )
 
 
 def past(known: JsonValue = None) -> Past:
@@ -83,7 +88,11 @@ def test_the_index_lists_models_that_differ_and_counts_the_others() -> None:
         "difference": {**compared["difference"], "newly_flagged": nothing, "no_longer_flagged": nothing, "drift": []},
     }
     histories: dict[str, Json] = {"badnets": history(), "still": quiet, "calm": quiet}
-    index = Page(render([summary(name) for name in [*histories, "first"]], {}, {}, Past(histories={**histories}, zoo=zoo()))["index"])
+    index = Page(
+        render([summary(name) for name in [*histories, "first"]], {}, {}, Past(histories={**histories}, zoo=zoo()))[
+            "index"
+        ]
+    )
     assert "Models added late Models changed badnets Models gone early" in index.text
     assert "badnets 191 and 4 reviewed 7 1 model 2026-11-22 01:00 UTC" in index.text
     assert "Nothing differs for 2 models." in index.text
@@ -96,7 +105,10 @@ def test_a_comparison_that_failed_says_why_on_both_pages() -> None:
     found["compared"] = {**found["compared"], "problem": "the table is gone"}
     assert "cannot be compared: the table is gone" in page(found, "index").text
     text = page(found).text
-    assert "Cannot be compared with run 20261122T010000000Z-bbbb : the table is gone" in text and "Classes drifted" not in text
+    assert (
+        "Cannot be compared with run 20261122T010000000Z-bbbb : the table is gone" in text
+        and "Classes drifted" not in text
+    )
 
 
 def test_the_line_over_the_runs_goes_from_the_oldest_to_the_newest() -> None:
@@ -104,7 +116,11 @@ def test_the_line_over_the_runs_goes_from_the_oldest_to_the_newest() -> None:
     assert isinstance(runs, list)
     drawn = trend([run for run in runs if isinstance(run, dict)], 100, 50)
     assert drawn is not None and drawn.top == 0.2
-    assert [(x, round(y, 2), tone) for x, y, tone, _ in drawn.dots] == [(6, 42.1, "calm"), (50, 42.1, "calm"), (94, 6, "alarm")]
+    assert [(x, round(y, 2), tone) for x, y, tone, _ in drawn.dots] == [
+        (6, 42.1, "calm"),
+        (50, 42.1, "calm"),
+        (94, 6, "alarm"),
+    ]
     assert drawn.line == "M6.0,42.1 L50.0,42.1 L94.0,6.0"
     assert drawn.dots[-1][3].replace("\N{NO-BREAK SPACE}", " ") == "2026-11-23 01:00 UTC: 20 % flagged, unusual inputs"
     assert trend([], 100, 50) is trend([runs[0]], 100, 50) is None  # type: ignore[list-item]
@@ -125,14 +141,22 @@ def test_labels_links_and_ids_of_the_history_hold_together(name: str) -> None:
     assert {label for value in found.values("aria-labelledby") for label in value.split()} <= set(ids)
     assert {link.removeprefix("#") for link in found.values("href") if link.startswith("#")} <= set(ids)
     assert all("scope" in attributes for tag, attributes in found.tags if tag == "th")
-    assert all("aria-label" in attributes for tag, attributes in found.tags if tag == "svg" and attributes.get("class") == "spark")
+    assert all(
+        "aria-label" in attributes
+        for tag, attributes in found.tags
+        if tag == "svg" and attributes.get("class") == "spark"
+    )
 
 
 def hostile(lead: str, model: str = "badnets") -> Past:
     """The past of a model in which every string that comes from data begins with `lead`."""
     known, changed = with_strings(history(), lambda text: lead + text), with_strings(zoo(), lambda text: lead + text)
     assert isinstance(known, dict) and isinstance(known["compared"], dict) and isinstance(changed, dict)
-    return Past({model: {**known, "compared": {**known["compared"], "problem": ""}}}, {model: {"x17": f"{lead}said", f"{lead}x17": f"{lead}said"}}, changed)
+    return Past(
+        {model: {**known, "compared": {**known["compared"], "problem": ""}}},
+        {model: {"x17": f"{lead}said", f"{lead}x17": f"{lead}said"}},
+        changed,
+    )
 
 
 def test_hostile_strings_of_earlier_runs_and_reviews_stay_text() -> None:

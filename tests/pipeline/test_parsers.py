@@ -10,27 +10,72 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import JsonValue
 
-from pipeline.bounded_yaml import DEEPEST, LONGEST_SCALAR, MOST_VALUES, parse_yaml
-from pipeline.config import AuditConfig
+from pipeline.config.audit_config import AuditConfig
+from pipeline.config.safe_yaml import DEEPEST, LONGEST_SCALAR, MOST_VALUES, parse_yaml
 from pipeline.errors import ConfigError
 from tests.pipeline.test_config import MINIMAL, MODEL, Raw
 from tests.strategies import LAW
 
 FULL: Raw = {
     **MINIMAL,
-    "models": [{**MODEL, "kwargs": {"width": 16, "act": {"name": "relu"}}}, {**MODEL, "name": "other", "score": {"kind": "leverage"}}],
-    "estimator": {"kind": "gradient", "measurement": "auto", "layers": ["*"], "projection": {"kind": "rademacher", "rank": 16, "seed": 0}},
+    "models": [
+        {**MODEL, "kwargs": {"width": 16, "act": {"name": "relu"}}},
+        {**MODEL, "name": "other", "score": {"kind": "leverage"}},
+    ],
+    "estimator": {
+        "kind": "gradient",
+        "measurement": "auto",
+        "layers": ["*"],
+        "projection": {"kind": "rademacher", "rank": 16, "seed": 0},
+    },
     "curvature": {"kind": "block_moment", "damping": {"kind": "relative_mean", "factor": 1.0}},
     "score": {"kind": "auto", "layers": "auto", "q": "auto"},
     "calibration": {"fraction": 0.3, "seed": 0, "target": {"fpr": 0.01}},
     "run": {"rows_per_task": 8192, "batch_size": 256, "workers": 2, "memory_per_worker": "4GiB"},
 }
-KEYS = [*FULL, *MODEL, "kind", "data", "trusted", "columns", "huggingface", "kwargs", "layers", "target", "fpr", "review", "<<"]
-HOSTILE = ("\x1b[2J", "a\0b", "../x", "net\n", "\u0661", "x" * 5000, "1e999", ".nan", "s3://key:secret@bucket/x", "null", "\ud800")
+
+
+KEYS = [
+    *FULL,
+    *MODEL,
+    "kind",
+    "data",
+    "trusted",
+    "columns",
+    "huggingface",
+    "kwargs",
+    "layers",
+    "target",
+    "fpr",
+    "review",
+    "<<",
+]
+
+
+HOSTILE = (
+    "\x1b[2J",
+    "a\0b",
+    "../x",
+    "net\n",
+    "\u0661",
+    "x" * 5000,
+    "1e999",
+    ".nan",
+    "s3://key:secret@bucket/x",
+    "null",
+    "\ud800",
+)
+
+
 numbers = st.integers() | st.integers(-(10**4000), 10**4000) | st.floats()
+
+
 values = st.recursive(
     st.none() | st.booleans() | numbers | st.text(max_size=10) | st.sampled_from(HOSTILE) | st.sampled_from(KEYS),
-    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.sampled_from(KEYS) | st.text(max_size=5) | st.integers(), inner, max_size=4),
+    lambda inner: (
+        st.lists(inner, max_size=4)
+        | st.dictionaries(st.sampled_from(KEYS) | st.text(max_size=5) | st.integers(), inner, max_size=4)
+    ),
     max_leaves=12,
 )
 
@@ -83,8 +128,14 @@ def test_a_config_with_one_value_changed_is_a_config_or_refused(place: tuple[str
 
 
 @LAW
-@given(place=st.sampled_from([place for place in places(FULL) if not place or isinstance(place[-1], str)]), key=st.text(max_size=8), new=values)
-def test_a_config_with_one_key_more_is_a_config_or_refused(place: tuple[str | int, ...], key: str, new: JsonValue) -> None:
+@given(
+    place=st.sampled_from([place for place in places(FULL) if not place or isinstance(place[-1], str)]),
+    key=st.text(max_size=8),
+    new=values,
+)
+def test_a_config_with_one_key_more_is_a_config_or_refused(
+    place: tuple[str | int, ...], key: str, new: JsonValue
+) -> None:
     held: JsonValue = FULL
     for part in place:
         held = held[part]  # type: ignore[index,call-overload]
@@ -104,14 +155,19 @@ def read(data: bytes) -> object:
 
 
 @LAW
-@given(data=st.binary(max_size=300) | st.text("[]{}:,&*!<-? \n\"'#|>%@`ab01.x~\t\0\x85\u2028", max_size=200).map(lambda text: text.encode()))
+@given(
+    data=st.binary(max_size=300)
+    | st.text("[]{}:,&*!<-? \n\"'#|>%@`ab01.x~\t\0\x85\u2028", max_size=200).map(lambda text: text.encode())
+)
 def test_bytes_of_any_kind_are_yaml_or_refused(data: bytes) -> None:
     read(data)
 
 
 @LAW
 @given(data=st.data())
-def test_a_file_with_bytes_changed_is_read_or_refused(data: st.DataObject, tmp_path_factory: pytest.TempPathFactory) -> None:
+def test_a_file_with_bytes_changed_is_read_or_refused(
+    data: st.DataObject, tmp_path_factory: pytest.TempPathFactory
+) -> None:
     body = bytearray(yaml.safe_dump(FULL).encode())
     for _ in range(data.draw(st.integers(1, 5))):
         body[data.draw(st.integers(0, len(body) - 1))] = data.draw(st.integers(0, 255))
@@ -132,12 +188,19 @@ def laughs(levels: int, wide: int = 9) -> str:
 
 BOMBS = {
     "aliases of aliases": (laughs(9), f"more than {MOST_VALUES:,} values up to line"),
-    "merged aliases": ("a: &a {b: 1}\n" + "\n".join(f"{n}: &n{n} {{<<: [{','.join(['*a' if n == 0 else f'*n{n - 1}'] * 9)}]}}" for n in range(9)), "more than"),
+    "merged aliases": (
+        "a: &a {b: 1}\n"
+        + "\n".join(f"{n}: &n{n} {{<<: [{','.join(['*a' if n == 0 else f'*n{n - 1}'] * 9)}]}}" for n in range(9)),
+        "more than",
+    ),
     "an alias of itself": ("a: &a [*a]", "the alias in line 1 stands within what it names"),
     "a mapping in itself": ("a: &a\n  b: {c: *a}", "the alias in line 2 stands within what it names"),
     "deep lists": ("[" * (DEEPEST + 1) + "]" * (DEEPEST + 1), f"nested {DEEPEST + 1} deep in line 1"),
     "deep mappings": ("{a: " * (DEEPEST + 1) + "}" * (DEEPEST + 1), f"nested {DEEPEST + 1} deep in line 1"),
-    "a long scalar": (f"a: {'x' * (LONGEST_SCALAR + 1)}", "the value in line 1 has 65,537 characters, at most 65,536 are taken"),
+    "a long scalar": (
+        f"a: {'x' * (LONGEST_SCALAR + 1)}",
+        "the value in line 1 has 65,537 characters, at most 65,536 are taken",
+    ),
     "a long key": (f"? {'x' * (LONGEST_SCALAR + 1)}\n: a", "the value in line 1 has 65,537 characters"),
     "many values": ("\n".join(["- a"] * MOST_VALUES), f"more than {MOST_VALUES:,} values"),
     "a hexadecimal number": (f"a: 0x{'f' * 5000}", "the number in line 1 needs more than 64 bits"),
@@ -161,7 +224,9 @@ def test_a_bomb_is_refused_and_says_where(text: str, expected: str) -> None:
 
 def test_what_is_within_the_bounds_is_read() -> None:
     deep = "[" * DEEPEST + "]" * DEEPEST
-    assert parse_yaml(f"a: &a {{b: 1}}\nc: *a\nd: {{<<: *a, e: {'x' * LONGEST_SCALAR}}}\nf: -9223372036854775808".encode()) == {
+    assert parse_yaml(
+        f"a: &a {{b: 1}}\nc: *a\nd: {{<<: *a, e: {'x' * LONGEST_SCALAR}}}\nf: -9223372036854775808".encode()
+    ) == {
         "a": {"b": 1},
         "c": {"b": 1},
         "d": {"b": 1, "e": "x" * LONGEST_SCALAR},
@@ -172,7 +237,7 @@ def test_what_is_within_the_bounds_is_read() -> None:
 
 MEMORY = """
 import resource, sys
-from pipeline.config import AuditConfig
+from pipeline.config.audit_config import AuditConfig
 from pipeline.errors import ConfigError
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 try:
@@ -182,14 +247,45 @@ except ConfigError:
 """
 
 
-@pytest.mark.parametrize("text", [laughs(12), "[" * (4 << 20), "a: " + "&a " * 1_000_000, "- a\n" * (1 << 20)], ids=["aliases", "brackets", "anchors", "items"])
+@pytest.mark.parametrize(
+    "text",
+    [laughs(12), "[" * (4 << 20), "a: " + "&a " * 1_000_000, "- a\n" * (1 << 20)],
+    ids=["aliases", "brackets", "anchors", "items"],
+)
 def test_memory_and_time_are_bounded(text: str, tmp_path: Path) -> None:
     (tmp_path / "audit.yaml").write_text(text)
-    ended = subprocess.run([sys.executable, "-c", MEMORY, str(tmp_path / "audit.yaml")], capture_output=True, text=True, check=True, timeout=120)
+    ended = subprocess.run(
+        [sys.executable, "-c", MEMORY, str(tmp_path / "audit.yaml")],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=120,
+    )
     assert int(ended.stdout) < 512, "MiB"
 
 
-NAMES = ["net\n", "net\r\n", "\nnet", "a\0", "a\u0661", "a/b", "a\\b", "..", ".", ".net", "-net", "a b", "a:b", "a*", "~", "", "x" * 101, "é", "a\u202eb", "C:"]
+NAMES = [
+    "net\n",
+    "net\r\n",
+    "\nnet",
+    "a\0",
+    "a\u0661",
+    "a/b",
+    "a\\b",
+    "..",
+    ".",
+    ".net",
+    "-net",
+    "a b",
+    "a:b",
+    "a*",
+    "~",
+    "",
+    "x" * 101,
+    "é",
+    "a\u202eb",
+    "C:",
+]
 
 
 @pytest.mark.parametrize("name", [*NAMES, "runs", "RUNS", "Report", "mad.json", "MAD.JSON", "index", "Index"])
@@ -200,12 +296,24 @@ def test_a_model_is_not_named(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "place", ["s3://AKIAKEY:se/cr+et@bucket/zoo", "https://user:hunter2@host/x", "https://host/x?X-Amz-Signature=hunter2", "s3://k:hunter2/b"]
+    "place",
+    [
+        "s3://AKIAKEY:se/cr+et@bucket/zoo",
+        "https://user:hunter2@host/x",
+        "https://host/x?X-Amz-Signature=hunter2",
+        "s3://k:hunter2/b",
+    ],
 )
 @pytest.mark.parametrize("where", ["root", "weights", "architecture", "huggingface", "trusted", "audited"])
 def test_a_url_with_credentials_is_refused_without_repeating_them(where: str, place: str) -> None:
     raw: Raw = {**MINIMAL, "models": [dict(MODEL)]}
-    target = raw if where == "root" else raw["models"][0] if where in ("weights", "architecture", "huggingface") else dict(MINIMAL["data"])  # type: ignore[index,arg-type,call-overload]
+    target = (
+        raw
+        if where == "root"
+        else raw["models"][0]
+        if where in ("weights", "architecture", "huggingface")
+        else dict(MINIMAL["data"])
+    )  # type: ignore[index,arg-type,call-overload]
     target[where] = place  # type: ignore[index,call-overload]
     if where in ("trusted", "audited"):
         raw["data"] = target
@@ -216,7 +324,14 @@ def test_a_url_with_credentials_is_refused_without_repeating_them(where: str, pl
 
 
 @pytest.mark.parametrize(
-    "place", ["s3://bucket/a@b:c/d", "s3://arn:aws:s3:us-east-1:123456789012:accesspoint/zoo/x", "sftp://user@host:22/x", "/a:b@c/d", "x?sig=*.parquet"]
+    "place",
+    [
+        "s3://bucket/a@b:c/d",
+        "s3://arn:aws:s3:us-east-1:123456789012:accesspoint/zoo/x",
+        "sftp://user@host:22/x",
+        "/a:b@c/d",
+        "x?sig=*.parquet",
+    ],
 )
 def test_a_place_that_only_looks_like_it_is_taken(place: str) -> None:
     assert AuditConfig.parse({**MINIMAL, "data": {"trusted": place, "audited": "a"}}).models[0].data.trusted == (place,)

@@ -3,13 +3,25 @@
 import pytest
 import torch
 
-from infra.storage import Storage
+from infra.storage.storage import Storage
 from madcore.rows import RowLayout
-from pipeline.artifacts.rows import ARRAY, OK, RowsPart, SampleColumns, at_rest, encode_rows, open_rows, read_range, read_stored
+from pipeline.artifacts.rows import (
+    ARRAY,
+    RowsPart,
+    SampleColumns,
+    at_rest,
+    encode_rows,
+    open_rows,
+    read_range,
+    read_stored,
+)
+from pipeline.data.statuses import OK
 from pipeline.errors import StageError
-from pipeline.stored_rows import PIECE_BYTES, StoredRows
+from pipeline.results.rows import PIECE_BYTES, SplitRows
 
 LAYOUT = RowLayout(("one", "two"), (200, 312))
+
+
 ROWS = 11_000
 
 
@@ -30,7 +42,9 @@ PART = RowsPart("source", "key", 0, ROWS, "task", "content")
 
 
 @pytest.mark.parametrize("block_rows", [100, 512, 4096, 4099, ROWS, 2 * ROWS])
-def test_blocks_have_one_size_and_together_they_are_the_rows(stored: tuple[Storage, torch.Tensor], block_rows: int) -> None:
+def test_blocks_have_one_size_and_together_they_are_the_rows(
+    stored: tuple[Storage, torch.Tensor], block_rows: int
+) -> None:
     storage, rows = stored
     assert ROWS > 2 * open_rows(storage, PART).chunks[0] > 512
     blocks = list(read_stored(storage, PART, LAYOUT, block_rows))
@@ -57,7 +71,10 @@ def test_a_range_of_rows_is_read_wherever_it_lies(stored: tuple[Storage, torch.T
 @pytest.mark.parametrize(("k", "chunk"), [(100, 20_971), (26_000, 80), (1 << 20, 2), (1 << 25, 1)])
 def test_pieces_are_bounded_and_begin_where_chunks_do(k: int, chunk: int) -> None:
     parts = (PART, RowsPart("source", "other", 0, 100, "task", "content"))
-    pieces = StoredRows(parts, RowLayout(("one",), (k,)), chunk).pieces
+    pieces = SplitRows(parts, RowLayout(("one",), (k,)), chunk).pieces
     assert [row for part, start, stop in pieces if part is PART for row in range(start, stop)] == list(range(ROWS))
     assert [row for part, start, stop in pieces if part is not PART for row in range(start, stop)] == list(range(100))
-    assert all(start % chunk == 0 and (4 * k * (stop - start) <= PIECE_BYTES or stop - start <= chunk) for _, start, stop in pieces)
+    assert all(
+        start % chunk == 0 and (4 * k * (stop - start) <= PIECE_BYTES or stop - start <= chunk)
+        for _, start, stop in pieces
+    )

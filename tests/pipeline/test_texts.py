@@ -7,24 +7,35 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline.config import AuditConfig
+from pipeline.config.audit_config import AuditConfig
+from pipeline.data.batches import TextBytes, TextInputs
+from pipeline.data.sources import Source, find_sources
+from pipeline.data.texts import TextLimits, UnreadableText, first_texts, longest_text, parse_text, read_texts
 from pipeline.errors import SourceError
-from pipeline.inputs import TextInputs
-from pipeline.memory import TextBytes
-from pipeline.sources.datasets import Source, find_sources
-from pipeline.sources.texts import TextLimits, UnreadableText, first_texts, longest_text, parse_text, read_texts
 
 TOKEN = 1 << 20
+
+
 LIMITS = TextLimits(vocabulary=10, positions=12)
+
+
 BAD = {
     "null": (None, 1, "input_ids is null"),
     "empty": ([], 0, "input_ids is empty"),
     "too long": ([1] * 13, 1, "input_ids has 13 tokens, the model takes at most 12"),
     "a null inside": ([1, None, 3], 1, "input_ids holds a null"),
-    "beyond the vocabulary": ([1, 2, 10, 11], 1, "the token id 10 at position 2 is outside the model's vocabulary, 0 to 9"),
+    "beyond the vocabulary": (
+        [1, 2, 10, 11],
+        1,
+        "the token id 10 at position 2 is outside the model's vocabulary, 0 to 9",
+    ),
     "negative": ([1, -1, 10], 1, "the token id -1 at position 1 is outside the model's vocabulary, 0 to 9"),
     "no start": ([1, 2], None, "completion_start is null"),
-    "no prompt": ([1, 2], 0, "completion_start is 0, but a completion needs a token before it to be predicted from: 1 or more"),
+    "no prompt": (
+        [1, 2],
+        0,
+        "completion_start is 0, but a completion needs a token before it to be predicted from: 1 or more",
+    ),
     "a negative start": ([1, 2], -1, "completion_start is -1, but a completion needs a token"),
     "no completion": ([1, 2, 3], 3, "the completion is empty: it starts at 3 of 3 tokens"),
     "beyond the end": ([1, 2, 3], 7, "the completion is empty: it starts at 7 of 3 tokens"),
@@ -34,7 +45,9 @@ BAD = {
 
 @pytest.mark.parametrize(("ids", "start", "reason"), BAD.values(), ids=BAD)
 @pytest.mark.parametrize("kind", [pa.list_(pa.int32()), pa.large_list(pa.int64()), pa.list_(pa.int8())], ids=str)
-def test_a_bad_text_is_unreadable_with_the_numbers(ids: list[int] | None, start: int | None, reason: str, kind: pa.DataType) -> None:
+def test_a_bad_text_is_unreadable_with_the_numbers(
+    ids: list[int] | None, start: int | None, reason: str, kind: pa.DataType
+) -> None:
     tokens = pa.array([ids], kind)[0]
     with pytest.raises(UnreadableText) as caught:
         parse_text(tokens.values if tokens.is_valid else None, start, LIMITS)
@@ -57,28 +70,54 @@ def source_of(folder: Path, table: pa.Table, **columns: str) -> Source:
     """The only source of a config that names this table."""
     pq.write_table(table, folder / "texts.parquet", row_group_size=3)
     data = {"trusted": "texts.parquet", "audited": "texts.parquet", "columns": columns}
-    config = AuditConfig.parse({"root": "r", "task": "causal_lm", "models": [{"name": "m", "huggingface": "/m"}], "data": data}, str(folder))
+    config = AuditConfig.parse(
+        {"root": "r", "task": "causal_lm", "models": [{"name": "m", "huggingface": "/m"}], "data": data}, str(folder)
+    )
     sources, refused = find_sources(config, config.models[0], "audited")
     assert not refused
     return sources[0]
 
 
-def text_table(ids: list[list[int] | None], starts: list[int | None], names: list[str | None] | None = None) -> pa.Table:
-    return pa.table({"id": names or [f"t{row}" for row in range(len(ids))], "input_ids": pa.array(ids, pa.list_(pa.int32())), "completion_start": starts})
+def text_table(
+    ids: list[list[int] | None], starts: list[int | None], names: list[str | None] | None = None
+) -> pa.Table:
+    return pa.table(
+        {
+            "id": names or [f"t{row}" for row in range(len(ids))],
+            "input_ids": pa.array(ids, pa.list_(pa.int32())),
+            "completion_start": starts,
+        }
+    )
 
 
 @pytest.mark.parametrize("batch_rows", [1, 2, 100])
 def test_bad_rows_are_in_their_batch_with_the_reason(tmp_path: Path, batch_rows: int) -> None:
-    source = source_of(tmp_path, text_table([[1, 2], None, [3, 4, 5], [1, 2], [6, 7]], [1, 1, 2, 1, 1], ["a", "b", "c", None, "d"]))
+    source = source_of(
+        tmp_path, text_table([[1, 2], None, [3, 4, 5], [1, 2], [6, 7]], [1, 1, 2, 1, 1], ["a", "b", "c", None, "d"])
+    )
     batches = list(read_texts(source, 1, 5, LIMITS, batch_rows))
     assert [name for batch in batches for name in batch.ids] == ["b", "c", "", "d"]
-    assert [reason for batch in batches for reason in batch.unreadable] == ["input_ids is null", "", "the id is null", ""]
-    assert [(text.ids.tolist(), text.completion_start) for batch in batches for text in batch.texts] == [([3, 4, 5], 2), ([6, 7], 1)]
+    assert [reason for batch in batches for reason in batch.unreadable] == [
+        "input_ids is null",
+        "",
+        "the id is null",
+        "",
+    ]
+    assert [(text.ids.tolist(), text.completion_start) for batch in batches for text in batch.texts] == [
+        ([3, 4, 5], 2),
+        ([6, 7], 1),
+    ]
 
 
 def test_columns_may_have_other_names_and_integer_ids(tmp_path: Path) -> None:
     table = text_table([[1, 2]], [1]).set_column(0, "id", pa.array([7]))
-    source = source_of(tmp_path, table.rename_columns(["key", "tokens", "start"]), id="key", input_ids="tokens", completion_start="start")
+    source = source_of(
+        tmp_path,
+        table.rename_columns(["key", "tokens", "start"]),
+        id="key",
+        input_ids="tokens",
+        completion_start="start",
+    )
     assert next(read_texts(source, 0, 1, LIMITS, 8)).ids == ("7",)
 
 
@@ -87,10 +126,22 @@ MISFITS = {
         text_table([[1, 2]], [1]).drop(["input_ids"]),
         r"has no column 'input_ids' \(data\.columns\.input_ids\); columns there: id \(string\), completion_start",
     ),
-    "no start": (text_table([[1, 2]], [1]).drop(["completion_start"]), r"has no column 'completion_start' \(data\.columns\.completion_start\)"),
-    "words": (pa.table({"id": ["a"], "input_ids": ["some words"], "completion_start": [1]}), "'input_ids' .* is string, expected a list of integers"),
-    "lists of words": (pa.table({"id": ["a"], "input_ids": [["some", "words"]], "completion_start": [1]}), "is list<.*string>, expected a list of integers"),
-    "a decimal start": (pa.table({"id": ["a"], "input_ids": [[1, 2]], "completion_start": [1.5]}), "'completion_start' .* is double, expected an integer"),
+    "no start": (
+        text_table([[1, 2]], [1]).drop(["completion_start"]),
+        r"has no column 'completion_start' \(data\.columns\.completion_start\)",
+    ),
+    "words": (
+        pa.table({"id": ["a"], "input_ids": ["some words"], "completion_start": [1]}),
+        "'input_ids' .* is string, expected a list of integers",
+    ),
+    "lists of words": (
+        pa.table({"id": ["a"], "input_ids": [["some", "words"]], "completion_start": [1]}),
+        "is list<.*string>, expected a list of integers",
+    ),
+    "a decimal start": (
+        pa.table({"id": ["a"], "input_ids": [[1, 2]], "completion_start": [1.5]}),
+        "'completion_start' .* is double, expected an integer",
+    ),
 }
 
 
@@ -112,12 +163,18 @@ def test_a_label_or_target_of_a_text_is_not_looked_at(tmp_path: Path) -> None:
 
 def test_two_lengths_are_probed_where_there_are_two(tmp_path: Path) -> None:
     source = source_of(tmp_path, text_table([None, [1, 2, 3], [4, 5, 6], [7, 8]], [1, 1, 2, 1]))
-    assert [[len(text.ids) for text in first_texts([source], wanted, LIMITS)] for wanted in (2, 3, 9)] == [[3, 2], [3, 2, 3], [3, 2, 3]]
+    assert [[len(text.ids) for text in first_texts([source], wanted, LIMITS)] for wanted in (2, 3, 9)] == [
+        [3, 2],
+        [3, 2, 3],
+        [3, 2, 3],
+    ]
     assert longest_text([source], LIMITS) == 3
 
 
 @pytest.mark.parametrize(("start", "length", "shorter", "its_start"), [(1, 3, 2, 1), (2, 3, 2, 1), (1, 2, 2, 1)])
-def test_texts_of_one_length_are_probed_with_one_shortened(tmp_path: Path, start: int, length: int, shorter: int, its_start: int) -> None:
+def test_texts_of_one_length_are_probed_with_one_shortened(
+    tmp_path: Path, start: int, length: int, shorter: int, its_start: int
+) -> None:
     source = source_of(tmp_path, text_table([[1] * length] * 3, [start] * 3))
     _, second = first_texts([source], 2, LIMITS)
     assert (len(second.ids), second.completion_start) == (shorter, its_start)
@@ -125,7 +182,10 @@ def test_texts_of_one_length_are_probed_with_one_shortened(tmp_path: Path, start
 
 def test_no_readable_text_to_probe_is_an_error_with_the_first_reason(tmp_path: Path) -> None:
     source = source_of(tmp_path, text_table([[1] * 20, None], [1, 1]))
-    with pytest.raises(SourceError, match=r"none of its first 2 texts can be read; the first: input_ids has 20 tokens, the model takes at most 12"):
+    with pytest.raises(
+        SourceError,
+        match=r"none of its first 2 texts can be read; the first: input_ids has 20 tokens, the model takes at most 12",
+    ):
         first_texts([source], 2, LIMITS)
     assert longest_text([source], LIMITS) == 1
 
@@ -134,7 +194,13 @@ def groups_of(folder: Path, lengths: list[int], batch_bytes: int) -> tuple[list[
     """Places of each group of one batch, and the reasons of what is in none."""
     source = source_of(folder, text_table([[1] * length for length in lengths], [1] * len(lengths)))
     config = AuditConfig.parse(
-        {"root": "r", "task": "causal_lm", "models": [{"name": "m", "huggingface": "/m"}], "data": {"trusted": "t", "audited": "a"}}, str(folder)
+        {
+            "root": "r",
+            "task": "causal_lm",
+            "models": [{"name": "m", "huggingface": "/m"}],
+            "data": {"trusted": "t", "audited": "a"},
+        },
+        str(folder),
     )
     inputs = TextInputs(TextLimits(10, None), TextBytes(TOKEN / 2, TOKEN / 32), batch_bytes)
     (batch,) = inputs.read(config.models[0], source, range(len(lengths)), 100)
@@ -151,4 +217,7 @@ def test_texts_are_grouped_by_length_into_the_memory_there_is(tmp_path: Path) ->
 def test_a_text_for_which_there_is_not_enough_memory_says_so(tmp_path: Path) -> None:
     groups, reasons = groups_of(tmp_path, [8, 64, 9], 30 * TOKEN)
     assert groups == [[0], [2]]
-    assert reasons[1] == "input_ids has 64 tokens, which would need 160 MiB; run.memory_per_worker leaves 30 MiB for a batch: grant more"
+    assert (
+        reasons[1]
+        == "input_ids has 64 tokens, which would need 160 MiB; run.memory_per_worker leaves 30 MiB for a batch: grant more"
+    )

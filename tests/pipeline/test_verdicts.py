@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
-from madcore.calibration import largest_rank, p_values
-from pipeline.verdicts import CANNOT_TELL, NOTHING_UNUSUAL, UNUSUAL, Evidence, judge
+from madcore.scoring.calibration import largest_rank, p_values
+from pipeline.config.on_verdict import CANNOT_TELL, NOTHING_UNUSUAL, UNUSUAL
+from pipeline.stages.reporting.verdict import Evidence, judge
 
 
 def evidence(**changes: float) -> Evidence:
@@ -23,17 +24,45 @@ def evidence(**changes: float) -> Evidence:
 
 
 CASES = {
-    "as many as expected": ({}, NOTHING_UNUSUAL, "20 of 2,000 samples have a p-value <= 0.01; chance alone gives 20.0 on average"),
+    "as many as expected": (
+        {},
+        NOTHING_UNUSUAL,
+        "20 of 2,000 samples have a p-value <= 0.01; chance alone gives 20.0 on average",
+    ),
     "none": ({"extreme": 0}, NOTHING_UNUSUAL, "0 of 2,000 samples"),
     "far more": ({"extreme": 200}, UNUSUAL, "200 of 2,000 samples have a p-value <= 0.01"),
-    "a calibration part too small for alpha": ({"calibration": 98}, CANNOT_TELL, "98 calibration samples cannot resolve p-values of 0.01"),
-    "a calibration part that no score can top": ({"infinite": 6}, CANNOT_TELL, "6 of 600 calibration samples have a gradient that is not finite"),
+    "a calibration part too small for alpha": (
+        {"calibration": 98},
+        CANNOT_TELL,
+        "98 calibration samples cannot resolve p-values of 0.01",
+    ),
+    "a calibration part that no score can top": (
+        {"infinite": 6},
+        CANNOT_TELL,
+        "6 of 600 calibration samples have a gradient that is not finite",
+    ),
     "one that some can": ({"infinite": 5, "extreme": 200}, UNUSUAL, "200 of 2,000 samples"),
-    "references mostly filtered": ({"reference": 1, "filtered": 1399}, CANNOT_TELL, "only 1 are predicted as labelled and 1,399 are not: check the labels"),
-    "references mostly filtered, and yet": ({"reference": 1, "filtered": 1399, "extreme": 200}, UNUSUAL, "200 of 2,000 samples"),
+    "references mostly filtered": (
+        {"reference": 1, "filtered": 1399},
+        CANNOT_TELL,
+        "only 1 are predicted as labelled and 1,399 are not: check the labels",
+    ),
+    "references mostly filtered, and yet": (
+        {"reference": 1, "filtered": 1399, "extreme": 200},
+        UNUSUAL,
+        "200 of 2,000 samples",
+    ),
     "nothing scored": ({"scored": 0, "extreme": 0}, CANNOT_TELL, "no audited sample could be scored"),
-    "too few to tell": ({"audited": 1, "scored": 1, "extreme": 1, "alpha": 0.05}, CANNOT_TELL, "1 scored samples are too few"),
-    "most not scored": ({"scored": 900, "extreme": 9}, CANNOT_TELL, "only 900 of 2,000 audited samples could be scored"),
+    "too few to tell": (
+        {"audited": 1, "scored": 1, "extreme": 1, "alpha": 0.05},
+        CANNOT_TELL,
+        "1 scored samples are too few",
+    ),
+    "most not scored": (
+        {"scored": 900, "extreme": 9},
+        CANNOT_TELL,
+        "only 900 of 2,000 audited samples could be scored",
+    ),
     "most not scored, but unusual": ({"scored": 900, "extreme": 300}, UNUSUAL, "300 of 900"),
 }
 
@@ -57,6 +86,8 @@ def test_samples_like_the_trusted_ones_are_seldom_called_unusual(calibration: in
     for _ in range(audits):
         p = p_values(generator.normal(size=audited), generator.normal(size=calibration))
         extreme = int((p <= 0.01).sum())
-        alarms += judge(evidence(audited=audited, scored=audited, extreme=extreme, calibration=calibration)).value == UNUSUAL
+        alarms += (
+            judge(evidence(audited=audited, scored=audited, extreme=extreme, calibration=calibration)).value == UNUSUAL
+        )
     assert alarms <= 0.01 * audits + 3 * (0.01 * audits) ** 0.5
     assert largest_rank(0.01, calibration) >= 1

@@ -6,16 +6,20 @@ from pathlib import Path
 
 from pydantic import JsonValue
 
-from infra.storage import Storage
-from pipeline.audit import Audit
-from pipeline.config import AuditConfig
-from pipeline.planning import plan_audit
+from infra.storage.storage import Storage
+from pipeline.config.audit_config import AuditConfig
+from pipeline.operations.verify import verify
+from pipeline.planning.from_models import plan_audit
+from pipeline.results.audit import Audit
 from pipeline.run import run_audit
-from pipeline.verify import verify
 from tests.conftest import ConfigMaker
 
 DAY = 86400.0
+
+
 OTHER_ROWS: Mapping[str, JsonValue] = {"estimator": {"projection": {"rank": 2, "seed": 1}}}
+
+
 ROWS: Mapping[str, JsonValue] = {"estimator": {"projection": {"rank": 2}}}
 
 

@@ -1,0 +1,102 @@
+"""The contract of executors: a factory of workers, tasks and resources in, one outcome per task out, in any order."""
+
+import errno
+import traceback
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Generic, Protocol, TypeVar
+
+from infra.errors import NotCommitted
+
+TASKS_AT_ONCE, MOST_TASKS_AT_ONCE = 2, 3
+
+
+OWN_PACKAGES = ("infra", "madcore", "pipeline")
+
+
+Task = TypeVar("Task")
+
+
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What one worker needs; how many workers there may be.
+
+    `tasks_at_once`: how many tasks a worker has at a time, MOST_TASKS_AT_ONCE at most. The processes of workers are the same whatever it is.
+    """
+
+    workers: int = 1
+    gpus_per_worker: float = 0
+    memory_per_worker_bytes: int = 0
+    tasks_at_once: int = field(default=TASKS_AT_ONCE, compare=False)
+
+
+@dataclass(frozen=True)
+class TaskOutcome(Generic[Task, Result]):
+    """A task with its result, or with the error that gave it up, in a line, and its traceback.
+
+    `stops`: the others need not be tried. `starved`: memory had run out.
+    """
+
+    task: Task
+    result: Result | None = None
+    error: str | None = None
+    trace: str = ""
+    stops: bool = False
+    starved: bool = False
+
+
+def never() -> bool:
+    """Tasks are begun as long as there are any."""
+    return False
+
+
+class Executor(Protocol):
+    """Runs tasks on workers and yields outcomes as they come, in any order."""
+
+    def map_unordered(
+        self,
+        worker_factory: Callable[[], Callable[[Task], Result]],
+        tasks: Iterable[Task],
+        resources: Resources,
+        closed: Callable[[], bool] = never,
+    ) -> Iterator[TaskOutcome[Task, Result]]:
+        """One outcome per task. A task that raises is an outcome with an error; the others go on.
+
+        Once `closed` says so no task is begun. Those that have begun end, and have outcomes; the others have none.
+        """
+
+
+def attempt(worker: Callable[[Task], Result], task: Task) -> TaskOutcome[Task, Result]:
+    """Calls a worker with a task; an error becomes the outcome's."""
+    try:
+        return TaskOutcome(task, result=worker(task))
+    except NotCommitted as error:
+        return TaskOutcome(task, error=str(error), trace=traceback.format_exc(), stops=True)
+    except Exception as error:  # noqa: BLE001 - a task runs the user's model, which may raise anything; it fails alone
+        return TaskOutcome(task, error=describe(error), trace=traceback.format_exc(), starved=is_starvation(error))
+
+
+def is_starvation(error: BaseException | None) -> bool:
+    """Whether an error, or one that led to it, says that memory ran out: Python's, the system's, or torch's on a CPU or a GPU."""
+    while error is not None:
+        if (
+            isinstance(error, MemoryError)
+            or type(error).__name__ == "OutOfMemoryError"
+            or "can't allocate memory" in str(error)
+        ):
+            return True
+        if isinstance(error, OSError) and error.errno == errno.ENOMEM:
+            return True
+        error = error.__cause__
+    return False
+
+
+def describe(error: BaseException) -> str:
+    """An error as one line: its type, unless it is one of this project's, which say all themselves, and what it says."""
+    lines = str(error).strip().splitlines()
+    if lines and type(error).__module__.partition(".")[0] in OWN_PACKAGES:
+        return lines[0]
+    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__

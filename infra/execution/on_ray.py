@@ -1,0 +1,343 @@
+"""Tasks on a Ray cluster: the only file that knows Ray.
+
+A worker lives in an actor with the resources that the config grants. Tasks are small values that travel with the call; data goes
+through storage. An actor has at most a few tasks, so that it always has a next one at hand and a scheduler that dies loses
+nothing but seconds. Starting one takes seconds too, so it stays for the next call that asks for the same resources; one that asks for
+others, such as no GPU, ends it.
+
+A lost actor, with its node or without, takes its tasks along. Which of them killed it cannot be known, so each is tried again alone,
+and given up when a worker was lost with it TRIES times. An actor in which memory ran out counts as lost, because its tasks share the
+memory. What else a task raises is its outcome, and is not tried again.
+"""
+
+import logging
+import os
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from importlib.metadata import version
+from typing import Any, Generic, TypeAlias, TypeVar
+
+os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # Ray reads both when it is imported
+os.environ.setdefault(
+    "RAY_NUM_REDIS_GET_RETRIES", "2"
+)  # of 40 s each, where something listens that is no cluster; 20 unless told
+import ray  # isort: skip
+from ray.exceptions import OutOfMemoryError, RayError, RayTaskError
+
+from infra.errors import ClusterError
+from infra.execution.backlog import Backlog, model_of
+from infra.execution.cluster_watch import Watch, await_answer, check_resources, worker_seconds
+from infra.execution.contract import MOST_TASKS_AT_ONCE, Resources, TaskOutcome, attempt, describe, is_starvation, never
+
+TRIES = 3
+
+
+FAILED_STARTS = 5
+
+
+CONNECT_SECONDS = 30
+
+
+LOOK_SECONDS = 2
+
+
+LOCAL = "local"
+
+
+Task = TypeVar("Task")
+
+
+Result = TypeVar("Result")
+
+
+Handle: TypeAlias = "ray.actor.ActorHandle[_Actor[Any, Any]]"
+
+
+Ref: TypeAlias = "ray.ObjectRef[Any]"
+
+
+log = logging.getLogger(__name__)
+
+
+class RayExecutor:
+    """Runs tasks on actors of a cluster: one that is joined, or one of this machine's own that ends with the context."""
+
+    def __init__(
+        self,
+        address: str | None,
+        resources: Resources,
+        connect_seconds: float = CONNECT_SECONDS,
+        patience: float | None = None,
+    ):
+        """An executor that has not joined yet.
+
+        Args:
+            address: HOST:PORT; None takes RAY_ADDRESS, or else starts a cluster here.
+            resources: what the workers will need; a cluster that cannot give it is refused when the context is entered.
+            connect_seconds: how long to wait for a cluster to answer.
+            patience: seconds without a worker after which a call is given up; None takes MAD_WORKER_WAIT_SECONDS, or else 600.
+
+        Raises:
+            ClusterError: MAD_WORKER_WAIT_SECONDS is no positive number.
+        """
+        self._connect_seconds = connect_seconds
+        self._address = address or os.environ.get("RAY_ADDRESS") or LOCAL
+        self._resources = resources
+        self._joined = False
+        self._idle: list[Handle] = []
+        self._idle_resources = resources
+        self._watch = Watch(worker_seconds() if patience is None else patience)
+
+    def __enter__(self) -> "RayExecutor":
+        if not ray.is_initialized():
+            self.connect()
+            self._joined = True
+        try:
+            nodes = [node for node in ray.nodes() if node["Alive"]]
+            largest = max(node["Resources"].get("memory", 0) for node in nodes)
+            check_resources(self._resources, ray.cluster_resources().get("GPU", 0), largest)
+            self._watch.join(*_addresses(nodes))
+        except ClusterError:
+            self.__exit__()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Leaves the cluster; one that is gone is not told, which would take minutes."""
+        if self._watch.gone:
+            return
+        try:
+            self._end_idle()
+        finally:
+            if self._joined:
+                ray.shutdown()
+                self._joined = False
+
+    def connect(self) -> None:
+        """Joins the cluster, or starts one of this machine's own.
+
+        Raises:
+            ClusterError: no cluster answers, or it is not one that can be joined.
+        """
+        address, own = self._address, self._resources.workers if self._address == LOCAL else None
+        if own is None and address != "auto" and "://" not in address:
+            await_answer(address, self._connect_seconds)
+        try:
+            ray.init(
+                address=address,
+                num_cpus=own,
+                include_dashboard=False if own else None,
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+            )
+        except (RuntimeError, OSError, ValueError, RayError) as error:
+            said = " ".join(str(error).split())
+            raise ClusterError(
+                f"the Ray cluster at {address!r} cannot be joined ({said}); it must run, with this version of Python and of ray ({ray.__version__}),"
+                " and where it asks for a token, RAY_AUTH_MODE and RAY_AUTH_TOKEN must be set here as on its nodes"
+            ) from error
+
+    def map_unordered(
+        self,
+        worker_factory: Callable[[], Callable[[Task], Result]],
+        tasks: Iterable[Task],
+        resources: Resources,
+        closed: Callable[[], bool] = never,
+    ) -> Iterator[TaskOutcome[Task, Result]]:
+        """One outcome per task that is begun before `closed` says so, as they come.
+
+        Raises:
+            ClusterError: workers die again and again before they get to a task; none has run for long; the cluster's head answers no more.
+                Where tasks had begun, by this call or an earlier one, it is ClusterLost.
+        """
+        if resources != self._idle_resources:
+            self._end_idle()
+        self._watch.begin()
+        pool = _Pool(worker_factory, Backlog(tasks, closed), resources, self._idle, self._watch)
+        self._idle, self._idle_resources = [], resources
+        try:
+            yield from pool.outcomes()
+        finally:
+            if not self._watch.gone:
+                self._idle += pool.close()
+
+    def _end_idle(self) -> None:
+        while self._idle:
+            ray.kill(self._idle.pop())
+
+
+class _Actor(Generic[Task, Result]):
+    """A worker where it runs."""
+
+    def __init__(self) -> None:
+        self._making = threading.Lock()
+        self._factory: Callable[[], Callable[[Task], Result]] | None = None
+        self._worker: Callable[[Task], Result] | None = None
+
+    def hello(self, factory: Callable[[], Callable[[Task], Result]]) -> str:
+        """Begins a call, in which this makes the worker; returns the version of mad that is installed here."""
+        self._factory, self._worker = factory, None
+        return version("mad")
+
+    def run(self, task: Task) -> TaskOutcome[Task, Result]:
+        """Runs one task."""
+        with self._making:
+            if self._worker is None:
+                assert self._factory is not None, "a task before hello"
+                self._worker = self._factory()
+        return attempt(self._worker, task)
+
+
+@dataclass(eq=False)
+class _Worker(Generic[Task]):
+    """An actor as the driver sees it: whether an earlier call started it, whether it has said hello, its last model, and the tasks it has."""
+
+    handle: "Handle"
+    reused: bool = False
+    ready: bool = False
+    model: str = ""
+    tasks: list[Task] = field(default_factory=list)
+
+
+class _Pool(Generic[Task, Result]):
+    """The actors of one call, what they are doing, and what is left to do. Those that are `idle` are taken before others start."""
+
+    def __init__(
+        self,
+        factory: Callable[[], Callable[[Task], Result]],
+        backlog: Backlog[Task],
+        resources: Resources,
+        idle: Sequence["Handle"],
+        watch: Watch,
+    ):
+        options = {
+            "num_cpus": 1,
+            "num_gpus": resources.gpus_per_worker,
+            "memory": resources.memory_per_worker_bytes,
+            "max_concurrency": MOST_TASKS_AT_ONCE,
+        }
+        self._make: Callable[[], Handle] = ray.remote(_Actor).options(**options).remote  # type: ignore[assignment]
+        self._factory = ray.put(factory)
+        self._backlog, self._resources, self._idle, self._watch = backlog, resources, list(idle), watch
+        self._workers: list[_Worker[Task]] = []
+        self._greeted: dict[Ref, _Worker[Task]] = {}
+        self._running: dict[Ref, tuple[_Worker[Task], Task]] = {}
+        self._failed_starts = 0
+
+    def outcomes(self) -> Iterator[TaskOutcome[Task, Result]]:
+        """Keeps the actors busy until nothing is left."""
+        while self._backlog.left() or self._running:
+            self._hire()
+            self._feed()
+            ready, _ = ray.wait([*self._greeted, *self._running], num_returns=1, timeout=LOOK_SECONDS)
+            self._watch.look(bool(self._running), self._resources)
+            for ref in ready:
+                if ref in self._greeted:
+                    self._welcome(ref)
+                else:
+                    yield from self._settle(ref)
+
+    def close(self) -> list["Handle"]:
+        """The actors that have nothing to do; all others end."""
+        for worker in self._workers:
+            if worker.ready and not worker.tasks:
+                self._idle.append(worker.handle)
+            else:
+                ray.kill(worker.handle)
+        return self._idle
+
+    def _hire(self) -> None:
+        while len(self._workers) < min(self._resources.workers, len(self._backlog) + len(self._running)):
+            worker: _Worker[Task] = _Worker(self._idle.pop(), reused=True) if self._idle else _Worker(self._make())
+            self._workers.append(worker)
+            self._greeted[worker.handle.hello.remote(self._factory)] = worker
+
+    def _welcome(self, ref: Ref) -> None:
+        worker = self._greeted.pop(ref)
+        try:
+            theirs, ours = ray.get(ref), version("mad")
+        except RayError as error:
+            self._workers.remove(worker)
+            self._failed_starts += not worker.reused  # one that is gone since says nothing of the next
+            if self._failed_starts >= FAILED_STARTS:
+                remedy = f"is mad installed in the environment of every node, in version {version('mad')}?"
+                if isinstance(error, OutOfMemoryError):
+                    remedy = "raise run.memory_per_worker, so that fewer workers share a node, or end what else fills its memory"
+                raise self._watch.error(f"workers cannot start: {_cause(error)}; {remedy}") from error
+            return
+        if theirs != ours:
+            raise self._watch.error(
+                f"a node of the cluster has mad {theirs}, this is mad {ours}; install the same version on all of them"
+            )
+        worker.ready, self._failed_starts = True, 0
+
+    def _feed(self) -> None:
+        """Gives tasks to the workers that have room; a task that a worker was lost with gets one for itself."""
+        ready, lost = [worker for worker in self._workers if worker.ready], len(self._backlog.lost)
+        for worker in ready[:lost]:
+            if not worker.tasks:
+                self._submit(worker, self._backlog.lost.popleft())
+        for worker in ready[lost:]:
+            while len(worker.tasks) < self._resources.tasks_at_once and not any(
+                map(self._backlog.suspect, worker.tasks)
+            ):
+                task = self._backlog.take(worker.model, Counter(one.model for one in ready if one.tasks))
+                if task is None:
+                    return
+                self._submit(worker, task)
+
+    def _submit(self, worker: _Worker[Task], task: Task) -> None:
+        worker.tasks.append(task)
+        worker.model = model_of(task)
+        self._running[worker.handle.run.remote(task)] = (worker, task)
+
+    def _settle(self, ref: Ref) -> Iterator[TaskOutcome[Task, Result]]:
+        worker, task = self._running.pop(ref)
+        worker.tasks.remove(task)
+        try:
+            outcome: TaskOutcome[Task, Result] = ray.get(ref)
+        except RayTaskError as error:
+            outcome = TaskOutcome(task, error=_cause(error), trace=str(error), starved=is_starvation(error.cause))
+        except RayError as error:
+            yield from self._lose(worker, task, _cause(error), isinstance(error, OutOfMemoryError))
+            return
+        if outcome.starved:
+            yield from self._lose(worker, task, str(outcome.error), starved=True)
+        else:
+            yield replace(outcome, task=task)
+
+    def _lose(
+        self, worker: _Worker[Task], task: Task, cause: str, starved: bool
+    ) -> Iterator[TaskOutcome[Task, Result]]:
+        """Takes a task back from a worker that is lost, or in which memory ran out, and gives it up when that was its last try."""
+        if worker in self._workers:
+            self._workers.remove(worker)
+            ray.kill(worker.handle)  # one that only seems lost must not go on, and what holds the memory ends
+        losses = self._backlog.take_back(task)
+        log.warning(
+            "a worker %s (%s); try %d of %d of its task",
+            "ran out of memory" if starved else "was lost",
+            cause,
+            losses,
+            TRIES,
+        )
+        if losses >= TRIES:
+            self._backlog.lost.remove(task)
+            remedy = ", as memory ran out; raise run.memory_per_worker or lower run.batch_size" if starved else ""
+            yield TaskOutcome(
+                task, error=f"given up, because {TRIES} workers were lost with it, the last one so: {cause}{remedy}"
+            )
+
+
+def _addresses(nodes: list[dict[str, Any]]) -> tuple[str, str]:
+    """Of the cluster's head, and of the node that this process belongs to."""
+    context = ray.get_runtime_context()
+    own = next(node for node in nodes if node["NodeID"] == context.get_node_id())
+    return context.gcs_address, f"{own['NodeManagerAddress']}:{own['NodeManagerPort']}"
+
+
+def _cause(error: RayError) -> str:
+    """An error of Ray's as one line; of those that wrap another, that one."""
+    return describe(error.cause if isinstance(error, RayTaskError) and isinstance(error.cause, Exception) else error)

@@ -1,0 +1,288 @@
+"""One interface to every place that holds an audit: a folder on disk, memory, an object store.
+
+Two kinds of write. `create` is exclusive and atomic: of any number of writers exactly one succeeds and a reader sees all of it or
+nothing; receipts, manifests and published tables are made so. `write` is atomic and replaces; it is for attempt files, whose names
+nobody else uses, and for the few views that show the latest run. Nothing else is offered, on purpose.
+
+The answer to a write can be lost on the way back from an object store; the client then asks again and hears that the name is taken.
+So a writer that meets its own bytes there has won. That is right because what is created exclusively is either told apart by its
+writer (it holds the id of an attempt, a run or an audit) or named by its contents, and then it does not matter who wrote it.
+"""
+
+import errno
+import os
+import shutil
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import IO
+
+import fsspec
+from fsspec.implementations.local import LocalFileSystem
+
+from infra.errors import AlreadyExists, Missing, StorageError, Unwritable
+from infra.storage.urls import refuse_credentials
+
+SCRATCH = ".tmp"
+
+
+FULL = {
+    errno.ENOSPC: "make room on that disk",
+    errno.EDQUOT: "make room, or have this user's quota raised",
+    errno.EFBIG: "raise the largest file that this process may write (`ulimit -f`)",
+    errno.EROFS: "have that disk mounted for writing, or name a root elsewhere",
+}
+
+
+S3_SCHEMES = ("s3://", "s3a://")
+
+
+def resolve(url: str) -> tuple[fsspec.AbstractFileSystem, str]:
+    """The filesystem and the path in it of a URL or plain path.
+
+    Raises:
+        StorageError: no such protocol, the package that speaks it is not installed, the URL names no bucket, or it carries credentials.
+    """
+    refuse_credentials(url)
+    try:
+        if url.startswith(S3_SCHEMES):
+            from infra.storage.s3 import open_s3  # noqa: PLC0415 - its import takes a third of a second, which local audits need not wait
+
+            return open_s3(url)
+        filesystem, path = fsspec.core.url_to_fs(url)
+    except (ImportError, ValueError) as error:
+        raise StorageError(
+            f"{url}: cannot be opened ({error}); use a local path or a URL of an installed fsspec protocol"
+        ) from error
+    return filesystem, str(path)
+
+
+class Storage:
+    """Reads and writes below one root; paths are relative to it, with forward slashes."""
+
+    def __init__(self, url: str):
+        """Opens nothing and writes nothing yet."""
+        self.url = url
+        self._filesystem, self.root = resolve(url)
+        self._process = os.getpid()
+        self._local = isinstance(self._filesystem, LocalFileSystem)
+
+    def __reduce__(self) -> tuple[type["Storage"], tuple[str]]:
+        """Travels to workers as its URL."""
+        return Storage, (self.url,)
+
+    @property
+    def filesystem(self) -> fsspec.AbstractFileSystem:
+        """This process's own: connections do not survive a fork."""
+        if self._process != os.getpid():
+            self._filesystem, _ = resolve(self.url)
+            self._process = os.getpid()
+        return self._filesystem
+
+    def full(self, path: str) -> str:
+        """The path in the filesystem, for readers that take a filesystem and a path.
+
+        Raises:
+            StorageError: it leaves the root. Parts of paths come from documents in the root, which anybody who can write there may have written.
+        """
+        if path.startswith("/") or ".." in path.split("/") or "\0" in path:
+            raise StorageError(
+                f"{path!r} is no path below {self.url}; the document that names it is damaged, or not mad's"
+            )
+        return f"{self.root.rstrip('/')}/{path}" if path else self.root
+
+    def locate(self, path: str) -> str:
+        """The path as a person would open it."""
+        return self.full(path) if self._local else f"{self.url.rstrip('/')}/{path}"
+
+    def read(self, path: str) -> bytes:
+        """All bytes of a file. Raises Missing where there is none."""
+        with translated_errors(self.locate(path)):
+            return bytes(self.filesystem.cat_file(self.full(path)))
+
+    def open(self, path: str) -> IO[bytes]:
+        """A file for ranged reads. Raises Missing where there is none."""
+        with translated_errors(self.locate(path)):
+            file: IO[bytes] = self.filesystem.open(self.full(path), "rb")
+        return file
+
+    def exists(self, path: str) -> bool:
+        """Whether a file is there now, whoever wrote it."""
+        with translated_errors(self.locate(path)):
+            self.filesystem.invalidate_cache()  # remembered listings hide what other writers made
+            return bool(self.filesystem.exists(self.full(path)))
+
+    def list(self, folder: str) -> list[str]:
+        """Sorted names of files and folders directly in a folder, hidden ones left out; empty where there is no folder."""
+        with translated_errors(self.locate(folder)):
+            try:
+                self.filesystem.invalidate_cache()
+                entries = self.filesystem.ls(self.full(folder), detail=False)
+            except (FileNotFoundError, NotADirectoryError):
+                return []
+        itself = self.full(folder).rstrip("/")  # an object store's console makes empty objects that stand for folders
+        names = (entry.rsplit("/", 1)[-1] for entry in (str(entry).rstrip("/") for entry in entries) if entry != itself)
+        return sorted(name for name in names if not name.startswith("."))
+
+    def walk(self, folder: str) -> Iterator[str]:
+        """Paths, relative to the root, of all files below a folder, in no order."""
+        with translated_errors(self.locate(folder)):
+            self.filesystem.invalidate_cache()
+            found = self.filesystem.find(self.full(folder))
+        yield from (str(path)[len(self.root.rstrip("/")) + 1 :] for path in found if not str(path).endswith("/"))
+
+    def write(self, path: str, data: bytes) -> None:
+        """Writes a file, replacing what is there."""
+        with translated_errors(self.locate(path)):
+            if self._local:
+                with self._scratch_file() as file:
+                    file.write(data)
+                    _settle(file)
+                    os.replace(file.name, self._target(path))
+            else:
+                self._send(path, data, mode="overwrite")
+
+    def create(self, path: str, data: bytes) -> None:
+        """Writes a file where there is none.
+
+        Raises:
+            AlreadyExists: another writer came first.
+        """
+        with translated_errors(self.locate(path)):
+            if self._local:
+                with self._scratch_file() as file:
+                    file.write(data)
+                    self._claim(file, path)
+            else:
+                self._create_object(path, data)
+
+    def upload(self, path: str, local: Path) -> None:
+        """Writes a local file's contents, replacing what is there."""
+        with translated_errors(self.locate(path)):
+            if self._local:
+                with self._scratch_file() as file, local.open("rb") as contents:
+                    shutil.copyfileobj(contents, file)
+                    _settle(file)
+                    os.replace(file.name, self._target(path))
+            else:
+                self.filesystem.put_file(str(local), self.full(path))
+
+    def publish(self, source: str, target: str) -> None:
+        """Gives a file that is there a second name, whole at once; costs no copy on a disk, and none through here from a store.
+
+        On a disk the name is taken exclusively. A store copies for itself, and not every one copies on condition: it is asked first
+        whether the name is free, and whoever publishes at the same time must be publishing the same (a run publishes its own tables).
+
+        Raises:
+            AlreadyExists: the second name is taken.
+        """
+        with translated_errors(self.locate(target)):
+            if self._local:
+                _link(self.full(source), self._target(target))
+            elif self.exists(target):
+                raise AlreadyExists(f"{self.locate(target)}: already exists")
+            else:
+                self.filesystem.cp_file(self.full(source), self.full(target))
+
+    def remove(self, path: str) -> None:
+        """Removes a file. What an audit committed is never removed, but by a repair that found it damaged."""
+        with translated_errors(self.locate(path)):
+            self.filesystem.rm_file(self.full(path))
+
+    def refuse_without_exclusive_create(self) -> None:
+        """Writes a marker twice and removes it.
+
+        Raises:
+            StorageError: the second write succeeded, so two runs could publish over each other here.
+        """
+        marker = f"{SCRATCH}/probe-{uuid.uuid4().hex}"
+        self.create(marker, b"first")
+        try:
+            self.create(marker, b"second")
+        except AlreadyExists:
+            return
+        finally:
+            self.remove(marker)
+        raise StorageError(
+            f"{self.url}: this store lets a second writer replace a file that must be created once (it ignores exclusive create, `If-None-Match: *` on S3), "
+            "so two runs could overwrite each other; use a store that honours it: a local disk, Amazon S3, Ceph RGW or MinIO"
+        )
+
+    def _create_object(self, path: str, data: bytes) -> None:
+        try:
+            self._send(path, data, mode="create")
+        except FileExistsError:
+            if bytes(self.filesystem.cat_file(self.full(path))) != data:
+                raise
+
+    def _send(self, path: str, data: bytes, mode: str) -> None:
+        try:
+            self.filesystem.pipe_file(self.full(path), data, mode=mode)
+        except FileExistsError as error:
+            if not self.exists(path):
+                raise NotADirectoryError(path) from error
+            raise
+
+    def _target(self, path: str) -> str:
+        target = Path(self.full(path))
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+        except FileExistsError as error:
+            raise NotADirectoryError(str(target)) from error
+        return str(target)
+
+    def _claim(self, file: IO[bytes], path: str) -> None:
+        """Gives a filled scratch file its name: a hard link is made whole or not at all, and never replaces."""
+        _settle(file)
+        _link(file.name, self._target(path))
+
+    @contextmanager
+    def _scratch_file(self) -> Iterator[IO[bytes]]:
+        scratch = self._target(f"{SCRATCH}/{uuid.uuid4().hex}")
+        try:
+            with open(scratch, "xb") as file:
+                yield file
+        finally:
+            with suppress(FileNotFoundError):
+                os.unlink(scratch)
+
+
+def _link(source: str, target: str) -> None:
+    try:
+        os.link(source, target)
+    except OSError as error:
+        if error.errno in (errno.EPERM, errno.EOPNOTSUPP, errno.EMLINK):
+            raise StorageError(
+                f"{target}: this disk cannot make hard links, by which files are created exclusively; use another disk"
+            ) from error
+        raise
+
+
+def _settle(file: IO[bytes]) -> None:
+    """On disk before it gets its name, so that a power cut cannot leave a receipt of lost bytes."""
+    file.flush()
+    os.fsync(file.fileno())
+
+
+@contextmanager
+def translated_errors(place: str) -> Iterator[None]:
+    """Failures of the outside as this module's errors."""
+    try:
+        yield
+    except StorageError:
+        raise
+    except FileExistsError as error:
+        raise AlreadyExists(f"{place}: already exists") from error
+    except FileNotFoundError as error:
+        raise Missing(f"{place}: no such file") from error
+    except PermissionError as error:
+        raise Unwritable(f"{place}: permission denied; give this user the right to read and write there") from error
+    except NotADirectoryError as error:
+        raise StorageError(f"{place}: a part of this path is a file, not a folder") from error
+    except OSError as error:
+        if error.errno in FULL:
+            raise Unwritable(
+                f"{place}: {error.strerror}; {FULL[error.errno]}, then run again; what is done is kept"
+            ) from error
+        raise StorageError(f"{place}: {error.strerror or error}") from error

@@ -1,0 +1,1 @@
+"""From whitened rows to anomaly scores and calibrated p-values."""

@@ -1,0 +1,1 @@
+"""The config: YAML in, frozen and checked sections out."""

@@ -1,0 +1,90 @@
+"""Ids of samples as text: whatever bytes a file holds, every sample has an id, of bounded length."""
+
+import codecs
+from collections.abc import Iterator, Sequence
+
+import pyarrow as pa
+from pyarrow import csv
+
+from infra.errors import StorageError
+from infra.formats.tables import open_parquet, read_rows
+from infra.storage.files import digest, open_input, read_input
+from pipeline.errors import ConfigError
+
+LONGEST_ID = 512
+
+
+ID_COLUMNS = ("sample_id", "id")
+
+
+KEPT = 200
+
+
+def ids_of(column: pa.Array) -> list[str | None]:
+    """Ids as text, None where null; one of more than LONGEST_ID bytes, or that is no UTF-8, begins like it and ends in its digest."""
+    if pa.types.is_integer(column.type):
+        return [None if value is None else str(value) for value in column.to_pylist()]
+    return [
+        None if data is None else _text(data) for data in (value.as_py() for value in column.cast(pa.large_binary()))
+    ]
+
+
+def read_id_list(path: str) -> frozenset[str]:
+    """The ids that a file lists: a line each, or, where its name ends in .csv or .parquet, in its column `sample_id` or `id`.
+
+    Raises:
+        ConfigError: it cannot be read, lists none, or has no such column.
+    """
+    try:
+        ids = frozenset(_listed(path))
+    except (StorageError, pa.ArrowException, ValueError) as error:
+        first = str(error).splitlines()[0]
+        raise ConfigError(
+            f"{path}: not a list of ids that can be read ({first}); give a text file with an id a line, a CSV or a Parquet file"
+        ) from error
+    if not ids:
+        raise ConfigError(f"{path}: lists no id, so there is nothing to drop")
+    return ids
+
+
+def _listed(path: str) -> Iterator[str]:
+    columns: Iterator[pa.Array]
+    if path.endswith(".parquet"):
+        with open_input(path) as handle:
+            parquet = open_parquet(handle, path)
+            name, size = _id_column(path, parquet.schema_arrow.names), parquet.metadata.num_rows
+        columns = (batch.column(name) for batch in read_rows(path, 0, size, [name], 65536))
+    elif path.endswith(".csv"):
+        as_bytes = csv.ConvertOptions(
+            column_types={name: pa.large_binary() for name in ID_COLUMNS}, null_values=[""], strings_can_be_null=True
+        )
+        table = csv.read_csv(pa.BufferReader(read_input(path)), convert_options=as_bytes)
+        columns = iter(table.column(_id_column(path, table.column_names)).chunks)
+    else:
+        columns = iter(
+            [
+                pa.array(
+                    [line for line in read_input(path).removeprefix(codecs.BOM_UTF8).splitlines() if line.strip()],
+                    pa.large_binary(),
+                )
+            ]
+        )
+    return (own for column in columns for own in ids_of(column) if own is not None)
+
+
+def _id_column(path: str, names: Sequence[str]) -> str:
+    for name in ID_COLUMNS:
+        if name in names:
+            return name
+    raise ConfigError(
+        f"{path}: has no column {' or '.join(ID_COLUMNS)} (columns there: {', '.join(names)}); name the column of ids so"
+    )
+
+
+def _text(data: bytes) -> str:
+    if len(data) <= LONGEST_ID:
+        try:
+            return data.decode()
+        except UnicodeDecodeError:
+            pass
+    return f"{data[:KEPT].decode(errors='replace')}...sha256:{digest(data)[:32]}"

@@ -1,0 +1,173 @@
+"""Images: encoded bytes to arrays, one at a time, so that one bad image costs one row."""
+
+import io
+import warnings
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+from PIL import Image, UnidentifiedImageError
+
+from infra.formats.tables import read_rows
+from pipeline.config.schema import Preprocess
+from pipeline.data.ids import ids_of
+from pipeline.data.sources import Source
+from pipeline.errors import SourceError
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How images are read: rows a batch, (height, width) that the model takes, and whether others are resized to it."""
+
+    batch_rows: int
+    size: tuple[int, int]
+    resize: bool
+
+
+def read_image(source: Source, row: int) -> bytes | None:
+    """The encoded image of one row."""
+    return next(
+        _image_bytes(
+            next(read_rows(source.file.url, row, row + 1, [source.columns.image])).column(source.columns.image)
+        )
+    )
+
+
+def _image_bytes(column: pa.Array) -> Iterator[bytes | None]:
+    """The encoded images of a column, one at a time."""
+    values = pc.struct_field(column, "bytes") if pa.types.is_struct(column.type) else column
+    return (value.as_py() for value in values)
+
+
+LARGEST_PIXELS = 1 << 26
+
+
+FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
+
+
+Pixels = NDArray[np.uint8]
+
+
+class UnreadableImage(ValueError):
+    """Why one image cannot be used; the text becomes the row's status."""
+
+
+def decode(data: bytes | None, size: tuple[int, int] | None, resize: bool) -> Pixels:
+    """RGB pixels (height, width, 3), uint8.
+
+    Args:
+        data: an encoded image, of one of FORMATS.
+        size: (height, width) that the model takes; None takes any.
+        resize: resize to that size, bilinear, where the image differs; otherwise such an image is unreadable.
+
+    Raises:
+        UnreadableImage: null, empty, corrupt, of more than 2^26 pixels, grey of more than 8 bits, or of another size.
+    """
+    if not data:
+        raise UnreadableImage("the image is null" if data is None else "the image is empty")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            image = Image.open(io.BytesIO(data), formats=FORMATS)
+            _refuse(image)
+            rgb = image.convert("RGB")
+    except UnreadableImage:
+        raise
+    except Exception as error:
+        raise UnreadableImage(_one_line(error)) from error
+    if size is not None and rgb.size != (size[1], size[0]):
+        if not resize:
+            raise UnreadableImage(
+                f"the image is {rgb.height} x {rgb.width} pixels, the first trusted one {size[0]} x {size[1]}; set data.preprocess.size"
+            )
+        rgb = rgb.resize((size[1], size[0]), Image.Resampling.BILINEAR)
+    return np.array(rgb)
+
+
+def _refuse(image: Image.Image) -> None:
+    pixels = image.width * image.height
+    if pixels > LARGEST_PIXELS:
+        raise UnreadableImage(f"the image has {image.width} x {image.height} pixels, more than {LARGEST_PIXELS:,}")
+    if image.mode.startswith("I") or image.mode == "F":
+        raise UnreadableImage(f"the image has more than 8 bits a channel (mode {image.mode})")
+
+
+def _one_line(error: Exception) -> str:
+    if isinstance(error, UnidentifiedImageError):
+        return "not an image"
+    if isinstance(error, Image.DecompressionBombError):
+        return f"the image has more than {LARGEST_PIXELS:,} pixels"
+    return f"corrupt image ({' '.join(str(error).split())[:120]})"
+
+
+def scaled(pixels_nhwc: Pixels, preprocess: Preprocess) -> NDArray[np.float32]:
+    """The model's input (n, 3, height, width) of pixels (n, height, width, 3): to [0, 1], minus mean, over std."""
+    unit = pixels_nhwc.astype(np.float32) / np.float32(255)
+    normal = (unit - np.asarray(preprocess.mean, np.float32)) / np.asarray(preprocess.std, np.float32)
+    return np.ascontiguousarray(normal.transpose(0, 3, 1, 2))
+
+
+@dataclass(frozen=True)
+class ImageBatch:
+    """Consecutive rows of a source: ids (null as ""), why a row is unreadable ("" where it is not), and the readable pixels."""
+
+    ids: tuple[str, ...]
+    unreadable: tuple[str, ...]
+    pixels: Pixels
+
+
+def read_images(source: Source, start: int, stop: int, reading: Reading) -> Iterator[ImageBatch]:
+    """Rows [start, stop) in batches; a row that cannot be read is in its batch with the reason."""
+    ids, reasons, pixels = list[str](), list[str](), list[Pixels]()
+    for batch in read_rows(source.file.url, start, stop, [source.columns.id, source.columns.image], reading.batch_rows):
+        for name, data in zip(
+            ids_of(batch.column(source.columns.id)), _image_bytes(batch.column(source.columns.image)), strict=True
+        ):
+            ids.append(name or "")
+            try:
+                if name is None:
+                    raise UnreadableImage("the id is null")
+                pixels.append(decode(data, reading.size, reading.resize))
+                reasons.append("")
+            except UnreadableImage as error:
+                reasons.append(str(error))
+            if len(ids) == reading.batch_rows:
+                yield _batch(ids, reasons, pixels, reading)
+                ids, reasons, pixels = [], [], []
+    if ids:
+        yield _batch(ids, reasons, pixels, reading)
+
+
+def _batch(ids: Sequence[str], reasons: Sequence[str], pixels: Sequence[Pixels], reading: Reading) -> ImageBatch:
+    return ImageBatch(
+        tuple(ids), tuple(reasons), np.stack(pixels) if pixels else np.zeros((0, *reading.size, 3), np.uint8)
+    )
+
+
+def first_images(sources: Sequence[Source], wanted: int, preprocess: Preprocess) -> Pixels:
+    """The first readable images, all of the first one's size unless the config sets one, shape (up to wanted, h, w, 3).
+
+    Raises:
+        SourceError: the first rows hold no readable image.
+    """
+    found: list[Pixels] = []
+    size = (preprocess.size, preprocess.size) if preprocess.size else None
+    reasons: list[str] = []
+    for batch in read_rows(sources[0].file.url, 0, min(sources[0].rows, 256), [sources[0].columns.image], 16):
+        for data in _image_bytes(batch.column(sources[0].columns.image)):
+            try:
+                found.append(
+                    decode(data, size or (found[0].shape[:2] if found else None), resize=preprocess.size is not None)
+                )
+            except UnreadableImage as error:
+                reasons.append(str(error))
+            if len(found) == wanted:
+                return np.stack(found)
+    if not found:
+        raise SourceError(
+            f"{sources[0].file.name}: none of its first {min(sources[0].rows, 256)} images can be read; the first: {reasons[0]}"
+        )
+    return np.stack(found)

@@ -1,0 +1,127 @@
+"""Reviews: a table, Parquet or CSV, of sample ids and what a person said of each."""
+
+import pyarrow as pa
+from pyarrow import csv
+
+from infra.errors import StorageError
+from infra.formats.parquet_bounds import check_claims
+from infra.formats.parquet_footer import read_footer
+from infra.formats.tables import open_parquet, read_rows
+from infra.storage.files import find, open_input, read_input
+from pipeline.config.audit_config import AuditConfig
+from pipeline.data.ids import ids_of
+from pipeline.errors import ConfigError
+
+IDS, VERDICT = ("sample_id", "id"), "verdict"
+
+
+LONGEST_VERDICT = 100
+
+
+LARGEST_REVIEW = 256 << 20
+
+
+FORM = "a Parquet or CSV file with a column sample_id (or id) and a column verdict"
+
+
+def read_reviews(config: AuditConfig) -> dict[str, str]:
+    """What `review` says of samples, by id; nothing where the config names none. Ids are as the published table has them.
+
+    Raises:
+        ConfigError: no such file, not such a table, a row without an id or verdict, or two verdicts on one id.
+    """
+    if config.review is None:
+        return {}
+    try:
+        return _checked(_read(config.review, config.locate(config.review)), config.review)
+    except StorageError as error:
+        raise ConfigError(f"review: {error}; expected {FORM}") from error
+
+
+def _read(name: str, url: str) -> pa.Table:
+    files = find(name, url)
+    if len(files) != 1:
+        raise ConfigError(f"review: {name}: {len(files):,} files match this glob; name one file")
+    (file,) = files
+    if file.size > LARGEST_REVIEW:
+        raise ConfigError(
+            f"review: {name}: has {file.size:,} bytes, at most {LARGEST_REVIEW:,} are read; leave out all columns but the id and the verdict"
+        )
+    return _read_csv(name, file.url) if name.lower().endswith(".csv") else _read_parquet(name, file.url, file.size)
+
+
+def _read_csv(name: str, url: str) -> pa.Table:
+    options = csv.ConvertOptions(
+        column_types={column: pa.large_binary() for column in (*IDS, VERDICT)},
+        null_values=[""],
+        strings_can_be_null=True,
+    )
+    try:
+        return csv.read_csv(pa.BufferReader(read_input(url)), convert_options=options)
+    except (pa.ArrowException, ValueError) as error:
+        raise ConfigError(
+            f"review: {name}: not a readable CSV file ({str(error).splitlines()[0]}); expected {FORM}"
+        ) from error
+
+
+def _read_parquet(name: str, url: str, size: int) -> pa.Table:
+    with open_input(url) as handle:
+        parquet = open_parquet(handle, name)
+        schema, rows = parquet.schema_arrow, parquet.metadata.num_rows
+        columns = [column for column in (*IDS, VERDICT) if column in schema.names]
+        check_claims(read_footer(handle), size, columns, name)
+    if not columns:
+        return schema.empty_table()
+    return pa.Table.from_batches(
+        list(read_rows(url, 0, rows, columns, 65536)), pa.schema([schema.field(column) for column in columns])
+    )
+
+
+def _checked(table: pa.Table, name: str) -> dict[str, str]:
+    for column in table.column_names:
+        if column in (*IDS, VERDICT) and table.column_names.count(column) > 1:
+            raise ConfigError(f"review: {name}: has several columns named {column!r}; rename all but one")
+    ids = next((column for column in IDS if column in table.column_names), None)
+    if ids is None or VERDICT not in table.column_names:
+        here = ", ".join(table.column_names) or "none that it could use"
+        raise ConfigError(
+            f"review: {name}: has no column {VERDICT if ids else ' or '.join(IDS)}; columns there: {here}; expected {FORM}"
+        )
+    for column in (ids, VERDICT):
+        if not _is_text(table.schema.field(column).type) and not (
+            column == ids and pa.types.is_integer(table.schema.field(column).type)
+        ):
+            raise ConfigError(
+                f"review: {name}: the column {column} is {table.schema.field(column).type}, expected text; expected {FORM}"
+            )
+    return _verdicts(_texts(table, ids), _texts(table, VERDICT), name)
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    return any(
+        is_kind(kind)
+        for is_kind in (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view, pa.types.is_large_binary)
+    )
+
+
+def _texts(table: pa.Table, column: str) -> list[str | None]:
+    return [text for chunk in table.column(column).chunks for text in ids_of(chunk)]
+
+
+def _verdicts(ids: list[str | None], verdicts: list[str | None], name: str) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for row, (sample, text) in enumerate(zip(ids, verdicts, strict=True)):
+        said = (text or "").strip()
+        if not sample or not said:
+            raise ConfigError(
+                f"review: {name}: row {row} has no {'verdict' if sample else 'sample id'}; fill it in, or take the row out"
+            )
+        if len(said) > LONGEST_VERDICT:
+            raise ConfigError(
+                f"review: {name}: the verdict of row {row} has {len(said):,} characters, at most {LONGEST_VERDICT} are kept; say it shorter"
+            )
+        if found.setdefault(sample, said) != said:
+            raise ConfigError(
+                f"review: {name}: says two things of sample {sample!r}, {found[sample]!r} and, in row {row}, {said!r}; keep one"
+            )
+    return found

@@ -1,0 +1,172 @@
+"""Data sets: Parquet files of samples, checked by their schema, read a few rows at a time."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import IO, Literal
+
+import pyarrow as pa
+
+from infra.errors import StorageError
+from infra.formats.parquet_bounds import check_claims
+from infra.formats.parquet_footer import read_footer
+from infra.formats.tables import open_parquet, read_rows
+from infra.storage.files import InputFile, digest, find, is_pattern, open_input
+from pipeline.config.audit_config import AuditConfig
+from pipeline.config.schema import Columns, ModelConfig, Task
+from pipeline.data.ids import ids_of
+from pipeline.errors import SourceError
+
+Split = Literal["trusted", "audited", "sampling"]
+
+
+TRUTH = ("label", "anomalous", "target")
+
+
+INPUTS: dict[Task, tuple[str, ...]] = {"classification": ("image",), "causal_lm": ("input_ids", "completion_start")}
+
+
+@dataclass(frozen=True)
+class Source:
+    """One file of samples: what it is, how many rows it has, and which of the optional columns are in it."""
+
+    file: InputFile
+    rows: int
+    columns: Columns
+    truth: tuple[str, ...]
+
+    @property
+    def key(self) -> str:
+        """Digest of the file's place, size and version: a changed file is another source."""
+        return digest(f"{self.file.url}\n{self.file.size}\n{self.file.version}".encode())[:24]
+
+
+def find_sources(config: AuditConfig, model: ModelConfig, split: Split) -> tuple[list[Source], dict[str, str]]:
+    """The files of a model's split, and why each other one that is named cannot be used.
+
+    Raises:
+        SourceError: a file is named twice, or nothing at all is found.
+    """
+    sources: list[Source] = []
+    refused: dict[str, str] = {}
+    known: set[str] = set()
+    for path in _paths(model, split):
+        try:
+            files = find(path, config.locate(path))
+        except StorageError as error:
+            refused[path] = str(error)
+            continue
+        if not files and is_pattern(path):
+            refused[path] = f"{path}: no file matches this glob ({config.locate(path)})"
+        for file in files:
+            if file.url in known:
+                raise SourceError(f"{PLACES[split]} names {file.name} twice; every file counts once")
+            try:
+                sources.append(_inspect(file, model, split))
+                known.add(file.url)
+            except (StorageError, SourceError) as error:
+                refused[file.name] = str(error)
+    if not sources:
+        raise SourceError(f"{PLACES[split]}: no usable file; " + "; ".join(refused.values()))
+    return sources, refused
+
+
+PLACES: dict[Split, str] = {"trusted": "data.trusted", "audited": "data.audited", "sampling": "estimator.sampling"}
+
+
+def _paths(model: ModelConfig, split: Split) -> tuple[str, ...]:
+    if split == "sampling":
+        return model.traced.sampling if model.traced is not None else ()
+    return model.data.trusted if split == "trusted" else model.data.audited
+
+
+def _inspect(file: InputFile, model: ModelConfig, split: Split) -> Source:
+    columns, inputs = model.data.columns, ("id", *INPUTS[model.task])
+    with open_input(file.url) as handle:
+        _check_claims(handle, file, [str(getattr(columns, role)) for role in inputs])
+        parquet = open_parquet(handle, file.name)
+        schema, rows = parquet.schema_arrow, parquet.metadata.num_rows
+    if rows == 0:
+        raise SourceError(f"{file.name}: has no rows")
+    optional = _optional(model.task, split)
+    needed = [*inputs, *(name for name in optional if _is_needed(name, columns, split))]
+    here = ", ".join(f"{field.name} ({field.type})" for field in schema)
+    for role in needed:
+        if getattr(columns, role) is None:
+            raise SourceError(
+                f"{file.name}: the sampling set needs labels, and data.columns.{role} is null; name their column"
+            )
+        if getattr(columns, role) not in schema.names:
+            raise SourceError(
+                f"{file.name}: has no column {getattr(columns, role)!r} (data.columns.{role}); columns there: {here}"
+            )
+    twice = sorted({name for name in schema.names if schema.names.count(name) > 1})
+    if twice:
+        raise SourceError(f"{file.name}: has several columns named {twice[0]!r}; rename them")
+    present = tuple(role for role in optional if getattr(columns, role) in schema.names)
+    for role in (*inputs, *present):
+        kind = schema.field(getattr(columns, role)).type
+        if not _fits(role, kind):
+            column = f"the column {getattr(columns, role)!r} (data.columns.{role})"
+            remedy = f"; or set data.columns.{role}: null to do without" if role in TRUTH else ""
+            raise SourceError(
+                f"{file.name}: {column} is {kind}, expected {EXPECTED[role]}{remedy}; columns there: {here}"
+            )
+    return Source(file, rows, columns, present)
+
+
+def _check_claims(handle: IO[bytes], file: InputFile, columns: Sequence[str]) -> None:
+    try:
+        footer = read_footer(handle)
+    except StorageError as error:
+        raise SourceError(f"{file.name}: {error}") from error
+    check_claims(footer, file.size, columns, file.name)
+
+
+def _is_needed(role: str, columns: Columns, split: Split) -> bool:
+    """Whether a file must have a column of truth: labels of the sampling set, and what the config itself names, but for labels of audited samples."""
+    if split == "sampling":
+        return role == "label"
+    return columns.insists_on(role) and (role != "label" or split == "trusted")
+
+
+def _optional(task: Task, split: Split) -> tuple[str, ...]:
+    """Roles of truth that a file may have. A text has no class, so a label or target there is nothing that an audit knows."""
+    roles = TRUTH if task == "classification" else ("anomalous",)
+    return tuple(role for role in roles if split == "audited" or role == "label")
+
+
+EXPECTED = {
+    "id": "a string or an integer",
+    "image": "encoded bytes, or a struct with a field `bytes` of them",
+    "input_ids": "a list of integers",
+    "completion_start": "an integer",
+    "label": "an integer",
+    "anomalous": "a boolean or an integer",
+    "target": "an integer",
+}
+
+
+def _fits(role: str, kind: pa.DataType) -> bool:
+    if role == "image":
+        return _is_bytes(kind) or (
+            pa.types.is_struct(kind) and kind.get_field_index("bytes") >= 0 and _is_bytes(kind.field("bytes").type)
+        )
+    if role == "input_ids":
+        listed = pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
+        return bool(listed and pa.types.is_integer(kind.value_type))
+    text = pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
+    if pa.types.is_uint64(kind) and role != "id":
+        return False
+    return bool(
+        pa.types.is_integer(kind) or (role == "id" and text) or (role == "anomalous" and pa.types.is_boolean(kind))
+    )
+
+
+def _is_bytes(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
+
+
+def read_ids(source: Source, start: int = 0, stop: int | None = None) -> Iterator[list[str | None]]:
+    """Ids of rows [start, stop) as text, batch by batch."""
+    for batch in read_rows(source.file.url, start, source.rows if stop is None else stop, [source.columns.id], 65536):
+        yield ids_of(batch.column(source.columns.id))

@@ -1,0 +1,1 @@
+"""What can be done to a root besides running an audit in it."""

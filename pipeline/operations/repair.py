@@ -1,0 +1,172 @@
+"""Mends a root: what is damaged is dropped, so that the next run computes just that anew; what is there in another place is copied back.
+
+Nothing here touches an undamaged task. Of a damaged one the receipt goes, and manifests that list it; its files stay where they are, as an
+attempt that no receipt names. A run's own record (`runs/RUN`) cannot be computed anew, but for the summary that is still the model's latest.
+"""
+
+from collections.abc import Iterator, Sequence
+
+from infra.commits import CommitLog, Receipt, damage_of, is_receipt
+from infra.errors import Corrupt
+from infra.events import Listener, StageEnded, StageStarted, Stopwatch, TaskEnded, ignore
+from infra.storage.files import digest
+from infra.storage.storage import Storage
+from pipeline.artifacts.scores import TABLE
+from pipeline.root.layout import collected_file, outcome_file, run_summary_file, runs, summary_file, table_file
+from pipeline.root.logs import STAGES, stage_logs
+from pipeline.root.mark import root_lock
+from pipeline.root.records import Document, encode_document, read_document
+
+STEP = "repair"
+
+
+def repair(storage: Storage, models: Sequence[str], listener: Listener = ignore) -> list[str]:
+    """Checks all that is stored of these models, and drops what is damaged.
+
+    Returns:
+        What was found and done about it, a line each.
+
+    Raises:
+        LockHeld: a run is at work in the root.
+        StorageError: the store does not answer, so that nothing can be said of what it holds.
+    """
+    found, watch = list[str](), Stopwatch()
+    with root_lock(storage) as lock:
+        logs = [(name, log) for name in models for stage in STAGES for log in stage_logs(storage, name, stage)]
+        listener(StageStarted(STEP, len(logs), 0))
+        for name, log in logs:
+            found += _mend_log(log)
+            listener(TaskEnded(STEP, name, 0))
+        lock.check()
+        for name in models:
+            for run_id, sha256 in _ended_runs(storage, name):
+                found += [*_mend_summary(storage, name, run_id, sha256), *_drop_table(storage, name, run_id)]
+            found += _publish_missing(storage, name)
+    listener(StageEnded(STEP, watch.seconds))
+    return found
+
+
+def restore_tables(storage: Storage, models: Sequence[str]) -> list[str]:
+    """Publishes anew the tables that runs once published and that are gone now, from reports that hold the same; a line each."""
+    with root_lock(storage):
+        return [line for name in models for line in _publish_missing(storage, name)]
+
+
+def _mend_log(log: CommitLog) -> Iterator[str]:
+    """What was dropped of one log. Manifests go before the receipts that they list, so that one cut off in the middle is found again."""
+    listed, lines = _manifests(log)
+    yield from lines
+    receipts, lines = _receipts(log, listed)
+    yield from lines
+    for receipt in receipts:
+        folder = log.attempt_folder(receipt)
+        damage = [
+            found
+            for file in receipt.files
+            if (found := damage_of(log.storage, f"{folder}/{file.name}", file.sha256, file.bytes))
+        ]
+        if damage:
+            log.forget(receipt)
+            yield f"{damage[0]}: task {receipt.task} will be done again"
+
+
+def _manifests(log: CommitLog) -> tuple[list[Receipt], list[str]]:
+    """The receipts in manifests that can be read; the others are removed."""
+    listed, lines = list[Receipt](), list[str]()
+    for path in log.manifests():
+        try:
+            listed += log.manifest(path).receipts
+        except Corrupt as error:
+            log.storage.remove(path)
+            lines.append(f"{error}: removed, the next run publishes it anew")
+    return listed, lines
+
+
+def _receipts(log: CommitLog, listed: Sequence[Receipt]) -> tuple[list[Receipt], list[str]]:
+    """All receipts; what cannot be read is removed, and where a manifest has it, it is written anew."""
+    found, lines = dict[str, Receipt](), list[str]()
+    for name in filter(is_receipt, log.receipt_names()):
+        try:
+            found[name] = log.receipt(name)
+        except Corrupt as error:
+            log.storage.remove(f"{log.folder}/receipts/{name}")
+            lines.append(f"{error}: removed")
+    for receipt in listed:
+        name = log.receipt_name(receipt.task, receipt.generation)
+        if name not in found:
+            found[name] = log.restore(receipt)
+            lines.append(f"{log.storage.locate(f'{log.folder}/receipts/{name}')}: written anew from a manifest")
+        elif found[name] != receipt:
+            log.forget(receipt)
+            lines.append(
+                f"{log.storage.locate(log.folder)}: a manifest says otherwise of task {receipt.task} than its receipt; both are removed"
+            )
+            del found[name]
+    return list(found.values()), lines
+
+
+def _ended_runs(storage: Storage, model: str) -> Iterator[tuple[str, str]]:
+    """Ids of the runs that ended with a summary of the model, and the summary's digest as the outcome has it; not those that `mad gc` removed."""
+    for run_id in runs(storage):
+        expected = _read(storage, outcome_file(run_id)).get("summaries")
+        if isinstance(expected, dict) and model in expected and not _removed(storage, model, run_id):
+            yield run_id, str(expected[model])
+
+
+def _removed(storage: Storage, model: str, run_id: str) -> bool:
+    return storage.exists(collected_file(run_id)) and not storage.exists(run_summary_file(run_id, model))
+
+
+def _mend_summary(storage: Storage, model: str, run_id: str, sha256: str) -> Iterator[str]:
+    path = run_summary_file(run_id, model)
+    if digest(encode_document(_read(storage, path))) == sha256:
+        return
+    latest = encode_document(_read(storage, summary_file(model)))
+    if digest(latest) == sha256:
+        storage.write(path, latest)
+        yield f"{storage.locate(path)}: written anew from the model's latest summary"
+    else:
+        yield f"{storage.locate(path)}: damaged or gone, and cannot be computed anew; move runs/{run_id} and {model}/scores/run={run_id} away"
+
+
+def _drop_table(storage: Storage, model: str, run_id: str) -> Iterator[str]:
+    """Removes a published table that is not the one that was published."""
+    table = _own_table(storage, model, run_id)
+    path = table_file(model, run_id)
+    if table and storage.exists(path):
+        damage = damage_of(storage, path, str(table["sha256"]), int(str(table["bytes"])))
+        if damage:
+            storage.remove(path)
+            yield f"{damage}: removed, to be published anew"
+
+
+def _publish_missing(storage: Storage, model: str) -> Iterator[str]:
+    for run_id, _ in _ended_runs(storage, model):
+        table, path = _own_table(storage, model, run_id), table_file(model, run_id)
+        source = _report_with(storage, model, str(table["sha256"])) if table and not storage.exists(path) else ""
+        if source:
+            storage.publish(source, path)
+            yield f"{storage.locate(path)}: published anew"
+
+
+def _own_table(storage: Storage, model: str, run_id: str) -> Document:
+    """What a run's summary says of the table that it published; {} where it published none of its own."""
+    summary = _read(storage, run_summary_file(run_id, model))
+    table = summary.get("table")
+    return table if isinstance(table, dict) and not summary.get("same_as") else {}
+
+
+def _report_with(storage: Storage, model: str, sha256: str) -> str:
+    """The table of a report with this digest; "" where there is none."""
+    for log in stage_logs(storage, model, "reporting"):
+        for receipt in log.receipts().values():
+            if any(file.name == TABLE and file.sha256 == sha256 for file in receipt.files):
+                return f"{log.attempt_folder(receipt)}/{TABLE}"
+    return ""
+
+
+def _read(storage: Storage, path: str) -> Document:
+    try:
+        return read_document(storage, path) or {}
+    except Corrupt:
+        return {}

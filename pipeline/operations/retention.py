@@ -1,0 +1,133 @@
+"""What the runs that are kept refer to: their results, the tables that those name, the manifests, and commit logs as a whole.
+
+A result is what one run found of one model. Kept are all results of young runs, of each model the latest one, and those whose rows a kept
+one was made of (`rows_of` in its summary).
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+
+from infra.events import stamp_after
+from infra.storage.storage import Storage
+from pipeline.root.layout import models, outcome_file, run_file, run_summary_file, runs
+from pipeline.root.records import Document, read_document, read_summary
+
+Result = tuple[str, str]
+
+
+@dataclass(frozen=True)
+class Retained:
+    """What stays. A result is (run id, model).
+
+    `runs`: whose records stay whole; `results`: whose summaries and tables stay, and what they name; `tables`: of which, beside these,
+    a later result is the same; `manifests`: paths; `folders`: commit logs of kept runs that no kept manifest is in, because a task failed
+    or the run did not get so far.
+    """
+
+    runs: frozenset[str]
+    results: frozenset[Result]
+    tables: frozenset[Result]
+    manifests: frozenset[str]
+    folders: frozenset[str]
+
+    def summary_stays(self, run_id: str, model: str) -> bool:
+        """Whether a run's summary and table of a model stay."""
+        return (run_id, model) in self.results or (run_id, model) in self.tables
+
+
+@dataclass
+class _Retention:
+    storage: Storage
+    tables: set[Result] = field(default_factory=set)
+    manifests: set[str] = field(default_factory=set)
+    folders: set[str] = field(default_factory=set)
+
+    def add_result(self, run_id: str, model: str) -> Result | None:
+        """Notes what a result names, and returns the result whose rows it was made of, if it is another; without a summary it names nothing."""
+        summary = read_document(self.storage, run_summary_file(run_id, model)) or {}
+        if summary.get("same_as"):
+            self.tables.add((str(summary["same_as"]), model))
+        named = summary.get("manifests")
+        for paths in named.values() if isinstance(named, dict) else ():
+            self.manifests.update(map(str, paths if isinstance(paths, list) else ()))
+        return (str(summary["rows_of"]), model) if summary.get("rows_of") else None
+
+    def add_results(self, results: frozenset[Result]) -> frozenset[Result]:
+        """Notes what results name, and those that they were made of; returns all of them."""
+        known, pending = set(results), sorted(results)
+        while pending:
+            made_of = self.add_result(*pending.pop())
+            if made_of is not None and made_of not in known:
+                known.add(made_of)
+                pending.append(made_of)
+        return frozenset(known)
+
+    def add_rows(self, run_id: str, wanted: frozenset[str] | None) -> None:
+        """Notes the commit logs of the rows of a run's models, all or those wanted, that no manifest so far is in."""
+        planned = (read_document(self.storage, run_file(run_id)) or {}).get("models")
+        published = {path.rpartition("/manifests/")[0] for path in self.manifests}
+        for name, model in planned.items() if isinstance(planned, dict) else ():
+            if isinstance(model, dict) and (wanted is None or name in wanted):
+                self.folders.update(folder for folder in _row_folders(name, model) if folder not in published)
+
+
+def _row_folders(name: str, model: Document) -> Iterator[str]:
+    for key, sources in (("row_key", "sources"), ("fitted_key", "fitted_sources")):
+        listed = model.get(sources)
+        for source in listed if isinstance(listed, dict | list) else ():
+            yield f"{name}/gradients/{model[key]}/{source}"
+
+
+def find_kept(storage: Storage, cutoff: str) -> Retained:
+    """What the runs refer to that began or ended at or after a UTC stamp, and the latest result of each model.
+
+    The latest run, and the latest completed one, keep their records in any case.
+
+    Raises:
+        Corrupt: a document of a kept run cannot be read, so that nobody can say what it refers to.
+    """
+    every = runs(storage)
+    outcomes = {run_id: read_document(storage, outcome_file(run_id)) or {} for run_id in every}
+    young = {run_id for run_id in every if _is_young(run_id, outcomes[run_id], cutoff)}
+    latest = _latest(storage, outcomes)
+    books = _Retention(storage)
+    results = books.add_results(
+        frozenset({(run_id, name) for run_id in young for name in summarised(storage, run_id)} | latest)
+    )
+    for run_id in sorted(young):
+        books.add_rows(run_id, None)
+    for run_id, name in sorted(latest):
+        books.add_rows(run_id, frozenset([name]))
+    completed = [run_id for run_id in every if outcomes[run_id].get("complete")]
+    kept = young | set(every[-1:]) | set(completed[-1:]) | {run_id for run_id, _ in results | books.tables}
+    return Retained(
+        frozenset(kept), results, frozenset(books.tables), frozenset(books.manifests), frozenset(books.folders)
+    )
+
+
+def summarised(storage: Storage, run_id: str) -> list[str]:
+    """Models of which a run has a summary."""
+    return [
+        name.removesuffix(".json")
+        for name in storage.list(f"runs/{run_id}")
+        if name.endswith(".json") and not name.startswith("_")
+    ]
+
+
+def _is_young(run_id: str, outcome: Document, cutoff: str) -> bool:
+    """What is not named as runs are is none of this package's, and counts as young."""
+    return not stamp_after(run_id) or run_id[: len(cutoff)] >= cutoff or str(outcome.get("ended", "")) >= cutoff
+
+
+def _latest(storage: Storage, outcomes: Mapping[str, Document]) -> set[Result]:
+    """Of each model the latest result, and the one that its view shows, should that be another."""
+    found: dict[str, str] = {}
+    for run_id in sorted(outcomes):
+        summaries = outcomes[run_id].get("summaries")
+        found.update(dict.fromkeys(summaries if isinstance(summaries, dict) else (), run_id))
+    shown = {
+        (str(summary["run_id"]), name)
+        for name in models(storage)
+        if (summary := read_summary(storage, name)) is not None
+    }
+    return {(run_id, name) for name, run_id in found.items()} | shown

@@ -1,0 +1,167 @@
+"""How long a model's work takes a sample, and how large what it leaves is: timed on a few samples in this process, by the code that workers run.
+
+Rows are timed on the first samples of the largest audited file. What comes after them is timed on random rows of the same layout, since
+its cost follows from shapes.
+"""
+
+import io
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import torch
+from torch import Tensor
+
+from infra.events import Stopwatch
+from infra.execution.threads import compute, compute_threads
+from infra.formats.tables import write_parquet
+from madcore import BlockMoment, Whitening
+from madcore.curvature.whitening import Matrix
+from pipeline.artifacts.curvature import TrustedSamples
+from pipeline.artifacts.rows import SAMPLES, SCORING_BLOCK, SampleColumns, StoredBlock, at_rest
+from pipeline.artifacts.scores import PART_FORMAT
+from pipeline.config.audit_config import AuditConfig
+from pipeline.config.schema import FACTORED
+from pipeline.data.statuses import OK
+from pipeline.planning.plan import ModelPlan, RowTask
+from pipeline.stages.gradients.worker import GradientTask, GradientWorker
+from pipeline.stages.scoring.scorer import Scorer
+from pipeline.stages.scoring.worker import scored_batches
+
+SECONDS, FIRST, BLOCKS = 0.3, 32, 4
+
+
+REFERENCES, LARGEST = 4096, 512
+
+
+@dataclass(frozen=True)
+class RowTimings:
+    """Seconds a sample: of its own row, of its rows that the curvature is fitted on, and, where traces are taken, of a pass through the model.
+
+    `sample_bytes`: bytes at rest of what is kept of a sample beside its numbers.
+    """
+
+    own: float = 0.0
+    fitted: float = 0.0
+    forward: float = 0.0
+    sample_bytes: float = 0.0
+
+
+@dataclass(frozen=True)
+class ScoreRates:
+    """Seconds of whitening a row, of a row in the curvature, of factoring it, of scoring a row; bytes of a row's scores."""
+
+    whitened: float
+    moment: float
+    factor: float
+    scored: float
+    part_bytes: float
+
+
+def row_rates(config: AuditConfig, plan: ModelPlan) -> RowTimings:
+    """Loads the model, and times its rows for about a second; on a GPU where `config.run` gives workers one."""
+    worker = GradientWorker(config, {plan.name: plan})
+    if plan.config.traced is not None:
+        return RowTimings(forward=_timed(worker.pass_seconds, plan, 0))
+    sizes: dict[str, float] = {}
+
+    def seconds(task: RowTask) -> float:
+        files, measures = worker.rows_of(GradientTask(task))
+        sizes["sample"] = len(files[SAMPLES]) / measures.rows
+        return measures.seconds
+
+    own, sample_bytes = _timed(seconds, plan, 0), sizes["sample"]
+    return RowTimings(own, _timed(seconds, plan, plan.draws) if plan.draws else 0.0, 0.0, sample_bytes)
+
+
+def _timed(seconds: Callable[[RowTask], float], plan: ModelPlan, draws: int) -> float:
+    """Seconds a sample, of as many as take SECONDS, or of a whole task: the faster of two, after one that does what is done only once."""
+    source = max(plan.audited, key=lambda one: one.rows)
+    most = next(plan.tasks(source, draws)).stop
+    samples = min(FIRST, most)
+    seconds(RowTask(plan.name, source.key, 0, samples, source, draws))
+    while True:
+        task = RowTask(plan.name, source.key, 0, samples, source, draws)
+        taken = min(seconds(task), seconds(task))
+        if taken >= SECONDS or samples == most:
+            return taken / samples
+        samples = min(4 * samples, most)
+
+
+def score_rates(plan: ModelPlan, references: int) -> ScoreRates:
+    """Times for about a second what is done with rows, on random ones, against so many references."""
+    layout, used = plan.layout, min(references, REFERENCES)
+    rows = torch.randn(SCORING_BLOCK, layout.k, generator=torch.Generator().manual_seed(0))
+    maps = (
+        None
+        if plan.config.traced or plan.config.curvature.kind == "identity"
+        else tuple(Matrix(torch.eye(size)) for size in layout.sizes)
+    )
+    whitening = Whitening(layout, maps)
+    whitened = compute(_seconds, lambda: whitening(rows)) / SCORING_BLOCK if maps else 0.0
+    moment = {"kfac": 0.0, "ekfac": whitened}.get(
+        plan.config.curvature.kind, compute(_seconds, lambda: BlockMoment.zero(layout).update(rows)) / SCORING_BLOCK
+    )
+    scored, part_bytes = _scored(plan, whitening, rows, used)
+    return ScoreRates(
+        whitened,
+        moment if maps else 0.0,
+        compute(_factor_seconds, plan, references) if maps else 0.0,
+        scored * references / used,
+        part_bytes,
+    )
+
+
+def _seconds(call: Callable[[], object]) -> float:
+    """Of one call, the faster of two, after one that does what is done only once."""
+    call()
+
+    def once() -> float:
+        watch = Stopwatch()
+        call()
+        return watch.seconds
+
+    return min(once(), once())
+
+
+def _factor_seconds(plan: ModelPlan, rows: int) -> float:
+    """Of the eigenvalues of one layer, LARGEST numbers at most, and for all layers by the cubes of their sizes; Kronecker factors are small."""
+    sizes = [min(size, rows) for size in plan.layout.sizes]
+    largest = min(max(sizes), LARGEST)
+    if plan.config.curvature.kind in FACTORED:
+        return 0.0
+    matrix = torch.randn(largest, largest, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    return _seconds(lambda: torch.linalg.eigh(matrix @ matrix.T)) * sum(size**3 for size in sizes) / largest**3
+
+
+def _scored(plan: ModelPlan, whitening: Whitening, rows: Tensor, references: int) -> tuple[float, float]:
+    """Seconds and bytes a row of a score part, of as many blocks as keep all threads busy."""
+    generator = torch.Generator().manual_seed(1)
+    predictions = torch.randint(max(1, plan.classes), (max(references, SCORING_BLOCK),), generator=generator)
+    names = [f"{place:012d}" for place in range(references)]
+    trusted = TrustedSamples(names, ["reference"] * references, predictions[:references], np.full(references, np.nan))
+    scorer = Scorer.of(plan, whitening, torch.randn(references, plan.layout.k, generator=generator), trusted)
+    stored, scales = at_rest(rows, plan.layout, plan.dtype_of(0))
+    samples = SampleColumns(
+        [f"{place:012d}" for place in range(SCORING_BLOCK)],
+        list(range(SCORING_BLOCK)),
+        predictions[:SCORING_BLOCK],
+        torch.rand(SCORING_BLOCK, generator=generator),
+        torch.rand(SCORING_BLOCK, generator=generator),
+        [OK] * SCORING_BLOCK,
+    )
+    blocks = [StoredBlock(stored, scales, samples, plan.layout)] * (BLOCKS * compute_threads())
+    sizes = list[int]()
+
+    def write() -> None:
+        sink = io.BytesIO()
+        write_parquet(
+            sink,
+            scored_batches(blocks, scorer, pa.array(names, pa.string()), plan.audited[0].file.name, []),
+            PART_FORMAT,
+        )
+        sizes.append(len(sink.getvalue()))
+
+    rows_written = len(blocks) * SCORING_BLOCK
+    return _seconds(write) / rows_written, sizes[-1] / rows_written

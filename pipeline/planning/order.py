@@ -1,0 +1,98 @@
+"""What a root's completed runs say of the models of a plan: which one is audited first where time may not do for all, and which files are gone.
+
+First come models that no run in this root has completed, then those that changed since their latest completed run (its model
+digest, its files or its settings were others), then the rest; among equals the one whose latest completed run is oldest, and then
+the order of the config.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
+
+from pydantic import JsonValue
+
+from infra.errors import Corrupt
+from infra.storage.files import is_pattern
+from infra.storage.storage import Storage
+from pipeline.planning.plan import AuditPlan, ModelPlan
+from pipeline.root.records import Planned, read_summary
+from pipeline.root.runs import Runs
+
+NEVER, CHANGED, UNCHANGED = range(3)
+
+
+TASKS_A_WORKER = 4
+
+
+@dataclass(frozen=True)
+class LastAudit:
+    """The latest completed run of a model: its id, the model's settings in it, and how it was planned; nothing where its record cannot be read."""
+
+    run_id: str
+    settings: Mapping[str, JsonValue]
+    planned: Planned
+
+    def is_of(self, model: ModelPlan) -> bool:
+        """Whether it had the very model, files and settings that are planned now."""
+        return self.is_like(model) and {source.key for source in model.sources} == set(self.planned.sources)
+
+    def is_like(self, model: ModelPlan) -> bool:
+        """Whether it had the very model and settings, whatever the files."""
+        return (model.config.model_dump(mode="json"), model.digest, model.row_key) == (
+            self.settings,
+            self.planned.digest,
+            self.planned.row_key,
+        )
+
+
+def last_audits(storage: Storage, plan: AuditPlan) -> dict[str, LastAudit]:
+    """The latest completed run of each model of a plan that has one; a damaged document counts as none."""
+    known, found = Runs(storage), {}
+    for model in plan.models:
+        with suppress(Corrupt):
+            run_id = str((read_summary(storage, model.name) or {}).get("run_id", ""))
+            if run_id:
+                record = known.record(run_id)
+                found[model.name] = LastAudit(
+                    run_id, record.settings(model.name), record.models.get(model.name, Planned())
+                )
+    return found
+
+
+def in_order(plan: AuditPlan, audits: Mapping[str, LastAudit]) -> AuditPlan:
+    """The plan with its models in the order in which they are audited."""
+
+    def place(model: ModelPlan) -> tuple[int, str]:
+        last = audits.get(model.name)
+        return (NEVER, "") if last is None else (UNCHANGED if last.is_of(model) else CHANGED, last.run_id)
+
+    return replace(plan, models=tuple(sorted(plan.models, key=place)))
+
+
+def waves(models: Sequence[ModelPlan], workers: int) -> Iterator[tuple[ModelPlan, ...]]:
+    """Models that go through the stages together, in order: as many as keep so many workers busy with rows, one where there is one worker.
+
+    More would leave more of them unfinished at a deadline, fewer would leave workers without a task.
+    """
+    wave: list[ModelPlan] = []
+    tasks = 0
+    for model in models:
+        wave.append(model)
+        tasks += len(model.row_tasks)
+        if workers == 1 or tasks >= TASKS_A_WORKER * workers:
+            yield tuple(wave)
+            wave, tasks = [], 0
+    if wave:
+        yield tuple(wave)
+
+
+def gone_files(model: ModelPlan, last: LastAudit | None) -> tuple[str, ...]:
+    """Files that the latest completed run found by a glob that the model still names, and that are not there any more."""
+    patterns = [path for path in (*model.config.data.trusted, *model.config.data.audited) if is_pattern(path)]
+    if last is None or not patterns:
+        return ()
+    here = {source.file.url for source in model.sources}
+    before = {file.name: file.url for file in last.planned.sources.values()}
+    missing = (name for name, url in before.items() if url not in here and name not in model.refused_files)
+    return tuple(sorted(name for name in missing if any(fnmatchcase(name, pattern) for pattern in patterns)))

@@ -1,0 +1,70 @@
+"""Filters of the pages' templates: numbers, durations, dates and tones as text."""
+
+import re
+from collections.abc import Mapping
+from datetime import datetime
+
+from pydantic import JsonValue
+
+from pipeline.config.on_verdict import CANNOT_TELL, NOTHING_UNUSUAL, UNUSUAL
+
+Summary = Mapping[str, JsonValue]
+
+
+TONES = {UNUSUAL: "alarm", CANNOT_TELL: "unsure", NOTHING_UNUSUAL: "calm"}
+
+
+EMBEDDED_PNG = re.compile(r"data:image/png;base64,[A-Za-z0-9+/]+=*")
+
+
+def tone(verdict: str) -> str:
+    """How a verdict is painted; one that this page does not know is no all-clear."""
+    return TONES.get(verdict, "unsure")
+
+
+def number(value: float | None) -> str:
+    """Counts in full, other numbers with three significant digits."""
+    if value is None:
+        return "-"
+    if isinstance(value, int) or value == 0:
+        return f"{value:,.0f}"
+    if not 1e-4 <= abs(value) < 1e9:
+        return f"{value:.2e}"
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:#.3g}".rstrip(".")
+
+
+def percent(share: float | None) -> str:
+    """A share of one as a percentage."""
+    return "-" if share is None else f"{100 * share:.3g}\N{NO-BREAK SPACE}%"
+
+
+def duration(seconds: float | None) -> str:
+    """Seconds in the unit that a person would say."""
+    if seconds is None:
+        return "-"
+    value, unit = (
+        (seconds, "s") if seconds < 120 else (seconds / 60, "min") if seconds < 7200 else (seconds / 3600, "h")
+    )
+    return f"{value:.3g}\N{NO-BREAK SPACE}{unit}" if value < 1000 else f"{value:,.0f}\N{NO-BREAK SPACE}{unit}"
+
+
+def when(run_id: str) -> str:
+    """The time that a run id starts with; empty for an id of another form."""
+    try:
+        return f"{datetime.strptime(run_id[:15], '%Y%m%dT%H%M%S'):%Y-%m-%d %H:%M} UTC"
+    except ValueError:
+        return ""
+
+
+def flatten(value: JsonValue, name: str = "") -> list[tuple[str, str]]:
+    """A nested mapping as (dotted key, text)."""
+    if isinstance(value, dict):
+        return [pair for key, inner in value.items() for pair in flatten(inner, f"{name}.{key}" if name else key)]
+    if isinstance(value, list):
+        return [(name, ", ".join(str(item) for item in value))]
+    return [(name, "-" if value is None else str(value))]
+
+
+def embedded(uri: str | None) -> str | None:
+    """The URI if it carries a PNG itself, so that a page can never be made to fetch anything."""
+    return uri if uri and EMBEDDED_PNG.fullmatch(uri) else None

@@ -1,0 +1,1 @@
+"""A finished audit, opened: scores, rows, curvatures, explanations and notebook views."""

@@ -1,0 +1,1 @@
+"""What lies where under a root; the only place that joins paths."""

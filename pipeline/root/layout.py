@@ -1,0 +1,106 @@
+"""The root: its mark, its runs, and the places of what it publishes.
+
+    mad.json                                   the root's mark: format and audit id
+    .lock/                                     who runs an audit here (see infra.locks)
+    <model>/gradients/<row key>/<source key>/  commit log: rows of one source file
+    <model>/gradients/<snapshots key>/chain-N/ commit log: segments of a chain of sampled weights
+    <model>/curvature/<key>/                   commit log: factor and references
+    <model>/scoring/<key>/<source key>/        commit log: score parts
+    <model>/reporting/<key>/                   commit log: the table and its facts
+    <model>/scores/run=<run id>/               the published table
+    <model>/summary.json                       of the latest completed run
+    runs/<run id>/_run.json                    resolved config, versions, digests; before the first task
+    runs/<run id>/_review.arrow                what reviews said by then, where the config names any
+    runs/<run id>/<model>.json                 the run's summary
+    runs/<run id>/_outcome.json                how the run ended; the moment from which it counts
+    runs/<run id>/_collected.json              that `mad gc` has removed results of the run; made before it does
+    report/                                    pages; <model>.history.json: its latest runs, and the latest compared with the one before
+
+Model names start with a letter or digit, so `_` keeps a run's own files apart from its models'.
+"""
+
+from collections.abc import Iterator, Mapping
+
+from pydantic import JsonValue
+
+from infra.storage.storage import Storage
+from pipeline.config.schema import RESERVED_NAMES
+
+
+def run_file(run_id: str) -> str:
+    """Where a run's resolved config is."""
+    return f"runs/{run_id}/_run.json"
+
+
+def outcome_file(run_id: str) -> str:
+    """Where a completed run says how it ended."""
+    return f"runs/{run_id}/_outcome.json"
+
+
+def collected_file(run_id: str) -> str:
+    """Where it is noted that `mad gc` removed results of a run."""
+    return f"runs/{run_id}/_collected.json"
+
+
+def review_file(run_id: str) -> str:
+    """Where what reviews said by a run is."""
+    return f"runs/{run_id}/_review.arrow"
+
+
+def run_summary_file(run_id: str, model: str) -> str:
+    """Where a run's summary of one model is."""
+    return f"runs/{run_id}/{model}.json"
+
+
+def summary_file(model: str) -> str:
+    """Where the latest summary of a model is."""
+    return f"{model}/summary.json"
+
+
+def history_file(model: str) -> str:
+    """Where a model's history is, that pages are made of."""
+    return f"report/{model}.history.json"
+
+
+def table_file(model: str, run_id: str) -> str:
+    """Where a run's published table is."""
+    return f"{model}/scores/run={run_id}/part-00000.parquet"
+
+
+def report_file(summary: Mapping[str, JsonValue], name: str) -> str:
+    """Where a file of the report that a summary is made of is."""
+    return f"{summary['report_folder']}/{name}"
+
+
+def table_run(path: str) -> str | None:
+    """The run whose published table a path is of; None where it is of none."""
+    parts = path.split("/")
+    return (
+        parts[2].removeprefix("run=")
+        if len(parts) > 3 and parts[1] == "scores" and parts[2].startswith("run=")
+        else None
+    )
+
+
+def page_file(name: str) -> str:
+    """Where a page is."""
+    return f"report/{name}.html"
+
+
+def runs(storage: Storage) -> list[str]:
+    """Ids of all runs, oldest first."""
+    return storage.list("runs")
+
+
+def models(storage: Storage) -> list[str]:
+    """Names of all models that this root holds rows or a summary of; what else lies in the root is none of its business."""
+    names = [name for name in storage.list("") if name not in RESERVED_NAMES]
+    return [name for name in names if storage.list(f"{name}/gradients") or storage.exists(summary_file(name))]
+
+
+def published_runs(storage: Storage, model: str) -> Iterator[str]:
+    """Ids of the runs that published a table of this model, newest first."""
+    for name in reversed(storage.list(f"{model}/scores")):
+        run_id = name.removeprefix("run=")
+        if storage.exists(table_file(model, run_id)):
+            yield run_id

@@ -1,0 +1,124 @@
+"""The split of the trusted set: which samples explain, which calibrate, and which do neither."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from infra.storage.storage import Storage
+from madcore import screen, split_order
+from madcore.scoring.calibration import calibration_size
+from pipeline.artifacts.curvature import ClassModes, Part, Screening, TrustedSamples
+from pipeline.artifacts.rows import SCORING_BLOCK, RowsPart, read_blocks, read_samples
+from pipeline.artifacts.truth import read_stored_truth
+from pipeline.data.statuses import NO_CLASS, UNREADABLE
+from pipeline.data.truth import MISSING_CLASS, Truth, joined, read_truth
+from pipeline.errors import StageError
+from pipeline.planning.plan import ModelPlan
+
+
+def split_trusted(
+    storage: Storage, plan: ModelPlan, parts: tuple[RowsPart, ...], truth: Truth
+) -> tuple[TrustedSamples, Screening | None]:
+    """Divides the trusted samples: calibration first, unfiltered; of the rest, those predicted correctly are the reference part.
+
+    The trusted set of a classifier is screened; where it is asked for, suspects then leave both parts. What was found comes with them.
+    Samples that are dropped by their ids are as if they were not there. `truth` is that of all trusted samples.
+
+    Raises:
+        StageError: no reference sample is left.
+    """
+    ids, readable, correct, predictions = list[str](), list[bool](), list[bool](), list[Tensor]()
+    all_labels = torch.from_numpy(truth.label)
+    for stored in parts:
+        samples = read_samples(storage, stored)
+        labels = all_labels[len(ids) : len(ids) + len(samples.ids)]
+        ids += samples.ids
+        readable += [not status.startswith(UNREADABLE) for status in samples.statuses]
+        correct += (samples.ok & ((labels == MISSING_CLASS) | (labels == samples.predictions))).tolist()
+        predictions.append(samples.predictions)
+    parted = _parts(ids, readable, correct, plan)
+    screening = None
+    if plan.config.screened:
+        parted, screening = _screened(
+            Screenable(ids, parted, torch.cat(predictions), rows_of(storage, plan, parts)), plan
+        )
+    trusted = TrustedSamples(ids, parted, torch.cat(predictions), np.full(len(ids), np.nan))
+    if "reference" not in parted:
+        raise StageError(
+            f"model {plan.name}: the reference part is empty: of {sum(readable)} readable trusted samples, none outside the calibration part "
+            + (
+                "has a finite gradient; check the weights"
+                if plan.config.is_text
+                else "is predicted correctly; check the labels and data.preprocess"
+            )
+        )
+    return trusted, screening
+
+
+def truth_of_trusted(storage: Storage, plan: ModelPlan, parts: tuple[RowsPart, ...]) -> Truth:
+    """What is known of all trusted samples, (m,) each: as an earlier run kept it, or else from their files."""
+    if plan.stored is not None and plan.stored.labels:
+        return read_stored_truth(storage, plan.stored.labels)
+    sources = {source.key: source for source in plan.trusted}
+    return joined([read_truth(sources[stored.source_key], stored.start, stored.stop) for stored in parts])
+
+
+def rows_of(storage: Storage, plan: ModelPlan, parts: tuple[RowsPart, ...]) -> Tensor:
+    """All rows of parts, (m, k)."""
+    return torch.cat(
+        [rows for stored in parts for rows, _ in read_blocks(storage, stored, plan.reading, SCORING_BLOCK)]
+    )
+
+
+@dataclass(frozen=True)
+class Screenable:
+    """All trusted samples: ids, parts, predicted classes (m,), rows (m, k)."""
+
+    ids: list[str]
+    parts: list[Part]
+    predictions: Tensor
+    rows: Tensor
+
+
+def _screened(samples: Screenable, plan: ModelPlan) -> tuple[list[Part], Screening]:
+    """The parts, without suspects if that is asked for, and what was found among the samples that explain or calibrate.
+
+    Samples whose gradient is not finite have no class, and are left out.
+    """
+    parts, classes_m = samples.parts, samples.predictions.clone()
+    classes_m[torch.tensor([part not in ("reference", "calibration") for part in parts])] = NO_CLASS
+    found = screen(samples.rows, classes_m, plan.layout)
+    suspects, parted = found.suspects.tolist(), list(parts)
+    for place in suspects if plan.config.calibration.screen else ():
+        parted[place] = "suspect calibration" if parts[place] == "calibration" else "suspect"
+    classes = [
+        ClassModes(
+            predicted=modes.predicted,
+            samples=modes.samples,
+            separation=modes.separation,
+            z=modes.z,
+            share=modes.share,
+            stands_out=modes.stands_out,
+            decidable=modes.decidable,
+        )
+        for modes in found.modes
+    ]
+    return parted, Screening(
+        suspects=[samples.ids[place] for place in suspects], classes=classes, too_small=list(found.too_small)
+    )
+
+
+def _parts(ids: list[str], readable: list[bool], correct: list[bool], plan: ModelPlan) -> list[Part]:
+    parts: list[Part] = [
+        "reference" if right else "filtered" if can else "unreadable"
+        for can, right in zip(readable, correct, strict=True)
+    ]
+    dropped = set(plan.dropped)
+    parts = ["dropped" if name in dropped else part for name, part in zip(ids, parts, strict=True)]
+    candidates = [index for index, part in enumerate(parts) if part not in ("unreadable", "dropped")]
+    order = split_order([ids[index] for index in candidates], plan.config.calibration.seed)
+    for place in order[: calibration_size(len(candidates), plan.config.calibration.fraction)]:
+        parts[candidates[place]] = "calibration"
+    return parts

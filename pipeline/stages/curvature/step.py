@@ -1,0 +1,126 @@
+"""The curvature stage as the driver sees it: which tasks, step after step, of all models together (see `pipeline.stages.curvature.worker`)."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+
+from infra.commits import CommitLog, Receipt
+from infra.storage.storage import Storage
+from pipeline.artifacts.curvature import CurvatureFolders
+from pipeline.keys import key_of
+from pipeline.planning.plan import ModelPlan
+from pipeline.root.logs import BASIS, EIGENVALUES, FACTOR, MOMENT, SPLIT, curvature_log
+from pipeline.stages.curvature.tasks import CurvatureTask, curvature_key, fitted_on, moment_ranges, references_name
+from pipeline.stages.curvature.worker import CurvatureWorker
+from pipeline.stages.progress import ModelRun
+from pipeline.stages.runner import Job, StepRunner
+
+Tasks = dict[str, CurvatureTask]
+
+
+@dataclass(frozen=True)
+class Fitting:
+    """Runs the stage. `logs` and `receipts` are those of each model so far, receipts in the order of their tasks."""
+
+    storage: Storage
+    plans: Mapping[str, ModelPlan]
+    runner: StepRunner
+    logs: dict[str, CommitLog] = field(default_factory=dict)
+    receipts: dict[str, list[Receipt]] = field(default_factory=dict)
+
+    def run(self) -> None:
+        """All steps; what each model's scoring needs of them is noted in its `ModelRun`."""
+        tasks = self._split({model.plan.name: self._first(model) for model in self.runner.alive})
+        factors = self._factored({name: task for name, task in tasks.items() if self._kind(name) != "identity"})
+        whole = {
+            name: replace(tasks[name], name=references_name(self.plans[name]), factor=factors.get(name, ""), audited=())
+            for name in self._alive(tasks)
+        }
+        for name in self._step(whole):
+            used = self.receipts[name][-2 if name in factors else -1 :]
+            content = key_of(contents=[receipt.content for receipt in used])
+            model = self.runner.models[name]
+            model.curvature = CurvatureFolders(factors.get(name, ""), self.logs[name].attempt_folder(used[-1]), content)
+            model.manifests["curvature"] = [self.logs[name].publish(self.receipts[name])]
+
+    def _first(self, model: ModelRun) -> CurvatureTask:
+        plan, audited = model.plan, fitted_on(model.plan, model.audited)
+        more = fitted_on(plan, model.fitted_audited)
+        in_key = (*more, *audited) if plan.config.curvature.kind == "ekfac" else more if plan.draws else audited
+        key = curvature_key(plan, model.trusted, in_key, model.fitted_trusted)
+        self.logs[plan.name] = curvature_log(self.storage, plan.name, key)
+        return CurvatureTask(plan.name, SPLIT, key, model.trusted, audited)
+
+    def _split(self, tasks: Tasks) -> Tasks:
+        """The tasks on the samples' own rows, once their split is there."""
+        return {
+            name: replace(tasks[name], split=folder, last=tasks[name].length)
+            for name, folder in self._step(tasks).items()
+        }
+
+    def _factored(self, tasks: Tasks) -> dict[str, str]:
+        """The folders of the factored curvatures, by model."""
+        summed = self._added_up({name: self._on_fitted(task) for name, task in tasks.items()}, MOMENT)
+        bases = self._step(
+            {name: replace(task, name=BASIS) for name, task in summed.items() if self._kind(name) == "ekfac"}
+        )
+        along = self._added_up(
+            {name: replace(tasks[name], basis=folder) for name, folder in bases.items()}, EIGENVALUES
+        )
+        last = {name: along.get(name, summed[name]) for name in self._alive(summed)}
+        return self._step({name: replace(task, name=FACTOR) for name, task in last.items()})
+
+    def _on_fitted(self, task: CurvatureTask) -> CurvatureTask:
+        """The task on the rows that its model's curvature is fitted on."""
+        model = self.runner.models[task.model]
+        if not model.plan.draws:
+            return task
+        fitting = replace(
+            task,
+            parts=model.fitted_trusted,
+            audited=fitted_on(model.plan, model.fitted_audited),
+            draws=model.plan.draws,
+        )
+        return replace(fitting, last=fitting.length)
+
+    def _added_up(self, tasks: Tasks, kind: str) -> Tasks:
+        """Adds up parts, then sums of parts, until few enough are left; returns the tasks that add up what is left."""
+        level = 0
+        while any(moment_ranges(task.last) for task in tasks.values()):
+            jobs = {
+                name: [
+                    task.of_range(f"{kind}-{level}-{first:06d}", first, last)
+                    for first, last in moment_ranges(task.last)
+                ]
+                for name, task in tasks.items()
+                if moment_ranges(task.last)
+            }
+            for name, receipts in self._run(jobs).items():
+                folders = tuple(self.logs[name].attempt_folder(receipt) for receipt in receipts)
+                tasks[name] = replace(tasks[name], moments=folders, last=len(folders), audited=())
+            tasks, level = {name: tasks[name] for name in self._alive(tasks)}, level + 1
+        return tasks
+
+    def _step(self, tasks: Tasks) -> dict[str, str]:
+        """Runs a task of each model; their folders."""
+        return {
+            name: self.logs[name].attempt_folder(receipt)
+            for name, (receipt,) in self._run({name: [task] for name, task in tasks.items()}).items()
+        }
+
+    def _run(self, tasks: Mapping[str, Sequence[CurvatureTask]]) -> dict[str, list[Receipt]]:
+        """Runs tasks of each model; a model of which one fails has failed."""
+        jobs = {name: [Job(self.logs[name], task.name, task) for task in own] for name, own in tasks.items()}
+        done = self.runner.whole(
+            self.runner.run("curvature", partial(CurvatureWorker, self.storage.url, self.plans), jobs)
+        )
+        for name, receipts in done.items():
+            self.receipts.setdefault(name, []).extend(receipts)
+        return done
+
+    def _kind(self, name: str) -> str:
+        return self.plans[name].config.curvature.kind
+
+    def _alive(self, tasks: Tasks) -> list[str]:
+        """Those of the models that can go on."""
+        return [name for name in tasks if self.runner.models[name].alive]

@@ -1,0 +1,95 @@
+"""The tasks of the curvature stage: the ranges that are summed, and the key that their results have."""
+
+from dataclasses import dataclass, replace
+
+from pydantic import JsonValue
+
+from pipeline.artifacts.rows import RowsPart
+from pipeline.keys import key_of
+from pipeline.planning.plan import ModelPlan
+from pipeline.stages.scoring.scorer import SCORER_FORMAT
+
+CURVATURE_FORMAT = 2
+
+
+FAN_IN = 16
+
+
+@dataclass(frozen=True)
+class CurvatureTask:
+    """All trusted parts, in task order, the audited ones that a transductive curvature is fitted on too, and what the task needs of earlier ones.
+
+    `draws`: how many rows a sample has in these parts.
+    `split`: the folder of the split. `first`, `last`: the range of parts, or of `moments`, that are added up. `moments`: folders of
+    sums of a lower level; none means that the parts are read. `basis`: the folder of the moment along whose eigenvectors moments are
+    taken, "" for moments of their own. `factor`: the folder that the references need, "" for identity.
+    """
+
+    model: str
+    name: str
+    key: str
+    parts: tuple[RowsPart, ...]
+    audited: tuple[RowsPart, ...] = ()
+    split: str = ""
+    first: int = 0
+    last: int = 0
+    moments: tuple[str, ...] = ()
+    basis: str = ""
+    factor: str = ""
+    draws: int = 1
+
+    @property
+    def length(self) -> int:
+        """How many parts the curvature is fitted on."""
+        return len(self.parts) + len(self.audited)
+
+    def of_range(self, name: str, first: int, last: int) -> "CurvatureTask":
+        """The task that adds up a range; of all audited parts, which may be many, it takes its own along."""
+        if self.moments:
+            return replace(self, name=name, first=first, last=last)
+        trusted = len(self.parts)
+        own = self.audited[max(0, first - trusted) : max(0, last - trusted)]
+        return replace(self, name=name, first=min(first, trusted), last=min(last, trusted) + len(own), audited=own)
+
+
+def fitted_on(plan: ModelPlan, audited: tuple[RowsPart, ...]) -> tuple[RowsPart, ...]:
+    """The audited parts that the curvature is fitted on: those with rows if it is transductive, else none."""
+    return tuple(part for part in audited if not part.failure) if plan.config.curvature.transductive else ()
+
+
+def curvature_key(
+    plan: ModelPlan, trusted: tuple[RowsPart, ...], audited: tuple[RowsPart, ...], fitted: tuple[RowsPart, ...] = ()
+) -> str:
+    """Of the contents of the trusted rows, of the audited ones and others that it is fitted on, the rank they are read at, the split, and the settings."""
+    of_trusted, of_audited = _contents(trusted), _contents(audited)
+    dropped: list[JsonValue] = [{"dropped": [*plan.dropped]}] if plan.dropped else []
+    rows: JsonValue = [of_trusted, of_audited] if audited else of_trusted
+    rows = {"own": rows, "fitted": _contents(fitted)} if fitted else rows
+    return key_of(
+        format=CURVATURE_FORMAT,
+        rows=rows,
+        labels={source.key: source.columns.label for source in plan.trusted if "label" in source.truth},
+        layers=list(plan.layout.names),
+        curvature=plan.config.curvature.model_dump(mode="json"),
+        **({"rank": plan.lower.rank} if plan.lower is not None else {}),
+        split=[
+            plan.config.calibration.fraction,
+            plan.config.calibration.seed,
+            *(["screen"] if plan.config.calibration.screen else []),
+            *dropped,
+        ],
+    )
+
+
+def _contents(parts: tuple[RowsPart, ...]) -> list[JsonValue]:
+    return [[part.source_key, part.start, part.content] for part in parts]
+
+
+def references_name(plan: ModelPlan) -> str:
+    """The task's name: it depends on the score too."""
+    return f"references-{key_of(format=SCORER_FORMAT, score=plan.config.score.model_dump(mode='json'), classes=plan.classes)}"
+
+
+def moment_ranges(parts: int) -> list[tuple[int, int]]:
+    """The ranges that `moment` tasks of one level add up; none where FAN_IN or fewer are left, which `factor` adds up itself."""
+    return [(first, min(first + FAN_IN, parts)) for first in range(0, parts, FAN_IN)] if parts > FAN_IN else []

@@ -1,0 +1,179 @@
+"""Stage 2: from trusted rows to the curvature, the reference part, and the calibration part's scores.
+
+Tasks of a model: `split` divides the trusted samples; `factor` merges the reference part's moments in task order and inverts them;
+`references` whitens the reference part and scores the calibration part against it. A changed score repeats only the last. Of `ekfac`,
+`basis` merges the moments of the sides first, and what is factored are the rows' moments along its eigenvectors. Where the
+curvature is transductive, moments are of the reference part, the calibration part and the audited samples alike, never of audited
+samples without the calibration part: that would make them look unlike each other. Of more
+than FAN_IN parts, `moment` tasks add up FAN_IN each first, then FAN_IN of their sums each, and so on: a tree whose shape and order
+follow from the parts alone, so that the bytes do not depend on who was first.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from infra.commits import Measures, Receipt
+from infra.events import Stopwatch, peak_memory_bytes
+from infra.execution.threads import map_in_threads
+from infra.storage.storage import Storage
+from madcore import BlockMoment, Damping, EigenvalueMoment, KroneckerMoment, RowLayout, Whitening
+from madcore.curvature.moments import Moment
+from madcore.curvature.whitening import Spectrum
+from madcore.reprojection import Reprojection
+from pipeline.artifacts.curvature import (
+    Part,
+    TrustedSamples,
+    encode_moment,
+    encode_references,
+    encode_screening,
+    encode_trusted,
+    encode_whitening,
+    read_moment,
+    read_screening,
+    read_trusted,
+    read_whitening,
+)
+from pipeline.artifacts.rows import SCORING_BLOCK, read_blocks
+from pipeline.artifacts.truth import encode_truth
+from pipeline.config.schema import FACTORED, Absolute, CurvatureSection
+from pipeline.errors import StageError
+from pipeline.planning.plan import ModelPlan
+from pipeline.root.logs import BASIS, EIGENVALUES, FACTOR, MOMENT, SPLIT, curvature_log
+from pipeline.stages.curvature.split import split_trusted, truth_of_trusted
+from pipeline.stages.curvature.tasks import CurvatureTask
+from pipeline.stages.scoring.scorer import Scorer
+
+
+class CurvatureWorker:
+    """Runs all of these tasks."""
+
+    def __init__(self, root: str, plans: Mapping[str, ModelPlan]):
+        """Opens the storage."""
+        self._storage, self._plans = Storage(root), plans
+
+    def __call__(self, task: CurvatureTask) -> Receipt:
+        """Computes and commits one task."""
+        watch, plan = Stopwatch(), self._plans[task.model]
+        if task.name == SPLIT:
+            trusted, files = self._split(plan, task)
+        else:
+            trusted = read_trusted(self._storage, task.split)
+            sums = dict.fromkeys((MOMENT, BASIS, EIGENVALUES), self._moment)
+            compute = {FACTOR: self._factor, **sums}.get(task.name.partition("-")[0], self._references)
+            files = compute(plan, task, trusted)
+        measures = Measures(rows=len(trusted.ids), seconds=watch.seconds, peak_memory_bytes=peak_memory_bytes())
+        return curvature_log(self._storage, plan.name, task.key).commit(task.name, files, measures)
+
+    def _split(self, plan: ModelPlan, task: CurvatureTask) -> tuple[TrustedSamples, dict[str, bytes]]:
+        """The parts, and their files: labels are kept with them, so that another split of these samples needs no data file."""
+        truth = truth_of_trusted(self._storage, plan, task.parts)
+        trusted, screening = split_trusted(self._storage, plan, task.parts, truth)
+        labelled = any("label" in source.truth for source in plan.trusted)
+        return trusted, {
+            **encode_trusted(trusted),
+            **(encode_screening(screening) if screening else {}),
+            **(encode_truth(truth) if labelled else {}),
+        }
+
+    def _moment(self, plan: ModelPlan, task: CurvatureTask, trusted: TrustedSamples) -> dict[str, bytes]:
+        return encode_moment(self._sum(plan, task, trusted))
+
+    def _sum(self, plan: ModelPlan, task: CurvatureTask, trusted: TrustedSamples) -> Moment:
+        """The moment of the task's range, of moments of a lower level where it has any."""
+        moment: Moment = self._zero(plan, task)
+        for folder in task.moments[task.first : task.last]:
+            moment = moment.merge(read_moment(self._storage, folder, moment))
+        for rows in self._rows_of(plan.lower or moment.accepts, task, plan, trusted) if not task.moments else ():
+            moment = moment.update(rows)
+        return moment
+
+    def _zero(self, plan: ModelPlan, task: CurvatureTask) -> Moment:
+        """The moment of no rows, of the kind that the task adds up."""
+        if task.basis:
+            sides = read_moment(self._storage, task.basis, KroneckerMoment.zero(plan.sides))
+            return EigenvalueMoment.zero(plan.layout, sides.finalize())
+        return (
+            KroneckerMoment.zero(plan.sides)
+            if plan.config.curvature.kind in FACTORED
+            else BlockMoment.zero(plan.layout)
+        )
+
+    def _rows_of(
+        self, layout: RowLayout | Reprojection, task: CurvatureTask, plan: ModelPlan, trusted: TrustedSamples
+    ) -> Iterator[Tensor]:
+        """Rows (b, k) that the curvature is fitted on, of the task's range of trusted parts with audited ones behind them."""
+        whom: tuple[Part, ...] = ("reference", "calibration") if plan.config.curvature.transductive else ("reference",)
+        for rows, _, ok in self._select(task, layout, trusted, *whom):
+            yield rows[ok]
+        behind = len(task.parts)
+        for stored in task.audited[max(0, task.first - behind) : max(0, task.last - behind)]:
+            for rows, samples in read_blocks(self._storage, stored, layout, SCORING_BLOCK):
+                yield rows[samples.ok]
+
+    def _factor(self, plan: ModelPlan, task: CurvatureTask, trusted: TrustedSamples) -> dict[str, bytes]:
+        blocks, damping = self._sum(plan, task, trusted).finalize(), damping_of(plan.config.curvature)
+        mean_eigenvalues = [block.mean_eigenvalue for block in blocks]
+        whitening = whitening_of(plan.name, plan.layout, blocks, damping)
+        return encode_whitening(whitening, mean_eigenvalues, damping.of_all(blocks))
+
+    def _references(self, plan: ModelPlan, task: CurvatureTask, trusted: TrustedSamples) -> dict[str, bytes]:
+        whitening = read_whitening(self._storage, task.factor, plan.layout)
+        whitened = torch.cat([whitening(rows) for rows, _, _ in self._select(task, plan.reading, trusted, "reference")])
+        if not torch.isfinite(whitened).all():
+            what = "traces" if plan.config.traced else "whitened rows"
+            remedy = "lower estimator.step" if plan.config.traced else "raise curvature.damping"
+            raise StageError(f"model {plan.name}: {what} of the reference part leave the range of float32; {remedy}")
+        scorer = Scorer.of(plan, whitening, whitened, trusted)
+
+        def scored(block: tuple[Tensor, Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+            rows, indices, ok = block
+            scores = scorer(rows, trusted.predictions[indices].clamp(min=0)).score.double()
+            return indices, torch.where(ok & scores.isfinite(), scores, torch.inf)
+
+        for indices, scores in map_in_threads(
+            scored, self._select(task, plan.reading, trusted, "calibration", "suspect calibration")
+        ):
+            trusted.scores[indices.numpy()] = scores.numpy()
+        screening = read_screening(self._storage, task.split)
+        return {**encode_references(whitened, trusted), **(encode_screening(screening) if screening else {})}
+
+    def _select(
+        self, task: CurvatureTask, layout: RowLayout | Reprojection, trusted: TrustedSamples, *parts: Part
+    ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """Rows (b, k) of parts of the trusted set, their indices (b,), and which are ok (b,), block by block in task order, of the task's range."""
+        position = task.draws * sum(stored.stop - stored.start for stored in task.parts[: task.first])
+        for stored in task.parts[task.first : task.last]:
+            for rows, samples in read_blocks(self._storage, stored, layout, SCORING_BLOCK):
+                indices = torch.arange(position, position + len(samples.ids)) // task.draws
+                chosen = torch.tensor([trusted.parts[index] in parts for index in indices.tolist()])
+                position += len(samples.ids)
+                if chosen.any():
+                    yield rows[chosen], indices[chosen], samples.ok[chosen]
+
+
+def damping_of(section: CurvatureSection) -> Damping:
+    """The damping that a config asks for."""
+    damping = section.damping
+    return (
+        Damping("absolute", damping.value)
+        if isinstance(damping, Absolute)
+        else Damping("relative_mean", damping.factor)
+    )
+
+
+def whitening_of(model: str, layout: RowLayout, blocks: Sequence[Spectrum], damping: Damping) -> Whitening:
+    """The whitening of a curvature block per layer.
+
+    Raises:
+        StageError: a layer's cannot be inverted in float32.
+    """
+    whitening = Whitening.fit(layout, blocks, damping)
+    if whitening.infinite:
+        worst = blocks[layout.names.index(whitening.infinite[0])]
+        raise StageError(
+            f"model {model}: the curvature of {len(whitening.infinite)} layers cannot be inverted in float32, first that of {whitening.infinite[0]} (mean "
+            f"eigenvalue {worst.mean_eigenvalue:.3g}, damping {damping.of(worst):.3g}); raise curvature.damping, or exclude it in estimator.layers"
+        )
+    return whitening

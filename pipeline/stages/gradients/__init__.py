@@ -1,0 +1,1 @@
+"""The gradients stage: samples in, committed rows out."""

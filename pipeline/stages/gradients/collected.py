@@ -1,0 +1,83 @@
+"""The numbers of a task's samples, collected batch by batch until they are committed."""
+
+import torch
+from torch import Tensor
+
+from madcore import RowLayout
+from pipeline.artifacts.rows import SampleColumns, at_rest
+from pipeline.data.batches import Group, Outcome, SampleBatch
+from pipeline.data.statuses import NO_CLASS, NONFINITE, OK, UNREADABLE
+from pipeline.planning.plan import RowTask
+
+
+def _names(rows: RowTask, place: int, batch: SampleBatch) -> list[str]:
+    """What labels are sampled by, of a batch that begins at `place` of its task: ids, and where there is none, the sample's place."""
+    return [name or f"{rows.source.key}/{row}" for row, name in enumerate(batch.ids, rows.start + place)]
+
+
+class Collected:
+    """A task's results, in the order of its samples, on the model's device until it is settled; a row without a result stays 0.
+
+    A sample has one row or several, all of them as good as the worst. Nothing here waits for a GPU before `settle`.
+    """
+
+    def __init__(self, k: int, samples: int, draws: int, device: torch.device):
+        """Room for `draws` rows of k numbers a sample."""
+        self._draws, rows = draws, samples * draws
+        self.rows, self.scales = torch.zeros(rows, k, device=device), torch.ones(rows, 0, device=device)
+        self._predictions = torch.full((rows,), NO_CLASS, dtype=torch.int64, device=device)
+        self._confidence, self._norms = torch.zeros(rows, device=device), torch.zeros(rows, device=device)
+        self._finite = torch.ones(rows, dtype=torch.bool, device=device)
+        self._ids: list[str] = []
+        self._statuses: list[str] = []
+
+    def add(self, batch: SampleBatch) -> int:
+        """Adds a batch's samples, and returns the place of its first."""
+        place = len(self._ids) // self._draws
+        self._ids += [name for name in batch.ids for _ in range(self._draws)]
+        self._statuses += [
+            f"{UNREADABLE}{reason}" if reason else OK for reason in batch.unreadable for _ in range(self._draws)
+        ]
+        return place
+
+    def fill(self, place: int, rows_rk: Tensor, outcome: Outcome, group: Group) -> None:
+        """Fills in what a group computed, at the places of its samples in the batch that begins at `place`: their r rows, those of a sample together."""
+        draws, rows_rk = self._draws, rows_rk.float()
+        places_r = self._each_draw((place + group.places.to(rows_rk.device, non_blocking=True)) * draws)
+        places_r = places_r + torch.arange(draws, device=rows_rk.device).repeat(len(group.places))
+        norms_r = torch.linalg.vector_norm(
+            rows_rk, dim=1, dtype=torch.float64
+        )  # not finite where a number of the row is not
+        finite_r = self._each_draw(torch.isfinite(norms_r).view(-1, draws).all(dim=1) & outcome.finite)
+        self._finite[places_r] = finite_r
+        self.rows[places_r] = rows_rk.masked_fill_(~finite_r.unsqueeze(1), 0.0)
+        self._predictions[places_r] = torch.where(finite_r, self._each_draw(outcome.predictions), NO_CLASS)
+        self._confidence[places_r] = torch.where(finite_r, self._each_draw(outcome.confidence), 0.0)
+        self._norms[places_r] = torch.where(finite_r, norms_r.float(), 0.0)
+
+    def settle(self, layout: RowLayout, dtype: str) -> None:
+        """Brings all to the CPU, rows as they are at rest, and marks the samples without a finite gradient."""
+        rows, scales = at_rest(self.rows, layout, dtype)
+        self.rows, self.scales = rows.cpu(), scales.cpu()
+        self._predictions, self._finite = self._predictions.cpu(), self._finite.cpu()
+        self._confidence, self._norms = self._confidence.cpu(), self._norms.cpu()
+        for place in torch.nonzero(~self._finite).flatten().tolist():
+            self._statuses[place] = NONFINITE
+
+    def _each_draw(self, per_sample: Tensor) -> Tensor:
+        return per_sample.repeat_interleave(self._draws) if self._draws > 1 else per_sample
+
+    @property
+    def nonfinite(self) -> int:
+        """Samples whose gradient or logits are not finite."""
+        return self._statuses.count(NONFINITE) // self._draws
+
+    @property
+    def unreadable(self) -> int:
+        """Samples that could not be read."""
+        return sum(status.startswith(UNREADABLE) for status in self._statuses) // self._draws
+
+    def columns(self, start: int) -> SampleColumns:
+        """The samples, one for each of their rows; the first is row `start` of its source."""
+        places = [start + row // self._draws for row in range(len(self._ids))]
+        return SampleColumns(self._ids, places, self._predictions, self._confidence, self._norms, self._statuses)

@@ -1,0 +1,58 @@
+"""Rows of the estimator `loss_trace`: what a task's samples lose under each of the stored snapshots of weights."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from madcore import CrossEntropy, Measured, completion_loss
+from madcore.extraction.extractor import exact_float32
+from madcore.measurements import logits_of, run, runs_channels_last
+from madcore.sampling.langevin import place_weights
+from pipeline.data.batches import TRACED_AT_ONCE, Group, Outcome
+
+
+@dataclass(frozen=True)
+class Traced:
+    """A group's samples: rows (r, k), and what the trained weights made of them."""
+
+    rows: Tensor
+    outcome: Outcome
+
+
+@torch.no_grad()
+def traces(
+    model: nn.Module, anchor: Tensor, groups: Sequence[Group], snapshots: Iterable[Tensor], draws: int
+) -> list[Traced]:
+    """Each sample's loss against its own prediction at the trained weights, under every snapshot.
+
+    Args:
+        model: in eval mode; its weights are `anchor` again afterwards.
+        anchor: the trained weights, (P,).
+        groups: samples in the order in which they are read. All stay in memory, so that each snapshot is read once.
+        snapshots: `draws` of them, (P,) each, on any device.
+        draws: how many numbers a row has.
+    """
+    device = anchor.device
+    place_weights(model, anchor)
+    outcomes = list[Outcome]()
+    measured = list[Measured]()
+    with exact_float32(device):
+        for group in groups:
+            batch = group.measured.to(device)
+            batch = batch.channels_last() if runs_channels_last(model, batch) else batch
+            logits = torch.cat([logits_of(run(model, part.inputs)).float() for _, part in batch.parts(TRACED_AT_ONCE)])
+            outcomes.append(group.outcome(logits[: len(group.places)]))
+            own = CrossEntropy(logits.argmax(dim=1)) if group.tokens is None else completion_loss(group.tokens)
+            measured.append(Measured(batch.inputs, own))
+        rows = [torch.zeros(batch.samples, draws, device=device) for batch in measured]
+        for draw, snapshot in enumerate(snapshots):
+            place_weights(model, snapshot.to(device))
+            for own_rows, batch in zip(rows, measured, strict=True):
+                for place, part in batch.parts(TRACED_AT_ONCE):
+                    own_rows[place, draw] = part.measurement(logits_of(run(model, part.inputs))).float()
+    place_weights(model, anchor)
+    return [
+        Traced(own[: len(group.places)], outcome) for own, group, outcome in zip(rows, groups, outcomes, strict=True)
+    ]

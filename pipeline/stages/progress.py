@@ -1,0 +1,76 @@
+"""How far each model is in a run: what its stages made, what they cost, and why it stopped if it did."""
+
+from dataclasses import dataclass, field
+
+from pydantic import JsonValue
+
+from infra.commits import Receipt
+from pipeline.artifacts.curvature import CurvatureFolders
+from pipeline.artifacts.rows import RowsPart
+from pipeline.artifacts.scores import ScorePart
+from pipeline.planning.plan import Cost, ModelPlan
+from pipeline.root.logs import STAGES
+
+
+@dataclass
+class StageCost:
+    """Seconds of the tasks that this run executed, those of them that the model computed in, and the bytes of what they made; tasks run, and reused."""
+
+    seconds: float = 0.0
+    computing_seconds: float = 0.0
+    bytes_stored: int = 0
+    tasks_run: int = 0
+    tasks_reused: int = 0
+
+    @property
+    def document(self) -> dict[str, JsonValue]:
+        """For a summary. `computing_share` is None where no model computes."""
+        share = round(self.computing_seconds / self.seconds, 3) if self.computing_seconds else None
+        return {
+            "seconds": round(self.seconds, 3),
+            "computing_share": share,
+            "tasks_run": self.tasks_run,
+            "tasks_reused": self.tasks_reused,
+        }
+
+
+@dataclass
+class ModelRun:
+    """One model in one run. `manifests` are what the stages published, by what they hold.
+
+    `snapshots`: folders of the weights that traces are taken at, in order; `segments`: all folders of each chain, which took
+    their gradients of all but `sampling_left_out` samples of the sampling set.
+    `unreached`: the run's deadline passed before all of its tasks were begun. `gone`: files that the latest completed run found by a glob.
+    `expected`: what it is expected to cost, where that was asked.
+    `trusted`, `audited`: parts of the samples' own rows. `fitted_trusted`, `fitted_audited`: of those that the curvature needs beside them.
+    """
+
+    plan: ModelPlan
+    gone: tuple[str, ...] = ()
+    expected: Cost | None = None
+    failure: str = ""
+    unreached: bool = False
+    failed_tasks: list[str] = field(default_factory=list)
+    stages: dict[str, StageCost] = field(default_factory=lambda: {stage: StageCost() for stage in STAGES})
+    trusted: tuple[RowsPart, ...] = ()
+    audited: tuple[RowsPart, ...] = ()
+    fitted_trusted: tuple[RowsPart, ...] = ()
+    fitted_audited: tuple[RowsPart, ...] = ()
+    snapshots: tuple[str, ...] = ()
+    segments: tuple[tuple[str, ...], ...] = ()
+    sampling_left_out: int = 0
+    curvature: CurvatureFolders | None = None
+    score_parts: tuple[ScorePart, ...] = ()
+    report: Receipt | None = None
+    report_folder: str = ""
+    manifests: dict[str, list[str]] = field(default_factory=dict)
+
+    @property
+    def alive(self) -> bool:
+        """Whether it can go on."""
+        return not (self.failure or self.unreached)
+
+    @property
+    def costs(self) -> dict[str, JsonValue]:
+        """The stages' costs, for a summary."""
+        return {stage: cost.document for stage, cost in self.stages.items()}

@@ -1,0 +1,1 @@
+"""The reporting stage: scores in, decisions, verdict, table and the facts of the page out."""

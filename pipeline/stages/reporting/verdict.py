@@ -1,0 +1,110 @@
+"""The verdict on a model's inputs: whether more of them are extreme than the calibration part lets one expect."""
+
+from dataclasses import dataclass
+
+from madcore.scoring.calibration import flag_count_tail, largest_rank
+from pipeline.config.on_verdict import CANNOT_TELL, NOTHING_UNUSUAL, UNUSUAL
+
+CHANCE = 0.01
+
+
+FDR_LEVEL = 0.01
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """A value of VERDICTS, and why."""
+
+    value: str
+    reasons: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Criterion:
+    """What a trusted sample outside the calibration part must be to explain anything, and what to do where few are."""
+
+    kept: str
+    remedy: str
+
+
+LABELLED = Criterion("predicted as labelled", "check the labels, the weights and data.preprocess")
+
+
+FINITE = Criterion("of finite gradient", "check the weights")
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What the verdict rests on: audited rows, how many have a score (or a gradient that is not finite), p-values <= alpha.
+
+    `infinite` of the `calibration` samples have a gradient that is not finite, and score above all others. Of the trusted samples
+    outside the calibration part, `reference` meet the criterion, `filtered` do not.
+    """
+
+    audited: int
+    scored: int
+    extreme: int
+    nonfinite: int
+    calibration: int
+    infinite: int
+    reference: int
+    filtered: int
+    alpha: float
+    criterion: Criterion = LABELLED
+
+
+def judge(evidence: Evidence) -> Verdict:
+    """`unusual inputs` where chance gives as many extreme p-values with probability below 1 %.
+
+    A sample whose gradient is not finite has the p-value of an infinite score here, as in the calibration part.
+    """
+    rank = largest_rank(evidence.alpha, evidence.calibration)
+    notes, blind = _notes(evidence), _blind(evidence, rank)
+    if blind:
+        return Verdict(CANNOT_TELL, (blind, *notes))
+    tail = flag_count_tail(evidence.extreme, evidence.scored, rank, evidence.calibration)
+    expected = evidence.scored * rank / (evidence.calibration + 1)
+    counted = (
+        f"{evidence.extreme:,} of {evidence.scored:,} samples have a p-value <= {evidence.alpha:g}; chance alone gives {expected:,.1f} on average, "
+        f"and this many or more with probability {tail:.2g}"
+    )
+    if tail < CHANCE:
+        return Verdict(UNUSUAL, (counted, *notes))
+    if evidence.filtered > evidence.reference:
+        counts = f"only {evidence.reference:,} are {evidence.criterion.kept} and {evidence.filtered:,} are not"
+        doubt = f"of the trusted samples outside the calibration part, {counts}: {evidence.criterion.remedy}"
+        return Verdict(CANNOT_TELL, (doubt, counted, *notes))
+    if evidence.scored < evidence.audited / 2:
+        return Verdict(
+            CANNOT_TELL,
+            (f"only {evidence.scored:,} of {evidence.audited:,} audited samples could be scored", counted, *notes),
+        )
+    return Verdict(NOTHING_UNUSUAL, (counted, *notes))
+
+
+def _blind(evidence: Evidence, rank: int) -> str | None:
+    """Why no count of extreme p-values could mean anything."""
+    if rank < 1:
+        return f"{evidence.calibration} calibration samples cannot resolve p-values of {evidence.alpha:g}"
+    if evidence.infinite >= rank:
+        return (
+            f"{evidence.infinite:,} of {evidence.calibration:,} calibration samples have a gradient that is not finite and score above all others, "
+            f"so that no finite score can reach a p-value <= {evidence.alpha:g}; mend the model or those trusted samples"
+        )
+    if evidence.scored == 0:
+        return "no audited sample could be scored"
+    if flag_count_tail(evidence.scored, evidence.scored, rank, evidence.calibration) >= CHANCE:
+        return f"{evidence.scored} scored samples are too few: even if all were extreme, chance could explain it"
+    return None
+
+
+def _notes(evidence: Evidence) -> list[str]:
+    lost = evidence.audited - evidence.scored
+    notes = (
+        [
+            f"{evidence.nonfinite:,} samples have a gradient that is not finite; here they count as scores above all others"
+        ]
+        if evidence.nonfinite
+        else []
+    )
+    return notes + ([f"{lost:,} of {evidence.audited:,} audited samples have no score"] if lost else [])

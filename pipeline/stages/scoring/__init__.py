@@ -1,0 +1,1 @@
+"""The scoring stage: rows and a curvature in, score parts out."""
