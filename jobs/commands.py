@@ -53,7 +53,7 @@ class RunOptions:
 
 
 def deadline_of(text: str | None) -> Deadline | None:
-    """What --deadline says, counted from now; raises ConfigError where it is no duration."""
+    """What --deadline says, counted from now; raises ConfigError where it is not a duration."""
     try:
         return Deadline(parse_duration(text)) if text is not None else None
     except ConfigError as error:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from infra.formats.tables import read_rows
-from pipeline.config.schema import Preprocess
+from pipeline.config.samples import Preprocess
 from pipeline.data.ids import ids_of
 from pipeline.data.sources import Source
 from pipeline.errors import SourceError

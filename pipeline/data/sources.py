@@ -12,7 +12,8 @@ from infra.formats.parquet_footer import read_footer
 from infra.formats.tables import open_parquet, read_rows
 from infra.storage.files import InputFile, digest, find, is_pattern, open_input
 from pipeline.config.audit_config import AuditConfig
-from pipeline.config.schema import Columns, ModelConfig, Task
+from pipeline.config.samples import Columns
+from pipeline.config.schema import ModelConfig, Task
 from pipeline.data.ids import ids_of
 from pipeline.errors import SourceError
 

@@ -22,7 +22,7 @@ from pipeline.artifacts.curvature import TrustedSamples
 from pipeline.artifacts.rows import SAMPLES, SCORING_BLOCK, SampleColumns, StoredBlock, at_rest
 from pipeline.artifacts.scores import PART_FORMAT
 from pipeline.config.audit_config import AuditConfig
-from pipeline.config.schema import FACTORED
+from pipeline.config.curvature import FACTORED
 from pipeline.data.statuses import OK
 from pipeline.planning.plan import ModelPlan, RowTask
 from pipeline.stages.gradients.worker import GradientTask, GradientWorker

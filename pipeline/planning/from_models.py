@@ -11,7 +11,8 @@ from madcore import MadcoreError, RowLayout
 from madcore.extraction.vjp_fallback import CHUNK_BYTES
 from madcore.scoring.calibration import calibration_size
 from pipeline.config.audit_config import AuditConfig
-from pipeline.config.schema import FACTORED, ModelConfig
+from pipeline.config.curvature import FACTORED
+from pipeline.config.schema import ModelConfig
 from pipeline.data.batches import BATCH_MULTIPLE, ImageInputs, ModelInputs
 from pipeline.data.reviews import read_reviews
 from pipeline.data.sources import INPUTS, Source, find_sources, read_ids

@@ -11,13 +11,15 @@ from madcore.reprojection import Reprojection
 from madcore.scoring.calibration import calibration_size
 from pipeline.artifacts.rows import RowsPart, read_samples
 from pipeline.config.audit_config import AuditConfig
-from pipeline.config.schema import FACTORED, ModelConfig, projection_of
+from pipeline.config.curvature import FACTORED
+from pipeline.config.schema import ModelConfig
 from pipeline.data.sources import Source
 from pipeline.errors import ConfigError, SourceError
 from pipeline.planning.chains import chain_log, segments
 from pipeline.planning.earlier_runs import EarlierRows, chosen_layers, recorded, recorded_of_rank, stored_run
 from pipeline.planning.memory import ProjectedMemory, Shapes, moments, project_memory
 from pipeline.planning.plan import AuditPlan, ModelPlan, check_samples, row_task_log
+from pipeline.planning.projection import projection_of
 from pipeline.planning.recipe import EarlierRun
 from pipeline.root.mark import open_root, root_storage
 

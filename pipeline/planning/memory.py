@@ -13,7 +13,8 @@ from madcore import Measured, RowExtractor, RowLayout, SideLayout
 from madcore.measurements import logits_of, run
 from madcore.sampling.langevin import requiring_gradients
 from pipeline.artifacts.rows import SCORING_BLOCK
-from pipeline.config.schema import FACTORED, ModelConfig
+from pipeline.config.curvature import FACTORED
+from pipeline.config.schema import ModelConfig
 
 
 def moments(model: ModelConfig, sides: SideLayout, rows: int) -> tuple[int, ...]:

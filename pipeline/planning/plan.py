@@ -10,12 +10,14 @@ from madcore import Layer, MadcoreError, Projection, RerunCost, RowLayout, SideL
 from madcore.reprojection import Reprojection
 from madcore.scoring.calibration import calibration_size, check_target, smallest_certified_group
 from pipeline.config.audit_config import AuditConfig
-from pipeline.config.schema import FACTORED, ModelConfig, projection_of
+from pipeline.config.curvature import FACTORED
+from pipeline.config.schema import ModelConfig
 from pipeline.data.batches import BATCH_MULTIPLE, ModelInputs
 from pipeline.data.sources import Source
 from pipeline.errors import CannotFit, SourceError
 from pipeline.keys import key_of
 from pipeline.planning.memory import PROCESS_BYTES, ProjectedMemory
+from pipeline.planning.projection import projection_of
 from pipeline.planning.recipe import EarlierRun
 from pipeline.root.logs import rows_log
 

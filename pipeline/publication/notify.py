@@ -14,7 +14,7 @@ from pydantic import JsonValue
 from infra.deliveries import hand_to_command, post
 from infra.errors import NotDelivered
 from infra.events import Listener, Notice
-from pipeline.config.on_verdict import AUTHORIZATION_VARIABLE, ENVIRONMENT, URL_VARIABLE, OnVerdict, _is_web
+from pipeline.config.on_verdict import AUTHORIZATION_VARIABLE, ENVIRONMENT, URL_VARIABLE, OnVerdict, is_web
 
 FORMAT = 1
 
@@ -92,6 +92,6 @@ def _try(hook: OnVerdict, folder: str, document: Mapping[str, JsonValue]) -> Non
             hook.command, folder, data, {name: str(text) for name, text in said.items()}, TRY_SECONDS
         )
     url = os.environ.get(URL_VARIABLE, "") if hook.url == ENVIRONMENT else str(hook.url)
-    if not _is_web(url):
+    if not is_web(url):
         raise NotDelivered(f"the environment has no http or https URL in {URL_VARIABLE}")
     return post(url, data, os.environ.get(AUTHORIZATION_VARIABLE), TRY_SECONDS)

@@ -10,7 +10,7 @@ from infra.storage.files import digest
 from infra.storage.storage import Storage
 from pipeline.artifacts.scores import FACTS, TABLE
 from pipeline.config.estimators import Estimator, LossTrace
-from pipeline.config.schema import Preprocess
+from pipeline.config.samples import Preprocess
 from pipeline.planning.plan import Cost, ModelPlan
 from pipeline.root.layout import published_runs, run_summary_file
 from pipeline.root.records import Document, read_document

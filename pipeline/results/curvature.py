@@ -22,7 +22,7 @@ from madcore import BlockMoment, Damping, EigenvalueMoment, KroneckerMoment, Row
 from madcore.curvature.moments import Moment
 from pipeline.artifacts.curvature import read_trusted
 from pipeline.artifacts.rows import SCORING_BLOCK, RowsPart, StoredBlock, open_rows, read_stored
-from pipeline.config.schema import FACTORED, CurvatureSection
+from pipeline.config.curvature import FACTORED, CurvatureSection
 from pipeline.errors import RootError
 from pipeline.planning.recipe import RowRecipe
 from pipeline.results.rows import Summary, covered, layout_of, receipts, stored_parts

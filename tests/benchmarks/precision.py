@@ -37,7 +37,7 @@ from madcore import (
 )
 from madcore.rows import from_half, to_half
 from pipeline.config.audit_config import AuditConfig
-from pipeline.config.schema import Preprocess
+from pipeline.config.samples import Preprocess
 from pipeline.data.images import decode, scaled
 from pipeline.models.load import load_model
 

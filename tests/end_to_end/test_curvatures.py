@@ -30,7 +30,7 @@ from madcore import (
 )
 from madcore.curvature.whitening import Matrix, SpectralMap
 from pipeline.artifacts.curvature import read_reference_rows, read_trusted, read_whitening
-from pipeline.config.schema import CurvatureSection
+from pipeline.config.curvature import CurvatureSection
 from pipeline.data.images import decode, scaled
 from pipeline.demo.network import digit_cnn
 from pipeline.errors import ConfigError

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from safetensors.torch import load_file
 
-from pipeline.config.schema import Preprocess
+from pipeline.config.samples import Preprocess
 from pipeline.data.images import decode, scaled
 from pipeline.demo.network import digit_cnn
 from pipeline.planning.from_models import plan_audit

@@ -9,7 +9,7 @@ from pydantic import BaseModel, JsonValue, ValidationError
 
 from madcore.scoring.coupling import CLASS_SCORES
 from pipeline.config.audit_config import AuditConfig, merge
-from pipeline.config.schema import CLASS_MEANS
+from pipeline.config.scoring import CLASS_MEANS
 from pipeline.errors import ConfigError
 
 Raw = dict[str, JsonValue]

@@ -197,7 +197,7 @@ WRONG = {
     "nothing to fit": (
         "curvature: {kind: identity, transductive: true}",
         "",
-        "curvature: transductive says whom the curvature is fitted on",
+        "curvature: transductive says which samples the curvature is computed from",
         "choose one",
     ),
     "unknown damping": (

@@ -37,7 +37,7 @@ from pipeline.artifacts.curvature import (
 )
 from pipeline.artifacts.rows import SCORING_BLOCK, read_blocks
 from pipeline.artifacts.truth import encode_truth
-from pipeline.config.schema import FACTORED, Absolute, CurvatureSection
+from pipeline.config.curvature import FACTORED, Absolute, CurvatureSection
 from pipeline.errors import StageError
 from pipeline.planning.plan import ModelPlan
 from pipeline.root.logs import BASIS, EIGENVALUES, FACTOR, MOMENT, SPLIT, curvature_log

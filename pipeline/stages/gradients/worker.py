@@ -29,7 +29,7 @@ from madcore.sampling.langevin import flat_weights
 from pipeline.artifacts.chains import read_snapshots
 from pipeline.artifacts.rows import encode_rows, read_statuses
 from pipeline.config.audit_config import AuditConfig
-from pipeline.config.schema import FACTORED
+from pipeline.config.curvature import FACTORED
 from pipeline.data.batches import Group, Outcome, SampleBatch, no_outcome
 from pipeline.data.statuses import UNREADABLE
 from pipeline.planning.plan import ModelPlan, RowTask, row_task_log, samples_of
