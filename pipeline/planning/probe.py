@@ -25,7 +25,7 @@ from madcore.sampling.langevin import flat_weights
 from pipeline.config.audit_config import AuditConfig
 from pipeline.config.schema import ModelConfig
 from pipeline.data.batches import TOKEN_MEASUREMENTS, TRACED_AT_ONCE, ImageInputs, TextBytes, TextInputs
-from pipeline.data.images import first_images, scaled
+from pipeline.data.images import first_images, scale_pixels
 from pipeline.data.sources import Source
 from pipeline.data.texts import Text, TextLimits, first_texts, longest_text
 from pipeline.errors import SourceError
@@ -87,7 +87,7 @@ def probe(config: AuditConfig, model: ModelConfig, trusted: list[Source]) -> Pro
 
 def _probe_images(loaded: LoadedModel, model: ModelConfig, trusted: list[Source]) -> Probed:
     images = first_images(trusted, CANDIDATES, model.data.preprocess)
-    inputs = torch.from_numpy(scaled(images, model.data.preprocess))
+    inputs = torch.from_numpy(scale_pixels(images, model.data.preprocess))
     with (
         user_code(f"{model.described}: a forward pass on a trusted sample of shape {tuple(inputs[:1].shape)}"),
         torch.no_grad(),

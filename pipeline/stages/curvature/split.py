@@ -13,7 +13,7 @@ from pipeline.artifacts.curvature import ClassModes, Part, Screening, TrustedSam
 from pipeline.artifacts.rows import SCORING_BLOCK, RowsPart, read_blocks, read_samples
 from pipeline.artifacts.truth import read_stored_truth
 from pipeline.data.statuses import NO_CLASS, UNREADABLE
-from pipeline.data.truth import MISSING_CLASS, Truth, joined, read_truth
+from pipeline.data.truth import UNKNOWN, Truth, join_truth, read_truth
 from pipeline.errors import StageError
 from pipeline.planning.plan import ModelPlan
 
@@ -36,7 +36,7 @@ def split_trusted(
         labels = all_labels[len(ids) : len(ids) + len(samples.ids)]
         ids += samples.ids
         readable += [not status.startswith(UNREADABLE) for status in samples.statuses]
-        correct += (samples.ok & ((labels == MISSING_CLASS) | (labels == samples.predictions))).tolist()
+        correct += (samples.ok & ((labels == UNKNOWN) | (labels == samples.predictions))).tolist()
         predictions.append(samples.predictions)
     parted = _parts(ids, readable, correct, plan)
     screening = None
@@ -62,7 +62,7 @@ def truth_of_trusted(storage: Storage, plan: ModelPlan, parts: tuple[RowsPart, .
     if plan.stored is not None and plan.stored.labels:
         return read_stored_truth(storage, plan.stored.labels)
     sources = {source.key: source for source in plan.trusted}
-    return joined([read_truth(sources[stored.source_key], stored.start, stored.stop) for stored in parts])
+    return join_truth([read_truth(sources[stored.source_key], stored.start, stored.stop) for stored in parts])
 
 
 def rows_of(storage: Storage, plan: ModelPlan, parts: tuple[RowsPart, ...]) -> Tensor:

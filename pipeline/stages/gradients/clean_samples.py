@@ -12,7 +12,7 @@ from madcore.measurements import logits_of, run, runs_channels_last
 from pipeline.config.audit_config import AuditConfig
 from pipeline.data.batches import TextInputs
 from pipeline.data.texts import Text, read_texts
-from pipeline.data.truth import MISSING_CLASS, read_truth
+from pipeline.data.truth import UNKNOWN, read_truth
 from pipeline.errors import StageError
 from pipeline.planning.plan import ModelPlan
 
@@ -59,7 +59,7 @@ def _images(config: AuditConfig, plan: ModelPlan) -> CleanSamples:
         for batch in plan.inputs.read(plan.config, source, range(source.rows), config.run.batch_size):
             for group in batch.groups:
                 own = known[start + group.places]
-                usable = own != MISSING_CLASS
+                usable = own != UNKNOWN
                 if int(own.max()) >= plan.classes:
                     raise StageError(
                         f"model {plan.name}: {source.file.name} has the label {int(own.max())}, and the model's {plan.classes} classes are 0 to "

@@ -5,7 +5,7 @@ from torch import Tensor
 
 from madcore import RowLayout
 from pipeline.artifacts.rows import SampleColumns, at_rest
-from pipeline.data.batches import Group, Outcome, SampleBatch
+from pipeline.data.batches import Group, Predictions, SampleBatch
 from pipeline.data.statuses import NO_CLASS, NONFINITE, OK, UNREADABLE
 from pipeline.planning.plan import RowTask
 
@@ -40,7 +40,7 @@ class Collected:
         ]
         return place
 
-    def fill(self, place: int, rows_rk: Tensor, outcome: Outcome, group: Group) -> None:
+    def fill(self, place: int, rows_rk: Tensor, outcome: Predictions, group: Group) -> None:
         """Fills in what a group computed, at the places of its samples in the batch that begins at `place`: their r rows, those of a sample together."""
         draws, rows_rk = self._draws, rows_rk.float()
         places_r = self._each_draw((place + group.places.to(rows_rk.device, non_blocking=True)) * draws)

@@ -30,7 +30,7 @@ from pipeline.artifacts.chains import read_snapshots
 from pipeline.artifacts.rows import encode_rows, read_statuses
 from pipeline.config.audit_config import AuditConfig
 from pipeline.config.curvature import FACTORED
-from pipeline.data.batches import Group, Outcome, SampleBatch, no_outcome
+from pipeline.data.batches import Group, Predictions, SampleBatch, no_predictions
 from pipeline.data.statuses import UNREADABLE
 from pipeline.planning.plan import ModelPlan, RowTask, row_task_log, samples_of
 from pipeline.stages.gradients.collected import Collected, _names
@@ -170,29 +170,29 @@ class GradientWorker:
                 )
                 collected.fill(place, *computed, group)
 
-    def _own_rows(self, plan: ModelPlan, group: Group) -> tuple[Tensor, Outcome]:
+    def _own_rows(self, plan: ModelPlan, group: Group) -> tuple[Tensor, Predictions]:
         """Of a group's r samples, rows (r, k) and what the model made of them."""
         computed = self._extractor(plan)(group.measured.to(self._device), PRECISIONS[plan.config.gradient.precision])
         samples = len(group.places)
-        return computed.rows[:samples], group.outcome(computed.outputs[:samples].float())
+        return computed.rows[:samples], group.predict(computed.outputs[:samples].float())
 
-    def _fitted_rows(self, plan: ModelPlan, names: Sequence[str], group: Group) -> tuple[Tensor, Outcome]:
+    def _fitted_rows(self, plan: ModelPlan, names: Sequence[str], group: Group) -> tuple[Tensor, Predictions]:
         """Of a group's r samples, rows (r * draws, k), those of a sample together; they are not asked what the model made of them."""
         extractor, measured, samples = self._extractor(plan), group.measured.to(self._device), len(group.places)
         if plan.config.curvature.kind in FACTORED:
             numbers = extractor.side_numbers(
                 measured, None if group.tokens is None else group.tokens.present.to(self._device)
             )[:samples]
-            return numbers, no_outcome(samples, numbers.device)
+            return numbers, no_predictions(samples, numbers.device)
         if plan.config.curvature.kind == "ggn":
             rows_rdk = gauss_newton_rows(extractor, measured.inputs, plan.classes)[:samples]
-            return rows_rdk.flatten(0, 1), no_outcome(samples, rows_rdk.device)
+            return rows_rdk.flatten(0, 1), no_predictions(samples, rows_rdk.device)
         own = [names[place] for place in group.places.tolist()]
         labels = sampled_labels(group.tokens, plan.config.curvature.seed, own + own[:1] * (measured.samples - samples))
         rows_rk = extractor(Measured(measured.inputs, labels), PRECISIONS[plan.config.gradient.precision]).rows[
             :samples
         ]
-        return rows_rk, no_outcome(samples, rows_rk.device)
+        return rows_rk, no_predictions(samples, rows_rk.device)
 
     def _anchored(self, plan: ModelPlan) -> tuple[nn.Module, Tensor]:
         """A model, and its weights as they were trained."""

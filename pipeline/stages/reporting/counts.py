@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from madcore.scoring.calibration import exceedances
 from pipeline.data.statuses import FAILED, NONFINITE, UNREADABLE
-from pipeline.data.truth import MISSING_CLASS, Truth
+from pipeline.data.truth import UNKNOWN, Truth
 from pipeline.stages.reporting.evaluation import LabelledScores
 
 BINS = 60
@@ -49,7 +49,7 @@ class ScoreCounts:
         if ok.any():
             self.low, self.high = min(self.low, float(scores[ok].min())), max(self.high, float(scores[ok].max()))
         if truth is not None:
-            judged = (truth.anomalous != MISSING_CLASS) & (ok | np.array([status == NONFINITE for status in statuses]))
+            judged = (truth.anomalous != UNKNOWN) & (ok | np.array([status == NONFINITE for status in statuses]))
             columns = [
                 scores,
                 predictions,

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import JsonValue
 
-from pipeline.data.truth import MISSING_CLASS
+from pipeline.data.truth import UNKNOWN
 
 Mask = NDArray[np.bool_]
 
@@ -41,15 +41,15 @@ class LabelledScores:
     @property
     def succeeded(self) -> Mask:
         """Anomalous samples whose attack succeeded: predicted as its target, or, where none is given, not as the label."""
-        differs = (self.label != MISSING_CLASS) & (self.predictions != self.label)
-        hit = np.where(self.target != MISSING_CLASS, self.predictions == self.target, differs)
+        differs = (self.label != UNKNOWN) & (self.predictions != self.label)
+        hit = np.where(self.target != UNKNOWN, self.predictions == self.target, differs)
         succeeded: Mask = (self.anomalous == 1) & hit
         return succeeded
 
     @property
     def correct(self) -> Mask:
         """Clean samples that are classified correctly."""
-        correct: Mask = (self.anomalous == 0) & (self.label != MISSING_CLASS) & (self.predictions == self.label)
+        correct: Mask = (self.anomalous == 0) & (self.label != UNKNOWN) & (self.predictions == self.label)
         return correct
 
 
@@ -70,8 +70,8 @@ def evaluate(judged: LabelledScores) -> dict[str, JsonValue]:
     samples classified correctly, and anomalous ones whose attack succeeded. What cannot be known is None.
     """
     anomalous, clean = judged.anomalous == 1, judged.anomalous == 0
-    asr = _share(judged.succeeded, anomalous & ((judged.label != MISSING_CLASS) | (judged.target != MISSING_CLASS)))
-    accuracy = _share(judged.correct, clean & (judged.label != MISSING_CLASS))
+    asr = _share(judged.succeeded, anomalous & ((judged.label != UNKNOWN) | (judged.target != UNKNOWN)))
+    accuracy = _share(judged.correct, clean & (judged.label != UNKNOWN))
     return {
         "attack_success_rate": asr,
         "accuracy": accuracy,

@@ -25,7 +25,7 @@ from pipeline.artifacts.scores import FACTS, IMAGES, PART, PART_FORMAT, PUBLISHE
 from pipeline.artifacts.truth import encode_truth, read_stored_truth
 from pipeline.data.sources import Source
 from pipeline.data.statuses import NONFINITE, OK
-from pipeline.data.truth import Truth, joined, read_truth, unknown
+from pipeline.data.truth import Truth, join_truth, read_truth, unknown_truth
 from pipeline.errors import StageError
 from pipeline.keys import key_of
 from pipeline.planning.plan import ModelPlan
@@ -173,7 +173,7 @@ class _Known:
             status in (OK, NONFINITE) for status in batch.column("status").to_pylist()
         )
         if not used:
-            truth = unknown(batch.num_rows)
+            truth = unknown_truth(batch.num_rows)
         else:
             truth = (
                 self._stored.of(start, self._seen)
@@ -186,7 +186,7 @@ class _Known:
     @property
     def files(self) -> dict[str, bytes]:
         """The file of all that was asked for; none where no source has any truth."""
-        return encode_truth(joined(self._pieces)) if self._any else {}
+        return encode_truth(join_truth(self._pieces)) if self._any else {}
 
 
 def _json(value: JsonValue) -> bytes:
