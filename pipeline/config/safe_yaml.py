@@ -31,7 +31,7 @@ def parse_yaml(data: bytes) -> object:
             unreasonable size.
     """
     if len(data) > LARGEST_CONFIG:
-        raise ConfigError(f"{len(data):,} bytes is no config (at most {LARGEST_CONFIG:,})")
+        raise ConfigError(f"{len(data):,} bytes are too many for a config (at most {LARGEST_CONFIG:,})")
     try:
         return yaml.load(data.decode("utf-8"), _Loader)  # noqa: S506 - it is a SafeLoader
     except UnicodeDecodeError as error:

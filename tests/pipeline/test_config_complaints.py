@@ -371,7 +371,7 @@ BROKEN = {
     "text": ("hello\n", "expected a mapping with root, models, task and data, found str"),
     "nothing": ("", "expected a mapping with root, models, task and data, found NoneType"),
     "another encoding": ("root: \udcff", "cannot be read \\('utf-8' codec can't decode byte 0xff in position 6"),
-    "a data file": ("#" * (LARGEST_CONFIG + 1), r"4,194,305 bytes is no config \(at most 4,194,304\)"),
+    "a data file": ("#" * (LARGEST_CONFIG + 1), r"4,194,305 bytes are too many for a config \(at most 4,194,304\)"),
 }
 
 

@@ -160,7 +160,7 @@ def test_no_safetensors_is_refused_and_a_pickle_is_not_opened(chat: Path) -> Non
     )
     (chat / "pytorch_model.bin").write_text("opening this would fail otherwise")
     assert complaint(chat).startswith(
-        "refused, because its weights are no safetensors but pytorch_model.bin, and a pickle runs whatever code it holds"
+        "refused, because its weights are not safetensors but pytorch_model.bin, and a pickle runs whatever code it holds"
     )
 
 
@@ -168,7 +168,7 @@ def test_an_adapter_is_refused_since_its_base_is_elsewhere(chat: Path) -> None:
     (chat / "adapter_config.json").write_text('{"base_model_name_or_path": "nobody/base"}')
     assert (
         complaint(chat)
-        == "holds an adapter (adapter_config.json), whose base is elsewhere; merge the two and save the whole model"
+        == "holds an adapter (adapter_config.json), whose base model is elsewhere; merge the two and save the whole model"
     )
 
 
@@ -181,9 +181,12 @@ INDEXES: dict[str, tuple[str, str]] = {
     ),
     "another folder": (
         '{"weight_map": {"a": "../model.safetensors"}}',
-        "names ../model.safetensors, which is no safetensors file of this folder",
+        "names ../model.safetensors, which is not a safetensors file of this folder",
     ),
-    "a pickle": ('{"weight_map": {"a": "model.bin"}}', "names model.bin, which is no safetensors file of this folder"),
+    "a pickle": (
+        '{"weight_map": {"a": "model.bin"}}',
+        "names model.bin, which is not a safetensors file of this folder",
+    ),
 }
 
 
@@ -266,7 +269,7 @@ def test_without_transformers_the_extra_is_named(chat: Path, monkeypatch: pytest
     monkeypatch.setitem(sys.modules, "transformers", None)
     assert (
         complaint(chat)
-        == "needs the package transformers, which is not installed; install mad with its extra: pip install 'mad[text]'"
+        == "needs the package transformers, which is not installed; install it with the extra of madaudit, in a clone: pip install '.[text]'"
     )
 
 
