@@ -9,7 +9,8 @@ from infra.storage.storage import Storage
 from madcore import Layer, MadcoreError, SideLayout
 from madcore.reprojection import Reprojection
 from madcore.scoring.calibration import calibration_size
-from pipeline.artifacts.rows import RowsPart, read_samples
+from pipeline.artifacts.parts import RowsPart
+from pipeline.artifacts.samples import read_samples
 from pipeline.config.audit_config import AuditConfig
 from pipeline.config.curvature import FACTORED
 from pipeline.config.schema import ModelConfig

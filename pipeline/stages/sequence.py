@@ -7,8 +7,7 @@ from functools import partial
 from infra.commits import CommitLog, Receipt
 from infra.events import StageEnded, Stopwatch
 from infra.storage.storage import Storage
-from pipeline.artifacts.rows import RowsPart
-from pipeline.artifacts.scores import ScorePart
+from pipeline.artifacts.parts import RowsPart, ScorePart
 from pipeline.planning.plan import AuditPlan, ModelPlan, RowTask, row_task_log
 from pipeline.root.logs import reporting_log, scoring_log
 from pipeline.stages.curvature.step import Fitting

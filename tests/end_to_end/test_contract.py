@@ -16,7 +16,8 @@ from safetensors.torch import load_file
 from scipy.stats import false_discovery_control
 
 from madcore import Projection, row_layout, select_layers
-from pipeline.artifacts.curvature import TrustedSamples, read_reference_rows, read_trusted
+from pipeline.artifacts.curvature import read_reference_rows
+from pipeline.artifacts.trusted import TrustedSamples, read_trusted
 from pipeline.data.images import decode, scale_pixels
 from pipeline.demo.network import digit_cnn
 from pipeline.planning.from_models import plan_audit

@@ -29,7 +29,8 @@ from madcore import (
     select_layers,
 )
 from madcore.curvature.whitening import Matrix, SpectralMap
-from pipeline.artifacts.curvature import read_reference_rows, read_trusted, read_whitening
+from pipeline.artifacts.curvature import read_reference_rows, read_whitening
+from pipeline.artifacts.trusted import read_trusted
 from pipeline.config.curvature import CurvatureSection
 from pipeline.data.images import decode, scale_pixels
 from pipeline.demo.network import digit_cnn

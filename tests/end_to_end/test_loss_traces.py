@@ -150,7 +150,7 @@ def centre(rows: NDArray[np.float32], draws: int) -> NDArray[np.float64]:
 
 def references(audit: Audit) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
     """The reference part's traces and predictions."""
-    from pipeline.artifacts.curvature import read_trusted  # noqa: PLC0415
+    from pipeline.artifacts.trusted import read_trusted  # noqa: PLC0415
 
     log = next(stage_logs(audit.storage, "digits", "curvature"))
     receipt = next(receipt for name, receipt in log.receipts().items() if name.startswith("references"))

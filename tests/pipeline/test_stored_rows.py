@@ -5,16 +5,9 @@ import torch
 
 from infra.storage.storage import Storage
 from madcore.rows import RowLayout
-from pipeline.artifacts.rows import (
-    ARRAY,
-    RowsPart,
-    SampleColumns,
-    at_rest,
-    encode_rows,
-    open_rows,
-    read_range,
-    read_stored,
-)
+from pipeline.artifacts.parts import RowsPart
+from pipeline.artifacts.rows import ARRAY, encode_rows, open_rows, read_range, read_stored, to_stored
+from pipeline.artifacts.samples import SampleColumns
 from pipeline.data.statuses import OK
 from pipeline.errors import StageError
 from pipeline.results.rows import PIECE_BYTES, SplitRows
@@ -31,7 +24,7 @@ def stored(tmp_path_factory: pytest.TempPathFactory) -> tuple[Storage, torch.Ten
     storage, generator = Storage(str(tmp_path_factory.mktemp("rows"))), torch.Generator().manual_seed(0)
     rows, zeros = torch.randn(ROWS, LAYOUT.k, generator=generator), torch.zeros(ROWS)
     names = [f"sample {row}" for row in range(ROWS)]
-    half, scales = at_rest(rows, LAYOUT, "float16")
+    half, scales = to_stored(rows, LAYOUT, "float16")
     columns = SampleColumns(names, list(range(ROWS)), torch.arange(ROWS) % 10, zeros, zeros, [OK] * ROWS)
     for name, data in encode_rows(half, scales, columns, LAYOUT).items():
         storage.write(f"task/{name}", data)

@@ -9,8 +9,11 @@ from torch import Tensor
 from infra.storage.storage import Storage
 from madcore import screen, split_order
 from madcore.scoring.calibration import calibration_size
-from pipeline.artifacts.curvature import ClassModes, Part, Screening, TrustedSamples
-from pipeline.artifacts.rows import SCORING_BLOCK, RowsPart, read_blocks, read_samples
+from pipeline.artifacts.parts import RowsPart
+from pipeline.artifacts.rows import SCORING_BLOCK, read_blocks
+from pipeline.artifacts.samples import read_samples
+from pipeline.artifacts.screening import ClassModes, Screening
+from pipeline.artifacts.trusted import TrustedPart, TrustedSamples
 from pipeline.artifacts.truth import read_stored_truth
 from pipeline.data.statuses import NO_CLASS, UNREADABLE
 from pipeline.data.truth import UNKNOWN, Truth, join_truth, read_truth
@@ -77,12 +80,12 @@ class Screenable:
     """All trusted samples: ids, parts, predicted classes (m,), rows (m, k)."""
 
     ids: list[str]
-    parts: list[Part]
+    parts: list[TrustedPart]
     predictions: Tensor
     rows: Tensor
 
 
-def _screened(samples: Screenable, plan: ModelPlan) -> tuple[list[Part], Screening]:
+def _screened(samples: Screenable, plan: ModelPlan) -> tuple[list[TrustedPart], Screening]:
     """The parts, without suspects if that is asked for, and what was found among the samples that explain or calibrate.
 
     Samples whose gradient is not finite have no class, and are left out.
@@ -110,8 +113,8 @@ def _screened(samples: Screenable, plan: ModelPlan) -> tuple[list[Part], Screeni
     )
 
 
-def _parts(ids: list[str], readable: list[bool], correct: list[bool], plan: ModelPlan) -> list[Part]:
-    parts: list[Part] = [
+def _parts(ids: list[str], readable: list[bool], correct: list[bool], plan: ModelPlan) -> list[TrustedPart]:
+    parts: list[TrustedPart] = [
         "reference" if right else "filtered" if can else "unreadable"
         for can, right in zip(readable, correct, strict=True)
     ]

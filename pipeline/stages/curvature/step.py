@@ -6,7 +6,7 @@ from functools import partial
 
 from infra.commits import CommitLog, Receipt
 from infra.storage.storage import Storage
-from pipeline.artifacts.curvature import CurvatureFolders
+from pipeline.artifacts.parts import CurvatureFolders
 from pipeline.keys import key_of
 from pipeline.planning.plan import ModelPlan
 from pipeline.root.logs import BASIS, EIGENVALUES, FACTOR, MOMENT, SPLIT, curvature_log

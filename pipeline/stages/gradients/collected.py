@@ -4,7 +4,8 @@ import torch
 from torch import Tensor
 
 from madcore import RowLayout
-from pipeline.artifacts.rows import SampleColumns, at_rest
+from pipeline.artifacts.rows import to_stored
+from pipeline.artifacts.samples import SampleColumns
 from pipeline.data.batches import Group, Predictions, SampleBatch
 from pipeline.data.statuses import NO_CLASS, NONFINITE, OK, UNREADABLE
 from pipeline.planning.plan import RowTask
@@ -57,7 +58,7 @@ class Collected:
 
     def settle(self, layout: RowLayout, dtype: str) -> None:
         """Brings all to the CPU, rows as they are at rest, and marks the samples without a finite gradient."""
-        rows, scales = at_rest(self.rows, layout, dtype)
+        rows, scales = to_stored(self.rows, layout, dtype)
         self.rows, self.scales = rows.cpu(), scales.cpu()
         self._predictions, self._finite = self._predictions.cpu(), self._finite.cpu()
         self._confidence, self._norms = self._confidence.cpu(), self._norms.cpu()

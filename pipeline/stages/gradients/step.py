@@ -1,7 +1,7 @@
 """The driver's part of the gradients stage: a job for each range of rows, and the parts that their receipts make."""
 
 from infra.commits import CommitLog, Receipt
-from pipeline.artifacts.rows import RowsPart
+from pipeline.artifacts.parts import RowsPart
 from pipeline.keys import key_of
 from pipeline.planning.plan import RowTask
 from pipeline.stages.runner import Failure

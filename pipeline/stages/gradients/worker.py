@@ -27,7 +27,8 @@ from madcore import (
 )
 from madcore.sampling.langevin import flat_weights
 from pipeline.artifacts.chains import read_snapshots
-from pipeline.artifacts.rows import encode_rows, read_statuses
+from pipeline.artifacts.rows import encode_rows
+from pipeline.artifacts.samples import read_statuses
 from pipeline.config.audit_config import AuditConfig
 from pipeline.config.curvature import FACTORED
 from pipeline.data.batches import Group, Predictions, SampleBatch, no_predictions
