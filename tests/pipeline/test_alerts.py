@@ -14,10 +14,8 @@ import yaml
 from pydantic import JsonValue
 
 from infra.events import Event, Notice
-from pipeline.config.audit_config import AuditConfig
 from pipeline.config.on_verdict import VERDICTS, OnVerdict
 from pipeline.config.sections import Raw
-from pipeline.errors import ConfigError
 from pipeline.planning.from_models import plan_audit
 from pipeline.publication import notify as alerts
 from pipeline.publication.notify import tell

@@ -1,25 +1,12 @@
 """Configs to start from, and what becomes of them."""
 
-from collections.abc import Mapping
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from madcore.scoring.coupling import CLASS_SCORES
-from pathlib import Path
-from pipeline.config.audit_config import AuditConfig
-from pipeline.config.audit_config import AuditConfig, merge
-from pipeline.config.safe_yaml import DEEPEST, LONGEST_SCALAR, MOST_VALUES, parse_yaml
-from pipeline.config.safe_yaml import LARGEST_CONFIG
-from pipeline.config.scoring import CLASS_MEANS
-from pipeline.errors import ConfigError
-from pydantic import BaseModel, JsonValue, ValidationError
-from pydantic import JsonValue
-from tests.strategies import LAW
 import pytest
-import subprocess
-import sys
 import yaml
-from pipeline.config.sections import Raw
+from pydantic import BaseModel
 
+from pipeline.config.audit_config import AuditConfig, merge
+from pipeline.config.sections import Raw
+from pipeline.errors import ConfigError
 
 MODEL: Raw = {"name": "net", "architecture": "net.py:build", "weights": "net.safetensors"}
 

@@ -1,26 +1,17 @@
-"""`audit.yaml` to a frozen config: defaults, merging, paths, and complaints that say where, what and what would be right."""
+"""`audit.yaml` to a frozen config: defaults, merging, paths, and files that are refused as a whole."""
 
 from collections.abc import Mapping
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from madcore.scoring.coupling import CLASS_SCORES
 from pathlib import Path
-from pipeline.config.audit_config import AuditConfig
-from pipeline.config.audit_config import AuditConfig, merge
-from pipeline.config.safe_yaml import DEEPEST, LONGEST_SCALAR, MOST_VALUES, parse_yaml
-from pipeline.config.safe_yaml import LARGEST_CONFIG
-from pipeline.config.scoring import CLASS_MEANS
-from pipeline.errors import ConfigError
-from pydantic import BaseModel, JsonValue, ValidationError
-from pydantic import JsonValue
-from tests.strategies import LAW
-import pytest
-import subprocess
-import sys
-import yaml
-from pipeline.config.sections import Raw
-from tests.pipeline.config.configs import CHAT, MINIMAL, MODEL, at, complaint, parse
 
+import pytest
+import yaml
+from pydantic import JsonValue, ValidationError
+
+from pipeline.config.audit_config import AuditConfig, merge
+from pipeline.config.safe_yaml import LARGEST_CONFIG
+from pipeline.config.sections import Raw
+from pipeline.errors import ConfigError
+from tests.pipeline.config.configs import CHAT, MINIMAL, MODEL, at, parse
 
 DEFAULT_SECTIONS = """
 kwargs: {}
@@ -29,7 +20,9 @@ task: classification
 data:
   trusted: [trusted.parquet]
   audited: [inputs/*.parquet]
-  columns: {id: id, image: image, input_ids: input_ids, completion_start: completion_start, label: label, anomalous: anomalous, target: target}
+  columns:
+    {id: id, image: image, input_ids: input_ids, completion_start: completion_start, label: label, anomalous: anomalous,
+     target: target}
   preprocess: {mean: [0.0, 0.0, 0.0], std: [1.0, 1.0, 1.0], size: null}
 estimator:
   kind: gradient

@@ -1,26 +1,14 @@
 """Sections that make no sense together are refused, with what would be right."""
 
-from collections.abc import Mapping
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from madcore.scoring.coupling import CLASS_SCORES
-from pathlib import Path
-from pipeline.config.audit_config import AuditConfig
-from pipeline.config.audit_config import AuditConfig, merge
-from pipeline.config.safe_yaml import DEEPEST, LONGEST_SCALAR, MOST_VALUES, parse_yaml
-from pipeline.config.safe_yaml import LARGEST_CONFIG
-from pipeline.config.scoring import CLASS_MEANS
-from pipeline.errors import ConfigError
-from pydantic import BaseModel, JsonValue, ValidationError
-from pydantic import JsonValue
-from tests.strategies import LAW
 import pytest
-import subprocess
-import sys
 import yaml
-from pipeline.config.sections import Raw
-from tests.pipeline.config.configs import CHAT, MINIMAL, MODEL, at, complaint, parse
 
+from pipeline.config.audit_config import AuditConfig
+from pipeline.config.combinations import score_kind
+from pipeline.config.schema import ModelConfig
+from pipeline.config.sections import Raw
+from pipeline.errors import ConfigError
+from tests.pipeline.config.configs import CHAT, MINIMAL, complaint
 
 SCORES_OF_TEXTS = "valid: auto, top_coupling, mean_coupling, leverage"
 
@@ -39,7 +27,8 @@ MISFITS = {
     "a margin of classes": (
         "estimator: {measurement: margin}",
         "",
-        "estimator.measurement: margin makes no sense for the task causal_lm; valid: auto, token_margin, completion_nll",
+        "estimator.measurement: margin makes no sense for the task causal_lm; "
+        "valid: auto, token_margin, completion_nll",
     ),
     "a margin of tokens": (
         "estimator: {measurement: token_margin}",
@@ -49,7 +38,8 @@ MISFITS = {
     "two models in one": (
         "",
         "architecture: net.py:build\nkwargs: {width: 3}",
-        "models.chat: give either architecture and weights, or huggingface, not both (here: huggingface, architecture, kwargs)",
+        "models.chat: give either architecture and weights, or huggingface, not both "
+        "(here: huggingface, architecture, kwargs)",
     ),
     "no model": ("", "huggingface: null", "models.chat: give huggingface, the folder of a causal language model"),
     "no classifier": ("", "huggingface: null\ntask: classification", "models.chat: give architecture and weights"),
@@ -66,7 +56,8 @@ MISFITS = {
     "a classifier of texts": (
         "",
         "huggingface: null\narchitecture: a.py:b\nweights: a.pt",
-        "models.chat: give huggingface, the folder of a causal language model; architecture and weights are for the task classification, not causal_lm",
+        "models.chat: give huggingface, the folder of a causal language model; "
+        "architecture and weights are for the task classification, not causal_lm",
     ),
     "a language model of images": (
         "",
@@ -83,3 +74,44 @@ def test_what_makes_no_sense_together_is_refused_with_what_would(top: str, model
         AuditConfig.parse(raw)
     assert str(caught.value).startswith(expected)
     assert str(caught.value).count(";") == expected.count(";")
+
+
+OF_ESTIMATORS = {
+    "a curvature of traces": (
+        "estimator: {kind: loss_trace, sampling: s}\ncurvature: {kind: kfac}",
+        "curvature: the estimator loss_trace compares traces as they are, without kfac; leave curvature out, "
+        "or set kind: identity",
+    ),
+    "concordance of gradients": (
+        "score: {kind: concordance}",
+        "score: concordance is of loss traces, not of the estimator gradient; valid: prediction_coupling",
+    ),
+    "a form of another score": (
+        "score: {kind: leverage, form: mean}",
+        "score: form belongs to kind: concordance, not to leverage",
+    ),
+    "screening of traces": (
+        "estimator: {kind: loss_trace, sampling: s}\ncalibration: {screen: true}",
+        "calibration: screen looks at the predicted classes of gradients' rows; it needs task: classification",
+    ),
+    "q of the default": ("score: {q: 3}", "score: q belongs to kind: top_coupling, not to auto"),
+    "nothing to debias": (
+        "score: {kind: leverage, debiased: true}",
+        "score: debiased belongs to a score of class means, prediction_coupling or class_coupling, not to leverage",
+    ),
+}
+
+
+@pytest.mark.parametrize(("top", "expected"), OF_ESTIMATORS.values(), ids=OF_ESTIMATORS)
+def test_what_an_estimator_or_score_does_not_have_is_refused(top: str, expected: str) -> None:
+    assert complaint(top).startswith(expected)
+
+
+@pytest.mark.parametrize(
+    ("top", "kind"),
+    [("", "prediction_coupling"), ("score: {kind: leverage}", "leverage"), ("task: causal_lm", "top_coupling")],
+)
+def test_auto_is_the_first_score_of_the_task(top: str, kind: str) -> None:
+    model = {"huggingface": "/m"} if "causal_lm" in top else {"architecture": "a.py:b", "weights": "w.pt"}
+    raw = {"name": "m", "task": "classification", "data": {"trusted": "t", "audited": "a"}, **model}
+    assert score_kind(ModelConfig.model_validate(raw | (yaml.safe_load(top) or {}))) == kind

@@ -1,27 +1,21 @@
 """The config's parser against input that no person would write: a config, or a short ConfigError, and soon."""
 
-from collections.abc import Mapping
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from madcore.scoring.coupling import CLASS_SCORES
-from pathlib import Path
-from pipeline.config.audit_config import AuditConfig
-from pipeline.config.audit_config import AuditConfig, merge
-from pipeline.config.safe_yaml import DEEPEST, LONGEST_SCALAR, MOST_VALUES, parse_yaml
-from pipeline.config.safe_yaml import LARGEST_CONFIG
-from pipeline.config.scoring import CLASS_MEANS
-from pipeline.errors import ConfigError
-from pydantic import BaseModel, JsonValue, ValidationError
-from pydantic import JsonValue
-from tests.strategies import LAW
-import pytest
 import subprocess
 import sys
-import yaml
-from pipeline.config.sections import Raw
-from tests.pipeline.config.configs import CHAT, MINIMAL, MODEL, at, complaint, parse
-from tests.pipeline.config.test_safe_yaml import laughs
+from pathlib import Path
 
+import pytest
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pydantic import JsonValue
+
+from pipeline.config.audit_config import AuditConfig
+from pipeline.config.sections import Raw
+from pipeline.errors import ConfigError
+from tests.pipeline.config.configs import MINIMAL, MODEL
+from tests.pipeline.config.test_safe_yaml import laughs
+from tests.strategies import LAW
 
 FULL: Raw = {
     **MINIMAL,

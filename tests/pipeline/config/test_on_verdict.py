@@ -1,25 +1,12 @@
 """The section `on_verdict`: commands, URLs, and what is neither."""
 
-from collections.abc import Mapping
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from madcore.scoring.coupling import CLASS_SCORES
-from pathlib import Path
-from pipeline.config.audit_config import AuditConfig
-from pipeline.config.audit_config import AuditConfig, merge
-from pipeline.config.safe_yaml import DEEPEST, LONGEST_SCALAR, MOST_VALUES, parse_yaml
-from pipeline.config.safe_yaml import LARGEST_CONFIG
-from pipeline.config.scoring import CLASS_MEANS
-from pipeline.errors import ConfigError
-from pydantic import BaseModel, JsonValue, ValidationError
-from pydantic import JsonValue
-from tests.strategies import LAW
 import pytest
-import subprocess
-import sys
-import yaml
-from pipeline.config.sections import Raw
-from tests.pipeline.config.configs import CHAT, MINIMAL, MODEL, at, complaint, parse
+from pydantic import JsonValue
+
+from pipeline.config.audit_config import AuditConfig
+from pipeline.config.on_verdict import is_web, split_command
+from pipeline.errors import ConfigError
+from tests.pipeline.config.configs import MINIMAL
 
 
 @pytest.mark.parametrize(
@@ -55,3 +42,22 @@ def test_a_section_that_makes_no_sense_is_refused(section: JsonValue, says: str)
 def test_a_string_is_a_command_or_a_url(text: str, expected: tuple[object, object]) -> None:
     found = AuditConfig.parse({**MINIMAL, "on_verdict": text}).on_verdict
     assert found is not None and (found.command, found.url) == expected
+
+
+def test_a_command_is_cut_as_a_shell_would() -> None:
+    assert split_command("notify 'a b' c") == ["notify", "a b", "c"]
+    assert split_command(["notify", "a b"]) == ["notify", "a b"]
+
+
+@pytest.mark.parametrize(
+    ("url", "expected"),
+    [
+        ("https://host/x", True),
+        ("http://[::1]:80", True),
+        ("ftp://host", False),
+        ("https://", False),
+        ("http://[", False),
+    ],
+)
+def test_a_url_of_the_web_names_a_host(url: str, expected: bool) -> None:
+    assert is_web(url) is expected

@@ -1,25 +1,13 @@
 """Types that several sections share: places, and mappings of a default kind."""
 
-from collections.abc import Mapping
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from madcore.scoring.coupling import CLASS_SCORES
-from pathlib import Path
-from pipeline.config.audit_config import AuditConfig
-from pipeline.config.audit_config import AuditConfig, merge
-from pipeline.config.safe_yaml import DEEPEST, LONGEST_SCALAR, MOST_VALUES, parse_yaml
-from pipeline.config.safe_yaml import LARGEST_CONFIG
-from pipeline.config.scoring import CLASS_MEANS
-from pipeline.errors import ConfigError
-from pydantic import BaseModel, JsonValue, ValidationError
-from pydantic import JsonValue
-from tests.strategies import LAW
 import pytest
-import subprocess
-import sys
-import yaml
-from pipeline.config.sections import Raw
-from tests.pipeline.config.configs import CHAT, MINIMAL, MODEL, at, complaint, parse
+
+from pipeline.config.audit_config import AuditConfig
+from pipeline.config.estimators import Estimator, LossTrace
+from pipeline.config.schema import ModelConfig
+from pipeline.config.sections import Raw, Section, sections_in
+from pipeline.errors import ConfigError
+from tests.pipeline.config.configs import MINIMAL, MODEL
 
 
 @pytest.mark.parametrize(
@@ -62,3 +50,31 @@ def test_a_url_with_credentials_is_refused_without_repeating_them(where: str, pl
 )
 def test_a_place_that_only_looks_like_it_is_taken(place: str) -> None:
     assert AuditConfig.parse({**MINIMAL, "data": {"trusted": place, "audited": "a"}}).models[0].data.trusted == (place,)
+
+
+@pytest.mark.parametrize("place", ["a\nb", "a\0", "\x7f", ""])
+def test_a_place_without_printable_characters_is_refused(place: str) -> None:
+    with pytest.raises(ConfigError, match=r"data\.trusted"):
+        AuditConfig.parse({**MINIMAL, "data": {"trusted": place, "audited": "a"}})
+
+
+def test_sections_are_found_within_unions_and_annotations() -> None:
+    assert sections_in(ModelConfig.model_fields["estimator"].annotation) == [Estimator, LossTrace]
+    assert sections_in(tuple[ModelConfig, ...]) == [ModelConfig]
+    assert sections_in(str | None) == []
+
+
+def described(section: type[Section]) -> dict[str, str | None]:
+    """The descriptions of all fields of a section and of those below, by section and field."""
+    found = {f"{section.__name__}.{name}": field.description for name, field in section.model_fields.items()}
+    for field in section.model_fields.values():
+        for below in sections_in(field.annotation):
+            assert issubclass(below, Section)
+            found |= described(below)
+    return found
+
+
+def test_every_key_has_a_description_of_its_own() -> None:
+    texts = described(AuditConfig)
+    assert len(texts) > 60
+    assert [name for name, text in texts.items() if not text or len(text) < 10 or not text.endswith(".")] == []

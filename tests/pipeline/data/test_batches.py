@@ -1,17 +1,11 @@
 """Batches: groups of samples that go through a model together."""
 
 from pathlib import Path
-import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
-import pytest
+
 from pipeline.config.audit_config import AuditConfig
 from pipeline.data.batches import TextBytes, TextInputs
-from pipeline.data.sources import Source, find_sources
-from pipeline.data.texts import TextLimits, UnreadableText, first_texts, longest_text, parse_text, read_texts
-from pipeline.errors import SourceError
+from pipeline.data.texts import TextLimits
 from tests.pipeline.data.text_files import source_of, text_table
-
 
 TOKEN = 1 << 20
 
@@ -43,7 +37,6 @@ def test_texts_are_grouped_by_length_into_the_memory_there_is(tmp_path: Path) ->
 def test_a_text_for_which_there_is_not_enough_memory_says_so(tmp_path: Path) -> None:
     groups, reasons = groups_of(tmp_path, [8, 64, 9], 30 * TOKEN)
     assert groups == [[0], [2]]
-    assert (
-        reasons[1]
-        == "input_ids has 64 tokens, which would need 160 MiB; run.memory_per_worker leaves 30 MiB for a batch: grant more"
+    assert reasons[1] == (
+        "input_ids has 64 tokens, which would need 160 MiB; run.memory_per_worker leaves 30 MiB for a batch: grant more"
     )

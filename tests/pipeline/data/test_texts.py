@@ -1,17 +1,14 @@
 """Texts, one by one: what is readable, and the reason where one is not."""
 
 from pathlib import Path
+
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
-from pipeline.config.audit_config import AuditConfig
-from pipeline.data.batches import TextBytes, TextInputs
-from pipeline.data.sources import Source, find_sources
+
 from pipeline.data.texts import TextLimits, UnreadableText, first_texts, longest_text, parse_text, read_texts
 from pipeline.errors import SourceError
 from tests.pipeline.data.text_files import source_of, text_table
-
 
 LIMITS = TextLimits(vocabulary=10, positions=12)
 

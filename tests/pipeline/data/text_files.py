@@ -1,15 +1,12 @@
 """Files of texts, and the sources that they make."""
 
 from pathlib import Path
-import numpy as np
+
 import pyarrow as pa
 import pyarrow.parquet as pq
-import pytest
+
 from pipeline.config.audit_config import AuditConfig
-from pipeline.data.batches import TextBytes, TextInputs
 from pipeline.data.sources import Source, find_sources
-from pipeline.data.texts import TextLimits, UnreadableText, first_texts, longest_text, parse_text, read_texts
-from pipeline.errors import SourceError
 
 
 def source_of(folder: Path, table: pa.Table, **columns: str) -> Source:

@@ -1,4 +1,4 @@
-"""Weights that nobody should load: what claims more than it holds, what grows, what is no weights; each refused in a sentence, within little memory."""
+"""Hostile weights: files that claim more than they hold, grow, or hold something else, are refused in little memory."""
 
 import io
 import json
@@ -200,8 +200,8 @@ try:
     parse_weights(Path(sys.argv[1]).read_bytes(), sys.argv[1])
     print("read")
 except SourceError:
-    status = dict(line.split(":") for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
-    print(int(status["VmHWM"].split()[0]) // 1024)
+    lines = Path("/proc/self/status").read_text().splitlines()
+    print(next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) // 1024)
 """
 
 
