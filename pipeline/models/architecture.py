@@ -68,6 +68,7 @@ def _import_file(config: AuditConfig, place: str, source: bytes | None) -> tuple
 def _import_package(place: str) -> tuple[ModuleType, bytes]:
     with user_code(f"architecture {place}: importing it (is it installed in mad's environment, on every node?)"):
         module = importlib.import_module(place)
-    if module.__file__ is None:
+    file = getattr(module, "__file__", None)  # built-in modules have none, of namespace packages it is None
+    if file is None:
         raise SourceError(f"architecture {place}: has no source file, so its code cannot be part of the model's digest")
-    return module, Path(module.__file__).read_bytes()
+    return module, Path(file).read_bytes()
