@@ -26,7 +26,7 @@ from pipeline.planning.plan import (
     AuditPlan,
     ModelPlan,
     check_samples,
-    draws_of,
+    count_labels,
 )
 from pipeline.planning.probe import Probed, probe
 from pipeline.root.mark import check_root, root_storage
@@ -61,7 +61,10 @@ def _plan_model(config: AuditConfig, model: ModelConfig) -> ModelPlan:
     samples = _check_trusted(model, trusted)
     probed = compute(probe, config, model, trusted)
     layout, rows = probed.sides.rows, max(source.rows for source in (*trusted, *audited))
-    draws, reference = draws_of(model, probed.classes), samples - calibration_size(samples, model.calibration.fraction)
+    labels, reference = (
+        count_labels(model, probed.classes),
+        samples - calibration_size(samples, model.calibration.fraction),
+    )
     fitted = samples + sum(source.rows for source in audited) if model.curvature.transductive else reference
     shapes = Shapes(
         layout=layout,
@@ -70,11 +73,11 @@ def _plan_model(config: AuditConfig, model: ModelConfig) -> ModelPlan:
         sample_bytes=probed.sample_bytes,
         retained_bytes_per_sample=probed.retained_bytes_per_sample,
         at_once=probed.at_once,
-        task_rows=max(min(config.run.rows_per_task, rows * max(1, draws)), BATCH_MULTIPLE * draws),
-        batch=max(min(config.run.batch_size, rows * max(1, draws)), BATCH_MULTIPLE * max(0, draws - 1)),
+        task_rows=max(min(config.run.rows_per_task, rows * max(1, labels)), BATCH_MULTIPLE * labels),
+        batch=max(min(config.run.batch_size, rows * max(1, labels)), BATCH_MULTIPLE * max(0, labels - 1)),
         reference=reference,
         classes=probed.classes,
-        moments=moments(model, probed.sides, max(1, draws) * fitted),
+        moments=moments(model, probed.sides, max(1, labels) * fitted),
         screened=samples if model.screened else 0,
         labelled_samples=sum(source.rows for source in audited if "anomalous" in source.truth),
         scored_at_once=compute_threads(),

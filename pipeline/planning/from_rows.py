@@ -100,7 +100,7 @@ def _plan_model(storage: Storage, model: ModelConfig, drop: Set[str], found: Ear
         rows_per_task=rows.rows_per_task,
         memory=ProjectedMemory(0, 0, 0, 0),
         stored=stored,
-        lower=lower,
+        reprojection=lower,
     )
     parts = _check_stored(storage, plan)
     _check_truth(plan, stored)
@@ -146,18 +146,18 @@ def _check_stored(storage: Storage, plan: ModelPlan) -> list[RowsPart]:
         SourceError: rows are not there that the plan cannot do without.
     """
     parts: list[RowsPart] = []
-    for draws, sources in ((0, plan.trusted), (plan.draws, plan.fitted)):
+    for labels, sources in ((0, plan.trusted), (plan.labels_per_sample, plan.curvature_sources)):
         for source in sources:
-            log = row_task_log(storage, plan, source, draws)
+            log = row_task_log(storage, plan, source, labels)
             receipts = log.receipts()
-            missing = [task for task in plan.tasks(source, draws) if task.name not in receipts]
-            if missing and draws:
+            missing = [task for task in plan.tasks(source, labels) if task.name not in receipts]
+            if missing and labels:
                 raise SourceError(_not_fitted(plan))
             if missing:
                 raise SourceError(
                     f"{len(missing):,} tasks of rows of {source.file.name} are not stored any more; `mad run` computes them"
                 )
-            if not draws:
+            if not labels:
                 own = [(task, receipts[task.name]) for task in plan.tasks(source)]
                 parts += [
                     RowsPart(
@@ -213,7 +213,7 @@ def _memory(plan: ModelPlan, samples: int) -> ProjectedMemory:
     shapes = Shapes(
         layout=layout,
         stored_row_size=max(layout.k, plan.sides.stored.k) if config.curvature.kind in FACTORED else layout.k,
-        reprojected=plan.lower.stored.k if plan.lower is not None else 0,
+        reprojected=plan.reprojection.stored.k if plan.reprojection is not None else 0,
         model_bytes=0,
         sample_bytes=0,
         retained_bytes_per_sample=0,
@@ -222,7 +222,7 @@ def _memory(plan: ModelPlan, samples: int) -> ProjectedMemory:
         batch=0,
         reference=reference,
         classes=plan.classes,
-        moments=moments(config, plan.sides, max(1, plan.draws) * fitted),
+        moments=moments(config, plan.sides, max(1, plan.labels_per_sample) * fitted),
         screened=samples if config.screened else 0,
         labelled_samples=sum(source.rows for source in plan.audited if "anomalous" in source.truth),
     )

@@ -35,7 +35,7 @@ def check_samples(model: ModelConfig, samples: int) -> None:
         ) from error
 
 
-ROWS_FORMAT, FITTED_FORMAT, SNAPSHOTS_FORMAT = 1, 1, 1
+ROWS_FORMAT, CURVATURE_ROWS_FORMAT, SNAPSHOTS_FORMAT = 1, 1, 1
 
 
 SNAPSHOT_BYTES, HELD_OUT_SAMPLES = 256 << 20, 256
@@ -45,7 +45,7 @@ SNAPSHOT_BYTES, HELD_OUT_SAMPLES = 256 << 20, 256
 class RowTask:
     """Rows [start, stop) of one source file, for one model; the same task whichever split and spelling names the file.
 
-    `draws`: 0 for the samples' own rows; else for those that the curvature is fitted on, so many a sample.
+    `labels_per_sample`: 0 for the samples' own rows; else for those that the curvature is fitted on, so many a sample.
     """
 
     model: str
@@ -53,7 +53,7 @@ class RowTask:
     start: int
     stop: int
     source: Source = field(compare=False)
-    draws: int = 0
+    labels_per_sample: int = 0
 
     @property
     def name(self) -> str:
@@ -67,7 +67,7 @@ class ModelPlan:
 
     `snapshots_key` is that of the weights that traces are taken at. `classes` is 0 for a language model, whose outputs have none; `weights` is
     how many numbers the model is made of. `stored`: the earlier run whose rows are used as they are, None where they are computed;
-    `dropped` are ids of trusted samples that neither explain nor calibrate; `lower` is how stored rows of a higher rank are read.
+    `dropped` are ids of trusted samples that neither explain nor calibrate; `reprojection` is how stored rows of a higher rank are read.
     """
 
     config: ModelConfig
@@ -90,7 +90,7 @@ class ModelPlan:
     memory: ProjectedMemory
     stored: EarlierRun | None = None
     dropped: tuple[str, ...] = ()
-    lower: Reprojection | None = None
+    reprojection: Reprojection | None = None
 
     @property
     def name(self) -> str:
@@ -108,9 +108,9 @@ class ModelPlan:
         return self.sides.rows
 
     @property
-    def reading(self) -> RowLayout | Reprojection:
+    def row_reader(self) -> RowLayout | Reprojection:
         """How its rows are read: by their layout, or, of stored rows of a higher rank, by the re-projection to it."""
-        return self.layout if self.lower is None else self.lower
+        return self.layout if self.reprojection is None else self.reprojection
 
     @property
     def sources(self) -> tuple[Source, ...]:
@@ -118,57 +118,59 @@ class ModelPlan:
         return tuple({source.key: source for source in (*self.trusted, *self.audited)}.values())
 
     @property
-    def draws(self) -> int:
+    def labels_per_sample(self) -> int:
         """How many rows a sample has that the curvature is fitted on; 0 where it is fitted on the samples' own rows."""
-        return draws_of(self.config, self.classes)
+        return count_labels(self.config, self.classes)
 
     @property
-    def fitted(self) -> tuple[Source, ...]:
+    def curvature_sources(self) -> tuple[Source, ...]:
         """All files of whose samples the curvature needs rows of its own, each once."""
         sources = self.sources if self.config.curvature.transductive else self.trusted
-        return tuple({source.key: source for source in sources}.values()) if self.draws else ()
+        return tuple({source.key: source for source in sources}.values()) if self.labels_per_sample else ()
 
     @property
-    def fitted_key(self) -> str:
+    def curvature_rows_key(self) -> str:
         """The key of those rows; a changed damping leaves it as it is, and both curvatures of Kronecker factors share theirs."""
         curvature = self.config.curvature
         kind = "sides" if curvature.kind in FACTORED else curvature.kind
-        return key_of(format=FITTED_FORMAT, rows=self.row_key, kind=kind, seed=curvature.seed)
+        return key_of(format=CURVATURE_ROWS_FORMAT, rows=self.row_key, kind=kind, seed=curvature.seed)
 
-    def layout_of(self, draws: int) -> RowLayout:
+    def layout_of(self, labels: int) -> RowLayout:
         """The layout of the rows of a task."""
-        return self.sides.stored if draws and self.config.curvature.kind in FACTORED else self.layout
+        return self.sides.stored if labels and self.config.curvature.kind in FACTORED else self.layout
 
-    def dtype_of(self, draws: int) -> Literal["float16", "float32"]:
+    def dtype_of(self, labels: int) -> Literal["float16", "float32"]:
         """What the rows of a task are at rest. Side numbers are sums of squares, of which float16 has too small a range."""
         return (
             "float32"
-            if draws and self.config.curvature.kind in FACTORED
+            if labels and self.config.curvature.kind in FACTORED
             else "float32"
             if self.config.traced
             else self.config.gradient.rows_dtype
         )
 
-    def tasks(self, source: Source, draws: int = 0) -> Iterator[RowTask]:
+    def tasks(self, source: Source, labels: int = 0) -> Iterator[RowTask]:
         """The tasks of one source, in order."""
-        step = samples_of(self.rows_per_task, draws)
+        step = samples_of(self.rows_per_task, labels)
         for start in range(0, source.rows, step):
-            yield RowTask(self.name, source.key, start, min(start + step, source.rows), source, draws)
+            yield RowTask(self.name, source.key, start, min(start + step, source.rows), source, labels)
 
     @property
     def row_tasks(self) -> tuple[RowTask, ...]:
         """All tasks of the gradients stage."""
-        return (*self.tasks_of(self.sources), *self.tasks_of(self.fitted, self.draws))
+        return (*self.tasks_of(self.sources), *self.tasks_of(self.curvature_sources, self.labels_per_sample))
 
-    def tasks_of(self, sources: Iterable[Source], draws: int = 0) -> tuple[RowTask, ...]:
+    def tasks_of(self, sources: Iterable[Source], labels: int = 0) -> tuple[RowTask, ...]:
         """The tasks of several sources, in order."""
-        return tuple(task for source in sources for task in self.tasks(source, draws))
+        return tuple(task for source in sources for task in self.tasks(source, labels))
 
     @property
     def row_bytes(self) -> int:
         """Bytes of all rows at rest."""
-        own, fitted = (sum(source.rows for source in sources) for sources in (self.sources, self.fitted))
-        return own * self._bytes_of_row(0) + self.draws * fitted * self._bytes_of_row(self.draws)
+        own, fitted = (sum(source.rows for source in sources) for sources in (self.sources, self.curvature_sources))
+        return own * self._bytes_of_row(0) + self.labels_per_sample * fitted * self._bytes_of_row(
+            self.labels_per_sample
+        )
 
     @property
     def snapshot_bytes(self) -> int:
@@ -176,22 +178,22 @@ class ModelPlan:
         traced = self.config.traced
         return 4 * self.weights * traced.chains * len(traced.kept) if traced is not None else 0
 
-    def number_bytes(self, draws: int) -> int:
+    def number_bytes(self, labels: int) -> int:
         """Bytes of a row's numbers at rest."""
-        return (2 if self.dtype_of(draws) == "float16" else 4) * self.layout_of(draws).k
+        return (2 if self.dtype_of(labels) == "float16" else 4) * self.layout_of(labels).k
 
-    def _bytes_of_row(self, draws: int) -> int:
-        return self.number_bytes(draws) + 4 * len(self.layout_of(draws).sizes)
+    def _bytes_of_row(self, labels: int) -> int:
+        return self.number_bytes(labels) + 4 * len(self.layout_of(labels).sizes)
 
 
-def draws_of(model: ModelConfig, classes: int) -> int:
+def count_labels(model: ModelConfig, classes: int) -> int:
     """How many rows a sample of the model has that its curvature is fitted on, beside its own (see `madcore.extraction.likelihood`)."""
     return {"ggn": classes, "fisher": 1, "kfac": 1, "ekfac": 1}.get(model.curvature.kind, 0)
 
 
-def samples_of(rows: int, draws: int) -> int:
-    """How many samples have so many rows, `draws` each: a multiple of BATCH_MULTIPLE, to which batches would be filled up."""
-    return rows if draws <= 1 else max(1, rows // (draws * BATCH_MULTIPLE)) * BATCH_MULTIPLE
+def samples_of(rows: int, labels: int) -> int:
+    """How many samples have so many rows, `labels_per_sample` each: a multiple of BATCH_MULTIPLE, to which batches would be filled up."""
+    return rows if labels <= 1 else max(1, rows // (labels * BATCH_MULTIPLE)) * BATCH_MULTIPLE
 
 
 @dataclass(frozen=True)
@@ -280,6 +282,6 @@ def certifiable(plan: ModelPlan) -> int | None:
     return smallest_certified_group(level, calibration, sum(source.rows for source in plan.audited))
 
 
-def row_task_log(storage: Storage, plan: ModelPlan, source: Source, draws: int) -> CommitLog:
-    """Where rows of a source are committed: the samples' own, or with `draws` those that the curvature is fitted on."""
-    return rows_log(storage, plan.name, plan.fitted_key if draws else plan.row_key, source.key)
+def row_task_log(storage: Storage, plan: ModelPlan, source: Source, labels: int) -> CommitLog:
+    """Where rows of a source are committed: the samples' own, or with `labels_per_sample` those that the curvature is fitted on."""
+    return rows_log(storage, plan.name, plan.curvature_rows_key if labels else plan.row_key, source.key)

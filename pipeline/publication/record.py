@@ -58,8 +58,8 @@ def _packages(plan: AuditPlan) -> tuple[str, ...]:
 def _planned(model: ModelPlan) -> Document:
     sources: JsonValue = {source.key: asdict(source.file) for source in model.sources}
     fitted: Document = (
-        {"fitted_key": model.fitted_key, "fitted_sources": [source.key for source in model.fitted]}
-        if model.draws
+        {"fitted_key": model.curvature_rows_key, "fitted_sources": [source.key for source in model.curvature_sources]}
+        if model.labels_per_sample
         else {}
     )
     of_stored: Document = {"rows_of": model.stored.run_id, "dropped": list(model.dropped)} if model.stored else {}

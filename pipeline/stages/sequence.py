@@ -54,16 +54,16 @@ class _Stages:
         for model in self._runner.alive:
             done = dict(zip(tasks[model.plan.name], results[model.plan.name], strict=True))
             model.trusted, model.audited = (self._row_parts(model, split, 0, done) for split in ("trusted", "audited"))
-            draws = model.plan.draws
-            if draws:
-                model.fitted_trusted = self._row_parts(model, "trusted", draws, done)
-            if draws and model.plan.config.curvature.transductive:
-                model.fitted_audited = self._row_parts(model, "audited", draws, done)
+            labels = model.plan.labels_per_sample
+            if labels:
+                model.curvature_trusted = self._row_parts(model, "trusted", labels, done)
+            if labels and model.plan.config.curvature.transductive:
+                model.curvature_audited = self._row_parts(model, "audited", labels, done)
             model.failure = self._rows_failure(model, done)
 
     def _rows_failure(self, model: ModelRun, done: dict[RowTask, Receipt | Failure]) -> str:
         """Why a model cannot go on with the rows that it has; "" where it can."""
-        trusted = (*model.trusted, *model.fitted_trusted)
+        trusted = (*model.trusted, *model.curvature_trusted)
         lost = [part.failure for part in trusted if part.failure]
         if lost:
             return f"{len(lost)} of {len(trusted)} tasks of the trusted set failed, so there is nothing complete to compare with: {lost[0]}"
@@ -78,7 +78,7 @@ class _Stages:
 
     def _rows_job(self, model: ModelRun, rows: RowTask) -> Job[GradientTask]:
         log, task = (
-            row_task_log(self._storage, model.plan, rows.source, rows.draws),
+            row_task_log(self._storage, model.plan, rows.source, rows.labels_per_sample),
             GradientTask(rows, snapshots=model.snapshots),
         )
         return Job(
@@ -86,16 +86,16 @@ class _Stages:
         )
 
     def _row_parts(
-        self, model: ModelRun, split: str, draws: int, done: dict[RowTask, Receipt | Failure]
+        self, model: ModelRun, split: str, labels: int, done: dict[RowTask, Receipt | Failure]
     ) -> tuple[RowsPart, ...]:
-        """The parts of a split, in order, of rows of so many draws; a source without a failed task is published."""
+        """The parts of a split, in order, of of the samples' own rows, or of those at so many labels a sample; a source without a failed task is published."""
         parts: list[RowsPart] = []
         for source in model.plan.trusted if split == "trusted" else model.plan.audited:
-            log = row_task_log(self._storage, model.plan, source, draws)
-            results = {task: done[task] for task in model.plan.tasks(source, draws)}
+            log = row_task_log(self._storage, model.plan, source, labels)
+            results = {task: done[task] for task in model.plan.tasks(source, labels)}
             receipts = [result for result in results.values() if isinstance(result, Receipt)]
             if len(receipts) == len(results):
-                model.manifests.setdefault(f"fitted_{split}" if draws else split, []).append(log.publish(receipts))
+                model.manifests.setdefault(f"fitted_{split}" if labels else split, []).append(log.publish(receipts))
             parts += [_row_part(log, task, result) for task, result in results.items()]
         return tuple(parts)
 

@@ -163,9 +163,9 @@ def test_a_rescore_at_a_lower_rank_names_the_sweep(audited: Audit, base: Raw) ->
 
 def test_memory_is_projected_of_the_lower_rows_and_of_the_stored_ones_that_are_read(audited: Audit, base: Raw) -> None:
     stored, lower = (plan_point(AuditConfig.parse(at_rank(base, rank))).models[0] for rank in (8, 4))
-    assert lower.lower is not None
-    assert lower.layout.k < lower.lower.stored.k == stored.layout.k
-    assert stored.lower is None
+    assert lower.reprojection is not None
+    assert lower.layout.k < lower.reprojection.stored.k == stored.layout.k
+    assert stored.reprojection is None
     read = SCORING_BLOCK * 4 * stored.layout.k * 11
     assert lower.memory.curvature - read < stored.memory.curvature
     assert lower.memory.scoring - read < stored.memory.scoring
