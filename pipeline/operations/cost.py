@@ -15,13 +15,13 @@ from madcore.scoring.calibration import calibration_size
 from pipeline.config.audit_config import AuditConfig
 from pipeline.data.sources import Source
 from pipeline.operations.timing import RowTimings, ScoreRates, row_rates, score_rates
-from pipeline.planning.memory import moments
+from pipeline.planning.memory import moment_sizes
 from pipeline.planning.order import LastAudit, last_audits
 from pipeline.planning.plan import AuditPlan, Cost, ModelPlan, RowTask, row_task_log
+from pipeline.root.logs import read_receipts
 from pipeline.root.mark import check_root, root_storage
 from pipeline.stages.curvature.tasks import moment_ranges
 from pipeline.stages.reporting.decisions import TOP_FLAGGED
-from pipeline.stages.runner import read_receipts
 
 RUN_REQUESTS, MODEL_REQUESTS, SOURCE_REQUESTS = 50, 120, 5
 
@@ -171,7 +171,7 @@ def _read(plan: ModelPlan, left: RemainingWork, sample_bytes: float, part_bytes:
     """Bytes that planning, tasks and workers read. Of a file in a store they are read in blocks, so that of a small one all of it is, each time."""
     config, tasks, traced = plan.config, (*left.own, *left.curvature_rows), plan.config.traced is not None
     trusted, scored, audited = (plan.tasks_of(sources) for sources in (plan.trusted, left.scored, plan.audited))
-    weights = 4 * plan.weights * (1 + workers * bool(tasks))
+    weights = 4 * plan.recipe.weights * (1 + workers * bool(tasks))
     planned = PLAN_READS * sum(_block(task) for task in trusted[:1]) + sum(_block(task) for task in audited[:1])
     inputs = sum(_block(task, _share(task)) for task in tasks)
     labels = left.curvature * sum(_block(task) for task in trusted if "label" in task.source.truth)
@@ -198,7 +198,7 @@ def _references(plan: ModelPlan) -> int:
 
 def _sum_bytes(plan: ModelPlan) -> int:
     """Bytes of the curvature's partial sums."""
-    return _sums(plan, len(_fitted_on(plan))) * 8 * sum(moments(plan.config, plan.sides, _references(plan)))
+    return _sums(plan, len(_fitted_on(plan))) * 8 * sum(moment_sizes(plan.config, plan.sides, _references(plan)))
 
 
 def _fitted_on(plan: ModelPlan) -> tuple[RowTask, ...]:

@@ -1,7 +1,6 @@
 """One step of a run: jobs that are done are reused, the others are executed, and every job ends with a receipt or a reason."""
 
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Generic, Protocol, TypeVar
 
@@ -10,6 +9,7 @@ from infra.errors import NotCommitted, StorageError
 from infra.events import Listener, StageStarted, TaskEnded
 from infra.execution.contract import MOST_TASKS_AT_ONCE, Executor, Resources, TaskOutcome, never
 from pipeline.errors import StageError
+from pipeline.root.logs import NO_RECEIPTS, Receipts, read_receipts
 from pipeline.stages.progress import ModelRun
 
 
@@ -50,9 +50,6 @@ GPU_STAGE = "gradients"
 SHORT_TASK_STAGE = "scoring"  # where one more task reads ahead, while one computes and one writes
 
 
-READERS = 8
-
-
 @dataclass(frozen=True)
 class Job(Generic[Task]):
     """A task, where and under which name it is committed, and how it is tried again where rows of it were unreadable."""
@@ -72,13 +69,17 @@ class Failure:
 
 @dataclass(frozen=True)
 class StepRunner:
-    """Runs steps on an executor, keeping the books of each model. Once it is `closed` no task is begun."""
+    """Runs steps on an executor, keeping the books of each model. Once it is `closed` no task is begun.
+
+    `known`: receipts that were read before.
+    """
 
     models: Mapping[str, ModelRun]
     executor: Executor
     resources: Resources
     tell: Listener
     closed: Callable[[], bool] = never
+    known: Receipts = NO_RECEIPTS
 
     @property
     def alive(self) -> list[ModelRun]:
@@ -141,7 +142,7 @@ class StepRunner:
         self, stage: str, model: str, jobs: Sequence[Job[Task]], results: dict[Place, Receipt | Failure]
     ) -> list[Job[Task]]:
         """The jobs still to do; receipts of the others, and of those to be tried again, go to `results`."""
-        receipts = read_receipts({job.log.folder: job.log for job in jobs})
+        receipts = read_receipts({job.log.folder: job.log for job in jobs}, self.known)
         pending = []
         for job in jobs:
             receipt = receipts[job.log.folder].get(job.name)
@@ -168,19 +169,3 @@ class StepRunner:
         self.tell(
             TaskEnded(stage, model.plan.name, receipt.measures.rows if receipt else 0, outcome.error, outcome.trace)
         )
-
-
-def read_receipts(logs: Mapping[str, CommitLog]) -> dict[str, dict[str, Receipt]]:
-    """The receipts in each log, by its folder, several logs read at once.
-
-    One listing tells which logs there are, so that one that is new, of a new file, needs none of its own.
-    """
-    parents = {folder.rpartition("/")[0]: log.storage for folder, log in logs.items()}
-    there = {f"{parent}/{name}" for parent, storage in parents.items() for name in storage.list(parent)}
-    known = [folder for folder in logs if folder in there]
-    pool = ThreadPoolExecutor(READERS, "receipts")
-    try:
-        read = dict(zip(known, pool.map(lambda folder: logs[folder].receipts(), known), strict=True))
-    finally:
-        pool.shutdown(cancel_futures=True)
-    return {folder: read.get(folder, {}) for folder in logs}

@@ -13,7 +13,7 @@ from pipeline.planning.plan import AuditPlan, ModelPlan, RowTask, row_task_log
 from pipeline.root.logs import reporting_log, scoring_log
 from pipeline.stages.curvature.step import Fitting
 from pipeline.stages.gradients.chain_step import Chains
-from pipeline.stages.gradients.step import _row_part
+from pipeline.stages.gradients.step import row_part
 from pipeline.stages.gradients.worker import GradientTask, GradientWorker
 from pipeline.stages.progress import ModelRun
 from pipeline.stages.reporting.worker import REPORT, ReportingWorker, ReportTask, reporting_key
@@ -88,7 +88,7 @@ class _Stages:
     def _row_parts(
         self, model: ModelRun, split: str, labels: int, done: dict[RowTask, Receipt | Failure]
     ) -> tuple[RowsPart, ...]:
-        """The parts of a split, in order, of of the samples' own rows, or of those at so many labels a sample; a source without a failed task is published."""
+        """The parts of a split, in order, of the samples' own rows, or of those at so many labels a sample; a source without a failed task is published."""
         parts: list[RowsPart] = []
         for source in model.plan.trusted if split == "trusted" else model.plan.audited:
             log = row_task_log(self._storage, model.plan, source, labels)
@@ -96,7 +96,7 @@ class _Stages:
             receipts = [result for result in results.values() if isinstance(result, Receipt)]
             if len(receipts) == len(results):
                 model.manifests.setdefault(f"fitted_{split}" if labels else split, []).append(log.publish(receipts))
-            parts += [_row_part(log, task, result) for task, result in results.items()]
+            parts += [row_part(log, task, result) for task, result in results.items()]
         return tuple(parts)
 
     def curvature(self) -> None:

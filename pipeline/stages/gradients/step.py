@@ -7,8 +7,8 @@ from pipeline.planning.plan import RowTask
 from pipeline.stages.runner import Failure
 
 
-def _row_part(log: CommitLog, task: RowTask, result: Receipt | Failure) -> RowsPart:
+def row_part(log: CommitLog, task: RowTask, result: Receipt | Failure) -> RowsPart:
     source, key = task.source.file.name, task.source.key
     if isinstance(result, Failure):
         return RowsPart(source, key, task.start, task.stop, "", key_of(failure=result.reason), result.reason)
-    return RowsPart(source, key, task.start, task.stop, log.attempt_folder(result), result.content)
+    return RowsPart.of(log, result, source)
