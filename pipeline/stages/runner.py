@@ -1,7 +1,7 @@
 """One step of a run: jobs that are done are reused, the others are executed, and every job ends with a receipt or a reason."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Generic, Protocol, TypeVar
 
 from infra.commits import CommitLog, Receipt
@@ -9,7 +9,7 @@ from infra.errors import NotCommitted, StorageError
 from infra.events import Listener, StageStarted, TaskEnded
 from infra.execution.contract import MOST_TASKS_AT_ONCE, Executor, Resources, TaskOutcome, never
 from pipeline.errors import StageError
-from pipeline.root.logs import NO_RECEIPTS, Receipts, read_receipts
+from pipeline.root.logs import Receipts, read_receipts
 from pipeline.stages.progress import ModelRun
 
 
@@ -79,7 +79,7 @@ class StepRunner:
     resources: Resources
     tell: Listener
     closed: Callable[[], bool] = never
-    known: Receipts = NO_RECEIPTS
+    known: Receipts = field(default_factory=dict)
 
     @property
     def alive(self) -> list[ModelRun]:
