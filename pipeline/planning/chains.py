@@ -37,6 +37,11 @@ class ChainTask:
     segments: tuple[Segment, ...]
     before: Segment | None = None
 
+    @property
+    def name(self) -> str:
+        """Its name in its chain's commit log: it is done when its last segment is."""
+        return self.segments[-1].name
+
 
 def segments(plan: ModelPlan, settings: LossTrace) -> list[Segment]:
     """A chain's draws, cut where no other number of draws would cut them differently: what a segment keeps fits in memory, and a killed one loses little."""

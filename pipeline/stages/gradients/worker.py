@@ -33,7 +33,7 @@ from pipeline.config.schema import FACTORED
 from pipeline.data.batches import Group, Outcome, SampleBatch, no_outcome
 from pipeline.data.statuses import UNREADABLE
 from pipeline.planning.plan import ModelPlan, RowTask, row_task_log, samples_of
-from pipeline.stages.gradients.collected import Collected, _names
+from pipeline.stages.gradients.task_results import TaskResults, label_names
 from pipeline.stages.gradients.loading import load_planned
 from pipeline.stages.gradients.loss_traces import traces
 
@@ -55,6 +55,11 @@ class GradientTask:
     def model(self) -> str:
         """The model's name."""
         return self.rows.model
+
+    @property
+    def name(self) -> str:
+        """The name under which it is committed."""
+        return self.rows.name
 
 
 class GradientWorker:
@@ -129,9 +134,9 @@ class GradientWorker:
 
     def _traced(
         self, plan: ModelPlan, batches: Iterator[SampleBatch], task: GradientTask
-    ) -> tuple["Collected", Stopwatch, float]:
+    ) -> tuple[TaskResults, Stopwatch, float]:
         """As `_compute`, of traces: all samples are read before the first snapshot is."""
-        collected, watch = Collected(plan.layout.k, task.rows.stop - task.rows.start, 1, self._device), Stopwatch()
+        collected, watch = TaskResults(plan.layout.k, task.rows.stop - task.rows.start, 1, self._device), Stopwatch()
         placed = list[tuple[int, Group]]()
         for batch in batches:
             place = collected.add(batch)
@@ -146,11 +151,11 @@ class GradientWorker:
 
     def _compute(
         self, plan: ModelPlan, batches: Iterator[SampleBatch], task: GradientTask
-    ) -> tuple["Collected", Stopwatch, float]:
+    ) -> tuple[TaskResults, Stopwatch, float]:
         """Rows of all batches, a watch that began with them, and the seconds not spent on waiting for a batch to be read."""
         rows, layout = task.rows, plan.layout_of(task.rows.draws)
         collected, watch, waited = (
-            Collected(layout.k, rows.stop - rows.start, max(1, rows.draws), self._device),
+            TaskResults(layout.k, rows.stop - rows.start, max(1, rows.draws), self._device),
             Stopwatch(),
             0.0,
         )
@@ -164,7 +169,7 @@ class GradientWorker:
             place = collected.add(batch)
             for group in batch.groups:
                 computed = (
-                    self._fitted_rows(plan, _names(rows, place, batch), group)
+                    self._fitted_rows(plan, label_names(rows, place, batch), group)
                     if rows.draws
                     else self._own_rows(plan, group)
                 )

@@ -58,6 +58,11 @@ class ReportTask:
     references: str
     segments: tuple[tuple[str, ...], ...] = ()
 
+    @property
+    def name(self) -> str:
+        """The name under which it is committed."""
+        return REPORT
+
 
 def reporting_key(plan: ModelPlan, parts: tuple[ScorePart, ...], references_content: str) -> str:
     """Of the scores' contents, the calibration scores, the target, and the columns that hold the truth.

@@ -38,6 +38,11 @@ class ScoreTask:
     part: RowsPart
     curvature: CurvatureFolders
 
+    @property
+    def name(self) -> str:
+        """The name under which it is committed."""
+        return self.part.name
+
 
 def scoring_key(plan: ModelPlan, curvature: CurvatureFolders) -> str:
     """Of the curvature's content and the score."""
