@@ -73,7 +73,9 @@ def run_audit(
         raise ConfigError(f"there is no stage {until!r}; stages: {', '.join(STAGES)}")
     plan, resources = plan.fitting(), _resources(plan, executor)
     with open_executor(executor, address, resources) as opened:
-        return _run(plan, StepRunner({}, opened, resources, listener), STAGES[: STAGES.index(until) + 1])
+        return _run(
+            plan, StepRunner({}, opened, resources, listener, known=plan.receipts), STAGES[: STAGES.index(until) + 1]
+        )
 
 
 def run_audit_until(
@@ -104,7 +106,7 @@ def run_audit_until(
     """
     plan, resources = plan.fitting(), _resources(plan, executor)
     with open_executor(executor, address, resources) as opened:
-        runner = StepRunner({}, opened, resources, listener, passed)
+        runner = StepRunner({}, opened, resources, listener, passed, plan.receipts)
         return _run_in_waves(plan, runner, 1 if executor == "serial" else resources.workers)
 
 

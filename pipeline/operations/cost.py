@@ -15,13 +15,13 @@ from madcore.scoring.calibration import calibration_size
 from pipeline.config.audit_config import AuditConfig
 from pipeline.data.sources import Source
 from pipeline.operations.timing import RowTimings, ScoreRates, row_rates, score_rates
-from pipeline.planning.memory import moments
+from pipeline.planning.memory import moment_sizes
 from pipeline.planning.order import LastAudit, last_audits
 from pipeline.planning.plan import AuditPlan, Cost, ModelPlan, RowTask, row_task_log
+from pipeline.root.logs import read_receipts
 from pipeline.root.mark import check_root, root_storage
 from pipeline.stages.curvature.tasks import moment_ranges
 from pipeline.stages.reporting.decisions import TOP_FLAGGED
-from pipeline.stages.runner import read_receipts
 
 RUN_REQUESTS, MODEL_REQUESTS, SOURCE_REQUESTS = 50, 120, 5
 
@@ -51,7 +51,7 @@ class RemainingWork:
     """What is not done of a model: row tasks, whether its curvature is, audited files whose rows are not scored, and whether its report is."""
 
     own: tuple[RowTask, ...]
-    fitted: tuple[RowTask, ...]
+    curvature_rows: tuple[RowTask, ...]
     curvature: bool
     scored: tuple[Source, ...]
     report: bool
@@ -59,7 +59,7 @@ class RemainingWork:
     @property
     def anything(self) -> bool:
         """Whether there is work."""
-        return bool(self.own or self.fitted or self.report)
+        return bool(self.own or self.curvature_rows or self.report)
 
 
 def estimated(plan: AuditPlan, executor: str = "serial") -> AuditPlan:
@@ -93,7 +93,7 @@ def estimated(plan: AuditPlan, executor: str = "serial") -> AuditPlan:
 def left_of(storage: Storage, plan: ModelPlan, last: LastAudit | None) -> RemainingWork:
     """What is not done of a model, by the receipts of its rows and by what its latest completed run had."""
     own = _undone(storage, plan, plan.sources, 0)
-    fitted = _undone(storage, plan, plan.fitted, plan.draws) if plan.draws else ()
+    fitted = _undone(storage, plan, plan.curvature_sources, plan.labels_per_sample) if plan.labels_per_sample else ()
     known = set(last.planned.sources) if last is not None and last.is_like(plan) else set[str]()
     fitted_on = plan.sources if plan.config.curvature.transductive else plan.trusted
     curvature = bool(fitted) or any(source.key not in known for source in fitted_on)
@@ -103,19 +103,19 @@ def left_of(storage: Storage, plan: ModelPlan, last: LastAudit | None) -> Remain
     )
 
 
-def _undone(storage: Storage, plan: ModelPlan, sources: Iterable[Source], draws: int) -> tuple[RowTask, ...]:
-    logs = {source.key: row_task_log(storage, plan, source, draws) for source in sources}
+def _undone(storage: Storage, plan: ModelPlan, sources: Iterable[Source], labels: int) -> tuple[RowTask, ...]:
+    logs = {source.key: row_task_log(storage, plan, source, labels) for source in sources}
     done = read_receipts({log.folder: log for log in logs.values()})
     return tuple(
         task
         for source in sources
-        for task in plan.tasks(source, draws)
+        for task in plan.tasks(source, labels)
         if task.name not in done[logs[source.key].folder]
     )
 
 
 def _cost(config: AuditConfig, plan: ModelPlan, left: RemainingWork, workers: int) -> Cost:
-    rows = row_rates(config, plan) if left.own or left.fitted else RowTimings()
+    rows = row_rates(config, plan) if left.own or left.curvature_rows else RowTimings()
     trusted, reference = sum(source.rows for source in plan.trusted), _references(plan)
     rates = score_rates(plan, reference) if left.scored else ScoreRates(0.0, 0.0, 0.0, 0.0, 0.0)
     scored, audited = (sum(source.rows for source in sources) for sources in (left.scored, plan.audited))
@@ -124,7 +124,7 @@ def _cost(config: AuditConfig, plan: ModelPlan, left: RemainingWork, workers: in
         "gradients": _row_seconds(plan, left, rows),
         "curvature": left.curvature
         * (
-            fitted_on * max(1, plan.draws) * rates.moment
+            fitted_on * max(1, plan.labels_per_sample) * rates.moment
             + rates.factor
             + trusted * rates.whitened
             + (trusted - reference) * rates.scored
@@ -141,10 +141,10 @@ def _cost(config: AuditConfig, plan: ModelPlan, left: RemainingWork, workers: in
 
 def _row_seconds(plan: ModelPlan, left: RemainingWork, rates: RowTimings) -> float:
     """Of rows; of traces, of chains too, whose steps count as three passes of a batch, one forward and one backward."""
-    own, fitted = _samples(left.own), _samples(left.fitted)
+    own, fitted = _samples(left.own), _samples(left.curvature_rows)
     traced = plan.config.traced
     if traced is None:
-        return own * rates.own + fitted * rates.fitted
+        return own * rates.own + fitted * rates.curvature_rows
     steps = traced.chains * traced.draws * traced.batch if left.own else 0
     return rates.forward * (own * (1 + traced.chains * len(traced.kept)) + 3 * steps)
 
@@ -154,8 +154,8 @@ def _stored(plan: ModelPlan, left: RemainingWork, sample_bytes: float, part_byte
     trusted, audited, scored = (
         sum(source.rows for source in sources) for sources in (plan.trusted, plan.audited, left.scored)
     )
-    rows = _at_rest(plan, (*left.own, *left.fitted)) + sample_bytes * (
-        _samples(left.own) + plan.draws * _samples(left.fitted)
+    rows = _at_rest(plan, (*left.own, *left.curvature_rows)) + sample_bytes * (
+        _samples(left.own) + plan.labels_per_sample * _samples(left.curvature_rows)
     )
     references = 4 * plan.layout.k * _references(plan) + TRUSTED_BYTES * trusted
     scores = part_bytes * (scored + left.report * audited)
@@ -169,16 +169,16 @@ def _stored(plan: ModelPlan, left: RemainingWork, sample_bytes: float, part_byte
 
 def _read(plan: ModelPlan, left: RemainingWork, sample_bytes: float, part_bytes: float, workers: int) -> float:
     """Bytes that planning, tasks and workers read. Of a file in a store they are read in blocks, so that of a small one all of it is, each time."""
-    config, tasks, traced = plan.config, (*left.own, *left.fitted), plan.config.traced is not None
+    config, tasks, traced = plan.config, (*left.own, *left.curvature_rows), plan.config.traced is not None
     trusted, scored, audited = (plan.tasks_of(sources) for sources in (plan.trusted, left.scored, plan.audited))
-    weights = 4 * plan.weights * (1 + workers * bool(tasks))
+    weights = 4 * plan.recipe.weights * (1 + workers * bool(tasks))
     planned = PLAN_READS * sum(_block(task) for task in trusted[:1]) + sum(_block(task) for task in audited[:1])
     inputs = sum(_block(task, _share(task)) for task in tasks)
     labels = left.curvature * sum(_block(task) for task in trusted if "label" in task.source.truth)
     passes = (
         2 + config.screened + (config.curvature.kind in ("block_moment", "ekfac"))
     )  # of references, calibration, screening, the curvature
-    fitted = _at_rest(plan, _fitted_on(plan)) if plan.draws or config.curvature.transductive else 0
+    fitted = _at_rest(plan, _fitted_on(plan)) if plan.labels_per_sample or config.curvature.transductive else 0
     samples = sample_bytes * (left.curvature * (1 + passes) * _samples(trusted) + _samples(scored))
     curvature = left.curvature * (passes * _at_rest(plan, trusted) + fitted + _sum_bytes(plan) + _squares(plan))
     references = workers * bool(left.scored) * (4 * plan.layout.k * _references(plan) + _squares(plan))
@@ -198,20 +198,23 @@ def _references(plan: ModelPlan) -> int:
 
 def _sum_bytes(plan: ModelPlan) -> int:
     """Bytes of the curvature's partial sums."""
-    return _sums(plan, len(_fitted_on(plan))) * 8 * sum(moments(plan.config, plan.sides, _references(plan)))
+    return _sums(plan, len(_fitted_on(plan))) * 8 * sum(moment_sizes(plan.config, plan.sides, _references(plan)))
 
 
 def _fitted_on(plan: ModelPlan) -> tuple[RowTask, ...]:
     """The tasks of whose rows the curvature is made."""
     transductive = plan.sources if plan.config.curvature.transductive else plan.trusted
-    return plan.tasks_of(plan.fitted or transductive, plan.draws)
+    return plan.tasks_of(plan.curvature_sources or transductive, plan.labels_per_sample)
 
 
 def _at_rest(plan: ModelPlan, tasks: Iterable[RowTask]) -> int:
     """Bytes of tasks' numbers, which fill whole chunks."""
     total = 0
     for task in tasks:
-        each, rows = plan.number_bytes(task.draws), (task.stop - task.start) * max(1, task.draws)
+        each, rows = (
+            plan.number_bytes(task.labels_per_sample),
+            (task.stop - task.start) * max(1, task.labels_per_sample),
+        )
         chunk = max(1, min(rows, CHUNK_BYTES // each))
         total += -(-rows // chunk) * chunk * each
     return total
@@ -243,10 +246,10 @@ def _requests(plan: ModelPlan, left: RemainingWork, rates: ScoreRates) -> int:
     """Of one model."""
     if not left.anything:
         return MODEL_REQUESTS // 2 + SOURCE_REQUESTS * len(plan.sources)
-    tasks = (*left.own, *left.fitted)
+    tasks = (*left.own, *left.curvature_rows)
     inputs = sum(OPENED + -(-_share(task) // READ_BYTES) for task in tasks if "://" in task.source.file.url)
     trusted, fitted, scored, audited = (
-        len(plan.tasks_of(sources)) for sources in (plan.trusted, plan.fitted, left.scored, plan.audited)
+        len(plan.tasks_of(sources)) for sources in (plan.trusted, plan.curvature_sources, left.scored, plan.audited)
     )
     transductive = audited if plan.config.curvature.transductive else 0
     curvature = left.curvature * (

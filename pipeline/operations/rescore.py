@@ -8,14 +8,14 @@ from collections.abc import Set
 
 from infra.events import Listener, ignore
 from pipeline.config.audit_config import AuditConfig
-from pipeline.planning.from_rows import NOTHING, plan_rescore
+from pipeline.planning.from_rows import NO_IDS, plan_rescore
 from pipeline.results.audit import Audit
 from pipeline.run import run_audit
 
 
 def rescore_audit(
     config: AuditConfig,
-    drop: Set[str] = NOTHING,
+    drop: Set[str] = NO_IDS,
     executor: str = "serial",
     listener: Listener = ignore,
     address: str | None = None,

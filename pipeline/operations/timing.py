@@ -43,7 +43,7 @@ class RowTimings:
     """
 
     own: float = 0.0
-    fitted: float = 0.0
+    curvature_rows: float = 0.0
     forward: float = 0.0
     sample_bytes: float = 0.0
 
@@ -72,17 +72,19 @@ def row_rates(config: AuditConfig, plan: ModelPlan) -> RowTimings:
         return measures.seconds
 
     own, sample_bytes = _timed(seconds, plan, 0), sizes["sample"]
-    return RowTimings(own, _timed(seconds, plan, plan.draws) if plan.draws else 0.0, 0.0, sample_bytes)
+    return RowTimings(
+        own, _timed(seconds, plan, plan.labels_per_sample) if plan.labels_per_sample else 0.0, 0.0, sample_bytes
+    )
 
 
-def _timed(seconds: Callable[[RowTask], float], plan: ModelPlan, draws: int) -> float:
+def _timed(seconds: Callable[[RowTask], float], plan: ModelPlan, labels: int) -> float:
     """Seconds a sample, of as many as take SECONDS, or of a whole task: the faster of two, after one that does what is done only once."""
     source = max(plan.audited, key=lambda one: one.rows)
-    most = next(plan.tasks(source, draws)).stop
+    most = next(plan.tasks(source, labels)).stop
     samples = min(FIRST, most)
-    seconds(RowTask(plan.name, source.key, 0, samples, source, draws))
+    seconds(RowTask(plan.name, source.key, 0, samples, source, labels))
     while True:
-        task = RowTask(plan.name, source.key, 0, samples, source, draws)
+        task = RowTask(plan.name, source.key, 0, samples, source, labels)
         taken = min(seconds(task), seconds(task))
         if taken >= SECONDS or samples == most:
             return taken / samples

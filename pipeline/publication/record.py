@@ -13,7 +13,6 @@ from infra.storage.files import digest
 from infra.storage.storage import Storage
 from pipeline.artifacts.reviews import encode_review
 from pipeline.planning.plan import AuditPlan, ModelPlan
-from pipeline.planning.recipe import RowRecipe
 from pipeline.root.layout import review_file, run_file, runs
 from pipeline.root.records import FORMAT, Document, encode_document
 
@@ -58,12 +57,11 @@ def _packages(plan: AuditPlan) -> tuple[str, ...]:
 def _planned(model: ModelPlan) -> Document:
     sources: JsonValue = {source.key: asdict(source.file) for source in model.sources}
     fitted: Document = (
-        {"fitted_key": model.fitted_key, "fitted_sources": [source.key for source in model.fitted]}
-        if model.draws
+        {"fitted_key": model.curvature_rows_key, "fitted_sources": [source.key for source in model.curvature_sources]}
+        if model.labels_per_sample
         else {}
     )
     of_stored: Document = {"rows_of": model.stored.run_id, "dropped": list(model.dropped)} if model.stored else {}
-    rows = _stored_rows(model).model_dump(mode="json")
     return {
         "digest": model.digest,
         "row_key": model.row_key,
@@ -71,26 +69,5 @@ def _planned(model: ModelPlan) -> Document:
         "tasks": len(model.row_tasks),
         "sources": sources,
         **of_stored,
-        "rows": rows,
+        "rows": model.recipe.model_dump(mode="json"),
     }
-
-
-def _stored_rows(model: ModelPlan) -> RowRecipe:
-    """What `mad rescore` needs to know of the rows; of rows that are themselves used as they are stored, what is known of them."""
-    if model.stored is not None:
-        return model.stored.rows
-    return RowRecipe(
-        patterns=() if model.config.traced else model.config.gradient.layers,
-        snapshots_key=model.snapshots_key,
-        layers=model.layers,
-        sides=model.sides,
-        fallback=dict(model.fallback),
-        not_covered=dict(model.not_covered),
-        classes=model.classes,
-        inputs=model.inputs,
-        trusted=model.trusted,
-        audited=model.audited,
-        sampling=model.sampling,
-        weights=model.weights,
-        rows_per_task=model.rows_per_task,
-    )

@@ -55,9 +55,8 @@ def stored_parts(storage: Storage, summary: Summary, split: str, fitted: bool = 
     Raises:
         RootError: tasks failed, so that rows are missing.
     """
-    parts = tuple(
-        _part(log, receipt) for log, receipt in receipts(storage, summary, f"fitted_{split}" if fitted else split)
-    )
+    listed = receipts(storage, summary, f"fitted_{split}" if fitted else split)
+    parts = tuple(RowsPart.of(log, receipt) for log, receipt in listed)
     found, expected = sum(part.stop - part.start for part in parts), _expected_rows(summary, split)
     if found != expected:
         raise RootError(
@@ -107,8 +106,3 @@ def _expected_rows(summary: Summary, split: str) -> int:
     files = summary["files"]
     listed = files[split] if isinstance(files, dict) else []
     return sum(int(str(file["rows"])) for file in listed if isinstance(file, dict)) if isinstance(listed, list) else 0
-
-
-def _part(log: CommitLog, receipt: Receipt) -> RowsPart:
-    start, stop = (int(number) for number in receipt.task.split("-"))
-    return RowsPart("", log.folder.rpartition("/")[2], start, stop, log.attempt_folder(receipt), receipt.content)

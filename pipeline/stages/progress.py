@@ -42,7 +42,7 @@ class ModelRun:
     their gradients of all but `sampling_left_out` samples of the sampling set.
     `unreached`: the run's deadline passed before all of its tasks were begun. `gone`: files that the latest completed run found by a glob.
     `expected`: what it is expected to cost, where that was asked.
-    `trusted`, `audited`: parts of the samples' own rows. `fitted_trusted`, `fitted_audited`: of those that the curvature needs beside them.
+    `trusted`, `audited`: parts of the samples' own rows. `curvature_trusted`, `curvature_audited`: of those that the curvature needs beside them.
     """
 
     plan: ModelPlan
@@ -54,8 +54,8 @@ class ModelRun:
     stages: dict[str, StageCost] = field(default_factory=lambda: {stage: StageCost() for stage in STAGES})
     trusted: tuple[RowsPart, ...] = ()
     audited: tuple[RowsPart, ...] = ()
-    fitted_trusted: tuple[RowsPart, ...] = ()
-    fitted_audited: tuple[RowsPart, ...] = ()
+    curvature_trusted: tuple[RowsPart, ...] = ()
+    curvature_audited: tuple[RowsPart, ...] = ()
     snapshots: tuple[str, ...] = ()
     segments: tuple[tuple[str, ...], ...] = ()
     sampling_left_out: int = 0

@@ -1,7 +1,6 @@
 """Runs the jobs of a step: what is done is reused, the rest is executed, and every job ends with a receipt or a reason."""
 
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Generic, Protocol, TypeVar
 
@@ -13,6 +12,7 @@ from infra.storage.storage import Storage
 from pipeline.config.audit_config import AuditConfig
 from pipeline.errors import StageError
 from pipeline.planning.plan import ModelPlan
+from pipeline.root.logs import NO_RECEIPTS, Receipts, read_receipts
 from pipeline.stages.progress import ModelRun
 
 
@@ -52,8 +52,6 @@ GPU_STAGE = "gradients"
 
 SHORT_TASK_STAGE = "scoring"  # one more task reads ahead, while one computes and one writes
 
-READERS = 8
-
 
 @dataclass(frozen=True)
 class Job(Generic[Task]):
@@ -78,13 +76,17 @@ class Failure:
 
 @dataclass(frozen=True)
 class StepRunner:
-    """Runs steps on an executor and tracks the progress of each model. Once `deadline_passed`, no task is begun."""
+    """Runs steps on an executor and tracks the progress of each model. Once `deadline_passed`, no task is begun.
+
+    `known`: receipts that were read before.
+    """
 
     models: Mapping[str, ModelRun]
     executor: Executor
     resources: Resources
     notify: Listener
     deadline_passed: Callable[[], bool] = never
+    known: Receipts = NO_RECEIPTS
 
     @property
     def runnable(self) -> list[ModelRun]:
@@ -134,7 +136,7 @@ class StepRunner:
         self, stage: str, model: str, jobs: Sequence[Job[Task]], results: dict[Place, Receipt | Failure]
     ) -> list[Job[Task]]:
         """The jobs still to do; receipts of the others, and of those to be tried again, go to `results`."""
-        receipts = read_receipts({job.log.folder: job.log for job in jobs})
+        receipts = read_receipts({job.log.folder: job.log for job in jobs}, self.known)
         pending = []
         for job in jobs:
             receipt = receipts[job.log.folder].get(job.task.name)
@@ -202,19 +204,3 @@ class StageInputs:
     def plans(self) -> dict[str, ModelPlan]:
         """The plans of the runner's models, by name."""
         return {name: model.plan for name, model in self.runner.models.items()}
-
-
-def read_receipts(logs: Mapping[str, CommitLog]) -> dict[str, dict[str, Receipt]]:
-    """The receipts in each log, by its folder, several logs read at once.
-
-    One listing says which logs exist, so that one that is new, of a new file, needs none of its own.
-    """
-    parents = {folder.rpartition("/")[0]: log.storage for folder, log in logs.items()}
-    there = {f"{parent}/{name}" for parent, storage in parents.items() for name in storage.list(parent)}
-    known = [folder for folder in logs if folder in there]
-    pool = ThreadPoolExecutor(READERS, "receipts")
-    try:
-        read = dict(zip(known, pool.map(lambda folder: logs[folder].receipts(), known), strict=True))
-    finally:
-        pool.shutdown(cancel_futures=True)
-    return {folder: read.get(folder, {}) for folder in logs}

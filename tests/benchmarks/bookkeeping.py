@@ -58,7 +58,7 @@ def described(plan: ModelPlan, samples: int) -> ModelPlan:
                 (),
             )
         )
-    return replace(plan, trusted=(), audited=tuple(sources))
+    return replace(plan, recipe=plan.recipe.model_copy(update={"trusted": (), "audited": tuple(sources)}))
 
 
 @dataclass(frozen=True)

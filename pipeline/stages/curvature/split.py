@@ -68,7 +68,7 @@ def truth_of_trusted(storage: Storage, plan: ModelPlan, parts: tuple[RowsPart, .
 def rows_of(storage: Storage, plan: ModelPlan, parts: tuple[RowsPart, ...]) -> Tensor:
     """All rows of parts, (m, k)."""
     return torch.cat(
-        [rows for stored in parts for rows, _ in read_blocks(storage, stored, plan.reading, SCORING_BLOCK)]
+        [rows for stored in parts for rows, _ in read_blocks(storage, stored, plan.row_reader, SCORING_BLOCK)]
     )
 
 

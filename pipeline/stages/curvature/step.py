@@ -11,7 +11,13 @@ from infra.commits import CommitLog, Receipt
 from pipeline.artifacts.curvature import CurvatureFolders
 from pipeline.keys import key_of
 from pipeline.root.logs import BASIS, EIGENVALUES, FACTOR, MOMENT, SPLIT, curvature_log
-from pipeline.stages.curvature.tasks import CurvatureTask, curvature_key, fitted_on, moment_ranges, references_name
+from pipeline.stages.curvature.tasks import (
+    CurvatureTask,
+    curvature_key,
+    moment_ranges,
+    references_name,
+    transductive_parts,
+)
 from pipeline.stages.curvature.worker import CurvatureWorker
 from pipeline.stages.progress import ModelRun
 from pipeline.stages.runner import Job, StageInputs
@@ -50,10 +56,12 @@ class _CurvatureTasks:
             model.manifests["curvature"] = [self.logs[name].publish(self.receipts[name])]
 
     def _first(self, model: ModelRun) -> CurvatureTask:
-        plan, audited = model.plan, fitted_on(model.plan, model.audited)
-        more = fitted_on(plan, model.fitted_audited)
-        in_key = (*more, *audited) if plan.config.curvature.kind == "ekfac" else more if plan.draws else audited
-        key = curvature_key(plan, model.trusted, in_key, model.fitted_trusted)
+        plan, audited = model.plan, transductive_parts(model.plan, model.audited)
+        more = transductive_parts(plan, model.curvature_audited)
+        in_key = (
+            (*more, *audited) if plan.config.curvature.kind == "ekfac" else more if plan.labels_per_sample else audited
+        )
+        key = curvature_key(plan, model.trusted, in_key, model.curvature_trusted)
         self.logs[plan.name] = curvature_log(self.inputs.storage, plan.name, key)
         return CurvatureTask(plan.name, SPLIT, key, model.trusted, audited)
 
@@ -66,7 +74,7 @@ class _CurvatureTasks:
 
     def _factored(self, tasks: Tasks) -> dict[str, str]:
         """The folders of the factored curvatures, by model."""
-        summed = self._added_up({name: self._on_fitted(task) for name, task in tasks.items()}, MOMENT)
+        summed = self._added_up({name: self._on_curvature_rows(task) for name, task in tasks.items()}, MOMENT)
         bases = self._step(
             {name: replace(task, name=BASIS) for name, task in summed.items() if self._kind(name) == "ekfac"}
         )
@@ -76,16 +84,16 @@ class _CurvatureTasks:
         last = {name: along.get(name, summed[name]) for name in self._runnable(summed)}
         return self._step({name: replace(task, name=FACTOR) for name, task in last.items()})
 
-    def _on_fitted(self, task: CurvatureTask) -> CurvatureTask:
+    def _on_curvature_rows(self, task: CurvatureTask) -> CurvatureTask:
         """The task on the rows that its model's curvature is fitted on."""
         model = self.inputs.runner.models[task.model]
-        if not model.plan.draws:
+        if not model.plan.labels_per_sample:
             return task
         fitting = replace(
             task,
-            parts=model.fitted_trusted,
-            audited=fitted_on(model.plan, model.fitted_audited),
-            draws=model.plan.draws,
+            parts=model.curvature_trusted,
+            audited=transductive_parts(model.plan, model.curvature_audited),
+            rows_per_sample=model.plan.labels_per_sample,
         )
         return replace(fitting, last=fitting.length)
 

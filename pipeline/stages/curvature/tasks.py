@@ -19,7 +19,7 @@ FAN_IN = 16
 class CurvatureTask:
     """All trusted parts, in task order, the audited ones that a transductive curvature is fitted on too, and what the task needs of earlier ones.
 
-    `draws`: how many rows a sample has in these parts.
+    `rows_per_sample`: how many rows a sample has in these parts.
     `split`: the folder of the split. `first`, `last`: the range of parts, or of `moments`, that are added up. `moments`: folders of
     sums of a lower level; none means that the parts are read. `basis`: the folder of the moment along whose eigenvectors moments are
     taken, "" for moments of their own. `factor`: the folder that the references need, "" for identity.
@@ -36,7 +36,7 @@ class CurvatureTask:
     moments: tuple[str, ...] = ()
     basis: str = ""
     factor: str = ""
-    draws: int = 1
+    rows_per_sample: int = 1
 
     @property
     def length(self) -> int:
@@ -52,7 +52,7 @@ class CurvatureTask:
         return replace(self, name=name, first=min(first, trusted), last=min(last, trusted) + len(own), audited=own)
 
 
-def fitted_on(plan: ModelPlan, audited: tuple[RowsPart, ...]) -> tuple[RowsPart, ...]:
+def transductive_parts(plan: ModelPlan, audited: tuple[RowsPart, ...]) -> tuple[RowsPart, ...]:
     """The audited parts that the curvature is fitted on: those with rows if it is transductive, else none."""
     return tuple(part for part in audited if not part.failure) if plan.config.curvature.transductive else ()
 
@@ -71,7 +71,7 @@ def curvature_key(
         labels={source.key: source.columns.label for source in plan.trusted if "label" in source.truth},
         layers=list(plan.layout.names),
         curvature=plan.config.curvature.model_dump(mode="json"),
-        **({"rank": plan.lower.rank} if plan.lower is not None else {}),
+        **({"rank": plan.reprojection.rank} if plan.reprojection is not None else {}),
         split=[
             plan.config.calibration.fraction,
             plan.config.calibration.seed,

@@ -85,7 +85,7 @@ class CurvatureWorker:
         moment: Moment = self._zero(plan, task)
         for folder in task.moments[task.first : task.last]:
             moment = moment.merge(read_moment(self._storage, folder, moment))
-        for rows in self._rows_of(plan.lower or moment.accepts, task, plan, trusted) if not task.moments else ():
+        for rows in self._rows_of(plan.reprojection or moment.accepts, task, plan, trusted) if not task.moments else ():
             moment = moment.update(rows)
         return moment
 
@@ -120,7 +120,9 @@ class CurvatureWorker:
 
     def _references(self, plan: ModelPlan, task: CurvatureTask, trusted: TrustedSamples) -> dict[str, bytes]:
         whitening = read_whitening(self._storage, task.factor, plan.layout)
-        whitened = torch.cat([whitening(rows) for rows, _, _ in self._select(task, plan.reading, trusted, "reference")])
+        whitened = torch.cat(
+            [whitening(rows) for rows, _, _ in self._select(task, plan.row_reader, trusted, "reference")]
+        )
         if not torch.isfinite(whitened).all():
             what = "traces" if plan.config.traced else "whitened rows"
             remedy = "lower estimator.step" if plan.config.traced else "raise curvature.damping"
@@ -133,7 +135,7 @@ class CurvatureWorker:
             return indices, torch.where(ok & scores.isfinite(), scores, torch.inf)
 
         for indices, scores in map_in_threads(
-            scored, self._select(task, plan.reading, trusted, "calibration", "suspect calibration")
+            scored, self._select(task, plan.row_reader, trusted, "calibration", "suspect calibration")
         ):
             trusted.scores[indices.numpy()] = scores.numpy()
         screening = read_screening(self._storage, task.split)
@@ -143,10 +145,10 @@ class CurvatureWorker:
         self, task: CurvatureTask, layout: RowLayout | Reprojection, trusted: TrustedSamples, *parts: Part
     ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         """Rows (b, k) of parts of the trusted set, their indices (b,), and which are ok (b,), block by block in task order, of the task's range."""
-        position = task.draws * sum(stored.stop - stored.start for stored in task.parts[: task.first])
+        position = task.rows_per_sample * sum(stored.stop - stored.start for stored in task.parts[: task.first])
         for stored in task.parts[task.first : task.last]:
             for rows, samples in read_blocks(self._storage, stored, layout, SCORING_BLOCK):
-                indices = torch.arange(position, position + len(samples.ids)) // task.draws
+                indices = torch.arange(position, position + len(samples.ids)) // task.rows_per_sample
                 chosen = torch.tensor([trusted.parts[index] in parts for index in indices.tolist()])
                 position += len(samples.ids)
                 if chosen.any():

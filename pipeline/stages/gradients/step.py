@@ -30,29 +30,31 @@ def run_gradients(inputs: StageInputs) -> None:
         done = dict(zip(tasks[model.plan.name], results[model.plan.name], strict=True))
         model.trusted = _publish_parts(storage, model, "trusted", 0, done)
         model.audited = _publish_parts(storage, model, "audited", 0, done)
-        draws = model.plan.draws
-        if draws:
-            model.fitted_trusted = _publish_parts(storage, model, "trusted", draws, done)
-        if draws and model.plan.config.curvature.transductive:
-            model.fitted_audited = _publish_parts(storage, model, "audited", draws, done)
+        labels = model.plan.labels_per_sample
+        if labels:
+            model.curvature_trusted = _publish_parts(storage, model, "trusted", labels, done)
+        if labels and model.plan.config.curvature.transductive:
+            model.curvature_audited = _publish_parts(storage, model, "audited", labels, done)
         model.failure = _failure(model, done, refuse_nonfinite=inputs.config.run.on_nonfinite == "fail")
 
 
 def _job(storage: Storage, model: ModelRun, rows: RowTask) -> Job[GradientTask]:
-    log = row_task_log(storage, model.plan, rows.source, rows.draws)
+    log = row_task_log(storage, model.plan, rows.source, rows.labels_per_sample)
     task = GradientTask(rows, snapshots=model.snapshots)
     return Job(log, task, retry=None if model.plan.stored else lambda receipt: replace(task, supersedes=receipt))
 
 
-def _publish_parts(storage: Storage, model: ModelRun, split: str, draws: int, done: RowResults) -> tuple[RowsPart, ...]:
-    """The parts of a split, in order, of rows of so many draws; a source without a failed task is published."""
+def _publish_parts(
+    storage: Storage, model: ModelRun, split: str, labels: int, done: RowResults
+) -> tuple[RowsPart, ...]:
+    """The parts of a split, in order, of rows for so many labels a sample; a source without a failed task is published."""
     parts: list[RowsPart] = []
     for source in model.plan.trusted if split == "trusted" else model.plan.audited:
-        log = row_task_log(storage, model.plan, source, draws)
-        results = {task: done[task] for task in model.plan.tasks(source, draws)}
+        log = row_task_log(storage, model.plan, source, labels)
+        results = {task: done[task] for task in model.plan.tasks(source, labels)}
         receipts = [result for result in results.values() if isinstance(result, Receipt)]
         if len(receipts) == len(results):
-            model.manifests.setdefault(f"fitted_{split}" if draws else split, []).append(log.publish(receipts))
+            model.manifests.setdefault(f"fitted_{split}" if labels else split, []).append(log.publish(receipts))
         parts += [rows_part(log, task, result) for task, result in results.items()]
     return tuple(parts)
 
@@ -62,12 +64,12 @@ def rows_part(log: CommitLog, task: RowTask, result: Receipt | Failure) -> RowsP
     source, key = task.source.file.name, task.source.key
     if isinstance(result, Failure):
         return RowsPart(source, key, task.start, task.stop, "", key_of(failure=result.reason), result.reason)
-    return RowsPart(source, key, task.start, task.stop, log.attempt_folder(result), result.content)
+    return RowsPart.of(log, result, source)
 
 
 def _failure(model: ModelRun, done: RowResults, refuse_nonfinite: bool) -> str:
     """Why a model cannot continue with the rows that it has; "" where it can."""
-    trusted = (*model.trusted, *model.fitted_trusted)
+    trusted = (*model.trusted, *model.curvature_trusted)
     failures = [part.failure for part in trusted if part.failure]
     if failures:
         return (

@@ -21,9 +21,9 @@ class TaskResults:
     A sample has one row or several, all of them as good as the worst. Nothing here waits for a GPU before `settle`.
     """
 
-    def __init__(self, k: int, samples: int, draws: int, device: torch.device):
-        """Room for `draws` rows of k numbers a sample."""
-        self._draws, rows = draws, samples * draws
+    def __init__(self, k: int, samples: int, labels: int, device: torch.device):
+        """Room for `labels` rows of k numbers a sample."""
+        self._labels, rows = labels, samples * labels
         self.rows, self.scales = torch.zeros(rows, k, device=device), torch.ones(rows, 0, device=device)
         self._predictions = torch.full((rows,), NO_CLASS, dtype=torch.int64, device=device)
         self._confidence, self._norms = torch.zeros(rows, device=device), torch.zeros(rows, device=device)
@@ -33,26 +33,26 @@ class TaskResults:
 
     def add(self, batch: SampleBatch) -> int:
         """Adds a batch's samples, and returns the place of its first."""
-        place = len(self._ids) // self._draws
-        self._ids += [name for name in batch.ids for _ in range(self._draws)]
+        place = len(self._ids) // self._labels
+        self._ids += [name for name in batch.ids for _ in range(self._labels)]
         self._statuses += [
-            f"{UNREADABLE}{reason}" if reason else OK for reason in batch.unreadable for _ in range(self._draws)
+            f"{UNREADABLE}{reason}" if reason else OK for reason in batch.unreadable for _ in range(self._labels)
         ]
         return place
 
     def fill(self, place: int, rows_rk: Tensor, outcome: Outcome, group: Group) -> None:
         """Fills in what a group computed, at the places of its samples in the batch that begins at `place`: their r rows, those of a sample together."""
-        draws, rows_rk = self._draws, rows_rk.float()
-        places_r = self._each_draw((place + group.places.to(rows_rk.device, non_blocking=True)) * draws)
-        places_r = places_r + torch.arange(draws, device=rows_rk.device).repeat(len(group.places))
+        labels, rows_rk = self._labels, rows_rk.float()
+        places_r = self._each_label((place + group.places.to(rows_rk.device, non_blocking=True)) * labels)
+        places_r = places_r + torch.arange(labels, device=rows_rk.device).repeat(len(group.places))
         norms_r = torch.linalg.vector_norm(
             rows_rk, dim=1, dtype=torch.float64
         )  # not finite where a number of the row is not
-        finite_r = self._each_draw(torch.isfinite(norms_r).view(-1, draws).all(dim=1) & outcome.finite)
+        finite_r = self._each_label(torch.isfinite(norms_r).view(-1, labels).all(dim=1) & outcome.finite)
         self._finite[places_r] = finite_r
         self.rows[places_r] = rows_rk.masked_fill_(~finite_r.unsqueeze(1), 0.0)
-        self._predictions[places_r] = torch.where(finite_r, self._each_draw(outcome.predictions), NO_CLASS)
-        self._confidence[places_r] = torch.where(finite_r, self._each_draw(outcome.confidence), 0.0)
+        self._predictions[places_r] = torch.where(finite_r, self._each_label(outcome.predictions), NO_CLASS)
+        self._confidence[places_r] = torch.where(finite_r, self._each_label(outcome.confidence), 0.0)
         self._norms[places_r] = torch.where(finite_r, norms_r.float(), 0.0)
 
     def settle(self, layout: RowLayout, dtype: str) -> None:
@@ -64,20 +64,20 @@ class TaskResults:
         for place in torch.nonzero(~self._finite).flatten().tolist():
             self._statuses[place] = NONFINITE
 
-    def _each_draw(self, per_sample: Tensor) -> Tensor:
-        return per_sample.repeat_interleave(self._draws) if self._draws > 1 else per_sample
+    def _each_label(self, per_sample: Tensor) -> Tensor:
+        return per_sample.repeat_interleave(self._labels) if self._labels > 1 else per_sample
 
     @property
     def nonfinite(self) -> int:
         """Samples whose gradient or logits are not finite."""
-        return self._statuses.count(NONFINITE) // self._draws
+        return self._statuses.count(NONFINITE) // self._labels
 
     @property
     def unreadable(self) -> int:
         """Samples that could not be read."""
-        return sum(status.startswith(UNREADABLE) for status in self._statuses) // self._draws
+        return sum(status.startswith(UNREADABLE) for status in self._statuses) // self._labels
 
     def columns(self, start: int) -> SampleColumns:
         """The samples, one for each of their rows; the first is row `start` of its source."""
-        places = [start + row // self._draws for row in range(len(self._ids))]
+        places = [start + row // self._labels for row in range(len(self._ids))]
         return SampleColumns(self._ids, places, self._predictions, self._confidence, self._norms, self._statuses)

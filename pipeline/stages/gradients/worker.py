@@ -33,9 +33,9 @@ from pipeline.config.schema import FACTORED
 from pipeline.data.batches import Group, Outcome, SampleBatch, no_outcome
 from pipeline.data.statuses import UNREADABLE
 from pipeline.planning.plan import ModelPlan, RowTask, row_task_log, samples_of
-from pipeline.stages.gradients.task_results import TaskResults, label_names
 from pipeline.stages.gradients.loading import load_planned
 from pipeline.stages.gradients.loss_traces import traces
+from pipeline.stages.gradients.task_results import TaskResults, label_names
 
 READ_AHEAD = 2
 
@@ -82,7 +82,7 @@ class GradientWorker:
         if task.supersedes is not None and self._still_unreadable(plan, rows, task.supersedes):
             return task.supersedes
         files, measures = self.rows_of(task)
-        return row_task_log(self._storage, plan, rows.source, rows.draws).commit(
+        return row_task_log(self._storage, plan, rows.source, rows.labels_per_sample).commit(
             rows.name, files, measures, task.supersedes
         )
 
@@ -93,7 +93,9 @@ class GradientWorker:
             collected, watch, computing = compute(
                 self._traced if task.snapshots else self._compute, plan, batches, task
             )
-        files = encode_rows(collected.rows, collected.scales, collected.columns(rows.start), plan.layout_of(rows.draws))
+        files = encode_rows(
+            collected.rows, collected.scales, collected.columns(rows.start), plan.layout_of(rows.labels_per_sample)
+        )
         measures = Measures(
             rows=rows.stop - rows.start,
             seconds=watch.seconds,
@@ -117,14 +119,14 @@ class GradientWorker:
 
     def _read(self, plan: ModelPlan, rows: RowTask, places: range) -> Iterator[SampleBatch]:
         for batch in plan.inputs.read(
-            plan.config, rows.source, places, samples_of(self._config.run.batch_size, rows.draws)
+            plan.config, rows.source, places, samples_of(self._config.run.batch_size, rows.labels_per_sample)
         ):
             yield batch.pinned() if self._device.type == "cuda" else batch
 
     def _still_unreadable(self, plan: ModelPlan, rows: RowTask, done: Receipt) -> bool:
         """Whether exactly the samples that could not be read before cannot be read now, for the same reasons: then nothing is computed."""
-        log = row_task_log(self._storage, plan, rows.source, rows.draws)
-        before = read_statuses(self._storage, log.attempt_folder(done))[:: max(1, rows.draws)]
+        log = row_task_log(self._storage, plan, rows.source, rows.labels_per_sample)
+        before = read_statuses(self._storage, log.attempt_folder(done))[:: max(1, rows.labels_per_sample)]
         for place, status in enumerate(before, rows.start):
             if status.startswith(UNREADABLE):
                 (batch,) = self._read(plan, rows, range(place, place + 1))
@@ -153,9 +155,9 @@ class GradientWorker:
         self, plan: ModelPlan, batches: Iterator[SampleBatch], task: GradientTask
     ) -> tuple[TaskResults, Stopwatch, float]:
         """Rows of all batches, a watch that began with them, and the seconds not spent on waiting for a batch to be read."""
-        rows, layout = task.rows, plan.layout_of(task.rows.draws)
+        rows, layout = task.rows, plan.layout_of(task.rows.labels_per_sample)
         collected, watch, waited = (
-            TaskResults(layout.k, rows.stop - rows.start, max(1, rows.draws), self._device),
+            TaskResults(layout.k, rows.stop - rows.start, max(1, rows.labels_per_sample), self._device),
             Stopwatch(),
             0.0,
         )
@@ -164,13 +166,13 @@ class GradientWorker:
             batch = next(batches, None)
             waited += waiting.seconds
             if batch is None:
-                collected.settle(layout, plan.dtype_of(rows.draws))
+                collected.settle(layout, plan.dtype_of(rows.labels_per_sample))
                 return collected, watch, max(0.0, watch.seconds - waited)
             place = collected.add(batch)
             for group in batch.groups:
                 computed = (
-                    self._fitted_rows(plan, label_names(rows, place, batch), group)
-                    if rows.draws
+                    self._curvature_rows(plan, label_names(rows, place, batch), group)
+                    if rows.labels_per_sample
                     else self._own_rows(plan, group)
                 )
                 collected.fill(place, *computed, group)
@@ -181,8 +183,8 @@ class GradientWorker:
         samples = len(group.places)
         return computed.rows[:samples], group.outcome(computed.outputs[:samples].float())
 
-    def _fitted_rows(self, plan: ModelPlan, names: Sequence[str], group: Group) -> tuple[Tensor, Outcome]:
-        """Of a group's r samples, rows (r * draws, k), those of a sample together; they are not asked what the model made of them."""
+    def _curvature_rows(self, plan: ModelPlan, names: Sequence[str], group: Group) -> tuple[Tensor, Outcome]:
+        """Of a group's r samples, rows (r * labels, k), those of a sample together; they are not asked what the model made of them."""
         extractor, measured, samples = self._extractor(plan), group.measured.to(self._device), len(group.places)
         if plan.config.curvature.kind in FACTORED:
             numbers = extractor.side_numbers(

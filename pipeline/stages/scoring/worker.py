@@ -86,7 +86,7 @@ class ScoringWorker:
     def _batches(self, plan: ModelPlan, task: ScoreTask, busy: list[float]) -> Iterator[pa.RecordBatch]:
         """Record batches in order; of rows nothing is kept. `busy` takes the seconds of each."""
         loaded = compute(self._loaded_for, plan, task)
-        with prefetched(read_stored(self._storage, task.part, plan.reading, SCORING_BLOCK), READ_AHEAD) as blocks:
+        with prefetched(read_stored(self._storage, task.part, plan.row_reader, SCORING_BLOCK), READ_AHEAD) as blocks:
             yield from scored_batches(blocks, loaded.scorer, loaded.reference_ids, task.part.source, busy)
 
     def _loaded_for(self, plan: ModelPlan, task: ScoreTask) -> _Loaded:
