@@ -1,7 +1,7 @@
 """Runs the jobs of a step: what is done is reused, the rest is executed, and every job ends with a receipt or a reason."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Generic, Protocol, TypeVar
 
 from infra.commits import CommitLog, Receipt
@@ -12,7 +12,7 @@ from infra.storage.storage import Storage
 from pipeline.config.audit_config import AuditConfig
 from pipeline.errors import StageError
 from pipeline.planning.plan import ModelPlan
-from pipeline.root.logs import NO_RECEIPTS, Receipts, read_receipts
+from pipeline.root.logs import Receipts, read_receipts
 from pipeline.stages.progress import ModelRun
 
 
@@ -86,7 +86,7 @@ class StepRunner:
     resources: Resources
     notify: Listener
     deadline_passed: Callable[[], bool] = never
-    known: Receipts = NO_RECEIPTS
+    known: Receipts = field(default_factory=dict)
 
     @property
     def runnable(self) -> list[ModelRun]:

@@ -1,7 +1,5 @@
 """The facts of a report: what follows from scores, calibration and truth alone, and so is kept under their key."""
 
-from collections.abc import Callable, Iterable, Sequence
-
 import numpy as np
 from pydantic import JsonValue
 
@@ -9,7 +7,7 @@ from madcore.scoring.calibration import largest_rank, smallest_certified_group
 from madcore.scoring.coupling import RARE_CLASS
 from pipeline.artifacts.curvature import Screening, TrustedSamples
 from pipeline.planning.plan import ModelPlan
-from pipeline.stages.reporting.counts import ScoreCounts, repeated
+from pipeline.stages.reporting.counts import IdCounts, ScoreCounts
 from pipeline.stages.reporting.decisions import FlaggedSamples
 from pipeline.stages.reporting.evaluation import LabelledScores, controls, evaluate
 from pipeline.stages.reporting.verdict import FDR_LEVEL, FINITE, LABELLED, Evidence, judge
@@ -20,17 +18,11 @@ FACTS_VERSION = 1
 SUSPECTS_LISTED = 1000
 
 
-Ids = Callable[[], Iterable[Sequence[str]]]
-
-
 def build_report(
-    plan: ModelPlan, trusted: TrustedSamples, tally: ScoreCounts, found: FlaggedSamples, read_ids: Ids
+    plan: ModelPlan, trusted: TrustedSamples, tally: ScoreCounts, found: FlaggedSamples, ids: IdCounts
 ) -> dict[str, JsonValue]:
     """All facts of one model's report."""
-    known = tally.judged(found.decisions.flag_rank)
-    trusted_ids = set(trusted.ids) - set(plan.dropped)
-    duplicates = repeated(read_ids, tally.total)
-    shared = sum(name in trusted_ids for ids in read_ids() for name in ids if name)
+    known = tally.labelled(found.decisions.flag_rank)
     verdict = judge(_evidence(plan, trusted, tally))
     return {
         "schema": FACTS_VERSION,
@@ -38,8 +30,8 @@ def build_report(
             "audited": tally.total,
             "flagged": found.flagged,
             **{status: tally.statuses[status] for status in ("nonfinite", "unreadable", "failed")},
-            "duplicates": duplicates,
-            "shared_with_trusted": shared,
+            "duplicates": ids.repeated,
+            "shared_with_trusted": ids.shared,
         },
         "verdict": {"value": verdict.value, "reasons": list(verdict.reasons)},
         "calibration": _calibration(plan, trusted, tally, found),
@@ -48,11 +40,11 @@ def build_report(
         "classes": _classes(plan, trusted, tally, found, known),
         "histogram": _histogram(tally, found),
         "top_flagged": list(found.top),
-        "warnings": _warnings(plan, trusted, tally, duplicates, shared),
+        "warnings": _warnings(plan, trusted, tally, ids),
     }
 
 
-def screened(
+def screening_section(
     plan: ModelPlan, trusted: TrustedSamples, tally: ScoreCounts, screening: Screening
 ) -> dict[str, JsonValue]:
     """The section `screening`: the suspects, and the classes that stand out.
@@ -160,9 +152,7 @@ def _classes(
     return rows
 
 
-def _warnings(
-    plan: ModelPlan, trusted: TrustedSamples, tally: ScoreCounts, duplicates: int, shared: int
-) -> list[JsonValue]:
+def _warnings(plan: ModelPlan, trusted: TrustedSamples, tally: ScoreCounts, ids: IdCounts) -> list[JsonValue]:
     references = _references_by_class(plan, trusted)
     predicted = sorted(tally.predicted.items()) if plan.classes else []
     unseen = {number: count for number, count in predicted if not references[number]}
@@ -170,8 +160,8 @@ def _warnings(
     infinite, left_out = int(np.isinf(tally.calibration).sum()), len(trusted.of("filtered"))
     others, criterion = left_out + len(trusted.of("reference")), FINITE if plan.config.is_text else LABELLED
     lines = {
-        f"{duplicates:,} audited samples repeat an id of an earlier one; (source, row) tells them apart": duplicates,
-        f"{shared:,} audited samples share their id with a trusted one; if they are the same, they explain themselves": shared,
+        f"{ids.repeated:,} audited samples repeat an id of an earlier one; (source, row) tells them apart": ids.repeated,
+        f"{ids.shared:,} audited samples share their id with a trusted one; if they are the same, they explain themselves": ids.shared,
         f"predicted classes without reference samples, compared with the mean of the others instead: {_counts(unseen, 'audited')}": unseen,
         f"predicted classes with fewer than {RARE_CLASS} reference samples, drawn towards the mean of all: {_counts(rare, 'reference')}": rare,
         f"{len(trusted.of('unreadable')):,} trusted samples could not be read and are in neither part": trusted.of(
