@@ -2,7 +2,7 @@
 
 OpenMP keeps a pool of threads for each thread that calls it. Where the pools together have more threads than there are cores, GNU's
 lets them sleep between two parallel loops instead of waiting a moment; a network with thousands of short loops a second then took
-12 % longer (2 cores). So a plan's passes and the rows of all tasks are computed in one thread (`compute`). Blocks of rows that are
+12 % longer (2 cores). So a plan's passes and the rows of all tasks are computed in one thread (`run_in_compute_thread`). Blocks of rows that are
 scored do not need each other: each is computed by one thread alone (`map_in_threads`), none of which ever waits for another at the end
 of a loop. That also makes their bits the same however many threads there are.
 
@@ -38,7 +38,9 @@ _pools: dict[int, ThreadPoolExecutor] = {}
 _settings = threading.Lock()
 
 
-def compute(call: Callable[Arguments, Result], *args: Arguments.args, **kwargs: Arguments.kwargs) -> Result:
+def run_in_compute_thread(
+    call: Callable[Arguments, Result], *args: Arguments.args, **kwargs: Arguments.kwargs
+) -> Result:
     """What the call returns, or raises, made in the computing thread after all that was handed to it before.
 
     Never from within a call that this runs: it would wait for itself. Who is interrupted leaves a call that has begun to its end; one

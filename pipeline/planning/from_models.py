@@ -6,7 +6,7 @@ from itertools import chain
 from pydantic import JsonValue
 
 from infra.errors import StorageError
-from infra.execution.threads import compute, compute_threads
+from infra.execution.threads import compute_threads, run_in_compute_thread
 from madcore import MadcoreError, RowLayout
 from madcore.extraction.vjp_fallback import CHUNK_BYTES
 from madcore.scoring.calibration import calibration_size
@@ -59,7 +59,7 @@ def _plan_model(config: AuditConfig, model: ModelConfig) -> ModelPlan:
     audited, refused_files = find_sources(config, model, "audited")
     sampling = _find_sampling(config, model, trusted)
     samples = _check_trusted(model, trusted)
-    probed = compute(probe, config, model, trusted)
+    probed = run_in_compute_thread(probe, config, model, trusted)
     layout, rows = probed.sides.rows, max(source.rows for source in (*trusted, *audited))
     draws, reference = draws_of(model, probed.classes), samples - calibration_size(samples, model.calibration.fraction)
     fitted = samples + sum(source.rows for source in audited) if model.curvature.transductive else reference
