@@ -101,8 +101,8 @@ def measure(raw: Raw) -> dict[str, float | str]:
     flops = 2 * sum(size**2 for size in plan.layout.sizes) + 2 * plan.layout.k * references
     rates, limits = [], []
     for factor in (*(secrets.randbelow(10**9) / 1e10 + 0.1 for _ in range(3)), None):
-        products = run_in_compute_thread(product_rate, plan.layout.k, references)
-        limits.append((read_rate(storage, paths) / row_bytes, products / flops))
+        rows_read = read_rate(storage, paths) / row_bytes
+        limits.append((rows_read, run_in_compute_thread(product_rate, plan.layout.k, references) / flops))
         if factor is not None:
             rates.append(rescored(raw, storage, paths, factor))
     reading, products = (sorted(values)[len(values) // 2] for values in zip(*limits, strict=True))
