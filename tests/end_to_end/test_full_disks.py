@@ -107,7 +107,7 @@ def test_a_root_on_a_disk_that_is_read_only(raw: Raw, digits: Path, disk: Path, 
     config = config_of(raw, digits, str(root), tmp_path)
     mounted(disk, "remount,ro,size=64m")
     complaint = stopped(mad("run", config, "-q"), errno.EROFS)
-    assert "have that disk mounted for writing, or name a root elsewhere" in complaint
+    assert "mount that disk for writing, or choose another root" in complaint
     mounted(disk, "remount,rw,size=64m")
     assert mad("run", config).code == 0
     mounted(disk, "remount,ro,size=64m")

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from infra.commits import Measures, Receipt
 from infra.events import Stopwatch, peak_memory_bytes
 from infra.execution.prefetch import prefetched
-from infra.execution.threads import compute
+from infra.execution.threads import run_in_compute_thread
 from infra.storage.storage import Storage
 from madcore import (
     Measured,
@@ -90,7 +90,7 @@ class GradientWorker:
         """The files of one task, and what they took; nothing is committed."""
         plan, rows = self._plans[task.model], task.rows
         with prefetched(self._read(plan, rows, range(rows.start, rows.stop)), READ_AHEAD) as batches:
-            collected, watch, computing = compute(
+            collected, watch, computing = run_in_compute_thread(
                 self._traced if task.snapshots else self._compute, plan, batches, task
             )
         files = encode_rows(
@@ -108,7 +108,7 @@ class GradientWorker:
 
     def pass_seconds(self, rows: RowTask) -> float:
         """Seconds that the samples of a task take to go through the model once, as traces make them; nothing is committed."""
-        return compute(self._passed, self._plans[rows.model], rows)
+        return run_in_compute_thread(self._passed, self._plans[rows.model], rows)
 
     def _passed(self, plan: ModelPlan, rows: RowTask) -> float:
         groups = [group for batch in self._read(plan, rows, range(rows.start, rows.stop)) for group in batch.groups]
