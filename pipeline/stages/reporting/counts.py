@@ -1,4 +1,7 @@
-"""What a report counts while it streams over score parts. Memory does not grow with the samples, except where truth is known."""
+"""What a report counts while it streams over score parts.
+
+Memory does not grow with the samples, except where truth is known.
+"""
 
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Sequence
@@ -21,7 +24,7 @@ Column = NDArray[np.float64]
 
 
 class ScoreCounts:
-    """Counts of one model's audited samples: statuses, exceedances of the calibration scores, classes, range of scores."""
+    """Counts of one model's audited samples: statuses, exceedances of calibration scores, classes, range of scores."""
 
     def __init__(self, calibration: Column, suspected: Column | None = None):
         """Count nothing yet.
@@ -134,7 +137,8 @@ class IdCounts:
 def count_ids(read_ids: Callable[[], Iterable[Sequence[str]]], total: int, trusted: Collection[str]) -> IdCounts:
     """Count ids in one pass; samples without an id are not counted.
 
-    In bounded memory: ids are hashed, and where there are more than 2^24 they are read again for each share of the hashes.
+    In bounded memory: ids are hashed, and where there are more than 2^24 they are read again for each share of the
+    hashes.
 
     Args:
         read_ids: reads all ids, batch by batch.

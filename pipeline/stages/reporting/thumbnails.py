@@ -1,4 +1,7 @@
-"""Small pictures of the top flagged samples, encoded afresh from decoded pixels: no byte of an audited file reaches a page."""
+"""Small pictures of the top flagged samples.
+
+They are encoded again from decoded pixels: no byte of an audited file reaches a page.
+"""
 
 import base64
 import io

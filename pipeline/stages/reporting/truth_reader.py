@@ -15,9 +15,9 @@ BATCH_ROWS = 65536
 
 
 class TruthReader:
-    """Reads truth batch by batch in the order of the table, each file opened once, and keeps it; nothing where no source has any.
+    """Reads truth batch by batch in the order of the table, and keeps it; nothing where no source has any.
 
-    Close it, or use it as a context.
+    Each file is opened once. Close the reader, or use it as a context.
     """
 
     def __init__(self, sources: Mapping[str, Source], stored: Truth | None):

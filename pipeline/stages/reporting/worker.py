@@ -31,7 +31,7 @@ from pipeline.root.logs import reporting_log
 from pipeline.stages.reporting.chain_diagnostics import diagnose
 from pipeline.stages.reporting.counts import ScoreCounts, count_ids
 from pipeline.stages.reporting.decisions import Decisions, FlaggedSamples
-from pipeline.stages.reporting.report import build_report, screening_section
+from pipeline.stages.reporting.report import Facts, ReportInputs, build_report, screening_section
 from pipeline.stages.reporting.thumbnails import stored_thumbnails, thumbnails
 from pipeline.stages.reporting.truth_reader import TruthReader
 
@@ -49,7 +49,7 @@ COUNTED = ("row", "prediction", "confidence", "score", "gradient_norm", "status"
 
 @dataclass(frozen=True)
 class ReportTask:
-    """A model to report on: all its score parts, in the order of the table; of traces, the folders of each chain."""
+    """A model to report on: all its score parts, in the order of the table, and the folders of each chain, if any."""
 
     model: str
     key: str
@@ -64,9 +64,9 @@ class ReportTask:
 
 
 def reporting_key(plan: ModelPlan, parts: tuple[ScorePart, ...], references_content: str) -> str:
-    """Of the scores' contents, the calibration scores, the target, and the columns that hold the truth.
+    """Made of the scores' contents, the calibration scores, the target, and the columns that hold the truth.
 
-    A report on stored rows has a key of its own: it has no pictures but those of an earlier one.
+    A report on stored rows has a key of its own: its only pictures are those of an earlier report.
     """
     of_stored: dict[str, JsonValue] = {"pictures": "stored", "dropped": [*plan.dropped]} if plan.stored else {}
     return key_of(
@@ -102,7 +102,8 @@ class ReportingWorker:
             with table.open("wb") as sink:
                 write_parquet(sink, (flagged.decide(batch) for _, batch in self._batches(task)), PUBLISHED_FORMAT)
             ids = count_ids(lambda: self._ids(task), counts.total, set(trusted.ids) - set(plan.dropped))
-            facts = build_report(plan, trusted, counts, flagged, ids) | self._sections(plan, task, trusted, counts)
+            inputs = ReportInputs(plan, trusted, counts, flagged, ids)
+            facts = build_report(inputs) | self._sections(task, inputs)
             pictures = self._pictures(plan, flagged.top)
             files: dict[str, bytes | Path] = {TABLE: table, FACTS: _json(facts), IMAGES: _json(pictures), **truth.files}
             measures = Measures(rows=counts.total, seconds=watch.seconds, peak_memory_bytes=peak_memory_bytes())
@@ -113,14 +114,14 @@ class ReportingWorker:
         sources = {source.key: source for source in plan.audited}
         return TruthReader(sources, read_stored_truth(self._storage, stored) if stored else None)
 
-    def _sections(
-        self, plan: ModelPlan, task: ReportTask, trusted: TrustedSamples, counts: ScoreCounts
-    ) -> dict[str, JsonValue]:
+    def _sections(self, task: ReportTask, inputs: ReportInputs) -> Facts:
         """The sections that not every model has: of screening, and of the chains of weights."""
+        sections: Facts = {}
         screening = read_screening(self._storage, task.references)
-        sections = screening_section(plan, trusted, counts, screening) if screening is not None else {}
+        if screening is not None:
+            sections |= screening_section(inputs.plan, inputs.trusted, inputs.counts, screening)
         if task.segments:
-            sections |= diagnose(self._storage, plan, task.segments, task.references)
+            sections |= diagnose(self._storage, inputs.plan, task.segments, task.references)
         return sections
 
     def _pictures(self, plan: ModelPlan, entries: Sequence[Mapping[str, JsonValue]]) -> dict[str, JsonValue]:
@@ -150,18 +151,19 @@ class ReportingWorker:
 
 
 def _check_target(plan: ModelPlan, trusted: TrustedSamples) -> None:
-    """Unreadable and suspected samples can leave fewer for calibration than the plan saw."""
+    """Refuse a target that is out of reach: unreadable and suspected samples leave fewer for calibration than planned.
+
+    Raises:
+        StageError: it is.
+    """
     unreadable, suspected = len(trusted.of("unreadable")), len(trusted.of("suspect calibration"))
+    samples = len(trusted.ids) - unreadable - len(plan.dropped)
     try:
-        check_target(
-            plan.config.calibration.target.level,
-            len(trusted.of("calibration")),
-            len(trusted.ids) - unreadable - len(plan.dropped),
-        )
+        check_target(plan.config.calibration.target.level, len(trusted.of("calibration")), samples)
     except MadcoreError as error:
         raise StageError(
-            f"{error}; {unreadable:,} trusted samples could not be read, {suspected:,} calibration samples were screened out: mend or add some, or raise "
-            "calibration.fraction or the target"
+            f"{error}; {unreadable:,} trusted samples could not be read, {suspected:,} calibration samples were "
+            "screened out: repair or add some, or raise calibration.fraction or the target"
         ) from error
 
 
