@@ -23,10 +23,10 @@ from pipeline.root.mark import check_root, root_storage
 from pipeline.stages.curvature.tasks import moment_ranges
 from pipeline.stages.reporting.decisions import TOP_FLAGGED
 
-RUN_REQUESTS, MODEL_REQUESTS, SOURCE_REQUESTS = 50, 120, 5
+RUN_REQUESTS, MODEL_REQUESTS, DONE_MODEL_REQUESTS, SOURCE_REQUESTS = 50, 59, 60, 5
 
 
-ROW_TASK, TRUSTED_PART, SUMMED_PART, FITTED_PART, SCORED_PART, REPORTED_PART = 4, 13, 4, 3, 5, 7
+ROW_TASK, TRUSTED_PART, SUMMED_PART, FITTED_PART, SCORED_PART, REPORTED_PART = 4, 13, 4, 3, 5, 5
 
 
 OPENED, READ_BYTES = (
@@ -40,7 +40,7 @@ REPORTED_SECONDS = (
 )
 
 
-PLAN_READS, SCORE_READS = 3, 4  # times that planning looks at the trusted set, and reporting at scores
+PLAN_READS, SCORE_READS = 3, 3  # times that planning looks at the trusted set, and reporting at scores
 
 
 TRUSTED_BYTES = 80  # of a trusted sample's id, part, prediction and score, which two tasks keep
@@ -182,8 +182,8 @@ def _read(plan: ModelPlan, left: RemainingWork, sample_bytes: float, part_bytes:
     samples = sample_bytes * (left.curvature * (1 + passes) * _samples(trusted) + _samples(scored))
     curvature = left.curvature * (passes * _at_rest(plan, trusted) + fitted + _sum_bytes(plan) + _squares(plan))
     references = workers * bool(left.scored) * (4 * plan.layout.k * _references(plan) + _squares(plan))
-    pictures = left.report * (0 if config.is_text else TOP_FLAGGED) * max(_block(task) for task in audited)
-    truth = left.report * sum(_block(task) for task in audited if "anomalous" in task.source.truth)
+    pictures = left.report * min(_pictures(plan) * max(_block(task) for task in audited), _most(audited))
+    truth = left.report * _most(task for task in audited if "anomalous" in task.source.truth)
     tables = SCORE_READS * left.report * part_bytes * _samples(audited)
     snapshots = plan.snapshot_bytes * len(left.own) if traced else 0
     rows = inputs + labels + samples + curvature + references + _at_rest(plan, scored)
@@ -225,6 +225,15 @@ def _block(task: RowTask, beside: int = 0) -> int:
     return min(task.source.file.size, READ_BYTES * ("://" in task.source.file.url) + beside)
 
 
+def _most(tasks: Iterable[RowTask]) -> int:
+    """Bytes that are read to look at a little of each task while its file stays open: at most the whole file, once."""
+    blocks: dict[str, int] = {}
+    for task in tasks:
+        read = blocks.get(task.source_key, 0) + _block(task)
+        blocks[task.source_key] = min(read, task.source.file.size)
+    return sum(blocks.values())
+
+
 def _squares(plan: ModelPlan) -> int:
     """Bytes of the whitening."""
     return (
@@ -245,7 +254,7 @@ def _sums(plan: ModelPlan, parts: int) -> int:
 def _requests(plan: ModelPlan, left: RemainingWork, rates: ScoreRates) -> int:
     """Of one model."""
     if not left.anything:
-        return MODEL_REQUESTS // 2 + SOURCE_REQUESTS * len(plan.sources)
+        return DONE_MODEL_REQUESTS + SOURCE_REQUESTS * len(plan.sources)
     tasks = (*left.own, *left.curvature_rows)
     inputs = sum(OPENED + -(-_share(task) // READ_BYTES) for task in tasks if "://" in task.source.file.url)
     trusted, fitted, scored, audited = (
@@ -258,8 +267,14 @@ def _requests(plan: ModelPlan, left: RemainingWork, rates: ScoreRates) -> int:
         + SUMMED_PART * _sums(plan, trusted + transductive)
     )
     more = sum(int(source.rows * rates.part_bytes) // READ_BYTES for source in left.scored)
-    parts = SCORED_PART * scored + left.report * REPORTED_PART * audited + 2 * more
+    files = sum("anomalous" in source.truth for source in plan.audited) + min(_pictures(plan), len(plan.audited))
+    parts = SCORED_PART * scored + left.report * (REPORTED_PART * audited + OPENED * files) + 2 * more
     return MODEL_REQUESTS + SOURCE_REQUESTS * len(plan.sources) + ROW_TASK * len(tasks) + inputs + curvature + parts
+
+
+def _pictures(plan: ModelPlan) -> int:
+    """How many pictures a report may have, at most one file of audited samples opened for each."""
+    return 0 if plan.config.is_text else TOP_FLAGGED
 
 
 def _share(task: RowTask) -> int:

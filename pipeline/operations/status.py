@@ -4,7 +4,7 @@ from pydantic import JsonValue
 
 from infra.commits import CommitLog, Receipt
 from infra.errors import StorageError
-from infra.locks import Owner
+from infra.owners import Owner
 from infra.storage.storage import Storage
 from pipeline.errors import RootError
 from pipeline.root.layout import collected_file, models, outcome_file, run_file, runs

@@ -29,8 +29,8 @@ from pipeline.planning.plan import AuditPlan
 from pipeline.root.logs import STAGES
 from pipeline.root.mark import open_root, root_lock, root_storage
 from pipeline.stages.progress import ModelRun
-from pipeline.stages.runner import StepRunner
-from pipeline.stages.sequence import compute
+from pipeline.stages.runner import StageInputs, StepRunner
+from pipeline.stages.sequence import run_stages
 
 SWEEP_VERSION = 1
 
@@ -218,7 +218,7 @@ def _planned(point: Point) -> AuditPlan | str:
 
 def _point(storage: Storage, plan: AuditPlan, runner: StepRunner, check: Callable[[], None]) -> Iterator[Raw]:
     models = {model.name: ModelRun(model) for model in plan.models}
-    compute(plan, storage, replace(runner, models=models), STAGES, check)
+    run_stages(StageInputs(plan.config, storage, replace(runner, models=models)), STAGES, check)
     for name, reason in plan.refused.items():
         yield {"model": name, "failure": reason}
     for name, model in models.items():

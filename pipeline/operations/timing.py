@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from infra.events import Stopwatch
-from infra.execution.threads import compute, compute_threads
+from infra.execution.threads import compute_threads, run_in_compute_thread
 from infra.formats.tables import write_parquet
 from madcore import BlockMoment, Whitening
 from madcore.curvature.whitening import Matrix
@@ -101,15 +101,16 @@ def score_rates(plan: ModelPlan, references: int) -> ScoreRates:
         else tuple(Matrix(torch.eye(size)) for size in layout.sizes)
     )
     whitening = Whitening(layout, maps)
-    whitened = compute(_seconds, lambda: whitening(rows)) / SCORING_BLOCK if maps else 0.0
+    whitened = run_in_compute_thread(_seconds, lambda: whitening(rows)) / SCORING_BLOCK if maps else 0.0
     moment = {"kfac": 0.0, "ekfac": whitened}.get(
-        plan.config.curvature.kind, compute(_seconds, lambda: BlockMoment.zero(layout).update(rows)) / SCORING_BLOCK
+        plan.config.curvature.kind,
+        run_in_compute_thread(_seconds, lambda: BlockMoment.zero(layout).update(rows)) / SCORING_BLOCK,
     )
     scored, part_bytes = _scored(plan, whitening, rows, used)
     return ScoreRates(
         whitened,
         moment if maps else 0.0,
-        compute(_factor_seconds, plan, references) if maps else 0.0,
+        run_in_compute_thread(_factor_seconds, plan, references) if maps else 0.0,
         scored * references / used,
         part_bytes,
     )

@@ -37,6 +37,11 @@ class ChainTask:
     segments: tuple[Segment, ...]
     before: Segment | None = None
 
+    @property
+    def name(self) -> str:
+        """Its name in its chain's commit log: it is done when its last segment is."""
+        return self.segments[-1].name
+
 
 def segments(plan: ModelPlan, settings: LossTrace) -> list[Segment]:
     """A chain's draws, cut at places that do not depend on their number.

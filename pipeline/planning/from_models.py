@@ -6,7 +6,7 @@ from itertools import chain
 from pydantic import JsonValue
 
 from infra.errors import StorageError
-from infra.execution.threads import compute, compute_threads
+from infra.execution.threads import compute_threads, run_in_compute_thread
 from madcore import MadcoreError
 from madcore.extraction.vjp_fallback import CHUNK_BYTES
 from pipeline.config.audit_config import AuditConfig
@@ -58,7 +58,7 @@ def _plan_model(config: AuditConfig, model: ModelConfig) -> ModelPlan:
     audited, refused_files = find_sources(config, model, "audited")
     sampling = _find_sampling(config, model, trusted)
     samples = _check_trusted(model, trusted)
-    probed = compute(probe, config, model, trusted)
+    probed = run_in_compute_thread(probe, config, model, trusted)
     recipe = RowRecipe(
         patterns=() if model.traced else model.gradient.layers,
         snapshots_key=_snapshots_key(model, probed, sampling),

@@ -66,8 +66,8 @@ class ModelRun:
     manifests: dict[str, list[str]] = field(default_factory=dict)
 
     @property
-    def alive(self) -> bool:
-        """Whether it can go on."""
+    def runnable(self) -> bool:
+        """Whether its next stage can begin."""
         return not (self.failure or self.unreached)
 
     @property

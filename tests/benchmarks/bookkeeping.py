@@ -111,7 +111,7 @@ class Books:
         model = ModelRun(self._plan)
         runner: StepRunner = StepRunner({self._plan.name: model}, Crowd(), Resources(), ignore)
         jobs = [
-            Job(rows_log(self._storage, task.model, self._plan.row_key, task.source_key), task.name, task)
+            Job(rows_log(self._storage, task.model, self._plan.row_key, task.source_key), task)
             for task in self._plan.row_tasks
         ]
         results = runner.run(

@@ -26,7 +26,7 @@ import torch
 from infra.commits import Measures
 from infra.execution.contract import Resources
 from infra.execution.serial import SerialExecutor
-from infra.execution.threads import compute
+from infra.execution.threads import run_in_compute_thread
 from infra.storage.storage import Storage
 from madcore import RowLayout
 from madcore.curvature.kronecker import SideLayout
@@ -117,9 +117,9 @@ def square_rate() -> float:
 def limits(storage: Storage, paths: list[str], row_bytes: float, references: int) -> tuple[float, float]:
     """Rows a second that reading and that products allow."""
     squares = 2 * sum(size**2 for size in LAYOUT.sizes)
-    seconds = squares / compute(square_rate) + (squares + 2 * LAYOUT.k * references) / compute(
-        product_rate, LAYOUT.k, references
-    )
+    products = squares + 2 * LAYOUT.k * references
+    seconds = squares / run_in_compute_thread(square_rate)
+    seconds += products / run_in_compute_thread(product_rate, LAYOUT.k, references)
     return read_rate(storage, paths) / (2 * row_bytes), 1 / seconds
 
 
@@ -136,7 +136,8 @@ def rebuilt(audit: Audit) -> CurvatureFolders:
     )
     none = [0.0] * len(LAYOUT.sizes)
     factor = log.commit("factor", dict(encode_whitening(whitening, none, none)), measures)
-    references = log.commit("references", dict(encode_references(compute(whitening, rows), trusted)), measures)
+    whitened = run_in_compute_thread(whitening, rows)
+    references = log.commit("references", dict(encode_references(whitened, trusted)), measures)
     return CurvatureFolders(log.attempt_folder(factor), log.attempt_folder(references), references.content)
 
 

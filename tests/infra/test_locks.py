@@ -14,7 +14,8 @@ import pytest
 
 from infra.errors import LockHeld
 from infra.formats.documents import encode
-from infra.locks import Claim, Lock, Owner
+from infra.locks import Claim, Lock
+from infra.owners import Owner
 from infra.storage.storage import Storage
 from tests.infra.stores import another_client
 
@@ -26,7 +27,8 @@ REPOSITORY = Path(__file__).parents[2]
 
 HOLDER = """
 import sys, time
-from infra.locks import Lock, Owner
+from infra.locks import Lock
+from infra.owners import Owner
 from infra.storage.storage import Storage
 
 owner = Owner.here().model_copy(update={"machine": sys.argv[3]} if sys.argv[3] else {})
@@ -120,7 +122,7 @@ def test_a_driver_that_slept_through_its_lease_learns_that_another_has_taken_ove
             _, errors = sleeper.communicate("still there?\n", timeout=60)
             assert sleeper.returncode == 1
             assert (
-                f"this driver gave no sign of life for 1 s, and another took its lock over (process {os.getpid()} of"
+                f"this driver did not renew its lock for 1 s, and another took it over (process {os.getpid()} of"
                 in errors
             )
             lock.check()

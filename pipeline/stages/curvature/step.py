@@ -1,14 +1,15 @@
-"""The curvature stage as the driver sees it: which tasks, step after step, of all models together (see `pipeline.stages.curvature.worker`)."""
+"""The driver's part of the curvature stage: which tasks there are, step after step, of all models together.
+
+What a task does is in `pipeline.stages.curvature.worker`.
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 
 from infra.commits import CommitLog, Receipt
-from infra.storage.storage import Storage
 from pipeline.artifacts.curvature import CurvatureFolders
 from pipeline.keys import key_of
-from pipeline.planning.plan import ModelPlan
 from pipeline.root.logs import BASIS, EIGENVALUES, FACTOR, MOMENT, SPLIT, curvature_log
 from pipeline.stages.curvature.tasks import (
     CurvatureTask,
@@ -19,33 +20,38 @@ from pipeline.stages.curvature.tasks import (
 )
 from pipeline.stages.curvature.worker import CurvatureWorker
 from pipeline.stages.progress import ModelRun
-from pipeline.stages.runner import Job, StepRunner
+from pipeline.stages.runner import Job, StageInputs
 
 Tasks = dict[str, CurvatureTask]
 
 
-@dataclass(frozen=True)
-class Fitting:
-    """Runs the stage. `logs` and `receipts` are those of each model so far, receipts in the order of their tasks."""
+def run_curvature(inputs: StageInputs) -> None:
+    """Make the curvature of all models; what scoring needs of it is noted in each `ModelRun`."""
+    _CurvatureTasks(inputs).run()
 
-    storage: Storage
-    plans: Mapping[str, ModelPlan]
-    runner: StepRunner
+
+@dataclass(frozen=True)
+class _CurvatureTasks:
+    """Runs the tasks. `logs` and `receipts` are those of each model so far, receipts in the order of their tasks."""
+
+    inputs: StageInputs
     logs: dict[str, CommitLog] = field(default_factory=dict)
     receipts: dict[str, list[Receipt]] = field(default_factory=dict)
 
     def run(self) -> None:
         """All steps; what each model's scoring needs of them is noted in its `ModelRun`."""
-        tasks = self._split({model.plan.name: self._first(model) for model in self.runner.alive})
+        tasks = self._split({model.plan.name: self._first(model) for model in self.inputs.runner.runnable})
         factors = self._factored({name: task for name, task in tasks.items() if self._kind(name) != "identity"})
         whole = {
-            name: replace(tasks[name], name=references_name(self.plans[name]), factor=factors.get(name, ""), audited=())
-            for name in self._alive(tasks)
+            name: replace(
+                tasks[name], name=references_name(self.inputs.plans[name]), factor=factors.get(name, ""), audited=()
+            )
+            for name in self._runnable(tasks)
         }
         for name in self._step(whole):
             used = self.receipts[name][-2 if name in factors else -1 :]
             content = key_of(contents=[receipt.content for receipt in used])
-            model = self.runner.models[name]
+            model = self.inputs.runner.models[name]
             model.curvature = CurvatureFolders(factors.get(name, ""), self.logs[name].attempt_folder(used[-1]), content)
             model.manifests["curvature"] = [self.logs[name].publish(self.receipts[name])]
 
@@ -56,7 +62,7 @@ class Fitting:
             (*more, *audited) if plan.config.curvature.kind == "ekfac" else more if plan.labels_per_sample else audited
         )
         key = curvature_key(plan, model.trusted, in_key, model.curvature_trusted)
-        self.logs[plan.name] = curvature_log(self.storage, plan.name, key)
+        self.logs[plan.name] = curvature_log(self.inputs.storage, plan.name, key)
         return CurvatureTask(plan.name, SPLIT, key, model.trusted, audited)
 
     def _split(self, tasks: Tasks) -> Tasks:
@@ -75,12 +81,12 @@ class Fitting:
         along = self._added_up(
             {name: replace(tasks[name], basis=folder) for name, folder in bases.items()}, EIGENVALUES
         )
-        last = {name: along.get(name, summed[name]) for name in self._alive(summed)}
+        last = {name: along.get(name, summed[name]) for name in self._runnable(summed)}
         return self._step({name: replace(task, name=FACTOR) for name, task in last.items()})
 
     def _on_curvature_rows(self, task: CurvatureTask) -> CurvatureTask:
         """The task on the rows that its model's curvature is fitted on."""
-        model = self.runner.models[task.model]
+        model = self.inputs.runner.models[task.model]
         if not model.plan.labels_per_sample:
             return task
         fitting = replace(
@@ -106,7 +112,7 @@ class Fitting:
             for name, receipts in self._run(jobs).items():
                 folders = tuple(self.logs[name].attempt_folder(receipt) for receipt in receipts)
                 tasks[name] = replace(tasks[name], moments=folders, last=len(folders), audited=())
-            tasks, level = {name: tasks[name] for name in self._alive(tasks)}, level + 1
+            tasks, level = {name: tasks[name] for name in self._runnable(tasks)}, level + 1
         return tasks
 
     def _step(self, tasks: Tasks) -> dict[str, str]:
@@ -118,17 +124,19 @@ class Fitting:
 
     def _run(self, tasks: Mapping[str, Sequence[CurvatureTask]]) -> dict[str, list[Receipt]]:
         """Runs tasks of each model; a model of which one fails has failed."""
-        jobs = {name: [Job(self.logs[name], task.name, task) for task in own] for name, own in tasks.items()}
-        done = self.runner.whole(
-            self.runner.run("curvature", partial(CurvatureWorker, self.storage.url, self.plans), jobs)
+        jobs = {name: [Job(self.logs[name], task) for task in own] for name, own in tasks.items()}
+        done = self.inputs.runner.receipts_of_complete(
+            self.inputs.runner.run(
+                "curvature", partial(CurvatureWorker, self.inputs.storage.url, self.inputs.plans), jobs
+            )
         )
         for name, receipts in done.items():
             self.receipts.setdefault(name, []).extend(receipts)
         return done
 
     def _kind(self, name: str) -> str:
-        return self.plans[name].config.curvature.kind
+        return self.inputs.plans[name].config.curvature.kind
 
-    def _alive(self, tasks: Tasks) -> list[str]:
-        """Those of the models that can go on."""
-        return [name for name in tasks if self.runner.models[name].alive]
+    def _runnable(self, tasks: Tasks) -> list[str]:
+        """The models of these tasks that can continue."""
+        return [name for name in tasks if self.inputs.runner.models[name].runnable]

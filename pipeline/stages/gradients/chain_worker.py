@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from infra.commits import Measures, Receipt
 from infra.events import Stopwatch, peak_memory_bytes
-from infra.execution.threads import compute
+from infra.execution.threads import run_in_compute_thread
 from infra.storage.storage import Storage
 from madcore.sampling.langevin import (
     Chain,
@@ -65,7 +65,7 @@ class SamplingWorker:
                 chain = read_state(self._storage, log.attempt_folder(receipt))
                 continue
             watch = Stopwatch()
-            chain, files, left_out = compute(
+            chain, files, left_out = run_in_compute_thread(
                 self._advanced, plan, chain or Chain.start(task.chain, torch.zeros(0)), segment
             )
             seconds = watch.seconds

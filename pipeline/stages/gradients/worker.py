@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from infra.commits import Measures, Receipt
 from infra.events import Stopwatch, peak_memory_bytes
 from infra.execution.prefetch import prefetched
-from infra.execution.threads import compute
+from infra.execution.threads import run_in_compute_thread
 from infra.storage.storage import Storage
 from madcore import (
     Measured,
@@ -33,9 +33,9 @@ from pipeline.config.schema import FACTORED
 from pipeline.data.batches import Group, Outcome, SampleBatch, no_outcome
 from pipeline.data.statuses import UNREADABLE
 from pipeline.planning.plan import ModelPlan, RowTask, row_task_log, samples_of
-from pipeline.stages.gradients.collected import Collected, _names
 from pipeline.stages.gradients.loading import load_planned
 from pipeline.stages.gradients.loss_traces import traces
+from pipeline.stages.gradients.task_results import TaskResults, label_names
 
 READ_AHEAD = 2
 
@@ -55,6 +55,11 @@ class GradientTask:
     def model(self) -> str:
         """The model's name."""
         return self.rows.model
+
+    @property
+    def name(self) -> str:
+        """The name under which it is committed."""
+        return self.rows.name
 
 
 class GradientWorker:
@@ -85,7 +90,7 @@ class GradientWorker:
         """The files of one task, and what they took; nothing is committed."""
         plan, rows = self._plans[task.model], task.rows
         with prefetched(self._read(plan, rows, range(rows.start, rows.stop)), READ_AHEAD) as batches:
-            collected, watch, computing = compute(
+            collected, watch, computing = run_in_compute_thread(
                 self._traced if task.snapshots else self._compute, plan, batches, task
             )
         files = encode_rows(
@@ -103,7 +108,7 @@ class GradientWorker:
 
     def pass_seconds(self, rows: RowTask) -> float:
         """Seconds that the samples of a task take to go through the model once, as traces make them; nothing is committed."""
-        return compute(self._passed, self._plans[rows.model], rows)
+        return run_in_compute_thread(self._passed, self._plans[rows.model], rows)
 
     def _passed(self, plan: ModelPlan, rows: RowTask) -> float:
         groups = [group for batch in self._read(plan, rows, range(rows.start, rows.stop)) for group in batch.groups]
@@ -131,9 +136,9 @@ class GradientWorker:
 
     def _traced(
         self, plan: ModelPlan, batches: Iterator[SampleBatch], task: GradientTask
-    ) -> tuple["Collected", Stopwatch, float]:
+    ) -> tuple[TaskResults, Stopwatch, float]:
         """As `_compute`, of traces: all samples are read before the first snapshot is."""
-        collected, watch = Collected(plan.layout.k, task.rows.stop - task.rows.start, 1, self._device), Stopwatch()
+        collected, watch = TaskResults(plan.layout.k, task.rows.stop - task.rows.start, 1, self._device), Stopwatch()
         placed = list[tuple[int, Group]]()
         for batch in batches:
             place = collected.add(batch)
@@ -148,11 +153,11 @@ class GradientWorker:
 
     def _compute(
         self, plan: ModelPlan, batches: Iterator[SampleBatch], task: GradientTask
-    ) -> tuple["Collected", Stopwatch, float]:
+    ) -> tuple[TaskResults, Stopwatch, float]:
         """Rows of all batches, a watch that began with them, and the seconds not spent on waiting for a batch to be read."""
         rows, layout = task.rows, plan.layout_of(task.rows.labels_per_sample)
         collected, watch, waited = (
-            Collected(layout.k, rows.stop - rows.start, max(1, rows.labels_per_sample), self._device),
+            TaskResults(layout.k, rows.stop - rows.start, max(1, rows.labels_per_sample), self._device),
             Stopwatch(),
             0.0,
         )
@@ -166,7 +171,7 @@ class GradientWorker:
             place = collected.add(batch)
             for group in batch.groups:
                 computed = (
-                    self._curvature_rows(plan, _names(rows, place, batch), group)
+                    self._curvature_rows(plan, label_names(rows, place, batch), group)
                     if rows.labels_per_sample
                     else self._own_rows(plan, group)
                 )

@@ -11,7 +11,7 @@ from infra.commits import Measures, Receipt
 from infra.errors import StorageError
 from infra.events import Stopwatch, peak_memory_bytes
 from infra.execution.prefetch import prefetched
-from infra.execution.threads import compute, compute_threads, map_in_threads
+from infra.execution.threads import compute_threads, map_in_threads, run_in_compute_thread
 from infra.formats.tables import write_parquet
 from infra.storage.storage import Storage
 from madcore import RowLayout
@@ -37,6 +37,11 @@ class ScoreTask:
     key: str
     part: RowsPart
     curvature: CurvatureFolders
+
+    @property
+    def name(self) -> str:
+        """The name under which it is committed."""
+        return self.part.name
 
 
 def scoring_key(plan: ModelPlan, curvature: CurvatureFolders) -> str:
@@ -80,7 +85,7 @@ class ScoringWorker:
 
     def _batches(self, plan: ModelPlan, task: ScoreTask, busy: list[float]) -> Iterator[pa.RecordBatch]:
         """Record batches in order; of rows nothing is kept. `busy` takes the seconds of each."""
-        loaded = compute(self._loaded_for, plan, task)
+        loaded = run_in_compute_thread(self._loaded_for, plan, task)
         with prefetched(read_stored(self._storage, task.part, plan.row_reader, SCORING_BLOCK), READ_AHEAD) as blocks:
             yield from scored_batches(blocks, loaded.scorer, loaded.reference_ids, task.part.source, busy)
 

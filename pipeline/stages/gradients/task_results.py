@@ -10,12 +10,12 @@ from pipeline.data.statuses import NO_CLASS, NONFINITE, OK, UNREADABLE
 from pipeline.planning.plan import RowTask
 
 
-def _names(rows: RowTask, place: int, batch: SampleBatch) -> list[str]:
+def label_names(rows: RowTask, place: int, batch: SampleBatch) -> list[str]:
     """What labels are sampled by, of a batch that begins at `place` of its task: ids, and where there is none, the sample's place."""
     return [name or f"{rows.source.key}/{row}" for row, name in enumerate(batch.ids, rows.start + place)]
 
 
-class Collected:
+class TaskResults:
     """A task's results, in the order of its samples, on the model's device until it is settled; a row without a result stays 0.
 
     A sample has one row or several, all of them as good as the worst. Nothing here waits for a GPU before `settle`.

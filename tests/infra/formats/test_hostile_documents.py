@@ -236,7 +236,7 @@ def test_no_path_leaves_a_root_whoever_names_it(path: str, tmp_path: Path) -> No
         lambda name: storage.write(name, b""),
         lambda name: storage.create(name, b""),
     ):
-        with pytest.raises(StorageError, match="is no path below"):
+        with pytest.raises(StorageError, match="is not a path below"):
             act(path)
     assert (tmp_path / "outside").read_text() == "not the root's"
     assert not (tmp_path / "root").exists()
