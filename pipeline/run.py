@@ -73,9 +73,8 @@ def run_audit(
         raise ConfigError(f"there is no stage {until!r}; stages: {', '.join(STAGES)}")
     plan, resources = plan.fitting(), _resources(plan, executor)
     with open_executor(executor, address, resources) as opened:
-        return _run(
-            plan, StepRunner({}, opened, resources, listener, known=plan.receipts), STAGES[: STAGES.index(until) + 1]
-        )
+        runner = StepRunner({}, opened, resources, listener, known=plan.receipts)
+        return _run(plan, runner, STAGES[: STAGES.index(until) + 1])
 
 
 def run_audit_until(
