@@ -16,7 +16,7 @@ from pipeline.config.durations import parse_duration
 from pipeline.config.on_verdict import VERDICTS
 from pipeline.data.ids import read_id_list
 from pipeline.errors import ConfigError
-from pipeline.operations.cost import estimated
+from pipeline.operations.cost import estimate_costs
 from pipeline.operations.repair import repair, restore_tables
 from pipeline.operations.sweep import SWEEP_VERSION, load_points, sweep
 from pipeline.planning.from_models import plan_audit
@@ -32,7 +32,7 @@ LAST_STAGE = STAGES[-1]
 def show_plan(path: str, cost: bool, executor: str, common: Common) -> None:
     """`mad plan`: exit 1 if a model or file of the config cannot be audited, 3 if the plan cannot fit."""
     plan = plan_audit(AuditConfig.load(path))
-    plan = estimated(plan, executor) if cost else plan
+    plan = estimate_costs(plan, executor) if cost else plan
     common.emit(plan_document(plan), plan_text(plan))
     if plan.misfits:
         raise typer.Exit(CANNOT)
@@ -102,7 +102,7 @@ def _wanted_verdict(options: RunOptions) -> str | None:
 
 def _plan_and_run(config: AuditConfig, options: RunOptions, verdict: str | None, common: Common) -> None:
     plan = plan_audit(config)
-    _run(estimated(plan, options.executor) if options.cost else plan, options, verdict, common)
+    _run(estimate_costs(plan, options.executor) if options.cost else plan, options, verdict, common)
 
 
 def rescore_config(root: str, path: str, drop: str | None, options: RunOptions, common: Common) -> None:

@@ -33,8 +33,7 @@ def plan_rescore(config: AuditConfig, drop: Set[str] = NO_IDS) -> AuditPlan:
 
     Args:
         config: with any curvature, score and calibration, and with `estimator.layers` that choose among the stored
-        ones. All
-            else of a model must be as it was when its rows were stored.
+            ones. All else of a model must be as it was when its rows were stored.
         drop: ids of trusted samples to leave out.
 
     Raises:
@@ -47,9 +46,8 @@ def plan_rescore(config: AuditConfig, drop: Set[str] = NO_IDS) -> AuditPlan:
 def plan_point(config: AuditConfig, known: Receipts = NO_RECEIPTS) -> AuditPlan:
     """Like `plan_rescore`, for a point of a sweep: `estimator.projection.rank` may also be below the stored one.
 
-    Rows are then re-projected as they are read, which is not an approximation (see `madcore.reprojection`); what is
-    at rest was rounded at the stored rank, so the figures equal those of a run up to that rounding, not byte for
-    byte.
+    Rows are then re-projected as they are read, which is not an approximation (see `madcore.reprojection`); what is at
+    rest was rounded at the stored rank, so the figures equal those of a run up to that rounding, not byte for byte.
 
     Args:
         config: of the point.

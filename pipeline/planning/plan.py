@@ -236,8 +236,8 @@ class Cost:
 class AuditPlan:
     """The plan of an audit: its models, why each other one cannot be audited, and what reviews say of samples, by id.
 
-    `costs`: what models are expected to cost, none without `pipeline.operations.cost.estimated`. `receipts`: those of
-    stored rows that were read for the plan, by the folder of their commit log.
+    `costs`: what models are expected to cost, none without `pipeline.operations.cost.estimate_costs`. `receipts`:
+    those of stored rows that were read for the plan, by the folder of their commit log.
     """
 
     config: AuditConfig
