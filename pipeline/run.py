@@ -15,7 +15,7 @@ from infra.storage.storage import Storage
 from pipeline.errors import ConfigError
 from pipeline.planning.order import LastAudit, gone_files, in_order, last_audits, waves
 from pipeline.planning.plan import AuditPlan
-from pipeline.publication.notify import tell
+from pipeline.publication.notify import notify
 from pipeline.publication.publish import finish_interrupted_publication, publish
 from pipeline.publication.record import begin
 from pipeline.results.audit import Audit
@@ -122,7 +122,7 @@ def _run(plan: AuditPlan, runner: StepRunner, stages: Sequence[str]) -> Audit:
         run_id = begin(storage, plan)
         compute(plan, storage, runner, stages, lock.check)
         outcome = publish(storage, run_id, plan, list(runner.models.values()), complete=stages[-1] == STAGES[-1])
-    return _told(plan, storage, outcome, runner.tell)
+    return _opened(plan, storage, outcome, runner.tell)
 
 
 def _run_in_waves(plan: AuditPlan, runner: StepRunner, workers: int) -> Audit:
@@ -155,12 +155,12 @@ def _run_in_waves(plan: AuditPlan, runner: StepRunner, workers: int) -> Audit:
         for stage, total in seconds.items():
             runner.tell(StageEnded(stage, total))
         outcome = publish(storage, run_id, plan, list(models.values()), complete=True)
-    return _told(plan, storage, outcome, runner.tell)
+    return _opened(plan, storage, outcome, runner.tell)
 
 
-def _told(plan: AuditPlan, storage: Storage, outcome: RunOutcome, listener: Listener) -> Audit:
+def _opened(plan: AuditPlan, storage: Storage, outcome: RunOutcome, listener: Listener) -> Audit:
     if plan.config.on_verdict is not None:
-        tell(plan.config.on_verdict, plan.config.folder, storage.url, outcome.summaries, listener)
+        notify(plan.config.on_verdict, plan.config.folder, storage.url, outcome.summaries, listener)
     return Audit(storage, outcome)
 
 

@@ -12,9 +12,10 @@ from pipeline.artifacts.truth import TRUTH_FILE
 from pipeline.config.schema import ModelConfig
 from pipeline.errors import SourceError
 from pipeline.planning.recipe import EarlierRun, RowRecipe
+from pipeline.root.documents import JsonObject
 from pipeline.root.layout import outcome_file, run_file, run_summary_file, runs
 from pipeline.root.logs import SPLIT
-from pipeline.root.records import Document, read_document
+from pipeline.root.records import ModelRecord, read_record, read_run_summary
 
 FREE = ("curvature", "score", "calibration")
 
@@ -27,7 +28,7 @@ class EarlierRows:
     """What a run recorded of a model: the run's id, the model's entry, its config, and what its rows are made of."""
 
     run_id: str
-    entry: Document
+    entry: ModelRecord
     config: ModelConfig
     rows: RowRecipe
 
@@ -76,19 +77,13 @@ def _latest(storage: Storage, model: ModelConfig, differ: Differ) -> EarlierRows
 
 def _found(storage: Storage, run_id: str, model: ModelConfig, differ: Differ) -> EarlierRows | str:
     """What a run recorded of a model, or how its rows differ from those that are asked for."""
-    record = read_document(storage, run_file(run_id)) or {}
-    models, config = record.get("models"), record.get("config")
-    entry = models.get(model.name) if isinstance(models, dict) else None
-    if not isinstance(entry, dict) or "rows" not in entry or not isinstance(config, dict):
+    record = read_record(storage, run_id)
+    entry = record.models.get(model.name) if record is not None else None
+    if record is None or entry is None or entry.rows is None:
         return "it is of an earlier version of mad, which did not record what rows are made of"
-    configured = config.get("models")
-    own = (
-        next((one for one in configured if isinstance(one, dict) and one.get("name") == model.name), {})
-        if isinstance(configured, list)
-        else {}
-    )
     try:
-        stored, rows = ModelConfig.model_validate(own), RowRecipe.model_validate(entry["rows"])
+        stored = ModelConfig.model_validate(record.settings(model.name))
+        rows = RowRecipe.model_validate(entry.rows)
     except ValidationError as error:
         return f"{storage.locate(run_file(run_id))} is damaged, or of a newer version of mad ({error.error_count()} places of it make no sense)"
     return "; ".join(differ(model, stored)) or EarlierRows(run_id, entry, stored, rows)
@@ -110,9 +105,9 @@ def _unlike_at_its_rank(asked: ModelConfig, stored: ModelConfig) -> Iterator[str
     return _unlike(asked, stored)
 
 
-def _of_rows(model: ModelConfig) -> Document:
+def _of_rows(model: ModelConfig) -> JsonObject:
     """What of a model's config decides which rows there are, but for the layers, of which fewer can be taken."""
-    document: Document = model.model_dump(mode="json", exclude={*FREE, "estimator"})
+    document: JsonObject = model.model_dump(mode="json", exclude={*FREE, "estimator"})
     return {**document, "estimator": model.estimator.model_dump(mode="json", exclude={"layers"})}
 
 
@@ -148,11 +143,11 @@ def chosen_layers(model: ModelConfig, rows: RowRecipe) -> tuple[str, ...]:
 
 def stored_run(storage: Storage, model: str, run_id: str, rows: RowRecipe) -> EarlierRun:
     """Where a run kept labels and truth. Its split, of which there is one a curvature key, is the first task of its manifest."""
-    summary = read_document(storage, run_summary_file(run_id, model)) or {}
-    report, manifests = str(summary["report_folder"]), summary["manifests"]
-    labels = ""
-    for path in manifests.get("curvature", []) if isinstance(manifests, dict) else []:  # type: ignore[union-attr]
-        log = CommitLog(storage, str(path).rpartition("/manifests/")[0])
-        split = next(receipt for receipt in log.manifest(str(path)).receipts if receipt.task == SPLIT)
+    summary = read_run_summary(storage, run_id, model)
+    assert summary is not None
+    report, labels = summary.report_folder, ""
+    for path in summary.manifests.get("curvature", ()):
+        log = CommitLog(storage, path.rpartition("/manifests/")[0])
+        split = next(receipt for receipt in log.manifest(path).receipts if receipt.task == SPLIT)
         labels = log.attempt_folder(split) if any(file.name == TRUTH_FILE for file in split.files) else ""
     return EarlierRun(run_id, rows, labels, report if storage.exists(f"{report}/{TRUTH_FILE}") else "", report)

@@ -83,8 +83,8 @@ def _plan_model(storage: Storage, model: ModelConfig, drop: Set[str], found: Ear
     plan = ModelPlan(
         config=model,
         source=None,
-        digest=str(entry["digest"]),
-        row_key=str(entry["row_key"]),
+        digest=entry.digest,
+        row_key=entry.row_key,
         snapshots_key=rows.snapshots_key,
         layers=layers,
         sides=sides if lower is None else _of_rank(sides, lower),

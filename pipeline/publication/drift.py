@@ -3,7 +3,7 @@
 Two tests, because samples that both runs audited are not independent draws:
 
 - `same samples`: the sign test (Dixon & Mood 1946). Null hypothesis: a score that moved is as likely to have risen as
-  to have fallen. A change of at most EQUAL is no move, since executors agree only up to that; where model, trusted set and
+  fallen. A change of at most EQUAL is no move, since executors agree only up to that; where model, trusted set and
   settings are unchanged nothing moves, and p is 1.
 - `other samples`: the two-sample test of Kolmogorov and Smirnov, between samples that only the earlier run audited and
   those that only the later one did. Null hypothesis: their scores come from one distribution. It is exact for up to

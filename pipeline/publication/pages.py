@@ -18,7 +18,7 @@ INDEX = "index"
 
 @dataclass(frozen=True)
 class Background:
-    """What pages show of earlier runs, by model: its history, and verdicts of reviews by sample id; and how the zoo changed."""
+    """What pages show of earlier runs: by model its history, and reviews by sample id; and how the zoo changed."""
 
     histories: Mapping[str, History] = field(default_factory=dict)
     reviews: Mapping[str, Mapping[str, str]] = field(default_factory=dict)

@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING, Literal
 
 import pyarrow as pa
+
 from infra.formats.tables import open_parquet
 from infra.storage.storage import Storage
 from pipeline.artifacts.scores import PUBLISHED_FORMAT, TABLE

@@ -81,14 +81,6 @@ def evaluate(judged: LabelledScores) -> dict[str, JsonValue]:
     }
 
 
-def figures(evaluation: JsonValue) -> dict[str, JsonValue]:
-    """Of an evaluation the part that comes first: of attacks that succeeded, or, where success is not known, of all; empty without one."""
-    if not isinstance(evaluation, dict):
-        return {}
-    chosen = evaluation.get("all" if evaluation.get("attack_success_rate") is None else "attack_succeeded")
-    return chosen if isinstance(chosen, dict) else {}
-
-
 def controls(judged: LabelledScores) -> dict[str, JsonValue]:
     """What needs no attribution: the AUROC of confidence and of the gradient norm alone, and the score's within strata of each.
 
