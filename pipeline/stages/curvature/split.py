@@ -88,7 +88,7 @@ class ScreeningInputs:
 
 
 def _screen(samples: ScreeningInputs, plan: ModelPlan) -> tuple[list[Part], Screening]:
-    """Screen the reference and calibration parts; the parts, without suspects if those are screened out, and the finding.
+    """Screen the reference and calibration parts; returns the parts, less suspects if they are to leave, and findings.
 
     Samples whose gradient is not finite have no class, and are left out.
     """
