@@ -16,7 +16,7 @@ from pipeline.config.durations import parse_duration
 from pipeline.config.on_verdict import VERDICTS
 from pipeline.data.ids import read_id_list
 from pipeline.errors import ConfigError
-from pipeline.operations.cost import estimated
+from pipeline.operations.cost import estimate_costs
 from pipeline.operations.repair import repair, restore_tables
 from pipeline.operations.sweep import SWEEP_VERSION, load_points, sweep
 from pipeline.planning.from_models import plan_audit
@@ -32,7 +32,7 @@ LAST_STAGE = STAGES[-1]
 def show_plan(path: str, cost: bool, executor: str, common: Common) -> None:
     """`mad plan`: exit 1 if a model or file of the config cannot be audited, 3 if the plan cannot fit."""
     plan = plan_audit(AuditConfig.load(path))
-    plan = estimated(plan, executor) if cost else plan
+    plan = estimate_costs(plan, executor) if cost else plan
     common.emit(plan_document(plan), plan_text(plan))
     if plan.misfits:
         raise typer.Exit(CANNOT)
@@ -73,7 +73,7 @@ def repair_then_run(path: str, options: RunOptions, common: Common) -> None:
             for line in repair(storage, models, display):
                 display(Notice(line))
     try:
-        run_config(path, options, common)
+        _plan_and_run(config, options, _wanted_verdict(options), common)
     finally:
         if check_root(storage) is not None:
             restore_tables(storage, models)
@@ -81,6 +81,12 @@ def repair_then_run(path: str, options: RunOptions, common: Common) -> None:
 
 def run_config(path: str, options: RunOptions, common: Common) -> None:
     """`mad run`: exit 3 if the deadline left models unfinished, 1 for failures, 4 for the verdict of --fail-on."""
+    verdict = _wanted_verdict(options)
+    _plan_and_run(AuditConfig.load(path), options, verdict, common)
+
+
+def _wanted_verdict(options: RunOptions) -> str | None:
+    """The verdict of --fail-on, if given; raises ConfigError if it does not exist, or if options contradict."""
     verdict = _parse_verdict(options.fail_on) if options.fail_on else None
     if verdict and options.until != LAST_STAGE:
         raise ConfigError(
@@ -91,8 +97,12 @@ def run_config(path: str, options: RunOptions, common: Common) -> None:
             "--deadline publishes the models that are complete, and none is before the stage "
             f"{LAST_STAGE}; leave out --until {options.until}"
         )
-    plan = plan_audit(AuditConfig.load(path))
-    _run(estimated(plan, options.executor) if options.cost else plan, options, verdict, common)
+    return verdict
+
+
+def _plan_and_run(config: AuditConfig, options: RunOptions, verdict: str | None, common: Common) -> None:
+    plan = plan_audit(config)
+    _run(estimate_costs(plan, options.executor) if options.cost else plan, options, verdict, common)
 
 
 def rescore_config(root: str, path: str, drop: str | None, options: RunOptions, common: Common) -> None:

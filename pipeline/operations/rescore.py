@@ -1,7 +1,8 @@
-"""Reprocessing from stored rows: other curvature, damping, score, layers, trusted samples or calibration, without the model and without any data file.
+"""Reprocessing from stored rows: another curvature, damping, score, calibration, or choice of layers and trusted samples.
 
-A plan is made of what an earlier run recorded instead of loading the model; from there on it is run like any other, so that a run from
-stored rows and one that found them stored make the same bytes, and reuse each other's curvature and scores.
+Neither the model nor a data file is needed. The plan is made from what an earlier run recorded, and then runs like any
+other: a run from stored rows and one that found its rows stored write the same bytes, and reuse each other's curvature
+and scores.
 """
 
 from collections.abc import Set
@@ -20,16 +21,16 @@ def rescore_audit(
     listener: Listener = ignore,
     address: str | None = None,
 ) -> Audit:
-    """Plans by `plan_rescore` and runs: a run with an id, a record, summaries, tables and pages of its own.
+    """Plan with `plan_rescore`, and run: a run with an id, a record, summaries, tables and pages of its own.
 
     Args:
-        config: what is asked for, and the root that the rows are in, see `plan_rescore`.
-        drop: ids of trusted samples to do without.
-        executor: as of `run_audit`.
-        listener: as of `run_audit`.
-        address: as of `run_audit`.
+        config: the settings, and the root that the rows are in, see `plan_rescore`.
+        drop: ids of trusted samples to leave out.
+        executor: see `run_audit`.
+        listener: see `run_audit`.
+        address: see `run_audit`.
 
     Raises:
-        AuditError: as `plan_rescore` and `run_audit` say.
+        AuditError: see `plan_rescore` and `run_audit`.
     """
     return run_audit(plan_rescore(config, drop), executor=executor, listener=listener, address=address)

@@ -1,7 +1,7 @@
 """A grid of settings on stored rows: of each point what calibration says, how well held-out trusted samples are explained, and, with truth, AUROC.
 
-Nothing is published and no run recorded; curvature, scores and reports are committed under their keys, so that a sweep that was cut off
-goes on, and a rescore or run with the settings of a point finds its curvature and scores done.
+Nothing is published and no run recorded; curvature, scores and reports are committed under their keys, so that a
+sweep that was cut off goes on, and a rescore or run with the settings of a point finds its curvature and scores done.
 """
 
 import json
@@ -173,9 +173,9 @@ def sweep(
     """Computes all points, one after the other.
 
     Returns:
-        Of each point and model a document: `point`, `settings`, `model`, and either `failure` or `calibration`, `explained`
-        (mean and median coupling of the calibration part with the reference part; None for a score that is no coupling), `verdict`,
-        `flagged`, `audited`, and `evaluation`, None without truth.
+        Of each point and model a document: `point`, `settings`, `model`, and either `failure` or `calibration`,
+        `explained` (mean and median coupling of the calibration part with the reference part; None for a score that
+        is no coupling), `verdict`, `flagged`, `audited`, and `evaluation`, None without truth.
 
     Raises:
         ConfigError: no such executor, or no point has rows that it can be computed from.

@@ -29,7 +29,8 @@ from pipeline.root.records import Document, encode_document, read_document
 class Findings:
     """What was checked and what is wrong (a path and why, each).
 
-    Harmless: attempts that no receipt names; manifests that only runs name whose results a later run has superseded, moved away.
+    Harmless: attempts that no receipt names; manifests that only runs name whose results a later run has superseded,
+    moved away.
     """
 
     receipts: int = 0
@@ -129,8 +130,8 @@ def _check_tables(storage: Storage, model: str, findings: Findings) -> None:
 def _check_runs(storage: Storage, findings: Findings) -> None:
     """Every document of a run must be as its outcome says, and what an ended run's summary names must be there.
 
-    A run that was killed may not have come to its outcome. Manifests are needed by the latest results of a model alone. Of a run that
-    `mad gc` has collected, results that are not the latest may be gone.
+    A run that was killed may not have come to its outcome. Manifests are needed by the latest results of a model
+    alone. Of a run that `mad gc` has collected, results that are not the latest may be gone.
     """
     latest = {name: _latest(storage, name, findings) for name in models(storage)}
     for run_id in runs(storage):

@@ -58,7 +58,7 @@ def segment_length(plan: ModelPlan, settings: LossTrace) -> int:
 
 
 def chain_tasks(plan: ModelPlan, settings: LossTrace, chain: int) -> list[ChainTask]:
-    """The tasks of a chain, in order, each of enough segments that loading the model and the sampling set takes little of its time."""
+    """The tasks of a chain, in order, each of enough segments that loading takes little of its time."""
     own, together = segments(plan, settings), max(1, TASK_DRAWS // segment_length(plan, settings))
     return [
         ChainTask(plan.name, chain, tuple(own[first : first + together]), own[first - 1] if first else None)

@@ -24,7 +24,7 @@ RANK = "estimator.projection.rank"
 
 @dataclass(frozen=True)
 class EarlierRows:
-    """What a run recorded of a model: the run's id, the model's entry in its record, its config, and the recipe of its rows."""
+    """What a run recorded of a model: the model's entry in the run's record, its config, and the recipe of its rows."""
 
     run_id: str
     entry: Document
@@ -49,7 +49,7 @@ def find_rows(storage: Storage, model: ModelConfig) -> EarlierRows:
 
 
 def find_rows_of_rank(storage: Storage, model: ModelConfig) -> EarlierRows:
-    """Like `find_rows`; where no run has rows of the config's rank, the latest run whose rows differ only by a higher rank."""
+    """Like `find_rows`; where no rows have the config's rank, the latest run whose rows differ only by a higher one."""
     found = _latest(storage, model, differences)
     if isinstance(found, str):
         found = _latest(storage, model, _differences_but_rank)
@@ -71,10 +71,8 @@ def _latest(storage: Storage, model: ModelConfig, compare: Compare) -> EarlierRo
             f"run {run_id} stored other rows than the config needs: {found}; "
             "`mad run` with this config computes them, or use that run's settings"
         )
-    return (
-        reason
-        or f"no run of this model has completed in {storage.url}, so there are no stored rows to use; `mad run` stores them"
-    )
+    nothing = f"no run of this model has completed in {storage.url}, so there are no stored rows; `mad run` stores them"
+    return reason or nothing
 
 
 def _recorded(storage: Storage, run_id: str, model: ModelConfig, compare: Compare) -> EarlierRows | str:
@@ -133,7 +131,7 @@ def _differences(wanted: JsonValue, stored: JsonValue, place: str) -> Iterator[s
 
 
 def chosen_layers(model: ModelConfig, recipe: RowRecipe) -> tuple[str, ...]:
-    """Names of the stored layers that a config's patterns choose; all where the rows were stored with the same patterns.
+    """Names of the stored layers that a config's patterns choose; all where the rows were stored with these patterns.
 
     Raises:
         SourceError: a pattern, or all together, choose none.
@@ -145,9 +143,10 @@ def chosen_layers(model: ModelConfig, recipe: RowRecipe) -> tuple[str, ...]:
     idle = [one for one in patterns if not any(is_chosen(module, [one.removeprefix("!")]) for module in modules)]
     chosen = tuple(layer.name for layer in recipe.layers if is_chosen(layer.module, patterns))
     if idle or not chosen:
+        failing, stored = idle[0] if idle else " ".join(patterns), ", ".join(dict.fromkeys(modules))
         raise SourceError(
-            f"estimator.layers: {idle[0] if idle else ' '.join(patterns)!r} chooses none of the {len(names)} layers whose rows "
-            f"are stored ({', '.join(dict.fromkeys(modules))}); `mad run` computes rows of others"
+            f"estimator.layers: {failing!r} chooses none of the {len(names)} layers whose rows are stored ({stored}); "
+            "`mad run` computes rows of others"
         )
     return chosen
 

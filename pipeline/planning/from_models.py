@@ -105,8 +105,8 @@ def _find_sampling(config: AuditConfig, model: ModelConfig, trusted: list[Source
     if shared:
         shown, samples = ", ".join(repr(name) for name in shared[:3]), sum(source.rows for source in sampling)
         raise SourceError(
-            f"estimator.sampling: {len(shared):,} of {samples:,} samples have the id of a trusted one ({shown}); weights "
-            "sampled on trusted samples would explain them better than others: name files of other clean samples"
+            f"estimator.sampling: {len(shared):,} of {samples:,} samples have the id of a trusted one ({shown}); "
+            "weights sampled on trusted samples would explain them better than others; name files of other clean ones"
         )
     return sampling
 
@@ -140,10 +140,11 @@ def _overhead(model: ModelConfig, probed: Probe, recipe: RowRecipe, task_samples
 
 
 def _batched(probed: Probe, shapes: Shapes, granted: int) -> tuple[ModelInputs, Shapes]:
-    """How many samples go through the model at once: a full batch of images; of texts, as many as the granted memory is enough for.
+    """How many samples go through the model at once: a full batch of images; of texts, as many as fit in memory.
 
-    Audited texts can be longer than any trusted one, and no plan can know that without reading them. So a batch of texts has
-    memory instead of a number of samples, and the texts are taken in as many groups as that memory requires.
+    Audited texts can be longer than any trusted one, and no plan can know that without reading them. So a batch of
+    texts has memory instead of a number of samples, and the texts are taken in as many groups as that memory
+    requires.
     """
     if isinstance(probed.inputs, ImageInputs):
         return probed.inputs, replace(shapes, batch=max(BATCH_MULTIPLE, shapes.batch))
@@ -182,7 +183,7 @@ def _row_key(model: ModelConfig, probed: Probe, sampling: list[Source]) -> str:
 
 
 def _snapshots_key(model: ModelConfig, probed: Probe, sampling: list[Source]) -> str:
-    """The key of the weights that loss traces are taken at, "" without them; more draws or more chains continue those that exist."""
+    """The key of the weights that loss traces are taken at, "" without them; more draws or chains continue."""
     if model.traced is None:
         return ""
     free = {"sampling", "draws", "chains"}

@@ -32,8 +32,8 @@ def plan_rescore(config: AuditConfig, drop: Set[str] = NO_IDS) -> AuditPlan:
     """A plan on the rows that the latest completed run of each model stored; loads no model and writes nothing.
 
     Args:
-        config: with any curvature, score and calibration, and with `estimator.layers` that choose among the stored ones. All
-            else of a model must be as it was when its rows were stored.
+        config: with any curvature, score and calibration, and with `estimator.layers` that choose among the stored
+            ones. All else of a model must be as it was when its rows were stored.
         drop: ids of trusted samples to leave out.
 
     Raises:
@@ -46,8 +46,8 @@ def plan_rescore(config: AuditConfig, drop: Set[str] = NO_IDS) -> AuditPlan:
 def plan_point(config: AuditConfig, known: Receipts = NO_RECEIPTS) -> AuditPlan:
     """Like `plan_rescore`, for a point of a sweep: `estimator.projection.rank` may also be below the stored one.
 
-    Rows are then re-projected as they are read, which is not an approximation (see `madcore.reprojection`); what is at rest was
-    rounded at the stored rank, so the figures equal those of a run up to that rounding, not byte for byte.
+    Rows are then re-projected as they are read, which is not an approximation (see `madcore.reprojection`); what is at
+    rest was rounded at the stored rank, so the figures equal those of a run up to that rounding, not byte for byte.
 
     Args:
         config: of the point.
@@ -112,9 +112,9 @@ def _reprojection(model: ModelConfig, found: EarlierRows, names: tuple[str, ...]
     reprojection = Reprojection.of(found.recipe.layers_named(names), projection, rank)
     if model.curvature.kind in FACTORED:
         raise SourceError(
-            f"curvature.kind: {model.curvature.kind} is fitted on the moments of layers' sides, which are stored at rank "
-            f"{projection.rank} and are not re-projected to rank {rank}; `mad run` with estimator.projection.rank: {rank} "
-            "stores them at that rank"
+            f"curvature.kind: {model.curvature.kind} is fitted on the moments of layers' sides, which are stored at "
+            f"rank {projection.rank} and are not re-projected to rank {rank}; `mad run` with "
+            f"estimator.projection.rank: {rank} stores them at that rank"
         )
     return reprojection
 
@@ -137,7 +137,8 @@ def _check_stored(storage: Storage, plan: ModelPlan, receipts: Receipts, drop: S
     """The plan without the samples to drop, and with its memory.
 
     Raises:
-        SourceError: rows, weights or truth that it needs are not stored, or the trusted samples are too few for the target.
+        SourceError: rows, weights or truth that it needs are not stored, or the trusted samples are too few for the
+        target.
     """
     for source in plan.trusted:
         missing = _missing(storage, plan, source, receipts)
@@ -189,8 +190,8 @@ def _no_curvature_rows(plan: ModelPlan) -> str:
         inputs = "the moments of layers' sides"
     samples = "trusted and audited samples" if curvature.transductive else "trusted samples"
     return (
-        f"curvature.kind: {curvature.kind} is fitted on {inputs}, which no run stored of all {samples} ({run_id} did not); "
-        f"`mad run` with curvature.kind: {curvature.kind} stores them and reuses the rows that exist; "
+        f"curvature.kind: {curvature.kind} is fitted on {inputs}, which no run stored of all {samples} "
+        f"({run_id} did not); `mad run` with curvature.kind: {curvature.kind} stores them and reuses existing rows; "
         "without the model, kinds identity and block_moment are available"
     )
 
@@ -206,5 +207,6 @@ def _check_truth(plan: ModelPlan) -> None:
         except StorageError as error:
             raise SourceError(
                 f"{source.file.name}: its labels or truth are not stored, because an earlier version of mad kept none, "
-                f"and it cannot be read ({error}); put it back, or set data.columns.label and anomalous to null in a `mad run`"
+                f"and it cannot be read ({error}); put it back, or set "
+                "data.columns.label and anomalous to null in a `mad run`"
             ) from error

@@ -1,4 +1,4 @@
-"""What samples and memory allow: whether the target is in reach, the smallest group it certifies, and why a model does not fit."""
+"""What samples and memory allow: the targets in reach, the smallest group to certify, and why a model does not fit."""
 
 from dataclasses import asdict
 
@@ -38,7 +38,7 @@ def certifiable(model: ModelConfig, recipe: RowRecipe) -> int | None:
 
 
 def describe_misfit(model: ModelConfig, memory: ProjectedMemory, granted: int) -> str:
-    """Why a model does not fit in the bytes granted to a worker: the stage that needs most, both numbers, and the remedy."""
+    """Why a model does not fit in the bytes granted to a worker: the largest stage, both numbers, and the remedy."""
     needs = asdict(memory)
     rank = "estimator.draws" if model.traced else "estimator.projection.rank"
     remedies = {

@@ -65,9 +65,10 @@ def _storages(tree: object) -> list[torch.UntypedStorage]:
 
 
 def pass_bytes(extractor: RowExtractor, sample: Measured) -> int:
-    """Peak bytes of the tensors that a batch needs on top of its model, inputs and rows; what a kernel allocates inside is not seen.
+    """Peak bytes of the tensors that a batch needs on top of its model, inputs and rows.
 
-    Peaks of the benchmarks' models, measured as resident memory, are at most 3 % above it.
+    What a kernel allocates inside is not seen. Peaks of the benchmarks' models, measured as resident memory, are at
+    most 3 % above it.
     """
     with _TensorMemory() as memory:
         rows = extractor(sample).rows
@@ -76,7 +77,7 @@ def pass_bytes(extractor: RowExtractor, sample: Measured) -> int:
 
 
 def step_bytes(model: nn.Module, sample: Measured) -> int:
-    """Peak bytes of the tensors that a batch's loss and its gradient need on top of the model, its inputs, and the gradient."""
+    """Peak bytes of the tensors that a batch's loss and gradient need on top of the model, inputs and gradient."""
     with requiring_gradients(model) as parameters, _TensorMemory() as memory:
         loss = sample.measurement(logits_of(run(model, sample.inputs))).sum()
         gradients = torch.autograd.grad(loss, parameters, allow_unused=True)
@@ -88,25 +89,25 @@ def step_bytes(model: nn.Module, sample: Measured) -> int:
 class Shapes:
     """What the memory of a worker follows from.
 
-    `layout`: of the rows that are scored. `stored_row_size`: numbers of the longest row that is stored. `reprojected`: numbers of a stored
-    row that is re-projected to one of the layout as it is read; 0 where rows are read as they are stored.
-    `reference`: rows of the reference part, held whitened and as units beside temporaries of both.
-    `classes`: means of the reference part's units, with their float64 sums and temporaries.
-    `moments`: numbers of each layer's part of the curvature, float64, of which one layer's is factored at a time; none for the identity.
+    `layout`: of the rows that are scored. `stored_row_size`: numbers of the longest row that is stored.
+    `reprojected`: numbers of a stored row that is re-projected to one of the layout as it is read; 0 where rows are
+    read as they are stored. `reference`: rows of the reference part, held whitened and as units beside temporaries of
+    both. `classes`: means of the reference part's units, with their float64 sums and temporaries. `moments`: numbers
+    of each layer's part of the curvature, float64, of which one layer's is factored at a time; none for the identity.
     `screened`: trusted samples whose rows are screened, all at once, in the worst case as one class in float64.
-    `labelled_samples`: audited samples whose truth is known, which evaluation holds at once.
-    `scored_at_once`: blocks of rows that are scored at the same time, one a thread.
+    `labelled_samples`: audited samples whose truth is known, which evaluation holds at once. `scored_at_once`: blocks
+    of rows that are scored at the same time, one a thread.
 
     Where rows are computed:
 
     `model_bytes`: parameters and buffers; the file's bytes and the tensors are held at once while loading.
-    `sample_bytes`: one sample's forward and backward pass, with room for what allocators and kernels add; `samples_per_pass` samples of a
-    batch go through it together, and of all of them rows and `retained_bytes_per_sample` of inputs and logits are kept.
-    `task_rows`: rows of the largest task; with their temporaries they are held four times while they are encoded, and once more
-    by a task that computes meanwhile.
-    `batch`: samples per batch, padding included.
-    `overhead_bytes`: what rows need on top of their batches: for the fallback, whole gradients and activations of the samples that it
-    takes at a time; for loss traces, weights and samples that are held in memory.
+    `sample_bytes`: one sample's forward and backward pass, with room for what allocators and kernels add;
+    `samples_per_pass` samples of a batch go through it together, and of all of them rows and
+    `retained_bytes_per_sample` of inputs and logits are kept. `task_rows`: rows of the largest task; with their
+    temporaries they are held four times while they are encoded, and once more by a task that computes meanwhile.
+    `batch`: samples per batch, padding included. `overhead_bytes`: what rows need on top of their batches: for the
+    fallback, whole gradients and activations of the samples that it takes at a time; for loss traces, weights and
+    samples that are held in memory.
     """
 
     layout: RowLayout
@@ -150,7 +151,7 @@ def shapes_of_rows(model: ModelConfig, recipe: RowRecipe, sides: SideLayout, sam
 
 
 def moment_sizes(model: ModelConfig, sides: SideLayout, rows: int) -> tuple[int, ...]:
-    """How many numbers each layer's moment of so many curvature rows has (see `madcore.curvature`); none for the identity."""
+    """Numbers of each layer's moment of so many curvature rows (see `madcore.curvature`); none for the identity."""
     if model.curvature.kind == "identity":
         return ()
     factored = sides.kept if model.curvature.kind in FACTORED else (None,) * len(sides.kept)
@@ -159,7 +160,7 @@ def moment_sizes(model: ModelConfig, sides: SideLayout, rows: int) -> tuple[int,
 
 
 def batch_bytes(samples: int, samples_per_pass: int, sample_bytes: int, retained_bytes_per_sample: int) -> int:
-    """What a batch takes: `sample_bytes` of each sample of a pass, and `retained_bytes_per_sample` of each sample of the batch."""
+    """Bytes of a batch: `sample_bytes` for each sample of a pass, `retained_bytes_per_sample` for each of the batch."""
     return min(samples, samples_per_pass) * sample_bytes + samples * retained_bytes_per_sample
 
 

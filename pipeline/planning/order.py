@@ -1,8 +1,8 @@
-"""What the completed runs of a root say about the models of a plan: which to audit first when time is short, and which files are gone.
+"""What completed runs say about the models of a plan: which to audit first when time is short, which files are gone.
 
-First come models that no run in this root has completed, then those that changed since their latest completed run (another model
-digest, other files or other settings), then the rest; among equals the one whose latest completed run is oldest, and then the
-order of the config.
+First come models that no run in this root has completed, then those that changed since their latest completed run
+(another model digest, other files or other settings), then the rest; among equals the one whose latest completed run
+is oldest, and then the order of the config.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -70,7 +70,7 @@ def in_order(plan: AuditPlan, audits: Mapping[str, LastAudit]) -> AuditPlan:
 
 
 def waves(models: Sequence[ModelPlan], workers: int) -> Iterator[tuple[ModelPlan, ...]]:
-    """Models that go through the stages together, in order: as many as keep the workers busy with rows; one for one worker.
+    """Models that go through the stages together, in order: as many as keep the workers busy; one for one worker.
 
     More models would leave more of them unfinished at a deadline; fewer would leave workers without a task.
     """

@@ -1,4 +1,4 @@
-"""The plan of an audit: everything that can be known before running, printed by `mad plan` and refused if it cannot fit.
+"""The plan of an audit: everything that can be known before running. `mad plan` prints it; what cannot fit is refused.
 
 Plans are made by `pipeline.planning.from_models` and `pipeline.planning.from_rows`.
 """
@@ -32,7 +32,8 @@ SNAPSHOT_BYTES, HELD_OUT_SAMPLES = 256 << 20, 256
 class RowTask:
     """Rows [start, stop) of one source file, for one model; the same task whichever split and spelling names the file.
 
-    `labels_per_sample`: 0 for the samples' own rows; else the task is for curvature rows, one for each of so many labels of a sample.
+    `labels_per_sample`: 0 for the samples' own rows; else the task is for curvature rows, one for each of so many
+    labels of a sample.
     """
 
     model: str
@@ -52,10 +53,11 @@ class RowTask:
 class ModelPlan:
     """What will be done for one model.
 
-    `recipe`: what its rows follow from, as the run records it. `sides`: the layouts that rows and their sides are used in: the recipe's, or,
-    of stored rows, those of the chosen layers at the rank wanted; `reprojection`: how stored rows of a higher rank are read, None where they
-    have that rank. `stored`: the earlier run whose rows are used as they are, None where rows are computed. `dropped`: ids of trusted
-    samples that neither explain nor calibrate.
+    `recipe`: what its rows follow from, as the run records it. `sides`: the layouts that rows and their sides are
+    used in: the recipe's, or, of stored rows, those of the chosen layers at the rank wanted; `reprojection`: how
+    stored rows of a higher rank are read, None where they have that rank. `stored`: the earlier run whose rows are
+    used as they are, None where rows are computed. `dropped`: ids of trusted samples that neither explain nor
+    calibrate.
 
     Where a method takes `labels`, that is the number of labels per sample of a `RowTask`.
     """
@@ -139,7 +141,7 @@ class ModelPlan:
 
     @property
     def labels_per_sample(self) -> int:
-        """How many curvature rows a sample has, one for each of these labels; 0 where the curvature is fitted on the samples' own rows."""
+        """Labels that each sample has a curvature row for; 0 where the curvature is fitted on the samples' own rows."""
         return count_labels(self.config, self.classes)
 
     @property
@@ -151,7 +153,7 @@ class ModelPlan:
 
     @property
     def curvature_rows_key(self) -> str:
-        """The key of the curvature rows; it does not depend on the damping, and both curvatures of Kronecker factors share theirs."""
+        """The key of the curvature rows: independent of the damping, the same for both kinds of Kronecker factors."""
         curvature = self.config.curvature
         kind = "sides" if curvature.kind in FACTORED else curvature.kind
         return key_of(format=CURVATURE_ROWS_FORMAT, rows=self.row_key, kind=kind, seed=curvature.seed)
@@ -161,7 +163,7 @@ class ModelPlan:
         return self.sides.stored if self._has_sides(labels) else self.layout
 
     def dtype_of(self, labels: int) -> Literal["float16", "float32"]:
-        """What the rows of a task are at rest. Side numbers are sums of squares, for which the range of float16 is too small."""
+        """The type of a task's rows at rest. Side numbers are sums of squares, too large for the range of float16."""
         if self.config.traced or self._has_sides(labels):
             return "float32"
         return self.config.gradient.rows_dtype
@@ -211,7 +213,7 @@ def _distinct(sources: Iterable[Source]) -> tuple[Source, ...]:
 
 
 def samples_of(rows: int, labels: int) -> int:
-    """How many samples have so many rows, `labels` each: a multiple of BATCH_MULTIPLE, to which batches would be filled up."""
+    """How many samples have so many rows, `labels` each: a multiple of BATCH_MULTIPLE, which batches are padded to."""
     return rows if labels <= 1 else max(1, rows // (labels * BATCH_MULTIPLE)) * BATCH_MULTIPLE
 
 
@@ -232,10 +234,10 @@ class Cost:
 
 @dataclass(frozen=True)
 class AuditPlan:
-    """The plan of an audit: its models, why each other model of the config cannot be audited, and what reviews say of samples, by id.
+    """The plan of an audit: its models, why each other one cannot be audited, and what reviews say of samples, by id.
 
-    `costs`: what models are expected to cost, none without `pipeline.operations.cost.estimated`. `receipts`: those of stored rows that
-    were read for the plan, by the folder of their commit log.
+    `costs`: what models are expected to cost, none without `pipeline.operations.cost.estimate_costs`. `receipts`:
+    those of stored rows that were read for the plan, by the folder of their commit log.
     """
 
     config: AuditConfig

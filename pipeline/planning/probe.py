@@ -1,4 +1,4 @@
-"""What a plan learns by loading a model and running it on a few trusted samples: layers, classes, and memory of a sample."""
+"""What a plan learns from a model and a few trusted samples: its layers, its classes, and the memory of a sample."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -49,9 +49,10 @@ Sample = TypeVar("Sample")
 class Probe:
     """What a probe found. `classes` is 0 where outputs have none.
 
-    `sample_bytes`: one sample's whole pass. `input_bytes`: its input. `retained_bytes_per_sample`: its input, twice, and its logits.
-    For texts, these are those of the longest one. `samples_per_pass`: how many go through the model together.
-    `fallback`: costs of the covered layers whose modules run again for each sample. `weights`: how many the model has.
+    `sample_bytes`: one sample's whole pass. `input_bytes`: its input. `retained_bytes_per_sample`: its input, twice,
+    and its logits. For texts, these are those of the longest one. `samples_per_pass`: how many go through the model
+    together. `fallback`: costs of the covered layers whose modules run again for each sample. `weights`: how many the
+    model has.
     """
 
     digest: str
@@ -165,7 +166,7 @@ def _measured(texts: Sequence[Text], model: ModelConfig) -> Measured:
 
 @dataclass(frozen=True)
 class _RowProbe:
-    """The layers and sides of rows, the bytes of a batch's pass, and how many samples of its kind go through the model together."""
+    """The layers and sides of rows, the bytes of a batch's pass, and how many samples of its kind fit in one pass."""
 
     coverage: Coverage
     sides: SideLayout
@@ -176,7 +177,7 @@ class _RowProbe:
 def _probe_rows(
     module: nn.Module, model: ModelConfig, samples: Sequence[Sample], together: Callable[[Sequence[Sample]], Measured]
 ) -> _RowProbe:
-    """Of gradients, of the covered layers; of loss traces, a number for each kept draw of each chain, whatever the model."""
+    """Of gradients, those of the covered layers; of loss traces, a number for each kept draw, whatever the model."""
     if model.traced is not None:
         chains = tuple(f"chain {number}" for number in range(model.traced.chains))
         layout = RowLayout(chains, (len(model.traced.kept),) * len(chains))

@@ -18,10 +18,11 @@ from pipeline.data.sources import Source
 class RowRecipe(BaseModel):
     """How the rows of a model are made; recorded in `runs/RUN/_run.json` as the model's `rows`.
 
-    `patterns`: those that chose the layers, none for loss traces, whose rows have no layers. `snapshots_key`: the key of the weights that
-    loss traces are taken at, "" without them. `layers`, `sides`: the layers, and the layout of their rows and of their sides.
-    `fallback`: costs of the layers whose modules run again for each sample. `not_covered`: why each other chosen parameter has no row.
-    `classes`: 0 for a language model, whose outputs have none. `weights`: how many numbers the model has.
+    `patterns`: those that chose the layers, none for loss traces, whose rows have no layers. `snapshots_key`: the key
+    of the weights that loss traces are taken at, "" without them. `layers`, `sides`: the layers, and the layout of
+    their rows and of their sides. `fallback`: costs of the layers whose modules run again for each sample.
+    `not_covered`: why each other chosen parameter has no row. `classes`: 0 for a language model, whose outputs have
+    none. `weights`: how many numbers the model has.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -49,8 +50,9 @@ class RowRecipe(BaseModel):
 class EarlierRun:
     """An earlier run whose rows are used.
 
-    `labels`, `truth`: the folders that hold the labels of its trusted samples and the truth of its audited ones; "" where an earlier
-    version kept neither, so that data files have to be read for them. `report`: the folder of its report.
+    `labels`, `truth`: the folders that hold the labels of its trusted samples and the truth of its audited ones; ""
+    where an earlier version kept neither, so that data files have to be read for them. `report`: the folder of its
+    report.
     """
 
     run_id: str
@@ -60,5 +62,5 @@ class EarlierRun:
 
 
 def count_labels(model: ModelConfig, classes: int) -> int:
-    """The labels that each sample has a curvature row for (see `madcore.extraction.likelihood`); 0 where the samples' own rows serve."""
+    """Labels that each sample has a curvature row for (see `madcore.extraction.likelihood`); 0 without such rows."""
     return {"ggn": classes, "fisher": 1, "kfac": 1, "ekfac": 1}.get(model.curvature.kind, 0)
