@@ -102,7 +102,7 @@ def test_values_made_of_the_ones_before_are_refused(tmp_path: Path) -> None:
     )
     assert path.stat().st_size < 100_000
     with pytest.raises(
-        StorageError, match="column 'image', is encoded as DELTA_BYTE_ARRAY, by which a few bytes can become any number"
+        StorageError, match="column 'image', is encoded as DELTA_BYTE_ARRAY, with which a few bytes can become any number"
     ):
         check(path)
 
