@@ -20,10 +20,7 @@ from infra.storage.storage import Storage
 from tests.infra.stores import another_client
 
 FOLDER = ".lock"
-
-
 REPOSITORY = Path(__file__).parents[2]
-
 
 HOLDER = """
 import sys, time
