@@ -139,7 +139,9 @@ def test_files_that_are_not_mads_are_left_alone(copy: Path, repair: Callable[...
     notes.write_text("mine")
     ended = repair("--repair")
     assert ended.code == 1
-    assert "notes.txt: not the name of a receipt; remove files that mad did not write" in str(section(ended.document, "failures"))
+    assert "notes.txt: not the name of a receipt; remove files that mad did not write" in str(
+        section(ended.document, "failures")
+    )
     assert notes.read_text() == "mine"
 
 
