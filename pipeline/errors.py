@@ -1,4 +1,4 @@
-"""The errors that users see, each one paragraph: what, where, the numbers, the remedy. Jobs turn them into exit codes."""
+"""The errors that users see, each one paragraph: what, where, the numbers, the remedy. Jobs make exit codes of them."""
 
 
 class AuditError(Exception):

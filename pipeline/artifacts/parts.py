@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from infra.commits import CommitLog, Receipt
 from pipeline.keys import key_of
 
 
@@ -16,6 +17,16 @@ class RowsPart:
     folder: str
     content: str
     failure: str = ""
+
+    @classmethod
+    def of(cls, log: CommitLog, receipt: Receipt, source: str = "") -> "RowsPart":
+        """The part that a rows task committed.
+
+        `source` is the name of its file, which only the names of later tasks need.
+        """
+        start, stop = (int(number) for number in receipt.task.split("-"))
+        key = log.folder.rpartition("/")[2]
+        return cls(source, key, start, stop, log.attempt_folder(receipt), receipt.content)
 
     @property
     def name(self) -> str:

@@ -39,7 +39,7 @@ def check_url(url: str) -> str:
 
 
 def is_web(url: str) -> bool:
-    """Whether a URL is of the web and names a host."""
+    """Whether a URL begins with http:// or https:// and names a host."""
     try:
         return urlsplit(url).scheme in ("http", "https") and bool(urlsplit(url).hostname)
     except ValueError:  # brackets that do not match

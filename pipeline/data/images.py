@@ -2,7 +2,8 @@
 
 import io
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,6 +12,8 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
+from infra.errors import StorageError
+from infra.formats.range_reader import RangeReader
 from infra.formats.tables import read_rows
 from pipeline.config.samples import Preprocess
 from pipeline.data.ids import ids_of
@@ -81,10 +84,19 @@ def _batch(ids: Sequence[str], reasons: Sequence[str], pixels: Sequence[Pixels],
     return ImageBatch(tuple(ids), tuple(reasons), stacked)
 
 
-def read_image(source: Source, row: int) -> bytes | None:
-    """The encoded image of one row."""
-    batch = next(read_rows(source.file.url, row, row + 1, [source.columns.image]))
-    return next(_image_bytes(batch.column(source.columns.image)))
+def read_chosen_images(source: Source, rows: Iterable[int]) -> dict[int, bytes | None]:
+    """The encoded images of some rows, by row, without those that cannot be read.
+
+    The file is opened once, and each row group decoded once.
+    """
+    images: dict[int, bytes | None] = {}
+    column = str(source.columns.image)
+    with suppress(StorageError), RangeReader(source.file.url, [column]) as reader:
+        for row in sorted(rows):
+            with suppress(StorageError):
+                batches = reader.read(row, row + 1)
+                (images[row],) = (image for batch in batches for image in _image_bytes(batch.column(column)))
+    return images
 
 
 def first_images(sources: Sequence[Source], wanted: int, preprocess: Preprocess) -> Pixels:

@@ -10,7 +10,6 @@ from pipeline.artifacts.rows import ARRAY, encode_rows, open_rows, read_range, r
 from pipeline.artifacts.samples import SampleColumns
 from pipeline.data.statuses import OK
 from pipeline.errors import StageError
-from pipeline.results.rows import PIECE_BYTES, SplitRows
 
 LAYOUT = RowLayout(("one", "two"), (200, 312))
 
@@ -59,15 +58,3 @@ def test_a_range_of_rows_is_read_wherever_it_lies(stored: tuple[Storage, torch.T
     chunk = open_rows(storage, PART).chunks[0]
     for start, stop in ((0, 1), (0, chunk), (chunk - 3, chunk + 5), (2 * chunk, ROWS), (0, ROWS)):
         assert torch.equal(read_range(storage, PART, LAYOUT, start, stop), rows[start:stop])
-
-
-@pytest.mark.parametrize(("k", "chunk"), [(100, 20_971), (26_000, 80), (1 << 20, 2), (1 << 25, 1)])
-def test_pieces_are_bounded_and_begin_where_chunks_do(k: int, chunk: int) -> None:
-    parts = (PART, RowsPart("source", "other", 0, 100, "task", "content"))
-    pieces = SplitRows(parts, RowLayout(("one",), (k,)), chunk).pieces
-    assert [row for part, start, stop in pieces if part is PART for row in range(start, stop)] == list(range(ROWS))
-    assert [row for part, start, stop in pieces if part is not PART for row in range(start, stop)] == list(range(100))
-    assert all(
-        start % chunk == 0 and (4 * k * (stop - start) <= PIECE_BYTES or stop - start <= chunk)
-        for _, start, stop in pieces
-    )

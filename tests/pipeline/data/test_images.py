@@ -11,7 +11,7 @@ from pipeline.data.images import (
     UnreadableImage,
     decode,
     first_images,
-    read_image,
+    read_chosen_images,
     read_images,
     scale_pixels,
 )
@@ -50,10 +50,12 @@ def test_bad_rows_are_in_their_batch_with_the_reason(tmp_path: Path, batch_rows:
     assert [int(pixels[0, 0, 0]) for batch in batches for pixels in batch.pixels] == [2, 5]
 
 
-def test_one_image_of_a_struct_is_read_by_its_row(tmp_path: Path) -> None:
-    images = [{"bytes": picture(value), "path": None} for value in (1, 2)]
-    (source,), _ = sources_of(tmp_path, id=[1, 2], image=images)
-    assert read_image(source, 1) == picture(2)
+def test_images_of_structs_are_read_by_their_rows(tmp_path: Path) -> None:
+    images = [{"bytes": picture(value), "path": None} for value in (1, 2, 3)] + [None]
+    (source,), _ = sources_of(tmp_path, id=[1, 2, 3, 4], image=images)
+    assert read_chosen_images(source, [2, 0]) == {0: picture(1), 2: picture(3)}
+    assert read_chosen_images(source, [3]) == {3: None}
+    assert read_chosen_images(source, [9]) == {}
 
 
 def test_the_first_readable_images_have_the_first_ones_size(tmp_path: Path) -> None:
