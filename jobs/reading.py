@@ -10,14 +10,15 @@ import typer
 from infra.errors import StorageError
 from jobs.console import FAILED, Common
 from jobs.progress import ProgressDisplay
-from jobs.rendering import explanation_text, named, results, share, size, table
+from jobs.rendering import explanation_text, results
 from jobs.since import since_document, since_text
+from jobs.tables import named, share, size, table
 from jobs.terminal import sentence
 from pipeline.operations.inspect import LogContents, ModelInspection, RootInspection, StageContents, inspect
 from pipeline.operations.status import ModelStatus, RunStatus, status
 from pipeline.operations.verify import verify
 from pipeline.publication.history import changes_since, history
-from pipeline.publication.publish import latest_failures, publish_pages
+from pipeline.publication.site import latest_failures, publish_pages
 from pipeline.results.audit import Audit, open_audit
 from pipeline.results.explain import explain
 from pipeline.root.documents import JsonObject

@@ -1,6 +1,6 @@
 """What differs since a run, as text and as a JSON object."""
 
-from jobs.rendering import share, table
+from jobs.tables import share, table
 from jobs.terminal import sentence
 from pipeline.data.statuses import NO_CLASS
 from pipeline.publication.comparison import Flags
