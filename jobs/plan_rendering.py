@@ -140,9 +140,9 @@ def _chains(model: ModelPlan) -> str:
     assert settings is not None
     kept = settings.chains * len(settings.kept)
     return (
-        f"chains of sampled weights: {settings.chains}, of {settings.draws:,} draws each, on {samples:,} samples; {kept:,} are kept, "
-        f"{size(model.snapshot_bytes)} at rest, "
-        f"and each sample goes through the model {1 + kept:,} times"
+        f"chains of sampled weights: {settings.chains}, of {settings.draws:,} draws each, on {samples:,} samples; "
+        f"{kept:,} draws are kept, {size(model.snapshot_bytes)} at rest, "
+        f"and each sample passes through the model {1 + kept:,} times"
     )
 
 
@@ -151,4 +151,7 @@ def _rerun(cost: RerunCost) -> str:
     module = cost.module or "the whole model"
     share, gradient = f"{100 * cost.parameters_share:.2g} %", size(cost.gradient_bytes)
     loop = ", sample by sample in a loop" if cost.one_by_one else ""
-    return f"{module}, with {share} of the model's parameters, runs forward and backward once more{loop}, and a sample has a whole gradient of {gradient}"
+    return (
+        f"{module}, with {share} of the model's parameters, runs forward and backward once more{loop}, "
+        f"and each sample has a whole gradient of {gradient}"
+    )

@@ -5,8 +5,6 @@ from collections.abc import Mapping, Sequence
 from infra.storage.storage import Storage
 from jobs.tables import named, share, size, table
 from jobs.terminal import sentence
-from pipeline.data.statuses import NO_CLASS
-from pipeline.results.explain import Explanation
 from pipeline.root.layout import page_file
 from pipeline.root.logs import STAGES
 from pipeline.root.records import RunOutcome
@@ -78,29 +76,6 @@ def _result_row(summary: Summary) -> list[str]:
         share(main.auroc if main is not None else None),
         *(share(rate) for rate in ((at.tpr, at.fpr) if at is not None else (None, None))),
     ]
-
-
-def explanation_text(found: Explanation) -> str:
-    """What is behind one score, for a person."""
-    lines = [
-        sentence(
-            f"sample {found.sample_id} (row {found.row} of {found.source}), model {found.model}, run {found.run_id}"
-        )
-    ]
-    if found.prediction != NO_CLASS:
-        lines.append(f"prediction: class {found.prediction}, confidence {share(found.confidence)}")
-    if found.score is not None:
-        threshold = f"threshold {found.threshold:.5g}: " if found.threshold is not None else ""
-        lines.append(f"score: {found.score:.5g} ({threshold}{'flagged' if found.flagged else 'not flagged'})")
-    lines.append(sentence(found.in_words))
-    trusted = [[one.sample_id, f"{one.influence:.4g}"] for one in found.top_trusted if one.influence is not None]
-    layers = [[one.layer, f"{one.score:.4f}"] for one in found.layers]
-    for title, columns, rows in (
-        ("the trusted samples with the largest influence on this output:", ("trusted sample", "influence"), trusted),
-        ("its layers, those that the trusted samples explain least first:", ("layer", "score"), layers),
-    ):
-        lines += ["", title, table(columns, rows)] if rows else []
-    return "\n".join(lines)
 
 
 def stage_seconds(stages: Mapping[str, Mapping[str, StageSummary]]) -> str:
