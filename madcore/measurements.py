@@ -1,7 +1,8 @@
 """Measurements: the scalar of a sample's output whose gradient becomes its row.
 
-Outputs are logits, (n, C) of a classifier, n samples by C classes; a measurement maps them to n numbers. What is measured can depend
-on the batch (of a language model, on its tokens: see `madcore.tokens`), so a batch goes together with its measurement.
+Outputs are logits, (n, C) of a classifier, n samples by C classes; a measurement maps them to n numbers. What is
+measured can depend on the batch (of a language model, on its tokens: see `madcore.tokens`), so a batch goes together
+with its measurement.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -25,7 +26,7 @@ Inputs = Tensor | Mapping[str, Tensor]
 
 
 @runtime_checkable
-class Separable(Protocol):
+class SeparableMeasurement(Protocol):
     """A measurement that depends on the batch and knows how to measure some of its samples alone."""
 
     def some(self, samples: slice) -> Measurement:
@@ -62,7 +63,7 @@ class Measured:
     @property
     def separable(self) -> bool:
         """Whether some samples can be measured alone: of a measurement by others, who knows what it holds of the batch?"""
-        return self.measurement is margin or isinstance(self.measurement, Separable)
+        return self.measurement is margin or isinstance(self.measurement, SeparableMeasurement)
 
     def parts(self, most: int) -> Sequence[tuple[slice, "Measured"]]:
         """In as few parts as have at most so many samples each, of nearly equal size, a multiple of 8 but for the last.
@@ -78,7 +79,8 @@ class Measured:
         """Some of the samples, of a batch that is separable."""
         inputs = self._each(lambda tensor: tensor[samples]).inputs
         return Measured(
-            inputs, self.measurement.some(samples) if isinstance(self.measurement, Separable) else self.measurement
+            inputs,
+            self.measurement.some(samples) if isinstance(self.measurement, SeparableMeasurement) else self.measurement,
         )
 
     def shuffled(self, generator: torch.Generator) -> "Measured":
@@ -103,7 +105,8 @@ class Measured:
 class CrossEntropy:
     """The measurement -log p_y, (n,), of a classifier's logits (n, C) at given classes y (n,).
 
-    In float64, so that what a certain sample loses, which is far below the rounding of 1, is known to as many digits as its logits are.
+    In float64, so that what a certain sample loses, which is far below the rounding of 1, is known to as many digits as
+    its logits are.
     """
 
     classes: Tensor
@@ -178,8 +181,8 @@ def logits_of(outputs: object) -> Tensor:
 def margin(logits_nc: Tensor) -> Tensor:
     """Margin of the model's own prediction y^: log sum over c != y^ of exp f_c, minus f_y^.
 
-    Minus the output function of TRAK (Park et al. 2023, arXiv 2303.14186). Its gradient has the direction of the gradient of
-    cross-entropy against y^ without the factor 1 - p, which underflows for confident samples.
+    Minus the output function of TRAK (Park et al. 2023, arXiv 2303.14186). Its gradient has the direction of the
+    gradient of cross-entropy against y^ without the factor 1 - p, which underflows for confident samples.
 
     Args:
         logits_nc: logits, shape (n, C), C at least 2.

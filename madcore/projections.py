@@ -1,15 +1,15 @@
 """Random projections of the two sides of a layer's gradient, and a second stage that hashes what they leave.
 
-A gradient dW of shape (dim0, rest) is compressed to `P_0 dW P_1^T` (LoGra, Choe et al. 2024, arXiv 2405.13954). Entries have mean 0
-and variance 1/rank, so that E[P^T P] = I and inner products are kept in expectation: Rademacher ones are +-1/sqrt(rank) (Achlioptas
-2003), Gaussian ones are normal. Where `rank` squared is still too many, a count-sketch (Charikar et al. 2002; sparse JL, Kane &
-Nelson 2014) adds the numbers, with random signs, into `sketch` buckets.
+A gradient dW of shape (dim0, rest) is compressed to `P_0 dW P_1^T` (LoGra, Choe et al. 2024, arXiv 2405.13954). Entries
+have mean 0 and variance 1/rank, so that E[P^T P] = I and inner products are kept in expectation: Rademacher ones are
++-1/sqrt(rank) (Achlioptas 2003), Gaussian ones are normal. Where `rank` squared is still too many, a count-sketch
+(Charikar et al. 2002; sparse JL, Kane & Nelson 2014) adds the numbers, with random signs, into `sketch` buckets.
 
-For rows x, y of gradients A, B, all randomness independent of them: E[x . y] = <A, B>, and with r the rank and S the buckets
-`Var[x . y] <= ((1 + 2/r)^2 (1 + 2/S) - 1) |A|^2 |B|^2`, without the factor of S where nothing is hashed.
+For rows x, y of gradients A, B, all randomness independent of them: E[x . y] = <A, B>, and with r the rank and S the
+buckets `Var[x . y] <= ((1 + 2/r)^2 (1 + 2/S) - 1) |A|^2 |B|^2`, without the factor of S where nothing is hashed.
 
-All of it comes from Philox, a counter-based generator (Salmon et al. 2011), keyed by (seed, parameter, use): every worker on every
-device makes the same matrix with no exchange.
+All of it comes from Philox, a counter-based generator (Salmon et al. 2011), keyed by (seed, parameter, use): every
+worker on every device makes the same matrix with no exchange.
 """
 
 import hashlib
@@ -29,7 +29,8 @@ ProjectionKind = Literal["rademacher", "gaussian"]
 class Sketch:
     """A count-sketch of k numbers into `size` buckets whose loads differ by at most one.
 
-    `order` (k,) int64 is a random order of the numbers, dealt to the buckets in turn; `signs` (k,) are those of the numbers so dealt.
+    `order` (k,) int64 is a random order of the numbers, dealt to the buckets in turn; `signs` (k,) are those of the
+    numbers so dealt.
     """
 
     order: Tensor
@@ -78,7 +79,8 @@ class Projection:
             size: length of that side.
 
         Returns:
-            float64 on the CPU, shape (rank, size), entries of mean 0 and variance 1/rank; None where the side is kept whole.
+            float64 on the CPU, shape (rank, size), entries of mean 0 and variance 1/rank; None where the side is kept
+            whole.
         """
         if size <= self.rank:
             return None

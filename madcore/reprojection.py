@@ -1,9 +1,10 @@
 """Rows of a lower rank, of stored rows: nothing is approximated, because a matrix of a lower rank is made of the rows of one of a higher rank.
 
-Entries of a side's matrix come row by row from one stream (see `Projection.matrix`), and only then are divided by sqrt(rank). So the
-matrix of rank r' < r with the same seed and kind is the first r' rows of that of rank r, times sqrt(r / r'), and so is what it leaves of
-a gradient. A side that rank r kept whole, because it is no longer than r, is in the rows as it is: the matrix of rank r' is applied to it.
-The result is the row of rank r', up to the rounding of float32 and of the rows at rest.
+Entries of a side's matrix come row by row from one stream (see `Projection.matrix`), and only then are divided by
+sqrt(rank). So the matrix of rank r' < r with the same seed and kind is the first r' rows of that of rank r, times
+sqrt(r / r'), and so is what it leaves of a gradient. A side that rank r kept whole, because it is no longer than r, is
+in the rows as it is: the matrix of rank r' is applied to it. The result is the row of rank r', up to the rounding of
+float32 and of the rows at rest.
 """
 
 import math
@@ -30,7 +31,8 @@ class Reprojection:
     def of(cls, layers: Sequence[Layer], projection: Projection, rank: int) -> "Reprojection":
         """The re-projection of rows of these layers.
 
-        Every kind of layer has rows that are `P_0 dW P_1^T` of its sides, whatever the way to them, so all of them can be re-projected.
+        Every kind of layer has rows that are `P_0 dW P_1^T` of its sides, whatever the way to them, so all of them can
+        be re-projected.
 
         Args:
             layers: those of the rows, in their order.

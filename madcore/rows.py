@@ -1,8 +1,8 @@
 """The layout of a row, and its form at rest.
 
-A row is the concatenation over layers of `vec(P_0 dW P_1^T)`, in the order of the layout. At rest its numbers are float16 times a
-float32 scale per row and layer. Scales are powers of two: scaling is then exact, and a last-bit difference in one number
-cannot change how all others are rounded.
+A row is the concatenation over layers of `vec(P_0 dW P_1^T)`, in the order of the layout. At rest its numbers are
+float16 times a float32 scale per row and layer. Scales are powers of two: scaling is then exact, and a last-bit
+difference in one number cannot change how all others are rounded.
 """
 
 from collections.abc import Sequence
@@ -100,7 +100,8 @@ def row_layout(layers: Sequence[Layer], projection: Projection) -> RowLayout:
 def to_half(rows_nk: Tensor, layout: RowLayout) -> tuple[Tensor, Tensor]:
     """Rows as float16 (n, k) and float32 scales (n, layers), `rows = half * scale`; finite rows only.
 
-    The largest number of a layer lands in [2^14, 2^15), so that small ones keep float16's full precision over 29 octaves below it.
+    The largest number of a layer lands in [2^14, 2^15), so that small ones keep float16's full precision over 29
+    octaves below it.
     """
     half_nk, scales = torch.empty_like(rows_nk, dtype=torch.float16), []
     for block, half in zip(layout.blocks(rows_nk.float()), layout.blocks(half_nk), strict=True):

@@ -1,7 +1,8 @@
 """Token sequences: right-padded batches of prompts with completions, and what is measured of a language model's logits on them.
 
-Logits are (n, s, V): samples, positions, vocabulary; those at position t - 1 predict the token at t. A completion is the tokens from
-its start to the sequence's end; the prompt before it and the padding behind it are masked out of every measurement.
+Logits are (n, s, V): samples, positions, vocabulary; those at position t - 1 predict the token at t. A completion is
+the tokens from its start to the sequence's end; the prompt before it and the padding behind it are masked out of every
+measurement.
 """
 
 from collections.abc import Callable, Sequence
@@ -15,7 +16,7 @@ from torch.autograd.function import FunctionCtx
 from madcore.errors import ModelError
 from madcore.measurements import Measurement
 
-OfTokens = Callable[[Tensor, Tensor, Tensor], Tensor]
+TokenFunction = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
 class _Margins(torch.autograd.Function):
@@ -98,19 +99,19 @@ class TokenBatch:
 
 
 @dataclass(frozen=True)
-class OfCompletions:
+class CompletionMeasurement:
     """A measurement of logits (n, s, V): a number per token, summed over each completion, (n,)."""
 
     tokens: TokenBatch
-    of_tokens: OfTokens
+    of_tokens: TokenFunction
 
     def __call__(self, logits_nsv: Tensor) -> Tensor:
         """Of all samples."""
         return sum_over_completions(self.tokens, logits_nsv, self.of_tokens)
 
-    def some(self, samples: slice) -> "OfCompletions":
+    def some(self, samples: slice) -> "CompletionMeasurement":
         """Of some samples."""
-        return OfCompletions(self.tokens.some(samples), self.of_tokens)
+        return CompletionMeasurement(self.tokens.some(samples), self.of_tokens)
 
 
 def token_margins(tokens: TokenBatch) -> Measurement:
@@ -121,20 +122,20 @@ def token_margins(tokens: TokenBatch) -> Measurement:
 def token_margin(tokens: TokenBatch) -> Measurement:
     """The margin at each emitted token, summed over the completion: sum over t of log sum over c != y_t of exp f_c, minus f_{y_t}.
 
-    The margin of `madcore.margin`, at the token that was emitted instead of the likeliest one; its gradient does not vanish where
-    the model is certain, as that of the likelihood does.
+    The margin of `madcore.margin`, at the token that was emitted instead of the likeliest one; its gradient does not
+    vanish where the model is certain, as that of the likelihood does.
     """
-    return OfCompletions(tokens, _margins)
+    return CompletionMeasurement(tokens, _margins)
 
 
 def completion_nll(tokens: TokenBatch) -> Measurement:
     """Minus the log-probability of the completion given the prompt."""
-    return OfCompletions(tokens, _nlls)
+    return CompletionMeasurement(tokens, _nlls)
 
 
 def completion_loss(tokens: TokenBatch) -> Measurement:
     """As `completion_nll`, in float64: what a certain completion loses, far below the rounding of 1, is known to as many digits as its logits are."""
-    return OfCompletions(tokens, _losses)
+    return CompletionMeasurement(tokens, _losses)
 
 
 def completion_confidence(tokens: TokenBatch, logits_nsv: Tensor) -> Tensor:
@@ -161,12 +162,12 @@ def _cross_entropies(logits_tv: Tensor, emitted_t1: Tensor) -> Tensor:
     return F.cross_entropy(logits_tv, emitted_t1.squeeze(1), reduction="none")
 
 
-def sum_over_completions(tokens: TokenBatch, logits_nsv: Tensor, of_tokens: OfTokens) -> Tensor:
+def sum_over_completions(tokens: TokenBatch, logits_nsv: Tensor, of_tokens: TokenFunction) -> Tensor:
     """Sums (n,) over each completion of a number per token, which `of_tokens` makes of logits, places (n, s) bool, and emitted tokens (t, 1)."""
     return _each(tokens, logits_nsv, of_tokens).sum(dim=1)
 
 
-def _each(tokens: TokenBatch, logits_nsv: Tensor, of_tokens: OfTokens) -> Tensor:
+def _each(tokens: TokenBatch, logits_nsv: Tensor, of_tokens: TokenFunction) -> Tensor:
     """A number per predicted token, (n, s - 1), 0 elsewhere. Only the completions' logits are copied, never those of prompts and padding.
 
     Raises:

@@ -1,8 +1,9 @@
 """`nn.MultiheadAttention`, computed so that its projections can be recorded.
 
-Its own forward pass calls no module and shows no projected tensor. While a pass records, a twin takes its place: the same function
-of the same parameters (Vaswani et al. 2017, arXiv 1706.03762), whose input projections are recorded one by one and whose output
-projection is called as a module. Inside, samples come first: (n, l, e) queries, (n, s, e) keys and values.
+Its own forward pass calls no module and shows no projected tensor. While a pass records, a twin takes its place: the
+same function of the same parameters (Vaswani et al. 2017, arXiv 1706.03762), whose input projections are recorded one
+by one and whose output projection is called as a module. Inside, samples come first: (n, l, e) queries, (n, s, e) keys
+and values.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -17,7 +18,7 @@ from madcore.extraction.recording import Member, Recorder
 from madcore.formulas.matrices import LinearWeight, Sides
 from madcore.formulas.norms import Axes, Bias
 
-Attended = tuple[Tensor, Tensor | None]
+AttentionOutput = tuple[Tensor, Tensor | None]
 
 
 PARTS = ("q", "k", "v")
@@ -46,7 +47,7 @@ class _Twin:
         recorder: Recorder,
         module: nn.MultiheadAttention,
         members: Mapping[str, Member],
-        original: Callable[..., Attended],
+        original: Callable[..., AttentionOutput],
     ):
         self._recorder, self._module, self._members, self._original = recorder, module, members, original
 
@@ -60,7 +61,7 @@ class _Twin:
         attn_mask: Tensor | None = None,
         average_attn_weights: bool = True,
         is_causal: bool = False,
-    ) -> Attended:
+    ) -> AttentionOutput:
         """As `nn.MultiheadAttention.forward`; one sample without a batch goes to the original, unrecorded."""
         if query.ndim != 3 or query.is_nested:
             masks = {"key_padding_mask": key_padding_mask, "attn_mask": attn_mask}

@@ -1,11 +1,11 @@
 """Which of the selected layers a model's rows cover: a self-check against autograd.
 
-Hooks can be right about a layer's kind and wrong about its use: a weight read without calling its module, a module called on
-something that has not the samples first, a tied parameter. So every selected layer is checked on real samples, and one that
-differs from autograd is not covered, with the reason.
+Hooks can be right about a layer's kind and wrong about its use: a weight read without calling its module, a module
+called on something that has not the samples first, a tied parameter. So every selected layer is checked on real
+samples, and one that differs from autograd is not covered, with the reason.
 
-A module that a router gives some of the entries can look sound on a few samples that happen to be alike. So each module's input must
-also keep its shape when the samples' numbers are shuffled.
+A module that a router gives some of the entries can look sound on a few samples that happen to be alike. So each
+module's input must also keep its shape when the samples' numbers are shuffled.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -50,8 +50,8 @@ def check_layers(
 ) -> Coverage:
     """Keeps the layers whose hooked rows equal autograd's, to a relative 1e-3, on the first three samples with finite gradients.
 
-    Samples go through the hooks as one batch and through autograd one by one, so a model that mixes the samples of a batch, or
-    that sees the padding of one, is found out too.
+    Samples go through the hooks as one batch and through autograd one by one, so a model that mixes the samples of a
+    batch, or that sees the padding of one, is found out too.
 
     Args:
         model: in eval mode.

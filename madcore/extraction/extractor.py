@@ -1,11 +1,11 @@
 """Compressed per-sample gradients in one batched forward and backward pass.
 
-Hooks (`madcore.extraction.recording`) see each layer's input and output gradient. Weights are frozen meanwhile, so autograd computes output
-gradients only: the pass costs less than a training step's.
+Hooks (`madcore.extraction.recording`) see each layer's input and output gradient. Weights are frozen meanwhile, so
+autograd computes output gradients only: the pass costs less than a training step's.
 
-A sample's row needs no other sample, so on a CPU a large batch goes through the model in parts whose activations fit its caches, and
-stay below the size from which malloc fetches and returns fresh pages for every tensor. How large follows from shapes alone: the same
-batch gives the same bytes whatever came before it.
+A sample's row needs no other sample, so on a CPU a large batch goes through the model in parts whose activations fit
+its caches, and stay below the size from which malloc fetches and returns fresh pages for every tensor. How large
+follows from shapes alone: the same batch gives the same bytes whatever came before it.
 """
 
 from collections.abc import Iterator, Sequence
@@ -17,10 +17,10 @@ from torch import Tensor, nn
 
 from madcore.curvature.kronecker import SideLayout, SideSums
 from madcore.errors import LayerError, ModelError
-from madcore.extraction.parameter_copies import Copied, replaced
-from madcore.extraction.preparation import Prepared, prepare
+from madcore.extraction.parameter_copies import ParameterCopies, replaced
+from madcore.extraction.preparation import Preparation, prepare
 from madcore.extraction.recording import Recorder, rooted_everywhere
-from madcore.formulas.matrices import TwoSided
+from madcore.formulas.matrices import OuterProductFormula
 from madcore.measurements import PART_MULTIPLE, Measured, input_shapes, logits_of, run
 from madcore.projections import Projection
 from madcore.rows import Layer, row_layout
@@ -73,8 +73,9 @@ def exact_float32(device: torch.device) -> Iterator[None]:
 def _keep_freed_memory() -> None:
     """Has glibc keep what a pass frees for the next one, instead of returning its pages and fetching them again one fault at a time.
 
-    Its malloc takes a freed block of up to 32 MiB for the usual size, and from then on keeps up to twice as much free memory at the top of
-    its heap (mallopt(3), `M_MMAP_THRESHOLD` and `M_TRIM_THRESHOLD`). The block is never written to. Other allocators do nothing of the kind.
+    Its malloc takes a freed block of up to 32 MiB for the usual size, and from then on keeps up to twice as much free
+    memory at the top of its heap (mallopt(3), `M_MMAP_THRESHOLD` and `M_TRIM_THRESHOLD`). The block is never written
+    to. Other allocators do nothing of the kind.
     """
     torch.empty(KEPT_BYTES, dtype=torch.uint8)
 
@@ -115,7 +116,8 @@ class RowExtractor:
 
         Raises:
             ModelError: the model returns no logits, or ones that do not fit the measurement.
-            LayerError: a module's input or output does not have the samples as its first dimension, or it runs without gradients.
+            LayerError: a module's input or output does not have the samples as its first dimension, or it runs without
+                gradients.
         """
         if self._channels_last:
             with suppress(RuntimeError):  # as from `view`, in a model that counts on the other order in memory
@@ -186,7 +188,8 @@ class RowExtractor:
         """Rows of several numbers of each sample, in one forward pass and one backward pass per term.
 
         Args:
-            batch: the model's inputs, n samples, on its device, and what is measured: s terms of each, (n, s), such as one per token.
+            batch: the model's inputs, n samples, on its device, and what is measured: s terms of each, (n, s), such as
+                one per token.
             terms: those to take gradients of; rows of the others are zero.
 
         Returns:
@@ -213,7 +216,8 @@ class RowExtractor:
     def _to_try_again(self, reached: bool, recorder: Recorder) -> bool:
         """Whether a pass that did not reach all layers may with all modules rooted.
 
-        A reentrant checkpoint gives no gradient to a block whose input requires none. A model stays rooted once it had to be.
+        A reentrant checkpoint gives no gradient to a block whose input requires none. A model stays rooted once it had
+        to be.
 
         Raises:
             LayerError: layers could not be recorded, or the model was rooted already.
@@ -255,11 +259,13 @@ class RowExtractor:
             yield _Forward(recorder, anchor, self._prepared.copied, copies, outputs.to(some.dtype), outputs.detach())
 
 
-def _side_layout(prepared: Prepared, layers: Sequence[Layer], projection: Projection) -> SideLayout:
+def _side_layout(prepared: Preparation, layers: Sequence[Layer], projection: Projection) -> SideLayout:
     """Layers have Kronecker factors whose gradient is a sum of outer products over positions, wherever they are used, and is not hashed."""
     members = [member for own in prepared.members.values() for member in own.values()]
     others = {
-        member.name for member in members if not isinstance(member.formula, TwoSided) or member.sides.sketch is not None
+        member.name
+        for member in members
+        if not isinstance(member.formula, OuterProductFormula) or member.sides.sketch is not None
     }
     with_factors = {member.name for member in members} - others
     kept = [
@@ -275,7 +281,7 @@ class _Forward:
 
     recorder: Recorder
     anchor: Tensor
-    copied: Sequence[Copied]
+    copied: Sequence[ParameterCopies]
     copies: Sequence[Tensor]
     logits: Tensor
     outputs: Tensor

@@ -1,15 +1,16 @@
 """Rows whose second moment is a curvature of the training loss, instead of that of the measurement.
 
-The loss is cross-entropy, of a language model summed over its completion. A sample has a number of *draws*, rows h_d with
+The loss is cross-entropy, of a language model summed over its completion. A sample has a number of *draws*, rows h_d
+with
 
     mean over d of h_d h_d^T  =  its part of the curvature,
 
 so that `BlockMoment` of all of them is the curvature.
 
-`ggn`: the Gauss-Newton matrix J^T (diag p - p p^T) J, J the Jacobian of the C logits and p their softmax; it equals the sum over
-classes of p_c g_c g_c^T, g_c the gradient of -log p_c (Martens 2020, arXiv 1412.1193, section 9), so h_c = sqrt(C p_c) g_c.
-`fisher`: one draw, the gradient of -log p_y for a label y sampled from the model; its second moment has the Gauss-Newton matrix as its
-mean over labels. A language model's labels are sampled token by token.
+`ggn`: the Gauss-Newton matrix J^T (diag p - p p^T) J, J the Jacobian of the C logits and p their softmax; it equals the
+sum over classes of p_c g_c g_c^T, g_c the gradient of -log p_c (Martens 2020, arXiv 1412.1193, section 9), so h_c =
+sqrt(C p_c) g_c. `fisher`: one draw, the gradient of -log p_y for a label y sampled from the model; its second moment
+has the Gauss-Newton matrix as its mean over labels. A language model's labels are sampled token by token.
 """
 
 import hashlib
@@ -32,8 +33,8 @@ BLOCK = 256
 def label_uniforms(seed: int, names: Sequence[str], count: int = 1) -> Tensor:
     """Numbers in [0, 1) that labels are sampled by: (n, count) float64, on the CPU.
 
-    Keyed by (seed, the sample's name), from a counter-based generator (Philox, Salmon et al. 2011): a sample's do not depend on the
-    samples beside it, and a longer stream begins like a shorter one.
+    Keyed by (seed, the sample's name), from a counter-based generator (Philox, Salmon et al. 2011): a sample's do not
+    depend on the samples beside it, and a longer stream begins like a shorter one.
     """
     digests = [hashlib.blake2b(f"{seed}/label/{name}".encode(), digest_size=16).digest() for name in names]
     words = [np.random.Philox(key=int.from_bytes(digest, "little")).random_raw(count) for digest in digests]
@@ -117,7 +118,8 @@ def gauss_newton_rows(extractor: RowExtractor, inputs: Inputs, classes: int) -> 
         classes: how many logits it has.
 
     Returns:
-        Rows (n, C, k), in the model's precision, without autocast. Few samples go through the model together (see `RowExtractor.at_once`).
+        Rows (n, C, k), in the model's precision, without autocast. Few samples go through the model together (see
+        `RowExtractor.at_once`).
 
     Raises:
         ModelError: the outputs are not (n, C).

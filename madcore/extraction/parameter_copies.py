@@ -1,8 +1,9 @@
 """Parameters that a module holds directly, such as class tokens, position embeddings and layer scales: a copy for every sample.
 
-For the time of a pass the parameter is replaced by n copies of it, which the module's own arithmetic spreads over the samples like
-any tensor with samples first; the gradient of a copy is its sample's. That costs nothing but the copies. Whether the module's
-arithmetic does spread them, and which axes it needs between the samples and the parameter's own, the self-check finds out.
+For the time of a pass the parameter is replaced by n copies of it, which the module's own arithmetic spreads over the
+samples like any tensor with samples first; the gradient of a copy is its sample's. That costs nothing but the copies.
+Whether the module's arithmetic does spread them, and which axes it needs between the samples and the parameter's own,
+the self-check finds out.
 """
 
 from collections.abc import Iterator, Sequence
@@ -22,7 +23,7 @@ VECTOR = 1
 
 
 @dataclass(frozen=True)
-class Copied:
+class ParameterCopies:
     """One parameter with the modules that hold it, and what each calls it."""
 
     parameter: nn.Parameter
@@ -54,7 +55,7 @@ def ways_to_copy(parameter: nn.Parameter) -> tuple[Way, ...]:
 
 
 @contextmanager
-def replaced(copied: Sequence[Copied], samples: int) -> Iterator[list[Tensor]]:
+def replaced(copied: Sequence[ParameterCopies], samples: int) -> Iterator[list[Tensor]]:
     """Inside, modules hold the copies instead of their parameters; gives the copies."""
     made = [one.copies(samples) for one in copied]
     try:

@@ -10,9 +10,9 @@ from torch import nn
 
 from madcore.errors import LayerError
 from madcore.extraction.attention import recorded_attention
-from madcore.extraction.parameter_copies import Copied
+from madcore.extraction.parameter_copies import ParameterCopies
 from madcore.extraction.recording import Member, Recorder, formula_hook
-from madcore.extraction.vjp_fallback import Rerun, WholeGradient, rerunning
+from madcore.extraction.vjp_fallback import Rerun, WholeGradient, recorded_rerun
 from madcore.formulas.matrices import Sides
 from madcore.formulas.of_module import formula_of, holders, replaceable
 from madcore.projections import Projection
@@ -27,11 +27,11 @@ ARRANGEMENTS: dict[Way, Literal["first", "second", "merged", "nowhere"]] = {
 
 
 @dataclass(frozen=True)
-class Prepared:
+class Preparation:
     """Modules whose parameters have formulas, by their own names of them; parameters to copy; modules that are run again."""
 
     members: Mapping[nn.Module, Mapping[str, Member]]
-    copied: Sequence[Copied]
+    copied: Sequence[ParameterCopies]
     reruns: Sequence[Rerun]
 
     @contextmanager
@@ -49,16 +49,16 @@ class Prepared:
                                 module.register_forward_hook(formula_hook(recorder, alike), with_kwargs=True).remove
                             )
             for rerun in self.reruns:
-                stack.enter_context(rerunning(recorder, rerun))
+                stack.enter_context(recorded_rerun(recorder, rerun))
             yield
 
 
 @dataclass
-class _Preparation:
-    """A `Prepared` in the making."""
+class _Builder:
+    """A `Preparation` in the making."""
 
     members: dict[nn.Module, dict[str, Member]] = field(default_factory=dict)
-    copied: list[Copied] = field(default_factory=list)
+    copied: list[ParameterCopies] = field(default_factory=list)
     wanted: dict[tuple[nn.Module, bool], dict[str, WholeGradient]] = field(default_factory=dict)
 
     def rerun(self, layer: Layer, module: nn.Module, name: str, whole: WholeGradient) -> None:
@@ -68,7 +68,9 @@ class _Preparation:
     def add(self, layer: Layer, held: Sequence[tuple[nn.Module, str]], sides: Sides, place: slice) -> None:
         """One layer, by its way. All modules that hold a tied parameter add to the same numbers."""
         if layer.way.startswith("copies"):
-            self.copied.append(Copied(held[0][0].get_parameter(held[0][1]), held, layer.way, layer.shape, sides, place))
+            self.copied.append(
+                ParameterCopies(held[0][0].get_parameter(held[0][1]), held, layer.way, layer.shape, sides, place)
+            )
             return
         for module, name in held:
             if layer.way.startswith("fallback"):
@@ -84,13 +86,13 @@ class _Preparation:
             )
 
 
-def prepare(model: nn.Module, layers: Sequence[Layer], layout: RowLayout, projection: Projection) -> Prepared:
+def prepare(model: nn.Module, layers: Sequence[Layer], layout: RowLayout, projection: Projection) -> Preparation:
     """Projections are made here, on the model's device and in its precision.
 
     Raises:
         LayerError: a layer that is to have a formula has none.
     """
-    like, held, made = next(model.parameters()), holders(model), _Preparation()
+    like, held, made = next(model.parameters()), holders(model), _Builder()
     for layer, place in zip(layers, layout.slices, strict=True):
         p0, p1 = (projection.matrix(layer.name, side, size) for side, size in enumerate(layer.shape))
         sketch = projection.sketch_of(layer.name, layer.shape)
@@ -118,4 +120,4 @@ def prepare(model: nn.Module, layers: Sequence[Layer], layout: RowLayout, projec
             Rerun(module, wanted, dict(module.named_parameters(remove_duplicate=False)), one_by_one)
             for (module, one_by_one), wanted in made.wanted.items()
         ]
-    return Prepared(made.members, made.copied, reruns)
+    return Preparation(made.members, made.copied, reruns)

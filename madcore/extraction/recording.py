@@ -1,7 +1,7 @@
 """One pass's hooks: what they see of modules, and the rows they add it to.
 
-Forward hooks project each module's input; tensor hooks on its output join that with the output gradient. Tensor hooks, not module
-backward hooks, because those refuse an in-place activation after them.
+Forward hooks project each module's input; tensor hooks on its output join that with the output gradient. Tensor hooks,
+not module backward hooks, because those refuse an in-place activation after them.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from madcore.curvature.kronecker import SideSums
 from madcore.errors import LayerError
-from madcore.formulas.matrices import Formula, Sides, TwoSided
+from madcore.formulas.matrices import Formula, OuterProductFormula, Sides
 
 Hook = Callable[[nn.Module, tuple[Tensor, ...], dict[str, Tensor], Tensor], Tensor]
 
@@ -23,8 +23,9 @@ Hook = Callable[[nn.Module, tuple[Tensor, ...], dict[str, Tensor], Tensor], Tens
 class Member:
     """One parameter as one module holds it: its layer's name, its formula, its projections on the model's device, its place in a row.
 
-    `samples` is where the samples are in the module's input and output: on the first axis, on the second behind positions, on the
-    first together with positions, those of a sample one after the other, or nowhere, as of positions that all samples share.
+    `samples` is where the samples are in the module's input and output: on the first axis, on the second behind
+    positions, on the first together with positions, those of a sample one after the other, or nowhere, as of positions
+    that all samples share.
     """
 
     name: str
@@ -70,11 +71,13 @@ class _Root(torch.autograd.Function):
 class Recorder:
     """Rows (n, k) of a pass in the making.
 
-    Checkpointed blocks run twice. A block checkpointed by saved tensors runs again into a graph that no gradient reaches; a
-    reentrant one runs first with gradients switched off, where nothing is recorded, and again in the backward pass. So a use counts
-    once, when its gradient arrives; a module that only ever ran without gradients is `silent`.
+    Checkpointed blocks run twice. A block checkpointed by saved tensors runs again into a graph that no gradient
+    reaches; a reentrant one runs first with gradients switched off, where nothing is recorded, and again in the
+    backward pass. So a use counts once, when its gradient arrives; a module that only ever ran without gradients is
+    `silent`.
 
-    A layer that cannot be recorded does not end the pass: all of them are known at its end, in `refused`, each with the reason.
+    A layer that cannot be recorded does not end the pass: all of them are known at its end, in `refused`, each with the
+    reason.
     """
 
     def __init__(self, rows: Tensor, anchor: Tensor, sides: SideSums | None = None):
@@ -131,8 +134,8 @@ class Recorder:
     def use(self, module: nn.Module, members: Sequence[Member], inputs: Tensor, output: Tensor) -> Tensor:
         """Records one use of a module, or of a part of one, with a formula for each member; returns its output, to be used instead.
 
-        An input with one entry first, such as positions that all samples share, counts as every sample's: its output is then
-        repeated, so that each sample has a gradient of its own.
+        An input with one entry first, such as positions that all samples share, counts as every sample's: its output is
+        then repeated, so that each sample has a gradient of its own.
         """
         if self._paused:
             return output
@@ -191,14 +194,15 @@ class Recorder:
                 )
             grads_here = grads.to(self.rows.dtype)
             self.rows[:, member.place] += member.sides.numbers(member.formula.row(inputs, grads_here, member.sides))
-            if self._sides is not None and isinstance(member.formula, TwoSided):
+            if self._sides is not None and isinstance(member.formula, OuterProductFormula):
                 self._sides.add(member.name, *member.formula.by_position(inputs, grads_here, member.sides))
 
 
 def _own(output: Tensor) -> Tensor:
     """What to hook for an output's gradient: itself, or what it is another shape of.
 
-    A Linear of three dimensions returns a view, and an activation that overwrites a view drops the view's hooks, not those below it.
+    A Linear of three dimensions returns a view, and an activation that overwrites a view drops the view's hooks, not
+    those below it.
     """
     base = output._base
     whole = base is not None and base.numel() == output.numel() and base.is_contiguous() and output.is_contiguous()

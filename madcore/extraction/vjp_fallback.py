@@ -1,11 +1,13 @@
 """The fallback for parameters without a formula: their module, or one around it, runs again, a sample at a time.
 
-A module's inputs are kept, and when the gradient of its output arrives, a vector-Jacobian product of the module alone gives each
-sample's whole gradient, which is then projected. Under `torch.func.vmap` (Horace He and Richard Zou, functorch, 2021) that costs the
-module's forward and backward pass once more, and memory for whole gradients of as many samples at a time as `CHUNK_BYTES` holds. What
-vmap has no rule for, such as recurrent layers and experts that a router chooses by each token's numbers, goes one by one.
+A module's inputs are kept, and when the gradient of its output arrives, a vector-Jacobian product of the module alone
+gives each sample's whole gradient, which is then projected. Under `torch.func.vmap` (Horace He and Richard Zou,
+functorch, 2021) that costs the module's forward and backward pass once more, and memory for whole gradients of as many
+samples at a time as `CHUNK_BYTES` holds. What vmap has no rule for, such as recurrent layers and experts that a router
+chooses by each token's numbers, goes one by one.
 
-Which of a module's inputs have the samples first is told by their length; so outputs of the second run are compared with the first's.
+Which of a module's inputs have the samples first is told by their length; so outputs of the second run are compared
+with the first's.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -57,8 +59,8 @@ class WholeGradient:
 class RerunCost:
     """What the fallback costs a layer: its module's forward and backward pass once more, where a formula costs two projections.
 
-    `parameters_share` estimates that pass: the module's share of the model's parameters. `gradient_bytes`: one sample's whole gradient.
-    `one_by_one`: samples go through it in a loop, with nothing batched.
+    `parameters_share` estimates that pass: the module's share of the model's parameters. `gradient_bytes`: one sample's
+    whole gradient. `one_by_one`: samples go through it in a loop, with nothing batched.
     """
 
     module: str
@@ -132,7 +134,8 @@ class Rerun:
         """Adds to rows (n, k) what one output contributes, `which` of the module's; `first` is its value, `grads` its gradient.
 
         Raises:
-            LayerError: an output has not the samples first, or is not what it was in the first run, or there is no second run.
+            LayerError: an output has not the samples first, or is not what it was in the first run, or there is no
+                second run.
         """
         if not rows.shape[0]:
             return
@@ -238,7 +241,7 @@ class Rerun:
 
 
 @contextmanager
-def rerunning(recorder: Recorder, rerun: Rerun) -> Iterator[None]:
+def recorded_rerun(recorder: Recorder, rerun: Rerun) -> Iterator[None]:
     """A module's calls are kept inside, and its rows added when their gradients arrive."""
     before, after = _hooks(recorder, rerun)
     handles = (

@@ -1,8 +1,8 @@
 """How linear layers, convolutions and embeddings turn inputs and output gradients into projected per-sample gradients.
 
-Two layouts. A *module* speaks its own: Linear (n, ..., d), Conv (n, c, spatial...), Embedding (n, ...). *Rows* are
-(n, o, i): sample, projected first dimension, projected rest. A formula saves the projected input (never the whole one) in the
-forward pass, and joins it with the output gradient in the backward pass; the gradient itself is never formed
+Two layouts. A *module* speaks its own: Linear (n, ..., d), Conv (n, c, spatial...), Embedding (n, ...). *Rows* are (n,
+o, i): sample, projected first dimension, projected rest. A formula saves the projected input (never the whole one) in
+the forward pass, and joins it with the output gradient in the backward pass; the gradient itself is never formed
 (LoGra, Choe et al. 2024, arXiv 2405.13954). Which of the two sides the input is on is the formula's own business.
 """
 
@@ -57,7 +57,7 @@ class Formula(Protocol):
 
 
 @runtime_checkable
-class TwoSided(Formula, Protocol):
+class OuterProductFormula(Formula, Protocol):
     """A formula whose gradient is a sum of outer products over positions."""
 
     def by_position(self, saved: Tensor, grads: Tensor, sides: Sides) -> tuple[Tensor, Tensor]:
@@ -153,8 +153,8 @@ def channels_by_group(tensor_ncs: Tensor, p0: Tensor | None, groups: int) -> Ten
 class ConvWeight:
     """Kernel (c_out, c_in / groups, ...) of a convolution.
 
-    Projecting the unfolded input equals a convolution with i filters, so patches are never materialised. With groups, each
-    group's patches and output gradients are positions of their own, and the sum runs over groups too.
+    Projecting the unfolded input equals a convolution with i filters, so patches are never materialised. With groups,
+    each group's patches and output gradients are positions of their own, and the sum runs over groups too.
     """
 
     module: Convolution
@@ -195,8 +195,9 @@ class ConvWeight:
 class TransposedConvWeight:
     """Kernel (c_in, c_out / groups, ...) of a transposed convolution.
 
-    It is the adjoint of a convolution with the same kernel (Dumoulin and Visin 2016, arXiv 1603.07285, section 4), which maps output
-    gradients to input gradients: so its kernel's gradient is that convolution's, with inputs and output gradients in each other's place.
+    It is the adjoint of a convolution with the same kernel (Dumoulin and Visin 2016, arXiv 1603.07285, section 4),
+    which maps output gradients to input gradients: so its kernel's gradient is that convolution's, with inputs and
+    output gradients in each other's place.
     """
 
     module: TransposedConvolution

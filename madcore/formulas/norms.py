@@ -1,7 +1,7 @@
 """Per-sample gradients of vectors: biases, and the scales of norms.
 
-Both are sums over positions: of the output gradient, or of its product with the normalised input. A parameter's own axes are
-either the channel axis of the module's output, axis 1, or its last ones.
+Both are sums over positions: of the output gradient, or of its product with the normalised input. A parameter's own
+axes are either the channel axis of the module's output, axis 1, or its last ones.
 """
 
 from collections.abc import Callable

@@ -38,7 +38,8 @@ def sides_of(parameter: nn.Parameter) -> tuple[int, int]:
 def matrix_formula(module: nn.Module, parameter: str) -> Formula | None:
     """The formula of a kernel or weight matrix; None where the parameter is none that is known here.
 
-    A subclass is taken for its base: whether its forward pass still is the base's, the self-check of `madcore.extraction.coverage` decides.
+    A subclass is taken for its base: whether its forward pass still is the base's, the self-check of
+    `madcore.extraction.coverage` decides.
     """
     if replaceable(module) and parameter in ATTENTION_MATRICES:
         return LinearWeight(sides_of(module.get_parameter(parameter)))

@@ -3,13 +3,15 @@
     V <- alpha V + (1 - alpha) g^2,   G = 1 / (sqrt(V) + eps_rms)
     w <- w - (step / 2) G [n_beta g + gamma (w - w*)] + sqrt(step G) N(0, 1)
 
-g is the gradient of the mean loss of a minibatch of the sampling set. The preconditioner is RMSprop's (Li et al. 2016, arXiv
-1512.07666, without their drift term for the change of G); localisation by gamma and the settings are those of arXiv 2604.18970, for
-the Bayesian influence function of Kreer et al. 2025, arXiv 2509.26544. Exact: on a quadratic loss of Hessian H, with full batches and
-G = 1, the chain is Gaussian around w*, of variance 1 / (l (1 - step l / 4)) along each eigenvector of n_beta H + gamma I, l its eigenvalue.
+g is the gradient of the mean loss of a minibatch of the sampling set. The preconditioner is RMSprop's (Li et al. 2016,
+arXiv 1512.07666, without their drift term for the change of G); localisation by gamma and the settings are those of
+arXiv 2604.18970, for the Bayesian influence function of Kreer et al. 2025, arXiv 2509.26544. Exact: on a quadratic loss
+of Hessian H, with full batches and G = 1, the chain is Gaussian around w*, of variance 1 / (l (1 - step l / 4)) along
+each eigenvector of n_beta H + gamma I, l its eigenvalue.
 
-Weights are flat, (P,): all floating-point parameters, tied ones once, in the order of `model.named_parameters()`. Randomness is keyed by
-(seed, chain, step), so that a chain that is resumed goes on as if it had never stopped, bit for bit where the model's gradients are.
+Weights are flat, (P,): all floating-point parameters, tied ones once, in the order of `model.named_parameters()`.
+Randomness is keyed by (seed, chain, step), so that a chain that is resumed goes on as if it had never stopped, bit for
+bit where the model's gradients are.
 """
 
 import hashlib
@@ -32,7 +34,8 @@ Preconditioner = Literal["rmsprop", "none"]
 class SamplingSet:
     """Clean samples that chains take their gradients of.
 
-    `losses`: of indices (b,), int64 on the CPU, those samples' losses (b,) by the model as it stands, differentiable. `samples`: how many there are.
+    `losses`: of indices (b,), int64 on the CPU, those samples' losses (b,) by the model as it stands, differentiable.
+    `samples`: how many there are.
     """
 
     losses: Callable[[Tensor], Tensor]
@@ -137,7 +140,8 @@ def draw(model: nn.Module, settings: Langevin, chain: Chain, anchor: Tensor, cle
         settings: of the sampler.
         chain: to go on with; its weights are placed first, whatever the model's are.
         anchor: w*, (P,).
-        clean: the sampling set. Parameters that take no part in a loss have a zero gradient; none needs to require one beforehand.
+        clean: the sampling set. Parameters that take no part in a loss have a zero gradient; none needs to require one
+            beforehand.
 
     Returns:
         The new chain, and the mean loss of the minibatch at the weights before.

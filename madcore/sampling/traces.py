@@ -1,11 +1,13 @@
 """Rows of the estimator `loss_trace`: a sample's losses at the kept draws of chains of weights w around the trained ones w*.
 
-A row is the concatenation over chains of a sample's losses at that chain's draws; its `RowLayout` names the chains and sizes their draws.
-Where chains sit differently is no sign of how two samples depend on the weights, so each chain's own mean is subtracted.
+A row is the concatenation over chains of a sample's losses at that chain's draws; its `RowLayout` names the chains and
+sizes their draws. Where chains sit differently is no sign of how two samples depend on the weights, so each chain's own
+mean is subtracted.
 
-Minus the covariance of two traces is the Bayesian influence function (Kreer et al. 2025, arXiv 2509.26544). With weights of covariance
-`S = (n_beta H + gamma I)^-1` it is `g_i^T S g_j` to first order, which is 1/n_beta times the influence damped by gamma/n_beta: exact for losses
-linear in w, and for Gaussian weights and quadratic losses with `1/2 tr(H_i S H_j S)` added.
+Minus the covariance of two traces is the Bayesian influence function (Kreer et al. 2025, arXiv 2509.26544). With
+weights of covariance `S = (n_beta H + gamma I)^-1` it is `g_i^T S g_j` to first order, which is 1/n_beta times the
+influence damped by gamma/n_beta: exact for losses linear in w, and for Gaussian weights and quadratic losses with `1/2
+tr(H_i S H_j S)` added.
 """
 
 import math
@@ -26,8 +28,9 @@ FEWEST_DRAWS = 4
 def centred(traces_nk: Tensor, layout: RowLayout) -> Tensor:
     """Traces (n, k) less each chain's own mean, over sqrt(k), in their own precision.
 
-    So an inner product of two rows is the covariance of two traces within chains, pooled over them; a squared norm is a variance.
-    Minus it is the Bayesian influence; to first order it is `g_i^T S g_j`, 1/n_beta times the influence damped by gamma/n_beta.
+    So an inner product of two rows is the covariance of two traces within chains, pooled over them; a squared norm is a
+    variance. Minus it is the Bayesian influence; to first order it is `g_i^T S g_j`, 1/n_beta times the influence
+    damped by gamma/n_beta.
     """
     blocks = [
         block.double() - block.mean(dim=1, keepdim=True, dtype=torch.float64) for block in layout.blocks(traces_nk)
@@ -100,8 +103,9 @@ class TraceReferences:
 def autocorrelation_time(series_t: Tensor) -> float:
     """The integrated autocorrelation time tau = 1 + 2 (rho_1 + rho_2 + ...) of a chain's series, in draws: t draws are worth t / tau.
 
-    Summed up to the first lag that is at least 5 tau (Sokal 1997; Goodman & Weare 2010), over which the noise of rho would dominate. 1 for
-    a series that is constant or shorter than 4, and at least 1, so that a chain that alternates is not credited with more draws than it has.
+    Summed up to the first lag that is at least 5 tau (Sokal 1997; Goodman & Weare 2010), over which the noise of rho
+    would dominate. 1 for a series that is constant or shorter than 4, and at least 1, so that a chain that alternates
+    is not credited with more draws than it has.
     """
     series_t = series_t.double()
     draws = len(series_t)

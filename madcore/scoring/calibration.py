@@ -1,7 +1,7 @@
 """From scores to decisions: the split, conformal p-values, q-values, and what chance alone would flag.
 
-Sources: split-conformal p-values and their validity, Bates et al. 2023 (arXiv 2104.08279); q-values, Benjamini & Hochberg 1995.
-M is the number of calibration samples, n of audited ones, alpha a target.
+Sources: split-conformal p-values and their validity, Bates et al. 2023 (arXiv 2104.08279); q-values, Benjamini &
+Hochberg 1995. M is the number of calibration samples, n of audited ones, alpha a target.
 """
 
 import hashlib
@@ -24,7 +24,8 @@ def calibration_size(samples: int, fraction: float) -> int:
 def split_order(ids: Sequence[str], seed: int) -> list[int]:
     """Indices of the ids, sorted by a digest keyed by the seed.
 
-    An id's rank does not depend on the order of the others, so a sample added to the trusted set moves few others across.
+    An id's rank does not depend on the order of the others, so a sample added to the trusted set moves few others
+    across.
     """
     key = f"mad-split/{seed}".encode()
     digests = [hashlib.blake2b(name.encode(), key=key, digest_size=16).digest() for name in ids]
@@ -84,8 +85,8 @@ def smallest_certified_group(alpha: float, calibration: int, samples: int) -> in
 def q_values_by_exceedances(counts: NDArray[np.int64]) -> Floats:
     """Benjamini-Hochberg q-values of conformal p-values, from how often each occurs.
 
-    A conformal p-value takes M + 1 values only, so n samples need no memory: `counts[e]` is the number of samples with e
-    exceedances, e = 0..M.
+    A conformal p-value takes M + 1 values only, so n samples need no memory: `counts[e]` is the number of samples with
+    e exceedances, e = 0..M.
 
     Returns:
         The q-value of a sample with e exceedances, shape (M + 1,).
@@ -100,9 +101,9 @@ def q_values_by_exceedances(counts: NDArray[np.int64]) -> Floats:
 def flag_count_tail(flagged: int, audited: int, rank: int, calibration: int) -> float:
     """P(at least `flagged` of n audited samples have p <= rank / (M + 1)) when all are like the calibration part.
 
-    The flags share one calibration part: their number is beta-binomial(n, k, M + 1 - k). Its upper tail is summed exactly in k
-    terms: at least x audited samples exceed the k-th largest calibration score if and only if, among the top x + k - 1 of all
-    n + M scores, at most k - 1 are calibration scores, which is a hypergeometric event.
+    The flags share one calibration part: their number is beta-binomial(n, k, M + 1 - k). Its upper tail is summed
+    exactly in k terms: at least x audited samples exceed the k-th largest calibration score if and only if, among the
+    top x + k - 1 of all n + M scores, at most k - 1 are calibration scores, which is a hypergeometric event.
     """
     if flagged <= 0 or rank < 1 or flagged > audited:
         return 1.0 if flagged <= 0 else 0.0

@@ -1,9 +1,10 @@
 """Coupling: how far the reference part explains an audited sample, and the anomaly score made of it.
 
-Whitened rows become unit rows. Each score kind compares a sample's unit row with an *explanation*, a direction made of reference
-rows: the mean of its own predicted class (`prediction_coupling`), of the class that fits best (`class_coupling`, the class-level
-correlation of arXiv 2604.18970), of all rows (`mean_coupling`), or of the q nearest rows (`top_coupling`). The score is minus the
-cosine-like product with it: larger is more anomalous, always. `leverage` compares |u|^2 with the reference part's median instead.
+Whitened rows become unit rows. Each score kind compares a sample's unit row with an *explanation*, a direction made of
+reference rows: the mean of its own predicted class (`prediction_coupling`), of the class that fits best
+(`class_coupling`, the class-level correlation of arXiv 2604.18970), of all rows (`mean_coupling`), or of the q nearest
+rows (`top_coupling`). The score is minus the cosine-like product with it: larger is more anomalous, always. `leverage`
+compares |u|^2 with the reference part's median instead.
 """
 
 from dataclasses import dataclass
@@ -56,8 +57,8 @@ def class_sums(units_mk: Tensor, predictions_m: Tensor, classes: int) -> Tensor:
 def class_means(units_mk: Tensor, predictions_m: Tensor, classes: int) -> Tensor:
     """M_c, shape (classes, k): means of unit rows by predicted class, not renormalised.
 
-    A class with n_c < 10 rows is drawn towards B, the mean of M_c over the classes present: (n_c / 10) M_c + (1 - n_c / 10) B; so
-    an absent class is B.
+    A class with n_c < 10 rows is drawn towards B, the mean of M_c over the classes present: (n_c / 10) M_c + (1 - n_c /
+    10) B; so an absent class is B.
     """
     counts_c = torch.bincount(predictions_m, minlength=classes).to(units_mk)
     means_ck = (class_sums(units_mk, predictions_m, classes) / counts_c.clamp(min=1).unsqueeze(1)).to(units_mk)
@@ -69,8 +70,8 @@ def class_means(units_mk: Tensor, predictions_m: Tensor, classes: int) -> Tensor
 def cohesion(units_mk: Tensor, predictions_m: Tensor, classes: int) -> Tensor:
     """U_c, (classes,) float64: the mean inner product of two different unit rows of a class, without the bias that |M_c|^2 has in small ones.
 
-    `U_c = (|sum u|^2 - sum |u|^2) / (n_c (n_c - 1))`. A class with n_c < 10 rows is drawn towards the mean over classes as its M_c is;
-    all are 0 where no class has two rows.
+    `U_c = (|sum u|^2 - sum |u|^2) / (n_c (n_c - 1))`. A class with n_c < 10 rows is drawn towards the mean over classes
+    as its M_c is; all are 0 where no class has two rows.
     """
     counts_c = torch.bincount(predictions_m, minlength=classes).double()
     sums_ck = class_sums(units_mk, predictions_m, classes)
@@ -162,7 +163,7 @@ class References:
 
 
 @dataclass(frozen=True)
-class Scored:
+class SampleScores:
     """Scores of n samples: score (n,), leverage (n,), layer_scores (n, layers), and the reference samples of largest influence."""
 
     score: Tensor
@@ -171,9 +172,9 @@ class Scored:
     top_indices: Tensor
     top_influence: Tensor
 
-    def first(self, samples: int) -> "Scored":
+    def first(self, samples: int) -> "SampleScores":
         """Of the first samples only."""
-        return Scored(
+        return SampleScores(
             *(
                 values[:samples]
                 for values in (self.score, self.leverage, self.layer_scores, self.top_indices, self.top_influence)
@@ -187,11 +188,12 @@ def log_leverage(whitened_nk: Tensor) -> Tensor:
     return 2 * norms_n.clamp(min=torch.finfo(torch.float32).tiny).log()
 
 
-def score(references: References, kind: ScoreKind, whitened_nk: Tensor, predictions_n: Tensor) -> Scored:
+def score(references: References, kind: ScoreKind, whitened_nk: Tensor, predictions_n: Tensor) -> SampleScores:
     """Anomaly scores of whitened rows (n, k) of samples predicted (n,); every sample is scored on its own.
 
-    With layers `apart`, cosines are averaged over the layers in which the sample's row is not zero. Influence is u_i . u_j on
-    whitened rows, before unit norms (see `madcore.curvature`); the 10 largest are returned, or as many as there are.
+    With layers `apart`, cosines are averaged over the layers in which the sample's row is not zero. Influence is u_i .
+    u_j on whitened rows, before unit norms (see `madcore.curvature`); the 10 largest are returned, or as many as there
+    are.
     """
     layout, whitened_norms_nl = references.layout, references.layout.layer_norms(whitened_nk)
     units_nk, norms_nl = _normed(whitened_nk, whitened_norms_nl, layout, references.layers)
@@ -209,4 +211,4 @@ def score(references: References, kind: ScoreKind, whitened_nk: Tensor, predicti
     influence = whitened_nk @ references.whitened.T
     top = influence.topk(min(TOP_TRUSTED, influence.shape[1]), dim=1)
     leverage_n = whitened_norms_nl.square().sum(dim=1).to(whitened_nk)
-    return Scored(scores_n, leverage_n, -cosines_nl, top.indices, top.values)
+    return SampleScores(scores_n, leverage_n, -cosines_nl, top.indices, top.values)

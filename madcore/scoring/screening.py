@@ -1,13 +1,13 @@
 """Screening: trusted samples that do not belong, found before anything is compared with them.
 
-A poisoned trusted set takes the power of any split-conformal test, because its triggered samples score like the attack. They share a
-predicted class with the samples whose place they take, and not the mechanism, so their class has two modes. Per predicted class:
-rows, each layer of unit norm, on their first three principal components, are split into two by 2-means, and the modes' separation is
-compared with that of the other classes (spectral signatures: Tran et al. 2018, arXiv 1811.00636; two clusters of a class:
-Chen et al. 2018, arXiv 1811.03728).
+A poisoned trusted set takes the power of any split-conformal test, because its triggered samples score like the attack.
+They share a predicted class with the samples whose place they take, and not the mechanism, so their class has two
+modes. Per predicted class: rows, each layer of unit norm, on their first three principal components, are split into two
+by 2-means, and the modes' separation is compared with that of the other classes (spectral signatures: Tran et al. 2018,
+arXiv 1811.00636; two clusters of a class: Chen et al. 2018, arXiv 1811.03728).
 
-A class stands out from others only if most of them are sound. Where the smaller mode is nearly as large as the other, nobody can tell
-which of them is sound, and none is dropped.
+A class stands out from others only if most of them are sound. Where the smaller mode is nearly as large as the other,
+nobody can tell which of them is sound, and none is dropped.
 """
 
 from collections.abc import Sequence
@@ -47,8 +47,9 @@ ROUNDING = 1e-5  # of rows whose layers have unit norm
 class Modes:
     """The two modes of a predicted class: how many samples it has, how far apart they are, and the smaller one.
 
-    `separation`: the distance of the modes' means over their pooled standard deviation along it. `z`: of that among all classes'
-    separations, by median and median absolute deviation. `minority`: places of the smaller mode's samples among all, int64.
+    `separation`: the distance of the modes' means over their pooled standard deviation along it. `z`: of that among all
+    classes' separations, by median and median absolute deviation. `minority`: places of the smaller mode's samples
+    among all, int64.
     """
 
     predicted: int
@@ -96,7 +97,8 @@ def screen(rows_mk: Tensor, predictions_m: Tensor, layout: RowLayout) -> Screene
     """Looks for a second mode in each predicted class of the trusted set.
 
     Args:
-        rows_mk: rows (m, k) of all trusted samples, not whitened; whatever takes part in the reference or the calibration part.
+        rows_mk: rows (m, k) of all trusted samples, not whitened; whatever takes part in the reference or the
+            calibration part.
         predictions_m: their predicted classes, (m,) int64; samples of a negative one take no part.
         layout: of the rows.
 

@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow as pa
 
 from infra.formats.tables import TableFormat
-from madcore.scoring.coupling import Scored
+from madcore.scoring.coupling import SampleScores
 from pipeline.artifacts.rows import SampleColumns
 
 
@@ -68,7 +68,7 @@ NO_MECHANISM = -1
 
 
 def score_batch(
-    source: str, samples: SampleColumns, scored: Scored, reference_ids: pa.Array, layers: tuple[str, ...]
+    source: str, samples: SampleColumns, scored: SampleScores, reference_ids: pa.Array, layers: tuple[str, ...]
 ) -> pa.RecordBatch:
     """One record batch of a score part.
 

@@ -15,7 +15,7 @@ from infra.execution.threads import compute, compute_threads, map_in_threads
 from infra.formats.tables import write_parquet
 from infra.storage.storage import Storage
 from madcore import RowLayout
-from madcore.scoring.coupling import Scored
+from madcore.scoring.coupling import SampleScores
 from pipeline.artifacts.curvature import CurvatureFolders, read_reference_rows, read_trusted, read_whitening
 from pipeline.artifacts.rows import SCORING_BLOCK, RowsPart, SampleColumns, StoredBlock, read_stored
 from pipeline.artifacts.scores import PART, PART_FORMAT, score_batch
@@ -127,7 +127,7 @@ def scored_batches(
     return map_in_threads(scored, blocks)
 
 
-def _without_overflow(samples: SampleColumns, scored: Scored) -> SampleColumns:
+def _without_overflow(samples: SampleColumns, scored: SampleScores) -> SampleColumns:
     """Samples whose row is finite, but whose whitened row leaves the range of float32, count as not finite."""
     overflown = samples.ok & ~torch.isfinite(scored.score)
     if not overflown.any():
@@ -147,6 +147,6 @@ def _ids(plan: ModelPlan, part: RowsPart) -> list[str]:
         return [""] * (part.stop - part.start)
 
 
-def _no_scores(samples: int, layout: RowLayout) -> Scored:
+def _no_scores(samples: int, layout: RowLayout) -> SampleScores:
     nothing, per_layer = torch.zeros(samples), torch.zeros(samples, len(layout.names))
-    return Scored(nothing, nothing, per_layer, torch.zeros(samples, 0, dtype=torch.int64), torch.zeros(samples, 0))
+    return SampleScores(nothing, nothing, per_layer, torch.zeros(samples, 0, dtype=torch.int64), torch.zeros(samples, 0))
