@@ -12,7 +12,7 @@ class ModelError(MadcoreError, ValueError):
 
 
 class LayerError(MadcoreError, ValueError):
-    """Layers cannot be hooked or selected; `reasons` says why, by parameter or pattern. The message names the first one."""
+    """Layers cannot be hooked or selected; `reasons` says why by parameter or pattern. The message names the first."""
 
     def __init__(self, reasons: Mapping[str, str]):
         """`reasons`: at least one, each a clause."""

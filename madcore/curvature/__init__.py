@@ -1,1 +1,1 @@
-"""Curvature in the space of the rows: sums over samples that can be merged, and the damped inverse computed from them."""
+"""Curvature in the space of the rows: mergeable sums over samples, and the damped inverse computed from them."""

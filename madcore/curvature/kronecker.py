@@ -26,7 +26,10 @@ from madcore.rows import RowLayout
 
 @dataclass(frozen=True)
 class SideLayout:
-    """The layout of side numbers: that of the rows, and per layer its kept sides (o, i), or None where it keeps its block."""
+    """The layout of side numbers.
+
+    `rows`: the layout of the rows. `kept`: per layer its kept sides (o, i), or None for a layer that keeps its block.
+    """
 
     rows: RowLayout
     kept: tuple[tuple[int, int] | None, ...]
@@ -45,7 +48,7 @@ class SideLayout:
 
     @cached_property
     def stored(self) -> RowLayout:
-        """Side numbers as a row: both moments and the number of positions of each layer with factors, then the blocks' rows."""
+        """Side numbers as a row: of layers with factors both moments and the number of positions, then blocks' rows."""
         names = [f"{name} {part}" for name in self.factors for part in ("first", "second", "positions")]
         sizes = [size for first, second in self.factors.values() for size in (first * first, second * second, 1)]
         return RowLayout((*names, *self.blocks.names), (*sizes, *self.blocks.sizes))
@@ -101,7 +104,10 @@ class SideSums:
 
 @dataclass(frozen=True)
 class KroneckerMoment:
-    """Sums of side numbers over `blocks.count` samples: (summed,) float64 for layers with factors, a block moment for the others."""
+    """Sums of side numbers over `blocks.count` samples.
+
+    `sums`: those of layers with factors, (summed,) float64. `blocks`: the block moment of the other layers.
+    """
 
     layout: SideLayout
     sums: Tensor
@@ -207,7 +213,7 @@ class EigenvalueMoment:
         return EigenvalueMoment(self.layout, self.bases, flat.split([len(total) for total in self.sums]), count)
 
     def finalize(self) -> tuple[Spectrum, ...]:
-        """Return the curvature of each layer, its eigenvalues being the second moments of the rows along its eigenvectors.
+        """Return the curvature of each layer, its eigenvalues the rows' second moments along its eigenvectors.
 
         Raises:
             ValueError: there are no rows.

@@ -63,7 +63,7 @@ Basis = DenseBasis | KroneckerBasis
 
 @dataclass(frozen=True)
 class Spectrum:
-    """A curvature block (k, k), `size` being k: r eigenvectors and their eigenvalues (r,), float64; zero in all other directions."""
+    """A curvature block (k, k), k its `size`: r eigenvectors and eigenvalues (r,), float64; zero in other directions."""
 
     basis: Basis
     eigenvalues: Tensor
@@ -77,7 +77,10 @@ class Spectrum:
 
     @classmethod
     def of_rows(cls, rows_mk: Tensor) -> "Spectrum":
-        """Decompose the second moment (1/m) sum_j g_j g_j^T of m rows of k numbers, by their singular values; cheaper if m < k."""
+        """Decompose the second moment (1/m) sum_j g_j g_j^T of m rows of k numbers by a singular value decomposition.
+
+        Cheaper than `of` where m < k.
+        """
         _, singular, vectors_rk = torch.linalg.svd(rows_mk.double() / len(rows_mk) ** 0.5, full_matrices=False)
         return cls(DenseBasis(vectors_rk.T.contiguous()), singular.square(), rows_mk.shape[1])
 
@@ -108,7 +111,7 @@ class Spectrum:
 
 @dataclass(frozen=True)
 class Damping:
-    """The damping lambda: `amount` times the layer's mean eigenvalue (`relative_mean`), or `amount` itself (`absolute`)."""
+    """The damping: `amount` times the layer's mean eigenvalue (`relative_mean`), or `amount` itself (`absolute`)."""
 
     kind: Literal["relative_mean", "absolute"] = "relative_mean"
     amount: float = 1.0
@@ -147,7 +150,7 @@ class Matrix:
 
 @dataclass(frozen=True)
 class SpectralMap:
-    """A linear map of rows: coefficients on a basis times `gains` (r,), and all other directions, if any, times `rest` (1,)."""
+    """A linear map of rows: coefficients on a basis times `gains` (r,), all other directions times `rest` (1,)."""
 
     basis: Basis
     gains: Tensor
@@ -173,7 +176,7 @@ Map = Matrix | SpectralMap
 
 @dataclass(frozen=True)
 class DampedInverse:
-    """(H + lambda I)^-1 of one block: factored once, applied many times. Eigenvalues of H below `floor` count as `floor`."""
+    """(H + lambda I)^-1 of one block, factored once, applied many times. Eigenvalues below `floor` count as `floor`."""
 
     spectrum: Spectrum
     damping: float
