@@ -93,7 +93,7 @@ class Projection:
         return torch.from_numpy(entries).reshape(self.rank, size) / math.sqrt(self.rank)
 
     def sketch_of(self, parameter: str, shape: tuple[int, int]) -> Sketch | None:
-        """Make the sketch of a parameter whose gradient's sides are `shape`: float64 on the CPU, None without hashing."""
+        """Make the sketch of a parameter whose gradient has sides `shape`: float64 on the CPU, None without hashing."""
         kept = self.kept(shape[0]) * self.kept(shape[1])
         if self.sketch is None or kept <= self.sketch:
             return None

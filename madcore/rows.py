@@ -80,7 +80,7 @@ class RowLayout:
         return blocks
 
     def layer_norms(self, rows_nk: Tensor) -> Tensor:
-        """Return L2 norms per layer, (n, k) -> (n, layers); in float64, so that squares of small numbers do not vanish."""
+        """Return L2 norms per layer, (n, k) -> (n, layers); float64, so that squares of small numbers do not vanish."""
         norms = [torch.linalg.vector_norm(block, dim=1, dtype=torch.float64) for block in self.blocks(rows_nk)]
         return torch.stack(norms, dim=1)
 

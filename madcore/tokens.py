@@ -47,7 +47,7 @@ class _Margins(torch.autograd.Function):
 
 @dataclass(frozen=True)
 class TokenBatch:
-    """n sequences, right-padded to s positions: ids (n, s) int64; the length and the start of the completion, (n,) each."""
+    """n sequences, right-padded to s positions: ids (n, s) int64; lengths and starts of the completions, (n,) each."""
 
     ids: Tensor
     lengths: Tensor
@@ -91,7 +91,7 @@ class TokenBatch:
 
     @property
     def predicted(self) -> Tensor:
-        """Which tokens are measured, (n, s - 1) bool: entry t - 1 is true where the token at t is part of a completion."""
+        """Which tokens are measured, (n, s - 1) bool: entry t - 1 is true where the token at t is in a completion."""
         positions_s = self._positions[1:]
         return (positions_s >= self.completion_starts.unsqueeze(1)) & (positions_s < self.lengths.unsqueeze(1))
 
@@ -137,7 +137,7 @@ def completion_nll(tokens: TokenBatch) -> Measurement:
 
 
 def completion_loss(tokens: TokenBatch) -> Measurement:
-    """Return `completion_nll` in float64, so that the loss of a confident completion has as many digits as its logits."""
+    """Return `completion_nll` in float64, so that the loss of a confident completion has the digits of its logits."""
     return CompletionMeasurement(tokens, _losses)
 
 

@@ -63,7 +63,7 @@ Basis = DenseBasis | KroneckerBasis
 
 @dataclass(frozen=True)
 class Spectrum:
-    """A curvature block (k, k), k its `size`: r eigenvectors and eigenvalues (r,), float64; zero in other directions."""
+    """A curvature block (k, k), k its `size`: r eigenvectors and eigenvalues (r,), float64; zero in all others."""
 
     basis: Basis
     eigenvalues: Tensor

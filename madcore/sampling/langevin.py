@@ -34,8 +34,8 @@ Preconditioner = Literal["rmsprop", "none"]
 class SamplingSet:
     """The clean samples whose losses chains differentiate.
 
-    `losses`: maps indices (b,), int64 on the CPU, to the losses (b,) of those samples under the model's present weights,
-    differentiably. `samples`: how many there are.
+    `losses`: maps indices (b,), int64 on the CPU, to the losses (b,) of those samples under the model's present
+    weights, differentiably. `samples`: how many there are.
     """
 
     losses: Callable[[Tensor], Tensor]
@@ -65,7 +65,8 @@ class Chain:
 class Langevin:
     """Settings of the sampler, by default those of arXiv 2604.18970 for CIFAR-10.
 
-    With the preconditioner `none`, G is 1 and V stays 0. A chain is stable while step G l < 4 for the eigenvalues l of n_beta H + gamma I; G is at most 1 / eps_rms.
+    With the preconditioner `none`, G is 1 and V stays 0. A chain is stable while step G l < 4 for the eigenvalues l of
+    n_beta H + gamma I; G is at most 1 / eps_rms.
     """
 
     preconditioner: Preconditioner = "rmsprop"
@@ -78,7 +79,7 @@ class Langevin:
     seed: int = 0
 
     def advanced(self, chain: Chain, anchor: Tensor, gradient: Tensor, noise: Tensor) -> Chain:
-        """Return the chain after one more step, with the gradient of the mean loss at its weights and normal noise, (P,)."""
+        """Return the chain after a step, by the gradient of the mean loss at its weights and normal noise, all (P,)."""
         second_moment, scale = chain.second_moment, torch.ones_like(gradient)
         if self.preconditioner == "rmsprop":
             second_moment = self.alpha * second_moment + (1 - self.alpha) * gradient.square()

@@ -280,7 +280,7 @@ def test_references_without_classes_have_all_scores_but_those_of_classes() -> No
     for kind in KINDS:
         if kind in CLASS_SCORES:
             with pytest.raises(
-                ValueError, match=f"{kind} compares with predicted classes, and these references have none"
+                ValueError, match=f"{kind} compares with predicted classes, but these references have none"
             ):
                 score(without, kind, AUDITED.whitened, audited)
         else:
