@@ -100,7 +100,7 @@ class TransposedConvWeight:
         """Inputs with projected channels: (n, o, groups, spatial...)."""
         groups = self.module.groups
         projected = channels_by_group(inputs.flatten(2), sides.p0, groups)
-        by_group = projected.unflatten(2, (groups, *inputs.shape[2:]))
+        by_group: Tensor = projected.unflatten(2, (groups, *inputs.shape[2:]))
         return by_group.clone() if sides.p0 is None else by_group
 
     def by_position(self, saved: Tensor, grads: Tensor, sides: Sides) -> tuple[Tensor, Tensor]:

@@ -152,4 +152,5 @@ class EmbeddingWeight:
         table = grads.new_zeros(samples * self.shape[0], grads_nsi.shape[2])
         places = saved + self.shape[0] * torch.arange(samples, device=saved.device).unsqueeze(1)
         summed = table.index_add(0, places.flatten(), grads_nsi.flatten(0, 1))
-        return summed.unflatten(0, (samples, self.shape[0]))
+        summed_noi: Tensor = summed.unflatten(0, (samples, self.shape[0]))
+        return summed_noi
