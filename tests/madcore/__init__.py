@@ -1,1 +1,1 @@
-"""Moved from elsewhere."""
+"""Tests of `madcore`, a file per module; shared models are in `models.py` and `zoo.py`, shared checks in `checks.py`."""

@@ -7,8 +7,8 @@ from torch import Tensor, nn
 from madcore import Measured, Projection, RowExtractor, margin, select_layers, token_margin
 from madcore.measurements import PART_MULTIPLE
 from tests.languages import double_norms, gpt2, texts
+from tests.madcore.checks import tokens_of
 from tests.madcore.models import LAYER_CASES, batch_of, with_head
-from tests.madcore.test_tokens import batch_of as tokens_of
 from tests.reference import autograd_rows, autograd_token_rows
 
 PROJECTION = Projection(rank=3, seed=1)

@@ -29,7 +29,7 @@ from madcore import (
     token_margin,
 )
 from tests.languages import double_norms, gpt2, texts
-from tests.madcore.test_tokens import batch_of
+from tests.madcore.checks import tokens_of
 from tests.strategies import LAW, normal_rows, seeds
 
 WHOLE, NARROW = Projection(rank=1000), Projection(rank=2, seed=3)
@@ -207,11 +207,11 @@ def test_both_sides_by_position_sum_to_the_row(projection: Projection) -> None:
 def test_padding_does_not_count() -> None:
     model, samples = double_norms(gpt2()), texts((9, 6, 12))
     extractor = RowExtractor(model, select_layers(model, parameters="all").covered, NARROW)
-    together = batch_of(samples, 20)
+    together = tokens_of(samples, 20)
     counted = torch.arange(20) < together.lengths.unsqueeze(1)
     numbers = extractor.side_numbers(Measured(together.inputs, token_margin(together)), counted)
     for number, sample in enumerate(samples):
-        alone = batch_of([sample], len(sample[0]))
+        alone = tokens_of([sample], len(sample[0]))
         expected = extractor.side_numbers(Measured(alone.inputs, token_margin(alone)))
         torch.testing.assert_close(numbers[number : number + 1], expected, rtol=1e-8, atol=1e-10)
 
