@@ -1,1 +1,1 @@
-"""Tests of `madcore`, a file per module; shared models are in `models.py` and `zoo.py`, shared checks in `checks.py`."""
+"""Tests of `madcore`, a file per module, with shared models in `models.py` and `zoo.py` and checks in `checks.py`."""

@@ -1,4 +1,4 @@
-"""On a GPU: rows are the CPU's, batches arrive by pinned copies, and no batch of images waits for the device. Skipped where there is none."""
+"""On a GPU, if there is one: rows equal the CPU's, batches arrive by pinned copies, and images do not wait for it."""
 
 from collections.abc import Callable
 

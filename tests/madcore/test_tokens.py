@@ -1,4 +1,4 @@
-"""Language models: measurements against slow twins, rows against autograd on single unpadded sequences, and padding that changes nothing."""
+"""Language models: measurements equal slow twins, rows equal autograd's on unpadded texts, padding changes nothing."""
 
 from collections.abc import Callable, Sequence
 from typing import Literal
@@ -196,7 +196,7 @@ def test_every_parameter_of_a_language_model_is_covered(build: Callable[[], nn.M
 
 
 def test_parameters_of_other_families_are_covered_but_for_what_has_no_gradient() -> None:
-    """Scaled embeddings and norms of 1 + weight; rotary halves; positions and samples on one axis, and an embedding with an offset."""
+    """Scaled embeddings, norms of 1 + weight; rotary halves; positions and samples on one axis; offset embeddings."""
     for build in FAMILIES:
         torch.manual_seed(0)
         model = build().eval()

@@ -97,7 +97,7 @@ def test_rounding_below_zero_counts_as_zero() -> None:
 def test_fewer_rows_than_numbers_are_inverted_by_the_woodbury_identity(
     seed: int, m: int, k: int, damping: Damping
 ) -> None:
-    """Never as a k x k matrix, and equal to what that gives; also of rows that repeat, whose Gram matrix is singular."""
+    """Without a k x k matrix, and equal to its inverse; also for repeated rows, whose Gram matrix is singular."""
     layout, rows = RowLayout(("a",), (k,)), normal_rows(seed, m, k).double()
     rows[m // 2 :] = rows[: m - m // 2].clone()
     (thin,) = BlockMoment.zero(layout).update(rows).finalize()

@@ -114,7 +114,9 @@ def test_the_packed_projection_is_recorded_whole_or_in_thirds(cross: bool, proje
 
 def test_the_original_is_back_afterwards_also_after_a_failure() -> None:
     module = a_module(Settings())
-    with pytest.raises(RuntimeError, match="broken"), recorded_attention(recorder_of(2, 0), module, {}):
+    with recorded_attention(recorder_of(2, 0), module, {}):
         assert "forward" in vars(module) and module._forward_hooks
+    assert "forward" not in vars(module) and not module._forward_hooks
+    with pytest.raises(RuntimeError, match="broken"), recorded_attention(recorder_of(2, 0), module, {}):
         raise RuntimeError("broken")
     assert "forward" not in vars(module) and not module._forward_hooks

@@ -1,4 +1,4 @@
-"""Whole models: the self-check covers every parameter, by the way expected, and rows equal a loop with autograd in float64."""
+"""Whole models: the self-check covers every parameter in the expected way, and rows equal autograd's in float64."""
 
 import pytest
 import torch

@@ -34,7 +34,7 @@ def test_rows_of_tokens_sum_to_the_texts(
 
 @pytest.mark.parametrize("build", MODELS.values(), ids=MODELS)
 def test_the_row_of_a_token_is_the_gradient_of_its_own_margin(build: Callable[[], nn.Module]) -> None:
-    """A text cut behind a token, with a completion of that token alone, has that token's row, since attention looks back only."""
+    """The text up to a token, with that token as its completion, has the token's row: attention only looks back."""
     model, samples = double_norms(build()), texts(LENGTHS)
     layers = select_layers(model, parameters="all").covered
     rows = per_token_rows(model, tokens_of(samples, 14), layers=layers, projection=PROJECTION)

@@ -88,8 +88,10 @@ def test_a_model_without_logits_is_refused_and_left_as_it_was() -> None:
 def test_frozen_parameters_require_grad_again_afterwards_if_they_did() -> None:
     model = nn.Linear(2, 2)
     model.bias.requires_grad_(False)
-    with pytest.raises(RuntimeError, match="broken"), frozen(model):
+    with frozen(model):
         assert not model.weight.requires_grad
+    assert model.weight.requires_grad and not model.bias.requires_grad
+    with pytest.raises(RuntimeError, match="broken"), frozen(model):
         raise RuntimeError("broken")
     assert model.weight.requires_grad and not model.bias.requires_grad
 

@@ -1,4 +1,4 @@
-"""Curvatures of the training loss, against the dense matrices: Jacobians by autograd, and labels tried one after the other."""
+"""Curvatures of the training loss equal the dense matrices, from autograd's Jacobians and from every label in turn."""
 
 from typing import Literal
 

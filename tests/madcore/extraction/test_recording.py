@@ -27,7 +27,7 @@ def recorded(inputs: Sequence[Tensor], samples: int, member: Member = WEIGHT) ->
 
 
 def test_a_use_adds_the_gradient_of_each_sample() -> None:
-    """Of a sum of outputs, the weight's gradient is the input for each of both outputs; a second use counts twice here."""
+    """The gradient of a sum of outputs is the input, for both outputs; the second use counts twice here."""
     first, second = torch.arange(6.0).reshape(2, 3), torch.ones(2, 3)
     assert recorded([first], 2)[0].rows.tolist() == [[0, 1, 2, 0, 1, 2], [3, 4, 5, 3, 4, 5]]
     assert recorded([first, second], 2)[0].rows.tolist() == [[2, 3, 4, 2, 3, 4], [5, 6, 7, 5, 6, 7]]

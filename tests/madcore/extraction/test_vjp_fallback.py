@@ -1,4 +1,4 @@
-"""The second run of a module gives each sample's gradient: equal to autograd's, with and without vmap, in chunks of any size."""
+"""The second run of a module gives each sample's gradient: autograd's, with and without vmap, in chunks of any size."""
 
 import pytest
 import torch
@@ -121,7 +121,7 @@ def test_samples_may_be_on_another_axis_of_an_output() -> None:
 
 
 def test_the_cost_is_the_share_of_the_module_that_runs_again() -> None:
-    """Of 26 parameters, the inner Linear has 6 and the block around it 18; a gradient of 4 float32 numbers has 16 bytes."""
+    """Of 26 parameters, the inner Linear has 6 and the block around it 18; 4 float32 numbers have 16 bytes."""
     model = nn.Sequential(nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 4)), nn.Linear(4, 1), nn.Linear(1, 1, bias=False))
     model.append(nn.Linear(1, 1))
     own = Layer("0.0", "weight", (2, 2), "fallback")

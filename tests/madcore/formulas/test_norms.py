@@ -1,4 +1,4 @@
-"""Vectors: sums over all positions but the parameter's own, and norms' scales against autograd, one sample at a time."""
+"""Gradients of vectors: sums over positions by hand, and norms' scales and biases against autograd by sample."""
 
 import pytest
 import torch
