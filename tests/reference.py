@@ -86,7 +86,7 @@ def autograd_rows(model: nn.Module, layers: Sequence[Layer], batch: Tensor, proj
 def autograd_token_rows(
     model: nn.Module, layers: Sequence[Layer], texts: Sequence[tuple[Tensor, int]], projection: Projection
 ) -> Tensor:
-    """Rows (n, k) of the token margin, float64: a loop over unpadded sequences (ids, completion start), without mask."""
+    """Rows (n, k) of the token margin, float64: a loop over unpadded texts (ids, completion start), without a mask."""
     rows = []
     for ids, start in texts:
         own = copy.deepcopy(model).requires_grad_(True)
