@@ -1,4 +1,4 @@
-"""Tables: any range of rows equals slicing, whatever the row groups; what is newer, damaged or short is refused with a sentence."""
+"""Tables: any range of rows equals slicing, whatever the row groups; newer, damaged and short files are refused."""
 
 import io
 import os

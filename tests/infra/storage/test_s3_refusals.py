@@ -1,4 +1,4 @@
-"""Refusals of S3: buckets that are not there, credentials, rights, endpoints; each names the place, the cause and the remedy."""
+"""Refusals of S3: missing buckets, credentials, rights, endpoints; each names the place, the cause and the remedy."""
 
 import json
 import time
@@ -19,7 +19,7 @@ WRITES = {"write": Storage.write, "create": Storage.create}
 
 
 def grant(service: Service, bucket: str, to: object, rights: list[str], below: str) -> None:
-    """A bucket of the owner's in which others may list, and have these rights below a folder."""
+    """Make a bucket of the owner in which others may list, and have these rights below a folder."""
     service.make_bucket(bucket)
     listing = {"Effect": "Allow", "Principal": to, "Action": ["s3:ListBucket"], "Resource": [f"arn:aws:s3:::{bucket}"]}
     using = {"Effect": "Allow", "Principal": to, "Action": rights, "Resource": [f"arn:aws:s3:::{bucket}/{below}*"]}
@@ -29,7 +29,7 @@ def grant(service: Service, bucket: str, to: object, rights: list[str], below: s
 
 
 class TestRefusals:
-    """Each names the place, the cause and the remedy, whatever was asked."""
+    """Each names the place, the cause and the remedy, whatever the request."""
 
     @all_asks
     def test_a_missing_bucket_is_to_be_made_first(self, service: Service, ask: Callable[[Storage], object]) -> None:
@@ -99,7 +99,7 @@ class TestRefusals:
 
 
 class TestWithoutCredentials:
-    """Requests are not signed, as public buckets want it."""
+    """Requests are not signed, as public buckets require."""
 
     def test_a_public_bucket_is_read(self, service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
         grant(service, "public", to="*", rights=["s3:GetObject"], below="")
@@ -143,7 +143,7 @@ ANSWERS = {
 
 
 class TestEndpoints:
-    """Those that refuse, do not answer, or are none."""
+    """Endpoints that refuse, do not answer, or are not S3."""
 
     @pytest.mark.parametrize(("status", "code", "expected"), ANSWERS.values(), ids=ANSWERS.keys())
     @pytest.mark.parametrize("ask", ["read", "create", "list"])
@@ -156,7 +156,7 @@ class TestEndpoints:
         assert expected in said
 
     @pytest.mark.parametrize("ask", ["list", "create", "probe"])
-    def test_it_knows_nothing_of_what_is_asked(self, monkeypatch: pytest.MonkeyPatch, ask: str) -> None:
+    def test_an_endpoint_without_the_requested_path(self, monkeypatch: pytest.MonkeyPatch, ask: str) -> None:
         with answering(404, b"") as endpoint:
             speak_to(endpoint, STRANGER, monkeypatch)
             assert f"{endpoint} answered 404 to " in complaint(lambda: ASKS[ask](Storage("s3://bucket/root")))
