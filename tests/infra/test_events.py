@@ -47,13 +47,13 @@ def test_time_stamps_sort_and_are_utc() -> None:
     time.sleep(0.002)
     stamps.append(utc_stamp())
     assert stamps[0] < stamps[1]
-    told = datetime.strptime(stamps[1], "%Y%m%dT%H%M%S%fZ").replace(tzinfo=UTC)
-    assert abs((datetime.now(UTC) - told).total_seconds()) < 5
+    stamped = datetime.strptime(stamps[1], "%Y%m%dT%H%M%S%fZ").replace(tzinfo=UTC)
+    assert abs((datetime.now(UTC) - stamped).total_seconds()) < 5
     assert len(stamps[0]) == len("20261122T184455123Z")
 
 
-def test_nobody_needs_to_listen() -> None:
-    assert ignore(Notice("heard by nobody")) is None
+def test_a_listener_may_ignore_events() -> None:
+    assert ignore(Notice("ignored")) is None
 
 
 def test_stamps_of_known_times() -> None:

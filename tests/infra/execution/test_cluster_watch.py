@@ -106,10 +106,10 @@ def test_how_long_to_wait_for_a_worker_is_ten_minutes_unless_the_environment_say
     assert worker_seconds() == 2.5
 
 
-@pytest.mark.parametrize("said", ["soon", "0", "-3", "nan", "inf"])
-def test_a_wait_that_is_not_a_positive_number_is_refused(monkeypatch: pytest.MonkeyPatch, said: str) -> None:
-    monkeypatch.setenv("MAD_WORKER_WAIT_SECONDS", said)
+@pytest.mark.parametrize("text", ["soon", "0", "-3", "nan", "inf"])
+def test_a_wait_that_is_not_a_positive_number_is_refused(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+    monkeypatch.setenv("MAD_WORKER_WAIT_SECONDS", text)
     with pytest.raises(
-        ClusterError, match=f"MAD_WORKER_WAIT_SECONDS is '{said}'; expected a positive number of seconds, such as 600"
+        ClusterError, match=f"MAD_WORKER_WAIT_SECONDS is '{text}'; expected a positive number of seconds, such as 600"
     ):
         worker_seconds()

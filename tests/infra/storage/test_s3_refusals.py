@@ -33,11 +33,11 @@ class TestRefusals:
 
     @all_asks
     def test_a_missing_bucket_is_to_be_made_first(self, service: Service, ask: Callable[[Storage], object]) -> None:
-        said = complaint(lambda: ask(Storage("s3://not-made-yet/root")))
-        assert said.startswith("s3://not-made-yet/")
+        message = complaint(lambda: ask(Storage("s3://not-made-yet/root")))
+        assert message.startswith("s3://not-made-yet/")
         assert (
             f"there is no bucket 'not-made-yet' at {service.endpoint}; make it first (`aws s3 mb s3://not-made-yet`)"
-            in said
+            in message
         )
 
     def test_no_bucket_is_named(self) -> None:
@@ -52,10 +52,10 @@ class TestRefusals:
     ) -> None:
         key = "stranger" if secret != "stranger" else on_s3.owner.key
         speak_to(on_s3.endpoint, User(key, secret), monkeypatch)
-        said = complaint(lambda: ask(Storage(f"s3://{BUCKET}/root")))
-        assert said.startswith(f"s3://{BUCKET}/root")
-        assert f"{on_s3.endpoint} does not accept these credentials" in said
-        assert "check AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and AWS_SESSION_TOKEN, or AWS_PROFILE" in said
+        message = complaint(lambda: ask(Storage(f"s3://{BUCKET}/root")))
+        assert message.startswith(f"s3://{BUCKET}/root")
+        assert f"{on_s3.endpoint} does not accept these credentials" in message
+        assert "check AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and AWS_SESSION_TOKEN, or AWS_PROFILE" in message
 
     @pytest.mark.s3
     @all_asks
@@ -63,9 +63,9 @@ class TestRefusals:
         self, on_s3: Service, monkeypatch: pytest.MonkeyPatch, ask: Callable[[Storage], object]
     ) -> None:
         speak_to(on_s3.endpoint, on_s3.guest, monkeypatch)
-        said = complaint(lambda: ask(Storage(f"s3://{BUCKET}/root")))
-        assert "these credentials are not allowed to do this (it needs s3:" in said
-        assert "ask the bucket's owner for the right" in said
+        message = complaint(lambda: ask(Storage(f"s3://{BUCKET}/root")))
+        assert "these credentials are not allowed to do this (it needs s3:" in message
+        assert "ask the bucket's owner for the right" in message
 
     @pytest.mark.s3
     def test_a_denied_prefix_beside_one_that_is_open(self, on_s3: Service, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -79,8 +79,8 @@ class TestRefusals:
         speak_to(on_s3.endpoint, on_s3.guest, monkeypatch)
         Storage("s3://shared/open").refuse_without_exclusive_create()
         for ask in WRITES.values():
-            said = complaint(lambda ask=ask: ask(Storage("s3://shared/closed"), "name", b"1"))
-            assert said.startswith(
+            message = complaint(lambda ask=ask: ask(Storage("s3://shared/closed"), "name", b"1"))
+            assert message.startswith(
                 "s3://shared/closed/name: these credentials are not allowed to do this (it needs s3:PutObject)"
             )
 
@@ -118,10 +118,10 @@ class TestWithoutCredentials:
         self, on_s3: Service, monkeypatch: pytest.MonkeyPatch, ask: Callable[[Storage], object]
     ) -> None:
         speak_to(on_s3.endpoint, None, monkeypatch)
-        said = complaint(lambda: ask(Storage(f"s3://{BUCKET}/root")))
+        message = complaint(lambda: ask(Storage(f"s3://{BUCKET}/root")))
         assert (
             "not public, and no credentials were found to sign with; set AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY"
-            in said
+            in message
         )
 
 
@@ -151,9 +151,9 @@ class TestEndpoints:
         with answering(status, error_document(code)) as endpoint:
             speak_to(endpoint, STRANGER, monkeypatch)
             monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
-            said = complaint(lambda: ASKS[ask](Storage("s3://bucket/root")))
-        assert said.startswith("s3://bucket/root")
-        assert expected in said
+            message = complaint(lambda: ASKS[ask](Storage("s3://bucket/root")))
+        assert message.startswith("s3://bucket/root")
+        assert expected in message
 
     @pytest.mark.parametrize("ask", ["list", "create", "probe"])
     def test_an_endpoint_without_the_requested_path(self, monkeypatch: pytest.MonkeyPatch, ask: str) -> None:
@@ -166,8 +166,8 @@ class TestEndpoints:
         endpoint = f"http://127.0.0.1:{free_port()}"
         speak_to(endpoint, STRANGER, monkeypatch)
         monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
-        said = complaint(lambda: ask(Storage("s3://bucket/root")))
-        assert f"{endpoint} cannot be reached; tried several times; check AWS_ENDPOINT_URL and the network" in said
+        message = complaint(lambda: ask(Storage("s3://bucket/root")))
+        assert f"{endpoint} cannot be reached; tried several times; check AWS_ENDPOINT_URL and the network" in message
 
     def test_it_never_answers(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr("infra.storage.s3.ANSWER_SECONDS", 0.2)
@@ -175,8 +175,8 @@ class TestEndpoints:
             speak_to(endpoint, STRANGER, monkeypatch)
             monkeypatch.setenv("AWS_MAX_ATTEMPTS", "2")
             began = time.monotonic()
-            said = complaint(lambda: Storage("s3://bucket/root").read("name"))
-        assert f"{endpoint} does not answer in time" in said
+            message = complaint(lambda: Storage("s3://bucket/root").read("name"))
+        assert f"{endpoint} does not answer in time" in message
         assert time.monotonic() - began < 10
 
     @pytest.mark.parametrize(

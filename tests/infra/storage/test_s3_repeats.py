@@ -196,6 +196,6 @@ def test_a_certificate_that_is_not_trusted_is_told_at_once(tmp_path: Path, monke
 
     with Server(("127.0.0.1", 0), BaseHTTPRequestHandler) as server, serving(server):
         speak_to(f"https://127.0.0.1:{server.server_address[1]}", User("stranger", "stranger"), monkeypatch)
-        said = complaint(lambda: Storage(f"s3://{BUCKET}/root").read("name"))
-    assert "no secure connection to https://127.0.0.1:" in said
+        message = complaint(lambda: Storage(f"s3://{BUCKET}/root").read("name"))
+    assert "no secure connection to https://127.0.0.1:" in message
     assert handshakes == 1
