@@ -36,6 +36,7 @@ from pipeline.config.audit_config import AuditConfig
 from pipeline.data.batches import ImageInputs
 from pipeline.planning.memory import ProjectedMemory
 from pipeline.planning.plan import ModelPlan
+from pipeline.planning.recipe import RowRecipe
 from pipeline.results.audit import Audit, open_audit
 from pipeline.results.rows import stored_parts
 from pipeline.root.logs import SPLIT, curvature_log, stage_logs
@@ -74,14 +75,12 @@ def synthetic_plan(url: str) -> ModelPlan:
             ],
         }
     )
-    return ModelPlan(
-        config=config.models[0],
-        source=None,
-        digest="",
-        row_key="rowkey",
+    sides = SideLayout(LAYOUT, (None,) * len(LAYOUT.sizes))
+    recipe = RowRecipe(
+        patterns=("*",),
         snapshots_key="",
         layers=(),
-        sides=SideLayout(LAYOUT, (None,) * len(LAYOUT.sizes)),
+        sides=sides,
         fallback={},
         not_covered={},
         classes=CLASSES,
@@ -89,9 +88,17 @@ def synthetic_plan(url: str) -> ModelPlan:
         trusted=(),
         audited=(),
         sampling=(),
-        refused_files={},
         weights=0,
         rows_per_task=TASK_ROWS,
+    )
+    return ModelPlan(
+        config=config.models[0],
+        source=None,
+        digest="",
+        row_key="rowkey",
+        recipe=recipe,
+        sides=sides,
+        refused_files={},
         memory=ProjectedMemory(0, 0, 0, 0),
     )
 

@@ -82,7 +82,7 @@ def test_a_full_disk(raw: Raw, digits: Path, disk: Path, tmp_path: Path, undistu
     root = disk / "root"
     config = config_of(raw, digits, str(root), tmp_path)
     complaint = stopped(mad("run", config, "-q"), errno.ENOSPC)
-    assert "make room on that disk, then run again" in complaint and "`mad run` goes on from it" in complaint
+    assert "make room on that disk, then run again" in complaint and "`mad run` resumes from it" in complaint
     assert not list(root.glob("digits/scores/*"))
     done = len(list(root.glob("digits/gradients/*/*/receipts/*.json")))
     mounted(disk, "remount,size=64m")
