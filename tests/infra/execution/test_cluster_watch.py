@@ -44,10 +44,8 @@ def test_without_a_worker_it_warns_and_then_stops(head: socket.socket, caplog: p
         begin(watch, head)
         error = give_up(watch, 30)
     needs = "which needs 1 CPU, 0.5 GPUs and 1.50 GiB of memory"
-    assert (
-        f"the cluster has no room for one, {needs}; the run continues when there is room, and stops after 2 s"
-        in caplog.text
-    )
+    outlook = "the run continues when there is room, and stops after 2 s"
+    assert f"the cluster has no room for one, {needs}; {outlook}" in caplog.text
     assert str(error) == (
         f"no worker has run for 2 s: no node of the cluster has room for one, {needs};"
         " what is done is kept, and the same command resumes once there is room"

@@ -12,9 +12,8 @@ from tests.infra.execution.workers import Halver
 
 
 def test_serial_keeps_the_order() -> None:
-    assert [
-        outcome.task for outcome in SerialExecutor().map_unordered(lambda: Halver([]), [4, 3, 0, 8], Resources())
-    ] == [4, 3, 0, 8]
+    outcomes = SerialExecutor().map_unordered(lambda: Halver([]), [4, 3, 0, 8], Resources())
+    assert [outcome.task for outcome in outcomes] == [4, 3, 0, 8]
 
 
 def test_the_worker_is_made_once_however_many_tasks_fail() -> None:

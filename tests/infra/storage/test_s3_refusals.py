@@ -35,10 +35,8 @@ class TestRefusals:
     def test_a_missing_bucket_is_to_be_made_first(self, service: Service, ask: Callable[[Storage], object]) -> None:
         message = complaint(lambda: ask(Storage("s3://not-made-yet/root")))
         assert message.startswith("s3://not-made-yet/")
-        assert (
-            f"there is no bucket 'not-made-yet' at {service.endpoint}; make it first (`aws s3 mb s3://not-made-yet`)"
-            in message
-        )
+        remedy = "make it first (`aws s3 mb s3://not-made-yet`)"
+        assert f"there is no bucket 'not-made-yet' at {service.endpoint}; {remedy}" in message
 
     def test_no_bucket_is_named(self) -> None:
         for url in ("s3://", "s3:///", "s3a://"):
@@ -119,10 +117,8 @@ class TestWithoutCredentials:
     ) -> None:
         speak_to(on_s3.endpoint, None, monkeypatch)
         message = complaint(lambda: ask(Storage(f"s3://{BUCKET}/root")))
-        assert (
-            "not public, and no credentials were found to sign with; set AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY"
-            in message
-        )
+        assert "not public, and no credentials were found to sign with; set AWS_ACCESS_KEY_ID, " in message
+        assert "AWS_SECRET_ACCESS_KEY" in message
 
 
 ANSWERS = {
