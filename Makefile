@@ -8,7 +8,7 @@ READY := $(VENV)/.ready
 TESTS := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo check test test-s3 test-faults test-nights test-cluster
+.PHONY: help setup demo check docs test test-s3 test-faults test-nights test-cluster
 .PHONY: bench bench-gradients bench-peers-setup bench-precision bench-estimators bench-pipeline bench-scale bench-rescore clean
 
 help:  ## List the targets
@@ -34,6 +34,10 @@ check: setup  ## Lint, format, types, import rules
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+docs: setup  ## Build the documentation into docs/_build/html, run its examples, and check its links; warnings are errors
+	$(BIN)/python -m sphinx -W --keep-going --fresh-env -q -b html docs docs/_build/html
+	$(BIN)/python -m docs.links docs/_build/html
 
 test: setup  ## Run the tests
 	$(TESTS)

@@ -1,0 +1,30 @@
+"""Another damping, and a grid of settings, from stored rows: no model is loaded and no data is read."""
+
+from pathlib import Path
+
+import yaml
+
+from pipeline import AuditConfig, plan_audit, rescore_audit, run_audit
+from pipeline.demo import prepare_demo
+from pipeline.operations.sweep import load_points, sweep
+
+path = prepare_demo(Path("inputs"), root="audits")
+run_audit(plan_audit(AuditConfig.load(path)))
+
+# `mad rescore audits damped.yaml`: a run of its own, from the rows that the first one stored.
+settings = yaml.safe_load(path.read_text())
+settings["curvature"] = {"damping": {"kind": "relative_mean", "factor": 0.1}}
+damped = Path("inputs/damped.yaml")
+damped.write_text(yaml.safe_dump(settings))
+Path("inputs/digits.safetensors").unlink()  # the model may be gone
+audit = rescore_audit(AuditConfig.load(damped))
+counts = audit.summary("digits")["counts"]
+print(f"damping 0.1: {counts['flagged']} of {counts['audited']} flagged")
+
+# `mad sweep audits sweep.yaml`: every point of a grid; publishes nothing.
+grid = {"curvatures": ["block_moment", "identity"], "ranks": [4, 16]}
+Path("inputs/sweep.yaml").write_text(yaml.safe_dump({"audit": "audit.yaml", "grid": grid}))
+for point in sweep(load_points(str(Path("audits").resolve()), "inputs/sweep.yaml")):
+    rates = point["evaluation"]["attack_succeeded"]
+    chosen = ", ".join(f"{name} {value}" for name, value in point["settings"].items())
+    print(f"{chosen}: AUROC {rates['auroc']:.3f}, TPR {rates['at_calibrated']['tpr']:.2f}")
