@@ -34,7 +34,7 @@ napoleon_numpy_docstring = False
 napoleon_use_ivar = True
 
 
-def setup(app: "docstrings.Sphinx") -> None:
+def setup(app: docstrings.Application) -> None:
     """Makes what is generated, before Sphinx looks for pages."""
     pages.write_all(FOLDER / "_generated")
     app.connect("autodoc-process-docstring", docstrings.plain)

@@ -1,4 +1,4 @@
-"""Another damping, and a grid of settings, from stored rows: no model is loaded and no data is read."""
+"""Another damping, and a grid of settings, from stored rows: without model and data."""
 
 from pathlib import Path
 
@@ -23,8 +23,9 @@ print(f"damping 0.1: {counts['flagged']} of {counts['audited']} flagged")
 
 # `mad sweep audits sweep.yaml`: every point of a grid; publishes nothing.
 grid = {"curvatures": ["block_moment", "identity"], "ranks": [4, 16]}
-Path("inputs/sweep.yaml").write_text(yaml.safe_dump({"audit": "audit.yaml", "grid": grid}))
-for point in sweep(load_points(str(Path("audits").resolve()), "inputs/sweep.yaml")):
-    rates = point["evaluation"]["attack_succeeded"]
+sweep_file = Path("inputs/sweep.yaml")
+sweep_file.write_text(yaml.safe_dump({"audit": "audit.yaml", "grid": grid}))
+for point in sweep(load_points(str(Path("audits").resolve()), sweep_file)):
     chosen = ", ".join(f"{name} {value}" for name, value in point["settings"].items())
+    rates = point["evaluation"]["attack_succeeded"]
     print(f"{chosen}: AUROC {rates['auroc']:.3f}, TPR {rates['at_calibrated']['tpr']:.2f}")

@@ -1,14 +1,21 @@
 """Docstrings here are plain text with Markdown's backquotes; reStructuredText gives more characters a meaning."""
 
 import re
-
-from sphinx.application import Sphinx
+from collections.abc import Callable
+from typing import Protocol
 
 CODE = re.compile(r"(`[^`]*`)")
 MARKUP = re.compile(r"([*|_])(?=\W|$)")
 
 
-def plain(_app: Sphinx, _what: str, _name: str, _value: object, _options: object, lines: list[str]) -> None:
+class Application(Protocol):
+    """What is needed of Sphinx, which not every environment has."""
+
+    def connect(self, event: str, callback: Callable[..., None], /) -> int:
+        """Calls a function at an event of a build."""
+
+
+def plain(_app: Application, _what: str, _name: str, _value: object, _options: object, lines: list[str]) -> None:
     """Escapes what would be read as markup outside of backquotes; changes `lines` in place."""
     lines[:] = [_escaped(line) for line in lines]
 

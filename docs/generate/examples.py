@@ -18,7 +18,7 @@ def run_example(name: str) -> str:
         RuntimeError: it failed, with what it printed.
     """
     path = os.pathsep.join(filter(None, (str(REPOSITORY), os.environ.get("PYTHONPATH", ""))))
-    environment = {**os.environ, "PYTHONPATH": path}
+    environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
     with TemporaryDirectory() as folder:
         done = subprocess.run(
             [sys.executable, str(FOLDER / f"{name}.py")],

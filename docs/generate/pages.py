@@ -1,5 +1,6 @@
 """Writes all generated parts of pages into one folder, from which pages include them."""
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from docs.generate.commands import command_reference
@@ -16,6 +17,7 @@ def write_all(folder: Path) -> None:
     """
     folder.mkdir(exist_ok=True)
     parts = {"commands.md": command_reference(), "config.md": config_reference(), "scores.md": table_reference()}
-    parts |= {f"{name}.txt": run_example(name) for name in SCRIPTS}
+    with ThreadPoolExecutor() as pool:
+        parts |= {f"{name}.txt": text for name, text in zip(SCRIPTS, pool.map(run_example, SCRIPTS), strict=True)}
     for name, text in parts.items():
         (folder / name).write_text(text, encoding="utf-8")

@@ -45,7 +45,7 @@ def audit_of_tensors() -> str:
 
 def test_the_numerics_find_the_demos_backdoor(digits: Path) -> None:
     code = audit_of_tensors()
-    assert len([line for line in code.splitlines() if line.strip()]) <= 14
+    assert len([line for line in code.splitlines() if line.strip()]) <= 22
     model = digit_cnn().eval()
     model.load_state_dict(load_file(digits / "digits.safetensors"))
     names: dict[str, object] = {
