@@ -23,6 +23,10 @@ html_static_path: list[str] = []
 myst_enable_extensions = ["colon_fence", "deflist"]
 myst_heading_anchors = 3
 
+# Links between pages must lead somewhere. Names of Python are left out: most are of other packages.
+nitpicky = True
+nitpick_ignore_regex = [("py:.*", ".*")]
+
 # Docstrings here are plain text with Markdown's backquotes.
 default_role = "code"
 add_module_names = False
