@@ -64,7 +64,7 @@ def load_causal_lm(config: AuditConfig, name: str) -> CausalLM:
     """
     if importlib.util.find_spec("transformers") is None:
         raise SourceError(
-            f"huggingface {name}: needs the package transformers, which is not installed; install mad with its extra: pip install 'mad[text]'"
+            f"huggingface {name}: needs the package transformers, which is not installed; install mad with its extra, from a clone: pip install '.[text]'"
         )
     folder = _folder(config, name)
     files = _weights(folder, name)

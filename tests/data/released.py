@@ -9,7 +9,6 @@ import json
 import os
 import subprocess
 import sys
-from importlib.metadata import version
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -22,6 +21,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from infra.storage.storage import Storage
+from infra.version import installed_version
 from pipeline.config.audit_config import AuditConfig
 from pipeline.demo import Labels, Pixels, _digits, _structs, with_patch
 from pipeline.planning.from_models import plan_audit
@@ -36,7 +36,7 @@ TRUSTED, SAMPLING, CLEAN, PATCHED = 70, 32, 14, 6
 
 def main() -> None:
     """Makes the inputs where there are none yet, runs three nights, and keeps the root and what its readers must find in it."""
-    release = version("mad")
+    release = installed_version()
     folder = ROOTS / release
     if (folder / "root").exists():
         sys.exit(f"{folder}: is there already; a released root never changes")

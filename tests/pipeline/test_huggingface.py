@@ -266,7 +266,7 @@ def test_without_transformers_the_extra_is_named(chat: Path, monkeypatch: pytest
     monkeypatch.setitem(sys.modules, "transformers", None)
     assert (
         complaint(chat)
-        == "needs the package transformers, which is not installed; install mad with its extra: pip install 'mad[text]'"
+        == "needs the package transformers, which is not installed; install mad with its extra, from a clone: pip install '.[text]'"
     )
 
 

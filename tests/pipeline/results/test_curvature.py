@@ -144,7 +144,7 @@ def test_it_runs_on_threads_unless_told_otherwise(synthetic: tuple[str, torch.Te
 
 def test_it_runs_on_an_active_distributed_client(synthetic: tuple[str, torch.Tensor]) -> None:
     """Of two worker processes, which is what computes once there is one."""
-    distributed = pytest.importorskip("distributed", reason="needs the extra mad[dask]")
+    distributed = pytest.importorskip("distributed", reason="needs the extra dask")
     url, summed = synthetic
     options = {
         "n_workers": 2,
@@ -162,7 +162,7 @@ def test_it_runs_on_an_active_distributed_client(synthetic: tuple[str, torch.Ten
 
 
 def test_it_runs_on_a_ray_cluster(synthetic: tuple[str, torch.Tensor], ray_cluster: None) -> None:
-    pytest.importorskip("pandas", reason="Ray's scheduler of Dask graphs imports it: needs the extra mad[dask]")
+    pytest.importorskip("pandas", reason="Ray's scheduler of Dask graphs imports it: needs the extra dask")
     from ray.util.dask import ray_dask_get  # noqa: PLC0415
 
     url, summed = synthetic
