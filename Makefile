@@ -93,4 +93,4 @@ bench-rescore: setup  ## Measure: curvature and scores again from ROWS stored ro
 	$(BIN)/python -m tests.benchmarks.rescore $(ROWS)
 
 clean:  ## Remove the environment and caches; audits stay
-	rm -rf $(VENV) $(PEERS) build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) $(PEERS) build docs/_build docs/_generated *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
