@@ -19,8 +19,8 @@ for model in plan.models:
 # Resumes by itself: run it again, and no task is computed twice.
 audit = run_audit(plan)
 summary = audit.summary("digits")
-print("verdict:", summary["verdict"]["value"])
-print("because:", summary["verdict"]["reasons"][0])
+print("verdict:", summary.verdict.value)
+print("because:", summary.verdict.reasons[0])
 
 scores = audit.scores("digits").read_all()
 worst = scores.sort_by([("score", "descending")]).slice(0, 3)
@@ -28,6 +28,6 @@ for sample in worst.select(["sample_id", "score", "p_value"]).to_pylist():
     print(sample)
 
 # The demo knows which digits carry the trigger. Only the evaluation sees that.
-rates = summary["evaluation"]["attack_succeeded"]["at_calibrated"]
+rates = summary.evaluation.attack_succeeded.at_calibrated
 flagged = pc.sum(scores["flagged"]).as_py()
-print(f"flagged {flagged} of {len(scores)}; TPR {rates['tpr']:.2f}, FPR {rates['fpr']:.2f}")
+print(f"flagged {flagged} of {len(scores)}; TPR {rates.tpr:.2f}, FPR {rates.fpr:.2f}")

@@ -18,8 +18,8 @@ damped = Path("inputs/damped.yaml")
 damped.write_text(yaml.safe_dump(settings))
 Path("inputs/digits.safetensors").unlink()  # the model may be gone
 audit = rescore_audit(AuditConfig.load(damped))
-counts = audit.summary("digits")["counts"]
-print(f"damping 0.1: {counts['flagged']} of {counts['audited']} flagged")
+counts = audit.summary("digits").counts
+print(f"damping 0.1: {counts.flagged} of {counts.audited} flagged")
 
 # `mad sweep audits sweep.yaml`: every point of a grid; publishes nothing.
 grid = {"curvatures": ["block_moment", "identity"], "ranks": [4, 16]}

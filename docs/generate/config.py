@@ -84,9 +84,9 @@ def _default(field: FieldInfo) -> str:
     if value is PydanticUndefined:
         return "required"
     if isinstance(value, ByteSize):
-        return f"`{value.human_readable()}`"
+        return f"`{value.human_readable().replace('.0', '')}`"
     if isinstance(value, BaseModel):
-        return "see there"
+        return "see below"
     return f"`{_yaml(value)}`"
 
 
@@ -104,7 +104,8 @@ def _values(field: FieldInfo) -> str:
     """The values that a key takes, where they can be listed or bounded."""
     literals = [f"`{_yaml(value)}`" for value in _literals(field.annotation)]
     bounds = [_bound(one) for one in (*field.metadata, *_metadata(field.annotation))]
-    return ", ".join([*literals, *filter(None, bounds)])
+    number = ["or a number"] if literals and int in get_args(field.annotation) else []
+    return ", ".join([*literals, *number, *filter(None, bounds)])
 
 
 def _bound(one: object) -> str:
@@ -147,6 +148,6 @@ def _rendered(section: ConfigSection) -> str:
     title = f"`{section.place}`" if section.place else "Top level"
     lines = [f"## {title}", "", section.summary, "", "| key | default | values | what it means |", "|---|---|---|---|"]
     for key in section.keys:
-        cells = (f"`{key.place}`", key.default, key.values, " ".join(key.description.split()))
+        cells = (f"`{key.place.rpartition('.')[2]}`", key.default, key.values, " ".join(key.description.split()))
         lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
     return "\n".join([*lines, ""])
