@@ -5,7 +5,7 @@ from pathlib import Path
 import pyarrow.compute as pc
 
 from pipeline import AuditConfig, plan_audit, run_audit
-from pipeline.demo import prepare_demo
+from pipeline.demo.prepare import prepare_demo
 
 # Trains a classifier with a backdoor; writes weights, two Parquet files and audit.yaml.
 config = AuditConfig.load(prepare_demo(Path("inputs"), root="audits"))

@@ -5,7 +5,7 @@ from pathlib import Path
 import yaml
 
 from pipeline import AuditConfig, plan_audit, rescore_audit, run_audit
-from pipeline.demo import prepare_demo
+from pipeline.demo.prepare import prepare_demo
 from pipeline.operations.sweep import load_points, sweep
 
 path = prepare_demo(Path("inputs"), root="audits")
