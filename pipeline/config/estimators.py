@@ -28,7 +28,7 @@ class ProjectionSection(Section):
     """Seed of the projection. It is the same on every worker and device."""
 
     sketch: Annotated[int | None, Field(ge=1, le=1 << 20, exclude_if=lambda size: size is None)] = None
-    """At most this many numbers of a layer are kept: what the projection leaves beyond that is hashed to so many. By
+    """At most this many numbers of a layer are kept: what the projection leaves beyond that is hashed to this many. By
     default nothing is hashed."""
 
 

@@ -21,7 +21,7 @@ from pipeline.planning.earlier_runs import EarlierRows, chosen_layers, find_earl
 from pipeline.planning.limits import check_samples
 from pipeline.planning.memory import ProjectedMemory, project_memory, shapes_of_rows
 from pipeline.planning.plan import AuditPlan, ModelPlan, RowTask, row_task_log
-from pipeline.planning.projection import projection_of
+from pipeline.planning.recipe import projection_of
 from pipeline.root.logs import NO_RECEIPTS, Receipts, read_receipts
 from pipeline.root.mark import open_root, root_storage
 

@@ -20,8 +20,7 @@ from pipeline.errors import CannotFit
 from pipeline.keys import key_of
 from pipeline.planning.limits import describe_misfit
 from pipeline.planning.memory import ProjectedMemory
-from pipeline.planning.projection import projection_of
-from pipeline.planning.recipe import EarlierRun, RowRecipe, count_labels
+from pipeline.planning.recipe import EarlierRun, RowRecipe, count_labels, projection_of
 from pipeline.root.logs import Receipts, rows_log
 
 ROWS_FORMAT, CURVATURE_ROWS_FORMAT, SNAPSHOTS_FORMAT = 1, 1, 1

@@ -32,7 +32,7 @@ from pipeline.errors import SourceError
 from pipeline.models.load import LoadedModel, load_model
 from pipeline.models.user_code import user_code
 from pipeline.planning.memory import pass_bytes, step_bytes
-from pipeline.planning.projection import projection_of
+from pipeline.planning.recipe import projection_of
 
 CANDIDATES = 16  # trusted samples that layers are checked on
 
