@@ -1,4 +1,4 @@
-"""Fixtures: the demo's inputs, made once a session, and audits of them in fresh roots."""
+"""Fixtures: the demo's inputs, made once a session, and audits of them."""
 
 import os
 from collections.abc import Callable, Iterator
@@ -9,6 +9,7 @@ from pydantic import JsonValue
 
 from pipeline.config.audit_config import AuditConfig, merge
 from pipeline.demo import prepare_demo
+from tests.audits import Prepared
 from tests.services import WITHOUT, moto, on_moto, on_s3, real_s3
 
 __all__ = ["moto", "on_moto", "on_s3", "real_s3"]
@@ -32,7 +33,7 @@ LONG = pytest.mark.skip(reason="takes long; `make test-faults` runs it")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skips what needs a real S3 where none was started, hosts of its own where it may not make them, and what takes long unless it is asked for."""
+    """Skip tests that need a real S3 or hosts where there are none, and long ones unless the environment asks."""
     for marker, asked, skip in (
         ("s3", "MAD_S3_ENDPOINT", WITHOUT),
         ("cluster", "MAD_TEST_CLUSTER", NO_HOSTS),
@@ -46,10 +47,16 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session")
 def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with trusted.parquet (500 digits), audited.parquet (about 490, some with a trigger) and digits.safetensors."""
+    """A folder of digits: trusted.parquet (500), audited.parquet (about 490, some triggered), digits.safetensors."""
     folder = tmp_path_factory.mktemp("digits")
     prepare_demo(folder, str(folder / "root"))
     return folder
+
+
+@pytest.fixture(scope="session")
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> Prepared:
+    """Makes a root by copying that of an audit which is run once a session."""
+    return Prepared(tmp_path_factory.mktemp("prepared"))
 
 
 @pytest.fixture(scope="session")

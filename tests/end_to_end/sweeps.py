@@ -1,4 +1,4 @@
-"""What tests of sweeps share: the demo's config, wherever it is read from, and a sweep's file."""
+"""What tests of sweeps share: the demo's config with absolute paths, and a sweep's file."""
 
 from pathlib import Path
 
@@ -10,7 +10,7 @@ from tests.conftest import Raw
 
 
 def whole_paths(raw: Raw, digits: Path) -> Raw:
-    """The demo's config, with all paths whole."""
+    """The demo's config with absolute paths."""
     model: JsonValue = {
         "name": "digits",
         "architecture": "pipeline.demo.network:digit_cnn",
