@@ -1,6 +1,7 @@
-"""S3 for tests: moto's server, started once a session, and a real store where `make test-s3` started one; each on loopback.
+"""S3 for tests, on loopback: moto's server, started once a session, and the store that `make test-s3` started.
 
-A test that uses `on_moto` or `on_s3` runs in an environment that names the service and the credentials of the bucket's owner.
+A test that uses `on_moto` or `on_s3` runs in an environment that names the service and the credentials of the bucket's
+owner.
 """
 
 import os

@@ -1,17 +1,19 @@
-"""The books of an audit of any size, without its data: plan, receipts and manifests of a thousand workers that compute nothing.
+"""The metadata of an audit of any size: plan, receipts and manifests of workers that compute nothing.
 
     python -m tests.benchmarks.bookkeeping CONFIG ROOT SAMPLES
 
-Files of audited samples are described and not written; the plan is a real one of CONFIG's first model but for them. Each task's
-worker commits three tiny files and a receipt through the commit log that every run uses, each settled on the disk (fsync) where ROOT
-is one, from threads of two processes. Then the books are kept by the step runner of a run, and phases are timed apart:
+Files of audited samples are described and not written; the plan is a real one of CONFIG's first model but for them.
+Each task's worker commits three tiny files and a receipt through the commit log that every run uses, each settled on
+the disk (fsync) where ROOT is one, from threads of two processes. Then the books are kept by the step runner of a run,
+and phases are timed apart:
 
 - `created`: planning, and all tasks committed;
 - `resumed`: the driver was killed before it published, so each receipt is read on its own;
 - `published`: manifests written, a source each;
 - `reused`: another night, in which manifests tell it all.
 
-The last line is one JSON object: seconds, listings and peak memory (bytes, of the driver) of each phase, tasks, and objects a task.
+The last line is one JSON object: seconds, listings and peak memory (bytes, of the driver) of each phase, tasks, and
+objects a task.
 """
 
 import json

@@ -1,9 +1,8 @@
-"""Trusted sets that hold triggered samples, and attacks from rare to common: plain references, screened ones, and transductive curvature.
+"""Trusted sets with triggered samples, and attacks from rare to common: plain, screened, transductive.
 
-A share of the 2,000 trusted samples is replaced by triggered ones that carry the target's label; the calibration part is drawn from the
-same set. They are the last 200 triggered samples of the audited file; the first 300 are what is audited, with all 2,000 clean samples.
-A prevalence is the share of triggered samples
-among the audited ones.
+A share of the 2,000 trusted samples is replaced by triggered ones that carry the target's label; the calibration part
+is drawn from the same set. They are the last 200 triggered samples of the audited file; the first 300 are what is
+audited, with all 2,000 clean samples. A prevalence is the share of triggered samples among the audited ones.
 """
 
 import json

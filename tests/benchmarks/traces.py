@@ -1,11 +1,12 @@
 """`loss_trace` at the paper's settings against `gradient`: what each detects, and what each costs.
 
-500 trusted and 1,000 audited samples (800 clean, 200 triggered), because a chain of 2,000 draws makes it long. Traces are scored by the
-correlation with the sample's own class, with the class that fits best (the paper's), and by concordance with that; then once more from
-draws thinned to their autocorrelation time, from the stored rows. `forwards` are forward passes of the model per audited sample, a backward
-pass counted as two: 1 + the kept draws for traces, 3 for gradients, whose backward pass has no weight gradients and costs less. What a chain
-itself costs (2,000 times 256 samples forward and backward, and 256 of the probe) is shared by all samples and not in it. `seconds` are
-those of the gradients stage, chain included, in the run that computed it.
+500 trusted and 1,000 audited samples (800 clean, 200 triggered), because a chain of 2,000 draws makes it long. Traces
+are scored by the correlation with the sample's own class, with the class that fits best (the paper's), and by
+concordance with that; then once more from draws thinned to their autocorrelation time, from the stored rows. `forwards`
+are forward passes of the model per audited sample, a backward pass counted as two: 1 + the kept draws for traces, 3 for
+gradients, whose backward pass has no weight gradients and costs less. What a chain itself costs (2,000 times 256
+samples forward and backward, and 256 of the probe) is shared by all samples and not in it. `seconds` are those of the
+gradients stage, chain included, in the run that computed it.
 """
 
 import json

@@ -1,4 +1,4 @@
-"""The roots of releases in tests/data/roots, one a version: the inputs they were made of, the configs of their nights, and what readers must find in them."""
+"""The roots of releases in tests/data/roots: their inputs, the configs of their nights, what readers must find."""
 
 from pathlib import Path
 

@@ -1,8 +1,9 @@
 """Runs audits in processes of their own and kills them, suddenly and repeatably, with SIGKILL at a chosen moment.
 
-On a disk a moment is an operation by which storage changes: a scratch file opened, a file given its name. Python's audit hooks announce
-each one just before it happens, so a process can kill itself there. On S3 a moment is a request that writes, as a relay sees it: either
-just before the store hears of it, or when the store has done it and before the client hears of that.
+On a disk a moment is an operation by which storage changes: a scratch file opened, a file given its name. Python's
+audit hooks announce each one just before it happens, so a process can kill itself there. On S3 a moment is a request
+that writes, as a relay sees it: either just before the store hears of it, or when the store has done it and before the
+client hears of that.
 """
 
 import json
@@ -114,7 +115,7 @@ class Moments:
 
 
 class WritesSeen:
-    """A relay's plan that counts requests which write below a root on S3, by stage, and kills the process that sends them at one, if told to.
+    """A relay's plan that counts writes below a root on S3 by stage, and kills their sender at one if told to.
 
     Args:
         root: BUCKET/FOLDER.

@@ -1,8 +1,8 @@
-"""What a Ray cluster of three hosts can suffer while an audit runs: processes, nodes and hosts that die, cables that are pulled.
+"""Failures of a Ray cluster of three hosts during an audit: processes, nodes and hosts that die, cables pulled.
 
-The hosts are namespaces of this machine (see `hosts`), Ray's own processes on them are real, and so is the token that they ask for.
-Each fault happens when some rows are done and others are not; what is published must be equal to the byte to what an audit
-publishes that nothing disturbed. `make test-cluster` runs these; they need root.
+The hosts are namespaces of this machine (see `hosts`), Ray's own processes on them are real, and so is the token that
+they ask for. Each fault happens when some rows are done and others are not; what is published must be equal to the byte
+to what an audit publishes that nothing disturbed. `make test-cluster` runs these; they need root.
 """
 
 import json
@@ -150,7 +150,7 @@ def site(digits: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sit
 
 @pytest.fixture
 def place(site: Site) -> Iterator[Site]:
-    """The same, with a cluster that is whole; what holds a host back is removed afterwards, and a driver that a failed test left ends."""
+    """The same, with a whole cluster; afterwards hosts are freed, and drivers that a failed test left are ended."""
     site.cluster.repair()
     yield site
     for host in site.cluster.hosts:
@@ -215,7 +215,7 @@ def test_while_a_host_is_left_a_fault_costs_time_and_nothing_else(
 
 
 def test_what_a_worker_thought_dead_finishes_late_is_ignored_and_counted(place: Site) -> None:
-    """Its host is cut off with a task in hand, and goes on with it only when the audit has ended. The disk it still reaches."""
+    """Its host is cut off during a task, and resumes it only when the audit has ended. It still reaches the disk."""
     zombie = place.cluster.second
     driver = place.drive_until_rows(place.cluster.head, "zombie")
     (place.folder / zombie.name).touch()
@@ -238,8 +238,8 @@ def test_when_no_host_is_left_it_waits_for_one_says_so_gives_up_and_resumes(plac
     cluster.second.crash()
     _, err = ended(driver, code=1)
     assert (
-        "the cluster has no room for one, which needs 1 CPU and 1.00 GiB of memory; it goes on when there is, and gives up after 8 s"
-        in err
+        "the cluster has no room for one, which needs 1 CPU and 1.00 GiB of memory; "
+        "it goes on when there is, and gives up after 8 s" in err
     )
     assert err.splitlines()[-1].startswith("mad: no worker has run for ")
     assert "what is done is kept, and the same command resumes" in err.splitlines()[-1] and "Traceback" not in err

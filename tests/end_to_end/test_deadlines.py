@@ -1,4 +1,4 @@
-"""A deadline ends a run cleanly: what is whole is published, in a stated order of priority, nothing is in part, and the next run goes on from there."""
+"""A deadline ends a run cleanly: whole models are published, by priority, none in part, and the next run resumes."""
 
 import os
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""A root that takes no more: one paragraph, exit 1, nothing published; with room made, the same command completes the audit."""
+"""A root that is full or read-only: one paragraph, exit 1, nothing published; with room, the same command completes."""
 
 import errno
 import json

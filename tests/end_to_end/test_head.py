@@ -1,4 +1,4 @@
-"""A cluster as its administrator starts it, `ray start --head`: jobs submitted to it, and drivers that it does not suit."""
+"""A cluster that an administrator started with `ray start --head`: submitted jobs, and drivers that do not fit it."""
 
 import json
 import os

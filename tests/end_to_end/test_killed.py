@@ -1,4 +1,4 @@
-"""Whatever moment a run is killed at, the next one completes it: only missing tasks run, and the scores are the same bytes."""
+"""Whenever a run is killed, the next one completes it: only missing tasks run, and the scores are equal to the byte."""
 
 import random
 import signal
@@ -33,7 +33,7 @@ class Undisturbed:
     tasks: dict[str, int]
 
     def completed_by(self, audit: AuditProcess, storage: Storage, killed_in: str) -> None:
-        """Asserts that an audit completes what a killed run left: nothing public, no task that was done is done again."""
+        """Asserts that an audit completes what a killed run left: nothing was public, no finished task runs again."""
         if killed_in != PUBLICATION:
             assert not list(published_runs(storage, "digits")), "a killed run published a table"
         done = committed(storage)

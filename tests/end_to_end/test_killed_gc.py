@@ -38,7 +38,7 @@ def test_a_removal_killed_at_any_moment_leaves_a_whole_root_and_the_next_goes_on
 
 
 def _moments(root: Path, keep: float, now: float, notes: Path, kill_at: int | None) -> int:
-    """Collects in a process of its own, which kills itself at a moment if told to; returns how many moments there were."""
+    """Collects in a process of its own, which kills itself at a moment if told to; returns the number of moments."""
     process = SPAWN.Process(target=_collect, args=(str(root), keep, now, notes, kill_at))
     process.start()
     assert ended(process) == (0 if kill_at is None else -signal.SIGKILL)

@@ -1,4 +1,4 @@
-"""The audits of language models that the defaults must get right: a backdoored GPT-2, and a backdoored Llama trained on the spot."""
+"""Language models that the defaults must get right: a backdoored GPT-2, and a backdoored Llama trained on the spot."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass

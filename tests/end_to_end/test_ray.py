@@ -1,4 +1,4 @@
-"""Audits on Ray: drivers and workers are processes of their own, some of which are killed. The store is a disk, or a real S3."""
+"""Audits on Ray, on a disk and on a real S3: drivers and workers are processes of their own, some of them killed."""
 
 import json
 import os
@@ -51,7 +51,7 @@ def build(notes):
 
 @dataclass
 class Place:
-    """Where audits of these tests go, and how they are driven. `undisturbed` is the name of a root where one has ended."""
+    """Where these audits go, and how they are driven. `undisturbed`: the root of one that nothing disturbed."""
 
     folder: Path
     url: str

@@ -62,7 +62,7 @@ def table(audit: Audit) -> pa.Table:
 
 
 def test_an_audit_on_s3_is_that_on_a_disk(config: Path, place: Storage, make_config: ConfigMaker) -> None:
-    """Equal scores and rows; verified clean; a second run computes nothing; the commands that look at a root work there."""
+    """Equal scores and rows; verified clean; a second run computes nothing; commands that read a root work."""
     here = run_audit(plan_audit(make_config()))
     root = f"{place.url}/root"
     first = mad("run", str(config), "--output", "json")
@@ -81,7 +81,7 @@ def test_an_audit_on_s3_is_that_on_a_disk(config: Path, place: Storage, make_con
 
 
 def test_what_only_old_runs_refer_to_is_removed_on_s3(config: Path, place: Storage) -> None:
-    """Of two runs with other rows the older goes whole; the root is clean, and the younger run's config finds all done."""
+    """The older of two runs with other rows is removed; the root is clean, and the younger config finds all done."""
     root, raw = f"{place.url}/root", json.loads(config.read_text())
     first = mad("run", str(config), "--output", "json")
     config.write_text(json.dumps({**raw, "estimator": {"projection": {"rank": 2}}}))

@@ -1,4 +1,4 @@
-"""Audits on an S3 store that fails often: they complete, say the same, and ask not much more than once for everything."""
+"""Audits on an S3 store that fails often: they complete, with equal results and few repeated requests."""
 
 import json
 from dataclasses import dataclass

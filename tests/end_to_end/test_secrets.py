@@ -1,4 +1,4 @@
-"""Planted secrets, searched for in every byte that an audit writes and prints: root, stdout, stderr, temporary and home folders."""
+"""Planted secrets, searched for in every byte that an audit writes or prints: root, output, temporary files, home."""
 
 import base64
 import json
@@ -154,7 +154,7 @@ def test_no_byte_of_an_audit_holds_a_secret(place: Storage, config: Path, home: 
 
 
 def test_a_store_that_fails_is_complained_of_without_secrets(config: Path, home: Path, mad: Mad) -> None:
-    """Nobody listens there, and the URL of the endpoint and that of the proxy have a password in them, which their errors like to show."""
+    """Nothing listens there; the URLs of endpoint and proxy hold a password, which errors like to show."""
     nobody = f"127.0.0.1:{free_port()}"
     once = {"AWS_MAX_ATTEMPTS": "1", "AWS_ENDPOINT_URL": f"http://user:{PASSWORD}@{nobody}"}
     for more in (
@@ -196,8 +196,8 @@ def test_a_root_with_credentials_in_its_url_is_refused_by_every_command(
 def test_a_task_that_fails_leaves_no_secret_in_its_outcome(
     place: Storage, config: Path, raw: Raw, tmp_path: Path, mad: Mad
 ) -> None:
-    """The user's own code raises beside an environment of secrets; what is kept of it is its message and where it was."""
-    code = "from pipeline.demo.network import digit_cnn\nimport os\n\n\ndef build():\n    kept = dict(os.environ)\n    raise RuntimeError(len(kept))\n"
+    """User code raises where a variable holds the environment; only its message and its place are kept."""
+    code = "import os\n\n\ndef build():\n    kept = dict(os.environ)\n    raise RuntimeError(len(kept))\n"
     (tmp_path / "net.py").write_text(code)
     broken = json.loads(config.read_text())
     (good,) = broken["models"]
@@ -209,7 +209,7 @@ def test_a_task_that_fails_leaves_no_secret_in_its_outcome(
 
 @pytest.mark.faults
 def test_workers_on_ray_are_sent_no_secret(place: Storage, config: Path, home: Path, mad: Mad) -> None:
-    """Actors inherit the environment of the node that runs them; what Ray writes of the job, its logs and its metadata, holds none of it."""
+    """Actors inherit their node's environment; Ray's logs and metadata of the job hold none of it."""
     with tempfile.TemporaryDirectory(prefix="mad", dir="/tmp") as folder:  # Ray's sockets need a short path
         ended = mad("run", config, "--executor", "ray", "-vv", RAY_AUTH_MODE="disabled", RAY_TMPDIR=folder)
         assert ended.code == 0

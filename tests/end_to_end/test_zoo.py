@@ -1,6 +1,7 @@
 """The audits that the default method must get right: real images, four backdoored models and a clean one, all defaults.
 
-A backdoored language model is in the same audit. It runs in this process, and on Ray with two workers, on a disk and on a real S3.
+A backdoored language model is in the same audit. It runs in this process, and on Ray with two workers, on a disk and on
+a real S3.
 """
 
 import json

@@ -1,4 +1,4 @@
-"""A small zoo at home in a root: the demo's classifier in variants, its trusted digits, and audited ones in files of a day each."""
+"""A small zoo in a root: variants of the demo's classifier, its trusted digits, and audited ones in a file a day."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -26,7 +26,7 @@ class Zoo:
     digits: Path
 
     def model(self, name: str, seed: int) -> None:
-        """The demo's weights with a little noise on its matrices, under this name; a variance must not become negative."""
+        """The demo's weights under this name, with a little noise on matrices only: a variance must stay positive."""
         noise, weights = torch.Generator().manual_seed(seed), load_file(self.digits / "digits.safetensors")
         for key, value in weights.items():
             if value.ndim > 1:

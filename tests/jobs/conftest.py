@@ -16,7 +16,7 @@ Configure = Callable[..., Path]
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_protocol() -> Generator[None, object, object]:
-    """One thread for networks this small: where other processes want the cores too, two threads are ten times slower than one."""
+    """One thread for small networks: on a machine with other load, two are ten times slower than one."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

@@ -39,8 +39,8 @@ def test_it_says_what_the_table_says(audited: Path) -> None:
     assert f"sample {sample} (row {row['row']} of audited.parquet), model digits" in text
     assert "flagged)" in text
     assert (
-        "None of 36 calibration samples scores at least this high, so a normal sample would with probability at most 0.027 (once in 37)."
-        in text
+        "None of 36 calibration samples scores at least this high, "
+        "so a normal sample would with probability at most 0.027 (once in 37)." in text
     )
     assert all(str(trusted["sample_id"]) in text for trusted in row["top_trusted"])
 

@@ -1,4 +1,4 @@
-"""`mad run --repair`: whatever is damaged, that and nothing else is computed anew, and what was published is there again, to the byte."""
+"""`mad run --repair`: only what is damaged is recomputed, and published tables are restored to the byte."""
 
 import shutil
 from collections.abc import Callable

@@ -27,11 +27,13 @@ DIGITS = "from pipeline.demo.network import digit_cnn\n"
 
 
 CODE = {
-    "raising.py": "def build():\n    raise RuntimeError('no such width')\n\n\ndef number():\n    return 3\n\n\nlayers = 3\n",
+    "raising.py": "def build():\n    raise RuntimeError('no such width')\n\n\n"
+    "def number():\n    return 3\n\n\nlayers = 3\n",
     "importing.py": "import a_package_that_nobody_has\n",
     "invalid.py": "def build(:\n",
     "tuples.py": DIGITS
-    + "class Net(type(digit_cnn())):\n    def forward(self, x):\n        return (super().forward(x),)\n\ndef build():\n    return Net(*digit_cnn())\n",
+    + "class Net(type(digit_cnn())):\n    def forward(self, x):\n        return (super().forward(x),)\n\n"
+    "def build():\n    return Net(*digit_cnn())\n",
     "leaving.py": "import sys\nsys.exit(0)\n",
     "talking.py": DIGITS + "print('loading the network')\n\n\ndef build():\n    return digit_cnn()\n",
     "dataclass.py": "from __future__ import annotations\nfrom dataclasses import dataclass\n"
