@@ -80,14 +80,14 @@ bench-precision: setup  ## Measure: what the precision of the model and of rows 
 	$(if $(ZOO),,$(error name the folder that holds zoo/ and data/: make bench-precision ZOO=FOLDER))
 	$(BIN)/python -m tests.benchmarks.precision $(ZOO)
 
-bench-estimators: setup  ## Measure: what detects which backdoor, on the models at ZOO; goes on where it was if CACHE names a folder
+bench-estimators: setup  ## Measure: what detects which backdoor, on the models at ZOO; resumes if CACHE names a folder
 	$(if $(ZOO),,$(error name the folder that holds zoo/ and data/: make bench-estimators ZOO=FOLDER))
 	$(BIN)/python -m tests.benchmarks.estimators $(ZOO) $(if $(CACHE),--cache $(CACHE))
 
 bench-pipeline: setup  ## Measure: the gradients stage against the bare loop that it contains, serial and on Ray
 	$(BIN)/python -m tests.benchmarks.pipeline
 
-bench-scale: setup  ## Measure: how cost grows up to IMAGES audited ones (1,000,000) and the books of a billion, on the model at ZOO; pictures stay if CACHE names a folder
+bench-scale: setup  ## Measure: cost up to IMAGES audited images (1,000,000), metadata of a billion; CACHE keeps the images
 	$(if $(ZOO),,$(error name the folder that holds zoo/ and data/: make bench-scale ZOO=FOLDER))
 	$(BIN)/python -m tests.benchmarks.scale $(ZOO) $(IMAGES) $(if $(CACHE),--cache $(CACHE))
 

@@ -34,7 +34,7 @@ SETTINGS = Config(
 
 @dataclass(frozen=True)
 class User:
-    """Who signs requests."""
+    """A user who signs requests."""
 
     key: str
     secret: str
@@ -59,7 +59,7 @@ class Service:
         return int(self.endpoint.rpartition(":")[2])
 
     def client(self) -> BaseClient:
-        """The owner's client, of another make than the one under test."""
+        """The owner's client, another library than the one under test."""
         return boto3.client(
             "s3",
             endpoint_url=self.endpoint,
@@ -77,14 +77,14 @@ class Service:
 
 
 def variables(endpoint: str, user: User | None) -> Mapping[str, str]:
-    """What an environment says that names this endpoint and this user, or nobody, and no other source of either."""
+    """The variables that name this endpoint and this user, if any, and no other source of either."""
     files = dict.fromkeys(("AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE"), os.devnull)
     said = {"AWS_ENDPOINT_URL": endpoint, "AWS_DEFAULT_REGION": "us-east-1", "AWS_EC2_METADATA_DISABLED": "true"}
     return {**said, **files, **(user.environment if user else {})}
 
 
 def speak_to(endpoint: str, user: User | None, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An environment that says this and nothing else of S3."""
+    """Make the environment name this endpoint and user, and nothing else of S3."""
     for name in [name for name in os.environ if name.startswith("AWS_")]:
         monkeypatch.delenv(name)
     for name, value in variables(endpoint, user).items():
@@ -92,7 +92,7 @@ def speak_to(endpoint: str, user: User | None, monkeypatch: pytest.MonkeyPatch) 
 
 
 def free_port() -> int:
-    """A port of the loopback interface that nobody listens on now."""
+    """A free port of the loopback interface."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
@@ -100,7 +100,7 @@ def free_port() -> int:
 
 @pytest.fixture(scope="session")
 def moto(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    """Moto's server in a process of its own. It looks at no signature, so it refuses nobody but who does not sign."""
+    """Moto's server in a process of its own. It checks no signature, so it refuses unsigned requests only."""
     port = free_port()
     log = tmp_path_factory.mktemp("moto") / "log"
     with (
@@ -119,7 +119,7 @@ def moto(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
 
 
 def wait_for(port: int, server: subprocess.Popen[bytes], log: Path) -> None:
-    """Until a server listens; fails when it ended or took half a minute."""
+    """Wait until a server listens; fail when it ends or takes half a minute."""
     for _ in range(300):
         with suppress(ConnectionRefusedError), socket.create_connection(("127.0.0.1", port)):
             return

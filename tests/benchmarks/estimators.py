@@ -5,7 +5,7 @@ Three parts. `settings`: every model with every setting below, defaults otherwis
 trusted sets that hold triggered samples, and attacks from rare to common (`tests.benchmarks.poisoning`). A figure is of
 successful attacks (prediction equals the target) against clean samples: AUROC; TPR and realised FPR at the calibrated 1
 % and 5 %; and the highest FPR of a predicted class at 5 %, of classes with at least 100 clean samples. A figure of
-nobody, such as of no attack that succeeded, is left out of the last line.
+no samples, such as of no successful attack, is left out of the last line.
 
 Results lie in CACHE, in roots that share nothing with others, so that a benchmark that was stopped resumes. The last
 line is one JSON object, MODEL/SETTING/FIGURE.

@@ -175,7 +175,7 @@ def main() -> None:
         "zoo", type=Path, help="holds zoo/ with weights and zoo_net.py, and data/cifar10/ with trusted and train"
     )
     parser.add_argument("images", type=int, nargs="?", default=IMAGES)
-    parser.add_argument("--samples", type=int, default=SAMPLES, help="of the largest books")
+    parser.add_argument("--samples", type=int, default=SAMPLES, help="of the largest audit whose metadata is written")
     parser.add_argument("--cache", type=Path, help="where pictures are kept; a folder for this run alone unless given")
     parser.add_argument("--parts", nargs="+", choices=list(PARTS), default=list(PARTS))
     options = parser.parse_args()

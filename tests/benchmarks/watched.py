@@ -3,7 +3,7 @@
     python -m tests.benchmarks.watched CONFIG [EXECUTOR]
 
 prints one JSON object. Peak memory is the process's, reset when a stage begins (Linux), and of the workers what their
-receipts say; listings of folders in the root are counted by an audit hook, so that nobody's are missed.
+receipts say; listings of folders in the root are counted by an audit hook, so that none is missed.
 """
 
 import json

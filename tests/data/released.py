@@ -2,7 +2,7 @@
 
 Its inputs are on an S3 of moto's, so that the root names no place of the machine it was made on, and their versions are
 their contents: uploaded there again under the same names, they are the files that the root has rows of. Nothing of the
-lock is kept, which names its owner, and no pages, which every version renders anew.
+lock is kept, which names its owner, and no pages, which every version renders again.
 """
 
 import json

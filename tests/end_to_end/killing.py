@@ -29,7 +29,7 @@ from tests.infra.relays import WRITES, Exchange, pass_on
 PUBLICATION = "publication"
 
 
-TIMED = ".lock/"  # renewed every so often, which a killed run need not come to
+TIMED = ".lock/"  # renewed at intervals, so a killed run may not reach it
 
 
 SPAWN = multiprocessing.get_context("forkserver")
@@ -151,7 +151,7 @@ class WritesSeen:
                 self._idle.notify_all()
 
     def _answer(self, exchange: Exchange) -> None:
-        assert self._known.wait(60), "nobody said which process sends these requests"
+        assert self._known.wait(60), "the process that sends these requests is not known"
         path = unquote(exchange.path.partition("?")[0]).removeprefix(f"/{self.root}/")
         if exchange.command not in WRITES or path.startswith(TIMED):
             return pass_on(exchange)

@@ -281,7 +281,7 @@ HEADS = [
 def test_a_head_that_is_lost_ends_the_run_in_a_paragraph_and_a_new_one_resumes_it(
     place: Site, driver_on: str, fault: Callable[[RayHosts], None], said: str
 ) -> None:
-    """What workers had in hand is held back, so that the run does not end first."""
+    """The workers' current tasks are held back, so that the run does not end first."""
     root = f"{fault.__name__}-{driver_on}"
     host: Host = getattr(place.cluster, driver_on)
     driver = place.drive_until_rows(host, root)

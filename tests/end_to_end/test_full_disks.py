@@ -66,7 +66,7 @@ def config_of(raw: Raw, digits: Path, root: str, folder: Path) -> Path:
 
 
 def stopped(ended: Ended, reason: int) -> str:
-    """What a run says that found its root to take no more."""
+    """What a run says whose root is full or read-only."""
     assert (ended.code, ended.out) == (1, "")
     (complaint,) = [line for line in ended.err.splitlines() if line.startswith("mad: ")]
     assert os.strerror(reason) in complaint and "what is done is kept" in complaint

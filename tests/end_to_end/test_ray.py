@@ -180,7 +180,7 @@ def test_a_driver_that_is_killed_takes_its_workers_along_and_the_next_one_comple
     workers = [int(note.name) for note in place.notes.iterdir() if int(note.name) != driver.pid]
     deadline = time.monotonic() + PATIENCE
     while any(map(running, workers)):
-        assert time.monotonic() < deadline, f"workers {workers} go on without their driver"
+        assert time.monotonic() < deadline, f"workers {workers} outlive their driver"
         time.sleep(0.2)
     done = place.done("driver-killed")
     stages = ended(place.drive("driver-killed"))["models"]["digits"]["stages"]  # type: ignore[index,call-overload]

@@ -1,4 +1,4 @@
-"""What the README shows, run as it stands there."""
+"""The code that the README shows, run as it is."""
 
 import re
 from pathlib import Path

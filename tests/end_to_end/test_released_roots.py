@@ -1,4 +1,4 @@
-"""Roots that released versions wrote (`tests/data/roots`): this version reads each of them, and goes on in it."""
+"""Roots that released versions wrote (`tests/data/roots`): this version reads each of them, and continues it."""
 
 import json
 import re

@@ -112,7 +112,7 @@ def scores(audit: Audit) -> dict[str, tuple[float, float]]:
 
 
 def assert_close(found: Audit, expected: Audit) -> None:
-    """Equal samples, scores and p-values but for rounding."""
+    """Assert equal samples, and scores and p-values equal up to rounding."""
     one, other = scores(found), scores(expected)
     assert list(one) == list(other)
     np.testing.assert_allclose(list(one.values()), list(other.values()), atol=BACK)

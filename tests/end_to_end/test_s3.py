@@ -57,7 +57,7 @@ def config(place: Storage, raw: Raw, tmp_path: Path) -> Path:
 
 
 def table(audit: Audit) -> pa.Table:
-    """The published table, but for the column that says where its inputs were."""
+    """The published table without the column that says where its inputs were."""
     return audit.scores("digits").read_all().drop_columns(["source"]).replace_schema_metadata(None)
 
 

@@ -171,7 +171,7 @@ def test_verify_names_what_is_damaged(pattern: str, damage: Callable[[Path], Non
 
 
 def test_what_verify_advises_mends_what_it_found(finished: tuple[Path, Ended], inputs: Path, copy: Path) -> None:
-    """A damaged shard is computed anew."""
+    """A damaged shard is recomputed."""
     config = inputs / "mending.yaml"
     config.write_text(yaml.safe_dump(small_config(copy)))
     shard = next(copy.glob("digits/gradients/*/*/*/*/rows/c/0/0"))
