@@ -7,7 +7,6 @@ client hears of that.
 """
 
 import json
-import multiprocessing
 import os
 import signal
 import sys
@@ -25,17 +24,12 @@ from pipeline.planning.from_models import plan_audit
 from pipeline.root.logs import STAGES
 from pipeline.run import run_audit
 from tests.infra.relays import WRITES, Exchange, pass_on
+from tests.processes import FORKED, ended
 
 PUBLICATION = "publication"
 
 
 TIMED = ".lock/"  # renewed at intervals, so a killed run may not reach it
-
-
-SPAWN = multiprocessing.get_context("forkserver")
-
-
-SPAWN.set_forkserver_preload(["pipeline.run", "infra.storage.s3", "tests.end_to_end.killing"])
 
 
 @dataclass(frozen=True)
@@ -52,7 +46,7 @@ class AuditProcess:
 
     def start(self, kill_at: int | None = None) -> BaseProcess:
         """Starts it; it kills itself at this moment on a disk, if told to."""
-        process = SPAWN.Process(target=_audit, args=(self, kill_at))
+        process = FORKED.Process(target=_audit, args=(self, kill_at))
         process.start()
         return process
 
@@ -69,13 +63,6 @@ class AuditProcess:
         """What it did for a model, by stage."""
         costs: Mapping[str, Mapping[str, int]] = json.loads(self.notes.read_text())["stages"][model]
         return costs
-
-
-def ended(process: BaseProcess) -> int:
-    """The exit code of a process, once it has ended."""
-    process.join(300)
-    assert process.exitcode is not None, "the audit did not end within 300 s"
-    return process.exitcode
 
 
 def audit_in_process(raw: Raw, folder: Path, notes: Path, kill_at: int | None = None) -> int:

@@ -13,9 +13,10 @@ from pipeline.config.sections import Raw
 from pipeline.operations.verify import verify
 from pipeline.root.layout import published_runs, table_file
 from pipeline.root.logs import STAGES, stage_logs
-from tests.end_to_end.killing import PUBLICATION, AuditProcess, WritesSeen, ended
+from tests.end_to_end.killing import PUBLICATION, AuditProcess, WritesSeen
 from tests.infra.relays import relayed
 from tests.infra.stores import REAL, fresh_url
+from tests.processes import ended
 from tests.services import Service, variables
 
 ALL_STAGES = (*STAGES, PUBLICATION)

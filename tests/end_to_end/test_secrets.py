@@ -6,8 +6,7 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from urllib.parse import quote
 
@@ -16,6 +15,7 @@ import pytest
 from infra.storage.storage import Storage
 from tests.conftest import Raw
 from tests.infra.stores import fresh_url
+from tests.processes import Printed, mad_in_process
 from tests.services import Service, free_port
 
 REPOSITORY = Path(__file__).parents[2]
@@ -36,16 +36,7 @@ PASSWORD = "PlantedPassword9876"
 FILES = ("trusted.parquet", "audited.parquet", "digits.safetensors")
 
 
-Mad = Callable[..., "Ended"]
-
-
-@dataclass(frozen=True)
-class Ended:
-    """How a process ended, with all that it printed."""
-
-    code: int
-    out: bytes
-    err: bytes
+Mad = Callable[..., Printed]
 
 
 def spellings(secret: str) -> Iterator[bytes]:
@@ -98,11 +89,21 @@ def home(tmp_path: Path) -> Path:
     return tmp_path / "home"
 
 
+def in_process(arguments: Sequence[str], folder: Path, environment: Mapping[str, str]) -> Printed:
+    """Runs the command as its script does."""
+    command = [sys.executable, "-m", "jobs.main", *arguments]
+    ended = subprocess.run(command, cwd=folder, env=environment, capture_output=True, check=False, timeout=300)
+    return Printed(ended.returncode, ended.stdout, ended.stderr)
+
+
 @pytest.fixture
 def mad(home: Path) -> Mad:
-    """Runs the command in a process of its own, with more environment variables where they are given."""
+    """Runs the command in a process of its own, with more environment variables where they are given.
 
-    def run(*arguments: str | Path, **more: str) -> Ended:
+    What only reads or is refused is forked. A run starts as its script does: its imports see the secrets too.
+    """
+
+    def run(*arguments: str | Path, **more: str) -> Printed:
         environment = {
             **os.environ,
             "HOME": str(home),
@@ -110,11 +111,11 @@ def mad(home: Path) -> Mad:
             "PYTHONPATH": str(REPOSITORY),
             **more,
         }
-        command = [sys.executable, "-m", "jobs.main", *map(str, arguments)]
-        ended = subprocess.run(command, cwd=home, env=environment, capture_output=True, check=False, timeout=300)
-        assert b"unexpected" not in ended.stderr, ended.stderr.decode()
-        assert (leaks(ended.stdout), leaks(ended.stderr)) == ([], [])
-        return Ended(ended.returncode, ended.stdout, ended.stderr)
+        words = [str(argument) for argument in arguments]
+        ended = in_process(words, home, environment) if words[0] == "run" else mad_in_process(words, home, environment)
+        assert b"unexpected" not in ended.err, ended.err.decode()
+        assert (leaks(ended.out), leaks(ended.err)) == ([], [])
+        return ended
 
     return run
 

@@ -9,6 +9,7 @@ import yaml
 from pydantic import JsonValue
 
 from pipeline.config.audit_config import merge
+from tests.jobs.command import Ended, mad
 from tests.jobs.workshop import prepare, small_config
 
 Configure = Callable[..., Path]
@@ -31,6 +32,17 @@ def inputs(digits: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("inputs")
     prepare(folder, digits)
     return folder
+
+
+@pytest.fixture(scope="session")
+def finished(inputs: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Ended]:
+    """A root with one completed run of one model over the small inputs, and how that run ended; no test changes it."""
+    root = tmp_path_factory.mktemp("finished") / "root"
+    config = inputs / "finished.yaml"
+    config.write_text(yaml.safe_dump(small_config(root)))
+    ended = mad("run", config, "--output", "json")
+    assert ended.code == 0, ended.err
+    return root, ended
 
 
 @pytest.fixture

@@ -13,17 +13,6 @@ from tests.jobs.workshop import AUDITED, TRUSTED, small_config
 STAGES = ["gradients", "curvature", "scoring", "reporting"]
 
 
-@pytest.fixture(scope="module")
-def finished(inputs: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Ended]:
-    """A root with one completed run of one model, and how that run ended."""
-    root = tmp_path_factory.mktemp("finished") / "root"
-    config = inputs / "finished.yaml"
-    config.write_text(yaml.safe_dump(small_config(root)))
-    ended = mad("run", config, "--output", "json")
-    assert ended.code == 0
-    return root, ended
-
-
 @pytest.fixture
 def copy(finished: tuple[Path, Ended], tmp_path: Path) -> Path:
     """A copy of that root, to be damaged."""
