@@ -16,23 +16,59 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 from numpy.typing import NDArray
+from pydantic import JsonValue
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from infra.storage.storage import Storage
 from pipeline.artifacts.curvature import TrustedSamples, read_reference_rows, read_trusted
-from pipeline.config.audit_config import AuditConfig
+from pipeline.config.audit_config import AuditConfig, merge
 from pipeline.config.schema import Preprocess
+from pipeline.config.sections import Raw
 from pipeline.data.images import decode, scaled
 from pipeline.demo.network import digit_cnn
 from pipeline.planning.from_models import plan_audit
 from pipeline.results.audit import Audit
+from pipeline.root.layout import published_runs, table_file
 from pipeline.root.logs import stage_logs
 from pipeline.run import run_audit
 
 Counts = dict[str, tuple[int, int]]
 
 AuditMaker = Callable[[AuditConfig], Audit]
+
+
+INPUTS = ("trusted.parquet", "audited.parquet", "digits.safetensors")
+
+
+def link_inputs(digits: Path, folder: Path) -> None:
+    """Makes the demo's inputs those of another folder too."""
+    for name in INPUTS:
+        (folder / name).symlink_to(digits / name)
+
+
+def upload_inputs(digits: Path, storage: Storage, folder: str = "") -> None:
+    """Copies the demo's inputs into a folder of a storage."""
+    for name in INPUTS:
+        storage.upload(f"{folder}{name}", digits / name)
+
+
+def with_inputs(raw: Raw, url: str) -> Raw:
+    """The demo's config with inputs that lie in this folder, wherever the config is read from."""
+    model: JsonValue = {
+        "name": "digits",
+        "architecture": "pipeline.demo.network:digit_cnn",
+        "weights": f"{url}/digits.safetensors",
+    }
+    files: JsonValue = {split: f"{url}/{split}.parquet" for split in ("trusted", "audited")}
+    return merge({**raw, "models": [model]}, {"data": files})
+
+
+def only_table(storage: Storage, model: str = "digits") -> bytes:
+    """The bytes of the only published table of a model."""
+    runs = list(published_runs(storage, model))
+    assert len(runs) == 1, f"expected exactly one published table, found {runs}"
+    return storage.read(table_file(model, runs[0]))
 
 
 def audited(config: AuditConfig) -> Audit:

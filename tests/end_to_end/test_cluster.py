@@ -22,9 +22,9 @@ from pipeline.config.audit_config import AuditConfig
 from pipeline.operations.verify import Findings, verify
 from pipeline.planning.from_models import plan_audit
 from pipeline.results.audit import open_audit
-from pipeline.root.layout import published_runs, table_file
 from pipeline.root.logs import stage_logs
 from pipeline.run import run_audit
+from tests.audits import link_inputs, only_table
 from tests.conftest import Raw
 from tests.end_to_end.hosts import Host, RayHosts, network
 
@@ -123,8 +123,7 @@ class Site:
         """The bytes of the only published table, from a root in which nothing is wrong."""
         storage = Storage(str(self.folder / root))
         assert self.findings(root).problems == []
-        (run_id,) = published_runs(storage, "digits")
-        return storage.read(table_file("digits", run_id))
+        return only_table(storage)
 
 
 def ended(driver: "subprocess.Popen[str]", code: int = 0) -> tuple[str, str]:
@@ -139,8 +138,7 @@ def site(digits: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sit
     """Three hosts, and in the root `undisturbed` an audit that nothing disturbed."""
     folder = tmp_path_factory.mktemp("cluster")
     (folder / "slow.py").write_text(SLOW)
-    for name in ("trusted.parquet", "audited.parquet", "digits.safetensors"):
-        (folder / name).symlink_to(digits / name)
+    link_inputs(digits, folder)
     with tempfile.TemporaryDirectory(prefix="mad", dir="/tmp") as short, network(Path(short)) as cluster:
         cluster.repair()
         found = Site(cluster, folder)

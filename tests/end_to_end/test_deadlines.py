@@ -14,7 +14,8 @@ from pipeline.operations.status import status
 from pipeline.planning.from_models import plan_audit
 from pipeline.results.audit import Audit, open_audit
 from pipeline.run import run_audit, run_audit_until
-from tests.end_to_end.zoos import THREE, Zoo, counts, ran, three_models
+from tests.audits import counts
+from tests.end_to_end.zoos import THREE, Zoo, ran, three_models
 from tests.jobs.command import mad, section
 
 ROW_TASKS = 4

@@ -10,7 +10,8 @@ from pipeline.config.audit_config import AuditConfig
 from pipeline.planning.from_models import plan_audit
 from pipeline.results.audit import Audit
 from pipeline.run import run_audit
-from tests.end_to_end.zoos import THREE, Counts, Zoo, counts, ran, three_models
+from tests.audits import Counts, counts
+from tests.end_to_end.zoos import THREE, Zoo, ran, three_models
 
 TRUSTED_TASKS, FITTING_TASKS = 2, 3
 

@@ -18,9 +18,9 @@ from pipeline.config.audit_config import AuditConfig
 from pipeline.operations.verify import verify
 from pipeline.planning.from_models import plan_audit
 from pipeline.results.audit import open_audit
-from pipeline.root.layout import published_runs, table_file
 from pipeline.root.logs import stage_logs
 from pipeline.run import run_audit
+from tests.audits import link_inputs, only_table, table
 from tests.conftest import Raw
 from tests.infra.stores import fresh_url
 from tests.services import Service, speak_to
@@ -120,8 +120,7 @@ class Place:
         """The bytes of the only published table, from a root in which nothing is wrong."""
         storage = Storage(f"{self.url}/{root}")
         assert verify(storage).problems == []
-        (run_id,) = published_runs(storage, "digits")
-        return storage.read(table_file("digits", run_id))
+        return only_table(storage)
 
 
 @pytest.fixture(scope="module", params=["local", pytest.param("s3", marks=pytest.mark.s3)])
@@ -135,8 +134,7 @@ def place(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
         found = Place(folder, fresh_url(request.param, folder))
         found.notes.mkdir()
         (folder / "slow.py").write_text(SLOW)
-        for name in ("trusted.parquet", "audited.parquet", "digits.safetensors"):
-            (folder / name).symlink_to(digits / name)
+        link_inputs(digits, folder)
         ended(found.drive(found.undisturbed))
         yield found
 
@@ -153,7 +151,7 @@ def test_runs_on_ray_are_equal_to_the_byte_and_to_the_serial_one_but_for_roundin
     ended(place.drive("again"))
     assert place.table("again") == place.table(place.undisturbed)
     serial = run_audit(plan_audit(AuditConfig.load(place.config("serial"))))
-    tables = [audit.scores("digits").read_all() for audit in (serial, open_audit(f"{place.url}/again"))]
+    tables = [table(audit) for audit in (serial, open_audit(f"{place.url}/again"))]
     assert tables[0].column("sample_id") == tables[1].column("sample_id")
     for column in ("score", "confidence", "gradient_norm"):
         np.testing.assert_allclose(*(table.column(column).to_numpy() for table in tables), rtol=1e-5, atol=1e-5)

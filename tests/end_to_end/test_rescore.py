@@ -19,7 +19,7 @@ from pipeline.operations.rescore import rescore_audit
 from pipeline.planning.from_rows import plan_rescore
 from pipeline.publication.history import since
 from pipeline.results.audit import Audit
-from tests.audits import Prepared, audited, counts, table
+from tests.audits import INPUTS, Prepared, audited, counts, table
 from tests.conftest import Raw
 from tests.jobs.command import mad, section
 from tests.languages import gpt2, save
@@ -37,7 +37,7 @@ BACK = 1e-5
 def copy_inputs(digits: Path, folder: Path) -> Path:
     """A copy of the demo's inputs, with the architecture in a file of its own."""
     folder.mkdir()
-    for name in ("trusted.parquet", "audited.parquet", "digits.safetensors"):
+    for name in INPUTS:
         shutil.copy(digits / name, folder)
     architecture = "from pipeline.demo.network import digit_cnn\n\n\ndef build():\n    return digit_cnn()\n"
     (folder / "net.py").write_text(architecture)

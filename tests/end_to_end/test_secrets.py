@@ -13,6 +13,7 @@ from urllib.parse import quote
 import pytest
 
 from infra.storage.storage import Storage
+from tests.audits import upload_inputs, with_inputs
 from tests.conftest import Raw
 from tests.infra.stores import fresh_url
 from tests.processes import Printed, mad_in_process
@@ -31,9 +32,6 @@ SECRETS = {
 
 
 PASSWORD = "PlantedPassword9876"
-
-
-FILES = ("trusted.parquet", "audited.parquet", "digits.safetensors")
 
 
 Mad = Callable[..., Printed]
@@ -62,23 +60,15 @@ def place(on_moto: Service, digits: Path, monkeypatch: pytest.MonkeyPatch) -> St
     for name, secret in SECRETS.items():
         monkeypatch.setenv(name, secret)
     storage = Storage(fresh_url("s3"))
-    for name in FILES:
-        storage.upload(f"inputs/{name}", digits / name)
+    upload_inputs(digits, storage, "inputs/")
     return storage
 
 
 @pytest.fixture
 def config(place: Storage, raw: Raw, tmp_path: Path) -> Path:
     """A config that names S3 alone."""
-    folder = f"{place.url}/inputs"
-    model = {
-        "name": "digits",
-        "architecture": "pipeline.demo.network:digit_cnn",
-        "weights": f"{folder}/digits.safetensors",
-    }
-    data = {**raw["data"], "trusted": f"{folder}/trusted.parquet", "audited": [f"{folder}/audited.parq*"]}  # type: ignore[dict-item]
     path = tmp_path / "audit.yaml"
-    path.write_text(json.dumps({**raw, "root": f"{place.url}/root", "models": [model], "data": data}))
+    path.write_text(json.dumps({**with_inputs(raw, f"{place.url}/inputs"), "root": f"{place.url}/root"}))
     return path
 
 

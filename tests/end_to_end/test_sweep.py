@@ -12,9 +12,9 @@ from pipeline.errors import ConfigError
 from pipeline.operations.rescore import rescore_audit
 from pipeline.operations.sweep import load_points, sweep
 from pipeline.results.audit import Audit
-from tests.audits import Prepared, counts
+from tests.audits import Prepared, counts, with_inputs
 from tests.conftest import Raw
-from tests.end_to_end.sweeps import whole_paths, written
+from tests.end_to_end.sweeps import written
 from tests.jobs.command import mad
 
 GRID: Raw = {
@@ -26,7 +26,7 @@ GRID: Raw = {
 
 @pytest.fixture
 def base(raw: Raw, digits: Path) -> Raw:
-    return whole_paths(raw, digits)
+    return with_inputs(raw, str(digits))
 
 
 @pytest.fixture

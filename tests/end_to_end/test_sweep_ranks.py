@@ -17,9 +17,9 @@ from pipeline.operations.sweep import load_points, sweep
 from pipeline.planning.from_rows import plan_point, plan_rescore
 from pipeline.results.audit import Audit
 from pipeline.stages.reporting.evaluation import figures
-from tests.audits import Prepared, audited
+from tests.audits import Prepared, audited, with_inputs
 from tests.conftest import Raw
-from tests.end_to_end.sweeps import whole_paths, written
+from tests.end_to_end.sweeps import written
 from tests.jobs.command import mad
 
 HALF = 1e-4
@@ -37,7 +37,7 @@ def at_rank(base: Raw, rank: int, **sections: JsonValue) -> Raw:
 @pytest.fixture
 def base(raw: Raw, digits: Path) -> Raw:
     """The demo's config at rank 8."""
-    return at_rank(whole_paths(raw, digits), 8)
+    return at_rank(with_inputs(raw, str(digits)), 8)
 
 
 @pytest.fixture

@@ -11,11 +11,9 @@ from safetensors.torch import load_file, save_file
 
 from pipeline.config.audit_config import AuditConfig, merge
 from pipeline.results.audit import Audit
+from tests.audits import counts
 
 DAY_ROWS, THREE = 100, ("ant", "bee", "cat")
-
-
-Counts = dict[str, tuple[int, int]]
 
 
 @dataclass(frozen=True)
@@ -66,16 +64,6 @@ class Zoo:
     def config(self, models: Sequence[str], **sections: JsonValue) -> AuditConfig:
         """The same, parsed."""
         return AuditConfig.parse(self.raw(models, **sections), str(self.folder))
-
-
-def counts(audit: Audit, model: str) -> Counts:
-    """(tasks run, tasks reused) of a model in the run that returned the audit, by stage."""
-    assert audit.outcome is not None
-    stages = audit.outcome.stages[model]
-    assert isinstance(stages, dict)
-    return {
-        stage: (cost["tasks_run"], cost["tasks_reused"]) for stage, cost in stages.items() if isinstance(cost, dict)
-    }  # type: ignore[misc]
 
 
 def ran(audit: Audit) -> dict[str, int]:
