@@ -2,12 +2,12 @@
 
 from pathlib import Path
 
-from pipeline.audit import Audit
 from pydantic import JsonValue
 from torch import nn
 
-from infra.storage import Storage
-from pipeline.config import Raw
+from infra.storage.storage import Storage
+from pipeline.config.sections import Raw
+from pipeline.results.audit import Audit
 from tests.services import BUCKET
 
 __all__ = ["BUCKET", "ROOTS"]

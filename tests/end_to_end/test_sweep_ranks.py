@@ -113,7 +113,7 @@ def test_a_rank_above_the_stored_one_and_kinds_of_sides_are_failures_of_their_po
     ended = mad("sweep", at_rank_8.storage.url, path, "-q")
     assert ended.code == 1
     assert "rank 4" in ended.out
-    above = "estimator.projection.rank is 16, stored are rows of 8; `mad run` with this config computes them"
+    above = "estimator.projection.rank is 16, the stored rows have 8; `mad run` with this config computes them"
     assert above in ended.err
     assert "are not re-projected to rank 4; `mad run` with estimator.projection.rank: 4" in ended.err
     document = mad("sweep", at_rank_8.storage.url, path, "-q", "--output", "json").document
@@ -146,16 +146,16 @@ def test_losses_have_no_rank(base: Raw, tmp_path: Path) -> None:
 
 
 def test_a_rescore_at_a_lower_rank_names_the_sweep(at_rank_8: Audit, base: Raw) -> None:
-    says = r"projection.rank is 4, stored are rows of 8; .*; `mad sweep` takes ranks below the stored one too"
+    says = r"projection.rank is 4, the stored rows have 8; .*; `mad sweep` takes ranks below the stored one too"
     with pytest.raises(ConfigError, match=says):
         plan_rescore(AuditConfig.parse(at_rank(base, 4)))
 
 
 def test_memory_is_estimated_for_the_lower_rows_and_the_stored_ones_that_are_read(at_rank_8: Audit, base: Raw) -> None:
     stored, lower = (plan_point(AuditConfig.parse(at_rank(base, rank))).models[0] for rank in (8, 4))
-    assert lower.lower is not None
-    assert lower.layout.k < lower.lower.stored.k == stored.layout.k
-    assert stored.lower is None
+    assert lower.reprojection is not None
+    assert lower.layout.k < lower.reprojection.stored.k == stored.layout.k
+    assert stored.reprojection is None
     read = SCORING_BLOCK * 4 * stored.layout.k * 11
     assert lower.memory.curvature - read < stored.memory.curvature
     assert lower.memory.scoring - read < stored.memory.scoring
