@@ -99,18 +99,12 @@ class Prepared:
 def counts(audit: Audit, model: str = "digits") -> Counts:
     """(tasks run, tasks reused) of a model in the run that returned the audit, by stage."""
     assert audit.outcome is not None
-    stages = audit.outcome.stages[model]
-    assert isinstance(stages, dict)
-    return {
-        stage: (cost["tasks_run"], cost["tasks_reused"]) for stage, cost in stages.items() if isinstance(cost, dict)
-    }  # type: ignore[misc]
+    return {stage: (cost.tasks_run, cost.tasks_reused) for stage, cost in audit.outcome.stages[model].items()}
 
 
 def gradient_tasks(audit: Audit, model: str = "digits") -> int:
     """How many tasks of rows the latest completed run computed."""
-    stages = audit.summary(model)["stages"]
-    assert isinstance(stages, dict) and isinstance(stages["gradients"], dict)
-    return int(str(stages["gradients"]["tasks_run"]))
+    return audit.summary(model).stages["gradients"].tasks_run
 
 
 def table(audit: Audit, model: str = "digits") -> pa.Table:

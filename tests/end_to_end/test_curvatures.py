@@ -31,7 +31,7 @@ from pipeline.artifacts.curvature import read_whitening
 from pipeline.config.audit_config import AuditConfig
 from pipeline.config.schema import CurvatureSection
 from pipeline.errors import ConfigError
-from pipeline.operations.status import inspect
+from pipeline.operations.inspect import ModelInspection, inspect
 from pipeline.operations.verify import verify
 from pipeline.planning.from_models import plan_audit
 from pipeline.planning.memory import PROCESS_BYTES
@@ -39,7 +39,6 @@ from pipeline.root.logs import stage_logs
 from pipeline.run import run_audit
 from tests.audits import audited, gradient_tasks, images, network, references, scores, with_column
 from tests.conftest import ConfigMaker
-from tests.jobs.command import section
 from tests.reference import block_moment, projected
 
 RANK = 3
@@ -163,16 +162,17 @@ def test_detection_and_reuse(make_config: ConfigMaker, kind: str) -> None:
     """A changed damping computes no rows again, and another kind of curvature none of the samples' own."""
     plan = plan_audit(make_config(curvature={"kind": kind}))
     tasks, first = len(plan.models[0].row_tasks), run_audit(plan)
-    evaluation, before = section(first.summary("digits"), "evaluation", "all"), scores(first)
+    evaluation, before = first.summary("digits").evaluation, scores(first)
     assert gradient_tasks(first) == tasks > 8
-    assert float(str(evaluation["auroc"])) > 0.95
+    assert evaluation is not None and evaluation.all is not None
+    assert evaluation.all.auroc is not None and evaluation.all.auroc > 0.95
     damped = audited(make_config(curvature={"kind": kind, "damping": {"factor": 0.1}}))
     assert gradient_tasks(damped) == 0 and not np.allclose(scores(damped), before)
     own = audited(make_config())
     assert gradient_tasks(own) == 0 and not np.allclose(scores(own), before)
     assert not verify(own.storage).problems
-    found = inspect(f"{own.storage.url}/digits")["stages"]
-    assert isinstance(found, dict) and isinstance(found["gradients"], dict) and found["gradients"]["tasks"] == tasks
+    found = inspect(f"{own.storage.url}/digits")
+    assert isinstance(found, ModelInspection) and found.stages["gradients"].tasks == tasks
 
 
 @KINDS
@@ -196,13 +196,11 @@ def test_an_unreadable_trusted_sample_takes_no_part_and_is_tried_again(
     data: JsonValue = {**few["data"], "trusted": str(tmp_path / "some.parquet")}
     config = make_config(curvature={"kind": kind}, data=data, calibration=few["calibration"])
     audit = audited(config)
-    run_id, before = audit.summary("digits")["run_id"], scores(audit)
+    run_id, before = audit.summary("digits").run_id, scores(audit)
     assert np.isfinite(before).all()
     again = audited(config)
-    assert (
-        gradient_tasks(again) == 2
-    )  # the task with the sample's own row, and that with those that the curvature is fitted on
-    assert again.summary("digits")["same_as"] == run_id
+    assert gradient_tasks(again) == 2  # that of the sample's own row, and that of its rows for the curvature
+    assert again.summary("digits").same_as == run_id
 
 
 def test_both_curvatures_of_kronecker_factors_share_their_side_numbers(make_config: ConfigMaker) -> None:

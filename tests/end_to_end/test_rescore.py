@@ -17,8 +17,9 @@ from pipeline.config.audit_config import AuditConfig, merge
 from pipeline.errors import ConfigError
 from pipeline.operations.rescore import rescore_audit
 from pipeline.planning.from_rows import plan_rescore
-from pipeline.publication.history import since
+from pipeline.publication.history import changes_since
 from pipeline.results.audit import Audit
+from pipeline.root.runs import Runs
 from tests.audits import INPUTS, Prepared, audited, counts, table
 from tests.conftest import Raw
 from tests.jobs.command import mad, section
@@ -101,7 +102,7 @@ def table_bytes(audit: Audit) -> bytes:
     outcome = audit.outcome
     assert outcome is not None
     assert outcome.clean
-    place = outcome.summaries["digits"]["same_as"] or outcome.run_id
+    place = outcome.summaries["digits"].table_run
     return (Path(audit.storage.url) / f"digits/scores/run={place}/part-00000.parquet").read_bytes()
 
 
@@ -129,8 +130,8 @@ def test_with_the_models_and_all_data_files_gone_it_equals_a_run_with_the_same_s
     rescored = rescore_audit(make(**LESS_DAMPED))
     assert table_bytes(rescored) == table_bytes(wanted)
     assert counts(rescored)["gradients"] == (0, 8)
-    assert rescored.summary("digits")["evaluation"] == wanted.summary("digits")["evaluation"] is not None
-    assert rescored.summary("digits")["verdict"] == wanted.summary("digits")["verdict"]
+    assert rescored.summary("digits").evaluation == wanted.summary("digits").evaluation is not None
+    assert rescored.summary("digits").verdict == wanted.summary("digits").verdict
     assert rescored.outcome is not None
     assert (Path(config.root) / f"runs/{rescored.outcome.run_id}/_run.json").exists()
     assert rescored.rows("digits").shape[0] == wanted.rows("digits").shape[0]
@@ -143,10 +144,10 @@ def test_with_the_settings_of_the_last_run_it_publishes_no_second_table(
     take_away(inputs)
     again = rescore_audit(make())
     assert run.outcome is not None
-    assert again.summary("digits")["same_as"] == run.outcome.run_id
-    assert again.summary("digits")["rows_of"] == run.outcome.run_id
+    assert again.summary("digits").same_as == run.outcome.run_id
+    assert again.summary("digits").rows_of == run.outcome.run_id
     outcomes = [audit.outcome for audit in (run, again) if audit.outcome]
-    folders = [Path(run.storage.url) / str(outcome.summaries["digits"]["report_folder"]) for outcome in outcomes]
+    folders = [Path(run.storage.url) / outcome.summaries["digits"].report_folder for outcome in outcomes]
     first, second = ((folder / "images.json").read_bytes() for folder in folders)
     assert first == second
 
@@ -174,7 +175,7 @@ def test_another_split_is_drawn_from_labels_that_were_kept_also_of_a_rescore(
     rescore_audit(make(**LESS_DAMPED))
     again = rescore_audit(make(**other))
     assert table_bytes(again) == table_bytes(wanted)
-    assert again.summary("digits")["calibration"] == wanted.summary("digits")["calibration"]
+    assert again.summary("digits").calibration == wanted.summary("digits").calibration
 
 
 def test_fewer_layers_score_like_a_run_on_those_alone(make: Maker, prepared: Prepared, inputs: Path) -> None:
@@ -183,7 +184,7 @@ def test_fewer_layers_score_like_a_run_on_those_alone(make: Maker, prepared: Pre
     prepared(make())
     take_away(inputs)
     rescored = rescore_audit(make(**fewer))
-    layers = [section(audit.summary("digits"), "layers")["covered"] for audit in (rescored, wanted)]
+    layers = [audit.summary("digits").layers.covered for audit in (rescored, wanted)]
     assert layers[0] == layers[1]
     assert_close(rescored, wanted)
     rescore_audit(make())
@@ -204,11 +205,11 @@ def test_dropped_trusted_samples_are_as_if_they_had_never_been_there(
     take_away(inputs)
     rescored = rescore_audit(make(), frozenset(map(str, dropped)))
     assert_close(rescored, wanted)
-    calibrations = [section(audit.summary("digits"), "calibration") for audit in (rescored, wanted)]
-    sizes = [(one["reference"], one["calibration"]) for one in calibrations]
+    calibrations = [audit.summary("digits").calibration for audit in (rescored, wanted)]
+    sizes = [(one.reference, one.calibration) for one in calibrations]
     assert sizes[0] == sizes[1]
-    assert calibrations[0]["dropped"] == len(dropped)
-    compared = since(rescored.storage, ["digits"], str(whole["run_id"]), top=1).models["digits"]
+    assert calibrations[0].dropped == len(dropped)
+    compared = changes_since(Runs(rescored.storage), ["digits"], whole.run_id, top=1).models["digits"]
     assert compared is not None and compared.changed == ("trusted set",)
     with pytest.raises(ConfigError, match="1 of 1 ids to drop are of no trusted sample"):
         plan_rescore(make(), frozenset(["nobody"]))
@@ -276,8 +277,8 @@ def test_the_command_says_what_is_wrong_and_otherwise_prints_what_a_run_prints(
 
 def forget(audit: Audit, split: str, task: str) -> None:
     """Removes the receipt of a task of rows of the latest run, as a task that was given up never had one."""
-    manifests = audit.summary("digits")["manifests"]
-    log = (Path(audit.storage.url) / manifests[split][0]).parent.parent  # type: ignore[index,call-overload]
+    manifests = audit.summary("digits").manifests
+    log = (Path(audit.storage.url) / manifests[split][0]).parent.parent
     for gone in [*log.glob("manifests/*"), *log.glob(f"receipts/{task}*")]:
         gone.unlink()
 
@@ -333,7 +334,7 @@ def test_traces_are_rescored_without_their_chains(make_own: Maker, own_inputs: P
     shutil.rmtree(own_inputs)
     rescored = rescore_audit(make_own(**traces, **concordance))
     assert table_bytes(rescored) == table_bytes(wanted)
-    assert rescored.summary("digits")["sampling"] == wanted.summary("digits")["sampling"]
+    assert rescored.summary("digits").sampling == wanted.summary("digits").sampling
 
 
 def test_language_models_are_rescored_with_what_is_unreadable_among_their_texts(tmp_path: Path) -> None:
@@ -383,7 +384,7 @@ def test_truth_that_an_earlier_version_did_not_keep_is_read_from_its_files_which
     audit = prepared(make())
     for path in Path(audit.storage.url).glob("digits/reporting/*/*/*/truth.arrow"):
         path.unlink()
-    assert rescore_audit(make()).summary("digits")["evaluation"] == audit.summary("digits")["evaluation"]
+    assert rescore_audit(make()).summary("digits").evaluation == audit.summary("digits").evaluation
     take_away(inputs)
     rescore_audit(make())  # the rescore above has kept it
     for path in Path(audit.storage.url).glob("digits/reporting/*/*/*/truth.arrow"):

@@ -59,8 +59,8 @@ def test_the_same_table_is_not_published_twice(make_config: ConfigMaker, prepare
     first, second, third = prepared(make_config()), run(make_config()), run(make_config(score={"kind": "leverage"}))
     outcomes = [audit.outcome for audit in (first, second, third) if audit.outcome]
     ids = [outcome.run_id for outcome in outcomes]
-    assert second.summary("digits")["run_id"] == ids[2]
-    assert [outcome.summaries["digits"]["same_as"] for outcome in outcomes] == [None, ids[0], None]
+    assert second.summary("digits").run_id == ids[2]
+    assert [outcome.summaries["digits"].same_as for outcome in outcomes] == [None, ids[0], None]
     published = sorted(path.parent.name for path in Path(first.storage.url).glob("digits/scores/*/*"))
     assert published == [f"run={ids[0]}", f"run={ids[2]}"]
 
@@ -118,9 +118,10 @@ def test_the_curvature_of_many_parts_is_a_tree_and_the_same_curvature(
     make_config: ConfigMaker, digits: Path, tmp_path: Path
 ) -> None:
     """300 parts of one trusted sample each: 19 sums of 16, 2 sums of those, and what is left for `factor`."""
-    pq.write_table(pq.read_table(digits / "trusted.parquet").slice(0, 300), tmp_path / "trusted.parquet")
+    for name, rows in (("trusted", 300), ("audited", 30)):
+        pq.write_table(pq.read_table(digits / f"{name}.parquet").slice(0, rows), tmp_path / f"{name}.parquet")
     sections: dict[str, JsonValue] = {
-        "data": {"trusted": str(tmp_path / "trusted.parquet")},
+        "data": {name: str(tmp_path / f"{name}.parquet") for name in ("trusted", "audited")},
         "calibration": {"target": {"fpr": 0.05}},
     }
     wide = run(make_config(root=str(tmp_path / "wide"), run={"rows_per_task": 1}, **sections))

@@ -69,7 +69,7 @@ def test_a_run_cut_off_right_after_its_end_is_published_by_the_next(
     second = audited(make_config())
     assert first.outcome is not None and second.outcome is not None
     assert file.read_bytes() == before
-    assert second.summary("digits")["same_as"] == first.outcome.run_id
+    assert second.summary("digits").same_as == first.outcome.run_id
     assert not published_file(second).exists()
 
 

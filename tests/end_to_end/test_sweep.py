@@ -58,7 +58,7 @@ def test_each_point_has_the_figures_of_a_rescore_and_nothing_is_published(
     wanted = {"curvature": "block_moment", "damping": damping, "score": "mean_coupling"}
     last = next(row for row in found if row["settings"] == wanted)
     rescored = rescore_audit(points[int(str(last["point"]))].config)
-    summary = rescored.summary("digits")
+    summary = rescored.summary("digits").json_object
     for name in ("calibration", "evaluation", "verdict"):
         assert last[name] == summary[name]
     assert [run for run, _ in counts(rescored).values()] == [0, 0, 0, 0]

@@ -9,14 +9,13 @@ import pyarrow.parquet as pq
 import pytest
 from pydantic import JsonValue
 
-from jobs.rendering import mapping
 from pipeline.artifacts.rows import SCORING_BLOCK
 from pipeline.config.audit_config import AuditConfig, merge
 from pipeline.errors import ConfigError
 from pipeline.operations.sweep import load_points, sweep
 from pipeline.planning.from_rows import plan_point, plan_rescore
 from pipeline.results.audit import Audit
-from pipeline.stages.reporting.evaluation import figures
+from pipeline.root.summary import Calibration, Evaluation
 from tests.audits import Prepared, audited, with_inputs
 from tests.conftest import Raw
 from tests.end_to_end.sweeps import written
@@ -64,8 +63,10 @@ def scores(root: JsonValue, known: Set[Path] = frozenset()) -> dict[str, float]:
 
 def numbers(document: Mapping[str, JsonValue]) -> tuple[float, float]:
     """The AUROC and the threshold of a sweep's point or of a run's summary."""
-    auroc, threshold = figures(document["evaluation"])["auroc"], mapping(document["calibration"])["threshold"]
-    return float(str(auroc)), float(str(threshold))
+    main = Evaluation.model_validate(document["evaluation"]).main
+    threshold = Calibration.model_validate(document["calibration"]).threshold
+    assert main is not None and main.auroc is not None and threshold is not None
+    return main.auroc, threshold
 
 
 @pytest.mark.parametrize("layers", [["*"], ["!8"]], ids=["all layers", "fewer layers"])
@@ -81,7 +82,7 @@ def test_a_lower_rank_has_the_figures_of_a_run_at_that_rank(
     known = set(Path(str(base["root"])).glob("digits/scoring/*"))
     path = written(tmp_path, merge(base, {"estimator": estimator}), {"ranks": [4]})
     (found,) = sweep(load_points(str(base["root"]), path))
-    summary = wanted.summary("digits")
+    summary = wanted.summary("digits").json_object
     assert found["settings"] == {"rank": 4}
     assert found["verdict"] == summary["verdict"]
     for one, other in zip(numbers(found), numbers(summary), strict=True):
@@ -100,7 +101,7 @@ def test_points_of_different_ranks_do_not_take_each_others_curvature_and_a_resum
     found = sweep(load_points(root, path))
     assert len(list(Path(root).glob("digits/curvature/*"))) == 3
     assert len({str(row["explained"]) for row in found}) == 3
-    assert found[0]["calibration"] == at_rank_8.summary("digits")["calibration"]
+    assert found[0]["calibration"] == at_rank_8.summary("digits").calibration.json_object
     before = files_with_times(root)
     assert sweep(load_points(root, path)) == found
     assert files_with_times(root) == before
