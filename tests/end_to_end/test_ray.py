@@ -160,6 +160,9 @@ def test_runs_on_ray_are_equal_to_the_byte_and_to_the_serial_one_but_for_roundin
 
 
 def test_a_worker_that_is_killed_costs_time_and_nothing_else(place: Place) -> None:
+    """On S3 only with the long tests: the commit protocol's tests show there that late commits lose."""
+    if place.url.startswith("s3://") and not os.environ.get("MAD_FAULTS"):
+        pytest.skip("takes long; `MAD_FAULTS=1 make test-s3` runs it")
     place.forget()
     driver = place.drive("worker-killed")
     place.await_rows("worker-killed", driver)

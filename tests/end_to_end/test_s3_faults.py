@@ -72,7 +72,7 @@ def audits(service: Service, digits: Path, raw: Raw, tmp_path: Path, monkeypatch
         pytest.param("moto", 0.3, QUICK, id="moto-30%-quick"),
         pytest.param("moto", 0.05, tuple(FAULTS), id="moto-5%", marks=pytest.mark.faults),
         pytest.param("moto", 0.3, tuple(FAULTS), id="moto-30%", marks=pytest.mark.faults),
-        pytest.param(*REAL.values, 0.05, tuple(FAULTS), id="s3-5%", marks=REAL.marks),
+        pytest.param(*REAL.values, 0.05, tuple(FAULTS), id="s3-5%", marks=[*REAL.marks, pytest.mark.faults]),
         pytest.param(*REAL.values, 0.3, tuple(FAULTS), id="s3-30%", marks=REAL.marks),
     ],
     indirect=["service"],
