@@ -41,6 +41,22 @@ AuditMaker = Callable[[AuditConfig], Audit]
 INPUTS = ("trusted.parquet", "audited.parquet", "digits.safetensors")
 
 
+def demo_config(root: Path) -> Raw:
+    """The demo's config, to be read from the folder of its inputs."""
+    return {
+        "root": str(root),
+        "task": "classification",
+        "models": [
+            {"name": "digits", "architecture": "pipeline.demo.network:digit_cnn", "weights": "digits.safetensors"}
+        ],
+        "data": {
+            "trusted": "trusted.parquet",
+            "audited": "audited.parquet",
+            "preprocess": {"mean": [0.3, 0.3, 0.3], "std": [0.35, 0.35, 0.35], "size": 8},
+        },
+    }
+
+
 def link_inputs(digits: Path, folder: Path) -> None:
     """Makes the demo's inputs those of another folder too."""
     for name in INPUTS:

@@ -1,7 +1,7 @@
 """Audits by the paper's estimator: stored chains that all samples share, rows of losses, and their correlations."""
 
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -35,6 +35,9 @@ from tests.languages import gpt2, texts
 CHAIN: dict[str, JsonValue] = {"kind": "loss_trace", "draws": 60, "burn_in": 20, "batch": 32, "step": 4e-6}
 
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
 Traced = Callable[..., AuditConfig]
 
 
@@ -61,15 +64,6 @@ def traced(make_config: ConfigMaker, digits: Path, tmp_path: Path) -> Traced:
         )
 
     return make
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    """For models this small, threads that wait for each other on a busy machine cost minutes."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def snapshots(storage: Storage, plan: ModelPlan) -> Tensor:
