@@ -133,7 +133,7 @@ def located(path: str) -> str:
 
 def run_demo(root: str, common: Common) -> None:
     """`mad demo`: prepares the inputs if they are missing, then runs exactly like `mad run`."""
-    from pipeline.demo import prepare_demo  # noqa: PLC0415
+    from pipeline.demo.prepare import prepare_demo  # noqa: PLC0415
 
     name = root.rstrip("/")
     inputs = Path(f"{name.rpartition('/')[2] if '://' in name else name}-inputs")

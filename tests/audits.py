@@ -21,11 +21,12 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from infra.storage.storage import Storage
-from pipeline.artifacts.curvature import TrustedSamples, read_reference_rows, read_trusted
+from pipeline.artifacts.curvature import read_reference_rows
+from pipeline.artifacts.trusted import TrustedSamples, read_trusted
 from pipeline.config.audit_config import AuditConfig, merge
-from pipeline.config.schema import Preprocess
+from pipeline.config.samples import Preprocess
 from pipeline.config.sections import Raw
-from pipeline.data.images import decode, scaled
+from pipeline.data.images import decode, scale_pixels
 from pipeline.demo.network import digit_cnn
 from pipeline.planning.from_models import plan_audit
 from pipeline.results.audit import Audit
@@ -144,7 +145,7 @@ def images(path: Path, preprocess: Preprocess) -> Tensor:
     """The pictures of a file of digits, (n, 3, 8, 8), as an audit gives them to its model."""
     pictures = pq.read_table(path).column("image").to_pylist()
     pixels = np.stack([decode(picture["bytes"], (8, 8), resize=True) for picture in pictures])
-    return torch.from_numpy(scaled(pixels, preprocess))
+    return torch.from_numpy(scale_pixels(pixels, preprocess))
 
 
 def with_column(data: pa.Table, name: str, values: Sequence[object]) -> pa.Table:

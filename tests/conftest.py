@@ -9,7 +9,7 @@ import torch
 from pydantic import JsonValue
 
 from pipeline.config.audit_config import AuditConfig, merge
-from pipeline.demo import prepare_demo
+from pipeline.demo.prepare import prepare_demo
 from tests.audits import Prepared, demo_config
 from tests.services import WITHOUT, moto, on_moto, on_s3, real_s3
 

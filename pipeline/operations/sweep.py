@@ -19,8 +19,8 @@ from infra.events import Listener, ignore
 from infra.execution.choose import EXECUTORS, open_executor
 from infra.execution.contract import Resources
 from infra.storage.storage import Storage
-from pipeline.artifacts.curvature import read_trusted
 from pipeline.artifacts.scores import FACTS
+from pipeline.artifacts.trusted import read_trusted
 from pipeline.config.audit_config import AuditConfig, merge, read_mapping
 from pipeline.config.sections import Section
 from pipeline.errors import ConfigError

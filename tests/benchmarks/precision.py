@@ -37,8 +37,8 @@ from madcore import (
 )
 from madcore.rows import from_half, to_half
 from pipeline.config.audit_config import AuditConfig
-from pipeline.config.schema import Preprocess
-from pipeline.data.images import decode, scaled
+from pipeline.config.samples import Preprocess
+from pipeline.data.images import decode, scale_pixels
 from pipeline.models.load import load_model
 
 SAMPLES, BATCH, CLASSES = 600, 200, 10
@@ -70,7 +70,7 @@ def images_of(path: Path) -> tuple[Tensor, dict[str, np.ndarray]]:
     columns = {
         name: table[name].to_numpy(zero_copy_only=False) for name in table.column_names if name not in ("id", "image")
     }
-    return torch.from_numpy(scaled(pixels, PREPROCESS)), columns
+    return torch.from_numpy(scale_pixels(pixels, PREPROCESS)), columns
 
 
 def rows_of(extractor: RowExtractor, images: Tensor, precision: str) -> tuple[Tensor, Tensor]:

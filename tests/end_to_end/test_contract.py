@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from scipy.stats import false_discovery_control
 
 from madcore import Projection, row_layout, select_layers
-from pipeline.artifacts.curvature import TrustedSamples
+from pipeline.artifacts.trusted import TrustedSamples
 from pipeline.demo.network import digit_cnn
 from pipeline.results.audit import Audit, open_audit
 from tests.audits import Prepared, audited, images, network, references, table

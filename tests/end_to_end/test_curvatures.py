@@ -29,7 +29,7 @@ from madcore import (
 from madcore.curvature.whitening import Matrix, SpectralMap
 from pipeline.artifacts.curvature import read_whitening
 from pipeline.config.audit_config import AuditConfig
-from pipeline.config.schema import CurvatureSection
+from pipeline.config.curvature import CurvatureSection
 from pipeline.errors import ConfigError
 from pipeline.operations.inspect import ModelInspection, inspect
 from pipeline.operations.verify import verify

@@ -10,8 +10,8 @@ from torch import Tensor
 from madcore import References, Whitening, score
 from madcore.sampling.traces import TraceReferences, centred
 from madcore.scoring.coupling import Scored, ScoreKind
-from pipeline.artifacts.curvature import TrustedSamples
 from pipeline.artifacts.rows import SCORING_BLOCK
+from pipeline.artifacts.trusted import TrustedSamples
 from pipeline.planning.plan import ModelPlan
 
 SCORER_FORMAT = 2  # of the numbers, to the last bit: calibration scores and audited ones must be of the same

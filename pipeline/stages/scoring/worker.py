@@ -16,9 +16,12 @@ from infra.formats.tables import write_parquet
 from infra.storage.storage import Storage
 from madcore import RowLayout
 from madcore.scoring.coupling import Scored
-from pipeline.artifacts.curvature import CurvatureFolders, read_reference_rows, read_trusted, read_whitening
-from pipeline.artifacts.rows import SCORING_BLOCK, RowsPart, SampleColumns, StoredBlock, read_stored
+from pipeline.artifacts.curvature import read_reference_rows, read_whitening
+from pipeline.artifacts.parts import CurvatureFolders, RowsPart
+from pipeline.artifacts.rows import SCORING_BLOCK, StoredBlock, read_stored
+from pipeline.artifacts.samples import SampleColumns
 from pipeline.artifacts.scores import PART, PART_FORMAT, score_batch
+from pipeline.artifacts.trusted import read_trusted
 from pipeline.data.sources import read_ids
 from pipeline.data.statuses import FAILED, NONFINITE
 from pipeline.keys import key_of

@@ -1,30 +1,17 @@
-"""`audit.yaml` to a frozen config: defaults, merging, paths, and complaints that say where, what and what would be right."""
+"""`audit.yaml` to a frozen config: defaults, merging, paths, and files that are refused as a whole."""
 
 from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
 import yaml
-from pydantic import BaseModel, JsonValue, ValidationError
+from pydantic import JsonValue, ValidationError
 
-from madcore.scoring.coupling import CLASS_SCORES
 from pipeline.config.audit_config import AuditConfig, merge
-from pipeline.config.schema import CLASS_MEANS
+from pipeline.config.safe_yaml import LARGEST_CONFIG
+from pipeline.config.sections import Raw
 from pipeline.errors import ConfigError
-
-Raw = dict[str, JsonValue]
-
-
-MODEL: Raw = {"name": "net", "architecture": "net.py:build", "weights": "net.safetensors"}
-
-
-MINIMAL: Raw = {
-    "root": "audits",
-    "task": "classification",
-    "models": [MODEL],
-    "data": {"trusted": "trusted.parquet", "audited": "inputs/*.parquet"},
-}
-
+from tests.pipeline.config.configs import CHAT, MINIMAL, MODEL, at, parse
 
 DEFAULT_SECTIONS = """
 kwargs: {}
@@ -33,7 +20,9 @@ task: classification
 data:
   trusted: [trusted.parquet]
   audited: [inputs/*.parquet]
-  columns: {id: id, image: image, input_ids: input_ids, completion_start: completion_start, label: label, anomalous: anomalous, target: target}
+  columns:
+    {id: id, image: image, input_ids: input_ids, completion_start: completion_start, label: label, anomalous: anomalous,
+     target: target}
   preprocess: {mean: [0.0, 0.0, 0.0], std: [1.0, 1.0, 1.0], size: null}
 estimator:
   kind: gradient
@@ -47,28 +36,6 @@ curvature: {kind: block_moment, damping: {kind: relative_mean, factor: 1.0}, tra
 score: {kind: prediction_coupling, layers: concatenated, q: auto}
 calibration: {fraction: 0.3, seed: 0, target: {fpr: 0.01, fdr: null}, tail: conformal}
 """
-
-
-def parse(top: str = "", model: str = "") -> AuditConfig:
-    """The minimal config, with YAML merged over its top level and over its model."""
-    own: Raw = {**MODEL, **(yaml.safe_load(model) or {})}
-    return AuditConfig.parse(merge({**MINIMAL, "models": [own]}, yaml.safe_load(top) or {}), "/configs")
-
-
-def complaint(top: str = "", model: str = "") -> str:
-    with pytest.raises(ConfigError) as caught:
-        parse(top, model)
-    message = str(caught.value)
-    assert "\n" not in message
-    return message
-
-
-def at(config: AuditConfig, path: str) -> object:
-    """A value of the config's only model, by its dotted path."""
-    value: object = config.models[0]
-    for part in path.split("."):
-        value = getattr(value, part)
-    return value.model_dump(mode="json") if isinstance(value, BaseModel) else value
 
 
 def test_what_is_not_given_has_the_documented_default() -> None:
@@ -248,9 +215,6 @@ def test_the_default_kind_spelt_out_is_the_kind_left_out(top: str, model: str, p
     assert at(parse(top, model), path) == expected
 
 
-CHAT: Raw = {"name": "chat", "huggingface": "/models/chat", "task": "causal_lm"}
-
-
 TEXT_DEFAULTS = {
     "nothing given": ({}, "token_margin", {"kind": "top_coupling", "layers": "concatenated", "q": "auto"}),
     "auto spelt out": (
@@ -367,12 +331,72 @@ def test_merging_changes_neither_side() -> None:
     assert (unchanged(below), unchanged(over)) == texts
 
 
-def test_names_of_models_are_plain_and_long_enough() -> None:
-    names = ["a", "Z9", "0", "a.b-c_d", "x" * 100]
-    config = AuditConfig.parse({**MINIMAL, "models": [{**MODEL, "name": name} for name in names]})
-    assert [model.name for model in config.models] == names
+BROKEN = {
+    "not closed": ("models: [1", "not valid YAML: .*line 1, column 9.*expected ',' or '\\]'"),
+    "two documents": ("root: a\n---\nroot: b\n", "not valid YAML: expected a single document"),
+    "a tab": ("root:\n\t- a\n", r"not valid YAML: .*'\\t' that cannot start any token.*line 2"),
+    "code": (
+        "root: !!python/object/apply:os.getcwd []\n",
+        "not valid YAML: could not determine a constructor for the tag",
+    ),
+    "deep": ("[" * 100_000, "nested 65 deep in line 1; a config needs at most 64"),
+    "a list": (
+        "- root: a\n",
+        "expected a mapping with root, models, task and data, found list; `mad init` writes an example config",
+    ),
+    "text": ("hello\n", "expected a mapping with root, models, task and data, found str"),
+    "nothing": ("", "expected a mapping with root, models, task and data, found NoneType"),
+    "another encoding": ("root: \udcff", "cannot be read \\('utf-8' codec can't decode byte 0xff in position 6"),
+    "a data file": ("#" * (LARGEST_CONFIG + 1), r"4,194,305 bytes are too many for a config \(at most 4,194,304\)"),
+}
 
 
-def test_what_can_be_debiased_is_what_compares_with_class_means() -> None:
-    """A config is parsed without torch, so it has the names of its own."""
-    assert CLASS_MEANS == CLASS_SCORES
+@pytest.mark.parametrize(("text", "expected"), BROKEN.values(), ids=BROKEN)
+def test_a_file_that_holds_no_mapping_is_refused_by_name(text: str, expected: str, tmp_path: Path) -> None:
+    path = tmp_path / "audit.yaml"
+    path.write_bytes(text.encode("utf-8", "surrogateescape"))
+    with pytest.raises(ConfigError, match=f"audit.yaml: {expected}") as caught:
+        AuditConfig.load(path)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_missing_file_and_a_folder_are_refused_by_name(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=f"^{tmp_path}/none.yaml: no such file; `mad init` writes an example config$"):
+        AuditConfig.load(tmp_path / "none.yaml")
+    with pytest.raises(ConfigError, match=f"^{tmp_path}: cannot be read .*Is a directory"):
+        AuditConfig.load(tmp_path)
+
+
+@pytest.mark.parametrize("text", ["root: 2026-13-45\n", f"root: {'9' * 5000}\n"])
+def test_a_scalar_that_yaml_cannot_build_is_refused_by_name(text: str, tmp_path: Path) -> None:
+    (tmp_path / "audit.yaml").write_text(text)
+    with pytest.raises(ConfigError, match=r"audit\.yaml: not valid YAML"):
+        AuditConfig.load(tmp_path / "audit.yaml")
+
+
+@pytest.mark.parametrize("models", [None, [], {}, "net", [3], [MODEL, "net"]])
+def test_models_are_a_list_of_mappings(models: JsonValue) -> None:
+    with pytest.raises(
+        ConfigError,
+        match="models: a list of at least one model is required, each a mapping with name, architecture and weights",
+    ):
+        AuditConfig.parse({**MINIMAL, "models": models})
+
+
+@pytest.mark.parametrize(
+    ("key", "expected"),
+    [
+        ("root", "root: required, but not given"),
+        ("task", "models.net.task: required, but not given"),
+        ("data", "models.net.data: required, but not given"),
+    ],
+)
+def test_what_is_required_is_asked_for(key: str, expected: str) -> None:
+    with pytest.raises(ConfigError, match=expected):
+        AuditConfig.parse({name: value for name, value in MINIMAL.items() if name != key})
+
+
+def test_names_are_unique() -> None:
+    models: list[JsonValue] = [{**MODEL, "name": name} for name in ("b", "a", "b", "c", "a")]
+    with pytest.raises(ConfigError, match=r"models: names must be unique, repeated: a, b$"):
+        AuditConfig.parse({**MINIMAL, "models": models})

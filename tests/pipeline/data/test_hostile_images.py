@@ -1,4 +1,4 @@
-"""Pictures that claim or grow to more than they are worth: each costs one row and little memory, and no program is started for any."""
+"""Pictures that claim or grow to too much: each costs one row and little memory, and starts no program."""
 
 import io
 import struct
@@ -143,7 +143,8 @@ import sys
 from pathlib import Path
 from pipeline.data.images import UnreadableImage, decode
 def peak():
-    return next(int(line.split()[1]) for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM")) // 1024
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) // 1024
 before = peak()
 for name in sys.argv[1:]:
     try:

@@ -43,7 +43,7 @@ def test_a_duration_is_numbers_with_units(text: str) -> None:
 
 @pytest.mark.parametrize("text", NONE)
 def test_what_is_no_duration_is_refused_with_examples(text: str) -> None:
-    with pytest.raises(ConfigError, match=r"is no duration; write numbers with the units .*: 45s, 90m, 2h30m, 30d"):
+    with pytest.raises(ConfigError, match=r"is not a duration; write numbers with the units .*: 45s, 90m, 2h30m, 30d"):
         parse_duration(text)
 
 

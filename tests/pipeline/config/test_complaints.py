@@ -1,15 +1,12 @@
 """Configs that are refused: every complaint names the place, what is wrong there, and what would be right."""
 
-from pathlib import Path
-
 import pytest
 import yaml
-from pydantic import JsonValue
 
 from pipeline.config.audit_config import AuditConfig
-from pipeline.config.safe_yaml import LARGEST_CONFIG
+from pipeline.config.sections import Raw
 from pipeline.errors import ConfigError
-from tests.pipeline.test_config import CHAT, MINIMAL, MODEL, Raw, complaint
+from tests.pipeline.config.configs import MINIMAL, MODEL, complaint
 
 UNKNOWN = {
     "top level": ("rot: x", "", "rot: unknown key; did you mean 'root'?"),
@@ -197,7 +194,7 @@ WRONG = {
     "nothing to fit": (
         "curvature: {kind: identity, transductive: true}",
         "",
-        "curvature: transductive says whom the curvature is fitted on",
+        "curvature: transductive says which samples the curvature is computed from",
         "choose one",
     ),
     "unknown damping": (
@@ -251,97 +248,6 @@ def test_a_wrong_value_says_where_and_what_would_be_right(top: str, model: str, 
     assert detail in message
 
 
-SCORES_OF_TEXTS = "valid: auto, top_coupling, mean_coupling, leverage"
-
-
-MISFITS = {
-    "a class score of texts": (
-        "",
-        "score: {kind: prediction_coupling}",
-        "models.chat.score.kind: prediction_coupling makes no sense for the task causal_lm; " + SCORES_OF_TEXTS,
-    ),
-    "another": (
-        "score: {kind: class_coupling}",
-        "",
-        "score.kind: class_coupling makes no sense for the task causal_lm; " + SCORES_OF_TEXTS,
-    ),
-    "a margin of classes": (
-        "estimator: {measurement: margin}",
-        "",
-        "estimator.measurement: margin makes no sense for the task causal_lm; valid: auto, token_margin, completion_nll",
-    ),
-    "a margin of tokens": (
-        "estimator: {measurement: token_margin}",
-        "task: classification\nhuggingface: null\narchitecture: net.py:build\nweights: net.pt",
-        "estimator.measurement: token_margin makes no sense for the task classification; valid: auto, margin",
-    ),
-    "two models in one": (
-        "",
-        "architecture: net.py:build\nkwargs: {width: 3}",
-        "models.chat: give either architecture and weights, or huggingface, not both (here: huggingface, architecture, kwargs)",
-    ),
-    "no model": ("", "huggingface: null", "models.chat: give huggingface, the folder of a causal language model"),
-    "no classifier": ("", "huggingface: null\ntask: classification", "models.chat: give architecture and weights"),
-    "half a classifier": (
-        "",
-        "huggingface: null\ntask: classification\nweights: a.pt",
-        "models.chat.architecture: required, but not given",
-    ),
-    "the other half": (
-        "",
-        "huggingface: null\ntask: classification\narchitecture: a.py:b",
-        "models.chat.weights: required, but not given",
-    ),
-    "a classifier of texts": (
-        "",
-        "huggingface: null\narchitecture: a.py:b\nweights: a.pt",
-        "models.chat: give huggingface, the folder of a causal language model; architecture and weights are for the task classification, not causal_lm",
-    ),
-    "a language model of images": (
-        "",
-        "task: classification",
-        "models.chat: huggingface is for the task causal_lm, not classification; set task: causal_lm",
-    ),
-}
-
-
-@pytest.mark.parametrize(("top", "model", "expected"), MISFITS.values(), ids=MISFITS)
-def test_what_makes_no_sense_together_is_refused_with_what_would(top: str, model: str, expected: str) -> None:
-    raw: Raw = {**MINIMAL, **(yaml.safe_load(top) or {}), "models": [{**CHAT, **(yaml.safe_load(model) or {})}]}
-    with pytest.raises(ConfigError) as caught:
-        AuditConfig.parse(raw)
-    assert str(caught.value).startswith(expected)
-    assert str(caught.value).count(";") == expected.count(";")
-
-
-@pytest.mark.parametrize("models", [None, [], {}, "net", [3], [MODEL, "net"]])
-def test_models_are_a_list_of_mappings(models: JsonValue) -> None:
-    with pytest.raises(
-        ConfigError,
-        match="models: a list of at least one model is required, each a mapping with name, architecture and weights",
-    ):
-        AuditConfig.parse({**MINIMAL, "models": models})
-
-
-@pytest.mark.parametrize(
-    ("key", "expected"),
-    [
-        ("root", "root: required, but not given"),
-        ("task", "models.net.task: required, but not given"),
-        ("data", "models.net.data: required, but not given"),
-    ],
-)
-def test_what_is_required_is_asked_for(key: str, expected: str) -> None:
-    with pytest.raises(ConfigError, match=expected):
-        AuditConfig.parse({name: value for name, value in MINIMAL.items() if name != key})
-
-
-def test_names_are_unique() -> None:
-    models: list[JsonValue] = [{**MODEL, "name": name} for name in ("b", "a", "b", "c", "a")]
-    with pytest.raises(ConfigError, match=r"models: names must be unique, repeated: a, b$"):
-        AuditConfig.parse({**MINIMAL, "models": models})
-
-
 def test_all_complaints_come_at_once_and_each_once() -> None:
     raw: Raw = {
         **MINIMAL,
@@ -353,49 +259,6 @@ def test_all_complaints_come_at_once_and_each_once() -> None:
         AuditConfig.parse(raw)
     parts = str(caught.value).split("; ")
     assert [part.partition(":")[0] for part in parts if not part.startswith("did you")] == ["score.kind", "run.worker"]
-
-
-BROKEN = {
-    "not closed": ("models: [1", "not valid YAML: .*line 1, column 9.*expected ',' or '\\]'"),
-    "two documents": ("root: a\n---\nroot: b\n", "not valid YAML: expected a single document"),
-    "a tab": ("root:\n\t- a\n", r"not valid YAML: .*'\\t' that cannot start any token.*line 2"),
-    "code": (
-        "root: !!python/object/apply:os.getcwd []\n",
-        "not valid YAML: could not determine a constructor for the tag",
-    ),
-    "deep": ("[" * 100_000, "nested 65 deep in line 1; a config needs at most 64"),
-    "a list": (
-        "- root: a\n",
-        "expected a mapping with root, models, task and data, found list; `mad init` writes an example config",
-    ),
-    "text": ("hello\n", "expected a mapping with root, models, task and data, found str"),
-    "nothing": ("", "expected a mapping with root, models, task and data, found NoneType"),
-    "another encoding": ("root: \udcff", "cannot be read \\('utf-8' codec can't decode byte 0xff in position 6"),
-    "a data file": ("#" * (LARGEST_CONFIG + 1), r"4,194,305 bytes is no config \(at most 4,194,304\)"),
-}
-
-
-@pytest.mark.parametrize(("text", "expected"), BROKEN.values(), ids=BROKEN)
-def test_a_file_that_holds_no_mapping_is_refused_by_name(text: str, expected: str, tmp_path: Path) -> None:
-    path = tmp_path / "audit.yaml"
-    path.write_bytes(text.encode("utf-8", "surrogateescape"))
-    with pytest.raises(ConfigError, match=f"audit.yaml: {expected}") as caught:
-        AuditConfig.load(path)
-    assert "\n" not in str(caught.value)
-
-
-def test_a_missing_file_and_a_folder_are_refused_by_name(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=f"^{tmp_path}/none.yaml: no such file; `mad init` writes an example config$"):
-        AuditConfig.load(tmp_path / "none.yaml")
-    with pytest.raises(ConfigError, match=f"^{tmp_path}: cannot be read .*Is a directory"):
-        AuditConfig.load(tmp_path)
-
-
-@pytest.mark.parametrize("text", ["root: 2026-13-45\n", f"root: {'9' * 5000}\n"])
-def test_a_scalar_that_yaml_cannot_build_is_refused_by_name(text: str, tmp_path: Path) -> None:
-    (tmp_path / "audit.yaml").write_text(text)
-    with pytest.raises(ConfigError, match=r"audit\.yaml: not valid YAML"):
-        AuditConfig.load(tmp_path / "audit.yaml")
 
 
 @pytest.mark.parametrize(

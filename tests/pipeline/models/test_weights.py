@@ -1,4 +1,4 @@
-"""Weights that nobody should load: what claims more than it holds, what grows, what is no weights; each refused in a sentence, within little memory."""
+"""Hostile weights: files that claim more than they hold, grow, or hold something else, are refused in little memory."""
 
 import io
 import json
@@ -115,7 +115,7 @@ SAFETENSORS: dict[str, tuple[Callable[[], bytes], str]] = {
     ),
     "complex numbers": (
         lambda: header({"a": tensor([1], 0, 8, "C64")}, bytes(8)),
-        "'a' is no plain tensor of numbers (complex64, strided, on cpu)",
+        "'a' is not a plain tensor of numbers (complex64, strided, on cpu)",
     ),
     "deep JSON": (lambda: header(b'{"a":' + b"[" * 200_000), "recursion limit exceeded"),
 }
@@ -150,15 +150,15 @@ CHECKPOINTS: dict[str, tuple[Callable[[], bytes], str]] = {
     "TorchScript": (scripted, "not a readable checkpoint (RuntimeError"),
     "sparse": (
         lambda: saved({"weight": torch.eye(3).to_sparse()}),
-        "'weight' is no plain tensor of numbers (float32, sparse_coo, on cpu)",
+        "'weight' is not a plain tensor of numbers (float32, sparse_coo, on cpu)",
     ),
     "without numbers": (
         lambda: saved({"weight": torch.empty(1 << 40, device="meta")}),
-        "'weight' is no plain tensor of numbers (float32, strided, on meta)",
+        "'weight' is not a plain tensor of numbers (float32, strided, on meta)",
     ),
     "complex": (
         lambda: saved({"weight": torch.zeros(1, dtype=torch.complex64)}),
-        "'weight' is no plain tensor of numbers (complex64",
+        "'weight' is not a plain tensor of numbers (complex64",
     ),
     "keys that are numbers": (lambda: saved({1: torch.zeros(1)}), "holds no state dict"),
 }
@@ -200,8 +200,8 @@ try:
     parse_weights(Path(sys.argv[1]).read_bytes(), sys.argv[1])
     print("read")
 except SourceError:
-    status = dict(line.split(":") for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
-    print(int(status["VmHWM"].split()[0]) // 1024)
+    lines = Path("/proc/self/status").read_text().splitlines()
+    print(next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) // 1024)
 """
 
 

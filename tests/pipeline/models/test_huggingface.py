@@ -1,4 +1,4 @@
-"""Hugging Face folders: what is loaded, and what is refused, by name and with the remedy. Nothing of a folder is ever run."""
+"""Hugging Face folders: what is loaded, and what is refused with the remedy. No code in a folder is run."""
 
 import json
 import shutil
@@ -145,30 +145,28 @@ def test_an_id_is_looked_for_on_the_hub_and_the_folder_it_could_have_been_is_nam
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    with pytest.raises(
-        SourceError,
-        match=rf"huggingface nobody/chat: no such folder \({tmp_path}/nobody/chat\), and the hub gave no model of this id",
-    ):
+    missing = rf"huggingface nobody/chat: no such folder \({tmp_path}/nobody/chat\)"
+    with pytest.raises(SourceError, match=f"{missing}, and the hub gave no model of this id"):
         load(tmp_path, "nobody/chat")
 
 
 def test_no_safetensors_is_refused_and_a_pickle_is_not_opened(chat: Path) -> None:
     (chat / "model.safetensors").unlink()
-    assert (
-        complaint(chat)
-        == "has neither model.safetensors nor model.safetensors.index.json; files there: config.json, generation_config.json"
+    assert complaint(chat) == (
+        "has neither model.safetensors nor model.safetensors.index.json; "
+        "files there: config.json, generation_config.json"
     )
     (chat / "pytorch_model.bin").write_text("opening this would fail otherwise")
     assert complaint(chat).startswith(
-        "refused, because its weights are no safetensors but pytorch_model.bin, and a pickle runs whatever code it holds"
+        "refused, because its weights are not safetensors but pytorch_model.bin, "
+        "and a pickle runs whatever code it holds"
     )
 
 
 def test_an_adapter_is_refused_since_its_base_is_elsewhere(chat: Path) -> None:
     (chat / "adapter_config.json").write_text('{"base_model_name_or_path": "nobody/base"}')
-    assert (
-        complaint(chat)
-        == "holds an adapter (adapter_config.json), whose base is elsewhere; merge the two and save the whole model"
+    assert complaint(chat) == (
+        "holds an adapter (adapter_config.json), whose base model is elsewhere; merge the two and save the whole model"
     )
 
 
@@ -181,9 +179,12 @@ INDEXES: dict[str, tuple[str, str]] = {
     ),
     "another folder": (
         '{"weight_map": {"a": "../model.safetensors"}}',
-        "names ../model.safetensors, which is no safetensors file of this folder",
+        "names ../model.safetensors, which is not a safetensors file of this folder",
     ),
-    "a pickle": ('{"weight_map": {"a": "model.bin"}}', "names model.bin, which is no safetensors file of this folder"),
+    "a pickle": (
+        '{"weight_map": {"a": "model.bin"}}',
+        "names model.bin, which is not a safetensors file of this folder",
+    ),
 }
 
 
@@ -264,9 +265,9 @@ def test_a_config_that_is_not_json_is_refused(chat: Path) -> None:
 
 def test_without_transformers_the_extra_is_named(chat: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "transformers", None)
-    assert (
-        complaint(chat)
-        == "needs the package transformers, which is not installed; install mad with its extra: pip install 'mad[text]'"
+    assert complaint(chat) == (
+        "needs the package transformers, which is not installed; "
+        "install it with the extra of madaudit, in a clone: pip install '.[text]'"
     )
 
 

@@ -4,17 +4,11 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 
-from pipeline.config.audit_config import AuditConfig
-from pipeline.data.batches import TextBytes, TextInputs
-from pipeline.data.sources import Source, find_sources
 from pipeline.data.texts import TextLimits, UnreadableText, first_texts, longest_text, parse_text, read_texts
 from pipeline.errors import SourceError
-
-TOKEN = 1 << 20
-
+from tests.pipeline.data.text_files import source_of, text_table
 
 LIMITS = TextLimits(vocabulary=10, positions=12)
 
@@ -66,30 +60,6 @@ def test_a_model_without_a_limit_takes_any_length() -> None:
     assert [LIMITS.padded(length) for length in (1, 8, 9, 12)] == [8, 8, 12, 12]
 
 
-def source_of(folder: Path, table: pa.Table, **columns: str) -> Source:
-    """The only source of a config that names this table."""
-    pq.write_table(table, folder / "texts.parquet", row_group_size=3)
-    data = {"trusted": "texts.parquet", "audited": "texts.parquet", "columns": columns}
-    config = AuditConfig.parse(
-        {"root": "r", "task": "causal_lm", "models": [{"name": "m", "huggingface": "/m"}], "data": data}, str(folder)
-    )
-    sources, refused = find_sources(config, config.models[0], "audited")
-    assert not refused
-    return sources[0]
-
-
-def text_table(
-    ids: list[list[int] | None], starts: list[int | None], names: list[str | None] | None = None
-) -> pa.Table:
-    return pa.table(
-        {
-            "id": names or [f"t{row}" for row in range(len(ids))],
-            "input_ids": pa.array(ids, pa.list_(pa.int32())),
-            "completion_start": starts,
-        }
-    )
-
-
 @pytest.mark.parametrize("batch_rows", [1, 2, 100])
 def test_bad_rows_are_in_their_batch_with_the_reason(tmp_path: Path, batch_rows: int) -> None:
     source = source_of(
@@ -121,46 +91,6 @@ def test_columns_may_have_other_names_and_integer_ids(tmp_path: Path) -> None:
     assert next(read_texts(source, 0, 1, LIMITS, 8)).ids == ("7",)
 
 
-MISFITS = {
-    "no tokens": (
-        text_table([[1, 2]], [1]).drop(["input_ids"]),
-        r"has no column 'input_ids' \(data\.columns\.input_ids\); columns there: id \(string\), completion_start",
-    ),
-    "no start": (
-        text_table([[1, 2]], [1]).drop(["completion_start"]),
-        r"has no column 'completion_start' \(data\.columns\.completion_start\)",
-    ),
-    "words": (
-        pa.table({"id": ["a"], "input_ids": ["some words"], "completion_start": [1]}),
-        "'input_ids' .* is string, expected a list of integers",
-    ),
-    "lists of words": (
-        pa.table({"id": ["a"], "input_ids": [["some", "words"]], "completion_start": [1]}),
-        "is list<.*string>, expected a list of integers",
-    ),
-    "a decimal start": (
-        pa.table({"id": ["a"], "input_ids": [[1, 2]], "completion_start": [1.5]}),
-        "'completion_start' .* is double, expected an integer",
-    ),
-}
-
-
-@pytest.mark.parametrize(("table", "expected"), MISFITS.values(), ids=MISFITS)
-def test_a_file_without_texts_is_refused_by_its_schema(tmp_path: Path, table: pa.Table, expected: str) -> None:
-    with pytest.raises(SourceError, match=expected):
-        source_of(tmp_path, table)
-
-
-def test_a_label_or_target_of_a_text_is_not_looked_at(tmp_path: Path) -> None:
-    table = (
-        text_table([[1, 2]], [1])
-        .append_column("label", pa.array(["rude"]))
-        .append_column("target", pa.array([1.5]))
-        .append_column("anomalous", pa.array([True]))
-    )
-    assert source_of(tmp_path, table).truth == ("anomalous",)
-
-
 def test_two_lengths_are_probed_where_there_are_two(tmp_path: Path) -> None:
     source = source_of(tmp_path, text_table([None, [1, 2, 3], [4, 5, 6], [7, 8]], [1, 1, 2, 1]))
     assert [[len(text.ids) for text in first_texts([source], wanted, LIMITS)] for wanted in (2, 3, 9)] == [
@@ -188,36 +118,3 @@ def test_no_readable_text_to_probe_is_an_error_with_the_first_reason(tmp_path: P
     ):
         first_texts([source], 2, LIMITS)
     assert longest_text([source], LIMITS) == 1
-
-
-def groups_of(folder: Path, lengths: list[int], batch_bytes: int) -> tuple[list[list[int]], list[str]]:
-    """Places of each group of one batch, and the reasons of what is in none."""
-    source = source_of(folder, text_table([[1] * length for length in lengths], [1] * len(lengths)))
-    config = AuditConfig.parse(
-        {
-            "root": "r",
-            "task": "causal_lm",
-            "models": [{"name": "m", "huggingface": "/m"}],
-            "data": {"trusted": "t", "audited": "a"},
-        },
-        str(folder),
-    )
-    inputs = TextInputs(TextLimits(10, None), TextBytes(TOKEN / 2, TOKEN / 32), batch_bytes)
-    (batch,) = inputs.read(config.models[0], source, range(len(lengths)), 100)
-    return [group.places.tolist() for group in batch.groups], list(batch.unreadable)
-
-
-def test_texts_are_grouped_by_length_into_the_memory_there_is(tmp_path: Path) -> None:
-    """A text of 8 tokens takes 6 MiB, one of 16 takes 16, one of 32 takes 48."""
-    assert groups_of(tmp_path, [16, 3, 16, 8, 30], 100 * TOKEN) == ([[1, 3, 0, 2], [4]], [""] * 5)
-    assert groups_of(tmp_path, [16, 3, 16, 8, 30], 64 * TOKEN) == ([[1, 3, 0, 2], [4]], [""] * 5)
-    assert groups_of(tmp_path, [16, 16, 16, 16, 16], 32 * TOKEN) == ([[0, 1], [2, 3], [4]], [""] * 5)
-
-
-def test_a_text_for_which_there_is_not_enough_memory_says_so(tmp_path: Path) -> None:
-    groups, reasons = groups_of(tmp_path, [8, 64, 9], 30 * TOKEN)
-    assert groups == [[0], [2]]
-    assert (
-        reasons[1]
-        == "input_ids has 64 tokens, which would need 160 MiB; run.memory_per_worker leaves 30 MiB for a batch: grant more"
-    )
