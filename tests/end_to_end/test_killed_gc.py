@@ -8,7 +8,8 @@ from pathlib import Path
 from threading import current_thread
 
 from infra.storage.storage import Storage
-from pipeline.operations.gc import UNCLAIMED_SECONDS, collect
+from pipeline.operations.garbage import UNCLAIMED_SECONDS
+from pipeline.operations.gc import collect
 from tests.conftest import ConfigMaker
 from tests.end_to_end.killing import SPAWN, ended
 from tests.pipeline.two_nights import Nights, clean, computed, files, run

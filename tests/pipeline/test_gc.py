@@ -11,7 +11,8 @@ from pydantic import JsonValue
 from infra.commits import CommitLog, Measures
 from infra.storage.files import digest
 from infra.storage.storage import Storage
-from pipeline.operations.gc import UNCLAIMED_SECONDS, collect, find_garbage
+from pipeline.operations.garbage import UNCLAIMED_SECONDS, find_garbage
+from pipeline.operations.gc import collect
 from pipeline.operations.repair import repair
 from pipeline.operations.status import status
 from pipeline.operations.verify import verify
