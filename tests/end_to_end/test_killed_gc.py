@@ -12,7 +12,7 @@ from pipeline.operations.garbage import UNCLAIMED_SECONDS
 from pipeline.operations.gc import collect
 from tests.conftest import ConfigMaker
 from tests.end_to_end.killing import SPAWN, ended
-from tests.pipeline.two_nights import Nights, clean, computed, files, run
+from tests.pipeline.operations.two_nights import Nights, clean, computed, files, run
 
 
 def test_a_removal_killed_at_any_moment_leaves_a_whole_root_and_the_next_goes_on(

@@ -25,7 +25,7 @@ from pipeline.root.records import encode_document
 from pipeline.run import run_audit
 from tests.conftest import ConfigMaker
 from tests.jobs.command import mad
-from tests.pipeline.two_nights import DAY, OTHER_ROWS, ROWS, Nights, clean, computed, files, run, run_id
+from tests.pipeline.operations.two_nights import DAY, OTHER_ROWS, ROWS, Nights, clean, computed, files, run, run_id
 
 
 @pytest.fixture
