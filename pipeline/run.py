@@ -1,8 +1,8 @@
 """A run: the stages one after the other over all models, then publication. What an earlier run has committed is reused.
 
 A model that fails is set aside with the reason, and the others continue. With a deadline, models go through the stages
-in waves, those that need it most first (see `pipeline.planning.order`), so that some are complete when it passes; without
-one, all of them together, which leaves no worker waiting at the end of each wave.
+in waves, those that need it most first (see `pipeline.planning.order`), so that some are complete when it passes.
+Without one, all of them go together, which leaves no worker waiting at the end of each wave.
 """
 
 from collections.abc import Callable, Mapping, Sequence

@@ -70,11 +70,11 @@ def row_rates(config: AuditConfig, plan: ModelPlan) -> RowTimings:
     """Load the model and time its rows for about a second; on a GPU where `config.run` gives workers one."""
     worker = GradientWorker(config, {plan.name: plan})
     if plan.config.traced is not None:
-        return RowTimings(forward=_timed(worker.pass_seconds, plan, 0))
+        return RowTimings(forward=_timed(worker.time_pass, plan, 0))
     sizes: dict[str, float] = {}
 
     def seconds(task: RowTask) -> float:
-        files, measures = worker.rows_of(GradientTask(task))
+        files, measures = worker.compute(GradientTask(task))
         sizes["sample"] = len(files[SAMPLES]) / measures.rows
         return measures.seconds
 

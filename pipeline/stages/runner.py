@@ -1,4 +1,4 @@
-"""Runs the jobs of a step: what is done is reused, the rest is executed, and every job ends with a receipt or a reason."""
+"""Runs jobs: what is done is reused, the rest is executed, and every job ends with a receipt or a reason."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace

@@ -20,10 +20,7 @@ from infra.storage.storage import Storage
 from tests.infra.stores import another_client
 
 FOLDER = ".lock"
-
-
 REPOSITORY = Path(__file__).parents[2]
-
 
 HOLDER = """
 import sys, time
@@ -91,7 +88,7 @@ def test_a_process_that_has_the_id_of_the_owner_but_started_later_is_not_the_own
 def test_an_owner_elsewhere_that_gives_a_sign_of_life_keeps_its_lock(storage: Storage) -> None:
     with (
         Lock(another_client(storage), FOLDER, lease_seconds=2, owner=elsewhere()),
-        pytest.raises(LockHeld, match=r"on far-away, since .* and on another 2 s after its last sign of life"),
+        pytest.raises(LockHeld, match=r"on far-away, since .* and on another host 2 s after its last renewal"),
     ):
         Lock(storage, FOLDER).__enter__()
 

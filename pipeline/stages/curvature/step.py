@@ -39,7 +39,7 @@ class _CurvatureTasks:
     receipts: dict[str, list[Receipt]] = field(default_factory=dict)
 
     def run(self) -> None:
-        """All steps; what each model's scoring needs of them is noted in its `ModelRun`."""
+        """Run all steps; what each model's scoring needs of them is noted in its `ModelRun`."""
         tasks = self._split({model.plan.name: self._first(model) for model in self.inputs.runner.runnable})
         factors = self._factored({name: task for name, task in tasks.items() if self._kind(name) != "identity"})
         whole = {
@@ -56,58 +56,53 @@ class _CurvatureTasks:
             model.manifests["curvature"] = [self.logs[name].publish(self.receipts[name])]
 
     def _first(self, model: ModelRun) -> CurvatureTask:
+        """The first task of a model, which splits its trusted set; opens the model's log."""
         plan, audited = model.plan, transductive_parts(model.plan, model.audited)
         more = transductive_parts(plan, model.curvature_audited)
-        in_key = (
-            (*more, *audited) if plan.config.curvature.kind == "ekfac" else more if plan.labels_per_sample else audited
-        )
+        if plan.config.curvature.kind == "ekfac":
+            in_key = (*more, *audited)
+        else:
+            in_key = more if plan.labels_per_sample else audited
         key = curvature_key(plan, model.trusted, in_key, model.curvature_trusted)
         self.logs[plan.name] = curvature_log(self.inputs.storage, plan.name, key)
         return CurvatureTask(plan.name, SPLIT, key, model.trusted, audited)
 
     def _split(self, tasks: Tasks) -> Tasks:
         """The tasks on the samples' own rows, once their split is there."""
-        return {
-            name: replace(tasks[name], split=folder, last=tasks[name].length)
-            for name, folder in self._step(tasks).items()
-        }
+        folders = self._step(tasks)
+        return {name: replace(tasks[name], split=folder, last=tasks[name].length) for name, folder in folders.items()}
 
     def _factored(self, tasks: Tasks) -> dict[str, str]:
         """The folders of the factored curvatures, by model."""
-        summed = self._added_up({name: self._on_curvature_rows(task) for name, task in tasks.items()}, MOMENT)
-        bases = self._step(
-            {name: replace(task, name=BASIS) for name, task in summed.items() if self._kind(name) == "ekfac"}
-        )
-        along = self._added_up(
-            {name: replace(tasks[name], basis=folder) for name, folder in bases.items()}, EIGENVALUES
-        )
+        summed = self._add_up({name: self._on_curvature_rows(task) for name, task in tasks.items()}, MOMENT)
+        ekfac = {name: replace(task, name=BASIS) for name, task in summed.items() if self._kind(name) == "ekfac"}
+        bases = self._step(ekfac)
+        rotated = {name: replace(tasks[name], basis=folder) for name, folder in bases.items()}
+        along = self._add_up(rotated, EIGENVALUES)
         last = {name: along.get(name, summed[name]) for name in self._runnable(summed)}
         return self._step({name: replace(task, name=FACTOR) for name, task in last.items()})
 
     def _on_curvature_rows(self, task: CurvatureTask) -> CurvatureTask:
-        """The task on the rows that its model's curvature is fitted on."""
+        """The task on the rows that its model's curvature is made of."""
         model = self.inputs.runner.models[task.model]
         if not model.plan.labels_per_sample:
             return task
-        fitting = replace(
+        on_own = replace(
             task,
             parts=model.curvature_trusted,
             audited=transductive_parts(model.plan, model.curvature_audited),
             rows_per_sample=model.plan.labels_per_sample,
         )
-        return replace(fitting, last=fitting.length)
+        return replace(on_own, last=on_own.length)
 
-    def _added_up(self, tasks: Tasks, kind: str) -> Tasks:
-        """Adds up parts, then sums of parts, until few enough are left; returns the tasks that add up what is left."""
+    def _add_up(self, tasks: Tasks, kind: str) -> Tasks:
+        """Add up parts, then sums of parts, until few enough are left; returns the tasks that add up what is left."""
         level = 0
         while any(moment_ranges(task.last) for task in tasks.values()):
+            ranges = {name: own for name, task in tasks.items() if (own := moment_ranges(task.last))}
             jobs = {
-                name: [
-                    task.of_range(f"{kind}-{level}-{first:06d}", first, last)
-                    for first, last in moment_ranges(task.last)
-                ]
-                for name, task in tasks.items()
-                if moment_ranges(task.last)
+                name: [tasks[name].of_range(f"{kind}-{level}-{first:06d}", first, last) for first, last in own]
+                for name, own in ranges.items()
             }
             for name, receipts in self._run(jobs).items():
                 folders = tuple(self.logs[name].attempt_folder(receipt) for receipt in receipts)
@@ -116,20 +111,16 @@ class _CurvatureTasks:
         return tasks
 
     def _step(self, tasks: Tasks) -> dict[str, str]:
-        """Runs a task of each model; their folders."""
-        return {
-            name: self.logs[name].attempt_folder(receipt)
-            for name, (receipt,) in self._run({name: [task] for name, task in tasks.items()}).items()
-        }
+        """Run a task of each model; returns their folders."""
+        done = self._run({name: [task] for name, task in tasks.items()})
+        return {name: self.logs[name].attempt_folder(receipt) for name, (receipt,) in done.items()}
 
     def _run(self, tasks: Mapping[str, Sequence[CurvatureTask]]) -> dict[str, list[Receipt]]:
-        """Runs tasks of each model; a model of which one fails has failed."""
+        """Run tasks of each model; a model with a failed task has failed."""
         jobs = {name: [Job(self.logs[name], task) for task in own] for name, own in tasks.items()}
-        done = self.inputs.runner.receipts_of_complete(
-            self.inputs.runner.run(
-                "curvature", partial(CurvatureWorker, self.inputs.storage.url, self.inputs.plans), jobs
-            )
-        )
+        runner = self.inputs.runner
+        worker = partial(CurvatureWorker, self.inputs.storage.url, self.inputs.plans)
+        done = runner.receipts_of_complete(runner.run("curvature", worker, jobs))
         for name, receipts in done.items():
             self.receipts.setdefault(name, []).extend(receipts)
         return done

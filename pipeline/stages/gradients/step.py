@@ -47,7 +47,7 @@ def _job(storage: Storage, model: ModelRun, rows: RowTask) -> Job[GradientTask]:
 def _publish_parts(
     storage: Storage, model: ModelRun, split: str, labels: int, done: RowResults
 ) -> tuple[RowsPart, ...]:
-    """The parts of a split, in order, of rows for so many labels a sample; a source without a failed task is published."""
+    """The parts of a split, in order, of rows for so many labels a sample; publish sources without a failed task."""
     parts: list[RowsPart] = []
     for source in model.plan.trusted if split == "trusted" else model.plan.audited:
         log = row_task_log(storage, model.plan, source, labels)

@@ -66,7 +66,8 @@ def evaluate(labelled: LabelledScores) -> dict[str, JsonValue]:
     """AUROC, average precision, and TPR, FPR and DER at the calibrated and at the best threshold, by three filters.
 
     `all`: every sample. `attack_succeeded`: all clean samples, and anomalous ones whose attack succeeded.
-    `paper_filter`: clean samples classified correctly, and anomalous ones whose attack succeeded. What cannot be known is None.
+    `paper_filter`: clean samples classified correctly, and anomalous ones whose attack succeeded. What cannot be known
+    is None.
     """
     anomalous, clean = labelled.anomalous == 1, labelled.anomalous == 0
     has_label = labelled.label != MISSING_CLASS

@@ -1,4 +1,4 @@
-"""The driver's part of the scoring stage: a task for each audited part, and the score parts that their receipts make."""
+"""The driver's part of the scoring stage: a task for each audited part, and the score parts that tasks made."""
 
 from collections.abc import Sequence
 from functools import partial

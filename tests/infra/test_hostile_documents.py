@@ -15,13 +15,9 @@ from infra.storage.storage import Storage
 from tests.strategies import LAW
 
 Json = dict[str, JsonValue]
-
-
 Document = Receipt | Manifest
 
-
 FILE = WrittenFile(name="rows/c/0/0", bytes=5, sha256="0f" * 32)
-
 
 RECEIPT = Receipt(
     task="000000000000-000000000064",
@@ -31,12 +27,10 @@ RECEIPT = Receipt(
     measures=Measures(rows=1, seconds=0.5, peak_memory_bytes=9),
 )
 
-
 VALID: dict[str, BaseModel] = {
     "receipt": RECEIPT,
     "manifest": Manifest(receipts=(RECEIPT, RECEIPT.model_copy(update={"task": "b"}))),
 }
-
 
 LEAVING = (
     "../other",
@@ -58,7 +52,6 @@ LEAVING = (
     "~",
     "x" * 2000,
 )
-
 
 values = st.recursive(
     st.none()
