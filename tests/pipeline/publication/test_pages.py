@@ -10,8 +10,7 @@ from urllib.parse import unquote, urlsplit
 import pytest
 from pydantic import JsonValue
 
-from pipeline.publication.charts import Plot, plot
-from pipeline.publication.filters import duration, number, percent, when
+from pipeline.publication.charts import plot
 from pipeline.publication.pages import render, template, zoo_headline
 from pipeline.root.summary import Summary
 
@@ -271,26 +270,6 @@ def test_the_histogram_shows_both_groups_and_the_threshold() -> None:
     assert [len(page.of_class("path", name)) for name in ("calibration", "audited")] == [2, 2]
 
 
-def test_bars_are_shares_of_their_own_total_on_a_square_root_scale() -> None:
-    drawn = plot([0.0, 1.0, 2.0], [1, 4], [300, 1200], 5.0)
-    assert isinstance(drawn, Plot)
-    assert drawn.calibration == drawn.audited
-    heights = [252 - float(top) for top in re.findall(r"V([\d.]+) H", drawn.audited)]
-    assert heights == pytest.approx([190 / 2, 190])
-    assert drawn.threshold == 704
-    assert [label for _, label in drawn.x_ticks] == ["0", "1", "2", "3", "4", "5"]
-
-
-@pytest.mark.parametrize(("low", "high"), [(-1e-9, 1e-9), (-0.95, 0.44), (12345.0, 12346.0), (-3e7, 8e7)])
-def test_axes_have_a_few_labels_inside_the_frame(low: float, high: float) -> None:
-    drawn = plot([low, (low + high) / 2, high], [1, 0], [1, 999], None)
-    assert drawn is not None
-    labels = [label for _, label in drawn.x_ticks]
-    assert 3 <= len(set(labels)) == len(labels) <= 9
-    assert all(68 <= x <= 704 for x, _ in drawn.x_ticks)
-    assert all(62 <= y <= 252 for y, _ in drawn.y_ticks)
-
-
 @pytest.mark.parametrize(("edges", "counts"), [([], []), ([0.0, 1.0], [0]), ([2.0, 2.0], [5])])
 def test_without_scores_there_is_no_histogram(edges: list[float], counts: list[int]) -> None:
     assert plot(edges, counts, counts, None) is None
@@ -361,37 +340,6 @@ def test_the_index_of_no_models_says_so() -> None:
 def test_two_pages_cannot_share_a_name(names: list[str]) -> None:
     with pytest.raises(ValueError, match="must be unique and none may be 'index'"):
         render([typed(summary(name)) for name in names], {})
-
-
-def test_numbers_are_short() -> None:
-    values = (None, 0, 1234567, 0.99, 99.99, 1234.5, -0.125, 1e-7, 1e308)
-    assert [number(value) for value in values] == [
-        "-",
-        "0",
-        "1,234,567",
-        "0.990",
-        "100",
-        "1,234",
-        "-0.125",
-        "1.00e-07",
-        "1.00e+308",
-    ]
-
-
-def test_shares_times_and_dates_are_for_people() -> None:
-    assert (
-        " ".join(percent(share) for share in (None, 0.0, 0.01, 0.2048, 1.0)).replace("\N{NO-BREAK SPACE}", "")
-        == "- 0% 1% 20.5% 100%"
-    )
-    times = (None, 0.431, 90.0, 600.0, 9000.0, 4.4e6)
-    assert (
-        " ".join(duration(time) for time in times).replace("\N{NO-BREAK SPACE}", "") == "- 0.431s 90s 10min 2.5h 1,222h"
-    )
-    assert [when(run) for run in ("20261122T184455123Z-1a2b3c4d", "nightly", "20261399T000000-x")] == [
-        "2026-11-22 18:44 UTC",
-        "",
-        "",
-    ]
 
 
 def test_a_model_that_failed_is_named_with_its_reason_even_where_an_older_summary_is_shown() -> None:
