@@ -8,7 +8,7 @@ from pipeline.publication.drift import EQUAL, LEVEL, OTHER, SAME, drifted_classe
 
 
 def test_samples_of_the_same_kind_seldom_drift_and_others_do() -> None:
-    """Ten classes, two nights of other samples, 300 times: under the null hypothesis some class drifts in about LEVEL of them."""
+    """Ten classes, two nights of other samples, 300 times: by chance some class drifts in about LEVEL of them."""
     generator, alarms = np.random.default_rng(0), 0
     for _ in range(300):
         nights = [

@@ -1,4 +1,4 @@
-"""Runs compared: what is newly flagged, no longer flagged, drifted, added, changed and gone, each against a second way to find it."""
+"""Runs compared: what is newly flagged, no longer flagged, added, changed and gone, each found in a second way."""
 
 import shutil
 from pathlib import Path

@@ -17,36 +17,53 @@ from pipeline.root.summary import Summary
 Json = dict[str, JsonValue]
 
 
-HOSTILE = """</title></style><script>alert(1)</script><img src=x onerror='alert(2)'>" ' onload="alert(3)" href=//evil.test {{ 7 * 7 }} &amp; ?a#b%41"""
+HOSTILE = (
+    """</title></style><script>alert(1)</script><img src=x onerror='alert(2)'>" ' onload="alert(3)" """
+    "href=//evil.test {{ 7 * 7 }} &amp; ?a#b%41"
+)
 
 
 PNG = "data:image/png;base64,iVBORw0KGgo="
 
 
 FULL = """
-{"schema": 1, "run_id": "20261122T184455-1a2b3c4d", "model": "badnets", "task": "classification", "model_digest": "0123abcd",
- "settings": {"measurement": "margin", "curvature": {"kind": "block_moment", "damping": {"kind": "relative_mean", "factor": 1.0}}, "rank": 16},
- "counts": {"audited": 2500, "flagged": 512, "nonfinite": 3, "unreadable": 4, "failed": 0, "duplicates": 0, "shared_with_trusted": 0},
+{"schema": 1, "run_id": "20261122T184455-1a2b3c4d", "model": "badnets", "task": "classification",
+ "model_digest": "0123abcd",
+ "settings": {"measurement": "margin", "curvature": {"kind": "block_moment",
+  "damping": {"kind": "relative_mean", "factor": 1.0}}, "rank": 16},
+ "counts": {"audited": 2500, "flagged": 512, "nonfinite": 3, "unreadable": 4, "failed": 0, "duplicates": 0,
+  "shared_with_trusted": 0},
  "verdict": {"value": "unusual inputs", "reasons": ["512 of 2,500 p-values are small"]},
- "calibration": {"reference": 1160, "calibration": 600, "filtered": 240, "unreadable": 0, "target": {"fpr": 0.01}, "threshold": -0.125,
+ "calibration": {"reference": 1160, "calibration": 600, "filtered": 240, "unreadable": 0,
+  "target": {"fpr": 0.01}, "threshold": -0.125,
   "smallest_p_value": 0.001664, "smallest_certified_group": null},
- "evaluation": {"all": PERFORMANCE, "attack_succeeded": PERFORMANCE, "paper_filter": null, "attack_success_rate": 0.964, "accuracy": 0.831},
- "controls": {"confidence": {"auroc": 0.986, "matched_auroc": 0.97}, "gradient_norm": {"auroc": null, "matched_auroc": null}},
+ "evaluation": {"all": PERFORMANCE, "attack_succeeded": PERFORMANCE, "paper_filter": null,
+  "attack_success_rate": 0.964, "accuracy": 0.831},
+ "controls": {"confidence": {"auroc": 0.986, "matched_auroc": 0.97}, "gradient_norm": {"auroc": null,
+  "matched_auroc": null}},
  "classes": [{"class": 0, "reference": 120, "audited": 700, "flagged": 505, "fpr": null}],
  "top_flagged": [
-  {"sample_id": "x17", "source": "audited.parquet", "row": 17, "score": 0.314159, "p_value": 0.001664, "q_value": 0.01, "prediction": 0, "confidence": 0.99,
+  {"sample_id": "x17", "source": "audited.parquet", "row": 17, "score": 0.314159, "p_value": 0.001664,
+   "q_value": 0.01, "prediction": 0, "confidence": 0.99,
    "top_trusted": [{"sample_id": "t0", "influence": 0.25}, {"sample_id": "t1", "influence": 0.2}]},
-  {"sample_id": "x18", "source": "audited.parquet", "row": 18, "score": 0.3, "p_value": 0.001664, "q_value": 0.01, "prediction": 0, "confidence": 0.9,
+  {"sample_id": "x18", "source": "audited.parquet", "row": 18, "score": 0.3, "p_value": 0.001664,
+   "q_value": 0.01, "prediction": 0, "confidence": 0.9,
    "top_trusted": []}],
- "warnings": ["class 7 has 8 reference samples"], "table": {"rows": 2500, "bytes": 123456, "sha256": "fedc"}, "same_as": "20261121T184455-00000000",
- "layers": {"covered": ["stem.weight"], "fallback": ["odd.weight"], "not_covered": {"bn.weight": "not a matrix"}},
- "files": {"trusted": [{"name": "trusted.parquet", "rows": 2000}], "audited": [{"name": "audited.parquet", "rows": 2500}],
+ "warnings": ["class 7 has 8 reference samples"], "table": {"rows": 2500, "bytes": 123456, "sha256": "fedc"},
+  "same_as": "20261121T184455-00000000",
+ "layers": {"covered": ["stem.weight"], "fallback": ["odd.weight"],
+  "not_covered": {"bn.weight": "not a matrix"}},
+ "files": {"trusted": [{"name": "trusted.parquet", "rows": 2000}], "audited": [{"name": "audited.parquet",
+  "rows": 2500}],
   "refused": {"bad.parquet": "no image column"}},
- "stages": {"gradients": {"seconds": 12.34, "tasks_run": 3, "tasks_reused": 0}, "reporting": {"seconds": 0.5, "tasks_run": 1, "tasks_reused": 0}}}
+ "stages": {"gradients": {"seconds": 12.34, "tasks_run": 3, "tasks_reused": 0}, "reporting": {"seconds": 0.5,
+  "tasks_run": 1, "tasks_reused": 0}}}
 """
 
 
-PERFORMANCE = """{"anomalous": 500, "benign": 2000, "auroc": 0.991, "average_precision": 0.987, "at_calibrated": {"tpr": 1.0, "fpr": 0.0115, "der": 0.914},
+PERFORMANCE = """{"anomalous": 500, "benign": 2000, "auroc": 0.991, "average_precision": 0.987,
+ "at_calibrated": {"tpr": 1.0,
+ "fpr": 0.0115, "der": 0.914},
  "at_best": {"tpr": 1.0, "fpr": 0.0015, "der": 0.917, "threshold": 1.7976931348623157e308}}"""
 
 
