@@ -12,8 +12,8 @@ from pipeline.results.explain import in_words
             1 / 100,
             0.5,
             "None of 99 calibration samples scores at least this high, so a normal sample would with probability "
-            "at most 0.01 (once in 100). Of the audited samples that are at least this extreme, at most about 50.0% should be "
-            "normal ones.",
+            "at most 0.01 (once in 100). Of the audited samples that are at least this extreme, at most about 50.0% "
+            "should be normal ones.",
         ),
         (
             25 / 100,
