@@ -1,10 +1,54 @@
-"""Receipts of several logs, read at once and each once."""
+"""Where the commit logs of the stages are, and their receipts, read at once and each once."""
 
 from pathlib import Path
 
+import pytest
+
 from infra.commits import CommitLog, Measures
 from infra.storage.storage import Storage
-from pipeline.root.logs import log_folder, read_receipts, rows_log
+from pipeline.root.logs import (
+    STAGES,
+    curvature_log,
+    log_folder,
+    read_receipts,
+    reporting_log,
+    rows_log,
+    scoring_log,
+    stage_logs,
+)
+
+
+@pytest.mark.parametrize(
+    ("path", "folder"),
+    [
+        ("m/gradients/key/source/task/attempt/rows/zarr.json", "m/gradients/key/source"),
+        ("m/gradients/key/source/receipts/t.0.json", "m/gradients/key/source"),
+        ("m/gradients/key/source/stray", None),
+        ("m/curvature/key/receipts/split.0.json", "m/curvature/key"),
+        ("m/curvature/key/stray", None),
+        ("m/reporting/key/report/attempt/facts.json", "m/reporting/key"),
+        ("m/scoring/key/source/manifests/1.json", "m/scoring/key/source"),
+        ("m", None),
+    ],
+)
+def test_the_log_of_a_file(path: str, folder: str | None) -> None:
+    assert log_folder(path) == folder
+
+
+def test_the_logs_of_a_stage_are_found_by_listing(tmp_path: Path) -> None:
+    storage = Storage(str(tmp_path))
+    logs = {
+        "gradients": [rows_log(storage, "m", "k", source) for source in ("s1", "s2")],
+        "curvature": [curvature_log(storage, "m", "c")],
+        "scoring": [scoring_log(storage, "m", "k", "s1")],
+        "reporting": [reporting_log(storage, "m", "r")],
+    }
+    for log in (log for own in logs.values() for log in own):
+        log.commit("task", {"file": b"x"}, Measures(rows=1, seconds=0.0, peak_memory_bytes=0))
+    for stage in STAGES:
+        assert [log.folder for log in stage_logs(storage, "m", stage)] == [log.folder for log in logs[stage]]
+        assert list(stage_logs(storage, "other", stage)) == []
+
 
 MEASURES = Measures(rows=1, seconds=0.0, peak_memory_bytes=0)
 
@@ -57,9 +101,3 @@ def test_what_was_read_before_is_not_read_again_unless_the_log_has_changed(tmp_p
     now = read_receipts(logs, known)
     assert now == {**known, first.folder: {**known[first.folder], "c": added}, third.folder: {}}
     assert storage.read_files == 2  # both receipts of the first log
-
-
-def test_a_file_lies_in_the_log_of_its_source_or_of_its_key() -> None:
-    assert log_folder("net/gradients/key/source/receipts/a.0.json") == "net/gradients/key/source"
-    assert log_folder("net/curvature/key/manifests/a.json") == "net/curvature/key"
-    assert log_folder("net/scoring/key/source") is None
