@@ -8,9 +8,10 @@ from pathlib import Path
 from threading import current_thread
 
 from infra.storage.storage import Storage
-from pipeline.operations.gc import UNCLAIMED_SECONDS, collect
+from pipeline.operations.garbage import UNCLAIMED_SECONDS
+from pipeline.operations.gc import collect
 from tests.conftest import ConfigMaker
-from tests.pipeline.two_nights import Nights, clean, computed, files, run
+from tests.pipeline.operations.two_nights import Nights, clean, computed, files, run
 from tests.processes import FORKED, ended
 
 

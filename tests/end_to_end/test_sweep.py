@@ -9,8 +9,9 @@ from pydantic import JsonValue
 
 from pipeline.config.audit_config import AuditConfig
 from pipeline.errors import ConfigError
+from pipeline.operations.grid import load_points
 from pipeline.operations.rescore import rescore_audit
-from pipeline.operations.sweep import load_points, sweep
+from pipeline.operations.sweep import sweep
 from pipeline.results.audit import Audit
 from tests.audits import Prepared, counts, with_inputs
 from tests.conftest import Raw

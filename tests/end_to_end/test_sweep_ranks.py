@@ -12,7 +12,8 @@ from pydantic import JsonValue
 from pipeline.artifacts.rows import SCORING_BLOCK
 from pipeline.config.audit_config import AuditConfig, merge
 from pipeline.errors import ConfigError
-from pipeline.operations.sweep import load_points, sweep
+from pipeline.operations.grid import load_points
+from pipeline.operations.sweep import sweep
 from pipeline.planning.from_rows import plan_point, plan_rescore
 from pipeline.results.audit import Audit
 from pipeline.root.summary import Calibration, Evaluation

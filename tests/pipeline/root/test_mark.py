@@ -49,7 +49,7 @@ def test_a_mark_of_an_early_version_needs_no_seal(tmp_path: Path) -> None:
 
 
 def test_an_unknown_protocol_is_refused() -> None:
-    with pytest.raises(RootError, match="^root "):
+    with pytest.raises(RootError, match=r"^root "):
         root_storage("nosuch://bucket/root")
 
 

@@ -11,7 +11,8 @@ from pydantic import JsonValue
 from infra.commits import CommitLog, Measures
 from infra.storage.files import digest
 from infra.storage.storage import Storage
-from pipeline.operations.gc import UNCLAIMED_SECONDS, collect, find_garbage
+from pipeline.operations.garbage import UNCLAIMED_SECONDS, find_garbage
+from pipeline.operations.gc import collect
 from pipeline.operations.repair import repair
 from pipeline.operations.status import status
 from pipeline.operations.verify import verify
@@ -26,7 +27,7 @@ from pipeline.root.summary import Summary
 from pipeline.run import run_audit
 from tests.conftest import ConfigMaker
 from tests.jobs.command import mad
-from tests.pipeline.two_nights import DAY, OTHER_ROWS, ROWS, Nights, clean, computed, files, run, run_id
+from tests.pipeline.operations.two_nights import DAY, OTHER_ROWS, ROWS, Nights, clean, computed, files, run, run_id
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""What `mad plan --cost` foretells, held against what an audit then does."""
+"""What `mad plan --cost` estimates, compared with what an audit then does."""
 
 from pathlib import Path
 from threading import Lock
@@ -34,7 +34,7 @@ def cost_of(config: AuditConfig, name: str = "digits") -> Cost:
 
 
 @pytest.mark.parametrize("settings", SETTINGS)
-def test_bytes_that_tasks_store_are_those_foretold(make_config: ConfigMaker, settings: str) -> None:
+def test_bytes_that_tasks_store_are_those_estimated(make_config: ConfigMaker, settings: str) -> None:
     audit = run_audit(estimate_costs(plan_audit(make_config(**SETTINGS[settings]))))
     cost = audit.summary("digits").cost
     assert cost is not None and cost.over_expected.bytes_stored is not None
@@ -61,7 +61,7 @@ class Counted:
     "settings",
     ["block moment", *(pytest.param(long, marks=pytest.mark.faults) for long in ("small tasks", "transductive"))],
 )
-def test_what_a_store_is_asked_and_what_is_read_of_it_is_what_was_foretold(
+def test_requests_to_a_store_and_bytes_read_from_it_are_those_estimated(
     on_moto: Service, digits: Path, raw: Raw, settings: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     inputs = Storage(fresh_url("s3"))
