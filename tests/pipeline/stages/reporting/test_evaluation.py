@@ -44,7 +44,7 @@ def part(result: JsonValue, *names: str) -> JsonValue:
 
 
 def test_rates_and_der_by_hand() -> None:
-    """Two of three attacks succeed and are flagged, the failed one is not; of three clean samples classified correctly one is flagged."""
+    """Two of three attacks succeed and are flagged; of three clean samples classified correctly one is flagged."""
     result = evaluate(ATTACKED)
     assert part(result, "attack_success_rate") == pytest.approx(2 / 3)
     assert part(result, "accuracy") == pytest.approx(3 / 4)
