@@ -1,7 +1,7 @@
 """Ranges of rows of a Parquet file that is opened once.
 
-Row groups are decoded one at a time and forwards: of ranges in ascending order every row is decoded once, and damage in a
-row group concerns only the ranges that meet it.
+Row groups are decoded one at a time and forwards: of ranges in ascending order every row is decoded once, and damage
+in a row group concerns only the ranges that meet it.
 """
 
 from collections.abc import Iterator, Sequence

@@ -80,5 +80,5 @@ def test_a_file_that_was_replaced_by_a_shorter_one_is_refused(tmp_path: Path) ->
     url = written(tmp_path / "table.parquet", 10)
     with RangeReader(url, ["number"]) as reader, pytest.raises(StorageError, match="ends at row 40, rows up to 41"):
         numbers(reader, 38, 41)
-    with pytest.raises(StorageError, match="has no column 'label'.*Columns there: number, name"):
+    with pytest.raises(StorageError, match=r"has no column .label.*Columns there: number, name"):
         RangeReader(url, ["number", "label"])
