@@ -6,8 +6,8 @@ from jobs.progress import ProgressDisplay
 from jobs.rendering import size, table
 from pipeline.config.durations import parse_duration
 from pipeline.operations.gc import Garbage, check_keep, collect, find_garbage
+from pipeline.root.documents import JsonObject
 from pipeline.root.mark import root_lock, root_storage
-from pipeline.root.records import Document
 
 
 def list_garbage(root: str, keep: str, common: Common) -> None:
@@ -31,8 +31,8 @@ def remove_garbage(root: str, keep: str, common: Common) -> None:
     common.emit(_document(root, seconds, found, dry_run=False), _text(found, "removed"))
 
 
-def _document(root: str, seconds: float, found: Garbage, dry_run: bool) -> Document:
-    removed: dict[str, Document] = {}
+def _document(root: str, seconds: float, found: Garbage, dry_run: bool) -> JsonObject:
+    removed: dict[str, JsonObject] = {}
     for (model, stage), (objects, count) in found.by_model_and_stage().items():
         removed.setdefault(model, {})[stage] = {"objects": objects, "bytes": count}
     return {

@@ -24,6 +24,7 @@ from pipeline.planning.from_rows import plan_rescore
 from pipeline.planning.plan import AuditPlan
 from pipeline.root.logs import STAGES
 from pipeline.root.mark import check_root, root_storage
+from pipeline.root.records import RunOutcome
 from pipeline.run import Deadline, run_audit, run_audit_until
 
 LAST_STAGE = STAGES[-1]
@@ -151,15 +152,7 @@ def _run(plan: AuditPlan, options: RunOptions, verdict: str | None, common: Comm
         else:
             outcome = run_audit_until(plan, options.deadline.passed, options.executor, display, options.address).outcome
     assert outcome is not None
-    models = (
-        dict(outcome.summaries)
-        if options.until == LAST_STAGE
-        else {name: {"stages": stages} for name, stages in outcome.stages.items()}
-    )
-    document: dict[str, object] = {"run_id": outcome.run_id, "models": models, "failures": dict(outcome.failures)}
-    document |= {"failed_tasks": dict(outcome.failed_tasks), "refused_files": dict(outcome.refused_files)}
-    document["unreached"] = list(outcome.unreached)
-    common.emit(document, run_text(outcome, Storage(plan.config.root)))
+    common.emit(_outcome_document(outcome, options.until), run_text(outcome, Storage(plan.config.root)))
     for name, reason in outcome.failures.items():
         complain(f"model {name}: {reason}")
     if outcome.unreached:
@@ -167,12 +160,24 @@ def _run(plan: AuditPlan, options: RunOptions, verdict: str | None, common: Comm
         raise typer.Exit(CANNOT)
     if not outcome.clean:
         raise typer.Exit(FAILED)
-    if verdict and any(_value(summary.get("verdict")) == verdict for summary in outcome.summaries.values()):
+    if verdict and any(summary.verdict.value == verdict for summary in outcome.summaries.values()):
         raise typer.Exit(VERDICT)
 
 
-def _value(verdict: object) -> object:
-    return verdict.get("value") if isinstance(verdict, dict) else None
+def _outcome_document(outcome: RunOutcome, until: Stage) -> dict[str, object]:
+    """The outcome as a JSON object: with summaries, or, where the run was to stop earlier, with the costs of stages."""
+    models: dict[str, object] = {name: summary.json_object for name, summary in outcome.summaries.items()}
+    if until != LAST_STAGE:
+        for name, stages in outcome.stages.items():
+            models[name] = {"stages": {stage: cost.json_object for stage, cost in stages.items()}}
+    return {
+        "run_id": outcome.run_id,
+        "models": models,
+        "failures": dict(outcome.failures),
+        "failed_tasks": dict(outcome.failed_tasks),
+        "refused_files": dict(outcome.refused_files),
+        "unreached": list(outcome.unreached),
+    }
 
 
 def _parse_verdict(text: str) -> str:

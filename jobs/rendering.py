@@ -1,7 +1,7 @@
 """Results as text for a terminal: aligned tables, one fact a line."""
 
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 
 from rich.console import Console
@@ -14,11 +14,13 @@ from pipeline.data.statuses import NO_CLASS
 from pipeline.operations.cost import RUN_REQUESTS
 from pipeline.planning.limits import certifiable
 from pipeline.planning.plan import AuditPlan, Cost, ModelPlan
-from pipeline.publication.summary import cost_document
+from pipeline.publication.summary import cost_estimate
+from pipeline.results.explain import Explanation
+from pipeline.root.documents import JsonObject
 from pipeline.root.layout import page_file
 from pipeline.root.logs import STAGES
-from pipeline.root.records import Document, RunOutcome
-from pipeline.stages.reporting.evaluation import figures
+from pipeline.root.records import RunOutcome
+from pipeline.root.summary import CostSummary, StageSummary, Summary
 
 MOST_NAMED = 100
 
@@ -64,7 +66,7 @@ def size(count: int) -> str:
     raise AssertionError
 
 
-def plan_document(plan: AuditPlan) -> Document:
+def plan_document(plan: AuditPlan) -> JsonObject:
     """The plan as a JSON object."""
     return {
         "root": plan.config.root,
@@ -75,7 +77,7 @@ def plan_document(plan: AuditPlan) -> Document:
         **(
             {
                 "cost": {
-                    "models": {name: cost_document(cost) for name, cost in plan.costs.items()},
+                    "models": {name: cost_estimate(cost).json_object for name, cost in plan.costs.items()},
                     "run_requests": RUN_REQUESTS,
                 }
             }
@@ -85,7 +87,7 @@ def plan_document(plan: AuditPlan) -> Document:
     }
 
 
-def _planned(model: ModelPlan) -> Document:
+def _planned(model: ModelPlan) -> JsonObject:
     return {
         "digest": model.digest,
         "row_key": model.row_key,
@@ -207,28 +209,19 @@ def _rerun(cost: RerunCost) -> str:
 
 def run_text(outcome: RunOutcome, storage: Storage) -> str:
     """How a run ended, for a person."""
-    lines = [f"run {outcome.run_id}"]
-    if outcome.summaries:
-        lines += [results(list(outcome.summaries.values())), stage_seconds(outcome.stages)]
-        lines += [
-            sentence(f"{name}: warning: {warning}")
-            for name, summary in outcome.summaries.items()
-            for warning in items(summary["warnings"])
-        ]
-        lines += [
-            f"{name}: same scores as run {summary['same_as']}"
-            for name, summary in outcome.summaries.items()
-            if summary["same_as"]
-        ]
-        lines += [
-            f"{name}: {_off(mapping(summary['cost']))}"
-            for name, summary in outcome.summaries.items()
-            if "cost" in summary
-        ]
+    lines, summaries = [f"run {outcome.run_id}"], outcome.summaries
+    if summaries:
+        lines += [results(list(summaries.values())), stage_seconds(outcome.stages)]
+        for name, summary in summaries.items():
+            lines += [sentence(f"{name}: warning: {warning}") for warning in summary.warnings]
+        same = {name: summary.same_as for name, summary in summaries.items() if summary.same_as}
+        lines += [f"{name}: same scores as run {run_id}" for name, run_id in same.items()]
+        costs = {name: summary.cost for name, summary in summaries.items() if summary.cost is not None}
+        lines += [f"{name}: {_cost_ratio(cost)}" for name, cost in costs.items()]
         lines.append(f"page: {storage.locate(page_file('index'))}")
     else:
         lines.append(stage_seconds(outcome.stages))
-    lines += [f"not come to before the deadline: {named(outcome.unreached)}"] if outcome.unreached else []
+    lines += [f"not reached before the deadline: {named(outcome.unreached)}"] if outcome.unreached else []
     lines += [sentence(f"{name}: FAILED: {reason}") for name, reason in outcome.failures.items()]
     given_up = {name: tasks for name, tasks in outcome.failed_tasks.items() if name not in outcome.failures}
     lines += [
@@ -238,25 +231,25 @@ def run_text(outcome: RunOutcome, storage: Storage) -> str:
     return "\n".join(lines)
 
 
-def _off(cost: Document) -> str:
-    """What a model cost over what was expected, as a clause."""
-    measured, over = mapping(cost["measured"]), mapping(cost["over_expected"])
+def _cost_ratio(cost: CostSummary) -> str:
+    """What a model cost, and the ratio to what was expected, as a clause."""
     hours, stored = (
-        f"{over[what]} of what was expected" if over[what] is not None else "nothing was expected"
-        for what in ("worker_hours", "bytes_stored")
+        f"{ratio} of what was expected" if ratio is not None else "nothing was expected"
+        for ratio in (cost.over_expected.worker_hours, cost.over_expected.bytes_stored)
     )
-    return f"{float(str(measured['worker_hours'])):,.4f} worker-hours ({hours}), {size(int(str(measured['bytes_stored'])))} stored ({stored})"
+    measured = cost.measured
+    return f"{measured.worker_hours:,.4f} worker-hours ({hours}), {size(measured.bytes_stored)} stored ({stored})"
 
 
 def unreached_text(outcome: RunOutcome) -> str:
-    """What a deadline let a run come to, and what not, as a paragraph."""
+    """Which models a run published before its deadline, and which it did not reach, as a paragraph."""
     published, unreached = (
         f"{len(names):,} ({named(names)})" if names else "none"
         for names in (list(outcome.summaries), outcome.unreached)
     )
     return (
-        f"the deadline passed before all models were done: {published} published; not come to: {unreached}; "
-        "what is done of these is kept, and the next `mad run` goes on from it"
+        f"the deadline passed before all models were done: {published} published; not reached: {unreached}; "
+        "what is done of these is kept, and the next `mad run` resumes from there"
     )
 
 
@@ -266,88 +259,58 @@ def named(names: Sequence[str]) -> str:
     return ", ".join([*names[:MOST_NAMED], *([f"and {more:,} more"] if more > 0 else [])])
 
 
-def results(summaries: Sequence[Document]) -> str:
-    """A line a model: what was audited and flagged, and how well where the truth is known."""
+def results(summaries: Sequence[Summary]) -> str:
+    """A line per model: what was audited and flagged, and how well where the truth is known."""
     columns = ["model", "verdict", "audited", "flagged", "not scored", "target", "AUROC", "TPR", "FPR"]
-    rows = []
-    for summary in summaries:
-        counts, verdict, calibration = (
-            mapping(summary["counts"]),
-            mapping(summary["verdict"]),
-            mapping(summary["calibration"]),
-        )
-        judged = figures(summary["evaluation"])
-        at = mapping(judged.get("at_calibrated"))
-        lost = sum(int(str(counts[status])) for status in ("nonfinite", "unreadable", "failed"))
-        target = ", ".join(f"{kind} {level:g}" for kind, level in mapping(calibration["target"]).items())
-        cells = [
-            str(summary["model"]),
-            str(verdict["value"]),
-            f"{counts['audited']:,}",
-            f"{counts['flagged']:,}",
-            f"{lost:,}",
-            target,
-        ]
-        rows.append([*cells, share(judged.get("auroc")), share(at.get("tpr")), share(at.get("fpr"))])
-    return table(columns, rows)
+    return table(columns, [_result_row(summary) for summary in summaries])
 
 
-def explanation_text(row: Document) -> str:
+def _result_row(summary: Summary) -> list[str]:
+    counts, main = summary.counts, summary.evaluation.main if summary.evaluation is not None else None
+    at = main.at_calibrated if main is not None else None
+    return [
+        summary.model,
+        summary.verdict.value,
+        f"{counts.audited:,}",
+        f"{counts.flagged:,}",
+        f"{counts.not_ok:,}",
+        ", ".join(f"{kind} {level:g}" for kind, level in summary.calibration.target.items()),
+        share(main.auroc if main is not None else None),
+        *(share(rate) for rate in ((at.tpr, at.fpr) if at is not None else (None, None))),
+    ]
+
+
+def explanation_text(found: Explanation) -> str:
     """What is behind one score, for a person."""
     lines = [
         sentence(
-            f"sample {row['sample_id']} (row {row['row']} of {row['source']}), model {row['model']}, run {row['run_id']}"
+            f"sample {found.sample_id} (row {found.row} of {found.source}), model {found.model}, run {found.run_id}"
         )
     ]
-    if row["prediction"] != NO_CLASS:
-        lines.append(f"prediction: class {row['prediction']}, confidence {share(row['confidence'])}")
-    if isinstance(row["score"], float):
-        bar = f"threshold {row['threshold']:.5g}: " if isinstance(row["threshold"], float) else ""
-        lines.append(f"score: {row['score']:.5g} ({bar}{'flagged' if row['flagged'] else 'not flagged'})")
-    lines.append(sentence(str(row["in_words"])))
-    layers = [
-        [str(entry["layer"]), f"{entry['score']:.4f}"] for entry in items(row["layers"]) if isinstance(entry, dict)
-    ]
-    trusted = [
-        [str(entry["sample_id"]), f"{entry['influence']:.4g}"]
-        for entry in items(row["top_trusted"])
-        if isinstance(entry, dict)
-    ]
-    lines += (
-        ["", "the trusted samples that speak most for this output:", table(["trusted sample", "influence"], trusted)]
-        if trusted
-        else []
-    )
-    lines += (
-        ["", "its layers, those first that the trusted samples explain least:", table(["layer", "score"], layers)]
-        if layers
-        else []
-    )
+    if found.prediction != NO_CLASS:
+        lines.append(f"prediction: class {found.prediction}, confidence {share(found.confidence)}")
+    if found.score is not None:
+        threshold = f"threshold {found.threshold:.5g}: " if found.threshold is not None else ""
+        lines.append(f"score: {found.score:.5g} ({threshold}{'flagged' if found.flagged else 'not flagged'})")
+    lines.append(sentence(found.in_words))
+    trusted = [[one.sample_id, f"{one.influence:.4g}"] for one in found.top_trusted if one.influence is not None]
+    layers = [[one.layer, f"{one.score:.4f}"] for one in found.layers]
+    for title, columns, rows in (
+        ("the trusted samples with the largest influence on this output:", ("trusted sample", "influence"), trusted),
+        ("its layers, those that the trusted samples explain least first:", ("layer", "score"), layers),
+    ):
+        lines += ["", title, table(columns, rows)] if rows else []
     return "\n".join(lines)
 
 
-def stage_seconds(stages: object) -> str:
-    """Seconds and tasks a stage, summed over models; of the seconds, the share in which a model computed."""
+def stage_seconds(stages: Mapping[str, Mapping[str, StageSummary]]) -> str:
+    """Seconds and tasks of each stage, summed over models; of the seconds, the share in which a model computed."""
     rows = []
     for stage in STAGES:
-        costs = [mapping(mapping(model).get(stage)) for model in mapping(stages).values()]
-        seconds, run, reused = (
-            sum(float(str(cost.get(what, 0))) for cost in costs) for what in ("seconds", "tasks_run", "tasks_reused")
-        )
-        computing = sum(
-            float(str(cost.get("computing_share") or 0)) * float(str(cost["seconds"])) for cost in costs if cost
-        )
-        rows.append(
-            [stage, f"{seconds:.1f}", f"{computing / seconds:.0%}" if computing else "-", f"{run:.0f}", f"{reused:.0f}"]
-        )
+        costs = [of_model[stage] for of_model in stages.values() if stage in of_model]
+        seconds = sum(cost.seconds for cost in costs)
+        computing = sum((cost.computing_share or 0) * cost.seconds for cost in costs)
+        share_of = f"{computing / seconds:.0%}" if computing else "-"
+        run, reused = sum(cost.tasks_run for cost in costs), sum(cost.tasks_reused for cost in costs)
+        rows.append([stage, f"{seconds:.1f}", share_of, str(run), str(reused)])
     return table(["stage", "seconds", "computing", "tasks run", "reused"], rows)
-
-
-def mapping(value: object) -> Document:
-    """A value of a document that should be a mapping; empty where it is none."""
-    return value if isinstance(value, dict) else {}
-
-
-def items(value: object) -> list[object]:
-    """A value of a document that should be a list; empty where it is none."""
-    return value if isinstance(value, list) else []

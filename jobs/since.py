@@ -1,26 +1,26 @@
 """What differs since a run, as text and as a JSON object."""
 
-from jobs.rendering import mapping, share, table
+from jobs.rendering import share, table
 from jobs.terminal import sentence
 from pipeline.data.statuses import NO_CLASS
 from pipeline.publication.comparison import Flags
-from pipeline.publication.drift import LEVEL, Drift, drifted_classes
-from pipeline.publication.history import Compared, Since
-from pipeline.root.records import Document
+from pipeline.publication.drift import LEVEL, Drift
+from pipeline.publication.history import ChangesSince, RunComparison
+from pipeline.root.documents import JsonObject
 
 FLAGS = ("sample_id", "source", "row", "prediction", "score", "p_value")
 
 
-def since_document(found: Since) -> Document:
+def since_document(found: ChangesSince) -> JsonObject:
     """The comparison as a JSON object; a model that was not audited by then is null."""
-    models: Document = {
+    models: JsonObject = {
         name: compared.model_dump(mode="json") if compared is not None else None
         for name, compared in found.models.items()
     }
     return {**found.zoo.model_dump(mode="json"), "models": models}
 
 
-def since_text(found: Since) -> str:
+def since_text(found: ChangesSince) -> str:
     """The comparison for a person: the zoo, a line a model, then each model's new flags, those no longer there, and classes that drifted."""
     zoo = found.zoo
     lines = [f"since run {zoo.before}:"]
@@ -49,19 +49,19 @@ def since_text(found: Since) -> str:
     return "\n".join(lines)
 
 
-def _line(compared: Compared) -> list[str]:
+def _line(compared: RunComparison) -> list[str]:
     before, after, difference = compared.before, compared.after, compared.difference
-    told = ["-"] * 4 if compared.problem else [
+    counts = ["-"] * 4 if compared.problem else [
         f"{difference.newly_flagged.count:,}",
         f"{difference.newly_flagged.reviewed:,}",
         f"{difference.no_longer_flagged.count:,}",
-        f"{len(drifted_classes(difference.drift)):,}",
+        f"{len(difference.drifted_classes):,}",
     ]  # fmt: skip
     changed = "not audited since" if before.run_id == after.run_id else ", ".join(compared.changed) or "nothing"
-    return [before.run_id, before.verdict, after.verdict, f"{after.audited:,}", f"{after.flagged:,}", *told, changed]
+    return [before.run_id, before.verdict, after.verdict, f"{after.audited:,}", f"{after.flagged:,}", *counts, changed]
 
 
-def _details(name: str, compared: Compared) -> list[str]:
+def _details(name: str, compared: RunComparison) -> list[str]:
     difference, lines = compared.difference, list[str]()
     for what, flags in (
         ("newly flagged, the most anomalous first", difference.newly_flagged),
@@ -87,10 +87,9 @@ def _details(name: str, compared: Compared) -> list[str]:
 
 
 def _flags(flags: Flags) -> list[list[str]]:
-    rows = [mapping(flag.model_dump()) for flag in flags.samples]
     return [
-        [share(row[column], 4) if column in ("score", "p_value") else str(row[column]) for column in FLAGS]
-        for row in rows
+        [flag.sample_id, flag.source, str(flag.row), str(flag.prediction), share(flag.score, 4), share(flag.p_value, 4)]
+        for flag in flags.samples
     ]
 
 

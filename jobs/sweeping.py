@@ -4,8 +4,8 @@ from collections.abc import Mapping, Sequence
 
 from pydantic import JsonValue
 
-from jobs.rendering import mapping, share, table
-from pipeline.stages.reporting.evaluation import figures
+from jobs.rendering import share, table
+from pipeline.root.summary import Calibration, Evaluation
 
 COLUMNS = ("model", "settings", "calibration", "threshold", "flagged", "explained", "AUROC", "TPR", "FPR")
 
@@ -20,18 +20,20 @@ def sweep_text(rows: Sequence[Mapping[str, JsonValue]]) -> str:
 
 
 def _cells(row: Mapping[str, JsonValue]) -> list[str]:
-    calibration, judged, explained = mapping(row["calibration"]), figures(row["evaluation"]), mapping(row["explained"])
-    at = mapping(judged.get("at_calibrated"))
-    threshold = calibration["threshold"]
+    calibration = Calibration.model_validate(row["calibration"])
+    main = Evaluation.model_validate(row["evaluation"] or {}).main
+    settings, explained = row["settings"], row["explained"]
+    assert isinstance(settings, dict)
+    threshold, rates = calibration.threshold, main.at_calibrated if main is not None else None
     return [
         str(row["model"]),
-        ", ".join(f"{name} {_shown(value)}" for name, value in mapping(row["settings"]).items())
-        or "those of the audit",
-        str(calibration["calibration"]),
-        f"{threshold:.4g}" if isinstance(threshold, float) else "-",
+        ", ".join(f"{name} {_shown(value)}" for name, value in settings.items()) or "those of the audit",
+        str(calibration.calibration),
+        f"{threshold:.4g}" if threshold is not None else "-",
         f"{row['flagged']:,} of {row['audited']:,}",
-        f"{explained['mean']:.4f}" if explained else "-",
-        *(share(value) for value in (judged.get("auroc"), at.get("tpr"), at.get("fpr"))),
+        f"{explained['mean']:.4f}" if isinstance(explained, dict) else "-",
+        share(main.auroc if main is not None else None),
+        *(share(rate) for rate in ((rates.tpr, rates.fpr) if rates is not None else (None, None))),
     ]
 
 

@@ -15,7 +15,7 @@ from infra.storage.storage import Storage
 from pipeline.errors import ConfigError
 from pipeline.planning.order import LastAudit, gone_files, in_order, last_audits, waves
 from pipeline.planning.plan import AuditPlan
-from pipeline.publication.notify import tell
+from pipeline.publication.notify import notify
 from pipeline.publication.publish import finish_interrupted_publication, publish
 from pipeline.publication.record import begin
 from pipeline.results.audit import Audit
@@ -170,7 +170,7 @@ class _StageTotals:
 def _opened(plan: AuditPlan, storage: Storage, outcome: RunOutcome, listener: Listener) -> Audit:
     """The audit of a run that has ended, after its verdicts were delivered."""
     if plan.config.on_verdict is not None:
-        tell(plan.config.on_verdict, plan.config.folder, storage.url, outcome.summaries, listener)
+        notify(plan.config.on_verdict, plan.config.folder, storage.url, outcome.summaries, listener)
     return Audit(storage, outcome)
 
 

@@ -4,7 +4,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from pydantic import JsonValue
 
 from infra.commits import Measures
 from infra.storage.storage import Storage
@@ -15,7 +14,7 @@ from pipeline.data.statuses import OK
 from pipeline.root.layout import summary_file
 from pipeline.root.logs import SPLIT, curvature_log, rows_log
 from pipeline.root.mark import claim_root
-from pipeline.root.records import encode_document
+from pipeline.root.summary import Counts, FileRows, LayerCoverage, ModelVerdict, Summary, SummaryFiles, TableSummary
 
 CLASSES = 10
 
@@ -43,24 +42,21 @@ def write_root(url: str, layout: RowLayout, trusted: Split, audited: Split, tran
     samples = TrustedSamples([f"s{place}" for place in range(n)], parts, torch.arange(n) % CLASSES, np.full(n, np.nan))
     log = curvature_log(storage, MODEL, "synthetic")
     receipt = log.commit(SPLIT, dict(encode_trusted(samples)), _measures(n))
-    manifests: dict[str, JsonValue] = {
-        "trusted": [of_trusted],
-        "audited": [of_audited],
-        "curvature": [log.publish([receipt])],
-    }
-    summary: dict[str, JsonValue] = {
-        "schema": 1,
-        "run_id": "20260101T000000000Z-00000000",
-        "model": MODEL,
-        "settings": {"curvature": {"kind": "block_moment", "transductive": transductive}},
-        "layers": {"covered": list(layout.names)},
-        "files": {
-            "trusted": [{"name": "t", "rows": n}],
-            "audited": [{"name": "a", "rows": len(audited.rows) * audited.tasks}],
-        },
-        "manifests": manifests,
-    }
-    storage.write(summary_file(MODEL), encode_document(summary))
+    summary = Summary(
+        counts=Counts(audited=len(audited.rows) * audited.tasks, flagged=0),
+        verdict=ModelVerdict(value="nothing unusual"),
+        run_id="20260101T000000000Z-00000000",
+        model=MODEL,
+        settings={"curvature": {"kind": "block_moment", "transductive": transductive}},
+        layers=LayerCoverage(covered=layout.names),
+        files=SummaryFiles(
+            trusted=(FileRows(name="t", rows=n),),
+            audited=(FileRows(name="a", rows=len(audited.rows) * audited.tasks),),
+        ),
+        table=TableSummary(bytes=0, sha256=""),
+        manifests={"trusted": (of_trusted,), "audited": (of_audited,), "curvature": (log.publish([receipt]),)},
+    )
+    storage.write(summary_file(MODEL), summary.encode())
 
 
 def _rows(storage: Storage, source: str, layout: RowLayout, split: Split) -> str:

@@ -26,14 +26,15 @@ def _words(value: object) -> object:
 
 
 def _web(url: str) -> str:
-    if url != ENVIRONMENT and not _is_web(url):
+    if url != ENVIRONMENT and not is_web(url):
         raise ValueError(
             f"must begin with http:// or https:// and name a host, or be {ENVIRONMENT}, which takes {URL_VARIABLE}"
         )
     return url
 
 
-def _is_web(url: str) -> bool:
+def is_web(url: str) -> bool:
+    """Whether a URL begins with http:// or https:// and names a host."""
     try:
         return urlsplit(url).scheme in ("http", "https") and bool(urlsplit(url).hostname)
     except ValueError:  # brackets that do not match

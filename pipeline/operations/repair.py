@@ -8,15 +8,17 @@ the summary that is still the model's latest.
 from collections.abc import Iterator, Sequence
 
 from infra.commits import CommitLog, Receipt, damage_of, is_receipt
-from infra.errors import Corrupt
+from infra.errors import Corrupt, Missing
 from infra.events import Listener, StageEnded, StageStarted, Stopwatch, TaskEnded, ignore
 from infra.storage.files import digest
 from infra.storage.storage import Storage
 from pipeline.artifacts.scores import TABLE
+from pipeline.root.documents import AnyDocument, read_document
 from pipeline.root.layout import collected_file, outcome_file, run_summary_file, runs, summary_file, table_file
 from pipeline.root.logs import STAGES, stage_logs
 from pipeline.root.mark import root_lock
-from pipeline.root.records import Document, encode_document, read_document
+from pipeline.root.records import OutcomeRecord
+from pipeline.root.summary import Summary, TableSummary
 
 STEP = "repair"
 
@@ -109,9 +111,9 @@ def _receipts(log: CommitLog, listed: Sequence[Receipt]) -> tuple[list[Receipt],
 def _ended_runs(storage: Storage, model: str) -> Iterator[tuple[str, str]]:
     """Ids of the runs that ended with a summary of the model, and the summary's digest as the outcome has it; not those that `mad gc` removed."""
     for run_id in runs(storage):
-        expected = _read(storage, outcome_file(run_id)).get("summaries")
-        if isinstance(expected, dict) and model in expected and not _removed(storage, model, run_id):
-            yield run_id, str(expected[model])
+        outcome = _read(storage, outcome_file(run_id), OutcomeRecord)
+        if outcome is not None and model in outcome.summaries and not _removed(storage, model, run_id):
+            yield run_id, outcome.summaries[model]
 
 
 def _removed(storage: Storage, model: str, run_id: str) -> bool:
@@ -120,9 +122,9 @@ def _removed(storage: Storage, model: str, run_id: str) -> bool:
 
 def _mend_summary(storage: Storage, model: str, run_id: str, sha256: str) -> Iterator[str]:
     path = run_summary_file(run_id, model)
-    if digest(encode_document(_read(storage, path))) == sha256:
+    if digest(_bytes(storage, path)) == sha256:
         return
-    latest = encode_document(_read(storage, summary_file(model)))
+    latest = _bytes(storage, summary_file(model))
     if digest(latest) == sha256:
         storage.write(path, latest)
         yield f"{storage.locate(path)}: written anew from the model's latest summary"
@@ -135,7 +137,7 @@ def _drop_table(storage: Storage, model: str, run_id: str) -> Iterator[str]:
     table = _own_table(storage, model, run_id)
     path = table_file(model, run_id)
     if table and storage.exists(path):
-        damage = damage_of(storage, path, str(table["sha256"]), int(str(table["bytes"])))
+        damage = damage_of(storage, path, table.sha256, table.bytes)
         if damage:
             storage.remove(path)
             yield f"{damage}: removed, to be published anew"
@@ -144,17 +146,16 @@ def _drop_table(storage: Storage, model: str, run_id: str) -> Iterator[str]:
 def _publish_missing(storage: Storage, model: str) -> Iterator[str]:
     for run_id, _ in _ended_runs(storage, model):
         table, path = _own_table(storage, model, run_id), table_file(model, run_id)
-        source = _report_with(storage, model, str(table["sha256"])) if table and not storage.exists(path) else ""
+        source = _report_with(storage, model, table.sha256) if table and not storage.exists(path) else ""
         if source:
             storage.publish(source, path)
             yield f"{storage.locate(path)}: published anew"
 
 
-def _own_table(storage: Storage, model: str, run_id: str) -> Document:
-    """What a run's summary says of the table that it published; {} where it published none of its own."""
-    summary = _read(storage, run_summary_file(run_id, model))
-    table = summary.get("table")
-    return table if isinstance(table, dict) and not summary.get("same_as") else {}
+def _own_table(storage: Storage, model: str, run_id: str) -> TableSummary | None:
+    """The table that a run published, as its summary has it; None where it published none of its own."""
+    summary = _read(storage, run_summary_file(run_id, model), Summary)
+    return summary.table if summary is not None and not summary.same_as else None
 
 
 def _report_with(storage: Storage, model: str, sha256: str) -> str:
@@ -166,8 +167,16 @@ def _report_with(storage: Storage, model: str, sha256: str) -> str:
     return ""
 
 
-def _read(storage: Storage, path: str) -> Document:
+def _read(storage: Storage, path: str, kind: type[AnyDocument]) -> AnyDocument | None:
     try:
-        return read_document(storage, path) or {}
+        return read_document(storage, path, kind)
     except Corrupt:
-        return {}
+        return None
+
+
+def _bytes(storage: Storage, path: str) -> bytes:
+    """A file's contents; none where it is gone."""
+    try:
+        return storage.read(path)
+    except Missing:
+        return b""

@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 
 from infra.events import stamp_after
 from infra.storage.storage import Storage
-from pipeline.root.layout import models, outcome_file, run_file, run_summary_file, runs
-from pipeline.root.records import Document, read_document, read_summary
+from pipeline.root.layout import models, runs
+from pipeline.root.records import ModelRecord, OutcomeRecord, read_outcome, read_record, read_run_summary, read_summary
 
 Result = tuple[str, str]
 
@@ -44,13 +44,14 @@ class _Retention:
 
     def add_result(self, run_id: str, model: str) -> Result | None:
         """Notes what a result names, and returns the result whose rows it was made of, if it is another; without a summary it names nothing."""
-        summary = read_document(self.storage, run_summary_file(run_id, model)) or {}
-        if summary.get("same_as"):
-            self.tables.add((str(summary["same_as"]), model))
-        named = summary.get("manifests")
-        for paths in named.values() if isinstance(named, dict) else ():
-            self.manifests.update(map(str, paths if isinstance(paths, list) else ()))
-        return (str(summary["rows_of"]), model) if summary.get("rows_of") else None
+        summary = read_run_summary(self.storage, run_id, model)
+        if summary is None:
+            return None
+        if summary.same_as:
+            self.tables.add((summary.same_as, model))
+        for paths in summary.manifests.values():
+            self.manifests.update(paths)
+        return (summary.rows_of, model) if summary.rows_of else None
 
     def add_results(self, results: frozenset[Result]) -> frozenset[Result]:
         """Notes what results name, and those that they were made of; returns all of them."""
@@ -64,18 +65,16 @@ class _Retention:
 
     def add_rows(self, run_id: str, wanted: frozenset[str] | None) -> None:
         """Notes the commit logs of the rows of a run's models, all or those wanted, that no manifest so far is in."""
-        planned = (read_document(self.storage, run_file(run_id)) or {}).get("models")
+        record = read_record(self.storage, run_id)
         published = {path.rpartition("/manifests/")[0] for path in self.manifests}
-        for name, model in planned.items() if isinstance(planned, dict) else ():
-            if isinstance(model, dict) and (wanted is None or name in wanted):
+        for name, model in record.models.items() if record is not None else ():
+            if wanted is None or name in wanted:
                 self.folders.update(folder for folder in _row_folders(name, model) if folder not in published)
 
 
-def _row_folders(name: str, model: Document) -> Iterator[str]:
-    for key, sources in (("row_key", "sources"), ("fitted_key", "fitted_sources")):
-        listed = model.get(sources)
-        for source in listed if isinstance(listed, dict | list) else ():
-            yield f"{name}/gradients/{model[key]}/{source}"
+def _row_folders(name: str, model: ModelRecord) -> Iterator[str]:
+    for row_key, source_key in model.row_places:
+        yield f"{name}/gradients/{row_key}/{source_key}"
 
 
 def find_kept(storage: Storage, cutoff: str) -> Retained:
@@ -87,7 +86,7 @@ def find_kept(storage: Storage, cutoff: str) -> Retained:
         Corrupt: a document of a kept run cannot be read, so that nobody can say what it refers to.
     """
     every = runs(storage)
-    outcomes = {run_id: read_document(storage, outcome_file(run_id)) or {} for run_id in every}
+    outcomes = {run_id: read_outcome(storage, run_id) for run_id in every}
     young = {run_id for run_id in every if _is_young(run_id, outcomes[run_id], cutoff)}
     latest = _latest(storage, outcomes)
     books = _Retention(storage)
@@ -98,7 +97,7 @@ def find_kept(storage: Storage, cutoff: str) -> Retained:
         books.add_rows(run_id, None)
     for run_id, name in sorted(latest):
         books.add_rows(run_id, frozenset([name]))
-    completed = [run_id for run_id in every if outcomes[run_id].get("complete")]
+    completed = [run_id for run_id, outcome in outcomes.items() if outcome is not None and outcome.complete]
     kept = young | set(every[-1:]) | set(completed[-1:]) | {run_id for run_id, _ in results | books.tables}
     return Retained(
         frozenset(kept), results, frozenset(books.tables), frozenset(books.manifests), frozenset(books.folders)
@@ -114,20 +113,16 @@ def summarised(storage: Storage, run_id: str) -> list[str]:
     ]
 
 
-def _is_young(run_id: str, outcome: Document, cutoff: str) -> bool:
+def _is_young(run_id: str, outcome: OutcomeRecord | None, cutoff: str) -> bool:
     """What is not named as runs are is none of this package's, and counts as young."""
-    return not stamp_after(run_id) or run_id[: len(cutoff)] >= cutoff or str(outcome.get("ended", "")) >= cutoff
+    ended = outcome.ended if outcome is not None else ""
+    return not stamp_after(run_id) or run_id[: len(cutoff)] >= cutoff or ended >= cutoff
 
 
-def _latest(storage: Storage, outcomes: Mapping[str, Document]) -> set[Result]:
+def _latest(storage: Storage, outcomes: Mapping[str, OutcomeRecord | None]) -> set[Result]:
     """Of each model the latest result, and the one that its view shows, should that be another."""
     found: dict[str, str] = {}
-    for run_id in sorted(outcomes):
-        summaries = outcomes[run_id].get("summaries")
-        found.update(dict.fromkeys(summaries if isinstance(summaries, dict) else (), run_id))
-    shown = {
-        (str(summary["run_id"]), name)
-        for name in models(storage)
-        if (summary := read_summary(storage, name)) is not None
-    }
+    for run_id, outcome in sorted(outcomes.items()):
+        found.update(dict.fromkeys(outcome.summaries if outcome is not None else (), run_id))
+    shown = {(summary.run_id, name) for name in models(storage) if (summary := read_summary(storage, name)) is not None}
     return {(run_id, name) for name, run_id in found.items()} | shown

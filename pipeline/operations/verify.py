@@ -8,6 +8,7 @@ from infra.errors import StorageError
 from infra.events import Listener, StageEnded, StageStarted, Stopwatch, TaskEnded, ignore
 from infra.storage.files import digest
 from infra.storage.storage import Storage
+from pipeline.root.documents import AnyDocument, read_document
 from pipeline.root.layout import (
     collected_file,
     models,
@@ -22,7 +23,8 @@ from pipeline.root.layout import (
 )
 from pipeline.root.logs import STAGES, stage_logs
 from pipeline.root.mark import open_root
-from pipeline.root.records import Document, encode_document, read_document
+from pipeline.root.records import OutcomeRecord, RunRecord
+from pipeline.root.summary import Summary
 
 
 @dataclass
@@ -117,10 +119,11 @@ def _check_file(storage: Storage, path: str, sha256: str, size: int, findings: F
 
 def _check_tables(storage: Storage, model: str, findings: Findings) -> None:
     for run_id in published_runs(storage, model):
-        table = _read(storage, run_summary_file(run_id, model), findings).get("table")
+        summary = _read(storage, run_summary_file(run_id, model), Summary, findings)
         findings.tables += 1
-        if isinstance(table, dict):
-            _check_file(storage, table_file(model, run_id), str(table["sha256"]), int(str(table["bytes"])), findings)
+        if summary is not None:
+            table = summary.table
+            _check_file(storage, table_file(model, run_id), table.sha256, table.bytes, findings)
         else:
             findings.problems.append(
                 f"{storage.locate(table_file(model, run_id))}: published, but its run has no summary of it"
@@ -130,66 +133,63 @@ def _check_tables(storage: Storage, model: str, findings: Findings) -> None:
 def _check_runs(storage: Storage, findings: Findings) -> None:
     """Every document of a run must be as its outcome says, and what an ended run's summary names must be there.
 
-    A run that was killed may not have come to its outcome. Manifests are needed by the latest results of a model
-    alone. Of a run that `mad gc` has collected, results that are not the latest may be gone.
+    A run that was killed may have no outcome. Manifests are needed by the latest results of a model alone. Of a run that
+    `mad gc` has collected, results that are not the latest may be gone.
     """
     latest = {name: _latest(storage, name, findings) for name in models(storage)}
     for run_id in runs(storage):
-        review = _read(storage, run_file(run_id), findings).get("review")
-        if isinstance(review, dict) and run_id in latest.values():  # of earlier runs nobody reads it any more
-            _check_file(storage, review_file(run_id), str(review["sha256"]), int(str(review["bytes"])), findings)
-        outcome, collected = _read(storage, outcome_file(run_id), findings), storage.exists(collected_file(run_id))
-        expected = outcome.get("summaries") if outcome else None
-        for name, sha256 in expected.items() if isinstance(expected, dict) else ():
-            summary = _read(storage, run_summary_file(run_id, name), findings)
-            may_be_gone = collected and latest.get(name) != run_id
-            if not summary and may_be_gone:
-                continue
-            if not summary or digest(encode_document(summary)) != sha256:
-                findings.problems.append(
-                    f"{storage.locate(run_summary_file(run_id, name))}: missing, or changed since run {run_id} ended"
-                )
-                continue
-            table = table_file(name, str(summary["same_as"] or run_id))
-            if not storage.exists(table) and not may_be_gone:
-                findings.problems.append(f"{storage.locate(table)}: missing, though run {run_id} published it")
-            missing = [path for path in _manifests(summary) if not storage.exists(path)]
-            if latest.get(name) == run_id:
-                findings.problems += [
-                    f"{storage.locate(path)}: missing, though run {run_id} published it" for path in missing
-                ]
-            else:
-                findings.superseded_manifests += len(missing)
+        record = _read(storage, run_file(run_id), RunRecord, findings)
+        review = record.review if record is not None else None
+        if review is not None and run_id in latest.values():  # reviews of earlier runs are not read any more
+            _check_file(storage, review_file(run_id), review.sha256, review.bytes, findings)
+        outcome = _read(storage, outcome_file(run_id), OutcomeRecord, findings)
+        collected = storage.exists(collected_file(run_id))
+        for name, sha256 in outcome.summaries.items() if outcome is not None else ():
+            is_latest = latest.get(name) == run_id
+            _check_summary(storage, (run_id, name, sha256), is_latest, collected and not is_latest, findings)
+
+
+def _check_summary(
+    storage: Storage, expected: tuple[str, str, str], is_latest: bool, may_be_gone: bool, findings: Findings
+) -> None:
+    """A run's summary of a model and what it names; `expected`: run id, model and the digest of the summary."""
+    run_id, name, sha256 = expected
+    path = run_summary_file(run_id, name)
+    summary = _read(storage, path, Summary, findings)
+    if summary is None and may_be_gone:
+        return
+    if summary is None or digest(storage.read(path)) != sha256:
+        findings.problems.append(f"{storage.locate(path)}: missing, or changed since run {run_id} ended")
+        return
+    table = table_file(name, summary.table_run)
+    if not storage.exists(table) and not may_be_gone:
+        findings.problems.append(f"{storage.locate(table)}: missing, though run {run_id} published it")
+    manifests = [manifest for paths in summary.manifests.values() for manifest in paths]
+    missing = [manifest for manifest in manifests if not storage.exists(manifest)]
+    if is_latest:
+        of_run = f"missing, though run {run_id} published it"
+        findings.problems += [f"{storage.locate(manifest)}: {of_run}" for manifest in missing]
+    else:
+        findings.superseded_manifests += len(missing)
 
 
 def _latest(storage: Storage, model: str, findings: Findings) -> str | None:
-    """The run whose summary a model shows, which must be that run's own."""
-    shown = _read(storage, summary_file(model), findings)
-    run_id = str(shown.get("run_id"))
-    if shown and shown != _read(storage, run_summary_file(run_id, model), findings):
-        findings.problems.append(
-            f"{storage.locate(summary_file(model))}: differs from the summary of its run, {run_id}; the next run writes it anew"
-        )
-    elif not shown and any(published_runs(storage, model)):
-        findings.problems.append(
-            f"{storage.locate(summary_file(model))}: missing, though a run published scores; the next run writes it anew"
-        )
-    return run_id if shown else None
+    """The run whose summary is shown as the model's latest, which must be that run's own."""
+    path = summary_file(model)
+    shown = _read(storage, path, Summary, findings)
+    if shown is not None and shown != _read(storage, run_summary_file(shown.run_id, model), Summary, findings):
+        own = f"differs from the summary of its run, {shown.run_id}"
+        findings.problems.append(f"{storage.locate(path)}: {own}; the next run rewrites it")
+    elif shown is None and any(published_runs(storage, model)):
+        gone = "missing, though a run published scores"
+        findings.problems.append(f"{storage.locate(path)}: {gone}; the next run rewrites it")
+    return shown.run_id if shown is not None else None
 
 
-def _manifests(summary: Document) -> list[str]:
-    named = summary.get("manifests")
-    return (
-        [str(path) for paths in named.values() if isinstance(paths, list) for path in paths]
-        if isinstance(named, dict)
-        else []
-    )
-
-
-def _read(storage: Storage, path: str, findings: Findings) -> Document:
+def _read(storage: Storage, path: str, kind: type[AnyDocument], findings: Findings) -> AnyDocument | None:
     try:
-        return read_document(storage, path) or {}
+        return read_document(storage, path, kind)
     except StorageError as error:
         if str(error) not in findings.problems:
             findings.problems.append(str(error))
-        return {}
+        return None

@@ -12,9 +12,10 @@ from pipeline.artifacts.truth import TRUTH_FILE
 from pipeline.config.schema import ModelConfig
 from pipeline.errors import SourceError
 from pipeline.planning.recipe import EarlierRun, RowRecipe
+from pipeline.root.documents import JsonObject
 from pipeline.root.layout import outcome_file, run_file, run_summary_file, runs
 from pipeline.root.logs import SPLIT
-from pipeline.root.records import Document, read_document
+from pipeline.root.records import ModelRecord, read_record, read_run_summary
 
 FREE = ("curvature", "score", "calibration")  # sections that rows do not depend on
 
@@ -27,7 +28,7 @@ class EarlierRows:
     """What a run recorded of a model: the model's entry in the run's record, its config, and the recipe of its rows."""
 
     run_id: str
-    entry: Document
+    entry: ModelRecord
     config: ModelConfig
     recipe: RowRecipe
 
@@ -77,27 +78,19 @@ def _latest(storage: Storage, model: ModelConfig, compare: Compare) -> EarlierRo
 
 def _recorded(storage: Storage, run_id: str, model: ModelConfig, compare: Compare) -> EarlierRows | str:
     """What a run recorded of a model, or how its rows differ from those of the config."""
-    record = read_document(storage, run_file(run_id)) or {}
-    models, config = record.get("models"), record.get("config")
-    entry = models.get(model.name) if isinstance(models, dict) else None
-    if not isinstance(entry, dict) or "rows" not in entry or not isinstance(config, dict):
+    record = read_record(storage, run_id)
+    entry = record.models.get(model.name) if record is not None else None
+    if record is None or entry is None or entry.rows is None:
         return "it is of an earlier version of mad, which did not record what rows are made of"
     try:
-        stored = ModelConfig.model_validate(_configured(config, model.name))
-        recipe = RowRecipe.model_validate(entry["rows"])
+        stored = ModelConfig.model_validate(record.settings(model.name))
+        recipe = RowRecipe.model_validate(entry.rows)
     except ValidationError as error:
         return (
             f"{storage.locate(run_file(run_id))} is damaged, or of a newer version of mad "
             f"({error.error_count()} values in it are invalid)"
         )
     return "; ".join(compare(model, stored)) or EarlierRows(run_id, entry, stored, recipe)
-
-
-def _configured(config: Document, name: str) -> JsonValue:
-    """The section of a model in a recorded config; {} where it has none."""
-    sections = config.get("models")
-    listed = sections if isinstance(sections, list) else []
-    return next((one for one in listed if isinstance(one, dict) and one.get("name") == name), {})
 
 
 def differences(wanted: ModelConfig, stored: ModelConfig) -> Iterator[str]:
@@ -116,9 +109,9 @@ def _differences_but_rank(wanted: ModelConfig, stored: ModelConfig) -> Iterator[
     return differences(wanted, stored)
 
 
-def _settings_of_rows(model: ModelConfig) -> Document:
+def _settings_of_rows(model: ModelConfig) -> JsonObject:
     """The settings that rows depend on, without the layers, of which fewer can be used."""
-    document: Document = model.model_dump(mode="json", exclude={*FREE, "estimator"})
+    document: JsonObject = model.model_dump(mode="json", exclude={*FREE, "estimator"})
     return {**document, "estimator": model.estimator.model_dump(mode="json", exclude={"layers"})}
 
 
@@ -153,11 +146,11 @@ def chosen_layers(model: ModelConfig, recipe: RowRecipe) -> tuple[str, ...]:
 
 def find_earlier_run(storage: Storage, model: str, run_id: str) -> EarlierRun:
     """Where a run kept labels and truth. Its split, one for each curvature key, is the first task of its manifest."""
-    summary = read_document(storage, run_summary_file(run_id, model)) or {}
-    report, manifests = str(summary["report_folder"]), summary["manifests"]
-    labels = ""
-    for path in manifests.get("curvature", []) if isinstance(manifests, dict) else []:  # type: ignore[union-attr]
-        log = CommitLog(storage, str(path).rpartition("/manifests/")[0])
-        split = next(receipt for receipt in log.manifest(str(path)).receipts if receipt.task == SPLIT)
+    summary = read_run_summary(storage, run_id, model)
+    assert summary is not None
+    report, labels = summary.report_folder, ""
+    for path in summary.manifests.get("curvature", ()):
+        log = CommitLog(storage, path.rpartition("/manifests/")[0])
+        split = next(receipt for receipt in log.manifest(path).receipts if receipt.task == SPLIT)
         labels = log.attempt_folder(split) if any(file.name == TRUTH_FILE for file in split.files) else ""
     return EarlierRun(run_id, labels, report if storage.exists(f"{report}/{TRUTH_FILE}") else "", report)

@@ -91,8 +91,8 @@ def _plan_model(storage: Storage, model: ModelConfig, found: EarlierRows) -> Mod
     return ModelPlan(
         config=model,
         source=None,
-        digest=str(found.entry["digest"]),
-        row_key=str(found.entry["row_key"]),
+        digest=found.entry.digest,
+        row_key=found.entry.row_key,
         recipe=recipe,
         sides=sides,
         refused_files={},

@@ -16,7 +16,7 @@ from infra.errors import Corrupt
 from infra.storage.files import is_pattern
 from infra.storage.storage import Storage
 from pipeline.planning.plan import AuditPlan, ModelPlan
-from pipeline.root.records import Planned, read_summary
+from pipeline.root.records import ModelRecord, read_summary
 from pipeline.root.runs import Runs
 
 NEVER, CHANGED, UNCHANGED = range(3)
@@ -34,7 +34,7 @@ class LastAudit:
 
     run_id: str
     settings: Mapping[str, JsonValue]
-    planned: Planned
+    planned: ModelRecord
 
     def is_of(self, model: ModelPlan) -> bool:
         """Whether it had the same model, files and settings as this plan."""
@@ -51,11 +51,11 @@ def last_audits(storage: Storage, plan: AuditPlan) -> dict[str, LastAudit]:
     known, found = Runs(storage), {}
     for model in plan.models:
         with suppress(Corrupt):
-            run_id = str((read_summary(storage, model.name) or {}).get("run_id", ""))
-            if run_id:
-                record = known.record(run_id)
-                planned = record.models.get(model.name, Planned())
-                found[model.name] = LastAudit(run_id, record.settings(model.name), planned)
+            summary = read_summary(storage, model.name)
+            if summary is not None:
+                record = known.record(summary.run_id)
+                planned = record.models.get(model.name, ModelRecord())
+                found[model.name] = LastAudit(summary.run_id, record.settings(model.name), planned)
     return found
 
 

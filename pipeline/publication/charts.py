@@ -1,27 +1,25 @@
-"""The geometry of the charts on pages: histograms of scores, and shares over nights."""
+"""The geometry of the charts on pages: histograms of scores, and flagged shares over runs."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from math import floor, log10, sqrt
 
-from pipeline.publication.filters import Summary, percent, tone, when
+from pipeline.publication.filters import percent, tone, when
+from pipeline.root.records import ModelResult
 
 WIDTH, HEIGHT = 720, 310
 
-
 LEFT, RIGHT, TOP, BOTTOM = 68, 704, 62, 252
 
-
 SHARES = (1.0, 0.5, 0.2, 0.1, 0.05, 0.02, 0.01, 0.005, 0.002, 0.001)
-
 
 TICK_GAP = 24
 
 
 @dataclass(frozen=True)
 class Plot:
-    """Two histograms in the coordinates of an SVG of WIDTH x HEIGHT: each a path, ticks as (position, label)."""
+    """Two histograms in the coordinates of an SVG of WIDTH x HEIGHT, each as a path; ticks are (position, label)."""
 
     calibration: str
     audited: str
@@ -32,7 +30,10 @@ class Plot:
 
 @dataclass(frozen=True)
 class Trend:
-    """Shares over runs in the coordinates of an SVG, the newest on the right: a path, dots as (x, y, tone, label), and the share at its top."""
+    """Shares over runs in the coordinates of an SVG, the newest on the right.
+
+    `line` is a path, `dots` are (x, y, tone, label), and `top` is the largest share.
+    """
 
     line: str
     dots: tuple[tuple[float, float, str, str], ...]
@@ -42,7 +43,7 @@ class Trend:
 def plot(
     edges: Sequence[float], calibration: Sequence[int], audited: Sequence[int], threshold: float | None
 ) -> Plot | None:
-    """Lays the histogram out, y by the square root of a bin's share; None where nothing was scored."""
+    """Lays out two histograms, y by the square root of a bin's share; None where nothing has a score."""
     shares = [[count / max(1, sum(counts)) for count in counts] for counts in (calibration, audited)]
     peak = max((share for counts in shares for share in counts), default=0.0)
     shown = [*edges, *([] if threshold is None else [threshold])]
@@ -60,11 +61,11 @@ def plot(
     for share in reversed(SHARES):
         if share <= peak and y_ticks[-1][0] - up(share) >= TICK_GAP:
             y_ticks.append((up(share), percent(share)))
-    trusted, suspected = (
-        _steps([across(edge) for edge in edges], [up(share) for share in counts]) for counts in shares
-    )
+    sides = [across(edge) for edge in edges]
+    of_calibration, of_audited = (_steps(sides, [up(share) for share in counts]) for counts in shares)
     x_ticks = tuple((across(score), label) for score, label in _round_scores(low, high))
-    return Plot(trusted, suspected, None if threshold is None else across(threshold), x_ticks, tuple(y_ticks))
+    line = None if threshold is None else across(threshold)
+    return Plot(of_calibration, of_audited, line, x_ticks, tuple(y_ticks))
 
 
 def _steps(edges: Sequence[float], tops: Sequence[float]) -> str:
@@ -73,7 +74,7 @@ def _steps(edges: Sequence[float], tops: Sequence[float]) -> str:
 
 
 def _round_scores(low: float, high: float) -> list[tuple[float, str]]:
-    """Some four to eight round numbers from low to high."""
+    """About four to eight round numbers from low to high, with their labels."""
     unit = 10.0 ** floor(log10((high - low) / 7))
     step = next(unit * factor for factor in (1, 2, 2.5, 5, 10) if unit * factor * 7 >= high - low)
     first = floor(low / step)
@@ -81,24 +82,22 @@ def _round_scores(low: float, high: float) -> list[tuple[float, str]]:
     return [(score, f"{score:.6g}") for score in scores if low <= score <= high]
 
 
-def trend(runs: Sequence[Summary], width: int, height: int) -> Trend | None:
-    """Lays out the share flagged of runs that are given newest first; None for fewer than two."""
-    known = [(run, int(str(run["flagged"])) / max(1, int(str(run["audited"])))) for run in reversed(runs)]
-    if len(known) < 2:
+def trend(runs: Sequence[ModelResult], width: int, height: int) -> Trend | None:
+    """Lays out the flagged shares of runs, given newest first; None for fewer than two."""
+    shares = [run.flagged / max(1, run.audited) for run in reversed(runs)]
+    if len(shares) < 2:
         return None
-    top, margin = max(share for _, share in known), 6
-    step, tall = (width - 2 * margin) / (len(known) - 1), height - 2 * margin
-    dots = [
-        (
-            margin + step * index,
-            height - margin - tall * share / (top or 1),
-            tone(str(run["verdict"])),
-            _label(run, share),
-        )
-        for index, (run, share) in enumerate(known)
+    top, margin = max(shares), 6
+    step, tall = (width - 2 * margin) / (len(shares) - 1), height - 2 * margin
+    places = [
+        (margin + step * index, height - margin - tall * share / (top or 1)) for index, share in enumerate(shares)
     ]
-    return Trend("M" + " L".join(f"{x:.1f},{y:.1f}" for x, y, _, _ in dots), tuple(dots), top)
+    dots = tuple(
+        (x, y, tone(run.verdict), _label(run, share))
+        for (x, y), run, share in zip(places, reversed(runs), shares, strict=True)
+    )
+    return Trend("M" + " L".join(f"{x:.1f},{y:.1f}" for x, y in places), dots, top)
 
 
-def _label(run: Summary, share: float) -> str:
-    return f"{when(str(run['run_id'])) or run['run_id']}: {percent(share)} flagged, {run['verdict']}"
+def _label(run: ModelResult, share: float) -> str:
+    return f"{when(run.run_id) or run.run_id}: {percent(share)} flagged, {run.verdict}"

@@ -1,10 +1,11 @@
 """Two published tables of a model compared: newly flagged, no longer flagged, scores that moved.
 
-A sample of an unchanged file is told by (source, row). Where a file is new, gone, or changed under its name, its samples are told by
-their ids among those of all such files; of several with the same id, the first is compared, and a flag on any counts as known.
+A sample of an unchanged file is identified by (source, row). Where a file is new, gone, or changed under its name,
+its samples are identified by their ids among those of all such files; of several with the same id, the first is
+compared, and a flag on any of them counts.
 
-Tables are streamed. Kept are, of each table, KEPT_BYTES a sample: key, score, predicted class, flagged, reviewed; matching and testing
-them takes no more than PEAK_BYTES a sample of both tables together.
+Tables are streamed. What is kept of each takes KEPT_BYTES a sample: key, score, predicted class, flagged, reviewed;
+matching and testing take no more than PEAK_BYTES a sample of both tables together.
 """
 
 from collections import Counter
@@ -23,31 +24,25 @@ from pydantic import BaseModel, ConfigDict
 from infra.formats.tables import batches_of, open_parquet
 from infra.storage.storage import Storage
 from pipeline.artifacts.scores import PUBLISHED_FORMAT
-from pipeline.publication.drift import ByClass, Drift, drifts
+from pipeline.publication.drift import ByClass, Drift, drifted_classes, drifts
 
 KEPT_BYTES, PEAK_BYTES = 18, 96
 
-
 BATCH_ROWS = 8192
-
 
 ROW_BITS = 40
 
-
 COLUMNS = ("sample_id", "source", "row", "prediction", "score", "flagged")
-
 
 SHOWN = ("sample_id", "source", "row", "prediction", "score", "p_value")
 
-
 Indices = NDArray[np.int64]
-
 
 Mask = NDArray[np.bool_]
 
 
 class Flag(BaseModel):
-    """A flagged sample. `known`: whether the other run audited it too."""
+    """A flagged sample. `known`: whether the other run audited it as well."""
 
     model_config = ConfigDict(frozen=True)
     sample_id: str
@@ -60,7 +55,7 @@ class Flag(BaseModel):
 
 
 class Flags(BaseModel):
-    """Flagged samples: how many, how many more have been reviewed and so are not counted, and the first, the most anomalous first."""
+    """Flagged samples: how many without a review, how many with one, and the first, most anomalous first."""
 
     model_config = ConfigDict(frozen=True)
     count: int = 0
@@ -71,8 +66,9 @@ class Flags(BaseModel):
 class Difference(BaseModel):
     """What differs between two tables.
 
-    `common`: samples that both hold. `newly_flagged`: flagged in the later table and not in the earlier one. `no_longer_flagged`: of the
-    earlier table's flagged samples those that the later one holds unflagged; `no_longer_audited`: those that it does not hold.
+    `common`: samples in both. `newly_flagged`: flagged in the later table and not in the earlier one. Of the samples
+    flagged in the earlier one, `no_longer_flagged` are unflagged in the later one, and `no_longer_audited` are not in
+    it.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -82,10 +78,15 @@ class Difference(BaseModel):
     no_longer_audited: int = 0
     drift: tuple[Drift, ...] = ()
 
+    @property
+    def drifted_classes(self) -> list[int]:
+        """Predicted classes whose scores moved by more than chance."""
+        return drifted_classes(self.drift)
+
 
 @dataclass(frozen=True)
 class Table:
-    """A published table: where it is."""
+    """A published table, by its place."""
 
     storage: Storage
     place: str
@@ -112,8 +113,8 @@ class Table:
 
 
 @dataclass(frozen=True)
-class Comparing:
-    """How tables are compared: files that are unchanged between them, what reviews said by sample id, and how many flags to name."""
+class ComparisonSettings:
+    """How tables are compared: names of unchanged files, reviews by sample id, and how many flags to name."""
 
     unchanged: frozenset[str]
     reviews: Mapping[str, str]
@@ -121,8 +122,8 @@ class Comparing:
 
 
 @dataclass(frozen=True)
-class _Kept:
-    """Of n samples in the order of the table: keys, scores (NaN where there is none), predicted classes, whether flagged, whether reviewed."""
+class _Columns:
+    """What is kept of a table of n samples, in its order; scores are NaN where there is none. Each has shape (n,)."""
 
     keys: Indices
     scores: NDArray[np.float32]
@@ -130,9 +131,15 @@ class _Kept:
     flagged: Mask
     reviewed: Mask
 
+    @classmethod
+    def empty(cls, n: int) -> "_Columns":
+        """Columns to be filled."""
+        scores, predicted = np.zeros(n, np.float32), np.zeros(n, np.int32)
+        return cls(np.zeros(n, np.int64), scores, predicted, np.zeros(n, bool), np.zeros(n, bool))
+
 
 def reviewed_flags(table: Table, reviews: Mapping[str, str]) -> dict[str, int]:
-    """How many flagged samples of a table have been reviewed, by what was said of them; raises as `Table.batches`."""
+    """How many flagged samples of a table have been reviewed, by the review's verdict; raises as `Table.batches`."""
     verdicts = Counter[str]()
     for batch in table.batches(["sample_id", "flagged"]) if reviews else ():
         names = batch.column("sample_id").filter(batch.column("flagged")).to_pylist()
@@ -140,51 +147,43 @@ def reviewed_flags(table: Table, reviews: Mapping[str, str]) -> dict[str, int]:
     return dict(sorted(verdicts.items()))
 
 
-def difference(before: Table, after: Table, how: Comparing) -> Difference:
+def difference(before: Table, after: Table, settings: ComparisonSettings) -> Difference:
     """Compares two tables of one model; raises as `Table.batches`."""
-    old, new = _kept(before, how), _kept(after, how)
+    old, new = _read_columns(before, settings), _read_columns(after, settings)
+    partner = _partners(old.keys, new.keys)
     fresh = new.flagged & ~np.isin(new.keys, old.keys[old.flagged], kind="sort")
     settled = old.flagged & ~np.isin(old.keys, new.keys[new.flagged], kind="sort")
     still = np.isin(old.keys, new.keys[~new.flagged], kind="sort") & settled
-    partner = _partners(old.keys, new.keys)
-    found = Difference(
+    return Difference(
         common=int((partner >= 0).sum()),
-        newly_flagged=_flags(after, new, fresh, partner >= 0, how.top),
-        no_longer_flagged=_flags(before, old, still, still, how.top),
+        newly_flagged=_flags(after, new, fresh, partner >= 0, settings.top),
+        no_longer_flagged=_flags(before, old, still, still, settings.top),
         no_longer_audited=int((settled & ~still).sum()),
+        drift=tuple(_drift(old, new, partner)),
     )
-    return found.model_copy(update={"drift": tuple(_drift(old, new, partner))})
 
 
-def _kept(table: Table, how: Comparing) -> _Kept:
-    rows, position = table.rows, 0
-    kept = _Kept(
-        np.zeros(rows, np.int64),
-        np.zeros(rows, np.float32),
-        np.zeros(rows, np.int32),
-        np.zeros(rows, bool),
-        np.zeros(rows, bool),
-    )
-    numbers = {name: number for number, name in enumerate(sorted(how.unchanged))}
+def _read_columns(table: Table, settings: ComparisonSettings) -> _Columns:
+    position, found = 0, _Columns.empty(table.rows)
+    numbers = {name: number for number, name in enumerate(sorted(settings.unchanged))}
     for batch in table.batches(COLUMNS):
         own = slice(position, position + batch.num_rows)
         names = batch.column("sample_id").to_pylist()
-        kept.keys[own] = _keys(batch, names, numbers)
-        kept.scores[own] = pc.fill_null(batch.column("score"), float("nan")).to_numpy()
-        kept.predicted[own] = batch.column("prediction").to_numpy()
-        kept.flagged[own] = batch.column("flagged").to_numpy(zero_copy_only=False)
-        if how.reviews:
-            kept.reviewed[own] = [name in how.reviews for name in names]
+        found.keys[own] = _keys(batch, names, numbers)
+        found.scores[own] = pc.fill_null(batch.column("score"), float("nan")).to_numpy()
+        found.predicted[own] = batch.column("prediction").to_numpy()
+        found.flagged[own] = batch.column("flagged").to_numpy(zero_copy_only=False)
+        if settings.reviews:
+            found.reviewed[own] = [name in settings.reviews for name in names]
         position += batch.num_rows
-    return kept
+    return found
 
 
 def _keys(batch: pa.RecordBatch, names: Sequence[str], numbers: Mapping[str, int]) -> Indices:
-    """Keys (n,) of samples: of unchanged files their number and the row, at least 0; of others a hash of the id, below 0."""
+    """Keys (n,): of samples in unchanged files the file's number and the row, at least 0; of others a hash below 0."""
     sources = batch.column("source").dictionary_encode()
-    number = np.array([numbers.get(name, -1) for name in sources.dictionary.to_pylist()], np.int64)[
-        sources.indices.to_numpy()
-    ]
+    by_source = np.array([numbers.get(name, -1) for name in sources.dictionary.to_pylist()], np.int64)
+    number = by_source[sources.indices.to_numpy()]
     keys = (number << ROW_BITS) | batch.column("row").to_numpy()
     for index in np.flatnonzero(number < 0).tolist():
         named = hash(names[index])
@@ -202,14 +201,15 @@ def _partners(before: Indices, after: Indices) -> Indices:
     return np.where(equal, found, -1)
 
 
-def _flags(table: Table, kept: _Kept, flags: Mask, known: Mask, top: int) -> Flags:
-    """Counts flags and names the first that have not been reviewed; those without a score, whose gradient is not finite, come first."""
-    counted = np.flatnonzero(flags & ~kept.reviewed)
-    scores = kept.scores[counted]
+def _flags(table: Table, columns: _Columns, flags: Mask, known: Mask, top: int) -> Flags:
+    """Counts flags, and names the first of those not reviewed.
+
+    Samples without a score, whose gradient is not finite, come first.
+    """
+    counted = np.flatnonzero(flags & ~columns.reviewed)
+    scores, reviewed = columns.scores[counted], int((flags & columns.reviewed).sum())
     first = counted[np.argsort(np.where(np.isnan(scores), -np.inf, -scores), kind="stable")[:top]]
-    return Flags(
-        count=len(counted), reviewed=int((flags & kept.reviewed).sum()), samples=tuple(_named(table, first, known))
-    )
+    return Flags(count=len(counted), reviewed=reviewed, samples=tuple(_named(table, first, known)))
 
 
 def _named(table: Table, wanted: Indices, known: Mask) -> list[Flag]:
@@ -223,22 +223,18 @@ def _named(table: Table, wanted: Indices, known: Mask) -> list[Flag]:
     return [found[index] for index in wanted.tolist()]
 
 
-def _drift(old: _Kept, new: _Kept, partner: Indices) -> list[Drift]:
-    """Moves of the same samples go by the class that the later run predicted."""
+def _drift(old: _Columns, new: _Columns, partner: Indices) -> list[Drift]:
+    """Moves of the same samples are grouped by the class that the later run predicted."""
+    matched = partner >= 0
     alone = np.ones(len(old.keys), bool)
-    alone[partner[partner >= 0]] = False
-    paired = np.flatnonzero(partner >= 0)
-    moves = new.scores[paired] - old.scores[partner[paired]]
-    same = _by_class(moves, new.predicted[paired])
-    return drifts(
-        same,
-        _by_class(old.scores[alone], old.predicted[alone]),
-        _by_class(new.scores[partner < 0], new.predicted[partner < 0]),
-    )
+    alone[partner[matched]] = False
+    moves = _by_class(new.scores[matched] - old.scores[partner[matched]], new.predicted[matched])
+    before = _by_class(old.scores[alone], old.predicted[alone])
+    return drifts(moves, before, _by_class(new.scores[~matched], new.predicted[~matched]))
 
 
 def _by_class(values: NDArray[np.float32], predicted: NDArray[np.int32]) -> ByClass:
-    """Values that are numbers, by class."""
+    """Values that are not NaN, by class."""
     finite = ~np.isnan(values)
     values, predicted = values[finite], predicted[finite]
     order = np.argsort(predicted, kind="stable")

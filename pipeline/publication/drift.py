@@ -1,17 +1,20 @@
 """Whether scores moved between two runs by more than chance, per predicted class.
 
-Two tests, because samples that both runs audited are no independent draws:
+Two tests, because samples that both runs audited are not independent draws:
 
-- `same samples`: the sign test (Dixon & Mood 1946). Null hypothesis: a score that moved rose as likely as it fell. A move of at most
-  EQUAL is none, since executors agree to that; where model, trusted set and settings are unchanged nothing moves, and p is 1.
-- `other samples`: the two-sample test of Kolmogorov and Smirnov, between samples that only the earlier run audited and those that only
-  the later one did. Null hypothesis: their scores are of one distribution.
+- `same samples`: the sign test (Dixon & Mood 1946). Null hypothesis: a score that moved is as likely to have risen as
+  fallen. A change of at most EQUAL is no move, since executors agree only up to that; where model, trusted set and
+  settings are unchanged nothing moves, and p is 1.
+- `other samples`: the two-sample test of Kolmogorov and Smirnov, between samples that only the earlier run audited and
+  those that only the later one did. Null hypothesis: their scores come from one distribution. It is exact for up to
+  EXACT_SAMPLES samples; beyond, exact p-values would take minutes and the asymptotic ones are as good.
 
-q-values are of Benjamini & Hochberg 1995, over all tests of a model: of the classes said to have drifted, a share of LEVEL at most did
-so by chance, on average.
+q-values are of Benjamini & Hochberg 1995, over all tests of a model: of the classes reported as drifted, on average a
+share of at most LEVEL did so by chance.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
@@ -21,24 +24,17 @@ from pydantic import BaseModel, ConfigDict
 
 LEVEL = 0.01
 
-
 EQUAL = 1e-5
-
 
 EXACT_SAMPLES = 500
 
-
 Samples = Literal["same samples", "other samples"]
-
 
 SAME: Samples = "same samples"
 
-
 OTHER: Samples = "other samples"
 
-
 Scores = NDArray[np.float32]
-
 
 ByClass = Mapping[int, Scores]
 
@@ -46,8 +42,8 @@ ByClass = Mapping[int, Scores]
 class Drift(BaseModel):
     """One test of one predicted class (-1: all samples of a model without classes).
 
-    `before` and `after`: samples of either run that were tested. `shift`: the median move of the same samples, else the difference of
-    the medians; larger scores are more anomalous.
+    `before` and `after`: how many samples of either run were tested. `shift`: the median move of the same samples, or
+    the difference of the medians of other samples; larger scores are more anomalous.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -69,48 +65,57 @@ def drifts(moves: ByClass, before: ByClass, after: ByClass) -> list[Drift]:
         before: per class, scores of samples that only the earlier run audited, (n,).
         after: per class, of those that only the later run did, (n,).
     """
-    found = sorted(
-        [*_of_same(moves), *_of_others(before, after)], key=lambda drift: (drift.predicted, drift.samples != SAME)
-    )
-    if not found:
+    tests = [*_of_same(moves), *_of_others(before, after)]
+    tests.sort(key=lambda test: (test.predicted, test.samples != SAME))
+    if not tests:
         return []
-    q_values = scipy.stats.false_discovery_control([drift.p_value for drift in found])
-    return [
-        drift.model_copy(update={"q_value": float(q), "drifted": bool(q <= LEVEL)})
-        for drift, q in zip(found, q_values, strict=True)
-    ]
+    q_values = scipy.stats.false_discovery_control([test.p_value for test in tests]).tolist()
+    return [test.drift(q_value) for test, q_value in zip(tests, q_values, strict=True)]
 
 
 def drifted_classes(found: Sequence[Drift]) -> list[int]:
-    """Predicted classes of which some test found more than chance."""
+    """Predicted classes for which some test found more than chance."""
     return sorted({drift.predicted for drift in found if drift.drifted})
 
 
-def _of_same(moves: ByClass) -> Iterator[Drift]:
+@dataclass(frozen=True)
+class _Test:
+    """A test of one class, before its q-value is known; `sizes`: samples of the earlier and the later run."""
+
+    predicted: int
+    samples: Samples
+    sizes: tuple[int, int]
+    shift: float
+    p_value: float
+
+    def drift(self, q_value: float) -> Drift:
+        """The result, with the q-value among all tests."""
+        before, after = self.sizes
+        return Drift(
+            predicted=self.predicted,
+            samples=self.samples,
+            before=before,
+            after=after,
+            shift=self.shift,
+            p_value=self.p_value,
+            q_value=q_value,
+            drifted=q_value <= LEVEL,
+        )
+
+
+def _of_same(moves: ByClass) -> Iterator[_Test]:
     for predicted, own in moves.items():
         if len(own):
             rose, fell = int((own > EQUAL).sum()), int((own < -EQUAL).sum())
             p_value = float(scipy.stats.binomtest(rose, rose + fell).pvalue) if rose + fell else 1.0
-            yield _drift(predicted, SAME, (len(own), len(own)), float(np.median(own)), p_value)
+            yield _Test(predicted, SAME, (len(own), len(own)), float(np.median(own)), p_value)
 
 
-def _of_others(before: ByClass, after: ByClass) -> Iterator[Drift]:
+def _of_others(before: ByClass, after: ByClass) -> Iterator[_Test]:
     for predicted in before.keys() & after.keys():
         old, new = before[predicted], after[predicted]
         if len(old) and len(new):
-            exact = len(old) + len(new) <= EXACT_SAMPLES  # beyond, the limit is as good and does not take minutes
+            exact = len(old) + len(new) <= EXACT_SAMPLES
             p_value = float(scipy.stats.ks_2samp(old, new, method="exact" if exact else "asymp").pvalue)
-            yield _drift(predicted, OTHER, (len(old), len(new)), float(np.median(new)) - float(np.median(old)), p_value)
-
-
-def _drift(predicted: int, samples: Samples, sizes: tuple[int, int], shift: float, p_value: float) -> Drift:
-    return Drift(
-        predicted=predicted,
-        samples=samples,
-        before=sizes[0],
-        after=sizes[1],
-        shift=shift,
-        p_value=p_value,
-        q_value=1.0,
-        drifted=False,
-    )
+            shift = float(np.median(new)) - float(np.median(old))
+            yield _Test(predicted, OTHER, (len(old), len(new)), shift, p_value)

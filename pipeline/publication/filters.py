@@ -1,24 +1,19 @@
 """Filters of the pages' templates: numbers, durations, dates and tones as text."""
 
 import re
-from collections.abc import Mapping
 from datetime import datetime
 
 from pydantic import JsonValue
 
 from pipeline.config.on_verdict import CANNOT_TELL, NOTHING_UNUSUAL, UNUSUAL
 
-Summary = Mapping[str, JsonValue]
-
-
 TONES = {UNUSUAL: "alarm", CANNOT_TELL: "unsure", NOTHING_UNUSUAL: "calm"}
-
 
 EMBEDDED_PNG = re.compile(r"data:image/png;base64,[A-Za-z0-9+/]+=*")
 
 
 def tone(verdict: str) -> str:
-    """How a verdict is painted; one that this page does not know is no all-clear."""
+    """The colour class of a verdict; an unknown one counts as unsure."""
     return TONES.get(verdict, "unsure")
 
 
@@ -34,18 +29,18 @@ def number(value: float | None) -> str:
 
 
 def percent(share: float | None) -> str:
-    """A share of one as a percentage."""
+    """A share between 0 and 1 as a percentage."""
     return "-" if share is None else f"{100 * share:.3g}\N{NO-BREAK SPACE}%"
 
 
 def duration(seconds: float | None) -> str:
-    """Seconds in the unit that a person would say."""
+    """Seconds, minutes or hours, whichever reads best."""
     if seconds is None:
         return "-"
-    value, unit = (
-        (seconds, "s") if seconds < 120 else (seconds / 60, "min") if seconds < 7200 else (seconds / 3600, "h")
-    )
-    return f"{value:.3g}\N{NO-BREAK SPACE}{unit}" if value < 1000 else f"{value:,.0f}\N{NO-BREAK SPACE}{unit}"
+    factor, unit = (1, "s") if seconds < 120 else (60, "min") if seconds < 7200 else (3600, "h")
+    value = seconds / factor
+    shown = f"{value:.3g}" if value < 1000 else f"{value:,.0f}"
+    return f"{shown}\N{NO-BREAK SPACE}{unit}"
 
 
 def when(run_id: str) -> str:

@@ -1,73 +1,83 @@
-"""`on_verdict`: a command or a URL that is told of each model's verdict, once a run has published. What fails here fails no audit.
+"""`on_verdict`: hands each model's verdict to a command or a URL, once a run has published.
 
-What is secret stands in the environment, not in the config, which runs record: MAD_ALERT_AUTHORIZATION is sent as a header, and `url:
-environment` takes the whole URL from MAD_ALERT_URL.
+A delivery that fails does not fail the audit. Secrets belong in the environment, not in the config, which runs record:
+MAD_ALERT_AUTHORIZATION is sent as a header, and `url: environment` takes the whole URL from MAD_ALERT_URL.
 """
 
-import json
 import os
 import time
 from collections.abc import Iterator, Mapping
 
-from pydantic import JsonValue
-
 from infra.deliveries import hand_to_command, post
 from infra.errors import NotDelivered
 from infra.events import Listener, Notice
-from pipeline.config.on_verdict import AUTHORIZATION_VARIABLE, ENVIRONMENT, URL_VARIABLE, OnVerdict, _is_web
+from pipeline.config.on_verdict import AUTHORIZATION_VARIABLE, ENVIRONMENT, URL_VARIABLE, OnVerdict, is_web
+from pipeline.root.documents import Document
+from pipeline.root.summary import Counts, ModelVerdict, Summary
 
-FORMAT = 1
-
+NOTIFICATION_FORMAT = 1
 
 TRIES, TRY_SECONDS, FIRST_WAIT_SECONDS = 3, 10.0, 1.0
-
 
 PATIENCE_SECONDS = 120.0
 
 
-def tell(
-    hook: OnVerdict, folder: str, root: str, summaries: Mapping[str, Mapping[str, JsonValue]], listener: Listener
-) -> None:
-    """Tells of each model's verdict, one after the other, within PATIENCE_SECONDS and one more try; what fails becomes a notice.
+class Notification(Document):
+    """What a command reads, or a URL gets: the verdict on a model."""
+
+    format: int = NOTIFICATION_FORMAT
+    root: str
+    model: str
+    run_id: str
+    verdict: ModelVerdict
+    counts: Counts
+    same_as: str | None
+
+
+def notify(hook: OnVerdict, folder: str, root: str, summaries: Mapping[str, Summary], listener: Listener) -> None:
+    """Delivers each model's verdict, one after the other; what fails becomes a notice.
+
+    It stops at the first delivery that ends after PATIENCE_SECONDS.
 
     Args:
-        hook: who is told, and of what.
+        hook: what is notified, and of which verdicts.
         folder: where a command runs.
         root: the root's URL.
         summaries: by model, of the run that published.
         listener: hears what could not be delivered.
     """
     latest = time.monotonic() + PATIENCE_SECONDS
-    documents = list(_documents(hook, root, summaries))
-    for number, document in enumerate(documents):
-        failure = _deliver(hook, folder, document, latest)
+    notifications = list(_notifications(hook, root, summaries))
+    for number, notification in enumerate(notifications, 1):
+        failure = _deliver(hook, folder, notification, latest)
         if failure:
-            listener(
-                Notice(
-                    f"on_verdict: the verdict on model {document['model']} was not delivered: {failure}; the audit is complete all the same"
-                )
-            )
-        if time.monotonic() > latest and number + 1 < len(documents):
-            left = ", ".join(str(document["model"]) for document in documents[number + 1 :])
-            listener(Notice(f"on_verdict: given up after {PATIENCE_SECONDS:g} s; not told of: {left}"))
+            what = f"the verdict on model {notification.model} was not delivered: {failure}"
+            listener(Notice(f"on_verdict: {what}; the audit is complete all the same"))
+        if time.monotonic() > latest and number < len(notifications):
+            left = ", ".join(notification.model for notification in notifications[number:])
+            listener(Notice(f"on_verdict: stopped after {PATIENCE_SECONDS:g} s; not delivered: {left}"))
             return
 
 
-def _documents(
-    hook: OnVerdict, root: str, summaries: Mapping[str, Mapping[str, JsonValue]]
-) -> Iterator[dict[str, JsonValue]]:
+def _notifications(hook: OnVerdict, root: str, summaries: Mapping[str, Summary]) -> Iterator[Notification]:
     for name, summary in summaries.items():
-        verdict = summary["verdict"]
-        if isinstance(verdict, dict) and verdict.get("value") in hook.verdicts:
-            told = {key: summary[key] for key in ("run_id", "verdict", "counts", "same_as")}
-            yield {"format": FORMAT, "root": root, "model": name, **told}
+        if summary.verdict.value in hook.verdicts:
+            yield Notification(
+                format=NOTIFICATION_FORMAT,
+                root=root,
+                model=name,
+                run_id=summary.run_id,
+                verdict=summary.verdict,
+                counts=summary.counts,
+                same_as=summary.same_as,
+            )
 
 
-def _deliver(hook: OnVerdict, folder: str, document: Mapping[str, JsonValue], latest: float) -> str:
+def _deliver(hook: OnVerdict, folder: str, notification: Notification, latest: float) -> str:
     """Tries a few times, waiting longer from try to try; returns why the last one failed, or ""."""
     for tried in range(1, TRIES + 1):
         try:
-            _try(hook, folder, document)
+            _try(hook, folder, notification)
         except NotDelivered as error:
             wait = FIRST_WAIT_SECONDS * 2 ** (tried - 1)
             if tried == TRIES or time.monotonic() + wait > latest:
@@ -78,20 +88,17 @@ def _deliver(hook: OnVerdict, folder: str, document: Mapping[str, JsonValue], la
     raise AssertionError("the last try returns")
 
 
-def _try(hook: OnVerdict, folder: str, document: Mapping[str, JsonValue]) -> None:
-    data, verdict = json.dumps(document, indent=1, allow_nan=False).encode(), document["verdict"]
+def _try(hook: OnVerdict, folder: str, notification: Notification) -> None:
+    data = notification.encode()
     if hook.command is not None:
-        value = str(verdict["value"]) if isinstance(verdict, dict) else ""
-        said = {
-            "MAD_RUN_ID": document["run_id"],
-            "MAD_MODEL": document["model"],
-            "MAD_VERDICT": value,
-            "MAD_ROOT": document["root"],
+        environment = {
+            "MAD_RUN_ID": notification.run_id,
+            "MAD_MODEL": notification.model,
+            "MAD_VERDICT": notification.verdict.value,
+            "MAD_ROOT": notification.root,
         }
-        return hand_to_command(
-            hook.command, folder, data, {name: str(text) for name, text in said.items()}, TRY_SECONDS
-        )
+        return hand_to_command(hook.command, folder, data, environment, TRY_SECONDS)
     url = os.environ.get(URL_VARIABLE, "") if hook.url == ENVIRONMENT else str(hook.url)
-    if not _is_web(url):
+    if not is_web(url):
         raise NotDelivered(f"the environment has no http or https URL in {URL_VARIABLE}")
     return post(url, data, os.environ.get(AUTHORIZATION_VARIABLE), TRY_SECONDS)

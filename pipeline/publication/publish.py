@@ -1,11 +1,14 @@
-"""What a run leaves for people: its record before the first task; at its end summaries, how it ended, tables and pages.
+"""The end of a run: summaries, the outcome, published tables, and pages.
 
-The outcome is the moment from which a run counts. Before it nothing is public, so a killed run publishes nothing; after it tables get
-their public names, whole and at once, and should that be cut off, the next run makes up for it before anything else.
+The outcome is the moment from which a run counts. Before it nothing is public, so a killed run publishes nothing;
+after it tables get their public names, whole and at once. Should a run be killed in between, the next one finishes
+its publication before anything else.
 """
 
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+
+from pydantic import Field
 
 from infra.commits import damage_of
 from infra.errors import AlreadyExists, Corrupt, StorageError
@@ -14,9 +17,10 @@ from infra.storage.files import digest
 from infra.storage.storage import Storage
 from pipeline.artifacts.scores import IMAGES, TABLE
 from pipeline.planning.plan import AuditPlan
-from pipeline.publication.history import history, latest_zoo
-from pipeline.publication.pages import Past, render
-from pipeline.publication.summary import _summary
+from pipeline.publication.history import History, history, latest_zoo_changes
+from pipeline.publication.pages import Background, render
+from pipeline.publication.summary import summarize
+from pipeline.root.documents import RECORD_FORMAT, Document, read_document
 from pipeline.root.layout import (
     models,
     outcome_file,
@@ -27,115 +31,115 @@ from pipeline.root.layout import (
     summary_file,
     table_file,
 )
-from pipeline.root.records import FORMAT, Document, RunOutcome, encode_document, read_document, read_summary
+from pipeline.root.records import OutcomeRecord, RunOutcome, read_run_summary, read_summary
 from pipeline.root.runs import Runs
+from pipeline.root.summary import Summary
 from pipeline.stages.progress import ModelRun
 
 
+class Pictures(Document):
+    """A report's `images.json`: PNG data URIs by `<source>#<row>`."""
+
+    pictures: dict[str, str] = Field(default_factory=dict)
+
+
 def publish(storage: Storage, run_id: str, plan: AuditPlan, progress: Sequence[ModelRun], complete: bool) -> RunOutcome:
-    """Ends a run: summaries, the outcome, tables, and last the views of the latest run. An incomplete run leaves its outcome only."""
+    """Ends a run: summaries, the outcome, tables, and last the pages. An incomplete run leaves its outcome only."""
     done = [run for run in progress if not run.failure and run.report is not None] if complete else []
-    summaries = {run.plan.name: _summary(storage, run_id, run) for run in done}
     outcome = RunOutcome(
         run_id=run_id,
-        summaries=summaries,
+        summaries={run.plan.name: summarize(storage, run_id, run) for run in done},
         failures={**plan.refused, **{run.plan.name: run.failure for run in progress if run.failure}},
         failed_tasks={run.plan.name: run.failed_tasks for run in progress if run.failed_tasks},
         refused_files={model.name: model.refused_files for model in plan.models if model.refused_files},
         stages={run.plan.name: run.costs for run in progress},
         unreached=[run.plan.name for run in progress if not run.failure and run.report is None] if complete else [],
     )
-    for name, summary in summaries.items():
-        storage.create(run_summary_file(run_id, name), encode_document(summary))
-    storage.create(outcome_file(run_id), encode_document(_record(outcome, complete)))
-    for name, summary in summaries.items():
+    encoded = {name: summary.encode() for name, summary in outcome.summaries.items()}
+    for name, data in encoded.items():
+        storage.create(run_summary_file(run_id, name), data)
+    digests = {name: digest(data) for name, data in encoded.items()}
+    storage.create(outcome_file(run_id), _outcome_record(outcome, digests, complete).encode())
+    for name, summary in outcome.summaries.items():
         _publish_table(storage, name, summary)
-        storage.write(summary_file(name), encode_document(summary))
-    if summaries:
+        storage.write(summary_file(name), encoded[name])
+    if outcome.summaries:
         publish_pages(storage, outcome.failures)
     return outcome
 
 
-def finish_interrupted_publication(storage: Storage) -> None:
-    """Publishes what the latest run that ended did not come to publish, because it was killed right then."""
-    ended = next((run_id for run_id in reversed(runs(storage)) if storage.exists(outcome_file(run_id))), None)
-    for name in models(storage) if ended else ():
-        with suppress(Corrupt):  # `mad verify` names what is damaged; it must not stop the models beside it
-            summary = read_document(storage, run_summary_file(str(ended), name))
-            if (
-                summary is not None
-                and not storage.exists(table_file(name, str(summary["run_id"])))
-                and not _report_damaged(storage, summary)
-            ):
-                _publish_table(storage, name, summary)
-
-
-def _report_damaged(storage: Storage, summary: Document) -> str:
-    table = summary["table"]
-    return (
-        damage_of(storage, report_file(summary, TABLE), str(table["sha256"]), int(str(table["bytes"])))
-        if isinstance(table, dict)
-        else ""
+def _outcome_record(outcome: RunOutcome, digests: dict[str, str], complete: bool) -> OutcomeRecord:
+    return OutcomeRecord(
+        format=RECORD_FORMAT,
+        run_id=outcome.run_id,
+        ended=utc_stamp(),
+        complete=complete,
+        summaries=digests,
+        failures=dict(outcome.failures),
+        failed_tasks={name: tuple(tasks) for name, tasks in outcome.failed_tasks.items()},
+        refused_files={name: dict(files) for name, files in outcome.refused_files.items()},
+        stages={name: dict(stages) for name, stages in outcome.stages.items()},
+        unreached=tuple(outcome.unreached),
     )
 
 
-def _publish_table(storage: Storage, model: str, summary: Document) -> None:
-    if summary["same_as"] is None:
+def finish_interrupted_publication(storage: Storage) -> None:
+    """Publishes what the latest run that ended did not publish, because it was killed right then."""
+    ended = next((run_id for run_id in reversed(runs(storage)) if storage.exists(outcome_file(run_id))), None)
+    for name in models(storage) if ended else ():
+        with suppress(Corrupt):  # `mad verify` names what is damaged; the other models must not suffer from it
+            summary = read_run_summary(storage, str(ended), name)
+            if summary is not None and _can_be_published(storage, name, summary):
+                _publish_table(storage, name, summary)
+
+
+def _can_be_published(storage: Storage, model: str, summary: Summary) -> bool:
+    """Whether a table is not published, and its report is there, undamaged."""
+    if storage.exists(table_file(model, summary.run_id)):
+        return False
+    report, table = report_file(summary.report_folder, TABLE), summary.table
+    return not damage_of(storage, report, table.sha256, table.bytes)
+
+
+def _publish_table(storage: Storage, model: str, summary: Summary) -> None:
+    if summary.same_as is None:
         with suppress(AlreadyExists):
-            storage.publish(report_file(summary, TABLE), table_file(model, str(summary["run_id"])))
+            storage.publish(report_file(summary.report_folder, TABLE), table_file(model, summary.run_id))
 
 
-def publish_pages(storage: Storage, failures: Mapping[str, str]) -> str:
-    """Renders the pages of the latest summaries of all models in the root; returns where the first page is.
+def publish_pages(storage: Storage, failures: Mapping[str, str], known: Runs | None = None) -> str:
+    """Renders the pages of the latest summaries of all models in the root, and returns where the first page is.
 
-    `failures`: models that the latest run could not audit, and why.
+    Args:
+        storage: of the root.
+        failures: models that the latest run could not audit, and why.
+        known: the root's runs, where they have been opened already.
     """
-    summaries, images, failed, past, known = [], {}, dict(failures), Past(), Runs(storage)
+    known = known or Runs(storage)
+    summaries, failed = list[Summary](), dict(failures)
+    images, histories, reviews = dict[str, Mapping[str, str]](), dict[str, History](), dict[str, Mapping[str, str]]()
     for name in models(storage):
         try:
             summary = read_summary(storage, name)
             if summary is not None:
                 images[name] = _images(storage, summary)
                 summaries.append(summary)
-                past.histories[name] = history(known, name).model_dump(mode="json")
-                past.reviews[name] = known.reviews(str(summary["run_id"]))
+                histories[name] = history(known, name)
+                reviews[name] = known.reviews(summary.run_id)
         except StorageError as error:
             failed[name] = str(error)
-    zoo = latest_zoo(known)
-    past.zoo.update(zoo.model_dump(mode="json") if zoo is not None else {})
-    for name, page in render(summaries, images, failed, past).items():
+    background = Background(histories, reviews, latest_zoo_changes(known))
+    for name, page in render(summaries, images, failed, background).items():
         storage.write(page_file(name), page.encode())
     return storage.locate(page_file("index"))
 
 
-def latest_failures(storage: Storage) -> dict[str, str]:
+def latest_failures(known: Runs) -> dict[str, str]:
     """Models that the latest completed run could not audit, and why."""
-    for run_id in reversed(runs(storage)):
-        try:
-            outcome = read_document(storage, outcome_file(run_id))
-        except Corrupt:
-            continue
-        if outcome is not None and outcome.get("complete"):
-            failures = outcome.get("failures")
-            return {name: str(reason) for name, reason in failures.items()} if isinstance(failures, dict) else {}
-    return {}
+    latest = next(known.completed(), None)
+    return dict(known.outcome(latest).failures) if latest is not None else {}
 
 
-def _images(storage: Storage, summary: Document) -> Mapping[str, str]:
-    pictures = (read_document(storage, report_file(summary, IMAGES)) or {}).get("pictures")
-    return {place: str(picture) for place, picture in pictures.items()} if isinstance(pictures, dict) else {}
-
-
-def _record(outcome: RunOutcome, complete: bool) -> Document:
-    return {
-        "format": FORMAT,
-        "run_id": outcome.run_id,
-        "ended": utc_stamp(),
-        "complete": complete,
-        "summaries": {name: digest(encode_document(dict(summary))) for name, summary in outcome.summaries.items()},
-        "failures": dict(outcome.failures),
-        "failed_tasks": {name: list(tasks) for name, tasks in outcome.failed_tasks.items()},
-        "refused_files": {name: dict(files) for name, files in outcome.refused_files.items()},
-        "stages": dict(outcome.stages),
-        "unreached": list(outcome.unreached),
-    }
+def _images(storage: Storage, summary: Summary) -> Mapping[str, str]:
+    found = read_document(storage, report_file(summary.report_folder, IMAGES), Pictures)
+    return found.pictures if found is not None else {}

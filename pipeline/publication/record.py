@@ -3,18 +3,16 @@
 import json
 import platform
 import uuid
-from dataclasses import asdict
 from importlib.metadata import version
-
-from pydantic import JsonValue
 
 from infra.events import stamp_after, utc_stamp
 from infra.storage.files import digest
 from infra.storage.storage import Storage
 from pipeline.artifacts.reviews import encode_review
 from pipeline.planning.plan import AuditPlan, ModelPlan
+from pipeline.root.documents import RECORD_FORMAT
 from pipeline.root.layout import review_file, run_file, runs
-from pipeline.root.records import FORMAT, Document, encode_document
+from pipeline.root.records import ModelRecord, RecordedConfig, ReviewRecord, RunRecord
 
 VERSIONED = ("mad", "torch", "numpy", "zarr", "pyarrow")
 
@@ -24,23 +22,21 @@ def begin(storage: Storage, plan: AuditPlan) -> str:
 
     Ids sort in the order of the runs, also where the clock was set back since the latest.
     """
-    config = plan.config.model_dump(mode="json")
-    now = utc_stamp()
+    config, now = plan.config.model_dump(mode="json"), utc_stamp()
     stamp = max(now, stamp_after(next(reversed(runs(storage)), "")))
     run_id = f"{stamp}-{digest(json.dumps([config, uuid.uuid4().hex]).encode())[:8]}"
-    record: Document = {
-        "format": FORMAT,
-        "run_id": run_id,
-        "started": now,
-        "versions": {"python": platform.python_version(), **{name: version(name) for name in _packages(plan)}},
-        "config": config,
-        "models": {model.name: _planned(model) for model in plan.models},
-        "refused": dict(plan.refused),
-    }
     reviews = encode_review(plan.reviews) if plan.config.review is not None else None
-    if reviews is not None:
-        record["review"] = {"samples": len(plan.reviews), "bytes": len(reviews), "sha256": digest(reviews)}
-    storage.create(run_file(run_id), encode_document(record))
+    record = RunRecord(
+        format=RECORD_FORMAT,
+        run_id=run_id,
+        started=now,
+        versions={"python": platform.python_version(), **{name: version(name) for name in _packages(plan)}},
+        config=RecordedConfig.model_validate(config),
+        models={model.name: _model_record(model) for model in plan.models},
+        refused=dict(plan.refused),
+        review=_review_record(len(plan.reviews), reviews) if reviews is not None else None,
+    )
+    storage.create(run_file(run_id), record.encode())
     if reviews is not None:
         storage.create(review_file(run_id), reviews)  # after the record: without one, `mad verify` misses it
     return run_id
@@ -48,26 +44,23 @@ def begin(storage: Storage, plan: AuditPlan) -> str:
 
 def _packages(plan: AuditPlan) -> tuple[str, ...]:
     """Packages whose versions a run records; transformers, an extra, where one of its models is loaded."""
-    return (
-        *VERSIONED,
-        *(["transformers"] if any(model.config.huggingface and not model.stored for model in plan.models) else []),
-    )
+    of_texts = any(model.config.huggingface and not model.stored for model in plan.models)
+    return (*VERSIONED, "transformers") if of_texts else VERSIONED
 
 
-def _planned(model: ModelPlan) -> Document:
-    sources: JsonValue = {source.key: asdict(source.file) for source in model.sources}
-    fitted: Document = (
-        {"fitted_key": model.curvature_rows_key, "fitted_sources": [source.key for source in model.curvature_sources]}
-        if model.labels_per_sample
-        else {}
+def _review_record(samples: int, data: bytes) -> ReviewRecord:
+    return ReviewRecord(samples=samples, bytes=len(data), sha256=digest(data))
+
+
+def _model_record(model: ModelPlan) -> ModelRecord:
+    return ModelRecord(
+        digest=model.digest,
+        row_key=model.row_key,
+        fitted_key=model.curvature_rows_key if model.labels_per_sample else None,
+        fitted_sources=tuple(source.key for source in model.curvature_sources) if model.labels_per_sample else None,
+        tasks=len(model.row_tasks),
+        sources={source.key: source.file for source in model.sources},
+        rows_of=model.stored.run_id if model.stored else None,
+        dropped=tuple(model.dropped) if model.stored else None,
+        rows=model.recipe.model_dump(mode="json"),
     )
-    of_stored: Document = {"rows_of": model.stored.run_id, "dropped": list(model.dropped)} if model.stored else {}
-    return {
-        "digest": model.digest,
-        "row_key": model.row_key,
-        **fitted,
-        "tasks": len(model.row_tasks),
-        "sources": sources,
-        **of_stored,
-        "rows": model.recipe.model_dump(mode="json"),
-    }

@@ -1,6 +1,6 @@
-"""The summary of a model: what was audited, what was found, how far it can be trusted, and what it cost."""
+"""The summary of a model, made at the end of a run: what its report found, and what the run adds to that."""
 
-import json
+from collections.abc import Iterator, Sequence
 
 from pydantic import JsonValue
 
@@ -11,132 +11,154 @@ from infra.storage.storage import Storage
 from pipeline.artifacts.scores import FACTS, TABLE
 from pipeline.config.estimators import Estimator, LossTrace
 from pipeline.config.schema import Preprocess
+from pipeline.data.sources import Source
 from pipeline.planning.plan import Cost, ModelPlan
-from pipeline.root.layout import published_runs, run_summary_file
-from pipeline.root.records import Document, read_document
+from pipeline.root.documents import JsonObject, decode_document
+from pipeline.root.layout import published_runs, report_file
+from pipeline.root.records import read_run_summary
+from pipeline.root.summary import (
+    CostEstimate,
+    CostRatio,
+    CostSummary,
+    Facts,
+    FileRows,
+    LayerCoverage,
+    MeasuredCost,
+    Summary,
+    SummaryFiles,
+    TableSummary,
+)
 from pipeline.stages.progress import ModelRun
 
+LAYERS_NAMED = 5
 
-def _summary(storage: Storage, run_id: str, run: ModelRun) -> Document:
-    plan = run.plan
+
+def summarize(storage: Storage, run_id: str, run: ModelRun) -> Summary:
+    """The summary of a model whose report is committed.
+
+    Raises:
+        Corrupt: the report changed since it was written.
+    """
+    plan, facts = run.plan, _read_facts(storage, run)
     assert run.report is not None
-    files = {file.name: file for file in run.report.files}
-    table, place = files[TABLE], f"{run.report_folder}/{FACTS}"
-    read = read_file(storage, place)
-    if digest(read) != files[FACTS].sha256:
-        raise Corrupt(f"{storage.locate(place)}: its contents changed since it was written (SHA-256 differs); {REPAIR}")
-    facts = json.loads(read)
-    return {
-        **facts,
+    table = next(file for file in run.report.files if file.name == TABLE)
+    found = {name: getattr(facts, name) for name in facts.model_fields_set}
+    added = {
         "run_id": run_id,
         "model": plan.name,
         "task": plan.config.task,
         "model_digest": plan.digest,
         "settings": _settings(plan),
-        "warnings": facts["warnings"]
-        + [line for part in ("screening", "sampling") for line in facts.get(part, {}).get("warnings", [])]
-        + _warnings(run),
-        "layers": {
-            "covered": list(plan.layout.names),
-            "fallback": list(plan.fallback),
-            "not_covered": dict(plan.not_covered),
-        },
-        "files": {
-            "trusted": [{"name": source.file.name, "rows": source.rows} for source in plan.trusted],
-            "audited": [{"name": source.file.name, "rows": source.rows} for source in plan.audited],
-            "refused": dict(plan.refused_files),
-            **(
-                {"sampling": [{"name": source.file.name, "rows": source.rows} for source in plan.sampling]}
-                if plan.sampling
-                else {}
-            ),
-        },
+        "warnings": (*_report_warnings(facts), *_run_warnings(run)),
+        "layers": LayerCoverage(
+            covered=plan.layout.names, fallback=tuple(plan.fallback), not_covered=dict(plan.not_covered)
+        ),
+        "files": _files(plan),
         "stages": run.costs,
-        "table": {"rows": facts["counts"]["audited"], "bytes": table.bytes, "sha256": table.sha256},
+        "table": TableSummary(rows=facts.counts.audited, bytes=table.bytes, sha256=table.sha256),
         "same_as": _same_table(storage, plan.name, table.sha256),
-        **({"cost": _compared(run.expected, run)} if run.expected is not None else {}),
-        "manifests": {what: list(paths) for what, paths in run.manifests.items()},
+        "cost": cost_summary(run.expected, run) if run.expected is not None else None,
+        "manifests": run.manifests,
         "report_folder": run.report_folder,
-        **({"rows_of": plan.stored.run_id} if plan.stored else {}),
+        "rows_of": plan.stored.run_id if plan.stored else None,
     }
+    return Summary.model_validate(found | added)
 
 
-def _compared(expected: Cost, run: ModelRun) -> JsonValue:
-    """What a model was expected to cost, what it did, as far as tasks tell, and the second over the first; None where nothing was expected."""
-    seconds, stored = (
-        sum(cost.seconds for cost in run.stages.values()),
-        sum(cost.bytes_stored for cost in run.stages.values()),
+def _read_facts(storage: Storage, run: ModelRun) -> Facts:
+    assert run.report is not None
+    expected = next(file.sha256 for file in run.report.files if file.name == FACTS)
+    path = report_file(run.report_folder, FACTS)
+    place, data = storage.locate(path), read_file(storage, path)
+    if digest(data) != expected:
+        raise Corrupt(f"{place}: its contents changed since it was written (SHA-256 differs); {REPAIR}")
+    return decode_document(data, Facts, place)
+
+
+def cost_summary(expected: Cost, run: ModelRun) -> CostSummary:
+    """What a model was expected to cost, what it did cost as far as its tasks tell, and the ratio of both."""
+    hours = sum(cost.seconds for cost in run.stages.values()) / 3600
+    stored = sum(cost.bytes_stored for cost in run.stages.values())
+    seconds = {stage: round(cost.seconds, 3) for stage, cost in run.stages.items()}
+    return CostSummary(
+        expected=cost_estimate(expected),
+        measured=MeasuredCost(worker_hours=hours, seconds=seconds, bytes_stored=stored),
+        over_expected=CostRatio(
+            worker_hours=round(hours / expected.worker_hours, 3) if expected.worker_hours else None,
+            bytes_stored=round(stored / expected.bytes_stored, 3) if expected.bytes_stored else None,
+        ),
     )
-    hours = seconds / 3600
-    return {
-        "expected": cost_document(expected),
-        "measured": {
-            "worker_hours": hours,
-            "seconds": {stage: round(cost.seconds, 3) for stage, cost in run.stages.items()},
-            "bytes_stored": stored,
-        },
-        "over_expected": {
-            "worker_hours": round(hours / expected.worker_hours, 3) if expected.worker_hours else None,
-            "bytes_stored": round(stored / expected.bytes_stored, 3) if expected.bytes_stored else None,
-        },
-    }
 
 
-def cost_document(cost: Cost) -> Document:
-    """A cost as a JSON object."""
-    seconds: Document = {stage: round(value, 3) for stage, value in cost.seconds.items()}
-    whole = {"bytes_stored": cost.bytes_stored, "bytes_read": cost.bytes_read, "requests": cost.requests}
-    return {"worker_hours": cost.worker_hours, "seconds": seconds, **whole}
+def cost_estimate(cost: Cost) -> CostEstimate:
+    """An expected cost as it is written."""
+    return CostEstimate(
+        worker_hours=cost.worker_hours,
+        seconds={stage: round(value, 3) for stage, value in cost.seconds.items()},
+        bytes_stored=cost.bytes_stored,
+        bytes_read=cost.bytes_read,
+        requests=cost.requests,
+    )
 
 
-def _settings(plan: ModelPlan) -> JsonValue:
+def _files(plan: ModelPlan) -> SummaryFiles:
+    return SummaryFiles(
+        trusted=_file_rows(plan.trusted),
+        audited=_file_rows(plan.audited),
+        refused=dict(plan.refused_files),
+        sampling=_file_rows(plan.sampling) or None,
+    )
+
+
+def _file_rows(sources: Sequence[Source]) -> tuple[FileRows, ...]:
+    return tuple(FileRows(name=source.file.name, rows=source.rows) for source in sources)
+
+
+def _settings(plan: ModelPlan) -> JsonObject:
     config = plan.config
-    return {
-        **(_trace_settings(config.traced) if config.traced else _gradient_settings(config.gradient)),
-        "curvature": config.curvature.model_dump(mode="json"),
-        "score": config.score.model_dump(mode="json"),
-    }
+    of_rows = _trace_settings(config.traced) if config.traced else _gradient_settings(config.gradient)
+    curvature: JsonValue = config.curvature.model_dump(mode="json")
+    return {**of_rows, "curvature": curvature, "score": config.score.model_dump(mode="json")}
 
 
-def _gradient_settings(estimator: Estimator) -> Document:
+def _gradient_settings(estimator: Estimator) -> JsonObject:
     return {"measurement": estimator.measurement, "parameters": estimator.parameters, "rank": estimator.projection.rank}
 
 
-def _trace_settings(estimator: LossTrace) -> Document:
-    """Statistics of batch norms are left as they are: the choice is recorded."""
-    return {
-        "estimator": estimator.model_dump(mode="json"),
-        "draws_kept": estimator.chains * len(estimator.kept),
-        "batchnorm": "frozen",
-    }
+def _trace_settings(estimator: LossTrace) -> JsonObject:
+    """Running statistics of batch norms stay frozen while weights are sampled, which is recorded."""
+    kept = estimator.chains * len(estimator.kept)
+    return {"estimator": estimator.model_dump(mode="json"), "draws_kept": kept, "batchnorm": "frozen"}
 
 
-def _warnings(run: ModelRun) -> list[JsonValue]:
-    plan, lines = run.plan, list[JsonValue]()
+def _report_warnings(facts: Facts) -> Iterator[str]:
+    yield from facts.warnings
+    for section in (facts.screening, facts.sampling):
+        yield from section.warnings if section is not None else ()
+
+
+def _run_warnings(run: ModelRun) -> Iterator[str]:
+    plan = run.plan
     if run.sampling_left_out:
         total = sum(source.rows for source in plan.sampling)
-        lines.append(
-            f"{run.sampling_left_out:,} of {total:,} samples of the sampling set are unreadable or unlabelled, and no chain saw them"
-        )
+        samples = f"{run.sampling_left_out:,} of {total:,} samples of the sampling set"
+        yield f"{samples} are unreadable or unlabelled, and no chain saw them"
     if plan.config.data.preprocess == Preprocess() and not plan.config.is_text:
-        lines.append("data.preprocess is not given: images go in scaled to [0, 1] only")
+        yield "data.preprocess is not given: images are only scaled to [0, 1]"
     if run.gone:
-        lines.append(f"files that the latest run audited and that no glob finds any more: {', '.join(run.gone)}")
+        yield f"files that the latest run audited and that no glob finds any more: {', '.join(run.gone)}"
     if plan.refused_files:
-        lines.append(f"files that could not be used: {'; '.join(plan.refused_files.values())}")
+        yield f"files that could not be used: {'; '.join(plan.refused_files.values())}"
     if plan.not_covered:
-        lines.append(
-            f"{len(plan.not_covered)} selected parameters are not covered: {', '.join(list(plan.not_covered)[:5])}"
-        )
-    return lines
+        named = ", ".join(list(plan.not_covered)[:LAYERS_NAMED])
+        yield f"{len(plan.not_covered)} selected parameters are not covered: {named}"
 
 
 def _same_table(storage: Storage, model: str, sha256: str) -> str | None:
     """The run whose published table is this very table, if it is the latest one."""
     latest = next(published_runs(storage, model), None)
     try:
-        summary = read_document(storage, run_summary_file(latest, model)) if latest else None
+        summary = read_run_summary(storage, latest, model) if latest else None
     except Corrupt:
         return None
-    table = summary.get("table") if summary else None
-    return latest if isinstance(table, dict) and table.get("sha256") == sha256 else None
+    return latest if summary is not None and summary.table.sha256 == sha256 else None

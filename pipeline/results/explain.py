@@ -1,32 +1,66 @@
 """What is behind one score: the trusted samples and the layers, and what its p-value means, in words."""
 
+from collections.abc import Mapping
 from difflib import get_close_matches
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
-from pydantic import JsonValue
+from pydantic import BaseModel, ConfigDict
 
 from pipeline.data.statuses import OK
 from pipeline.errors import ConfigError
 from pipeline.results.audit import Audit
-from pipeline.root.records import Document
+from pipeline.root.summary import Influence, Summary
 
 KEPT = 10
-
 
 IDS_SHOWN = 3
 
 
-def explain(audit: Audit, model: str, sample: str, top: int = KEPT) -> list[Document]:
+class LayerScore(BaseModel):
+    """A layer, and its part of a score."""
+
+    model_config = ConfigDict(frozen=True)
+    layer: str
+    score: float
+
+
+class Explanation(BaseModel):
+    """A published row with what is behind it: layers, most anomalous first, and trusted samples, most influential first."""
+
+    model_config = ConfigDict(frozen=True)
+    sample_id: str
+    source: str
+    row: int
+    prediction: int
+    confidence: float | None
+    score: float | None
+    p_value: float | None
+    q_value: float | None
+    flagged: bool
+    leverage: float | None
+    gradient_norm: float | None
+    mechanism: int
+    status: str
+    run_id: str
+    model: str
+    threshold: float | None
+    in_words: str
+    layers: tuple[LayerScore, ...]
+    top_trusted: tuple[Influence, ...]
+
+
+def explain(audit: Audit, model: str, sample: str, top: int = KEPT) -> list[Explanation]:
     """The published rows of an audited sample, each with its layers, most anomalous first, and its p-value in words.
 
-    Usually one row; an id that occurs several times has several.
+    Usually one row; an id that is duplicated has several.
 
     Args:
         audit: an opened root.
         model: the model's name.
         sample: the sample's id.
-        top: how many trusted samples and layers to name; the table keeps the 10 trusted samples of largest influence.
+        top: how many trusted samples and layers to name; the table has the 10 trusted samples of largest influence.
 
     Raises:
         RootError: the model has no completed run.
@@ -37,52 +71,36 @@ def explain(audit: Audit, model: str, sample: str, top: int = KEPT) -> list[Docu
     for batch in audit.scores(model):
         rows += batch.filter(pc.equal(batch.column("sample_id"), pa.scalar(sample))).to_pylist()
         if not rows:
-            near = get_close_matches(
-                sample, near + [str(name) for name in pc.unique(batch.column("sample_id")).to_pylist()], n=IDS_SHOWN
-            )
+            names = map(str, pc.unique(batch.column("sample_id")).to_pylist())
+            near = get_close_matches(sample, [*near, *names], n=IDS_SHOWN)
     if not rows:
-        raise ConfigError(
-            f"model {model}: run {summary['run_id']} has no audited sample {sample!r}"
-            + (f"; similar ids: {', '.join(near)}" if near else "")
-        )
-    return [_explained(row, summary, top) for row in rows]
+        similar = f"; similar ids: {', '.join(near)}" if near else ""
+        raise ConfigError(f"model {model}: run {summary.run_id} has no audited sample {sample!r}{similar}")
+    return [_explanation(row, summary, top) for row in rows]
 
 
-def _explained(row: Document, summary: Document, top: int) -> Document:
-    calibration = summary["calibration"]
-    assert isinstance(calibration, dict)
-    layers = row["layer_scores"]
-    ordered: list[JsonValue] = [
-        {"layer": name, "score": score} for name, score in sorted(_pairs(layers), key=lambda pair: -pair[1])
-    ]
-    trusted = row["top_trusted"]
-    return {
-        **{name: value for name, value in row.items() if name not in ("layer_scores", "top_trusted")},
-        "run_id": summary["run_id"],
-        "model": summary["model"],
-        "threshold": calibration["threshold"],
-        "in_words": in_words(row, int(str(calibration["calibration"]))),
-        "layers": ordered[:top],
-        "top_trusted": trusted[:top] if isinstance(trusted, list) else [],
+def _explanation(row: Mapping[str, Any], summary: Summary, top: int) -> Explanation:
+    scores = sorted(row["layer_scores"] or (), key=lambda pair: -pair[1])
+    added = {
+        "run_id": summary.run_id,
+        "model": summary.model,
+        "threshold": summary.calibration.threshold,
+        "in_words": in_words(row["status"], row["p_value"], row["q_value"], summary.calibration.calibration),
+        "layers": tuple(LayerScore(layer=layer, score=score) for layer, score in scores[:top]),
+        "top_trusted": (row["top_trusted"] or ())[:top],
     }
+    return Explanation.model_validate({**row, **added})
 
 
-def _pairs(layers: JsonValue) -> list[tuple[str, float]]:
-    return [(str(pair[0]), float(str(pair[1]))) for pair in layers] if isinstance(layers, list) else []  # type: ignore[index]
-
-
-def in_words(row: Document, calibration: int) -> str:
-    """What a row's p-value and q-value say; or why it has none."""
-    if row["status"] != OK:
-        return f"This sample has no score: {row['status']}."
-    p_value, q_value = float(str(row["p_value"])), float(str(row["q_value"]))
+def in_words(status: str, p_value: float | None, q_value: float | None, calibration: int) -> str:
+    """What a p-value and a q-value among so many calibration samples say, or why a sample has none."""
+    if status != OK or p_value is None or q_value is None:
+        return f"This sample has no score: {status}."
     above = round(p_value * (calibration + 1)) - 1
-    others = (
-        f"{above:,} of {calibration:,} calibration samples score"
-        if above
-        else f"None of {calibration:,} calibration samples scores"
-    )
+    score = f"{above:,} of {calibration:,} calibration samples score" if above else ""
+    others = score or f"None of {calibration:,} calibration samples scores"
+    chance = f"at most {p_value:.3g} (once in {1 / p_value:,.0f})"
     return (
-        f"{others} at least this high, so a normal sample would with probability at most {p_value:.3g} (once in {1 / p_value:,.0f}). "
-        f"Of the audited samples that are at least this extreme, at most about {min(1.0, q_value):.1%} should be normal ones."
+        f"{others} at least this high, so a normal sample would with probability {chance}. Of the audited samples that "
+        f"are at least this extreme, at most about {min(1.0, q_value):.1%} should be normal ones."
     )

@@ -1,13 +1,11 @@
-"""The rows of a completed run as they are stored: its parts, by the manifests that its summary names, and all of a split as one Dask array."""
+"""The rows of a completed run as they are stored: the parts that its manifests list, and a split as a Dask array."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 import dask.array
 import numpy as np
 from dask.delayed import delayed
 from numpy.typing import NDArray
-from pydantic import JsonValue
 
 from infra.commits import CommitLog, Receipt
 from infra.formats.arrays import StoredArray
@@ -15,16 +13,14 @@ from infra.storage.storage import Storage
 from madcore import RowLayout
 from pipeline.artifacts.rows import RowsPart, open_rows, read_range, stored_layout
 from pipeline.errors import RootError
+from pipeline.root.summary import Summary
 
 PIECE_BYTES = 64 << 20
 
 
-Summary = Mapping[str, JsonValue]
-
-
 @dataclass(frozen=True)
 class SplitRows:
-    """All rows of a split: parts in the order of the table, the layout that they share, and rows in a chunk at rest."""
+    """All rows of a split: parts in the order of the table, their common layout, and how many rows a chunk has."""
 
     parts: tuple[RowsPart, ...]
     layout: RowLayout
@@ -32,25 +28,26 @@ class SplitRows:
 
     @property
     def pieces(self) -> list[tuple[RowsPart, int, int]]:
-        """Ranges of a part's rows of at most PIECE_BYTES as float32 (one chunk at least), which begin where a chunk does, so that each is read once."""
+        """Ranges of a part's rows of at most PIECE_BYTES as float32, but at least one chunk.
+
+        They begin where a chunk does, so that each chunk is read once.
+        """
         step = max(1, PIECE_BYTES // (4 * self.layout.k) // self.chunk) * self.chunk
         sizes = [(part, part.stop - part.start) for part in self.parts]
         return [(part, start, min(start + step, rows)) for part, rows in sizes for start in range(0, rows, step)]
 
 
 def receipts(storage: Storage, summary: Summary, what: str) -> list[tuple[CommitLog, Receipt]]:
-    """What a run's manifests of a kind list, in order; `what` is a key of the summary's `manifests`."""
-    manifests = summary["manifests"]
-    paths = manifests.get(what, []) if isinstance(manifests, dict) else []
+    """The receipts that a run's manifests list, in order; `what` is a key of the summary's `manifests`."""
     found = []
-    for path in paths if isinstance(paths, list) else []:
-        log = CommitLog(storage, str(path).rpartition("/manifests/")[0])
-        found += [(log, receipt) for receipt in log.manifest(str(path)).receipts]
+    for path in summary.manifests.get(what, ()):
+        log = CommitLog(storage, path.rpartition("/manifests/")[0])
+        found += [(log, receipt) for receipt in log.manifest(path).receipts]
     return found
 
 
 def stored_parts(storage: Storage, summary: Summary, split: str, fitted: bool = False) -> tuple[RowsPart, ...]:
-    """The parts of a split; `fitted`: of the rows that the curvature is fitted on, where those are not the samples' own.
+    """The parts of a split; `fitted`: of the rows that the curvature is made of, where those are not the samples' own.
 
     Raises:
         RootError: tasks failed, so that rows are missing.
@@ -59,30 +56,26 @@ def stored_parts(storage: Storage, summary: Summary, split: str, fitted: bool = 
     parts = tuple(RowsPart.of(log, receipt) for log, receipt in listed)
     found, expected = sum(part.stop - part.start for part in parts), _expected_rows(summary, split)
     if found != expected:
-        raise RootError(
-            f"model {summary['model']}: {expected - found:,} of {expected:,} {split} rows are in files of which tasks failed; `mad run` tries them again"
-        )
+        missing = f"{expected - found:,} of {expected:,} {split} rows are missing, because tasks failed"
+        raise RootError(f"model {summary.model}: {missing}; `mad run` tries them again")
     return parts
 
 
 def stored_rows(storage: Storage, summary: Summary, split: str) -> SplitRows:
-    """The rows of a split; of the rows themselves nothing is read yet. Raises as `stored_parts`."""
+    """The rows of a split; the rows themselves are not read yet. Raises as `stored_parts`."""
     parts = stored_parts(storage, summary, split)
     first = open_rows(storage, parts[0])
     return SplitRows(parts, layout_of(summary, first), int(first.chunks[0]))
 
 
-def covered(summary: Summary) -> list[str]:
-    """Names of the layers of a run, in order; what is stored may have more of them, which a run from stored rows left out."""
-    layers = summary["layers"]
-    names = layers["covered"] if isinstance(layers, dict) else []
-    return [str(name) for name in names] if isinstance(names, list) else []
-
-
 def layout_of(summary: Summary, array: StoredArray) -> RowLayout:
-    """The layout of a run's rows, of an array that they are stored in."""
-    stored, names = stored_layout(array), covered(summary)
-    kept = [(name, size) for name, size in zip(stored.names, stored.sizes, strict=True) if name in names]
+    """The layout of a run's rows, from an array that they are stored in.
+
+    That may have more layers, which a run from stored rows left out.
+    """
+    stored = stored_layout(array)
+    sizes = zip(stored.names, stored.sizes, strict=True)
+    kept = [(name, size) for name, size in sizes if name in summary.layers.covered]
     return RowLayout(tuple(name for name, _ in kept), tuple(size for _, size in kept))
 
 
@@ -103,6 +96,5 @@ def _read_piece(url: str, part: RowsPart, layout: RowLayout, piece: tuple[int, i
 
 
 def _expected_rows(summary: Summary, split: str) -> int:
-    files = summary["files"]
-    listed = files[split] if isinstance(files, dict) else []
-    return sum(int(str(file["rows"])) for file in listed if isinstance(file, dict)) if isinstance(listed, list) else 0
+    files = {"trusted": summary.files.trusted, "audited": summary.files.audited}
+    return sum(file.rows for file in files[split])

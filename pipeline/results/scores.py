@@ -1,4 +1,4 @@
-"""Published scores as a Dask data frame, a partition per row group. Needs pandas, which the extra `mad[dask]` brings."""
+"""Published scores as a Dask data frame, a partition per row group; needs pandas, from the extra `mad[dask]`."""
 
 from typing import TYPE_CHECKING
 
@@ -13,11 +13,16 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
-NEEDS = "a data frame of scores needs pandas, which is not installed here: pip install 'mad[dask]'; `Audit.scores` has the same as Arrow, without it"
+NEEDS = (
+    "a data frame of scores needs pandas, which is not installed here: pip install 'mad[dask]'; "
+    "`Audit.scores` has the same as Arrow, without it"
+)
 
 
 def score_frame(storage: Storage, place: str) -> "dask.dataframe.DataFrame":
-    """The table at a place, columns and their Arrow types as published, nested ones too, a partition per row group (8,192 rows), read when computed.
+    """The table at a place, a partition per row group (8,192 rows), read when computed.
+
+    Columns keep their Arrow types as published, nested ones too.
 
     Raises:
         ImportError: there is no pandas.

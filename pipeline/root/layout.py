@@ -1,49 +1,44 @@
-"""The root: its mark, its runs, and the places of what it publishes.
+"""Where things are under a root: its mark, its runs, and what it publishes.
 
-    mad.json                                   the root's mark: format and audit id
-    .lock/                                     who runs an audit here (see infra.locks)
-    <model>/gradients/<row key>/<source key>/  commit log: rows of one source file
-    <model>/gradients/<snapshots key>/chain-N/ commit log: segments of a chain of sampled weights
-    <model>/curvature/<key>/                   commit log: factor and references
-    <model>/scoring/<key>/<source key>/        commit log: score parts
-    <model>/reporting/<key>/                   commit log: the table and its facts
-    <model>/scores/run=<run id>/               the published table
-    <model>/summary.json                       of the latest completed run
-    runs/<run id>/_run.json                    resolved config, versions, digests; before the first task
-    runs/<run id>/_review.arrow                what reviews said by then, where the config names any
-    runs/<run id>/<model>.json                 the run's summary
-    runs/<run id>/_outcome.json                how the run ended; the moment from which it counts
-    runs/<run id>/_collected.json              that `mad gc` has removed results of the run; made before it does
-    report/                                    pages; <model>.history.json: its latest runs, and the latest compared with the one before
+    mad.json                                   the root's mark: format and audit id .lock/
+    which process runs an audit here (see infra.locks) <model>/gradients/<row key>/<source key>/  commit log: rows of
+    one source file <model>/gradients/<snapshots key>/chain-N/ commit log: segments of a chain of sampled weights
+    <model>/curvature/<key>/                   commit log: factor and references <model>/scoring/<key>/<source key>/
+    commit log: score parts <model>/reporting/<key>/                   commit log: the table and its facts
+    <model>/scores/run=<run id>/               the published table <model>/summary.json                       of the
+    latest completed run runs/<run id>/_run.json                    resolved config, versions, digests; written before
+    the first task runs/<run id>/_review.arrow                reviews as the run found them, where the config names a
+    table of them runs/<run id>/<model>.json                 the run's summary of a model runs/<run id>/_outcome.json
+    how the run ended; from this moment on it counts runs/<run id>/_collected.json              marks that `mad gc`
+    removed results of the run; written before it does report/                                    pages;
+    <model>.history.json: its latest runs, and a comparison of the last two
 
 Model names start with a letter or digit, so `_` keeps a run's own files apart from its models'.
 """
 
-from collections.abc import Iterator, Mapping
-
-from pydantic import JsonValue
+from collections.abc import Iterator
 
 from infra.storage.storage import Storage
 from pipeline.config.schema import RESERVED_NAMES
 
 
 def run_file(run_id: str) -> str:
-    """Where a run's resolved config is."""
+    """Where a run's record is."""
     return f"runs/{run_id}/_run.json"
 
 
 def outcome_file(run_id: str) -> str:
-    """Where a completed run says how it ended."""
+    """Where it is recorded how a run ended."""
     return f"runs/{run_id}/_outcome.json"
 
 
 def collected_file(run_id: str) -> str:
-    """Where it is noted that `mad gc` removed results of a run."""
+    """Where the mark is that `mad gc` removed results of a run."""
     return f"runs/{run_id}/_collected.json"
 
 
 def review_file(run_id: str) -> str:
-    """Where what reviews said by a run is."""
+    """Where the reviews are that a run found."""
     return f"runs/{run_id}/_review.arrow"
 
 
@@ -58,7 +53,7 @@ def summary_file(model: str) -> str:
 
 
 def history_file(model: str) -> str:
-    """Where a model's history is, that pages are made of."""
+    """Where a model's history is, which its page shows."""
     return f"report/{model}.history.json"
 
 
@@ -67,19 +62,16 @@ def table_file(model: str, run_id: str) -> str:
     return f"{model}/scores/run={run_id}/part-00000.parquet"
 
 
-def report_file(summary: Mapping[str, JsonValue], name: str) -> str:
-    """Where a file of the report that a summary is made of is."""
-    return f"{summary['report_folder']}/{name}"
+def report_file(folder: str, name: str) -> str:
+    """Where a file of a report is; `folder` is a summary's `report_folder`."""
+    return f"{folder}/{name}"
 
 
 def table_run(path: str) -> str | None:
-    """The run whose published table a path is of; None where it is of none."""
+    """The run whose published table is at a path; None where the path is not a table's."""
     parts = path.split("/")
-    return (
-        parts[2].removeprefix("run=")
-        if len(parts) > 3 and parts[1] == "scores" and parts[2].startswith("run=")
-        else None
-    )
+    is_table = len(parts) > 3 and parts[1] == "scores" and parts[2].startswith("run=")
+    return parts[2].removeprefix("run=") if is_table else None
 
 
 def page_file(name: str) -> str:
@@ -93,7 +85,7 @@ def runs(storage: Storage) -> list[str]:
 
 
 def models(storage: Storage) -> list[str]:
-    """Names of all models that this root holds rows or a summary of; what else lies in the root is none of its business."""
+    """Names of all models with rows or a summary in this root; other files in it are ignored."""
     names = [name for name in storage.list("") if name not in RESERVED_NAMES]
     return [name for name in names if storage.list(f"{name}/gradients") or storage.exists(summary_file(name))]
 

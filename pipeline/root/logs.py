@@ -1,4 +1,4 @@
-"""The commit logs of the stages, and what they have committed."""
+"""The commit logs of the stages: where each is under a root, and what it has committed."""
 
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -8,20 +8,15 @@ from infra.storage.storage import Storage
 
 SPLIT, FACTOR, MOMENT, BASIS, EIGENVALUES = "split", "factor", "moment", "basis", "eigenvalues"
 
-
 STAGES = ("gradients", "curvature", "scoring", "reporting")
-
 
 READERS = 8
 
-
 Receipts = Mapping[str, Mapping[str, Receipt]]  # by task, by the folder of their log
-
 
 NO_RECEIPTS: Receipts = {}
 
-
-KEYED_ONCE = ("curvature", "reporting")  # the logs of the others are by source below their key
+KEYED_ONCE = ("curvature", "reporting")  # the other stages have a log per source file below their key
 
 
 def rows_log(storage: Storage, model: str, row_key: str, source_key: str) -> CommitLog:
@@ -45,7 +40,7 @@ def reporting_log(storage: Storage, model: str, key: str) -> CommitLog:
 
 
 def log_folder(path: str) -> str | None:
-    """The folder of the commit log that a file of a stage lies in; None where it lies in none."""
+    """The folder of the commit log that a file of a stage belongs to; None where it belongs to none."""
     parts = path.split("/")
     depth = 3 if len(parts) > 1 and parts[1] in KEYED_ONCE else 4
     return "/".join(parts[:depth]) if len(parts) > depth + 1 else None

@@ -1,4 +1,4 @@
-"""`ROOT/mad.json`, which makes a folder a root, and the lock that a driver holds on it."""
+"""`ROOT/mad.json`, the mark that makes a folder a root, and the lock that a driver holds on it."""
 
 import uuid
 from contextlib import suppress
@@ -52,9 +52,8 @@ def check_root(storage: Storage) -> RootInfo | None:
         raise RootError(str(error)) from error
     if present:
         shown = ", ".join(present[:3])
-        raise RootError(
-            f"{storage.url}: not a root, because it holds files ({shown}) but no mad.json; name an empty or new folder, or an earlier root"
-        )
+        found = f"not a root, because it holds files ({shown}) but no mad.json"
+        raise RootError(f"{storage.url}: {found}; name an empty or new folder, or an earlier root")
     return None
 
 
@@ -71,7 +70,7 @@ def open_root(storage: Storage) -> RootInfo:
 
 
 def claim_root(storage: Storage) -> RootInfo:
-    """Makes the root where it is new, after trying that its store honours exclusive create.
+    """Creates the root where it is new, after checking that its store honours exclusive create.
 
     Raises:
         RootError: there is no such store, or it lets two writers overwrite each other.
@@ -90,5 +89,5 @@ def claim_root(storage: Storage) -> RootInfo:
 
 
 def root_lock(storage: Storage) -> Lock:
-    """The lock of those who run audits in the root."""
+    """The lock that a process holds while it runs an audit in the root."""
     return Lock(storage, LOCK)

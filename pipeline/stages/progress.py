@@ -2,14 +2,13 @@
 
 from dataclasses import dataclass, field
 
-from pydantic import JsonValue
-
 from infra.commits import Receipt
 from pipeline.artifacts.curvature import CurvatureFolders
 from pipeline.artifacts.rows import RowsPart
 from pipeline.artifacts.scores import ScorePart
 from pipeline.planning.plan import Cost, ModelPlan
 from pipeline.root.logs import STAGES
+from pipeline.root.summary import StageSummary
 
 
 @dataclass
@@ -27,15 +26,14 @@ class StageCost:
     tasks_reused: int = 0
 
     @property
-    def document(self) -> dict[str, JsonValue]:
+    def summary(self) -> StageSummary:
         """For a summary. `computing_share` is None where no model computes."""
-        share = round(self.computing_seconds / self.seconds, 3) if self.computing_seconds else None
-        return {
-            "seconds": round(self.seconds, 3),
-            "computing_share": share,
-            "tasks_run": self.tasks_run,
-            "tasks_reused": self.tasks_reused,
-        }
+        return StageSummary(
+            seconds=round(self.seconds, 3),
+            computing_share=round(self.computing_seconds / self.seconds, 3) if self.computing_seconds else None,
+            tasks_run=self.tasks_run,
+            tasks_reused=self.tasks_reused,
+        )
 
 
 @dataclass
@@ -77,6 +75,6 @@ class ModelRun:
         return not (self.failure or self.unreached)
 
     @property
-    def costs(self) -> dict[str, JsonValue]:
+    def costs(self) -> dict[str, StageSummary]:
         """The stages' costs, for a summary."""
-        return {stage: cost.document for stage, cost in self.stages.items()}
+        return {stage: cost.summary for stage, cost in self.stages.items()}

@@ -166,8 +166,8 @@ def test_without_preprocess_images_go_in_scaled_only_and_the_summary_says_so(
     path.write_text(yaml.safe_dump(raw))
     ended = mad("run", path, "--output", "json")
     assert ended.code == 0
-    assert "data.preprocess is not given: images go in scaled to [0, 1] only" in ended.summary["warnings"]
-    assert "data.preprocess is not given: images go in scaled to [0, 1] only" in mad("run", path).out
+    assert "data.preprocess is not given: images are only scaled to [0, 1]" in ended.summary["warnings"]
+    assert "data.preprocess is not given: images are only scaled to [0, 1]" in mad("run", path).out
     assert not [
         line for line in mad("run", configure(), "--output", "json").summary["warnings"] if "preprocess" in line
     ]

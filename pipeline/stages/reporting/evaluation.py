@@ -82,17 +82,6 @@ def evaluate(labelled: LabelledScores) -> dict[str, JsonValue]:
     }
 
 
-def figures(evaluation: JsonValue) -> dict[str, JsonValue]:
-    """The headline part of an evaluation: of attacks that succeeded, or of all where success is not known.
-
-    Empty without an evaluation.
-    """
-    if not isinstance(evaluation, dict):
-        return {}
-    chosen = evaluation.get("all" if evaluation.get("attack_success_rate") is None else "attack_succeeded")
-    return chosen if isinstance(chosen, dict) else {}
-
-
 def controls(labelled: LabelledScores) -> dict[str, JsonValue]:
     """Controls that need no attribution: the AUROC of confidence and of the gradient norm alone.
 

@@ -12,7 +12,8 @@ from pydantic import JsonValue
 
 from pipeline.publication.charts import Plot, plot
 from pipeline.publication.filters import duration, number, percent, when
-from pipeline.publication.pages import render, zoo_headline
+from pipeline.publication.pages import render, template, zoo_headline
+from pipeline.root.summary import Summary
 
 Json = dict[str, JsonValue]
 
@@ -110,15 +111,20 @@ def with_strings(value: JsonValue, change: Callable[[str], str]) -> JsonValue:
 
 
 def without_numbers(value: JsonValue) -> JsonValue:
+    """The same document with every float null, and every count 0: what a summary says where nothing is known."""
     if isinstance(value, dict):
-        return {key: without_numbers(inner) for key, inner in value.items()}
+        return {key: without_numbers(inner) if key != "schema" else inner for key, inner in value.items()}
     if isinstance(value, list):
         return [without_numbers(inner) for inner in value]
-    return None if isinstance(value, int | float) else value
+    return None if isinstance(value, float) else 0 if isinstance(value, int) else value
+
+
+def typed(document: Json) -> Summary:
+    return Summary.model_validate(document)
 
 
 def only(changed: Json) -> Page:
-    return Page(render([changed], {})[str(changed["model"])])
+    return Page(render([typed(changed)], {})[str(changed["model"])])
 
 
 def zoo() -> dict[str, str]:
@@ -128,9 +134,8 @@ def zoo() -> dict[str, str]:
         "small": "cannot tell",
         "a.b-c_d": "nothing unusual",
     }
-    return render(
-        [summary(model, verdict) for model, verdict in verdicts.items()], {"badnets": {"audited.parquet#17": PNG}}
-    )
+    summaries = [typed(summary(model, verdict)) for model, verdict in verdicts.items()]
+    return render(summaries, {"badnets": {"audited.parquet#17": PNG}})
 
 
 @pytest.mark.parametrize("name", ["index", "badnets", "a.b-c_d"])
@@ -176,10 +181,8 @@ def test_hostile_strings_stay_text_everywhere() -> None:
     hostile = with_strings(summary(), lambda text: HOSTILE + text)
     assert isinstance(calm, dict)
     assert isinstance(hostile, dict)
-    tame, wild = (
-        render([calm], {}),
-        render([hostile], {str(hostile["model"]): {f"{HOSTILE}audited.parquet#17": HOSTILE}}),
-    )
+    tame = render([typed(calm)], {})
+    wild = render([typed(hostile)], {str(hostile["model"]): {f"{HOSTILE}audited.parquet#17": HOSTILE}})
     assert Page(wild["index"]).shape == Page(tame["index"]).shape
     page = Page(wild[str(hostile["model"])])
     assert page.shape == Page(tame["calm badnets"]).shape
@@ -207,14 +210,14 @@ def test_hostile_strings_stay_text_everywhere() -> None:
     "uri", ["https://evil.test/x.png", "data:image/svg+xml;base64,PHN2Zz4=", PNG + '" onerror="alert(1)', PNG + "\n"]
 )
 def test_an_image_that_is_no_embedded_png_is_not_shown(uri: str) -> None:
-    page = Page(render([summary()], {"badnets": {"audited.parquet#17": uri}})["badnets"])
+    page = Page(render([typed(summary())], {"badnets": {"audited.parquet#17": uri}})["badnets"])
     assert page.values("src") == []
     assert len(page.of_class("div", "empty")) == 2
 
 
 def test_images_belong_to_their_source_and_row() -> None:
     images = {"badnets": {"audited.parquet#17": PNG, "other.parquet#18": PNG}, "clean": {"audited.parquet#18": PNG}}
-    page = Page(render([summary()], images)["badnets"])
+    page = Page(render([typed(summary())], images)["badnets"])
     assert (page.values("src"), page.values("alt")) == ([PNG], ["Sample x17"])
 
 
@@ -324,11 +327,13 @@ def partial_summaries() -> Iterator[tuple[str, Json, str]]:
         "accuracy": None,
     }
     yield "evaluation of nulls", {**full, "evaluation": unknown}, "Attack success rate -, accuracy on clean samples -"
-    nulls = without_numbers({**full, "histogram": histogram([], [], [])})
-    assert isinstance(nulls, dict)
-    yield "no number at all", nulls, "No sample has a score"
+    stages: Json = {"gradients": {"tasks_run": 0, "tasks_reused": 0}}
     calibration = full["calibration"]
     assert isinstance(calibration, dict)
+    targeted: Json = {**calibration, "target": {}}
+    nulls = without_numbers({**full, "histogram": histogram([], [], []), "stages": stages, "calibration": targeted})
+    assert isinstance(nulls, dict)
+    yield "no number at all", nulls, "No sample has a score"
     discovery: Json = {**calibration, "target": {"fdr": 0.05}, "threshold": None, "smallest_certified_group": 84}
     yield "false discovery rate", {**full, "calibration": discovery}, "false discovery rate 5 %"
 
@@ -341,7 +346,11 @@ def test_what_is_not_known_is_left_out_or_a_dash(case: str, partial: Json, sente
     headings = {value for _, attributes in page.tags if (value := attributes.get("id"))}
     assert ("evaluation" in headings) == (partial["evaluation"] is not None)
     assert ("warnings" in headings) == bool(partial["warnings"])
-    assert "None" not in Page(render([partial], {})["index"]).text
+    assert "None" not in Page(render([typed(partial)], {})["index"]).text
+
+
+def test_templates_are_compiled_once() -> None:
+    assert template("model.html.j2") is template("model.html.j2")
 
 
 def test_the_index_of_no_models_says_so() -> None:
@@ -351,7 +360,7 @@ def test_the_index_of_no_models_says_so() -> None:
 @pytest.mark.parametrize("names", [["a", "a"], ["index"]])
 def test_two_pages_cannot_share_a_name(names: list[str]) -> None:
     with pytest.raises(ValueError, match="must be unique and none may be 'index'"):
-        render([summary(name) for name in names], {})
+        render([typed(summary(name)) for name in names], {})
 
 
 def test_numbers_are_short() -> None:
@@ -386,6 +395,8 @@ def test_shares_times_and_dates_are_for_people() -> None:
 
 
 def test_a_model_that_failed_is_named_with_its_reason_even_where_an_older_summary_is_shown() -> None:
-    page = Page(render([summary("badnets")], {}, {"badnets": "weights gone", "other": "<b>no such file</b>"})["index"])
-    assert "weights gone. What is shown of it below is older." in page.text
+    page = Page(
+        render([typed(summary("badnets"))], {}, {"badnets": "weights gone", "other": "<b>no such file</b>"})["index"]
+    )
+    assert "weights gone. The results of it below are older." in page.text
     assert "<b>no such file</b>" in page.text

@@ -17,10 +17,10 @@ from pipeline.results.audit import Audit, open_audit
 from pipeline.results.scores import NEEDS
 from pipeline.root.layout import summary_file
 from pipeline.root.mark import claim_root
-from pipeline.root.records import encode_document
+from pipeline.root.summary import Counts, ModelVerdict, Summary, TableSummary
 from pipeline.run import run_audit
 from tests.conftest import ConfigMaker
-from tests.pipeline.test_pages import summary
+from tests.pipeline.publication.test_pages import summary, typed
 
 HOSTILE = "<script>alert(1)</script>&\"'"
 
@@ -32,20 +32,9 @@ def audit(make_config: ConfigMaker) -> Audit:
 
 def test_it_says_root_run_verdict_and_counts(audit: Audit) -> None:
     found = audit.summary("digits")
-    counts, verdict = found["counts"], found["verdict"]
-    assert isinstance(counts, dict) and isinstance(verdict, dict)
+    expected = (audit.storage.url, found.run_id, "digits", found.verdict.value, str(found.counts.flagged))
     shown = [repr(audit), audit._repr_html_()]
-    for text in shown:
-        assert all(
-            what in text
-            for what in (
-                audit.storage.url,
-                str(found["run_id"]),
-                "digits",
-                str(verdict["value"]),
-                str(counts["flagged"]),
-            )
-        )
+    assert all(what in text for text in shown for what in expected)
     assert ET.fromstring(shown[1]).tag == "table"
 
 
@@ -57,7 +46,7 @@ def test_a_root_without_a_completed_run_says_so(tmp_path: Path) -> None:
 
 def test_no_name_becomes_markup() -> None:
     document = notebooks.as_html(HOSTILE, HOSTILE, [notebooks.cells(HOSTILE, None)])
-    svg = notebooks.chart({**summary(), "model": HOSTILE}).svg
+    svg = notebooks.chart(typed({**summary(), "model": HOSTILE})).svg
     for text in (document, svg):
         assert "<script" not in text
         assert HOSTILE in "".join(ET.fromstring(text).itertext())
@@ -68,16 +57,11 @@ def test_the_chart_has_both_groups_and_the_threshold(audit: Audit) -> None:
     assert drawn._repr_svg_() == drawn.svg
     classes = [node.get("class") for node in ET.fromstring(drawn.svg).iter()]
     assert classes.count("calibration") == classes.count("audited") == 2 and classes.count("threshold") == 1
-    threshold = audit.summary("digits")["calibration"]["threshold"]  # type: ignore[index,call-overload]
-    assert f"threshold {number(float(str(threshold)))}" in drawn.svg
+    assert f"threshold {number(audit.summary('digits').calibration.threshold)}" in drawn.svg
 
 
 def test_a_chart_of_no_scores_says_so() -> None:
-    empty = {
-        **summary(),
-        "histogram": {"edges": [], "calibration": [], "audited": []},
-        "calibration": {"threshold": None},
-    }
+    empty = typed({**summary(), "histogram": {}, "calibration": {"threshold": None}})
     assert "No sample has a score." in notebooks.chart(empty).svg
 
 
@@ -107,7 +91,14 @@ def test_a_partition_of_the_frame_is_a_row_group(tmp_path: Path) -> None:
     sink = pa.BufferOutputStream()
     pq.write_table(pa.Table.from_pylist([row] * 25, schema=PUBLISHED_FORMAT.schema), sink, row_group_size=10)
     storage.write(f"m/reporting/{TABLE}", sink.getvalue().to_pybytes())
-    storage.write(summary_file("m"), encode_document({"schema": 1, "model": "m", "report_folder": "m/reporting"}))
+    found = Summary(
+        counts=Counts(audited=25, flagged=0),
+        verdict=ModelVerdict(value="nothing unusual"),
+        run_id="r",
+        table=TableSummary(bytes=1, sha256="0"),
+        report_folder="m/reporting",
+    )
+    storage.write(summary_file("m"), found.encode())
     frame = open_audit(storage.url).scores_dataframe("m")
     assert list(frame.map_partitions(len).compute()) == [10, 10, 5]
 

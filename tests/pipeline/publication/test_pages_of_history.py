@@ -1,15 +1,16 @@
 """What pages say of earlier runs: what differs since the run before, a line over the runs, and what reviews said."""
 
-import copy
 import json
 
 import pytest
 from pydantic import JsonValue
 
 from pipeline.publication.charts import trend
-from pipeline.publication.history import History, Zoo
-from pipeline.publication.pages import Past, differs, drifted, render
-from tests.pipeline.test_pages import HOSTILE, Json, Page, summary, with_strings
+from pipeline.publication.comparison import Difference
+from pipeline.publication.history import History, RunComparison, ZooChanges
+from pipeline.publication.pages import Background, render
+from pipeline.root.records import ModelResult
+from tests.pipeline.publication.test_pages import HOSTILE, Page, summary, typed, with_strings
 
 RUNS = ("20261123T010000000Z-cccc", "20261122T010000000Z-bbbb", "20261121T010000000Z-aaaa")
 
@@ -37,32 +38,34 @@ HISTORY = """
 """
 
 
-def history() -> Json:
-    """A view as it is written, so that a page cannot be tested with what no view holds."""
-    found: Json = History.model_validate(json.loads(HISTORY)).model_dump(mode="json")
+def history() -> History:
+    """A history as it is stored."""
+    return History.model_validate(json.loads(HISTORY))
+
+
+def comparison() -> RunComparison:
+    found = history().compared
+    assert found is not None
     return found
 
 
-def zoo() -> Json:
-    return Zoo(before=RUNS[1], after=RUNS[0], added=("late",), changed=("badnets",), gone=("early",)).model_dump(
-        mode="json"
-    )
+def zoo() -> ZooChanges:
+    return ZooChanges(before=RUNS[1], after=RUNS[0], added=("late",), changed=("badnets",), gone=("early",))
 
 
-def past(known: JsonValue = None) -> Past:
-    found = known if isinstance(known, dict) else history()
-    return Past(histories={"badnets": found}, reviews={"badnets": {"x17": "camera fault"}}, zoo=zoo())
+def background(known: History | None = None) -> Background:
+    return Background({"badnets": known or history()}, {"badnets": {"x17": "camera fault"}}, zoo())
 
 
-def page(known: JsonValue = None, name: str = "badnets", **changes: JsonValue) -> Page:
-    return Page(render([{**summary(), **changes}], {}, {}, past(known))[name])
+def page(known: History | None = None, name: str = "badnets", **changes: JsonValue) -> Page:
+    return Page(render([typed({**summary(), **changes})], {}, {}, background(known))[name])
 
 
 def test_a_models_page_says_what_differs_since_the_run_before() -> None:
     text = page().text
     for said in (
         "Newly flagged 191 samples, and 4 reviewed",
-        "No longer flagged 7 and 13 not audited any more",
+        "No longer flagged 7 and 13 no longer audited",
         "Classes drifted 1 more than chance explains",
         "What changed model 900 samples are in both runs",
         "Newly flagged: 1 of 191",
@@ -78,31 +81,20 @@ def test_a_models_page_says_what_differs_since_the_run_before() -> None:
 
 
 def test_the_index_lists_models_that_differ_and_counts_the_others() -> None:
-    quiet = copy.deepcopy(history())
-    compared = quiet["compared"]
-    assert isinstance(compared, dict) and isinstance(compared["difference"], dict)
-    nothing: Json = {"count": 0, "reviewed": 0, "samples": []}
-    quiet["compared"] = {
-        **compared,
-        "changed": [],
-        "difference": {**compared["difference"], "newly_flagged": nothing, "no_longer_flagged": nothing, "drift": []},
-    }
-    histories: dict[str, Json] = {"badnets": history(), "still": quiet, "calm": quiet}
-    index = Page(
-        render([summary(name) for name in [*histories, "first"]], {}, {}, Past(histories={**histories}, zoo=zoo()))[
-            "index"
-        ]
-    )
+    nothing = RunComparison(before=comparison().before, after=comparison().after)
+    quiet = history().model_copy(update={"compared": nothing})
+    histories = {"badnets": history(), "still": quiet, "calm": quiet}
+    summaries = [typed(summary(name)) for name in [*histories, "first"]]
+    index = Page(render(summaries, {}, {}, Background(histories=histories, zoo=zoo()))["index"])
     assert "Models added late Models changed badnets Models gone early" in index.text
     assert "badnets 191 and 4 reviewed 7 1 model 2026-11-22 01:00 UTC" in index.text
-    assert "Nothing differs for 2 models." in index.text
+    assert "No difference for 2 models." in index.text
     assert len(index.of_class("svg", "spark")) == 3, "a model of one run has no line"
 
 
 def test_a_comparison_that_failed_says_why_on_both_pages() -> None:
-    found = history()
-    assert isinstance(found["compared"], dict)
-    found["compared"] = {**found["compared"], "problem": "the table is gone"}
+    failed = comparison().model_copy(update={"problem": "the table is gone"})
+    found = history().model_copy(update={"compared": failed})
     assert "cannot be compared: the table is gone" in page(found, "index").text
     text = page(found).text
     assert (
@@ -112,9 +104,8 @@ def test_a_comparison_that_failed_says_why_on_both_pages() -> None:
 
 
 def test_the_line_over_the_runs_goes_from_the_oldest_to_the_newest() -> None:
-    runs = history()["runs"]
-    assert isinstance(runs, list)
-    drawn = trend([run for run in runs if isinstance(run, dict)], 100, 50)
+    runs = history().runs
+    drawn = trend(runs, 100, 50)
     assert drawn is not None and drawn.top == 0.2
     assert [(x, round(y, 2), tone) for x, y, tone, _ in drawn.dots] == [
         (6, 42.1, "calm"),
@@ -123,8 +114,9 @@ def test_the_line_over_the_runs_goes_from_the_oldest_to_the_newest() -> None:
     ]
     assert drawn.line == "M6.0,42.1 L50.0,42.1 L94.0,6.0"
     assert drawn.dots[-1][3].replace("\N{NO-BREAK SPACE}", " ") == "2026-11-23 01:00 UTC: 20 % flagged, unusual inputs"
-    assert trend([], 100, 50) is trend([runs[0]], 100, 50) is None  # type: ignore[list-item]
-    still = trend([{"run_id": "r", "verdict": "v", "audited": 0, "flagged": 0}] * 2, 100, 50)
+    assert trend([], 100, 50) is trend(runs[:1], 100, 50) is None
+    empty = ModelResult(run_id="r", verdict="v", audited=0, flagged=0, same_as=None)
+    still = trend([empty] * 2, 100, 50)
     assert still is not None and [y for _, y, _, _ in still.dots] == [44, 44]
 
 
@@ -148,19 +140,26 @@ def test_labels_links_and_ids_of_the_history_hold_together(name: str) -> None:
     )
 
 
-def hostile(lead: str, model: str = "badnets") -> Past:
-    """The past of a model in which every string that comes from data begins with `lead`."""
-    known, changed = with_strings(history(), lambda text: lead + text), with_strings(zoo(), lambda text: lead + text)
-    assert isinstance(known, dict) and isinstance(known["compared"], dict) and isinstance(changed, dict)
-    return Past(
-        {model: {**known, "compared": {**known["compared"], "problem": ""}}},
-        {model: {"x17": f"{lead}said", f"{lead}x17": f"{lead}said"}},
-        changed,
-    )
+def hostile(lead: str, model: str = "badnets") -> Background:
+    """A background in which every string that comes from data begins with `lead`."""
+
+    def led(value: History | RunComparison | ZooChanges, **kept: JsonValue) -> JsonValue:
+        document = with_strings(value.model_dump(mode="json"), lambda text: lead + text)
+        assert isinstance(document, dict)
+        return {**document, **kept}
+
+    found = comparison()
+    difference = with_strings(found.difference.model_dump(mode="json", exclude={"drift"}), lambda text: lead + text)
+    assert isinstance(difference, dict)
+    difference["drift"] = [drift.model_dump(mode="json") for drift in found.difference.drift]
+    compared = led(found, problem="", difference=difference)
+    known = History.model_validate(led(history(), compared=compared))
+    reviews = {"x17": f"{lead}said", f"{lead}x17": f"{lead}said"}
+    return Background({model: known}, {model: reviews}, ZooChanges.model_validate(led(zoo())))
 
 
 def test_hostile_strings_of_earlier_runs_and_reviews_stay_text() -> None:
-    pages = [render([summary()], {}, {}, hostile(lead)) for lead in ("calm ", HOSTILE)]
+    pages = [render([typed(summary())], {}, {}, hostile(lead)) for lead in ("calm ", HOSTILE)]
     for name in ("index", "badnets"):
         assert Page(pages[1][name]).shape == Page(pages[0][name]).shape
     shown = " ".join(Page(pages[1]["badnets"]).pieces) + " ".join(Page(pages[1]["index"]).pieces)
@@ -169,6 +168,13 @@ def test_hostile_strings_of_earlier_runs_and_reviews_stay_text() -> None:
 
 
 def test_what_counts_as_a_difference() -> None:
-    compared = history()["compared"]
-    assert isinstance(compared, dict)
-    assert drifted(compared) == [3] and differs(compared)
+    found = comparison()
+    same = RunComparison(before=found.before, after=found.after)
+    assert found.difference.drifted_classes == [3] and found.differs
+    assert not same.differs
+    for section in ("drift", "newly_flagged", "no_longer_flagged"):
+        one = Difference.model_validate({section: getattr(found.difference, section)})
+        assert same.model_copy(update={"difference": one}).differs
+    assert same.model_copy(update={"changed": ("settings",)}).differs
+    assert same.model_copy(update={"problem": "the table is gone"}).differs
+    assert not same.model_copy(update={"difference": Difference(common=9, no_longer_audited=3)}).differs

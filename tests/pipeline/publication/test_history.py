@@ -18,11 +18,12 @@ from infra.formats.tables import write_parquet
 from infra.storage.storage import Storage
 from pipeline.artifacts.scores import PUBLISHED_FORMAT
 from pipeline.planning.from_models import plan_audit
-from pipeline.publication.comparison import PEAK_BYTES, Comparing, Difference, Table, difference
+from pipeline.publication.comparison import PEAK_BYTES, ComparisonSettings, Difference, Table, difference
 from pipeline.publication.drift import EQUAL, LEVEL, OTHER, SAME, drifted_classes, drifts
-from pipeline.publication.history import Compared, History, since
+from pipeline.publication.history import History, RunComparison, changes_since
 from pipeline.results.audit import Audit
 from pipeline.root.layout import history_file
+from pipeline.root.runs import Runs
 from pipeline.run import run_audit
 from tests.conftest import ConfigMaker
 
@@ -40,8 +41,8 @@ def run(make_config: ConfigMaker, **sections: JsonValue) -> tuple[Audit, str]:
     return audit, audit.outcome.run_id
 
 
-def compared(audit: Audit, run_id: str, top: int = 1000) -> Compared:
-    found = since(audit.storage, audit.models, run_id, top).models["digits"]
+def compared(audit: Audit, run_id: str, top: int = 1000) -> RunComparison:
+    found = changes_since(Runs(audit.storage), audit.models, run_id, top).models["digits"]
     assert found is not None and not found.problem
     return found
 
@@ -143,7 +144,7 @@ def test_what_changed_between_runs_is_named(make_config: ConfigMaker, digits: Pa
     audit, _ = run(make_config, **changing)
     assert compared(audit, second).changed == ("model",)
     assert compared(audit, first).changed == ("model", "trusted set")
-    assert since(audit.storage, audit.models, first, 0).zoo.changed == ("digits",)
+    assert changes_since(Runs(audit.storage), audit.models, first, 0).zoo.changed == ("digits",)
     assert drifted_classes(compared(audit, second).difference.drift), (
         "weights 1 % larger make larger gradients of every sample"
     )
@@ -158,7 +159,7 @@ def test_models_added_and_gone_are_named_and_one_that_failed_is_neither(
     audit = run_audit(plan_audit(make_config(models=[broken, three])))
     assert audit.outcome is not None
     second = audit.outcome.run_id
-    found = since(audit.storage, audit.models, first, 10)
+    found = changes_since(Runs(audit.storage), audit.models, first, 10)
     assert (found.zoo.added, found.zoo.changed, found.zoo.gone) == (("late",), (), ("twin",))
     assert found.models["late"] is None
     assert {name: model.after.run_id for name, model in found.models.items() if model} == {
@@ -166,8 +167,8 @@ def test_models_added_and_gone_are_named_and_one_that_failed_is_neither(
         "twin": first,
     }
     audit, _ = run(make_config, models=[two])
-    assert since(audit.storage, audit.models, first, 10).zoo.gone == ("digits",)
-    assert since(audit.storage, audit.models, second, 10).zoo.gone == (), (
+    assert changes_since(Runs(audit.storage), audit.models, first, 10).zoo.gone == ("digits",)
+    assert changes_since(Runs(audit.storage), audit.models, second, 10).zoo.gone == (), (
         "the run of another zoo says nothing of this one"
     )
 
@@ -189,7 +190,7 @@ def test_a_table_that_is_gone_is_a_problem_of_its_comparison_alone(make_config: 
     _, first = run(make_config)
     audit, _ = run(make_config, calibration={"target": {"fpr": 0.2}})
     shutil.rmtree(Path(audit.storage.url) / "digits" / "scores" / f"run={first}")
-    found = since(audit.storage, audit.models, first, 10).models["digits"]
+    found = changes_since(Runs(audit.storage), audit.models, first, 10).models["digits"]
     assert found is not None and f"run={first}" in found.problem and found.difference == Difference()
 
 
@@ -228,7 +229,7 @@ def test_memory_is_a_stated_number_of_bytes_a_sample(tmp_path: Path, unchanged: 
     for samples in sizes:
         before, after = made(tmp_path, f"before-{samples}", samples), made(tmp_path, f"then-{samples}", samples)
         tracemalloc.start()
-        found = difference(before, after, Comparing(unchanged, {}, 10))
+        found = difference(before, after, ComparisonSettings(unchanged, {}, 10))
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
         assert found.common == samples

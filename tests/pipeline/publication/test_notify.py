@@ -1,4 +1,4 @@
-"""`on_verdict`: commands and URLs that are told of verdicts, take long, fail, or are not there; the audit is complete all the same."""
+"""`on_verdict`: commands and URLs that get verdicts, take long, fail, or are not there; the audit is complete all the same."""
 
 import json
 import sys
@@ -19,14 +19,15 @@ from pipeline.config.on_verdict import VERDICTS, OnVerdict
 from pipeline.config.sections import Raw
 from pipeline.errors import ConfigError
 from pipeline.planning.from_models import plan_audit
-from pipeline.publication import notify as alerts
-from pipeline.publication.notify import tell
+from pipeline.publication import notify as notifications
+from pipeline.publication.notify import notify
 from pipeline.root.layout import run_file
+from pipeline.root.summary import Summary
 from pipeline.run import run_audit
 from tests.conftest import ConfigMaker
 from tests.jobs.command import mad
 
-UNUSUAL = {
+UNUSUAL: dict[str, JsonValue] = {
     "run_id": "r1",
     "verdict": {"value": "unusual inputs", "reasons": ["many"]},
     "counts": {"audited": 3, "flagged": 2},
@@ -34,10 +35,16 @@ UNUSUAL = {
 }
 
 
-NOTHING = {**UNUSUAL, "verdict": {"value": "nothing unusual", "reasons": []}}
+NOTHING: dict[str, JsonValue] = {**UNUSUAL, "verdict": {"value": "nothing unusual", "reasons": []}}
 
 
-ZOO: dict[str, dict[str, JsonValue]] = {"a": UNUSUAL, "b": NOTHING}  # type: ignore[dict-item]
+ZOO = {"a": UNUSUAL, "b": NOTHING}
+
+
+SUMMARIES = {
+    name: Summary.model_validate({**shown, "model": name, "table": {"bytes": 1, "sha256": "0"}})
+    for name, shown in ZOO.items()
+}
 
 
 Posted = tuple[str, dict[str, str], dict[str, JsonValue]]
@@ -89,16 +96,16 @@ def receiver() -> Iterator[Receiver]:
 @pytest.fixture(autouse=True)
 def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
     """Short waits, no proxy, and nothing of this machine's environment."""
-    monkeypatch.setattr(alerts, "FIRST_WAIT_SECONDS", 0.01)
+    monkeypatch.setattr(notifications, "FIRST_WAIT_SECONDS", 0.01)
     for name in ("MAD_ALERT_AUTHORIZATION", "MAD_ALERT_URL"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("no_proxy", "127.0.0.1")
 
 
-def told(raw: JsonValue, folder: Path | str = ".") -> list[str]:
-    """The notices of telling of the two models."""
+def notices(raw: JsonValue, folder: Path | str = ".") -> list[str]:
+    """The notices that are left by notifying of two models."""
     heard: list[Event] = []
-    tell(OnVerdict.model_validate(raw), str(folder), "/a/root", ZOO, heard.append)
+    notify(OnVerdict.model_validate(raw), str(folder), "/a/root", SUMMARIES, heard.append)
     return [event.text for event in heard if isinstance(event, Notice)]
 
 
@@ -112,7 +119,7 @@ WRITES = "import json, os, sys\nname = os.environ['MAD_MODEL']\njson.dump([json.
 
 
 def test_a_command_reads_each_verdict_and_finds_it_in_its_environment(tmp_path: Path) -> None:
-    assert told({"command": script(tmp_path, WRITES)}, tmp_path) == []
+    assert notices({"command": script(tmp_path, WRITES)}, tmp_path) == []
     for name, summary in ZOO.items():
         document, environment = json.loads((tmp_path / f"{name}.json").read_text())
         assert document == {"format": 1, "root": "/a/root", "model": name, **summary}
@@ -125,14 +132,14 @@ def test_a_command_reads_each_verdict_and_finds_it_in_its_environment(tmp_path: 
         }
 
 
-def test_only_chosen_verdicts_are_told(tmp_path: Path) -> None:
-    assert told({"command": script(tmp_path, WRITES), "verdicts": ["unusual inputs"]}, tmp_path) == []
+def test_only_chosen_verdicts_are_delivered(tmp_path: Path) -> None:
+    assert notices({"command": script(tmp_path, WRITES), "verdicts": ["unusual inputs"]}, tmp_path) == []
     assert (tmp_path / "a.json").exists() and not (tmp_path / "b.json").exists()
 
 
 def test_a_command_that_fails_is_tried_three_times_and_quoted(tmp_path: Path) -> None:
     code = "import sys\nopen('tries', 'a').write('x')\nprint('no such\\nchannel')\nsys.exit(7)\n"
-    first, second = told({"command": script(tmp_path, code)}, tmp_path)
+    first, second = notices({"command": script(tmp_path, code)}, tmp_path)
     assert (
         "verdict on model a was not delivered" in first
         and "ended with 7, saying: no such channel (tried 3 times)" in first
@@ -142,29 +149,29 @@ def test_a_command_that_fails_is_tried_three_times_and_quoted(tmp_path: Path) ->
 
 
 def test_a_command_that_hangs_is_killed_with_what_it_started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(alerts, "TRY_SECONDS", 1.5)
-    monkeypatch.setattr(alerts, "TRIES", 1)
+    monkeypatch.setattr(notifications, "TRY_SECONDS", 1.5)
+    monkeypatch.setattr(notifications, "TRIES", 1)
     child = "import time, pathlib; time.sleep(3); pathlib.Path('survived').touch()"
     code = f"import subprocess, sys, time\nsubprocess.Popen([sys.executable, '-c', {child!r}])\nopen('started', 'a').write('x')\ntime.sleep(60)\n"
     began = time.monotonic()
     assert all(
         "did not end within 1.5 s, and was killed" in notice
-        for notice in told({"command": script(tmp_path, code)}, tmp_path)
+        for notice in notices({"command": script(tmp_path, code)}, tmp_path)
     )
     assert time.monotonic() - began < 40
     time.sleep(3)
     assert (tmp_path / "started").exists() and not (tmp_path / "survived").exists()
 
 
-def test_a_command_that_is_not_there_is_told_of(tmp_path: Path) -> None:
-    assert "no-such-program cannot be started" in told({"command": "no-such-program --now"}, tmp_path)[0]
+def test_a_missing_command_becomes_a_notice(tmp_path: Path) -> None:
+    assert "no-such-program cannot be started" in notices({"command": "no-such-program --now"}, tmp_path)[0]
 
 
 def test_a_url_gets_each_verdict_and_what_the_environment_has_as_authorization(
     receiver: Receiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MAD_ALERT_AUTHORIZATION", "Bearer s3cret")
-    assert told({"url": f"{receiver.url}/alerts"}) == []
+    assert notices({"url": f"{receiver.url}/alerts"}) == []
     assert [(path, headers["Authorization"], headers["Content-Type"]) for path, headers, _ in receiver.posted] == [
         ("/alerts", "Bearer s3cret", "application/json")
     ] * 2
@@ -175,7 +182,7 @@ def test_a_url_gets_each_verdict_and_what_the_environment_has_as_authorization(
 
 def test_a_server_that_fails_twice_gets_it_the_third_time(receiver: Receiver) -> None:
     receiver.codes = [500, 503, 200]
-    assert told({"url": receiver.url, "verdicts": ["unusual inputs"]}) == []
+    assert notices({"url": receiver.url, "verdicts": ["unusual inputs"]}) == []
     assert len(receiver.posted) == 3
 
 
@@ -184,28 +191,30 @@ def test_a_redirection_is_not_followed_and_no_path_is_shown(
 ) -> None:
     receiver.codes = [302]
     monkeypatch.setenv("MAD_ALERT_URL", f"{receiver.url}/secret-path")
-    notices = told({"url": "environment", "verdicts": ["unusual inputs"]})
-    assert len(notices) == 1 and "http://127.0.0.1 answered 302 (tried 3 times)" in notices[0]
-    assert "secret-path" not in notices[0]
+    found = notices({"url": "environment", "verdicts": ["unusual inputs"]})
+    assert len(found) == 1 and "http://127.0.0.1 answered 302 (tried 3 times)" in found[0]
+    assert "secret-path" not in found[0]
     assert [path for path, _, _ in receiver.posted] == ["/secret-path"] * 3
 
 
 @pytest.mark.parametrize("url", ["", "ftp://somewhere/x", "http://[", "http://127.0.0.1:1/nobody"])
-def test_a_url_of_the_environment_that_leads_nowhere_is_told_of(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_url_of_the_environment_that_leads_nowhere_becomes_notices(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MAD_ALERT_URL", url)
-    assert len(told({"url": "environment"})) == 2
+    assert len(notices({"url": "environment"})) == 2
 
 
-def test_a_server_that_hangs_is_waited_for_in_bounds(receiver: Receiver, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(alerts, "TRY_SECONDS", 0.3)
-    monkeypatch.setattr(alerts, "PATIENCE_SECONDS", 0.1)
+def test_a_server_that_hangs_is_waited_for_only_so_long(receiver: Receiver, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(notifications, "TRY_SECONDS", 0.3)
+    monkeypatch.setattr(notifications, "PATIENCE_SECONDS", 0.1)
     receiver.hangs.clear()
-    first, rest = told({"url": receiver.url})
+    first, rest = notices({"url": receiver.url})
     assert "did not answer within 0.3 s (tried 1 times)" in first or "cannot be reached (timed out)" in first
-    assert rest == "on_verdict: given up after 0.1 s; not told of: b"
+    assert rest == "on_verdict: stopped after 0.1 s; not delivered: b"
 
 
-def test_an_audit_tells_and_completes_although_nobody_listens(make_config: ConfigMaker, receiver: Receiver) -> None:
+def test_an_audit_notifies_and_completes_though_every_delivery_fails(
+    make_config: ConfigMaker, receiver: Receiver
+) -> None:
     """It enters no key: what was computed without it is reused with it."""
     quiet = run_audit(plan_audit(make_config(estimator={"projection": {"rank": 2}})))
     receiver.codes = [500]
@@ -214,7 +223,7 @@ def test_an_audit_tells_and_completes_although_nobody_listens(make_config: Confi
     audit = run_audit(plan_audit(config), listener=heard.append)
     assert audit.outcome is not None and audit.outcome.clean and quiet.outcome is not None
     (stages,) = audit.outcome.stages.values()
-    assert not any(cost["tasks_run"] for cost in stages.values())  # type: ignore[union-attr,index,call-overload]
+    assert not any(cost.tasks_run for cost in stages.values())
     assert [document["same_as"] for _, _, document in receiver.posted] == [quiet.outcome.run_id] * 3
     assert any(
         "was not delivered: http://127.0.0.1 answered 500" in event.text for event in heard if isinstance(event, Notice)

@@ -131,7 +131,7 @@ def test_the_tree_merges_few_sums_at_a_time(synthetic: tuple[str, torch.Tensor])
     url, summed = synthetic
     moment = open_audit(url).curvature(MODEL).moment
     fans = [sum(1 for _ in task.dependencies) for task in dict(moment.dask).values()]
-    assert 1 < max(fans) <= dask_curvature.FAN_IN
+    assert 1 < max(fans) <= dask_curvature.MERGED_AT_ONCE
     computed = moment.compute(scheduler="synchronous")
     assert computed.count == 37 * 30 + 11 * 50
     assert_close(sums(computed), expected(summed))

@@ -7,11 +7,10 @@ from pathlib import Path
 from threading import Thread
 
 import pytest
-from pydantic import JsonValue
 
 from pipeline.publication.pages import render
-from tests.pipeline.test_pages import summary, with_strings
-from tests.pipeline.test_pages_of_history import hostile as hostile_past
+from tests.pipeline.publication.test_pages import summary, typed, with_strings
+from tests.pipeline.publication.test_pages_of_history import hostile as hostile_past
 
 BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 
@@ -70,7 +69,7 @@ def test_nothing_that_data_says_runs(page: str, tmp_path: Path) -> None:
     assert isinstance(hostile, dict)
     name = str(hostile["model"])
     pages = render(
-        [hostile],
+        [typed(hostile)],
         {name: {f"{HOSTILE}audited.parquet#17": HOSTILE}},
         {f"{HOSTILE}other": HOSTILE},
         hostile_past(HOSTILE, name),
@@ -112,8 +111,7 @@ def test_what_slipped_through_the_escaping_would_neither_run_nor_fetch(tmp_path:
                 f"<{element} {attribute}='{elsewhere}/{element}'></{element}>"
                 for element, attribute in (("img", "src"), ("script", "src"), ("iframe", "src"))
             )
-            html: dict[str, JsonValue] = summary()
-            page = render([html], {})["badnets"]
+            page = render([typed(summary())], {})["badnets"]
             assert page.count("<main>") == 1
             (tmp_path / "page.html").write_text(
                 page.replace("<main>", f"<main>{slipped}<link rel=stylesheet href={elsewhere}/css>")
