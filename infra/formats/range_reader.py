@@ -39,7 +39,7 @@ class RangeReader:
         self._bounds = _bounds(self._file)
         self._group, self._position = NO_GROUP, 0  # the row group that is being decoded, and the next row in it
         self._batches: Iterator[pa.RecordBatch] = iter(())
-        self._rest: pa.RecordBatch | None = None  # rows that are decoded and were not asked for yet
+        self._rest: pa.RecordBatch | None = None  # rows that are decoded and not yet read
 
     def __enter__(self) -> "RangeReader":
         return self

@@ -39,10 +39,10 @@ class Squaring:
 
     log: CommitLog
     lost: bool = False
-    asked: list[int] = field(default_factory=list)
+    called: list[int] = field(default_factory=list)
 
     def __call__(self, task: Square) -> Receipt:
-        self.asked.append(task.number)
+        self.called.append(task.number)
         if task.number < 0:
             raise ValueError("negative")
         if task.number == 13:
@@ -89,7 +89,7 @@ def test_results_come_in_the_order_of_the_jobs_and_are_reused_the_next_time(plan
     assert again.run(STAGE, lambda: worker, jobs(log, 6, 2, 8)) == {
         "digits": [results["digits"][2], results["digits"][1], log.receipts()["square-8"]]
     }
-    assert worker.asked == [4, 2, 6, 8]
+    assert worker.called == [4, 2, 6, 8]
     cost = again.models["digits"].stages[STAGE]
     assert (cost.tasks_run, cost.tasks_reused, cost.seconds) == (1, 2, 2.0)
 
@@ -122,10 +122,10 @@ def test_what_was_unreadable_is_tried_again_until_it_is_readable(plan: ModelPlan
     (second,) = retrying.run(STAGE, lambda: worker, {"digits": [job(3)]})["digits"]
     assert isinstance(first, Receipt) and isinstance(second, Receipt)
     assert (first.measures.unreadable, second.measures.unreadable) == (1, 0)
-    assert worker.asked == [3, 3]
+    assert worker.called == [3, 3]
     third = runner_of(plan, [])
     assert third.run(STAGE, lambda: worker, {"digits": [job(3)]}) == {"digits": [second]}
-    assert worker.asked == [3, 3], "now all is readable"
+    assert worker.called == [3, 3], "now all is readable"
     assert third.models["digits"].stages[STAGE].tasks_reused == 1
 
 
@@ -153,9 +153,9 @@ def test_a_retry_that_fails_keeps_the_earlier_receipt(plan: ModelPlan, log: Comm
 
 def test_a_job_that_a_deadline_left_behind_makes_its_model_unreached(plan: ModelPlan, log: CommitLog) -> None:
     worker = Squaring(log)
-    runner = runner_of(plan, [], lambda: len(worker.asked) >= 1)
+    runner = runner_of(plan, [], lambda: len(worker.called) >= 1)
     assert runner.run(STAGE, lambda: worker, jobs(log, 2, 4, 6)) == {}
-    assert worker.asked == [2]
+    assert worker.called == [2]
     assert runner.models["digits"].unreached and runner.runnable == []
     assert set(log.receipts()) == {"square-2"}, "what is done is kept"
 
@@ -171,7 +171,7 @@ def test_a_model_whose_receipts_cannot_be_read_has_failed(plan: ModelPlan, log: 
     runner = runner_of(plan, [])
     assert runner.run(STAGE, lambda: worker, jobs(log, 2)) == {}
     assert "not the name of a receipt" in runner.models["digits"].failure
-    assert worker.asked == []
+    assert worker.called == []
 
 
 def test_absent_rows_say_which_command_computes_them(plan: ModelPlan) -> None:

@@ -128,9 +128,7 @@ def test_suspects_that_stay_are_warned_about(plan: ModelPlan) -> None:
 
 def test_suspects_that_leave_are_counted_as_if_they_had_stayed(plan: ModelPlan) -> None:
     section = screened(plan, True, modes(3))
-    assert section["flagged_unscreened"] == 1 + 1, (
-        "400 has one exceedance of 200 instead of none of 199; rank 2 remains"
-    )
+    assert section["flagged_unscreened"] == 1 + 1, "one of 200 scores exceeds 400, fewer than the 2 that are allowed"
     assert section["warnings"] == [
         "5 trusted samples were screened out, because their predicted class has a second mode; "
         "look at screening.suspects"

@@ -1,4 +1,4 @@
-"""A score must not depend on the rows beside it, to the last bit."""
+"""A score must not depend on the rows in the same block, to the last bit."""
 
 import pytest
 import torch
