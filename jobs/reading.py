@@ -139,7 +139,7 @@ def _stages_text(models: Mapping[str, Mapping[str, StageContents]]) -> str:
 
 
 class _ModelReport(NamedTuple):
-    """The latest summary of a model, its top flagged rows, and how many flagged samples were reviewed, None without reviews."""
+    """The latest summary of a model, its top flagged rows, and how many were reviewed, None without reviews."""
 
     summary: Summary
     top: list[JsonObject]

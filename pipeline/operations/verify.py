@@ -133,7 +133,7 @@ def _check_tables(storage: Storage, model: str, findings: Findings) -> None:
 def _check_runs(storage: Storage, findings: Findings) -> None:
     """Every document of a run must be as its outcome says, and what an ended run's summary names must be there.
 
-    A run that was killed may have no outcome. Manifests are needed by the latest results of a model alone. Of a run that
+    A run that was killed may have no outcome. Only the latest results of a model need their manifests. Of a run that
     `mad gc` has collected, results that are not the latest may be gone.
     """
     latest = {name: _latest(storage, name, findings) for name in models(storage)}

@@ -27,7 +27,7 @@ class LayerScore(BaseModel):
 
 
 class Explanation(BaseModel):
-    """A published row with what is behind it: layers, most anomalous first, and trusted samples, most influential first."""
+    """A published row with its layers, most anomalous first, and trusted samples, most influential first."""
 
     model_config = ConfigDict(frozen=True)
     sample_id: str

@@ -6,7 +6,6 @@ A prevalence is the share of triggered samples
 among the audited ones.
 """
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -68,7 +67,9 @@ def poisoned(trusted: pa.Table, poison: pa.Table) -> pa.Table:
 
 def dropped(audit: Audit, model: str, poison: pa.Table) -> Figures:
     """How many triggered and clean trusted samples were screened out."""
-    suspects = set(json.loads(json.dumps(audit.summary(model)))["screening"]["suspects"])
+    screening = audit.summary(model).screening
+    assert screening is not None
+    suspects = set(screening.suspects)
     planted = set(poison.column("id").to_pylist())
     return {"dropped_poison": float(len(suspects & planted)), "dropped_clean": float(len(suspects - planted))}
 

@@ -8,7 +8,6 @@ itself costs (2,000 times 256 samples forward and backward, and 256 of the probe
 those of the gradients stage, chain included, in the run that computed it.
 """
 
-import json
 from collections.abc import Iterator
 
 import numpy as np
@@ -67,7 +66,7 @@ def figures_of(zoo: Zoo, model: str) -> Iterator[tuple[str, Figures]]:
         )
         cost = cost or {"forwards": 1.0 + audit.rows(model).shape[1], "seconds": seconds(audit, model)}
         yield f"loss_trace {name}", figures(audit, model, audited) | cost
-    every = round(float(json.loads(json.dumps(audit.summary(model)))["sampling"]["autocorrelation_time"]))
+    every = round(autocorrelation_time(audit, model))
     yield (
         f"loss_trace prediction, thinned by {every}",
         thinned(audit, model, audited_truth=pq.read_table(audited), every=every),
@@ -76,7 +75,14 @@ def figures_of(zoo: Zoo, model: str) -> Iterator[tuple[str, Figures]]:
 
 def seconds(audit: Audit, model: str) -> float:
     """Of the gradients stage, in the run that computed it; 0 where all was reused."""
-    return float(json.loads(json.dumps(audit.summary(model)))["stages"]["gradients"]["seconds"])
+    return audit.summary(model).stages["gradients"].seconds
+
+
+def autocorrelation_time(audit: Audit, model: str) -> float:
+    """Of the latest run's chains, in kept draws."""
+    sampling = audit.summary(model).sampling
+    assert sampling is not None
+    return sampling.autocorrelation_time
 
 
 def thinned(audit: Audit, model: str, audited_truth: pa.Table, every: int) -> Figures:

@@ -174,6 +174,8 @@ def _audit(audit: AuditProcess, kill_at: int | None) -> None:
     sys.addaudithook(moments)
     outcome = run_audit(plan).outcome
     assert outcome is not None
-    audit.notes.write_text(
-        json.dumps({"stages": outcome.stages, "moments": moments.stages, "failures": dict(outcome.failures)})
-    )
+    stages = {
+        name: {stage: cost.json_object for stage, cost in of_model.items()} for name, of_model in outcome.stages.items()
+    }
+    notes = {"stages": stages, "moments": moments.stages, "failures": dict(outcome.failures)}
+    audit.notes.write_text(json.dumps(notes))

@@ -89,9 +89,9 @@ def test_p_values_q_values_and_flags_follow_from_the_scores(done: Audited) -> No
     np.testing.assert_allclose(done.numbers("q_value"), false_discovery_control(expected), rtol=1e-12)
     flagged = done.table.column("flagged").to_numpy()
     np.testing.assert_array_equal(flagged, expected <= 0.01)
-    threshold = done.audit.summary("digits")["calibration"]
-    assert isinstance(threshold, dict)
-    np.testing.assert_array_equal(flagged, scores > threshold["threshold"])
+    threshold = done.audit.summary("digits").calibration.threshold
+    assert threshold is not None
+    np.testing.assert_array_equal(flagged, scores > threshold)
 
 
 def test_an_fdr_target_flags_by_q_value(make_config: ConfigMaker) -> None:
@@ -203,13 +203,12 @@ def test_top_trusted_are_the_ten_largest_influences_of_the_reference_part(done: 
         influences = [entry["influence"] for entry in row]
         assert len(row) == 10 and influences == sorted(influences, reverse=True)
         assert {entry["sample_id"] for entry in row} <= references
-    layers = done.audit.summary("digits")["layers"]
-    assert isinstance(layers, dict)
-    assert [name for name, _ in done.table.column("layer_scores").to_pylist()[0]] == layers["covered"]
+    covered = done.audit.summary("digits").layers.covered
+    assert tuple(name for name, _ in done.table.column("layer_scores").to_pylist()[0]) == covered
 
 
 def test_the_summary_has_what_the_contract_names_and_is_the_runs_own(done: Audited) -> None:
-    summary, outcome = done.audit.summary("digits"), done.audit.outcome
+    summary, outcome = done.audit.summary("digits").json_object, done.audit.outcome
     assert outcome is not None
     assert set(SUMMARY_KEYS) <= set(summary)
     root = Path(done.audit.storage.url)
@@ -222,7 +221,7 @@ def test_the_summary_has_what_the_contract_names_and_is_the_runs_own(done: Audit
     for kept in ("all", "paper_filter"):
         assert set(evaluation[kept]) >= {"auroc", "average_precision", "at_calibrated", "at_best"}
     assert (root / "report/index.html").is_file() and (root / "report/digits.html").is_file()
-    assert open_audit(str(root)).summary("digits") == summary
+    assert open_audit(str(root)).summary("digits").json_object == summary
 
 
 def test_rows_are_one_dask_array_over_the_committed_parts(done: Audited) -> None:

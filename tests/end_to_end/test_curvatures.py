@@ -34,7 +34,7 @@ from pipeline.config.schema import CurvatureSection
 from pipeline.data.images import decode, scaled
 from pipeline.demo.network import digit_cnn
 from pipeline.errors import ConfigError
-from pipeline.operations.status import inspect
+from pipeline.operations.inspect import ModelInspection, inspect
 from pipeline.operations.verify import verify
 from pipeline.planning.from_models import plan_audit
 from pipeline.planning.memory import PROCESS_BYTES
@@ -162,11 +162,9 @@ def test_the_curvature_is_the_dense_one(
     )
 
 
-def costs(audit: Audit) -> JsonValue:
+def costs(audit: Audit) -> int:
     """What the gradients stage of the latest run did."""
-    stages = audit.summary("digits")["stages"]
-    assert isinstance(stages, dict) and isinstance(stages["gradients"], dict)
-    return stages["gradients"]["tasks_run"]
+    return audit.summary("digits").stages["gradients"].tasks_run
 
 
 def scores(audit: Audit) -> NDArray[np.float64]:
@@ -178,20 +176,17 @@ def test_detection_and_reuse(make_config: ConfigMaker, kind: str) -> None:
     """A changed damping computes no rows again, and another kind of curvature none of the samples' own."""
     tasks = len(plan_audit(make_config(curvature={"kind": kind})).models[0].row_tasks)
     first = run(make_config, curvature={"kind": kind})
-    evaluation, before = first.summary("digits")["evaluation"], scores(first)
+    evaluation, before = first.summary("digits").evaluation, scores(first)
     assert costs(first) == tasks > 8
-    assert (
-        isinstance(evaluation, dict)
-        and isinstance(evaluation["all"], dict)
-        and float(str(evaluation["all"]["auroc"])) > 0.95
-    )
+    assert evaluation is not None and evaluation.all is not None
+    assert evaluation.all.auroc is not None and evaluation.all.auroc > 0.95
     damped = run(make_config, curvature={"kind": kind, "damping": {"factor": 0.1}})
     assert costs(damped) == 0 and not np.allclose(scores(damped), before)
     own = run(make_config)
     assert costs(own) == 0 and not np.allclose(scores(own), before)
     assert not verify(own.storage).problems
-    found = inspect(f"{own.storage.url}/digits")["stages"]
-    assert isinstance(found, dict) and isinstance(found["gradients"], dict) and found["gradients"]["tasks"] == tasks
+    found = inspect(f"{own.storage.url}/digits")
+    assert isinstance(found, ModelInspection) and found.stages["gradients"].tasks == tasks
 
 
 @KINDS
@@ -221,11 +216,11 @@ def test_an_unreadable_trusted_sample_takes_no_part_and_is_tried_again(
     pq.write_table(table.set_column(table.schema.get_field_index("image"), "image", broken), tmp_path / "some.parquet")
     data: JsonValue = {"trusted": str(tmp_path / "some.parquet")}
     audit = run(make_config, curvature={"kind": kind}, data=data)
-    run_id, before = audit.summary("digits")["run_id"], scores(audit)
+    run_id, before = audit.summary("digits").run_id, scores(audit)
     assert np.isfinite(before).all()
     again = run(make_config, curvature={"kind": kind}, data=data)
     assert costs(again) == 2  # the task with the sample's own row, and that with those that the curvature is fitted on
-    assert again.summary("digits")["same_as"] == run_id
+    assert again.summary("digits").same_as == run_id
 
 
 def test_both_curvatures_of_kronecker_factors_share_their_side_numbers(make_config: ConfigMaker) -> None:

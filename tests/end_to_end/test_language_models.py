@@ -83,16 +83,11 @@ def figures(audit: Audit, audited: Path) -> Figures:
         float(flagged[anomalous].mean()),
         float(flagged[~anomalous].mean()),
     )
-    evaluation = audit.summary("model")["evaluation"]
-    assert (
-        isinstance(evaluation, dict)
-        and isinstance(evaluation["all"], dict)
-        and isinstance(evaluation["all"]["at_calibrated"], dict)
-    )
-    at = evaluation["all"]["at_calibrated"]
-    assert [evaluation["all"]["auroc"], at["tpr"], at["fpr"]] == pytest.approx([found.auroc, found.tpr, found.fpr])
-    verdict = audit.summary("model")["verdict"]
-    assert isinstance(verdict, dict) and verdict["value"] == "unusual inputs"
+    evaluation = audit.summary("model").evaluation
+    assert evaluation is not None and evaluation.all is not None
+    reported, rates = evaluation.all, evaluation.all.at_calibrated
+    assert [reported.auroc, rates.tpr, rates.fpr] == pytest.approx([found.auroc, found.tpr, found.fpr])
+    assert audit.summary("model").verdict.value == "unusual inputs"
     return found
 
 

@@ -111,10 +111,8 @@ def scores(audit: Audit, name: str = "digits") -> NDArray[np.float64]:
     return np.asarray(audit.scores(name).read_all().column("score").to_numpy(), np.float64)
 
 
-def tasks_run(audit: Audit) -> JsonValue:
-    stages = audit.summary("digits")["stages"]
-    assert isinstance(stages, dict) and isinstance(stages["gradients"], dict)
-    return stages["gradients"]["tasks_run"]
+def tasks_run(audit: Audit) -> int:
+    return audit.summary("digits").stages["gradients"].tasks_run
 
 
 def test_a_row_is_the_losses_under_the_stored_weights_and_a_score_their_correlation(
@@ -224,8 +222,8 @@ def test_a_batch_without_a_readable_sample_costs_its_rows_alone(traced: Traced, 
     )
     whole = scores(audited(traced(data={"audited": str(digits / "audited.parquet")})))[:40]
     audit = audited(traced(data={"audited": str(tmp_path / "broken.parquet")}, run={"batch_size": 8}))
-    counts, found = audit.summary("digits")["counts"], scores(audit)
-    assert isinstance(counts, dict) and counts["unreadable"] == 8 and counts["audited"] == 40
+    counts, found = audit.summary("digits").counts, scores(audit)
+    assert counts.unreadable == 8 and counts.audited == 40
     assert np.isnan(found[8:16]).all()
     np.testing.assert_allclose(np.delete(found, range(8, 16)), np.delete(whole, range(8, 16)), atol=1e-5)
 
@@ -246,13 +244,13 @@ def test_it_detects_and_says_what_its_draws_are_worth(traced: Traced) -> None:
     audit = audited(traced(draws=300, burn_in=50))
     assert audit.outcome is not None and audit.outcome.failures == {}
     summary = audit.summary("digits")
-    evaluation, sampling, settings = summary["evaluation"], summary["sampling"], summary["settings"]
-    assert isinstance(evaluation, dict) and isinstance(sampling, dict) and isinstance(settings, dict)
-    assert isinstance(evaluation["all"], dict) and float(str(evaluation["all"]["auroc"])) > 0.9
-    assert sampling["draws_kept"] == 250 and settings["batchnorm"] == "frozen"
-    time, effective = float(str(sampling["autocorrelation_time"])), float(str(sampling["effective_sample_size"]))
-    assert 1 <= time < 250 and effective == pytest.approx(250 / time)
-    assert float(str(sampling["loss_inflation"])) > 0
+    evaluation, sampling = summary.evaluation, summary.sampling
+    assert evaluation is not None and evaluation.all is not None and sampling is not None
+    assert evaluation.all.auroc is not None and evaluation.all.auroc > 0.9
+    assert sampling.draws_kept == 250 and summary.settings["batchnorm"] == "frozen"
+    assert 1 <= sampling.autocorrelation_time < 250
+    assert sampling.effective_sample_size == pytest.approx(250 / sampling.autocorrelation_time)
+    assert sampling.loss_inflation > 0
 
 
 @pytest.mark.parametrize("form", ["class", "mean"])
@@ -313,8 +311,7 @@ def test_unlabelled_and_unreadable_samples_of_the_sampling_set_take_no_part(trac
     pq.write_table(table, tmp_path / "sampling.parquet")
     audit = audited(config)
     assert audit.outcome is not None and audit.outcome.clean
-    warnings = audit.summary("digits")["warnings"]
-    assert isinstance(warnings, list) and any("2 of 200 samples of the sampling set" in str(line) for line in warnings)
+    assert any("2 of 200 samples of the sampling set" in line for line in audit.summary("digits").warnings)
 
 
 REFUSED: dict[str, tuple[dict[str, JsonValue], str]] = {
@@ -409,10 +406,9 @@ def test_texts(tmp_path: Path) -> None:
             expected = -sum(float(logs[t - 1, ids[t]]) for t in range(start, len(ids)))
             assert found[number, draw] == pytest.approx(expected, rel=1e-4)
     concordant = audited(AuditConfig.parse({**raw, "score": {"kind": "concordance"}}, str(tmp_path)))
-    assert (
-        np.isfinite(scores(concordant, "chat")).all()
-        and concordant.summary("chat")["settings"]["score"]["form"] == "mean"
-    )  # type: ignore[index, call-overload]
+    assert np.isfinite(scores(concordant, "chat")).all()
+    score = concordant.summary("chat").settings["score"]
+    assert isinstance(score, dict) and score["form"] == "mean"
 
 
 def test_draws_say_how_far_they_went(traced: Traced) -> None:

@@ -17,8 +17,9 @@ from pipeline.errors import ConfigError
 from pipeline.operations.rescore import rescore_audit
 from pipeline.planning.from_models import plan_audit
 from pipeline.planning.from_rows import plan_rescore
-from pipeline.publication.history import since
+from pipeline.publication.history import changes_since
 from pipeline.results.audit import Audit
+from pipeline.root.runs import Runs
 from pipeline.run import run_audit
 from tests.conftest import Raw
 from tests.jobs.command import mad
@@ -65,18 +66,14 @@ def table(audit: Audit) -> bytes:
     outcome = audit.outcome
     assert outcome is not None
     assert outcome.clean
-    place = outcome.summaries["digits"]["same_as"] or outcome.run_id
+    place = outcome.summaries["digits"].table_run
     return (Path(audit.storage.url) / f"digits/scores/run={place}/part-00000.parquet").read_bytes()
 
 
 def counts(audit: Audit) -> dict[str, tuple[int, int]]:
     """(tasks run, tasks reused) by stage."""
     assert audit.outcome is not None
-    stages = audit.outcome.stages["digits"]
-    assert isinstance(stages, dict)
-    return {
-        stage: (cost["tasks_run"], cost["tasks_reused"]) for stage, cost in stages.items() if isinstance(cost, dict)
-    }  # type: ignore[misc]
+    return {stage: (cost.tasks_run, cost.tasks_reused) for stage, cost in audit.outcome.stages["digits"].items()}
 
 
 def scores(audit: Audit) -> dict[str, tuple[float, float]]:
@@ -96,8 +93,8 @@ def test_with_the_models_and_all_data_files_gone_it_equals_a_run_with_the_same_s
     rescored = rescore_audit(make(**LESS_DAMPED))
     assert table(rescored) == table(wanted)
     assert counts(rescored)["gradients"] == (0, 8)
-    assert rescored.summary("digits")["evaluation"] == wanted.summary("digits")["evaluation"] is not None
-    assert rescored.summary("digits")["verdict"] == wanted.summary("digits")["verdict"]
+    assert rescored.summary("digits").evaluation == wanted.summary("digits").evaluation is not None
+    assert rescored.summary("digits").verdict == wanted.summary("digits").verdict
     assert rescored.outcome is not None
     assert (Path(config.root) / f"runs/{rescored.outcome.run_id}/_run.json").exists()
     assert rescored.rows("digits").shape[0] == wanted.rows("digits").shape[0]
@@ -108,10 +105,10 @@ def test_with_the_settings_of_the_last_run_it_publishes_no_second_table(make: Ma
     shutil.rmtree(inputs)
     again = rescore_audit(make())
     assert run.outcome is not None
-    assert again.summary("digits")["same_as"] == run.outcome.run_id
-    assert again.summary("digits")["rows_of"] == run.outcome.run_id
+    assert again.summary("digits").same_as == run.outcome.run_id
+    assert again.summary("digits").rows_of == run.outcome.run_id
     folders = [
-        Path(audit.storage.url) / str(audit.outcome.summaries["digits"]["report_folder"])
+        Path(audit.storage.url) / audit.outcome.summaries["digits"].report_folder
         for audit in (run, again)
         if audit.outcome
     ]
@@ -141,7 +138,7 @@ def test_another_split_is_drawn_from_labels_that_were_kept_also_of_a_rescore(mak
     rescore_audit(make(**LESS_DAMPED))
     again = rescore_audit(make(**other))
     assert table(again) == table(wanted)
-    assert again.summary("digits")["calibration"] == wanted.summary("digits")["calibration"]
+    assert again.summary("digits").calibration == wanted.summary("digits").calibration
 
 
 def test_fewer_layers_score_like_a_run_on_those_alone(make: Maker, inputs: Path) -> None:
@@ -151,7 +148,7 @@ def test_fewer_layers_score_like_a_run_on_those_alone(make: Maker, inputs: Path)
     shutil.rmtree(inputs)
     rescored = rescore_audit(make(**fewer))
     found, expected = scores(rescored), scores(wanted)
-    assert rescored.summary("digits")["layers"]["covered"] == wanted.summary("digits")["layers"]["covered"]  # type: ignore[index,call-overload]
+    assert rescored.summary("digits").layers.covered == wanted.summary("digits").layers.covered
     assert list(found) == list(expected)
     np.testing.assert_allclose([found[name][0] for name in found], [expected[name][0] for name in found], atol=1e-5)
     rescore_audit(make())
@@ -173,12 +170,11 @@ def test_dropped_trusted_samples_are_as_if_they_had_never_been_there(make: Maker
     rescored = rescore_audit(make(), frozenset(map(str, dropped)))
     found, expected = scores(rescored), scores(wanted)
     np.testing.assert_allclose([found[name][0] for name in found], [expected[name][0] for name in found], atol=BACK)
-    calibrations = [audit.summary("digits")["calibration"] for audit in (rescored, wanted)]
-    assert [(one["reference"], one["calibration"]) for one in calibrations] == 2 * [
-        (calibrations[1]["reference"], calibrations[1]["calibration"])
-    ]  # type: ignore[index,call-overload]
-    assert calibrations[0]["dropped"] == len(dropped)  # type: ignore[index,call-overload]
-    compared = since(rescored.storage, ["digits"], str(whole["run_id"]), top=1).models["digits"]
+    calibrations = [audit.summary("digits").calibration for audit in (rescored, wanted)]
+    expected_parts = (calibrations[1].reference, calibrations[1].calibration)
+    assert [(one.reference, one.calibration) for one in calibrations] == 2 * [expected_parts]
+    assert calibrations[0].dropped == len(dropped)
+    compared = changes_since(Runs(rescored.storage), ["digits"], whole.run_id, top=1).models["digits"]
     assert compared is not None and compared.changed == ("trusted set",)
     with pytest.raises(ConfigError, match="1 of 1 ids to drop are of no trusted sample"):
         plan_rescore(make(), frozenset(["nobody"]))
@@ -259,8 +255,8 @@ def test_the_command_says_what_is_wrong_and_else_prints_what_a_run_prints(
 
 def forget(audit: Audit, split: str, task: str) -> None:
     """Removes the receipt of a task of rows of the latest run, as a task that was given up never had one."""
-    manifests = audit.summary("digits")["manifests"]
-    log = (Path(audit.storage.url) / manifests[split][0]).parent.parent  # type: ignore[index,call-overload]
+    manifests = audit.summary("digits").manifests
+    log = (Path(audit.storage.url) / manifests[split][0]).parent.parent
     for gone in [*log.glob("manifests/*"), *log.glob(f"receipts/{task}*")]:
         gone.unlink()
 
@@ -321,7 +317,7 @@ def test_traces_are_scored_anew_without_their_chains(make: Maker, inputs: Path) 
     shutil.rmtree(inputs)
     rescored = rescore_audit(make(**traces, **concordance))
     assert table(rescored) == table(wanted)
-    assert rescored.summary("digits")["sampling"] == wanted.summary("digits")["sampling"]
+    assert rescored.summary("digits").sampling == wanted.summary("digits").sampling
 
 
 def test_language_models_are_scored_anew_with_what_is_unreadable_among_their_texts(tmp_path: Path) -> None:
@@ -373,7 +369,7 @@ def test_truth_that_an_earlier_version_did_not_keep_is_read_from_its_files_which
     audit = run_audit(plan_audit(make()))
     for path in Path(audit.storage.url).glob("digits/reporting/*/*/*/truth.arrow"):
         path.unlink()
-    assert rescore_audit(make()).summary("digits")["evaluation"] == audit.summary("digits")["evaluation"]
+    assert rescore_audit(make()).summary("digits").evaluation == audit.summary("digits").evaluation
     (inputs / "audited.parquet").unlink()
     rescore_audit(make())  # the rescore above has kept it
     for path in Path(audit.storage.url).glob("digits/reporting/*/*/*/truth.arrow"):

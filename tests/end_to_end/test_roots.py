@@ -31,9 +31,7 @@ def test_a_file_spelt_otherwise_is_scored_under_its_new_name_from_the_same_rows(
     absolute = str(digits / "audited.parquet")
     second = run(make_config(data={"audited": absolute}))
     assert first.outcome is not None and second.outcome is not None and second.outcome.clean
-    stages = second.outcome.stages["digits"]
-    assert isinstance(stages, dict) and isinstance(stages["gradients"], dict)
-    assert stages["gradients"]["tasks_run"] == 0
+    assert second.outcome.stages["digits"]["gradients"].tasks_run == 0
     table = second.scores("digits").read_all()
     assert set(table.column("source").to_pylist()) == {absolute}
     np.testing.assert_array_equal(
@@ -73,7 +71,7 @@ def test_a_run_cut_off_right_after_its_end_is_published_by_the_next(make_config:
     second = run(make_config())
     assert first.outcome is not None and second.outcome is not None
     assert table.read_bytes() == before
-    assert second.summary("digits")["same_as"] == first.outcome.run_id
+    assert second.summary("digits").same_as == first.outcome.run_id
     assert not published(second).exists()
 
 

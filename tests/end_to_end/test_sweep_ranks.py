@@ -9,7 +9,6 @@ import pyarrow.parquet as pq
 import pytest
 from pydantic import JsonValue
 
-from jobs.rendering import mapping
 from pipeline.artifacts.rows import SCORING_BLOCK
 from pipeline.config.audit_config import AuditConfig, merge
 from pipeline.errors import ConfigError
@@ -17,8 +16,8 @@ from pipeline.operations.sweep import load_points, sweep
 from pipeline.planning.from_models import plan_audit
 from pipeline.planning.from_rows import plan_point, plan_rescore
 from pipeline.results.audit import Audit
+from pipeline.root.summary import Calibration, Evaluation
 from pipeline.run import run_audit
-from pipeline.stages.reporting.evaluation import figures
 from tests.conftest import Raw
 from tests.end_to_end.sweeps import whole_paths, written
 from tests.jobs.command import mad
@@ -58,9 +57,10 @@ def scores(root: JsonValue, known: Set[Path] = frozenset()) -> dict[str, float]:
 
 def numbers(document: Mapping[str, JsonValue]) -> tuple[float, float]:
     """The AUROC and the threshold of a sweep's point or of a run's summary."""
-    return float(str(figures(document["evaluation"])["auroc"])), float(
-        str(mapping(document["calibration"])["threshold"])
-    )
+    main = Evaluation.model_validate(document["evaluation"]).main
+    threshold = Calibration.model_validate(document["calibration"]).threshold
+    assert main is not None and main.auroc is not None and threshold is not None
+    return main.auroc, threshold
 
 
 @pytest.mark.parametrize("layers", [["*"], ["!8"]], ids=["all layers", "fewer layers"])
@@ -80,7 +80,7 @@ def test_a_lower_rank_has_the_figures_of_a_run_at_that_rank(
     (found,) = sweep(
         load_points(str(base["root"]), written(tmp_path, merge(base, {"estimator": estimator}), {"ranks": [4]}))
     )
-    summary = wanted.summary("digits")
+    summary = wanted.summary("digits").json_object
     assert found["settings"] == {"rank": 4}
     assert found["verdict"] == summary["verdict"]
     for one, other in zip(numbers(found), numbers(summary), strict=True):
@@ -99,7 +99,7 @@ def test_points_of_different_ranks_do_not_take_each_others_curvature_and_a_resum
     found = sweep(load_points(root, path))
     assert len(list(Path(root).glob("digits/curvature/*"))) == 3
     assert len({str(row["explained"]) for row in found}) == 3
-    assert found[0]["calibration"] == audited.summary("digits")["calibration"]
+    assert found[0]["calibration"] == audited.summary("digits").calibration.json_object
     before = {
         place: place.stat().st_mtime_ns
         for place in Path(root).rglob("*")

@@ -71,11 +71,7 @@ class Zoo:
 def counts(audit: Audit, model: str) -> Counts:
     """(tasks run, tasks reused) of a model in the run that returned the audit, by stage."""
     assert audit.outcome is not None
-    stages = audit.outcome.stages[model]
-    assert isinstance(stages, dict)
-    return {
-        stage: (cost["tasks_run"], cost["tasks_reused"]) for stage, cost in stages.items() if isinstance(cost, dict)
-    }  # type: ignore[misc]
+    return {stage: (cost.tasks_run, cost.tasks_reused) for stage, cost in audit.outcome.stages[model].items()}
 
 
 def ran(audit: Audit) -> dict[str, int]:

@@ -177,7 +177,7 @@ def test_what_verify_advises_mends_what_it_found(finished: tuple[Path, Ended], i
     shard = next(copy.glob("digits/gradients/*/*/*/*/rows/c/0/0"))
     flip(shard)
     ended = mad("verify", copy)
-    assert (ended.code, "to compute anew what is damaged, and nothing else: mad run CONFIG --repair" in ended.out) == (
+    assert (ended.code, "to recompute what is damaged, and nothing else: mad run CONFIG --repair" in ended.out) == (
         1,
         True,
     )

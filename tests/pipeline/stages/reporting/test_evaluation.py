@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import JsonValue
 
-from pipeline.stages.reporting.evaluation import LabelledScores, auroc, controls, evaluate, figures
+from pipeline.stages.reporting.evaluation import LabelledScores, auroc, controls, evaluate
 
 
 def labelled(scores: list[float], threshold: float, **columns: list[int]) -> LabelledScores:
@@ -123,10 +123,3 @@ def test_samples_without_a_finite_gradient_are_left_out_of_the_controls() -> Non
         LabelledScores(scores, scores > 1, unknown, control, control, np.array([0, 0, 1, 1, 1]), unknown, unknown)
     )
     assert part(found, "confidence") == {"auroc": 1.0, "matched_auroc": None, "samples": 3}
-
-
-def test_the_figures_that_come_first_are_of_attacks_that_succeeded_where_that_is_known() -> None:
-    unknown = evaluate(labelled([1.0, 0.0], 0.5, anomalous=[1, 0], predictions=[0, 0]))
-    assert figures(evaluate(ATTACKED))["anomalous"] == 2
-    assert (figures(unknown)["anomalous"], figures(unknown)["auroc"]) == (1, 1.0)
-    assert figures(None) == {}
