@@ -69,3 +69,15 @@ def test_the_numerics_know_no_clock_file_or_environment() -> None:
         for name, tree in trees()
         if name.startswith("madcore/") and imports(tree) & outside
     } == {}
+
+
+def test_no_module_imports_a_private_name_of_another() -> None:
+    private = {
+        (name, alias.name)
+        for name, tree in trees()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ImportFrom) and (node.module or "").partition(".")[0] in PACKAGES
+        for alias in node.names
+        if alias.name.startswith("_")
+    }
+    assert private == set()
