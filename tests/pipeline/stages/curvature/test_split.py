@@ -9,7 +9,7 @@ import torch
 
 from infra.storage.storage import Storage
 from madcore import split_order
-from pipeline.artifacts.rows import RowsPart, SampleColumns, at_rest, encode_rows
+from pipeline.artifacts.rows import RowsPart, SampleColumns, encode_rows, to_stored
 from pipeline.data.truth import Truth
 from pipeline.errors import StageError
 from pipeline.planning.plan import ModelPlan
@@ -44,7 +44,7 @@ def stored_part(storage: Storage, plan: ModelPlan, start: int, predictions: list
     """Committed rows, each filled with its place, of samples named by it."""
     n, layout = len(predictions), plan.layout
     rows = torch.arange(start, start + n).float().unsqueeze(1).expand(n, layout.k).contiguous()
-    numbers, scales = at_rest(rows, layout, "float32")
+    numbers, scales = to_stored(rows, layout, "float32")
     ids = [f"s{place}" for place in range(start, start + n)]
     columns = SampleColumns(ids, list(range(n)), torch.tensor(predictions), torch.ones(n), torch.ones(n), statuses)
     folder = f"part-{start}"

@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from madcore import BlockMoment, Damping, RowLayout
-from pipeline.config.schema import Absolute, CurvatureSection, RelativeMean
+from pipeline.config.curvature import Absolute, RelativeMean
+from pipeline.config.schema import CurvatureSection
 from pipeline.errors import StageError
 from pipeline.stages.curvature.worker import damping_of, whitening_of
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from madcore import Measured, RowLayout, margin
-from pipeline.data.batches import Group, Outcome, SampleBatch
+from pipeline.data.batches import Group, Predictions, SampleBatch
 from pipeline.planning.plan import ModelPlan, RowTask
 from pipeline.stages.gradients.task_results import TaskResults, label_names
 
@@ -21,7 +21,7 @@ def group_of(*places: int) -> Group:
 
 def predicted(*classes: int, finite: tuple[bool, ...] | None = None) -> Outcome:
     n = len(classes)
-    return Outcome(torch.tensor(classes), torch.full((n,), 0.5), torch.tensor(finite or (True,) * n))
+    return Predictions(torch.tensor(classes), torch.full((n,), 0.5), torch.tensor(finite or (True,) * n))
 
 
 def results_of(samples: int, labels: int = 1) -> TaskResults:

@@ -7,7 +7,7 @@ import pyarrow as pa
 import pytest
 
 from pipeline.artifacts.scores import PUBLISHED_FORMAT
-from pipeline.config.schema import Target
+from pipeline.config.scoring import Target
 from pipeline.stages.reporting.counts import ScoreCounts
 from pipeline.stages.reporting.decisions import TOP_FLAGGED, TOP_TRUSTED_SHOWN, Decisions, FlaggedSamples
 from tests.pipeline.stages.reporting.tables import score_part

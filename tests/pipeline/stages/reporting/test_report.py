@@ -6,7 +6,8 @@ import numpy as np
 import torch
 from pydantic import JsonValue
 
-from pipeline.artifacts.curvature import ClassModes, Screening, TrustedSamples
+from pipeline.artifacts.curvature import TrustedSamples
+from pipeline.artifacts.screening import ClassModes, Screening
 from pipeline.data.truth import Truth
 from pipeline.planning.plan import ModelPlan
 from pipeline.stages.reporting.counts import IdCounts, ScoreCounts

@@ -10,7 +10,7 @@ import pytest
 
 from infra.formats.tables import decode_arrow
 from infra.storage.files import InputFile
-from pipeline.artifacts.scores import ScorePart
+from pipeline.artifacts.parts import ScorePart
 from pipeline.artifacts.truth import TRUTH_FILE, TRUTH_FORMAT
 from pipeline.data.sources import Source
 from pipeline.data.truth import Truth, read_truth

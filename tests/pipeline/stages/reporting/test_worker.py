@@ -2,8 +2,8 @@
 
 from dataclasses import replace
 
-from pipeline.artifacts.scores import ScorePart
-from pipeline.config.schema import Target
+from pipeline.artifacts.parts import ScorePart
+from pipeline.config.scoring import Target
 from pipeline.planning.plan import ModelPlan
 from pipeline.planning.recipe import EarlierRun
 from pipeline.stages.reporting.worker import REPORT, ReportTask, reporting_key

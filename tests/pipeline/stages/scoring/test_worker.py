@@ -8,8 +8,9 @@ import torch
 
 from infra.storage.storage import Storage
 from madcore import Whitening
-from pipeline.artifacts.curvature import CurvatureFolders, TrustedSamples
-from pipeline.artifacts.rows import RowsPart, SampleColumns, StoredBlock, at_rest
+from pipeline.artifacts.curvature import TrustedSamples
+from pipeline.artifacts.parts import CurvatureFolders
+from pipeline.artifacts.rows import RowsPart, SampleColumns, StoredBlock, to_stored
 from pipeline.artifacts.scores import PART_FORMAT
 from pipeline.planning.plan import ModelPlan
 from pipeline.stages.scoring.scorer import Scorer
@@ -22,7 +23,7 @@ def block_of(plan: ModelPlan, start: int, rows: torch.Tensor, statuses: list[str
     samples = SampleColumns(
         ids, list(range(start, start + n)), torch.zeros(n, dtype=torch.int64), torch.ones(n), torch.ones(n), statuses
     )
-    return StoredBlock(*at_rest(rows, plan.layout, "float32"), samples, plan.layout)
+    return StoredBlock(*to_stored(rows, plan.layout, "float32"), samples, plan.layout)
 
 
 @pytest.fixture

@@ -81,7 +81,7 @@ def test_steps_equal_the_formula_written_out(
 
 
 class Regression(nn.Linear):
-    """`replicas` linear regressions of the same samples, each with weights (d,) of its own: as many independent chains at once."""
+    """`replicas` linear regressions of the same samples, each with its own weights (d,): independent chains at once."""
 
     def __init__(self, inputs_nd: Tensor, targets_n: Tensor, replicas: int):
         super().__init__(inputs_nd.shape[1], replicas, bias=False, dtype=torch.float64)
@@ -96,8 +96,8 @@ class Regression(nn.Linear):
 def test_the_stationary_distribution_of_a_quadratic_loss_is_the_gaussian_of_the_method() -> None:
     """Covariance (n_beta H + gamma I)^-1, per eigenvector over 1 - step l / 4, which is exact for the discrete chain.
 
-    In the eigenbasis, weights are independent first-order autoregressions, a = 1 - step l / 2. So the mean over N draws of a product of
-    two has a variance of v_i v_j (1 + delta_ij) tau_ij / N, tau_ij = (1 + a_i a_j) / (1 - a_i a_j).
+    In the eigenbasis, weights are independent first-order autoregressions, a = 1 - step l / 2. So the mean over N draws
+    of a product of two has a variance of v_i v_j (1 + delta_ij) tau_ij / N, tau_ij = (1 + a_i a_j) / (1 - a_i a_j).
     """
     replicas, d, steps = 100, 3, 1500
     inputs_nd, targets_n = normal(0, 8, d), normal(1, 8)
@@ -132,7 +132,7 @@ def test_the_stationary_distribution_of_a_quadratic_loss_is_the_gaussian_of_the_
 
 
 class Classifier(nn.Module):
-    """A small classifier with BatchNorm, a frozen layer, a weight used twice and one never used; and its sampling set of 20."""
+    """A small classifier with BatchNorm, a frozen layer, a weight used twice and one never used; 20 samples."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -287,7 +287,7 @@ def test_other_keys_have_other_minibatches_and_noise() -> None:
 
 
 def test_minibatches_are_uniform_in_the_long_run() -> None:
-    """Each sample is in T b / n of T minibatches, with the variance of a binomial number; each pair in T b (b - 1) / (n (n - 1))."""
+    """Each sample is in T b / n of T minibatches, with binomial variance; each pair in T b (b - 1) / (n (n - 1))."""
     steps, samples, batch = 4000, 10, 4
     member = torch.stack(
         [F.one_hot(minibatch(0, 0, step, samples, batch), samples).sum(dim=0) for step in range(steps)]
@@ -379,8 +379,9 @@ def test_a_loss_above_guessing_is_divergence() -> None:
     chain, guessing = Chain(1, torch.zeros(2), torch.zeros(2), 250), math.log(10)
     for fine in (0.0, 2.1, guessing):
         check_loss(Langevin(), chain, fine, guessing)
-    expected = r"draw 250 of chain 1 has left the trained weights: its probe has a loss of 3\.5, more than the 2\.30259 of guessing\. "
-    with pytest.raises(DivergedError, match=expected + REMEDY.format(step="1e-06")):
+    where = "draw 250 of chain 1 has left the trained weights: "
+    what = r"its probe has a loss of 3\.5, more than the 2\.30259 of guessing\. "
+    with pytest.raises(DivergedError, match=where + what + REMEDY.format(step="1e-06")):
         check_loss(Langevin(), chain, 3.5, guessing)
     with pytest.raises(DivergedError, match="a loss of nan"):
         check_loss(Langevin(), chain, math.nan, guessing)

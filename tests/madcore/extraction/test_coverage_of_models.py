@@ -1,19 +1,14 @@
-"""Whole models: the self-check covers every parameter, by the way expected, and rows equal a loop with autograd in float64."""
+"""Whole models: the self-check covers every parameter in the expected way, and rows equal autograd's in float64."""
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from madcore import Coverage, LayerError, Measured, Projection, RowExtractor, check_layers, margin, select_layers
+from madcore import LayerError, Measured, RowExtractor, margin, select_layers
+from tests.madcore.checks import ABOVE, BELOW, covered
 from tests.madcore.models import LayerCase, batch_of, with_head
 from tests.madcore.zoo import BY_FALLBACK, ZOO, Checkpointed, VisionTransformer
 from tests.reference import autograd_rows
-
-BELOW, ABOVE = Projection(rank=2, seed=3), Projection(rank=200, seed=3)
-
-
-RANKS = pytest.mark.parametrize("projection", [BELOW, ABOVE], ids=["rank below the sides", "rank above the sides"])
-
 
 pytestmark = [
     pytest.mark.filterwarnings(
@@ -26,18 +21,6 @@ pytestmark = [
 
 
 CASES = {**ZOO, **{name: case for name, (case, _) in BY_FALLBACK.items()}}
-
-
-def covered(model: nn.Module, case: LayerCase) -> Coverage:
-    """All that the self-check covers, on three samples."""
-    samples = batch_of(3, case.sample_shape, seed=5).split(1)
-    return check_layers(
-        model,
-        select_layers(model, parameters="all"),
-        samples,
-        lambda chosen: Measured(torch.cat(list(chosen)), margin),
-        ABOVE,
-    )
 
 
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())

@@ -2,48 +2,19 @@
 
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from madcore import Measured, Projection, margin, select_layers
 from madcore.extraction.extractor import RowExtractor
-from tests.madcore.kinds import Looks
+from tests.madcore.checks import ABOVE, BELOW, RANKS, assert_equals_autograd, hooked_rows
 from tests.madcore.models import IN_PLACE_CASES, LAYER_CASES, LayerCase, ReusesInput, Twice, batch_of, with_head
 from tests.reference import autograd_rows
-from tests.strategies import LAW, ConvCase, TransposedConvCase, conv_cases, seeds, transposed_conv_cases
-
-BELOW, ABOVE = Projection(rank=2, seed=3), Projection(rank=100, seed=3)
-
-
-RANKS = pytest.mark.parametrize("projection", [BELOW, ABOVE], ids=["rank below the sides", "rank above the sides"])
-
 
 OTHERS = {
     "gaussian": Projection(rank=2, seed=3, kind="gaussian"),
     "hashed": Projection(rank=3, seed=3, sketch=4),
     "hashed to one number": Projection(rank=100, seed=3, sketch=1),
 }
-
-
-def hooked_rows(model: nn.Module, batch: Tensor, projection: Projection) -> Tensor:
-    """Rows of all parameters of the model."""
-    return RowExtractor(model, select_layers(model, parameters="all").covered, projection)(Measured(batch, margin)).rows
-
-
-def assert_equals_autograd(
-    model: nn.Module, batch: Tensor, projection: Projection, twin: nn.Module | None = None
-) -> None:
-    """Every parameter is covered, and rows equal those of the loop to 1e-10."""
-    coverage = select_layers(model, parameters="all")
-    assert [layer.name for layer in coverage.covered] == [
-        name for name, _ in model.named_parameters()
-    ] and not coverage.not_covered
-    expected = autograd_rows(twin or model, coverage.covered, batch, projection)
-    rows = hooked_rows(model, batch, projection)
-    assert rows.dtype == torch.float64 and rows.shape == expected.shape
-    assert expected.abs().sum() > 0
-    torch.testing.assert_close(rows, expected, rtol=1e-10, atol=1e-10)
 
 
 @RANKS
@@ -116,71 +87,6 @@ def test_a_model_that_counts_on_the_order_of_its_memory(projection: Projection) 
 @RANKS
 def test_a_module_used_twice_accumulates(projection: Projection) -> None:
     assert_equals_autograd(with_head(Twice(), (2, 5)), batch_of(3, (2, 5)), projection)
-
-
-@pytest.mark.filterwarnings("ignore:Using padding='same'")
-@LAW
-@given(conv_cases(), seeds)
-def test_any_convolution(case: ConvCase, seed: int) -> None:
-    kind = (nn.Conv1d, nn.Conv2d, nn.Conv3d)[case.dimensions - 1]
-    settings = {
-        "stride": case.stride,
-        "padding": case.padding,
-        "dilation": case.dilation,
-        "padding_mode": case.padding_mode,
-    }
-    body = nn.Sequential(
-        kind(2, case.channels[0], 1),
-        nn.Tanh(),
-        kind(*case.channels, case.kernel, groups=case.groups, bias=case.bias, **settings),
-        nn.Tanh(),
-    )
-    shape = (2, *case.sides)
-    model, batch = with_head(body, shape, seed), batch_of(2, shape, seed)
-    for projection in (BELOW, ABOVE):
-        assert_equals_autograd(model, batch, projection)
-
-
-@LAW
-@given(transposed_conv_cases(), seeds)
-def test_any_transposed_convolution(case: TransposedConvCase, seed: int) -> None:
-    pointwise = (nn.Conv1d, nn.Conv2d, nn.Conv3d)[case.dimensions - 1]
-    kind = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)[case.dimensions - 1]
-    settings = {
-        "stride": case.stride,
-        "padding": case.padding,
-        "output_padding": case.output_padding,
-        "dilation": case.dilation,
-        "bias": case.bias,
-    }
-    body = nn.Sequential(
-        pointwise(2, case.channels[0], 1),
-        nn.Tanh(),
-        kind(*case.channels, case.kernel, groups=case.groups, **settings),
-        nn.Tanh(),
-    )
-    shape = (2, *case.sides)
-    model, batch = with_head(body, shape, seed), batch_of(2, shape, seed)
-    for projection in (BELOW, ABOVE):
-        assert_equals_autograd(model, batch, projection)
-
-
-@LAW
-@given(st.integers(1, 9), st.integers(1, 6), st.lists(st.integers(1, 4), max_size=3), st.booleans(), seeds)
-def test_any_embedding(vocabulary: int, size: int, positions: list[int], padded: bool, seed: int) -> None:
-    table = nn.Embedding(vocabulary, size, padding_idx=seed % vocabulary if padded else None)
-    model, batch = (
-        with_head(nn.Sequential(Looks(table), nn.Tanh()), tuple(positions), seed),
-        batch_of(2, tuple(positions), seed),
-    )
-    layers = select_layers(model, parameters="all").covered
-    for projection in (BELOW, ABOVE):
-        torch.testing.assert_close(
-            hooked_rows(model, batch, projection),
-            autograd_rows(model, layers, batch, projection),
-            rtol=1e-10,
-            atol=1e-10,
-        )
 
 
 @pytest.mark.parametrize("case", LAYER_CASES.values(), ids=LAYER_CASES.keys())

@@ -1,4 +1,4 @@
-"""q-values against scipy, and how many flags chance alone would raise: against scipy's beta-binomial and by simulation."""
+"""q-values against scipy, and the number of flags by chance against scipy's beta-binomial and a simulation."""
 
 import numpy as np
 import pytest
@@ -92,5 +92,5 @@ def test_flag_count_tail_by_simulation() -> None:
         assert stats.binom.ppf(1e-6, draws, tail) <= (flagged >= x).sum() <= stats.binom.ppf(1 - 1e-6, draws, tail)
 
 
-def test_no_rank_flags_nobody() -> None:
+def test_rank_zero_flags_no_sample() -> None:
     assert flag_count_tail(1, 100, 0, 30) == 0.0

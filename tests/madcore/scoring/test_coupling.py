@@ -13,7 +13,7 @@ from madcore import Measured, Projection, References, RowExtractor, RowLayout, m
 from madcore.scoring.coupling import (
     CLASS_SCORES,
     LayersForm,
-    Scored,
+    SampleScores,
     ScoreKind,
     class_means,
     cohesion,
@@ -259,7 +259,7 @@ def test_rows_of_a_float64_model_can_be_scored(kind: ScoreKind) -> None:
         units=references.units.double(),
         class_means=references.class_means.double(),
     )
-    scored: Scored = score(precise, kind, AUDITED.whitened.double(), AUDITED.predictions)
+    scored: SampleScores = score(precise, kind, AUDITED.whitened.double(), AUDITED.predictions)
     expected = [
         twin.score(kind, row, predicted)
         for row, predicted in zip(AUDITED.whitened.double().numpy(), AUDITED.predictions.tolist(), strict=True)
@@ -280,7 +280,7 @@ def test_references_without_classes_have_all_scores_but_those_of_classes() -> No
     for kind in KINDS:
         if kind in CLASS_SCORES:
             with pytest.raises(
-                ValueError, match=f"{kind} compares with predicted classes, and these references have none"
+                ValueError, match=f"{kind} compares with predicted classes, but these references have none"
             ):
                 score(without, kind, AUDITED.whitened, audited)
         else:

@@ -57,7 +57,7 @@ def exchangeable(rng: np.random.Generator, ties: bool, n: int) -> np.ndarray:
 @pytest.mark.parametrize("ties", [False, True], ids=["continuous", "ties"])
 @pytest.mark.parametrize(("calibration", "alpha"), [(99, 0.05), (99, 0.01), (60, 0.05), (19, 0.5)])
 def test_p_values_are_valid(calibration: int, alpha: float, ties: bool) -> None:
-    """P(p <= alpha) <= alpha over 2,000 calibration parts, within binomial bounds; equal to k / (M + 1) without ties."""
+    """P(p <= alpha) <= alpha over 2,000 calibration parts, within binomial bounds; k / (M + 1) without ties."""
     draws, rejected = 2000, 0
     for seed in range(draws):
         drawn = exchangeable(np.random.default_rng(seed), ties, calibration + 1)
@@ -105,10 +105,11 @@ def test_a_target_is_refused_exactly_when_it_needs_more(alpha: float, calibratio
 
 
 def test_the_refusal_holds_all_numbers() -> None:
-    expected = "the target 0.01 is out of reach: the smallest p-value that 30 calibration samples (of 100 trusted) can give is 1/31 = 0.0323"
-    with pytest.raises(
-        CalibrationError, match=re.escape(f"{expected}, and 0.01 needs at least 99 calibration samples")
-    ):
+    expected = (
+        "the target 0.01 is out of reach: the smallest p-value that 30 calibration samples (of 100 trusted) can give "
+        "is 1/31 = 0.0323, and 0.01 needs at least 99 calibration samples"
+    )
+    with pytest.raises(CalibrationError, match=re.escape(expected)):
         check_target(0.01, 30, 100)
 
 

@@ -1,4 +1,4 @@
-"""Large batches go through the model in parts: the rows and logits are those of each sample, and the same bytes whatever came before."""
+"""Large batches go through the model in parts, with the same rows, logits and bytes whatever batches came before."""
 
 import pytest
 import torch
@@ -7,8 +7,8 @@ from torch import Tensor, nn
 from madcore import Measured, Projection, RowExtractor, margin, select_layers, token_margin
 from madcore.measurements import PART_MULTIPLE
 from tests.languages import double_norms, gpt2, texts
+from tests.madcore.checks import tokens_of
 from tests.madcore.models import LAYER_CASES, batch_of, with_head
-from tests.madcore.test_tokens import batch_of as tokens_of
 from tests.reference import autograd_rows, autograd_token_rows
 
 PROJECTION = Projection(rank=3, seed=1)
@@ -64,7 +64,7 @@ def test_texts_are_taken_apart_with_what_is_measured_of_them() -> None:
 
 
 @pytest.mark.usefixtures("small")
-def test_a_measurement_of_anybodys_own_sees_the_whole_batch() -> None:
+def test_an_unknown_measurement_sees_the_whole_batch() -> None:
     model = Counting(with_head(CASE.body(), CASE.sample_shape))
     labels = torch.arange(20) % 3
     rows = extractor(model)(

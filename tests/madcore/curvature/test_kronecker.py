@@ -29,7 +29,7 @@ from madcore import (
     token_margin,
 )
 from tests.languages import double_norms, gpt2, texts
-from tests.madcore.test_tokens import batch_of
+from tests.madcore.checks import tokens_of
 from tests.strategies import LAW, normal_rows, seeds
 
 WHOLE, NARROW = Projection(rank=1000), Projection(rank=2, seed=3)
@@ -108,7 +108,7 @@ def projected_jacobian(model: nn.Module, layer: Layer, inputs: Tensor, projectio
 def test_of_a_deep_linear_network_under_squared_loss_it_is_the_gauss_newton_matrix(
     projection: Projection, ekfac: bool
 ) -> None:
-    """The Fisher's labels are outputs plus noise of unit covariance; noise sqrt(C) e_c, each c once, has exactly that."""
+    """The Fisher's labels are outputs plus noise of unit covariance, which sqrt(C) e_c, each c once, has exactly."""
     model, inputs, classes = (
         seeded(nn.Linear(5, 6, bias=False), nn.Linear(6, 4, bias=False), nn.Linear(4, 3, bias=False)),
         normals(7, 5),
@@ -131,7 +131,7 @@ def test_of_a_deep_linear_network_under_squared_loss_it_is_the_gauss_newton_matr
 
 
 def slow_factors(model: nn.Module, inputs: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
-    """A and S of each Linear and plain convolution, by unfolding, with the whole sides; outer product of them is the curvature."""
+    """A and S of each Linear and plain convolution, by unfolding, with whole sides; their product is the curvature."""
     seen: dict[str, list[Tensor]] = {}
 
     def watch(name: str, module: nn.Module) -> None:
@@ -189,7 +189,10 @@ def test_projected_factors_are_the_projected_whole_ones(projection: Projection) 
 
 @PROJECTIONS
 def test_both_sides_by_position_sum_to_the_row(projection: Projection) -> None:
-    """Of every formula that has sides, so that eigenvalues of rows belong to eigenvectors of sides: traces agree where there is one position."""
+    """For every formula with sides, so that eigenvalues of rows belong to eigenvectors of sides.
+
+    The products of both sides agree with those of the row where there is one position.
+    """
     model, inputs = convolutions(), normals(2, 3, 9, 9)
     extractor = extractor_of(model, projection)
     assert None not in extractor.side_layout.kept
@@ -207,11 +210,11 @@ def test_both_sides_by_position_sum_to_the_row(projection: Projection) -> None:
 def test_padding_does_not_count() -> None:
     model, samples = double_norms(gpt2()), texts((9, 6, 12))
     extractor = RowExtractor(model, select_layers(model, parameters="all").covered, NARROW)
-    together = batch_of(samples, 20)
+    together = tokens_of(samples, 20)
     counted = torch.arange(20) < together.lengths.unsqueeze(1)
     numbers = extractor.side_numbers(Measured(together.inputs, token_margin(together)), counted)
     for number, sample in enumerate(samples):
-        alone = batch_of([sample], len(sample[0]))
+        alone = tokens_of([sample], len(sample[0]))
         expected = extractor.side_numbers(Measured(alone.inputs, token_margin(alone)))
         torch.testing.assert_close(numbers[number : number + 1], expected, rtol=1e-8, atol=1e-10)
 
@@ -236,7 +239,10 @@ def test_layers_without_sides_keep_their_block() -> None:
 
 
 def test_corrected_eigenvalues_are_the_closest_on_these_eigenvectors() -> None:
-    """They are the diagonal of the block in the eigenbasis, which is what minimises the Frobenius distance; so EK-FAC is nearer than K-FAC."""
+    """They are the diagonal of the block in the eigenbasis, which minimises the Frobenius distance.
+
+    So EK-FAC is nearer than K-FAC.
+    """
     extractor, inputs = extractor_of(convolutions(), NARROW), normals(12, 3, 9, 9)
     rows = extractor(Measured(inputs, margin)).rows
     blocks = BlockMoment.zero(extractor.layout).update(rows).finalize()

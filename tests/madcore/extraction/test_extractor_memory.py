@@ -1,4 +1,4 @@
-"""Moved from elsewhere."""
+"""An extractor makes malloc keep freed memory, so that large tensors come from the heap."""
 
 import ctypes
 import os
@@ -15,7 +15,7 @@ from torch import nn
 
 from madcore import Layer, Projection, RowExtractor
 
-COUNTS = ctypes.c_size_t * 10  # of `struct mallinfo2`, whose fourth, hblks, is how many blocks the system gave one by one
+COUNTS = ctypes.c_size_t * 10  # of `struct mallinfo2`, whose fourth, hblks, counts blocks that were mapped one by one
 mallinfo = ctypes.CDLL(None).mallinfo2
 mallinfo.restype = type("Counts", (ctypes.Structure,), {"_fields_": [("all", COUNTS)]})
 
@@ -35,10 +35,10 @@ print(fetched())
 
 @pytest.mark.skipif(
     not hasattr(ctypes.CDLL(None), "mallinfo2"),
-    reason="only glibc's malloc, from 2.33 on, tells what it does with blocks",
+    reason="only glibc's malloc, from 2.33 on, reports how it allocates blocks",
 )
 def test_large_tensors_are_of_the_heap_which_is_kept_once_there_is_an_extractor() -> None:
-    # in a process of its own, because malloc learns from whatever was freed in this one: also from what is asked for here, were it not held
+    # in a separate process, because malloc adapts to whatever was freed in this one, and to the blocks here if not held
     untold = {name: value for name, value in os.environ.items() if not name.startswith(("MALLOC_", "GLIBC_TUNABLES"))}
     ended = subprocess.run([sys.executable, "-c", BLOCKS], check=True, capture_output=True, text=True, env=untold)
     assert ended.stdout.split() == ["1", "0"]

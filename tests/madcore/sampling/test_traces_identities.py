@@ -21,7 +21,10 @@ def normal(seed: int, *shape: int) -> Tensor:
 
 
 def gaussian_design(covariance: Tensor) -> Tensor:
-    """Draws (6^d, d) of equal weight whose moments up to the fifth are those of N(0, covariance): Gauss-Hermite's three nodes along each axis."""
+    """Draws (6^d, d) of equal weight whose moments up to the fifth are those of N(0, covariance).
+
+    They are Gauss-Hermite's three nodes along each axis.
+    """
     nodes = torch.tensor([-(3**0.5), 0, 0, 0, 0, 3**0.5], dtype=torch.float64)
     factor: Tensor = torch.linalg.cholesky(covariance)
     return torch.cartesian_prod(*[nodes] * len(covariance)) @ factor.T
@@ -72,7 +75,10 @@ def test_to_first_order_covariance_is_the_damped_influence() -> None:
 
 
 def test_correlations_of_traces_tend_to_cosines_of_gradients_as_the_noise_shrinks() -> None:
-    """In the metric of the draws, here one with exactly that second moment: what is left is the losses' curvature, of first order in sigma."""
+    """In the metric of the draws, which have exactly that second moment.
+
+    The remainder is the losses' curvature, of first order in sigma.
+    """
     model, inputs = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, CLASSES)).double().eval(), normal(0, 6, 3)
     place_weights(model, normal(1, 31))
     weights, labels = flat_weights(model), model(inputs).argmax(dim=1)

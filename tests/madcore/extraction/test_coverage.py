@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from madcore import Measured, ModelError, Projection, RowExtractor, check_layers, margin, select_layers
 from madcore.extraction.selection import Coverage
+from tests.madcore.extraction.test_extractor import MergesBatch
 from tests.madcore.models import IN_PLACE_CASES, LAYER_CASES, LayerCase, batch_of, with_head
-from tests.madcore.test_extractor import MergesBatch
 from tests.madcore.zoo import Attends, Tied
 from tests.reference import autograd_rows
 

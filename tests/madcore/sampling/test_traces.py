@@ -1,4 +1,4 @@
-"""Covariances and concordances of traces equal slow loops over pairs and chains; autocorrelation times are those of known processes."""
+"""Covariances and concordances of traces equal loops over pairs and chains; autocorrelation times are as known."""
 
 from collections.abc import Sequence
 
@@ -123,7 +123,7 @@ def autoregression(phi: float, draws: int, seed: int) -> Tensor:
 
 
 def relative_error(tau: float, draws: int) -> float:
-    """The standard error of an autocorrelation time over its value: sqrt(2 (2 M + 1) / t) of a window M = 5 tau (Sokal 1997, eq. 3.19)."""
+    """The relative standard error of a time: sqrt(2 (2 M + 1) / t) of a window M = 5 tau (Sokal 1997, eq. 3.19)."""
     return float((2 * (2 * 5 * tau + 1) / draws) ** 0.5)
 
 
@@ -137,7 +137,10 @@ def test_the_time_of_an_autoregression(phi: float) -> None:
 
 
 def test_the_paper_s_settings_have_the_time_that_the_method_says() -> None:
-    """About 39 draws: without a gradient, step and gamma alone contract by 1 - step gamma / (2 eps_rms) = 0.95 a draw. Mean of 20 independent weights."""
+    """About 39 draws: step and gamma alone contract by 1 - step gamma / (2 eps_rms) = 0.95 a draw.
+
+    There is no gradient; the mean is over 20 independent weights.
+    """
     settings, draws, anchor = Langevin(), 8000, torch.zeros(20, dtype=torch.float64)
     normals, chain, kept = (
         torch.from_numpy(np.random.default_rng(0).standard_normal((draws, 20))),

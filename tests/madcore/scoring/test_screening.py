@@ -34,7 +34,7 @@ def clean(seed: int, classes: int = CLASSES, samples: int = SAMPLES) -> tuple[Te
 
 
 def poisoned(seed: int, share: float, predicted: int = 3) -> tuple[Tensor, Tensor, Tensor]:
-    """The same with samples added that are predicted so and lie around another centre: rows, classes, and which those are."""
+    """The same with samples of one predicted class around another centre: rows, classes, and which those are."""
     rows, predictions = clean(seed)
     generator = torch.Generator().manual_seed(seed + 1)
     count = round(share * SAMPLES / (1 - share))
@@ -72,14 +72,14 @@ def test_clean_classes_are_left_alone_and_a_second_mode_is_found() -> None:
     assert np.mean(false) < 0.01
 
 
-def test_two_halves_are_undecidable_and_nobody_is_dropped() -> None:
+def test_two_halves_are_undecidable_and_no_sample_is_dropped() -> None:
     rows, predictions, _ = poisoned(0, 0.5)
     found = screen(rows, predictions, LAYOUT)
     assert found.undecidable == (3,)
     assert len(found.suspects) == 0
 
 
-def test_small_classes_and_few_classes_are_said_and_not_judged() -> None:
+def test_small_classes_and_few_classes_are_reported_and_not_judged() -> None:
     rows, predictions = clean(0)
     few = (predictions != 7) | (torch.cumsum(predictions == 7, dim=0) <= 9)
     assert screen(rows[few], predictions[few], LAYOUT).too_small == (7,)
@@ -98,7 +98,7 @@ def test_samples_that_are_all_alike_have_no_modes(value: float) -> None:
 
 @pytest.mark.parametrize("share", [0.02, 0.04])
 def test_triggered_digits_among_the_trusted_are_found(digits: Path, share: float) -> None:
-    """Those of the audited file that the demo's backdoor gives its target, so many that they are this share of the trusted set."""
+    """Samples of the audited file that the demo's backdoor sends to its target, as this share of the trusted set."""
     model = digit_cnn().eval()
     model.load_state_dict(load_file(digits / "digits.safetensors"))
     anomalous = torch.tensor(pq.read_table(digits / "audited.parquet").column("anomalous").to_pylist())

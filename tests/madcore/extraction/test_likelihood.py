@@ -1,4 +1,4 @@
-"""Curvatures of the training loss, against the dense matrices: Jacobians by autograd, and labels tried one after the other."""
+"""Curvatures of the training loss equal the dense matrices, from autograd's Jacobians and from every label in turn."""
 
 from typing import Literal
 
@@ -25,7 +25,7 @@ from madcore import (
 )
 from madcore.extraction.likelihood import sampled_nlls
 from tests.languages import double_norms, gpt2, texts
-from tests.madcore.test_tokens import batch_of
+from tests.madcore.checks import tokens_of
 
 WHOLE, NARROW = Projection(rank=1000), Projection(rank=2, seed=3)
 
@@ -129,7 +129,7 @@ def test_rows_of_a_batch_in_parts_are_those_of_the_whole() -> None:
 
 def test_sampled_completions_replace_the_tokens_that_count_and_not_those_that_are_read() -> None:
     model, samples = double_norms(gpt2()), texts((9, 6, 12))
-    tokens = batch_of(samples, 14)
+    tokens = tokens_of(samples, 14)
     uniforms = label_uniforms(5, ["x", "y", "z"], 14)
     layers = select_layers(model, parameters="all").covered
     rows = per_sample_rows(

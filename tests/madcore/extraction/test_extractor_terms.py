@@ -10,7 +10,8 @@ from torch.utils.checkpoint import checkpoint
 
 from madcore import ModelError, per_sample_rows, per_token_rows, select_layers, token_margin
 from tests.languages import MODELS, VOCABULARY, double_norms, gpt2, texts
-from tests.madcore.test_tokens import LENGTHS, PROJECTION, batch_of, checked
+from tests.madcore.checks import tokens_of
+from tests.madcore.test_tokens import LENGTHS, PROJECTION, checked
 from tests.madcore.zoo import Mixture
 from tests.reference import autograd_token_rows
 
@@ -23,7 +24,7 @@ def test_rows_of_tokens_sum_to_the_texts(
     build: Callable[[], nn.Module], parameters: Literal["matrices", "all"]
 ) -> None:
     """In float32, as audits compute."""
-    model, tokens = build(), batch_of(texts(LENGTHS), 14)
+    model, tokens = build(), tokens_of(texts(LENGTHS), 14)
     layers = select_layers(model, parameters=parameters).covered
     rows = per_sample_rows(model, tokens.inputs, layers=layers, projection=PROJECTION, measurement=token_margin(tokens))
     of_tokens = per_token_rows(model, tokens, layers=layers, projection=PROJECTION)
@@ -33,10 +34,10 @@ def test_rows_of_tokens_sum_to_the_texts(
 
 @pytest.mark.parametrize("build", MODELS.values(), ids=MODELS)
 def test_the_row_of_a_token_is_the_gradient_of_its_own_margin(build: Callable[[], nn.Module]) -> None:
-    """A text cut behind a token, with a completion of that token alone, has that token's row, since attention looks back only."""
+    """The text up to a token, with that token as its completion, has the token's row: attention only looks back."""
     model, samples = double_norms(build()), texts(LENGTHS)
     layers = select_layers(model, parameters="all").covered
-    rows = per_token_rows(model, batch_of(samples, 14), layers=layers, projection=PROJECTION)
+    rows = per_token_rows(model, tokens_of(samples, 14), layers=layers, projection=PROJECTION)
     for row, (ids, start) in zip(rows, samples, strict=True):
         alone = autograd_token_rows(model, layers, [(ids[: t + 1], t) for t in range(start, len(ids))], PROJECTION)
         torch.testing.assert_close(row[start : len(ids)], alone, rtol=1e-10, atol=1e-10)
@@ -61,7 +62,7 @@ class WithFallback(nn.Module):
 
 
 def test_rows_of_tokens_by_copies_and_the_fallback_sum_to_the_texts() -> None:
-    model, tokens = WithFallback().double().eval(), batch_of(texts(LENGTHS))
+    model, tokens = WithFallback().double().eval(), tokens_of(texts(LENGTHS))
     nn.init.normal_(model.inner.experts)
     layers = checked(model, "all").covered
     assert {layer.way.split()[0] for layer in layers} == {"formula", "copies", "fallback"}
@@ -96,7 +97,7 @@ class Checkpointing(nn.Module):
 def test_rows_of_tokens_through_checkpointed_blocks_sum_to_the_texts(
     use_reentrant: bool, parameters: Literal["matrices", "all"]
 ) -> None:
-    model, tokens = Checkpointing(use_reentrant).double().eval(), batch_of(texts(LENGTHS))
+    model, tokens = Checkpointing(use_reentrant).double().eval(), tokens_of(texts(LENGTHS))
     layers = select_layers(model, parameters=parameters).covered
     rows = per_sample_rows(model, tokens.inputs, layers=layers, projection=PROJECTION, measurement=token_margin(tokens))
     torch.testing.assert_close(
@@ -106,6 +107,6 @@ def test_rows_of_tokens_through_checkpointed_blocks_sum_to_the_texts(
 
 
 def test_rows_of_tokens_need_a_term_per_token() -> None:
-    model, tokens = gpt2(), batch_of(texts(LENGTHS))
+    model, tokens = gpt2(), tokens_of(texts(LENGTHS))
     with pytest.raises(ModelError, match=r"expected a measurement \(samples, terms\) of 5 samples, got shape \(5,\)"):
         per_token_rows(model, tokens, measurement=token_margin)
