@@ -9,6 +9,7 @@ import pyarrow as pa
 from infra.formats.tables import TableFormat
 
 if TYPE_CHECKING:  # commands that only read published tables do without torch
+    from madcore.scoring.coupling import SampleScores
     from pipeline.artifacts.samples import SampleColumns
 
 

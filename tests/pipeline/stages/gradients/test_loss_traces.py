@@ -17,7 +17,7 @@ def test_rows_are_losses_of_the_models_own_predictions_under_each_snapshot() -> 
     anchor = flat_weights(model)
     inputs = torch.randn(SAMPLES + 1, FEATURES)
     snapshots = [anchor + 0.5 * torch.randn_like(anchor) for _ in range(DRAWS)]
-    group = Group(torch.arange(SAMPLES), Measured(inputs, margin), class_outcome)  # the last input is padding
+    group = Group(torch.arange(SAMPLES), Measured(inputs, margin), predict_classes)  # the last input is padding
     (traces,) = compute_traces(model, anchor, [group], snapshots, DRAWS)
 
     assert torch.equal(flat_weights(model), anchor), "the trained weights are put back"

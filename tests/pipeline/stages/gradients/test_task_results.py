@@ -11,7 +11,7 @@ from pipeline.stages.gradients.task_results import TaskResults, label_names
 LAYOUT = RowLayout(("layer",), (2,))
 
 
-def outcome_of(logits: torch.Tensor) -> Outcome:
+def outcome_of(logits: torch.Tensor) -> Predictions:
     raise AssertionError("what the model predicts is given")
 
 
@@ -19,7 +19,7 @@ def group_of(*places: int) -> Group:
     return Group(torch.tensor(places), Measured(torch.zeros(len(places), 1), margin), outcome_of)
 
 
-def predicted(*classes: int, finite: tuple[bool, ...] | None = None) -> Outcome:
+def predicted(*classes: int, finite: tuple[bool, ...] | None = None) -> Predictions:
     n = len(classes)
     return Predictions(torch.tensor(classes), torch.full((n,), 0.5), torch.tensor(finite or (True,) * n))
 
