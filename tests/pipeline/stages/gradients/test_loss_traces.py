@@ -5,7 +5,7 @@ from torch import nn
 
 from madcore import Measured, margin
 from madcore.sampling.langevin import flat_weights, place_weights
-from pipeline.data.batches import Group
+from pipeline.data.batches import Group, predict_classes
 from pipeline.stages.gradients.loss_traces import compute_traces
 
 SAMPLES, FEATURES, CLASSES, DRAWS = 5, 4, 3, 6
