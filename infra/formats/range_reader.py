@@ -1,7 +1,7 @@
 """Ranges of rows of a Parquet file that is opened once.
 
-Row groups are decoded one at a time and forwards: of ranges in ascending order every row is decoded once, and damage in a
-row group concerns only the ranges that meet it.
+Row groups are decoded one at a time and forwards: of ranges in ascending order every row is decoded once, and damage
+in a row group concerns only the ranges that meet it.
 """
 
 from collections.abc import Iterator, Sequence
@@ -39,7 +39,7 @@ class RangeReader:
         self._bounds = _bounds(self._file)
         self._group, self._position = NO_GROUP, 0  # the row group that is being decoded, and the next row in it
         self._batches: Iterator[pa.RecordBatch] = iter(())
-        self._rest: pa.RecordBatch | None = None  # rows that are decoded and were not asked for yet
+        self._rest: pa.RecordBatch | None = None  # rows that are decoded and not yet read
 
     def __enter__(self) -> "RangeReader":
         return self

@@ -9,7 +9,7 @@ import pyarrow as pa
 from infra.formats.tables import TableFormat
 
 if TYPE_CHECKING:  # commands that only read published tables do without torch
-    from madcore.scoring.coupling import Scored
+    from madcore.scoring.coupling import SampleScores
     from pipeline.artifacts.samples import SampleColumns
 
 
@@ -58,7 +58,7 @@ NO_MECHANISM = -1
 
 
 def score_batch(
-    source: str, samples: "SampleColumns", scored: "Scored", reference_ids: pa.Array, layers: tuple[str, ...]
+    source: str, samples: "SampleColumns", scored: "SampleScores", reference_ids: pa.Array, layers: tuple[str, ...]
 ) -> pa.RecordBatch:
     """One record batch of a score part.
 

@@ -1,8 +1,8 @@
-"""Writes the root of a release, to be kept from then on: `python -m tests.data.released`, once a release, with an environment of that release.
+"""Writes the root of a release, which is then kept: `python -m tests.data.released`, in that release's environment.
 
-Its inputs are on an S3 of moto's, so that the root names no place of the machine it was made on, and their versions are their contents:
-uploaded there again under the same names, they are the files that the root has rows of. Nothing of the lock is kept, which names its
-owner, and no pages, which every version renders anew.
+Its inputs are on an S3 of moto's, so that the root names no place of the machine it was made on, and their versions are
+their contents: uploaded there again under the same names, they are the files that the root has rows of. Nothing of the
+lock is kept, which names its owner, and no pages, which every version renders again.
 """
 
 import json
@@ -35,7 +35,7 @@ TRUSTED, SAMPLING, CLEAN, PATCHED = 70, 32, 14, 6
 
 
 def main() -> None:
-    """Makes the inputs where there are none yet, runs three nights, and keeps the root and what its readers must find in it."""
+    """Makes the inputs if there are none yet, runs three nights, keeps the root and what its readers must find."""
     release = installed_version()
     folder = ROOTS / release
     if (folder / "root").exists():

@@ -198,7 +198,7 @@ class Attention:
 
 
 class Attentive(nn.Module):
-    """Attention of 3 positions to themselves, or to 4 others, in any setting; its weights take part in what it returns."""
+    """Attention of 3 positions to themselves, or to 4 others, in any setting; its weights are part of the output."""
 
     def __init__(self, settings: Attention):
         super().__init__()

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from madcore import CrossEntropy, Measured, completion_loss
-from madcore.extraction.extractor import exact_float32
+from madcore.extraction.forward_pass import exact_float32
 from madcore.measurements import logits_of, run, runs_channels_last
 from madcore.sampling.langevin import place_weights
 from pipeline.data.batches import TRACED_AT_ONCE, Group, Predictions

@@ -6,7 +6,7 @@ import sys
 import pyarrow as pa
 import torch
 
-from madcore.scoring.coupling import Scored
+from madcore.scoring.coupling import SampleScores
 from pipeline.artifacts.samples import SampleColumns
 from pipeline.artifacts.scores import NO_MECHANISM, PART_FORMAT, PUBLISHED_FORMAT, score_batch
 from pipeline.data.statuses import NO_CLASS, NONFINITE, OK
@@ -21,7 +21,7 @@ SAMPLES = SampleColumns(
 )
 
 
-SCORED = Scored(
+SCORED = SampleScores(
     score=torch.tensor([0.5, 9.0, -0.5]),
     leverage=torch.tensor([1.0, 9.0, 2.0]),
     layer_scores=torch.tensor([[0.25, 0.5], [9.0, 9.0], [0.75, 1.0]]),
