@@ -6,7 +6,8 @@ import yaml
 
 from pipeline import AuditConfig, plan_audit, rescore_audit, run_audit
 from pipeline.demo.prepare import prepare_demo
-from pipeline.operations.sweep import load_points, sweep
+from pipeline.operations.grid import load_points
+from pipeline.operations.sweep import sweep
 
 path = prepare_demo(Path("inputs"), root="audits")
 run_audit(plan_audit(AuditConfig.load(path)))
