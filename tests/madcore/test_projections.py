@@ -31,7 +31,7 @@ def test_the_generator_is_frozen() -> None:
 
 
 def test_the_gaussian_generator_is_frozen() -> None:
-    """To 1e-6: a processor may round a logarithm otherwise in its last bit."""
+    """To 1e-6: a processor may round the last bit of a logarithm differently."""
     rounded = (
         Projection(rank=16, seed=7, kind="gaussian")
         .matrix("blocks.0.conv1.weight", 1, 145)

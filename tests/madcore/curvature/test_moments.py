@@ -67,7 +67,7 @@ def test_order_changes_nothing_and_zero_is_neutral(layout: RowLayout, seed: int,
 
 
 def test_many_rows_do_not_lose_small_ones() -> None:
-    """Accumulation is in float64: in float32 the second row would vanish beside the first."""
+    """Accumulation is in float64: in float32 the second row would vanish next to the first."""
     layout = RowLayout(("a",), (1,))
     assert float(moment_of(layout, torch.tensor([[1e4], [1.0]])).parts[0]) == 1e8 + 1
 

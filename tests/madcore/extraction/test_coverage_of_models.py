@@ -83,7 +83,7 @@ def test_the_model_is_left_as_found(case: LayerCase) -> None:
 
 
 class UsesTable(nn.Module):
-    """A kind of its own, with an argument that has positions first."""
+    """A custom module, with an argument that has positions first."""
 
     def __init__(self) -> None:
         super().__init__()

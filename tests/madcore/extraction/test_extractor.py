@@ -1,4 +1,4 @@
-"""The extractor's manners: the model is left as found, whatever happens, and what makes no sense is refused."""
+"""The extractor leaves the model as it was, whatever happens, and rejects what makes no sense."""
 
 from collections.abc import Callable
 
@@ -23,7 +23,7 @@ from tests.reference import autograd_rows
 
 
 class MergesBatch(nn.Module):
-    """Folds positions into the batch around a Linear, so that its input has not the samples first."""
+    """Folds positions into the batch around a Linear, so that its input does not have the samples first."""
 
     def __init__(self) -> None:
         super().__init__()

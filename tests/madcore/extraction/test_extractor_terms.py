@@ -45,7 +45,7 @@ def test_the_row_of_a_token_is_the_gradient_of_its_own_margin(build: Callable[[]
 
 
 class WithFallback(nn.Module):
-    """A language model with a direct parameter and a kind of its own."""
+    """A language model with a direct parameter and a custom module."""
 
     def __init__(self) -> None:
         super().__init__()

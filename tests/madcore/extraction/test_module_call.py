@@ -22,7 +22,7 @@ def test_a_call_is_recorded_without_its_graph() -> None:
 
 
 def test_one_sample_replaces_all_where_they_come_first() -> None:
-    """A table of (3, 2) is no samples of a batch of 2, and a number has no axis."""
+    """In a batch of 2, a table (3, 2) does not have the samples first, and a number has no axis."""
     inputs, table, scale = torch.tensor([[1.0], [2.0]]), torch.arange(6.0).reshape(3, 2), torch.tensor(5.0)
     call = ModuleCall.of((inputs, table), {"nested": [scale, {"mask": torch.tensor([True, False])}]}, torch.float32)
     places, tensors = call.mapped(2)

@@ -11,7 +11,7 @@ from madcore.formulas.matrices import Sides
 
 
 class Mixing(nn.Module):
-    """A kind of its own: mixes positions by products of projected ones, and also returns what it mixed by."""
+    """A custom module: mixes positions by products of projected ones, and also returns what it mixed by."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -66,7 +66,7 @@ def test_rows_equal_a_loop_with_autograd(
 
 @pytest.mark.parametrize("one_by_one", [False, True], ids=["vmap", "one by one"])
 def test_another_output_than_in_the_first_run_is_refused_by_name(one_by_one: bool) -> None:
-    """By more than a twentieth of its norm; less may be rounding, as of autocast."""
+    """By more than a twentieth of its norm; less may be rounding, as under autocast."""
     module, call, inputs = a_call()
     first = module(inputs, torch.tensor(0.7, dtype=torch.float64))[0].detach()
     rerun, rows = rerun_of(module, one_by_one), torch.zeros(4, 6, dtype=torch.float64)

@@ -164,7 +164,7 @@ SETTINGS = Langevin(gamma=100.0, n_beta=10.0, step=1e-3, batch=8)
 
 
 def drawn(model: Classifier, settings: Langevin, chain: Chain, anchor: Tensor, draws: int) -> tuple[Chain, list[float]]:
-    """A chain so many draws on, and the losses on the way."""
+    """A chain after some more draws, and their losses."""
     losses = []
     for _ in range(draws):
         chain, loss = draw(model, settings, chain, anchor, SamplingSet(model.losses, len(model.inputs)))

@@ -40,7 +40,7 @@ class Rows:
 
 
 def rows_of(seed: int, counts: tuple[int, ...]) -> Rows:
-    """So many rows of each class, about a direction of the class; the middle layer of one in three is zero."""
+    """The given number of rows per class, around a direction of the class; the middle layer of one in three is zero."""
     generator = np.random.default_rng(seed)
     centres = np.random.default_rng(99).standard_normal((len(counts), LAYOUT.k))
     predictions = generator.permutation(np.repeat(np.arange(len(counts)), counts))
