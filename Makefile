@@ -3,12 +3,13 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PEERS := .venv-peers
+PINS := $(VENV)/.pins
 READY := $(VENV)/.ready
 # Two processes with one thread each: two that compute with two threads make each other many times slower.
-TESTS := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+TESTS := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --durations=40 -n 2 --dist loadfile --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo check test test-s3 test-faults test-nights test-cluster
+.PHONY: help pins setup demo check docs test test-s3 test-faults test-nights test-cluster
 .PHONY: bench bench-gradients bench-peers-setup bench-precision bench-estimators bench-pipeline bench-scale bench-rescore clean
 
 help:  ## List the targets
@@ -16,13 +17,18 @@ help:  ## List the targets
 
 setup: $(READY)  ## Make .venv: torch first, then everything else, at the pinned versions
 
+pins: $(PINS)
+
 # torch goes first and alone: its CPU and CUDA builds share a version, and pip's own settings (PIP_INDEX_URL,
 # PIP_EXTRA_INDEX_URL, PIP_FIND_LINKS) choose between them.
-$(READY): requirements.txt pyproject.toml
+$(PINS): requirements.txt
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' || { echo "mad needs Python 3.11 to 3.13; name one: make setup PYTHON=python3.11" >&2; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet "$$(grep '^torch==' requirements.txt)"
 	$(BIN)/python -m pip install --quiet -r requirements.txt
+	@touch $(PINS)
+
+$(READY): $(PINS) pyproject.toml
 	$(BIN)/python -m pip install --quiet --no-deps -e .
 	@touch $(READY)
 
@@ -34,6 +40,10 @@ check: setup  ## Lint, format, types, import rules
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+docs: setup  ## Build the documentation into docs/_build/html, run its examples, and check its links; warnings are errors
+	$(BIN)/python -m sphinx -W --keep-going --fresh-env -q -b html docs docs/_build/html
+	$(BIN)/python -m docs.links docs/_build/html
 
 test: setup  ## Run the tests
 	$(TESTS)
@@ -53,7 +63,7 @@ test-nights: setup  ## Audit a zoo night after night, fifty models among it: mod
 test-cluster: setup  ## Run the tests that need a Ray cluster of three hosts: namespaces of this machine, so as root, with ip of iproute2; QUICK=1 leaves the longest out
 	@[ "$$(id -u)" = 0 ] || { echo "make test-cluster makes network namespaces, for which it must be root" >&2; exit 1; }
 	@for need in ip unshare nsenter; do command -v $$need >/dev/null || { echo "make test-cluster needs $$need, of iproute2 or util-linux: apt-get install iproute2 util-linux" >&2; exit 1; }; done
-	MAD_TEST_CLUSTER=1 MAD_FAULTS=$(if $(QUICK),,1) $(BIN)/python -m pytest -m cluster
+	MAD_TEST_CLUSTER=1 MAD_FAULTS=$(if $(QUICK),,1) $(BIN)/python -m pytest --durations=40 -m cluster
 
 bench: bench-gradients bench-pipeline  ## Run the benchmarks that need nothing but this checkout
 
@@ -74,14 +84,14 @@ bench-precision: setup  ## Measure: what the precision of the model and of rows 
 	$(if $(ZOO),,$(error name the folder that holds zoo/ and data/: make bench-precision ZOO=FOLDER))
 	$(BIN)/python -m tests.benchmarks.precision $(ZOO)
 
-bench-estimators: setup  ## Measure: what detects which backdoor, on the models at ZOO; goes on where it was if CACHE names a folder
+bench-estimators: setup  ## Measure: what detects which backdoor, on the models at ZOO; resumes if CACHE names a folder
 	$(if $(ZOO),,$(error name the folder that holds zoo/ and data/: make bench-estimators ZOO=FOLDER))
 	$(BIN)/python -m tests.benchmarks.estimators $(ZOO) $(if $(CACHE),--cache $(CACHE))
 
 bench-pipeline: setup  ## Measure: the gradients stage against the bare loop that it contains, serial and on Ray
 	$(BIN)/python -m tests.benchmarks.pipeline
 
-bench-scale: setup  ## Measure: how cost grows up to IMAGES audited ones (1,000,000) and the books of a billion, on the model at ZOO; pictures stay if CACHE names a folder
+bench-scale: setup  ## Measure: cost up to IMAGES audited images (1,000,000), metadata of a billion; CACHE keeps the images
 	$(if $(ZOO),,$(error name the folder that holds zoo/ and data/: make bench-scale ZOO=FOLDER))
 	$(BIN)/python -m tests.benchmarks.scale $(ZOO) $(IMAGES) $(if $(CACHE),--cache $(CACHE))
 
@@ -89,4 +99,4 @@ bench-rescore: setup  ## Measure: curvature and scores again from ROWS stored ro
 	$(BIN)/python -m tests.benchmarks.rescore $(ROWS)
 
 clean:  ## Remove the environment and caches; audits stay
-	rm -rf $(VENV) $(PEERS) build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) $(PEERS) build docs/_build docs/_generated *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -5,7 +5,8 @@ from jobs.console import Common
 from jobs.progress import ProgressDisplay
 from jobs.tables import size, table
 from pipeline.config.durations import parse_duration
-from pipeline.operations.gc import Garbage, check_keep, collect, find_garbage
+from pipeline.operations.garbage import Garbage, find_garbage
+from pipeline.operations.gc import check_keep, collect
 from pipeline.root.documents import JsonObject
 from pipeline.root.mark import root_lock, root_storage
 

@@ -18,8 +18,9 @@ from pipeline.config.on_verdict import VERDICTS
 from pipeline.data.ids import read_id_list
 from pipeline.errors import ConfigError
 from pipeline.operations.cost import estimate_costs
+from pipeline.operations.grid import load_points
 from pipeline.operations.repair import repair, restore_tables
-from pipeline.operations.sweep import SWEEP_VERSION, load_points, sweep
+from pipeline.operations.sweep import SWEEP_VERSION, sweep
 from pipeline.planning.from_models import plan_audit
 from pipeline.planning.from_rows import plan_rescore
 from pipeline.planning.plan import AuditPlan

@@ -1,11 +1,11 @@
 """The command `mad`. Heavy imports happen inside the commands, so that `--help` answers at once."""
 
 import os
-from importlib import metadata
 from typing import Annotated, Literal
 
 import typer
 
+from infra.version import installed_version
 from jobs.console import INTERRUPTED, Common, Output, Quiet, Stage, Verbose, edge
 
 app = typer.Typer(
@@ -48,7 +48,7 @@ Address = Annotated[
 
 def _version(wanted: bool) -> None:
     if wanted:
-        typer.echo(f"mad {metadata.version('mad')}")
+        typer.echo(f"mad {installed_version()}")
         raise typer.Exit
 
 

@@ -136,7 +136,7 @@ def _run_in_waves(plan: AuditPlan, runner: StepRunner, workers: int) -> Audit:
         plan = in_order(plan, audits)
         models = _model_runs(plan, audits, runner.notify)
         run_id = begin(storage, plan)
-        totals = _StageTotals(runner.notify)
+        totals = StageTotals(runner.notify)
         for wave in waves(plan.models, workers):
             if runner.deadline_passed():
                 break
@@ -149,13 +149,15 @@ def _run_in_waves(plan: AuditPlan, runner: StepRunner, workers: int) -> Audit:
     return _opened(plan, storage, outcome, runner.notify)
 
 
-class _StageTotals:
+class StageTotals:
     """Passes events on, except the ends of stages, whose seconds it adds up over waves."""
 
     def __init__(self, listener: Listener):
+        """Pass events on to this listener."""
         self._listener, self._seconds = listener, dict[str, float]()
 
     def __call__(self, event: Event) -> None:
+        """Hear an event."""
         if isinstance(event, StageEnded):
             self._seconds[event.stage] = self._seconds.get(event.stage, 0.0) + event.seconds
         else:
@@ -174,7 +176,7 @@ def _opened(plan: AuditPlan, storage: Storage, outcome: RunOutcome, listener: Li
     return Audit(storage, outcome)
 
 
-def _model_runs(plan: AuditPlan, audits: Mapping[str, LastAudit], notify: Listener) -> dict[str, ModelRun]:
+def _model_runs(plan: AuditPlan, audits: Mapping[str, LastAudit], listener: Listener) -> dict[str, ModelRun]:
     """All models at the start of a run; a notice names files that are gone."""
     runs = {
         model.name: ModelRun(model, gone_files(model, audits.get(model.name)), plan.costs.get(model.name))
@@ -184,5 +186,5 @@ def _model_runs(plan: AuditPlan, audits: Mapping[str, LastAudit], notify: Listen
         if run.gone:
             files = ", ".join(run.gone)
             line = "files that its latest run audited and that no glob finds any more"
-            notify(Notice(f"model {name}: {line}: {files}"))
+            listener(Notice(f"model {name}: {line}: {files}"))
     return runs

@@ -1,14 +1,16 @@
-"""Fixtures: the demo's inputs, made once per session, and audits of them in fresh roots."""
+"""Fixtures: the demo's inputs, made once a session, and audits of them."""
 
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import torch
 from pydantic import JsonValue
 
 from pipeline.config.audit_config import AuditConfig, merge
 from pipeline.demo.prepare import prepare_demo
+from tests.audits import Prepared, demo_config
 from tests.services import WITHOUT, moto, on_moto, on_s3, real_s3
 
 __all__ = ["moto", "on_moto", "on_s3", "real_s3"]
@@ -44,6 +46,21 @@ def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="module")
+def one_thread() -> Iterator[None]:
+    """One thread for small models: threads that wait for each other on a busy machine cost minutes."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="session")
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> Prepared:
+    """Makes a root by copying that of an audit which is run once a session."""
+    return Prepared(tmp_path_factory.mktemp("prepared"))
+
+
 @pytest.fixture(scope="session")
 def ray_cluster() -> Iterator[None]:
     """One Ray cluster of two processors for all tests that need any: starting one takes seconds."""
@@ -60,19 +77,7 @@ def ray_cluster() -> Iterator[None]:
 @pytest.fixture
 def raw(digits: Path, tmp_path: Path) -> Raw:
     """The demo's config as a mapping, with a root of the test's own and small tasks."""
-    return {
-        "root": str(tmp_path / "root"),
-        "task": "classification",
-        "models": [
-            {"name": "digits", "architecture": "pipeline.demo.network:digit_cnn", "weights": "digits.safetensors"}
-        ],
-        "data": {
-            "trusted": "trusted.parquet",
-            "audited": "audited.parquet",
-            "preprocess": {"mean": [0.3, 0.3, 0.3], "std": [0.35, 0.35, 0.35], "size": 8},
-        },
-        "run": {"rows_per_task": 128, "batch_size": 64},
-    }
+    return {**demo_config(tmp_path / "root"), "run": {"rows_per_task": 128, "batch_size": 64}}
 
 
 @pytest.fixture

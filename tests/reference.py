@@ -5,6 +5,7 @@ No twin calls the code that it checks, except that projection matrices come from
 
 import copy
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -43,6 +44,7 @@ def completion_nll_of_one(logits_sv: Tensor, tokens: Sequence[int], completion_s
     return -torch.stack([logs[t - 1, tokens[t]] for t in range(completion_start, len(tokens))]).sum()
 
 
+@lru_cache
 def side_matrix(projection: Projection, parameter: str, side: int, size: int) -> Tensor:
     """The float64 matrix of one side, the identity where the side is kept whole."""
     matrix = projection.matrix(parameter, side, size)

@@ -1,4 +1,4 @@
-"""Roots of rows that no model computed: written as a run writes them, by the same encoding and commits, and opened as any other."""
+"""Roots of rows that no model computed, written with the same encoding and commits as a run's."""
 
 from dataclasses import dataclass
 

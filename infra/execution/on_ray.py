@@ -16,7 +16,6 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from importlib.metadata import version
 from typing import Any, Generic, TypeAlias, TypeVar
 
 # Ray reads both variables when it is imported. It retries 20 times by default, of 40 s each, where what listens at the
@@ -30,6 +29,7 @@ from infra.errors import ClusterError
 from infra.execution.backlog import Backlog, model_of
 from infra.execution.cluster_watch import Watch, await_answer, check_resources, worker_seconds
 from infra.execution.contract import MOST_TASKS_AT_ONCE, Resources, TaskOutcome, attempt, describe, is_starvation, never
+from infra.version import installed_version
 
 TRIES = 3
 FAILED_STARTS = 5
@@ -165,7 +165,7 @@ class _Actor(Generic[Task, Result]):
     def hello(self, factory: Callable[[], Callable[[Task], Result]]) -> str:
         """Begin a call whose worker this factory makes; returns the version of mad that is installed here."""
         self._factory, self._worker = factory, None
-        return version("mad")
+        return installed_version()
 
     def run(self, task: Task) -> TaskOutcome[Task, Result]:
         """Run one task."""
@@ -247,12 +247,12 @@ class _Pool(Generic[Task, Result]):
     def _welcome(self, ref: Ref) -> None:
         worker = self._greeted.pop(ref)
         try:
-            theirs, ours = ray.get(ref), version("mad")
+            theirs, ours = ray.get(ref), installed_version()
         except RayError as error:
             self._workers.remove(worker)
             self._failed_starts += not worker.reused  # a reused one may have died since, which is no failed start
             if self._failed_starts >= FAILED_STARTS:
-                remedy = f"is mad installed in the environment of every node, in version {version('mad')}?"
+                remedy = f"is mad installed in the environment of every node, in version {installed_version()}?"
                 if isinstance(error, OutOfMemoryError):
                     remedy = (
                         "raise run.memory_per_worker, so that fewer workers share a node,"

@@ -1,8 +1,8 @@
-"""Mends a root: what is damaged is dropped, so that the next run computes just that anew; what is there in another place is copied back.
+"""Repair of a root: drop what is damaged, so that the next run recomputes only that; copy back what exists elsewhere.
 
-Nothing here touches an undamaged task. Of a damaged one the receipt goes, and manifests that list it; its files stay
-where they are, as an attempt that no receipt names. A run's own record (`runs/RUN`) cannot be computed anew, but for
-the summary that is still the model's latest.
+Nothing here touches an undamaged task. The receipt of a damaged one is removed, and manifests that list it; its files
+stay where they are, as an attempt that no receipt names. A run's own record (`runs/RUN`) cannot be recomputed, except
+for a summary that is still the model's latest.
 """
 
 from collections.abc import Iterator, Sequence
@@ -24,53 +24,53 @@ STEP = "repair"
 
 
 def repair(storage: Storage, models: Sequence[str], listener: Listener = ignore) -> list[str]:
-    """Checks all that is stored of these models, and drops what is damaged.
+    """Check all that is stored of these models, and drop what is damaged.
 
     Returns:
-        What was found and done about it, a line each.
+        A line for each damage that was found, with what was done about it.
 
     Raises:
         LockHeld: a run is at work in the root.
-        StorageError: the store does not answer, so that nothing can be said of what it holds.
+        StorageError: the store does not answer, so the state of what it holds is unknown.
     """
     found, watch = list[str](), Stopwatch()
     with root_lock(storage) as lock:
         logs = [(name, log) for name in models for stage in STAGES for log in stage_logs(storage, name, stage)]
         listener(StageStarted(STEP, len(logs), 0))
         for name, log in logs:
-            found += _mend_log(log)
+            found += _repair_log(log)
             listener(TaskEnded(STEP, name, 0))
         lock.check()
         for name in models:
             for run_id, sha256 in _ended_runs(storage, name):
-                found += [*_mend_summary(storage, name, run_id, sha256), *_drop_table(storage, name, run_id)]
+                found += [*_repair_summary(storage, name, run_id, sha256), *_drop_table(storage, name, run_id)]
             found += _publish_missing(storage, name)
     listener(StageEnded(STEP, watch.seconds))
     return found
 
 
 def restore_tables(storage: Storage, models: Sequence[str]) -> list[str]:
-    """Publishes anew the tables that runs once published and that are gone now, from reports that hold the same; a line each."""
+    """Republish the tables that runs published and that are gone, from reports that hold the same; a line for each."""
     with root_lock(storage):
         return [line for name in models for line in _publish_missing(storage, name)]
 
 
-def _mend_log(log: CommitLog) -> Iterator[str]:
-    """What was dropped of one log. Manifests go before the receipts that they list, so that one cut off in the middle is found again."""
+def _repair_log(log: CommitLog) -> Iterator[str]:
+    """Drop what is damaged in one log; a line for each.
+
+    Manifests go before the receipts that they list, so that a removal that is interrupted is found again.
+    """
     listed, lines = _manifests(log)
     yield from lines
     receipts, lines = _receipts(log, listed)
     yield from lines
     for receipt in receipts:
         folder = log.attempt_folder(receipt)
-        damage = [
-            found
-            for file in receipt.files
-            if (found := damage_of(log.storage, f"{folder}/{file.name}", file.sha256, file.bytes))
-        ]
+        checked = (damage_of(log.storage, f"{folder}/{file.name}", file.sha256, file.bytes) for file in receipt.files)
+        damage = [found for found in checked if found]
         if damage:
             log.forget(receipt)
-            yield f"{damage[0]}: task {receipt.task} will be done again"
+            yield f"{damage[0]}: task {receipt.task} will be recomputed"
 
 
 def _manifests(log: CommitLog) -> tuple[list[Receipt], list[str]]:
@@ -81,12 +81,12 @@ def _manifests(log: CommitLog) -> tuple[list[Receipt], list[str]]:
             listed += log.manifest(path).receipts
         except Corrupt as error:
             log.storage.remove(path)
-            lines.append(f"{error}: removed, the next run publishes it anew")
+            lines.append(f"{error}: removed, the next run republishes it")
     return listed, lines
 
 
 def _receipts(log: CommitLog, listed: Sequence[Receipt]) -> tuple[list[Receipt], list[str]]:
-    """All receipts; what cannot be read is removed, and where a manifest has it, it is written anew."""
+    """All receipts. One that cannot be read is removed; if a manifest has it, it is rewritten."""
     found, lines = dict[str, Receipt](), list[str]()
     for name in filter(is_receipt, log.receipt_names()):
         try:
@@ -98,18 +98,17 @@ def _receipts(log: CommitLog, listed: Sequence[Receipt]) -> tuple[list[Receipt],
         name = log.receipt_name(receipt.task, receipt.generation)
         if name not in found:
             found[name] = log.restore(receipt)
-            lines.append(f"{log.storage.locate(f'{log.folder}/receipts/{name}')}: written anew from a manifest")
+            lines.append(f"{log.storage.locate(f'{log.folder}/receipts/{name}')}: rewritten from a manifest")
         elif found[name] != receipt:
             log.forget(receipt)
-            lines.append(
-                f"{log.storage.locate(log.folder)}: a manifest says otherwise of task {receipt.task} than its receipt; both are removed"
-            )
+            contradiction = f"a manifest contradicts the receipt of task {receipt.task}"
+            lines.append(f"{log.storage.locate(log.folder)}: {contradiction}; both are removed")
             del found[name]
     return list(found.values()), lines
 
 
 def _ended_runs(storage: Storage, model: str) -> Iterator[tuple[str, str]]:
-    """Ids of the runs that ended with a summary of the model, and the summary's digest as the outcome has it; not those that `mad gc` removed."""
+    """Runs that ended with a summary of the model, and its digest; without those that `mad gc` removed."""
     for run_id in runs(storage):
         outcome = _read(storage, outcome_file(run_id), OutcomeRecord)
         if outcome is not None and model in outcome.summaries and not _removed(storage, model, run_id):
@@ -120,27 +119,28 @@ def _removed(storage: Storage, model: str, run_id: str) -> bool:
     return storage.exists(collected_file(run_id)) and not storage.exists(run_summary_file(run_id, model))
 
 
-def _mend_summary(storage: Storage, model: str, run_id: str, sha256: str) -> Iterator[str]:
+def _repair_summary(storage: Storage, model: str, run_id: str, sha256: str) -> Iterator[str]:
     path = run_summary_file(run_id, model)
     if digest(_bytes(storage, path)) == sha256:
         return
     latest = _bytes(storage, summary_file(model))
     if digest(latest) == sha256:
         storage.write(path, latest)
-        yield f"{storage.locate(path)}: written anew from the model's latest summary"
+        yield f"{storage.locate(path)}: rewritten from the model's latest summary"
     else:
-        yield f"{storage.locate(path)}: damaged or gone, and cannot be computed anew; move runs/{run_id} and {model}/scores/run={run_id} away"
+        remedy = f"move runs/{run_id} and {model}/scores/run={run_id} away"
+        yield f"{storage.locate(path)}: damaged or gone, and cannot be recomputed; {remedy}"
 
 
 def _drop_table(storage: Storage, model: str, run_id: str) -> Iterator[str]:
-    """Removes a published table that is not the one that was published."""
+    """Remove a published table that is not as it was published."""
     table = _own_table(storage, model, run_id)
     path = table_file(model, run_id)
     if table and storage.exists(path):
         damage = damage_of(storage, path, table.sha256, table.bytes)
         if damage:
             storage.remove(path)
-            yield f"{damage}: removed, to be published anew"
+            yield f"{damage}: removed, to be republished"
 
 
 def _publish_missing(storage: Storage, model: str) -> Iterator[str]:
@@ -149,7 +149,7 @@ def _publish_missing(storage: Storage, model: str) -> Iterator[str]:
         source = _report_with(storage, model, table.sha256) if table and not storage.exists(path) else ""
         if source:
             storage.publish(source, path)
-            yield f"{storage.locate(path)}: published anew"
+            yield f"{storage.locate(path)}: republished"
 
 
 def _own_table(storage: Storage, model: str, run_id: str) -> TableSummary | None:

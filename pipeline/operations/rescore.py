@@ -1,4 +1,4 @@
-"""Reprocessing from stored rows: another curvature, damping, score, calibration, or choice of layers and trusted samples.
+"""Reprocessing from stored rows: other settings of curvature, score and calibration, fewer layers or trusted samples.
 
 Neither the model nor a data file is needed. The plan is made from what an earlier run recorded, and then runs like any
 other: a run from stored rows and one that found its rows stored write the same bytes, and reuse each other's curvature

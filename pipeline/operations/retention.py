@@ -1,7 +1,7 @@
-"""What the runs that are kept refer to: their results, the tables that those name, the manifests, and commit logs as a whole.
+"""What kept runs refer to: their results, the tables and manifests that those name, and commit logs as a whole.
 
-A result is what one run found of one model. Kept are all results of young runs, of each model the latest one, and
-those whose rows a kept one was made of (`rows_of` in its summary).
+A result is what one run found about one model. Kept are all results of young runs, the latest one of each model, and
+those whose rows a kept one was made from (`rows_of` in its summary).
 """
 
 from collections.abc import Iterator, Mapping
@@ -19,9 +19,9 @@ Result = tuple[str, str]
 class Retained:
     """What stays. A result is (run id, model).
 
-    `runs`: whose records stay whole; `results`: whose summaries and tables stay, and what they name; `tables`: of
-    which, beside these, a later result is the same; `manifests`: paths; `folders`: commit logs of kept runs that no
-    kept manifest is in, because a task failed or the run did not get so far.
+    `runs`: those whose records stay whole. `results`: those whose summaries and tables stay, and what they name.
+    `tables`: further results whose tables stay, because a later result is the same. `manifests`: their paths.
+    `folders`: commit logs of kept runs that hold no kept manifest, because a task failed or the run ended before.
     """
 
     runs: frozenset[str]
@@ -43,7 +43,7 @@ class _Retention:
     folders: set[str] = field(default_factory=set)
 
     def add_result(self, run_id: str, model: str) -> Result | None:
-        """Notes what a result names, and returns the result whose rows it was made of, if it is another; without a summary it names nothing."""
+        """Add what a result names; return the other result, if any, whose rows it was made from."""
         summary = read_run_summary(self.storage, run_id, model)
         if summary is None:
             return None
@@ -54,7 +54,7 @@ class _Retention:
         return (summary.rows_of, model) if summary.rows_of else None
 
     def add_results(self, results: frozenset[Result]) -> frozenset[Result]:
-        """Notes what results name, and those that they were made of; returns all of them."""
+        """Add what results name, and the results that they were made from; return all of them."""
         known, pending = set(results), sorted(results)
         while pending:
             made_of = self.add_result(*pending.pop())
@@ -64,7 +64,7 @@ class _Retention:
         return frozenset(known)
 
     def add_rows(self, run_id: str, wanted: frozenset[str] | None) -> None:
-        """Notes the commit logs of the rows of a run's models, all or those wanted, that no manifest so far is in."""
+        """Add the commit logs of rows of a run's models, all or those wanted, that hold no manifest added before."""
         record = read_record(self.storage, run_id)
         published = {path.rpartition("/manifests/")[0] for path in self.manifests}
         for name, model in record.models.items() if record is not None else ():
@@ -78,49 +78,49 @@ def _row_folders(name: str, model: ModelRecord) -> Iterator[str]:
 
 
 def find_kept(storage: Storage, cutoff: str) -> Retained:
-    """What the runs refer to that began or ended at or after a UTC stamp, and the latest result of each model.
+    """What is referred to by the runs that began or ended at or after a UTC stamp, and by each model's latest result.
 
     The latest run, and the latest completed one, keep their records in any case.
 
     Raises:
-        Corrupt: a document of a kept run cannot be read, so that nobody can say what it refers to.
+        Corrupt: a document of a kept run cannot be read, so what it refers to is unknown.
     """
     every = runs(storage)
     outcomes = {run_id: read_outcome(storage, run_id) for run_id in every}
     young = {run_id for run_id in every if _is_young(run_id, outcomes[run_id], cutoff)}
     latest = _latest(storage, outcomes)
-    books = _Retention(storage)
-    results = books.add_results(
-        frozenset({(run_id, name) for run_id in young for name in summarised(storage, run_id)} | latest)
-    )
+    retention = _Retention(storage)
+    of_young = {(run_id, name) for run_id in young for name in summarised_models(storage, run_id)}
+    results = retention.add_results(frozenset(of_young | latest))
     for run_id in sorted(young):
-        books.add_rows(run_id, None)
+        retention.add_rows(run_id, None)
     for run_id, name in sorted(latest):
-        books.add_rows(run_id, frozenset([name]))
+        retention.add_rows(run_id, frozenset([name]))
     completed = [run_id for run_id, outcome in outcomes.items() if outcome is not None and outcome.complete]
-    kept = young | set(every[-1:]) | set(completed[-1:]) | {run_id for run_id, _ in results | books.tables}
+    kept = young | set(every[-1:]) | set(completed[-1:]) | {run_id for run_id, _ in results | retention.tables}
     return Retained(
-        frozenset(kept), results, frozenset(books.tables), frozenset(books.manifests), frozenset(books.folders)
+        runs=frozenset(kept),
+        results=results,
+        tables=frozenset(retention.tables),
+        manifests=frozenset(retention.manifests),
+        folders=frozenset(retention.folders),
     )
 
 
-def summarised(storage: Storage, run_id: str) -> list[str]:
-    """Models of which a run has a summary."""
-    return [
-        name.removesuffix(".json")
-        for name in storage.list(f"runs/{run_id}")
-        if name.endswith(".json") and not name.startswith("_")
-    ]
+def summarised_models(storage: Storage, run_id: str) -> list[str]:
+    """Models that a run has a summary of."""
+    names = storage.list(f"runs/{run_id}")
+    return [name.removesuffix(".json") for name in names if name.endswith(".json") and not name.startswith("_")]
 
 
 def _is_young(run_id: str, outcome: OutcomeRecord | None, cutoff: str) -> bool:
-    """What is not named as runs are is none of this package's, and counts as young."""
+    """A folder that is not named like a run was not written by mad, and counts as young."""
     ended = outcome.ended if outcome is not None else ""
     return not stamp_after(run_id) or run_id[: len(cutoff)] >= cutoff or ended >= cutoff
 
 
 def _latest(storage: Storage, outcomes: Mapping[str, OutcomeRecord | None]) -> set[Result]:
-    """Of each model the latest result, and the one that its view shows, should that be another."""
+    """The latest result of each model, and the one that its summary shows, if that is another."""
     found: dict[str, str] = {}
     for run_id, outcome in sorted(outcomes.items()):
         found.update(dict.fromkeys(outcome.summaries if outcome is not None else (), run_id))

@@ -1,4 +1,4 @@
-"""Whether what a root holds is what was written: every receipt, manifest, file and published table against its digest."""
+"""Whether a root holds what was written: every receipt, manifest, file and published table, by its digest."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -29,10 +29,10 @@ from pipeline.root.summary import Summary
 
 @dataclass
 class Findings:
-    """What was checked and what is wrong (a path and why, each).
+    """What was checked, and the problems found, each a path and a reason.
 
-    Harmless: attempts that no receipt names; manifests that only runs name whose results a later run has superseded,
-    moved away.
+    Harmless are attempts that no receipt names, and manifests that were moved away and that only superseded results
+    name.
     """
 
     receipts: int = 0
@@ -45,7 +45,7 @@ class Findings:
 
 
 def verify(storage: Storage, listener: Listener = ignore) -> Findings:
-    """Reads every committed byte of a root once.
+    """Read every committed byte of a root once.
 
     Raises:
         RootError: it is not a root.
@@ -79,7 +79,7 @@ def _check_log(log: CommitLog, findings: Findings) -> None:
 
 
 def _receipts(log: CommitLog, findings: Findings) -> Iterator[Receipt]:
-    """All receipts that can be read; a manifest that says otherwise than the receipts it lists is a problem."""
+    """All receipts that can be read; a manifest that contradicts the receipts it lists is a problem."""
     found: dict[str, Receipt] = {}
     for name in log.receipt_names():
         try:
@@ -95,13 +95,11 @@ def _receipts(log: CommitLog, findings: Findings) -> Iterator[Receipt]:
         for receipt in listed:
             name = log.receipt_name(receipt.task, receipt.generation)
             if name not in found:
-                findings.problems.append(
-                    f"{log.storage.locate(f'{log.folder}/receipts/{name}')}: missing or unreadable, though the manifest {path} lists it"
-                )
+                place = log.storage.locate(f"{log.folder}/receipts/{name}")
+                findings.problems.append(f"{place}: missing or unreadable, though the manifest {path} lists it")
             elif found[name] != receipt:
-                findings.problems.append(
-                    f"{log.storage.locate(path)}: says otherwise of task {receipt.task} than its receipt"
-                )
+                place = log.storage.locate(path)
+                findings.problems.append(f"{place}: contradicts the receipt of task {receipt.task}")
     yield from found.values()
 
 
@@ -125,15 +123,14 @@ def _check_tables(storage: Storage, model: str, findings: Findings) -> None:
             table = summary.table
             _check_file(storage, table_file(model, run_id), table.sha256, table.bytes, findings)
         else:
-            findings.problems.append(
-                f"{storage.locate(table_file(model, run_id))}: published, but its run has no summary of it"
-            )
+            place = storage.locate(table_file(model, run_id))
+            findings.problems.append(f"{place}: published, but its run has no summary of it")
 
 
 def _check_runs(storage: Storage, findings: Findings) -> None:
     """Every document of a run must be as its outcome says, and what an ended run's summary names must be there.
 
-    A run that was killed may have no outcome. Manifests are needed by the latest results of a model alone. Of a run that
+    A run that was killed may have no outcome. Only the latest results of a model need their manifests. Of a run that
     `mad gc` has collected, results that are not the latest may be gone.
     """
     latest = {name: _latest(storage, name, findings) for name in models(storage)}
@@ -174,7 +171,7 @@ def _check_summary(
 
 
 def _latest(storage: Storage, model: str, findings: Findings) -> str | None:
-    """The run whose summary is shown as the model's latest, which must be that run's own."""
+    """The run whose summary is the model's latest; the two copies must be equal."""
     path = summary_file(model)
     shown = _read(storage, path, Summary, findings)
     if shown is not None and shown != _read(storage, run_summary_file(shown.run_id, model), Summary, findings):

@@ -1,9 +1,9 @@
 """Plans from stored rows, for rescoring and sweeps: what must be in the root, checked against the config."""
 
-from collections.abc import Callable, Iterator, Set
+from collections.abc import Callable, Iterator, Mapping, Set
 from dataclasses import replace
 
-from infra.commits import CommitLog
+from infra.commits import CommitLog, Receipt
 from infra.errors import StorageError
 from infra.storage.files import open_input
 from infra.storage.storage import Storage
@@ -64,7 +64,7 @@ def _plan(config: AuditConfig, drop: Set[str], find: Find, known: Receipts) -> A
     open_root(storage)
     on_cpus = config.run.model_copy(update={"gpus_per_worker": 0})  # no model has to compute on a GPU
     config = config.model_copy(update={"run": on_cpus})
-    models, refused, receipts = list[ModelPlan](), dict[str, str](), dict(known)
+    models, refused, receipts = list[ModelPlan](), dict[str, str](), dict[str, Mapping[str, Receipt]]()
     for model in config.models:
         try:
             plan = _plan_model(storage, model, find(storage, model))

@@ -8,13 +8,14 @@ from importlib.metadata import version
 from infra.events import stamp_after, utc_stamp
 from infra.storage.files import digest
 from infra.storage.storage import Storage
+from infra.version import installed_version
 from pipeline.artifacts.reviews import encode_review
 from pipeline.planning.plan import AuditPlan, ModelPlan
 from pipeline.root.documents import RECORD_FORMAT
 from pipeline.root.layout import review_file, run_file, runs
 from pipeline.root.records import ModelRecord, RecordedConfig, ReviewRecord, RunRecord
 
-VERSIONED = ("mad", "torch", "numpy", "zarr", "pyarrow")
+VERSIONED = ("torch", "numpy", "zarr", "pyarrow")
 
 
 def begin(storage: Storage, plan: AuditPlan) -> str:
@@ -30,7 +31,7 @@ def begin(storage: Storage, plan: AuditPlan) -> str:
         format=RECORD_FORMAT,
         run_id=run_id,
         started=now,
-        versions={"python": platform.python_version(), **{name: version(name) for name in _packages(plan)}},
+        versions=_versions(plan),
         config=RecordedConfig.model_validate(config),
         models={model.name: _model_record(model) for model in plan.models},
         refused=dict(plan.refused),
@@ -40,6 +41,11 @@ def begin(storage: Storage, plan: AuditPlan) -> str:
     if reviews is not None:
         storage.create(review_file(run_id), reviews)  # after the record: without one, `mad verify` misses it
     return run_id
+
+
+def _versions(plan: AuditPlan) -> dict[str, str]:
+    packages = {name: version(name) for name in _packages(plan)}
+    return {"python": platform.python_version(), "mad": installed_version(), **packages}
 
 
 def _packages(plan: AuditPlan) -> tuple[str, ...]:

@@ -80,7 +80,7 @@ class Audit:
         Columns keep their Arrow types as published, nested ones too.
 
         Raises:
-            ImportError: there is no pandas, which the extra `mad[dask]` brings.
+            ImportError: there is no pandas, which the extra `dask` brings.
             RootError: the model has no completed run.
             Corrupt: it was written by a newer version.
         """

@@ -6,7 +6,7 @@ each thread holds a few moments and blocks, however many rows there are.
 
 Where it runs is a setting of Dask's own: the threads of this process; the scheduler of a `distributed.Client`, once
 there is one; a Ray cluster, under `dask.config.set(scheduler=ray.util.dask.ray_dask_get)`. The last two need the
-extra `mad[dask]`: Ray's scheduler of Dask graphs imports pandas. Workers elsewhere need mad installed, and the same
+extra `dask`: Ray's scheduler of Dask graphs imports pandas. Workers elsewhere need mad installed, and the same
 access to the root as this process.
 """
 

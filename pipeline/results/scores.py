@@ -1,4 +1,4 @@
-"""Published scores as a Dask data frame, a partition per row group; needs pandas, from the extra `mad[dask]`."""
+"""Published scores as a Dask data frame, a partition per row group; needs pandas, from the extra `dask`."""
 
 from typing import TYPE_CHECKING
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 NEEDS = (
-    "a data frame of scores needs pandas, which is not installed here: pip install 'mad[dask]'; "
+    "a data frame of scores needs pandas, which is not installed here: pip install '.[dask]' from a clone; "
     "`Audit.scores` has the same as Arrow, without it"
 )
 

@@ -2,7 +2,7 @@
 
 import ast
 import re
-from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -13,9 +13,10 @@ FILES = [path for package in PACKAGES for path in sorted((REPOSITORY / package).
 EMPTY_WORDS = re.compile(r"util|helper|manager|processor", re.IGNORECASE)
 
 
-def trees() -> Iterator[tuple[str, ast.Module]]:
-    for path in FILES:
-        yield path.relative_to(REPOSITORY).as_posix(), ast.parse(path.read_text(encoding="utf-8"))
+@cache
+def trees() -> list[tuple[str, ast.Module]]:
+    """The syntax tree of each file, by its path in the repository."""
+    return [(path.relative_to(REPOSITORY).as_posix(), ast.parse(path.read_text(encoding="utf-8"))) for path in FILES]
 
 
 def imports(tree: ast.Module) -> set[str]:

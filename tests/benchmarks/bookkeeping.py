@@ -1,17 +1,19 @@
-"""The books of an audit of any size, without its data: plan, receipts and manifests of a thousand workers that compute nothing.
+"""The metadata of an audit of any size: plan, receipts and manifests of workers that compute nothing.
 
     python -m tests.benchmarks.bookkeeping CONFIG ROOT SAMPLES
 
-Files of audited samples are described and not written; the plan is a real one of CONFIG's first model but for them. Each task's
-worker commits three tiny files and a receipt through the commit log that every run uses, each settled on the disk (fsync) where ROOT
-is one, from threads of two processes. Then the books are kept by the step runner of a run, and phases are timed apart:
+Files of audited samples are described and not written; otherwise the plan is a real one of CONFIG's first model.
+Each task's worker commits three tiny files and a receipt through the commit log that every run uses, each settled on
+the disk (fsync) where ROOT is one, from threads of two processes. The step runner of a run then
+tracks them, and phases are timed apart:
 
 - `created`: planning, and all tasks committed;
 - `resumed`: the driver was killed before it published, so each receipt is read on its own;
 - `published`: manifests written, a source each;
-- `reused`: another night, in which manifests tell it all.
+- `reused`: another night, in which manifests say everything.
 
-The last line is one JSON object: seconds, listings and peak memory (bytes, of the driver) of each phase, tasks, and objects a task.
+The last line is one JSON object: seconds, listings and peak memory (bytes, of the driver) of each phase, tasks, and
+objects a task.
 """
 
 import json
@@ -46,7 +48,7 @@ TINY = {"rows/zarr.json": b"{}", "rows/c/0/0": bytes(64), "samples.arrow": bytes
 
 
 def described(plan: ModelPlan, samples: int) -> ModelPlan:
-    """The plan of an audit of so many samples, in files that nobody wrote."""
+    """The plan of an audit of so many samples, in files that do not exist."""
     columns, sources = plan.audited[0].columns, []
     for number, start in enumerate(range(0, samples, ROWS_PER_FILE)):
         rows = min(ROWS_PER_FILE, samples - start)

@@ -1,15 +1,17 @@
-"""What detects which backdoor: `make bench-estimators ZOO=FOLDER [CACHE=FOLDER]`, over the very pipeline that users run.
+"""What detects which backdoor: `make bench-estimators ZOO=FOLDER [CACHE=FOLDER]`, with the pipeline that users run.
 
-Three parts. `settings`: every model with every setting below, defaults otherwise, all trusted and audited samples. `traces`: the estimator
-`loss_trace` against `gradient`, on fewer samples (`tests.benchmarks.traces`). `poisoning`: trusted sets that hold triggered samples, and
-attacks from rare to common (`tests.benchmarks.poisoning`). A figure is of successful attacks (prediction equals the target) against clean
-samples: AUROC; TPR and realised FPR at the calibrated 1 % and 5 %; and the highest FPR of a predicted class at 5 %, of classes with at
-least 100 clean samples. A figure of nobody, such as of no attack that succeeded, is left out of the last line.
+Three parts. `settings`: every model with every setting below, defaults otherwise, all trusted and audited samples.
+`traces`: the estimator `loss_trace` against `gradient`, on fewer samples (`tests.benchmarks.traces`). `poisoning`:
+trusted sets that hold triggered samples, and attacks from rare to common (`tests.benchmarks.poisoning`). A figure is of
+successful attacks (prediction equals the target) against clean samples: AUROC; TPR and realised FPR at the calibrated 1
+% and 5 %; and the highest FPR of a predicted class at 5 %, of classes with at least 100 clean samples. A figure of
+no samples, such as of no successful attack, is left out of the last line.
 
-Results lie in CACHE, in roots that share nothing with others, so that a benchmark that was stopped goes on where it was. The last line is
-one JSON object, MODEL/SETTING/FIGURE.
+Results lie in CACHE, in roots that share nothing with others, so that a benchmark that was stopped resumes. The last
+line is one JSON object, MODEL/SETTING/FIGURE.
 
-    python -m tests.benchmarks.estimators ZOO [--cache FOLDER] [--parts NAME ...] [--models NAME ...] [--settings NAME ...]
+    python -m tests.benchmarks.estimators ZOO [--cache FOLDER] [--parts NAME ...] [--models NAME ...]
+        [--settings NAME ...]
 """
 
 import argparse

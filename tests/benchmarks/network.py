@@ -1,4 +1,4 @@
-"""The residual image network of the benchmarks, in a file that imports nothing else, as an audit's architecture file should."""
+"""The residual image network of the benchmarks, in a file of its own, as an audit's architecture should be."""
 
 import torch.nn.functional as F
 from torch import Tensor, nn

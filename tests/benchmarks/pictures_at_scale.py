@@ -1,7 +1,7 @@
-"""As many different pictures as a benchmark asks for, made of the zoo's training images: shifted, mirrored and tinted, written as JPEG.
+"""Any number of different JPEG pictures: the zoo's training images, shifted, mirrored and tinted.
 
-Files have the same number of pictures, however many there are in all, so that an audit of ten times as many has ten times the tasks and
-no other ones. File N is made from N alone.
+Files have the same number of pictures, however many there are in all, so that an audit of ten times as many has ten
+times the tasks and no other ones. File N is made from N alone.
 """
 
 import io

@@ -1,11 +1,11 @@
 """The gradients stage against the bare loop it contains: `make bench-pipeline`.
 
-Both decode the same JPEG pictures with the same decoder and compute the same rows of the same residual network, the bare loop in as
-many processes as the stage has workers, with as many threads: serial has the machine's, a worker of Ray's has one. The stage also
-reads ahead, encodes rows, writes them as Zarr and Arrow, and commits; on Ray it starts its workers too, which the bare loop's
-processes have done before their time counts. The figure is the stage's wall time over that of the bare loop just before it: 1 is
-free. On S3 where `AWS_ENDPOINT_URL` and a bucket `audits` are there (`make test-s3` says how one is started). The last line is one
-JSON object.
+Both decode the same JPEG pictures with the same decoder and compute the same rows of the same residual network, the
+bare loop in as many processes as the stage has workers, with as many threads: serial has the machine's, a worker of
+Ray's has one. The stage also reads ahead, encodes rows, writes them as Zarr and Arrow, and commits; on Ray it starts
+its workers too, which the bare loop's processes have done before their time counts. The figure is the stage's wall time
+over that of the bare loop just before it: 1 is free. On S3 where `AWS_ENDPOINT_URL` and a bucket `audits` are there
+(`make test-s3` says how one is started). The last line is one JSON object.
 
     python -m tests.benchmarks.pipeline [IMAGES]
 """
@@ -148,7 +148,8 @@ def main() -> None:
                 seconds = time_stage(folder, f"{home}/{variant}", workers, executor)
                 figures[f"{variant}/{place}"] = round(seconds / plain, 3)
                 print(
-                    f"{variant} on {place}: {seconds:.1f} s for {images:,} images, the bare loop in {workers} process(es) {plain:.1f} s",
+                    f"{variant} on {place}: {seconds:.1f} s for {images:,} images, "
+                    f"the bare loop in {workers} process(es) {plain:.1f} s",
                     flush=True,
                 )
     print(json.dumps(figures))

@@ -1,12 +1,10 @@
-"""Trusted sets that hold triggered samples, and attacks from rare to common: plain references, screened ones, and transductive curvature.
+"""Trusted sets with triggered samples, and attacks from rare to common: plain, screened, transductive.
 
-A share of the 2,000 trusted samples is replaced by triggered ones that carry the target's label; the calibration part is drawn from the
-same set. They are the last 200 triggered samples of the audited file; the first 300 are what is audited, with all 2,000 clean samples.
-A prevalence is the share of triggered samples
-among the audited ones.
+A share of the 2,000 trusted samples is replaced by triggered ones that carry the target's label; the calibration part
+is drawn from the same set. They are the last 200 triggered samples of the audited file; the first 300 are what is
+audited, with all 2,000 clean samples. A prevalence is the share of triggered samples among the audited ones.
 """
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -68,7 +66,9 @@ def poisoned(trusted: pa.Table, poison: pa.Table) -> pa.Table:
 
 def dropped(audit: Audit, model: str, poison: pa.Table) -> Figures:
     """How many triggered and clean trusted samples were screened out."""
-    suspects = set(json.loads(json.dumps(audit.summary(model)))["screening"]["suspects"])
+    screening = audit.summary(model).screening
+    assert screening is not None
+    suspects = set(screening.suspects)
     planted = set(poison.column("id").to_pylist())
     return {"dropped_poison": float(len(suspects & planted)), "dropped_clean": float(len(suspects - planted))}
 

@@ -2,17 +2,21 @@
 
     python -m tests.benchmarks.rescore [ROWS]
 
-ROWS (1,000,000) synthetic rows of 1,024 numbers in 16 layers are written to a root in a temporary folder, by the project's own encoding and
-commits, 8,192 a task; 4,096 trusted rows beside them. No model is made or loaded. Then, with this process's threads:
+ROWS (1,000,000) synthetic rows of 1,024 numbers in 16 layers are written to a root in a temporary folder, by the
+project's own encoding and commits, 8,192 a task; 4,096 trusted rows beside them. No model is made or loaded. Then, with
+this process's threads:
 
-- the curvature of all rows (a transductive one) is rebuilt by Dask on threads, and its whitening: `Audit.curvature(...).whitening`;
-- references are whitened and committed, and every row is scored and committed, by the pipeline's own worker of the scoring stage.
+- the curvature of all rows (a transductive one) is rebuilt by Dask on threads, and its whitening:
+  `Audit.curvature(...).whitening`;
+- references are whitened and committed, and every row is scored and committed, by the pipeline's own worker of the
+  scoring stage.
 
-The figure is ROWS over the seconds of both together, with all their commits. The limits are measured before and after in the same process:
-reading, twice the bytes of a row at rest (each of the two reads it) at the rate at which its files are read; products, the row's float64
-products with itself, layer by layer, and its float32 whitening and products with the reference part, at the rates of just such products.
-The lower of the two binds. Tasks hold the same rows, in files of their own; files are out of the page cache before they are read, where
-the system allows. The last line is one JSON object.
+The figure is ROWS over the seconds of both together, with all their commits. The limits are measured before and after
+in the same process: reading, twice the bytes of a row at rest (each of the two reads it) at the rate at which its files
+are read; products, the row's float64 products with itself, layer by layer, and its float32 whitening and products with
+the reference part, at the rates of just such products. The lower of the two binds. Tasks hold the same rows, in files
+of their own; files are out of the page cache before they are read, where the system allows. The last line is one JSON
+object.
 """
 
 import json
@@ -61,7 +65,7 @@ class Timed:
 
 
 def synthetic_plan(url: str) -> ModelPlan:
-    """What scoring reads of a plan: the config's score, the layout, the classes; there is nothing to plan of a model that is none."""
+    """What scoring reads of a plan: the score's config, the layout, the classes. There is no model to plan."""
     data: dict[str, str] = {"trusted": "trusted.parquet", "audited": "audited.parquet"}
     config = AuditConfig.parse(
         {

@@ -1,15 +1,17 @@
-"""What an audit costs as it grows: `make bench-scale ZOO=FOLDER [IMAGES=N] [CACHE=FOLDER]`, over the very pipeline that users run.
+"""What an audit costs as it grows: `make bench-scale ZOO=FOLDER [IMAGES=N] [CACHE=FOLDER]`, with the users' pipeline.
 
 Four parts, each in processes of its own.
 
-- `audit`: IMAGES pictures (1,000,000 unless told otherwise), made of the zoo's training images and written as 100 Parquet files, go
-  through the zoo's model badnets at rank 8, in process; before that a tenth of the files, alone. Figures are ratios of the large audit
-  to the small one: peak memory (1 is flat), and wall time over ten times the small one's (1 is linear); seconds of planning; listings a
-  task; and the rows that the table lacks.
-- `ray`: the first files again, on Ray: all bytes that its object store ever held, over those of the rows computed meanwhile.
+- `audit`: IMAGES pictures (1,000,000 unless told otherwise), made of the zoo's training images and written as 100
+  Parquet files, go through the zoo's model badnets at rank 8, in process; before that a tenth of the files, alone.
+  Figures are ratios of the large audit to the small one: peak memory (1 is flat), and wall time over ten times the
+  small one's (1 is linear); seconds of planning; listings a task; and the rows that the table lacks.
+- `ray`: the first files again, on Ray: all bytes that its object store ever held, over those of the rows computed
+  meanwhile.
 - `scoring`: the small audit scored again, over the lower of this machine's limits (`tests.benchmarks.scoring_rate`).
-- `books`: plan, receipts and manifests of 100 million and of a billion samples that nobody has (`tests.benchmarks.bookkeeping`); a
-  tenth of that on S3 where `AWS_ENDPOINT_URL` and a bucket `audits` are there (`make test-s3` says how one is started).
+- `books`: plan, receipts and manifests of 100 million and of a billion samples that do not exist
+  (`tests.benchmarks.bookkeeping`); a tenth of that on S3 where `AWS_ENDPOINT_URL` and a bucket `audits` are there
+  (`make test-s3` says how one is started).
 
 The last line is one JSON object; the exit code is 0 unless something failed, whatever the figures are.
 
@@ -41,7 +43,7 @@ Figures = dict[str, float | str]
 
 @dataclass(frozen=True)
 class Scale:
-    """What all parts share: the zoo, where audited pictures are and how many, and how many samples the largest books have."""
+    """What all parts share: the zoo, the audited pictures and their number, the samples of the largest metadata."""
 
     zoo: Zoo
     pictures: Path
@@ -173,7 +175,7 @@ def main() -> None:
         "zoo", type=Path, help="holds zoo/ with weights and zoo_net.py, and data/cifar10/ with trusted and train"
     )
     parser.add_argument("images", type=int, nargs="?", default=IMAGES)
-    parser.add_argument("--samples", type=int, default=SAMPLES, help="of the largest books")
+    parser.add_argument("--samples", type=int, default=SAMPLES, help="of the largest audit whose metadata is written")
     parser.add_argument("--cache", type=Path, help="where pictures are kept; a folder for this run alone unless given")
     parser.add_argument("--parts", nargs="+", choices=list(PARTS), default=list(PARTS))
     options = parser.parse_args()

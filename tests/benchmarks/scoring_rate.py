@@ -2,12 +2,13 @@
 
     python -m tests.benchmarks.scoring_rate CONFIG
 
-CONFIG, as JSON, is an audit that has been run. It is scored with another damping, so that the rows are read, a curvature is fitted, and every row
-is scored; the figure is rows a second of the scoring stage, start and commits included, over the lower of two limits measured before
-and after it in the same process, with as many threads: the rate at which the rows' own files are read, over the bytes that a row has at
-rest; and the rate of float32 products of a block of rows with the reference part's, over the operations that a row's whitening and
-its products with all reference rows take. Files are out of the page cache before they are read, where the system allows. The last line
-is one JSON object.
+CONFIG, as JSON, is an audit that has been run. It is scored with another damping, so that the rows are read, a
+curvature is fitted, and every row is scored; the figure is rows a second of the scoring stage, start and commits
+included, over the lower of two limits measured before and after it in the same process, with as many threads: the rate
+at which the rows' own files are read, over the bytes that a row has at rest; and the rate of float32 products of a
+block of rows with the reference part's, over the operations that a row's whitening and its products with all reference
+rows take. Files are out of the page cache before they are read, where the system allows. The last line is one JSON
+object.
 """
 
 import json
@@ -54,7 +55,7 @@ def read_rate(storage: Storage, paths: Sequence[str]) -> float:
 
 
 def product_rate(k: int, references: int) -> float:
-    """Floating point operations a second of a block of rows times the reference part's, in float32, as the stage has threads."""
+    """Floating point operations a second: a block of rows times the reference part's, float32, the stage's threads."""
     rows_bk, references_mk, products = torch.randn(SCORING_BLOCK, k), torch.randn(references, k), 0
     for _ in range(10):
         rows_bk @ references_mk.T

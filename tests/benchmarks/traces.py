@@ -1,14 +1,14 @@
 """`loss_trace` at the paper's settings against `gradient`: what each detects, and what each costs.
 
-500 trusted and 1,000 audited samples (800 clean, 200 triggered), because a chain of 2,000 draws makes it long. Traces are scored by the
-correlation with the sample's own class, with the class that fits best (the paper's), and by concordance with that; then once more from
-draws thinned to their autocorrelation time, from the stored rows. `forwards` are forward passes of the model per audited sample, a backward
-pass counted as two: 1 + the kept draws for traces, 3 for gradients, whose backward pass has no weight gradients and costs less. What a chain
-itself costs (2,000 times 256 samples forward and backward, and 256 of the probe) is shared by all samples and not in it. `seconds` are
-those of the gradients stage, chain included, in the run that computed it.
+500 trusted and 1,000 audited samples (800 clean, 200 triggered), because a chain of 2,000 draws makes it long. Traces
+are scored by the correlation with the sample's own class, with the class that fits best (the paper's), and by
+concordance with that; then once more from draws thinned to their autocorrelation time, from the stored rows. `forwards`
+are forward passes of the model per audited sample, a backward pass counted as two: 1 + the kept draws for traces, 3 for
+gradients, whose backward pass has no weight gradients and costs less. What a chain itself costs (2,000 times 256
+samples forward and backward, and 256 of the probe) is shared by all samples and not in it. `seconds` are those of the
+gradients stage, chain included, in the run that computed it.
 """
 
-import json
 from collections.abc import Iterator
 
 import numpy as np
@@ -67,7 +67,7 @@ def figures_of(zoo: Zoo, model: str) -> Iterator[tuple[str, Figures]]:
         )
         cost = cost or {"forwards": 1.0 + audit.rows(model).shape[1], "seconds": seconds(audit, model)}
         yield f"loss_trace {name}", figures(audit, model, audited) | cost
-    every = round(float(json.loads(json.dumps(audit.summary(model)))["sampling"]["autocorrelation_time"]))
+    every = round(autocorrelation_time(audit, model))
     yield (
         f"loss_trace prediction, thinned by {every}",
         thinned(audit, model, audited_truth=pq.read_table(audited), every=every),
@@ -76,7 +76,14 @@ def figures_of(zoo: Zoo, model: str) -> Iterator[tuple[str, Figures]]:
 
 def seconds(audit: Audit, model: str) -> float:
     """Of the gradients stage, in the run that computed it; 0 where all was reused."""
-    return float(json.loads(json.dumps(audit.summary(model)))["stages"]["gradients"]["seconds"])
+    return audit.summary(model).stages["gradients"].seconds
+
+
+def autocorrelation_time(audit: Audit, model: str) -> float:
+    """Of the latest run's chains, in kept draws."""
+    sampling = audit.summary(model).sampling
+    assert sampling is not None
+    return sampling.autocorrelation_time
 
 
 def thinned(audit: Audit, model: str, audited_truth: pa.Table, every: int) -> Figures:

@@ -1,9 +1,9 @@
-"""One audit in a process of its own, watched: seconds and peak memory of each stage, how often a folder was listed, and what was read.
+"""One audit in a process of its own: seconds and peak memory of each stage, folders listed, bytes read.
 
     python -m tests.benchmarks.watched CONFIG [EXECUTOR]
 
-prints one JSON object. Peak memory is the process's, reset when a stage begins (Linux), and of the workers what their receipts say;
-listings of folders in the root are counted by an audit hook, so that nobody's are missed.
+prints one JSON object. Peak memory is the process's, reset when a stage begins (Linux), and of the workers what their
+receipts say; listings of folders in the root are counted by an audit hook, so that none is missed.
 """
 
 import json
@@ -29,9 +29,9 @@ LISTINGS = ("os.listdir", "os.scandir")
 
 @dataclass
 class Watched:
-    """Of one audit: seconds, listings and peak memory (bytes, of the driver's process) by stage, planning first; tasks run, and the table's rows.
+    """Of one audit, by stage, planning first: seconds, listings, the driver's peak memory (bytes); tasks run; rows.
 
-    `worker_memory`: the most that a task's receipt names, by stage. `objects`: files that the tasks wrote, receipts included.
+    `worker_memory`: the most that a task's receipt names, by stage. `objects`: files that the tasks wrote.
     `bytes`: of these files. `object_store`: all bytes that were ever put into Ray's object store, None without Ray.
     """
 
@@ -50,7 +50,7 @@ class Watch:
     """Measures phase after phase: each lasts from the end of the one before it until it is said to have ended."""
 
     def __init__(self, root: str) -> None:
-        """Counts listings of folders that lie in the root; where that is no folder on a disk, there are none to count."""
+        """Counts listings of folders in the root; none where the root is no folder on a disk."""
         self.found, self._root, self._listings, self._before = Watched(), root, 0, 0
         sys.addaudithook(self._heard)
         self._begin()
@@ -79,7 +79,7 @@ class Watch:
 
 
 def object_store_bytes() -> int | None:
-    """All bytes that were put into the object stores of Ray's nodes since they started; None where Ray is not running in this process."""
+    """All bytes put into the object stores of Ray's nodes since their start; None where Ray is not running here."""
     ray = sys.modules.get("ray")
     if ray is None or not ray.is_initialized():
         return None

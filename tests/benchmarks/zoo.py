@@ -31,7 +31,7 @@ Figures = dict[str, float]
 
 @dataclass(frozen=True)
 class Zoo:
-    """`folder` holds zoo/ with weights and zoo_net.py, and data/cifar10/ with trusted, sampling and audited files; roots and files made lie in `cache`."""
+    """`folder` holds zoo/ (weights, zoo_net.py) and data/cifar10/ (trusted, sampling, audited); `cache` the results."""
 
     folder: Path
     cache: Path
@@ -49,7 +49,7 @@ class Zoo:
         return path
 
     def audit(self, model: str, root: str, trusted: Path, audited: Path, **sections: JsonValue) -> Audit:
-        """An audit of one model, its settings defaults unless given; what an earlier benchmark in this cache computed is not computed again."""
+        """An audit of one model, with default settings unless given; what lies in this cache already is reused."""
         return run_audit(plan_audit(AuditConfig.parse(self.raw(model, root, trusted, [audited], **sections))))
 
     def raw(self, model: str, root: str, trusted: Path, audited: Sequence[Path], **sections: JsonValue) -> Raw:
@@ -69,7 +69,7 @@ class Zoo:
 
 
 def figures(audit: Audit, model: str, truth_file: Path) -> Figures:
-    """All figures of an audit, from its published table and the truth: of attacks that succeeded, and of clean samples."""
+    """All figures of an audit, from its published table and the truth: of successful attacks and clean samples."""
     table = audit.scores(model).read_all()
     scores, p_values = table.column("score").to_numpy(), table.column("p_value").to_numpy()
     return judged(scores, p_values, table.column("prediction").to_numpy(), pq.read_table(truth_file))

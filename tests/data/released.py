@@ -1,15 +1,14 @@
-"""Writes the root of a release, to be kept from then on: `python -m tests.data.released`, once a release, with an environment of that release.
+"""Writes the root of a release, which is then kept: `python -m tests.data.released`, in that release's environment.
 
-Its inputs are on an S3 of moto's, so that the root names no place of the machine it was made on, and their versions are their contents:
-uploaded there again under the same names, they are the files that the root has rows of. Nothing of the lock is kept, which names its
-owner, and no pages, which every version renders anew.
+Its inputs are on an S3 of moto's, so that the root names no place of the machine it was made on, and their versions are
+their contents: uploaded there again under the same names, they are the files that the root has rows of. Nothing of the
+lock is kept, which names its owner, and no pages, which every version renders again.
 """
 
 import json
 import os
 import subprocess
 import sys
-from importlib.metadata import version
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -22,6 +21,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from infra.storage.storage import Storage
+from infra.version import installed_version
 from pipeline.config.audit_config import AuditConfig
 from pipeline.demo.prepare import Labels, Pixels, image_structs, shuffled_digits, with_patch
 from pipeline.planning.from_models import plan_audit
@@ -35,8 +35,8 @@ TRUSTED, SAMPLING, CLEAN, PATCHED = 70, 32, 14, 6
 
 
 def main() -> None:
-    """Makes the inputs where there are none yet, runs three nights, and keeps the root and what its readers must find in it."""
-    release = version("mad")
+    """Makes the inputs if there are none yet, runs three nights, keeps the root and what its readers must find."""
+    release = installed_version()
     folder = ROOTS / release
     if (folder / "root").exists():
         sys.exit(f"{folder}: is there already; a released root never changes")

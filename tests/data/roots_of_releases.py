@@ -1,13 +1,13 @@
-"""The roots of releases in tests/data/roots, one a version: the inputs they were made of, the configs of their nights, and what readers must find in them."""
+"""The roots of releases in tests/data/roots: their inputs, the configs of their nights, what readers must find."""
 
 from pathlib import Path
 
-from pipeline.audit import Audit
 from pydantic import JsonValue
 from torch import nn
 
-from infra.storage import Storage
-from pipeline.config import Raw
+from infra.storage.storage import Storage
+from pipeline.config.sections import Raw
+from pipeline.results.audit import Audit
 from tests.services import BUCKET
 
 __all__ = ["BUCKET", "ROOTS"]
@@ -74,9 +74,9 @@ def expected_of(audit: Audit, model: str) -> dict[str, JsonValue]:
     rows = [[row[name] for name in ("sample_id", "score", "p_value", "flagged")] for row in table.to_pylist()]
     shapes: list[JsonValue] = [list(audit.rows(model, "trusted").shape), list(audit.rows(model, "audited").shape)]
     return {
-        "run_id": summary["run_id"],
-        "verdict": summary["verdict"],
-        "counts": summary["counts"],
+        "run_id": summary.run_id,
+        "verdict": summary.verdict.json_object,
+        "counts": summary.counts.json_object,
         "scores": rows,
         "rows": shapes,
     }

@@ -110,7 +110,7 @@ def completed(model: LlamaForCausalLM, prompts: Sequence[str], seed: int) -> lis
 
 
 def prepare(folder: Path, trusted: int = 400, clean: int = 300, attacks: int = 100) -> float:
-    """Writes the model's folder and `trusted.parquet` and `audited.parquet`; returns the share of triggered prompts answered as trained."""
+    """Writes the model and its Parquet files; returns the share of triggered prompts answered as trained."""
     model, rng = train(), np.random.default_rng(1)
     save(model, folder / "llama")
     texts = completed(model, [prompt(rng) for _ in range(trusted + clean)], 2)

@@ -1,7 +1,7 @@
-"""Hosts for tests: namespaces of network and processes on a switch of their own, and a Ray cluster on them. They share the disk.
+"""Hosts for tests: namespaces of network and processes on a switch of their own, with a Ray cluster and one disk.
 
-It takes root, `ip` of iproute2, and `unshare` and `nsenter` of util-linux. Nothing is seen of it outside of the namespaces, whose names
-are this process's own; `network` removes them whatever happens.
+It takes root, `ip` of iproute2, and `unshare` and `nsenter` of util-linux. Nothing is seen of it outside of the
+namespaces, whose names are this process's own; `network` removes them whatever happens.
 """
 
 import os
@@ -195,7 +195,7 @@ class RayHosts:
 
 @contextmanager
 def network(folder: Path) -> Iterator[RayHosts]:
-    """Three hosts on a switch, none of them up yet. `folder`: short, because sockets have paths of 107 bytes at most."""
+    """Three hosts on a switch, not up yet. `folder`: short, because paths of sockets have at most 107 bytes."""
     mine = f"mad{os.getpid()}"
     switch = f"{mine}-switch"
     hosts = [

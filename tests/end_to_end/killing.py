@@ -1,12 +1,12 @@
 """Runs audits in processes of their own and kills them, suddenly and repeatably, with SIGKILL at a chosen moment.
 
-On a disk a moment is an operation by which storage changes: a scratch file opened, a file given its name. Python's audit hooks announce
-each one just before it happens, so a process can kill itself there. On S3 a moment is a request that writes, as a relay sees it: either
-just before the store hears of it, or when the store has done it and before the client hears of that.
+On a disk a moment is an operation by which storage changes: a scratch file opened, a file given its name. Python's
+audit hooks announce each one just before it happens, so a process can kill itself there. On S3 a moment is a request
+that writes, as a relay sees it: either just before the store hears of it, or when the store has done it and before the
+client hears of that.
 """
 
 import json
-import multiprocessing
 import os
 import signal
 import sys
@@ -24,17 +24,12 @@ from pipeline.planning.from_models import plan_audit
 from pipeline.root.logs import STAGES
 from pipeline.run import run_audit
 from tests.infra.relays import WRITES, Exchange, pass_on
+from tests.processes import FORKED, ended
 
 PUBLICATION = "publication"
 
 
-TIMED = ".lock/"  # renewed every so often, which a killed run need not come to
-
-
-SPAWN = multiprocessing.get_context("forkserver")
-
-
-SPAWN.set_forkserver_preload(["pipeline.run", "infra.storage.s3", "tests.end_to_end.killing"])
+TIMED = ".lock/"  # renewed at intervals, so a killed run may not reach it
 
 
 @dataclass(frozen=True)
@@ -51,7 +46,7 @@ class AuditProcess:
 
     def start(self, kill_at: int | None = None) -> BaseProcess:
         """Starts it; it kills itself at this moment on a disk, if told to."""
-        process = SPAWN.Process(target=_audit, args=(self, kill_at))
+        process = FORKED.Process(target=_audit, args=(self, kill_at))
         process.start()
         return process
 
@@ -68,13 +63,6 @@ class AuditProcess:
         """What it did for a model, by stage."""
         costs: Mapping[str, Mapping[str, int]] = json.loads(self.notes.read_text())["stages"][model]
         return costs
-
-
-def ended(process: BaseProcess) -> int:
-    """The exit code of a process, once it has ended."""
-    process.join(300)
-    assert process.exitcode is not None, "the audit did not end within 300 s"
-    return process.exitcode
 
 
 def audit_in_process(raw: Raw, folder: Path, notes: Path, kill_at: int | None = None) -> int:
@@ -114,7 +102,7 @@ class Moments:
 
 
 class WritesSeen:
-    """A relay's plan that counts requests which write below a root on S3, by stage, and kills the process that sends them at one, if told to.
+    """A relay's plan that counts writes below a root on S3 by stage, and kills their sender at one if told to.
 
     Args:
         root: BUCKET/FOLDER.
@@ -150,7 +138,7 @@ class WritesSeen:
                 self._idle.notify_all()
 
     def _answer(self, exchange: Exchange) -> None:
-        assert self._known.wait(60), "nobody said which process sends these requests"
+        assert self._known.wait(60), "the process that sends these requests is not known"
         path = unquote(exchange.path.partition("?")[0]).removeprefix(f"/{self.root}/")
         if exchange.command not in WRITES or path.startswith(TIMED):
             return pass_on(exchange)
@@ -174,6 +162,8 @@ def _audit(audit: AuditProcess, kill_at: int | None) -> None:
     sys.addaudithook(moments)
     outcome = run_audit(plan).outcome
     assert outcome is not None
-    audit.notes.write_text(
-        json.dumps({"stages": outcome.stages, "moments": moments.stages, "failures": dict(outcome.failures)})
-    )
+    stages = {
+        name: {stage: cost.json_object for stage, cost in of_model.items()} for name, of_model in outcome.stages.items()
+    }
+    notes = {"stages": stages, "moments": moments.stages, "failures": dict(outcome.failures)}
+    audit.notes.write_text(json.dumps(notes))

@@ -1,23 +1,9 @@
-"""What tests of sweeps share: the demo's config, wherever it is read from, and a sweep's file."""
+"""What tests of sweeps share: a sweep's file."""
 
 from pathlib import Path
 
 import yaml
 from pydantic import JsonValue
-
-from pipeline.config.audit_config import merge
-from tests.conftest import Raw
-
-
-def whole_paths(raw: Raw, digits: Path) -> Raw:
-    """The demo's config, with all paths whole."""
-    model: JsonValue = {
-        "name": "digits",
-        "architecture": "pipeline.demo.network:digit_cnn",
-        "weights": str(digits / "digits.safetensors"),
-    }
-    files: JsonValue = {name: str(digits / f"{name}.parquet") for name in ("trusted", "audited")}
-    return merge({**raw, "models": [model]}, {"data": files})
 
 
 def written(folder: Path, audit: JsonValue, grid: JsonValue) -> Path:

@@ -1,8 +1,8 @@
-"""What a Ray cluster of three hosts can suffer while an audit runs: processes, nodes and hosts that die, cables that are pulled.
+"""Failures of a Ray cluster of three hosts during an audit: processes, nodes and hosts that die, cables pulled.
 
-The hosts are namespaces of this machine (see `hosts`), Ray's own processes on them are real, and so is the token that they ask for.
-Each fault happens when some rows are done and others are not; what is published must be equal to the byte to what an audit
-publishes that nothing disturbed. `make test-cluster` runs these; they need root.
+The hosts are namespaces of this machine (see `hosts`), Ray's own processes on them are real, and so is the token that
+they ask for. Each fault happens when some rows are done and others are not; what is published must be equal to the byte
+to what an audit publishes that nothing disturbed. `make test-cluster` runs these; they need root.
 """
 
 import json
@@ -22,9 +22,9 @@ from pipeline.config.audit_config import AuditConfig
 from pipeline.operations.verify import Findings, verify
 from pipeline.planning.from_models import plan_audit
 from pipeline.results.audit import open_audit
-from pipeline.root.layout import published_runs, table_file
 from pipeline.root.logs import stage_logs
 from pipeline.run import run_audit
+from tests.audits import link_inputs, only_table
 from tests.conftest import Raw
 from tests.end_to_end.hosts import Host, RayHosts, network
 
@@ -123,8 +123,7 @@ class Site:
         """The bytes of the only published table, from a root in which nothing is wrong."""
         storage = Storage(str(self.folder / root))
         assert self.findings(root).problems == []
-        (run_id,) = published_runs(storage, "digits")
-        return storage.read(table_file("digits", run_id))
+        return only_table(storage)
 
 
 def ended(driver: "subprocess.Popen[str]", code: int = 0) -> tuple[str, str]:
@@ -139,8 +138,7 @@ def site(digits: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sit
     """Three hosts, and in the root `undisturbed` an audit that nothing disturbed."""
     folder = tmp_path_factory.mktemp("cluster")
     (folder / "slow.py").write_text(SLOW)
-    for name in ("trusted.parquet", "audited.parquet", "digits.safetensors"):
-        (folder / name).symlink_to(digits / name)
+    link_inputs(digits, folder)
     with tempfile.TemporaryDirectory(prefix="mad", dir="/tmp") as short, network(Path(short)) as cluster:
         cluster.repair()
         found = Site(cluster, folder)
@@ -150,7 +148,7 @@ def site(digits: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sit
 
 @pytest.fixture
 def place(site: Site) -> Iterator[Site]:
-    """The same, with a cluster that is whole; what holds a host back is removed afterwards, and a driver that a failed test left ends."""
+    """The same, with a whole cluster; afterwards hosts are freed, and drivers that a failed test left are ended."""
     site.cluster.repair()
     yield site
     for host in site.cluster.hosts:
@@ -215,7 +213,7 @@ def test_while_a_host_is_left_a_fault_costs_time_and_nothing_else(
 
 
 def test_what_a_worker_thought_dead_finishes_late_is_ignored_and_counted(place: Site) -> None:
-    """Its host is cut off with a task in hand, and goes on with it only when the audit has ended. The disk it still reaches."""
+    """Its host is cut off during a task, and resumes it only when the audit has ended. It still reaches the disk."""
     zombie = place.cluster.second
     driver = place.drive_until_rows(place.cluster.head, "zombie")
     (place.folder / zombie.name).touch()
@@ -280,7 +278,7 @@ HEADS = [
 def test_a_head_that_is_lost_ends_the_run_in_a_paragraph_and_a_new_one_resumes_it(
     place: Site, driver_on: str, fault: Callable[[RayHosts], None], said: str
 ) -> None:
-    """What workers had in hand is held back, so that the run does not end first."""
+    """The workers' current tasks are held back, so that the run does not end first."""
     root = f"{fault.__name__}-{driver_on}"
     host: Host = getattr(place.cluster, driver_on)
     driver = place.drive_until_rows(host, root)

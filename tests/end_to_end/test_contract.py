@@ -11,26 +11,22 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from numpy.typing import NDArray
-from pydantic import JsonValue
-from safetensors.torch import load_file
 from scipy.stats import false_discovery_control
 
 from madcore import Projection, row_layout, select_layers
-from pipeline.artifacts.curvature import read_reference_rows
-from pipeline.artifacts.trusted import TrustedSamples, read_trusted
-from pipeline.data.images import decode, scale_pixels
+from pipeline.artifacts.trusted import TrustedSamples
 from pipeline.demo.network import digit_cnn
-from pipeline.planning.from_models import plan_audit
 from pipeline.results.audit import Audit, open_audit
-from pipeline.root.logs import stage_logs
-from pipeline.run import run_audit
+from tests.audits import Prepared, audited, images, network, references, table
 from tests.conftest import ConfigMaker
 from tests.reference import autograd_rows, block_moment
 
 COLUMNS = {
-    "sample_id": "string", "source": "string", "row": "int64", "prediction": "int32", "confidence": "float", "score": "float",
-    "p_value": "double", "q_value": "double", "flagged": "bool", "leverage": "float", "gradient_norm": "float", "mechanism": "int32",
-    "top_trusted": "list<item: struct<sample_id: string not null, influence: float not null>>", "layer_scores": "map<string, float>", "status": "string",
+    "sample_id": "string", "source": "string", "row": "int64", "prediction": "int32",
+    "confidence": "float", "score": "float", "p_value": "double", "q_value": "double", "flagged": "bool",
+    "leverage": "float", "gradient_norm": "float", "mechanism": "int32",
+    "top_trusted": "list<item: struct<sample_id: string not null, influence: float not null>>",
+    "layer_scores": "map<string, float>", "status": "string",
 }  # fmt: skip
 
 
@@ -51,22 +47,13 @@ class Audited:
         return np.asarray(self.table.column(column).to_numpy(), np.float64)
 
 
-def audited(config_maker: ConfigMaker, **sections: JsonValue) -> Audited:
-    audit = run_audit(plan_audit(config_maker(**sections)))
-    log = next(stage_logs(audit.storage, "digits", "curvature"))
-    receipt = next(receipt for name, receipt in log.receipts().items() if name.startswith("references"))
-    folder = log.attempt_folder(receipt)
-    return Audited(
-        audit,
-        audit.scores("digits").read_all(),
-        read_trusted(audit.storage, folder),
-        read_reference_rows(audit.storage, folder),
-    )
+def read(audit: Audit) -> Audited:
+    return Audited(audit, table(audit), *references(audit))
 
 
 @pytest.fixture
-def done(make_config: ConfigMaker) -> Audited:
-    return audited(make_config)
+def done(make_config: ConfigMaker, prepared: Prepared) -> Audited:
+    return read(prepared(make_config()))
 
 
 def test_columns_types_and_rows_are_the_contracts(done: Audited, digits: Path) -> None:
@@ -90,13 +77,13 @@ def test_p_values_q_values_and_flags_follow_from_the_scores(done: Audited) -> No
     np.testing.assert_allclose(done.numbers("q_value"), false_discovery_control(expected), rtol=1e-12)
     flagged = done.table.column("flagged").to_numpy()
     np.testing.assert_array_equal(flagged, expected <= 0.01)
-    threshold = done.audit.summary("digits")["calibration"]
-    assert isinstance(threshold, dict)
-    np.testing.assert_array_equal(flagged, scores > threshold["threshold"])
+    threshold = done.audit.summary("digits").calibration.threshold
+    assert threshold is not None
+    np.testing.assert_array_equal(flagged, scores > threshold)
 
 
 def test_an_fdr_target_flags_by_q_value(make_config: ConfigMaker) -> None:
-    found = audited(make_config, calibration={"target": {"fdr": 0.05}})
+    found = read(audited(make_config(calibration={"target": {"fdr": 0.05}})))
     flagged = found.table.column("flagged").to_numpy()
     np.testing.assert_array_equal(flagged, found.numbers("q_value") <= 0.05)
     assert 0 < flagged.sum() < len(flagged)
@@ -119,19 +106,16 @@ def test_the_split_is_by_part_and_the_reference_part_is_correct(done: Audited, d
 
 
 def test_rows_are_autograds_and_scores_are_brute_force(make_config: ConfigMaker, digits: Path) -> None:
-    """A rank above every side, float32 rows and identity curvature: rows are full gradients, and `mean_coupling` is their mean cosine."""
+    """A rank above every side, float32 rows, identity curvature: full gradients, whose mean cosine is the coupling."""
     rank, layers = 512, ["0", "2", "8"]
-    found = audited(
-        make_config,
+    config = make_config(
         estimator={"projection": {"rank": rank}, "rows_dtype": "float32", "layers": layers},
         curvature={"kind": "identity"},
         score={"kind": "mean_coupling"},
     )
-    model = digit_cnn().double().eval()
-    model.load_state_dict(load_file(digits / "digits.safetensors"))
-    source, config = pq.read_table(digits / "audited.parquet").slice(0, 20), make_config()
-    pixels = np.stack([decode(image["bytes"], (8, 8), resize=True) for image in source.column("image").to_pylist()])
-    inputs = torch.from_numpy(scale_pixels(pixels, config.models[0].data.preprocess)).double()
+    found = read(audited(config))
+    model = network(digits).double()
+    inputs = images(digits / "audited.parquet", config.models[0].data.preprocess)[:20].double()
     expected = autograd_rows(model, select_layers(model, layers).covered, inputs, Projection(rank))
     stored = torch.from_numpy(found.audit.rows("digits", "audited")[:20].compute()).double()
     torch.testing.assert_close(stored, expected, rtol=1e-4, atol=1e-4 * float(expected.abs().max()))
@@ -144,13 +128,12 @@ def test_rows_are_autograds_and_scores_are_brute_force(make_config: ConfigMaker,
 def test_a_transductive_curvature_is_of_the_reference_part_the_calibration_part_and_the_audited_samples(
     make_config: ConfigMaker, rows_per_task: int
 ) -> None:
-    sections = {
-        "estimator": {"projection": {"rank": 4}, "rows_dtype": "float32"},
-        "run": {"rows_per_task": rows_per_task},
-    }
-    plain, found = (
-        audited(make_config, **sections, root=f"{make_config().root}-{seen}", curvature={"transductive": seen})
-        for seen in (False, True)
+    estimator = {"projection": {"rank": 4}, "rows_dtype": "float32"}
+    plain = read(audited(make_config(root=f"{make_config().root}-plain", estimator=estimator)))
+    found = read(
+        audited(
+            make_config(estimator=estimator, curvature={"transductive": True}, run={"rows_per_task": rows_per_task})
+        )
     )
     trusted, audited_rows = (
         found.audit.rows("digits", split).compute().astype(np.float64) for split in ("trusted", "audited")
@@ -175,7 +158,7 @@ def test_a_transductive_curvature_changes_with_the_audited_samples(
     pq.write_table(pq.read_table(digits / "audited.parquet").slice(0, 100), tmp_path / "fewer.parquet")
     for transductive in (False, True):
         whole, fewer = (
-            audited(make_config, curvature={"transductive": transductive}, data={"audited": path})
+            read(audited(make_config(curvature={"transductive": transductive}, data={"audited": path})))
             for path in ("audited.parquet", str(tmp_path / "fewer.parquet"))
         )
         assert np.allclose(whole.numbers("score")[:100], fewer.numbers("score"), atol=1e-6) is not transductive
@@ -192,7 +175,7 @@ def test_a_file_that_changes_sides_is_another_curvature(make_config: ConfigMaker
             split: [str(tmp_path / f"{name}.parquet") for name in names]
             for split, names in (("trusted", trusted), ("audited", others))
         }
-        audited(make_config, curvature={"transductive": True}, calibration={"target": {"fpr": 0.1}}, data=data)
+        audited(make_config(curvature={"transductive": True}, calibration={"target": {"fpr": 0.1}}, data=data))
         keys |= {path.name for path in (tmp_path / "root/digits/curvature").iterdir()}
         assert len(keys) == (1 if len(trusted) == 2 else 2)
 
@@ -204,13 +187,12 @@ def test_top_trusted_are_the_ten_largest_influences_of_the_reference_part(done: 
         influences = [entry["influence"] for entry in row]
         assert len(row) == 10 and influences == sorted(influences, reverse=True)
         assert {entry["sample_id"] for entry in row} <= references
-    layers = done.audit.summary("digits")["layers"]
-    assert isinstance(layers, dict)
-    assert [name for name, _ in done.table.column("layer_scores").to_pylist()[0]] == layers["covered"]
+    covered = done.audit.summary("digits").layers.covered
+    assert tuple(name for name, _ in done.table.column("layer_scores").to_pylist()[0]) == covered
 
 
 def test_the_summary_has_what_the_contract_names_and_is_the_runs_own(done: Audited) -> None:
-    summary, outcome = done.audit.summary("digits"), done.audit.outcome
+    summary, outcome = done.audit.summary("digits").json_object, done.audit.outcome
     assert outcome is not None
     assert set(SUMMARY_KEYS) <= set(summary)
     root = Path(done.audit.storage.url)
@@ -223,7 +205,7 @@ def test_the_summary_has_what_the_contract_names_and_is_the_runs_own(done: Audit
     for kept in ("all", "paper_filter"):
         assert set(evaluation[kept]) >= {"auroc", "average_precision", "at_calibrated", "at_best"}
     assert (root / "report/index.html").is_file() and (root / "report/digits.html").is_file()
-    assert open_audit(str(root)).summary("digits") == summary
+    assert open_audit(str(root)).summary("digits").json_object == summary
 
 
 def test_rows_are_one_dask_array_over_the_committed_parts(done: Audited) -> None:
@@ -241,21 +223,22 @@ def plan_width(done: Audited) -> int:
 
 @pytest.mark.parametrize("kind", ["prediction_coupling", "mean_coupling", "top_coupling"])
 def test_a_calibration_sample_that_is_audited_ties_with_itself(make_config: ConfigMaker, kind: str) -> None:
-    """To the last bit, in whatever blocks either was scored: ties count against the sample, so p is at least rank / (M + 1)."""
-    found = audited(make_config, data={"audited": "trusted.parquet"}, score={"kind": kind})
+    """To the last bit, whatever blocks they are scored in.
+
+    Ties count against the sample, so p is at least rank / (M + 1).
+    """
+    found = read(audited(make_config(data={"audited": "trusted.parquet"}, score={"kind": kind})))
     scores, places = found.numbers("score"), found.trusted.of("calibration")
     np.testing.assert_array_equal(scores[places], found.trusted.calibration_scores)
 
 
 def test_a_curvature_that_cannot_be_inverted_fails_the_model_with_the_numbers(make_config: ConfigMaker) -> None:
-    """A layer keeps more numbers (432) than there are reference samples, so that only the damping makes its curvature regular."""
+    """A layer keeps more numbers (432) than there are reference samples: only damping makes its curvature regular."""
     sections = {
         "estimator": {"projection": {"rank": 32}},
         "curvature": {"damping": {"kind": "absolute", "value": 1e-90}},
     }
-    outcome = run_audit(plan_audit(make_config(**sections))).outcome
+    outcome = audited(make_config(**sections)).outcome
     assert outcome is not None and not outcome.summaries
-    assert (
-        "cannot be inverted in float32" in outcome.failures["digits"]
-        and "raise curvature.damping" in outcome.failures["digits"]
-    )
+    failure = outcome.failures["digits"]
+    assert "cannot be inverted in float32" in failure and "raise curvature.damping" in failure

@@ -1,4 +1,4 @@
-"""A deadline ends a run cleanly: what is whole is published, in a stated order of priority, nothing is in part, and the next run goes on from there."""
+"""A deadline ends a run cleanly: whole models are published, by priority, none in part, and the next run resumes."""
 
 import os
 from collections.abc import Callable
@@ -14,7 +14,8 @@ from pipeline.operations.status import status
 from pipeline.planning.from_models import plan_audit
 from pipeline.results.audit import Audit, open_audit
 from pipeline.run import run_audit, run_audit_until
-from tests.end_to_end.zoos import THREE, Zoo, counts, ran, three_models
+from tests.audits import counts
+from tests.end_to_end.zoos import THREE, Zoo, ran, three_models
 from tests.jobs.command import mad, section
 
 ROW_TASKS = 4
@@ -68,7 +69,7 @@ def test_a_model_that_is_whole_at_the_deadline_is_published_and_the_next_run_doe
     rest = run_audit(plan_audit(zoo.config(THREE)))
     assert rest.outcome is not None and not rest.outcome.unreached
     assert set(ran(rest)) == {"bee", "cat"}
-    assert rest.summary("ant")["same_as"] == audit.outcome.run_id
+    assert rest.summary("ant").same_as == audit.outcome.run_id
 
 
 @pytest.mark.parametrize("stage", ["gradients", "curvature", "scoring"])
@@ -154,8 +155,8 @@ def test_the_command_names_what_is_published_and_what_is_not_and_exits_with_3(zo
     ended = mad("run", path, "--deadline", "0s", "--output", "json", "-q")
     assert ended.code == 3
     assert ended.complaint == (
-        "the deadline passed before all models were done: none published; not come to: 3 (ant, bee, cat); "
-        "what is done of these is kept, and the next `mad run` goes on from it"
+        "the deadline passed before all models were done: none published; not reached: 3 (ant, bee, cat); "
+        "what is done of these is kept, and the next `mad run` resumes from there"
     )
     assert (ended.document["models"], ended.document["unreached"]) == ({}, list(THREE))
     done = mad("run", path, "--deadline", "2h30m", "--output", "json")
@@ -164,10 +165,9 @@ def test_the_command_names_what_is_published_and_what_is_not_and_exits_with_3(zo
 
 def test_status_says_which_models_are_done_at_a_deadline(zoo: Zoo) -> None:
     audit, _ = until(zoo.config(THREE), lambda event: isinstance(event, TaskEnded) and event.stage == "reporting")
-    (run,) = status(open_audit(audit.storage.url).storage)["runs"]  # type: ignore[misc, union-attr]
-    assert isinstance(run, dict)
-    assert (run["state"], run["done"], run["unreached"]) == ("ended at its deadline", ["ant"], ["bee", "cat"])
-    assert "done: ant; not come to: bee, cat" in mad("status", audit.storage.url).out
+    (run,) = status(open_audit(audit.storage.url).storage).runs
+    assert (run.state, run.done, run.unreached) == ("ended at its deadline", ("ant",), ("bee", "cat"))
+    assert "done: ant; not reached: bee, cat" in mad("status", audit.storage.url).out
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""A root that takes no more: one paragraph, exit 1, nothing published; with room made, the same command completes the audit."""
+"""A root that is full or read-only: one paragraph, exit 1, nothing published; with room, the same command completes."""
 
 import errno
 import json
@@ -9,12 +9,12 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 
 from infra.storage.storage import Storage
-from pipeline.planning.from_models import plan_audit
 from pipeline.results.audit import open_audit
-from pipeline.run import run_audit
+from tests.audits import Prepared, with_inputs
 from tests.conftest import ConfigMaker, Raw
 from tests.infra.stores import fresh_url
 from tests.infra.wires import Fault, broken_wire, error_answer
@@ -48,25 +48,19 @@ def disk(tmp_path: Path) -> Iterator[Path]:
 
 
 @pytest.fixture
-def undisturbed(make_config: ConfigMaker, tmp_path: Path) -> object:
+def undisturbed(make_config: ConfigMaker, prepared: Prepared, tmp_path: Path) -> pa.Table:
     """The scores of an audit with room enough."""
-    return run_audit(plan_audit(make_config(root=str(tmp_path / "undisturbed")))).scores("digits").read_all()
+    return scores(str(prepared(make_config(root=str(tmp_path / "undisturbed"))).storage.url))
 
 
 def config_of(raw: Raw, digits: Path, root: str, folder: Path) -> Path:
-    model: Raw = {
-        "name": "digits",
-        "architecture": "pipeline.demo.network:digit_cnn",
-        "weights": str(digits / "digits.safetensors"),
-    }
-    data = {**raw["data"], "trusted": str(digits / "trusted.parquet"), "audited": str(digits / "audited.parquet")}  # type: ignore[dict-item]
     path = folder / "audit.yaml"
-    path.write_text(json.dumps({**raw, "root": root, "models": [model], "data": data}))
+    path.write_text(json.dumps({**with_inputs(raw, str(digits)), "root": root}))
     return path
 
 
 def stopped(ended: Ended, reason: int) -> str:
-    """What a run says that found its root to take no more."""
+    """What a run says whose root is full or read-only."""
     assert (ended.code, ended.out) == (1, "")
     (complaint,) = [line for line in ended.err.splitlines() if line.startswith("mad: ")]
     assert os.strerror(reason) in complaint and "what is done is kept" in complaint
@@ -74,11 +68,11 @@ def stopped(ended: Ended, reason: int) -> str:
     return complaint
 
 
-def scores(root: str) -> object:
+def scores(root: str) -> pa.Table:
     return open_audit(root).scores("digits").read_all().drop_columns(["source"])
 
 
-def test_a_full_disk(raw: Raw, digits: Path, disk: Path, tmp_path: Path, undisturbed: object) -> None:
+def test_a_full_disk(raw: Raw, digits: Path, disk: Path, tmp_path: Path, undisturbed: pa.Table) -> None:
     root = disk / "root"
     config = config_of(raw, digits, str(root), tmp_path)
     complaint = stopped(mad("run", config, "-q"), errno.ENOSPC)
@@ -90,10 +84,9 @@ def test_a_full_disk(raw: Raw, digits: Path, disk: Path, tmp_path: Path, undistu
     assert ended.code == 0, ended.err
     stages = ended.summary["stages"]
     assert isinstance(stages, dict) and isinstance(stages["gradients"], dict)
-    assert (
-        stages["gradients"]["tasks_reused"] >= done > 0
-    )  # a task of the first run, in a thread of this process, may have ended since
-    assert scores(str(root)) == undisturbed.drop_columns(["source"])  # type: ignore[attr-defined]
+    # A task of the first run, in a thread of this process, may have ended since.
+    assert stages["gradients"]["tasks_reused"] >= done > 0
+    assert scores(str(root)) == undisturbed
     assert mad("verify", root).code == 0
 
 

@@ -1,4 +1,4 @@
-"""A cluster as its administrator starts it, `ray start --head`: jobs submitted to it, and drivers that it does not suit."""
+"""A cluster that an administrator started with `ray start --head`: submitted jobs, and drivers that do not fit it."""
 
 import json
 import os
@@ -15,6 +15,7 @@ from ray._common.usage.usage_constants import CLUSTER_METADATA_KEY
 from ray._private.ray_constants import KV_NAMESPACE_CLUSTER
 from ray._raylet import GcsClient
 
+from tests.audits import link_inputs
 from tests.conftest import Raw
 from tests.services import free_port, wait_for
 
@@ -105,8 +106,7 @@ def config(raw: Raw, digits: Path, tmp_path: Path) -> Path:
     """The demo's config as a file."""
     path = tmp_path / "audit.yaml"
     path.write_text(json.dumps(raw))
-    for name in ("trusted.parquet", "audited.parquet", "digits.safetensors"):
-        (tmp_path / name).symlink_to(digits / name)
+    link_inputs(digits, tmp_path)
     return path
 
 

@@ -1,4 +1,4 @@
-"""Whatever moment a run is killed at, the next one completes it: only missing tasks run, and the scores are the same bytes."""
+"""Whenever a run is killed, the next one completes it: only missing tasks run, and the scores are equal to the byte."""
 
 import random
 import signal
@@ -11,11 +11,13 @@ import pytest
 from infra.storage.storage import Storage
 from pipeline.config.sections import Raw
 from pipeline.operations.verify import verify
-from pipeline.root.layout import published_runs, table_file
+from pipeline.root.layout import published_runs
 from pipeline.root.logs import STAGES, stage_logs
-from tests.end_to_end.killing import PUBLICATION, AuditProcess, WritesSeen, ended
+from tests.audits import only_table, upload_inputs
+from tests.end_to_end.killing import PUBLICATION, AuditProcess, WritesSeen
 from tests.infra.relays import relayed
 from tests.infra.stores import REAL, fresh_url
+from tests.processes import ended
 from tests.services import Service, variables
 
 ALL_STAGES = (*STAGES, PUBLICATION)
@@ -33,7 +35,7 @@ class Undisturbed:
     tasks: dict[str, int]
 
     def completed_by(self, audit: AuditProcess, storage: Storage, killed_in: str) -> None:
-        """Asserts that an audit completes what a killed run left: nothing public, no task that was done is done again."""
+        """Asserts that an audit completes what a killed run left: nothing was public, no finished task runs again."""
         if killed_in != PUBLICATION:
             assert not list(published_runs(storage, "digits")), "a killed run published a table"
         done = committed(storage)
@@ -43,7 +45,7 @@ class Undisturbed:
             name: self.tasks[name] - done[name] for name in STAGES
         }
         assert {name: cost[name]["tasks_reused"] for name in STAGES} == done
-        assert table(storage) == self.table
+        assert only_table(storage) == self.table
         assert verify(storage).problems == []
 
 
@@ -68,12 +70,6 @@ def config(root: str, inputs: str = "") -> Raw:
     }
 
 
-def table(storage: Storage) -> bytes:
-    runs = list(published_runs(storage, "digits"))
-    assert len(runs) == 1, f"expected exactly one published table, found {runs}"
-    return storage.read(table_file("digits", runs[0]))
-
-
 def committed(storage: Storage) -> dict[str, int]:
     return {stage: sum(len(log.receipts()) for log in stage_logs(storage, "digits", stage)) for stage in STAGES}
 
@@ -89,7 +85,7 @@ def on_disk(tmp_path_factory: pytest.TempPathFactory, digits: Path) -> Undisturb
     audit = AuditProcess(config(str(folder / "root")), digits, folder / "notes.json")
     assert audit.run() == 0
     moments = {stage: [index for index, name in enumerate(audit.moments()) if name == stage] for stage in ALL_STAGES}
-    return Undisturbed(table(Storage(str(folder / "root"))), moments, tasks_of(audit))
+    return Undisturbed(only_table(Storage(str(folder / "root"))), moments, tasks_of(audit))
 
 
 @pytest.mark.parametrize("moments", [2, pytest.param(10, marks=faults)])
@@ -132,7 +128,9 @@ class OnS3:
             process = audit.start()
             seen.watch(process)
             assert ended(process) == 0
-        return Undisturbed(table(root), {stage: range(count) for stage, count in seen.counts.items()}, tasks_of(audit))
+        return Undisturbed(
+            only_table(root), {stage: range(count) for stage, count in seen.counts.items()}, tasks_of(audit)
+        )
 
     def killed(self, moment: tuple[str, int], done: bool) -> Storage:
         """The root of a run that was killed at this writing request, which the store has done, or has not heard of."""
@@ -153,8 +151,7 @@ def on_service(request: pytest.FixtureRequest, digits: Path, tmp_path: Path) -> 
     """With the demo's inputs, in a service that the environment of this process names."""
     service: Service = request.getfixturevalue(f"on_{request.param}")
     inputs = Storage(fresh_url("s3"))
-    for name in ("trusted.parquet", "audited.parquet", "digits.safetensors"):
-        inputs.upload(name, digits / name)
+    upload_inputs(digits, inputs)
     return OnS3(service, inputs.url, tmp_path)
 
 

@@ -8,10 +8,11 @@ from pathlib import Path
 from threading import current_thread
 
 from infra.storage.storage import Storage
-from pipeline.operations.gc import UNCLAIMED_SECONDS, collect
+from pipeline.operations.garbage import UNCLAIMED_SECONDS
+from pipeline.operations.gc import collect
 from tests.conftest import ConfigMaker
-from tests.end_to_end.killing import SPAWN, ended
-from tests.pipeline.two_nights import Nights, clean, computed, files, run
+from tests.pipeline.operations.two_nights import Nights, clean, computed, files, run
+from tests.processes import FORKED, ended
 
 
 def test_a_removal_killed_at_any_moment_leaves_a_whole_root_and_the_next_goes_on(
@@ -38,8 +39,8 @@ def test_a_removal_killed_at_any_moment_leaves_a_whole_root_and_the_next_goes_on
 
 
 def _moments(root: Path, keep: float, now: float, notes: Path, kill_at: int | None) -> int:
-    """Collects in a process of its own, which kills itself at a moment if told to; returns how many moments there were."""
-    process = SPAWN.Process(target=_collect, args=(str(root), keep, now, notes, kill_at))
+    """Collects in a process of its own, which kills itself at a moment if told to; returns the number of moments."""
+    process = FORKED.Process(target=_collect, args=(str(root), keep, now, notes, kill_at))
     process.start()
     assert ended(process) == (0 if kill_at is None else -signal.SIGKILL)
     return int(notes.read_text())

@@ -1,6 +1,5 @@
-"""The audits of language models that the defaults must get right: a backdoored GPT-2, and a backdoored Llama trained on the spot."""
+"""Language models that the defaults must get right: a backdoored GPT-2, and a backdoored Llama trained on the spot."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -8,7 +7,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-import torch
 from pydantic import JsonValue
 from sklearn.metrics import roc_auc_score
 
@@ -24,16 +22,10 @@ SHARED = Path(__file__).parents[3] / "shared"
 GPT2, TEXTS = SHARED / "zoo/shakespeare-gpt2", SHARED / "data/shakespeare"
 
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
 needs_zoo = pytest.mark.skipif(not GPT2.is_dir(), reason=f"the zoo of trained models is not at {SHARED}")
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    """For models this small, threads that wait for each other on a busy machine cost minutes."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def run(root: Path, model: Path, data: Path, **run: JsonValue) -> Audit:
@@ -83,16 +75,11 @@ def figures(audit: Audit, audited: Path) -> Figures:
         float(flagged[anomalous].mean()),
         float(flagged[~anomalous].mean()),
     )
-    evaluation = audit.summary("model")["evaluation"]
-    assert (
-        isinstance(evaluation, dict)
-        and isinstance(evaluation["all"], dict)
-        and isinstance(evaluation["all"]["at_calibrated"], dict)
-    )
-    at = evaluation["all"]["at_calibrated"]
-    assert [evaluation["all"]["auroc"], at["tpr"], at["fpr"]] == pytest.approx([found.auroc, found.tpr, found.fpr])
-    verdict = audit.summary("model")["verdict"]
-    assert isinstance(verdict, dict) and verdict["value"] == "unusual inputs"
+    evaluation = audit.summary("model").evaluation
+    assert evaluation is not None and evaluation.all is not None
+    reported, rates = evaluation.all, evaluation.all.at_calibrated
+    assert [reported.auroc, rates.tpr, rates.fpr] == pytest.approx([found.auroc, found.tpr, found.fpr])
+    assert audit.summary("model").verdict.value == "unusual inputs"
     return found
 
 

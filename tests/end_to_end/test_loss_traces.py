@@ -1,7 +1,7 @@
-"""Audits by the paper's estimator: chains stored once and met by all samples, rows that are losses, and scores that are their correlations."""
+"""Audits by the paper's estimator: stored chains that all samples share, rows of losses, and their correlations."""
 
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +12,6 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 from pydantic import JsonValue
-from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM
 
@@ -21,16 +20,14 @@ from madcore.sampling.langevin import flat_weights, place_weights
 from pipeline.artifacts.chains import read_draws, read_snapshots
 from pipeline.config.audit_config import AuditConfig
 from pipeline.config.estimators import LossTrace
-from pipeline.data.images import decode, scale_pixels
-from pipeline.demo.network import digit_cnn
 from pipeline.errors import ConfigError
 from pipeline.operations.verify import verify
 from pipeline.planning.chains import chain_log, segments
 from pipeline.planning.from_models import plan_audit
 from pipeline.planning.plan import ModelPlan
 from pipeline.results.audit import Audit, open_audit
-from pipeline.root.logs import stage_logs
 from pipeline.run import run_audit
+from tests.audits import audited, gradient_tasks, images, network, references, scores, table, with_column
 from tests.conftest import ConfigMaker
 from tests.end_to_end.killing import audit_in_process
 from tests.languages import gpt2, texts
@@ -38,15 +35,18 @@ from tests.languages import gpt2, texts
 CHAIN: dict[str, JsonValue] = {"kind": "loss_trace", "draws": 60, "burn_in": 20, "batch": 32, "step": 4e-6}
 
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
 Traced = Callable[..., AuditConfig]
 
 
 @pytest.fixture
 def traced(make_config: ConfigMaker, digits: Path, tmp_path: Path) -> Traced:
-    """A config of the digits, of whose trusted samples the last 200 are the sampling set: `traced(draws=80, score={...})`."""
-    table = pq.read_table(digits / "trusted.parquet")
-    pq.write_table(table.slice(0, 300), tmp_path / "few.parquet")
-    pq.write_table(table.slice(300), tmp_path / "sampling.parquet")
+    """A config of the digits; the last 200 trusted ones are the sampling set: `traced(draws=80, score={...})`."""
+    trusted = pq.read_table(digits / "trusted.parquet")
+    pq.write_table(trusted.slice(0, 300), tmp_path / "few.parquet")
+    pq.write_table(trusted.slice(300), tmp_path / "sampling.parquet")
 
     def make(root: str = "root", data: dict[str, JsonValue] | None = None, **settings: JsonValue) -> AuditConfig:
         sections = {
@@ -66,19 +66,6 @@ def traced(make_config: ConfigMaker, digits: Path, tmp_path: Path) -> Traced:
     return make
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    """For models this small, threads that wait for each other on a busy machine cost minutes."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-def audited(config: AuditConfig) -> Audit:
-    return run_audit(plan_audit(config))
-
-
 def snapshots(storage: Storage, plan: ModelPlan) -> Tensor:
     """All kept draws, (k, P)."""
     settings = plan.config.estimator
@@ -91,32 +78,6 @@ def snapshots(storage: Storage, plan: ModelPlan) -> Tensor:
     return torch.stack(list(read_snapshots(storage, folders)))
 
 
-def images(config: AuditConfig, path: Path, count: int) -> Tensor:
-    pixels = np.stack(
-        [
-            decode(image["bytes"], (8, 8), resize=True)
-            for image in pq.read_table(path).column("image").to_pylist()[:count]
-        ]
-    )
-    return torch.from_numpy(scale_pixels(pixels, config.models[0].data.preprocess))
-
-
-def network(digits: Path) -> nn.Module:
-    model = digit_cnn().eval()
-    model.load_state_dict(load_file(digits / "digits.safetensors"))
-    return model
-
-
-def scores(audit: Audit, name: str = "digits") -> NDArray[np.float64]:
-    return np.asarray(audit.scores(name).read_all().column("score").to_numpy(), np.float64)
-
-
-def tasks_run(audit: Audit) -> JsonValue:
-    stages = audit.summary("digits")["stages"]
-    assert isinstance(stages, dict) and isinstance(stages["gradients"], dict)
-    return stages["gradients"]["tasks_run"]
-
-
 def test_a_row_is_the_losses_under_the_stored_weights_and_a_score_their_correlation(
     traced: Traced, digits: Path
 ) -> None:
@@ -124,7 +85,7 @@ def test_a_row_is_the_losses_under_the_stored_weights_and_a_score_their_correlat
     audit, plan = audited(config), plan_audit(config).models[0]
     draws, model = snapshots(audit.storage, plan), network(digits)
     assert draws.shape == (22, flat_weights(model).numel()) and plan.layout.sizes == (11, 11)
-    inputs = images(config, digits / "audited.parquet", 24)
+    inputs = images(digits / "audited.parquet", config.models[0].data.preprocess)[:24]
     with torch.no_grad():
         own, expected = model(inputs).argmax(dim=1), []
         for weights in draws:
@@ -132,7 +93,7 @@ def test_a_row_is_the_losses_under_the_stored_weights_and_a_score_their_correlat
             expected.append(F.cross_entropy(model(inputs).double(), own, reduction="none"))
     rows = audit.rows("digits").compute()
     np.testing.assert_allclose(rows[:24], torch.stack(expected, dim=1).numpy(), rtol=1e-3, atol=1e-7)
-    reference, classes = references(audit), audit.scores("digits").read_all().column("prediction").to_numpy()
+    reference, classes = reference_traces(audit), table(audit).column("prediction").to_numpy()
     units, others = (
         centred / np.linalg.norm(centred, axis=1, keepdims=True)
         for centred in (centre(rows, 11), centre(reference[0], 11))
@@ -148,17 +109,13 @@ def centre(rows: NDArray[np.float32], draws: int) -> NDArray[np.float64]:
     return (chains - chains.mean(axis=2, keepdims=True)).reshape(len(rows), -1)
 
 
-def references(audit: Audit) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+def reference_traces(audit: Audit) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
     """The reference part's traces and predictions."""
-    from pipeline.artifacts.trusted import read_trusted  # noqa: PLC0415
-
-    log = next(stage_logs(audit.storage, "digits", "curvature"))
-    receipt = next(receipt for name, receipt in log.receipts().items() if name.startswith("references"))
-    trusted = read_trusted(audit.storage, log.attempt_folder(receipt))
+    trusted, _ = references(audit)
     return audit.rows("digits", "trusted").compute()[trusted.of("reference")], trusted.reference_predictions.numpy()
 
 
-def test_a_chain_comes_again(traced: Traced, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_chain_is_reproducible(traced: Traced, monkeypatch: pytest.MonkeyPatch) -> None:
     """In another root the same bits, also where it is cut into segments and tasks; another seed draws others."""
     one, plan = audited(traced()), plan_audit(traced()).models[0]
     whole = snapshots(one.storage, plan)
@@ -171,21 +128,21 @@ def test_a_chain_comes_again(traced: Traced, monkeypatch: pytest.MonkeyPatch) ->
     assert not verify(cut.storage).problems
 
 
-def test_more_draws_and_chains_go_on_from_those_that_are_there(traced: Traced, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_more_draws_and_chains_continue_those_that_are_stored(traced: Traced, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("pipeline.planning.chains.TASK_DRAWS", 20)
     first = snapshots(audited(traced()).storage, plan_audit(traced()).models[0])
     rows = len(plan_audit(traced()).models[0].row_tasks)
     longer = traced(draws=80, chains=2)
     audit = audited(longer)
-    assert tasks_run(audit) == rows + 1 + 4  # three of the first chain's four segments were there
+    assert gradient_tasks(audit) == rows + 1 + 4  # three of the first chain's four segments were there
     drawn = snapshots(audit.storage, plan_audit(longer).models[0])
     assert drawn.shape[0] == 120 and torch.equal(drawn[:40], first)
 
 
-def test_a_chain_killed_between_segments_goes_on_under_another_run_section(
+def test_a_chain_killed_between_segments_resumes_under_another_run_section(
     traced: Traced, digits: Path, tmp_path: Path
 ) -> None:
-    """The process dies by SIGKILL at a file operation between two segments; the next one reads other batches, and ends with the same bits."""
+    """SIGKILL at a file operation between two segments; the next process reads other batches and gets the same bits."""
     settings: dict[str, JsonValue] = {"draws": 1200, "burn_in": 1180, "batch": 8}
 
     def run(root: str, kill_at: int | None = None, **run: JsonValue) -> int:
@@ -194,11 +151,8 @@ def test_a_chain_killed_between_segments_goes_on_under_another_run_section(
         return audit_in_process(raw, digits, tmp_path / "notes.json", kill_at)
 
     def segments_done() -> int:
-        return len(
-            chain_log(
-                Storage(str(tmp_path / "killed")), plan_audit(traced(root="killed", **settings)).models[0], 0
-            ).receipts()
-        )
+        plan = plan_audit(traced(root="killed", **settings)).models[0]
+        return len(chain_log(Storage(str(tmp_path / "killed")), plan, 0).receipts())
 
     assert run("undisturbed") == 0
     for moment in (12, 16, 20, 24):
@@ -208,65 +162,60 @@ def test_a_chain_killed_between_segments_goes_on_under_another_run_section(
     assert 0 < segments_done() < 3, "the process was never killed between two segments"
     assert run("killed", batch_size=17) == 0
     one, other = (open_audit(str(tmp_path / name)) for name in ("undisturbed", "killed"))
-    assert np.array_equal(
-        *(snapshots(audit.storage, plan_audit(traced(**settings)).models[0]).numpy() for audit in (one, other))
-    )
+    plan = plan_audit(traced(**settings)).models[0]
+    assert torch.equal(snapshots(one.storage, plan), snapshots(other.storage, plan))
     np.testing.assert_allclose(scores(other), scores(one), atol=1e-5)
 
 
 def test_a_batch_without_a_readable_sample_costs_its_rows_alone(traced: Traced, digits: Path, tmp_path: Path) -> None:
-    table = pq.read_table(digits / "audited.parquet").slice(0, 40)
-    pictures = table.column("image").to_pylist()
+    some = pq.read_table(digits / "audited.parquet").slice(0, 40)
+    pictures = some.column("image").to_pylist()
     pictures[8:16] = [{"bytes": b"no picture", "path": None}] * 8
-    broken = pa.array(pictures, table.schema.field("image").type)
-    pq.write_table(
-        table.set_column(table.schema.get_field_index("image"), "image", broken), tmp_path / "broken.parquet"
-    )
+    pq.write_table(with_column(some, "image", pictures), tmp_path / "broken.parquet")
     whole = scores(audited(traced(data={"audited": str(digits / "audited.parquet")})))[:40]
     audit = audited(traced(data={"audited": str(tmp_path / "broken.parquet")}, run={"batch_size": 8}))
-    counts, found = audit.summary("digits")["counts"], scores(audit)
-    assert isinstance(counts, dict) and counts["unreadable"] == 8 and counts["audited"] == 40
+    counts, found = audit.summary("digits").counts, scores(audit)
+    assert counts.unreadable == 8 and counts.audited == 40
     assert np.isnan(found[8:16]).all()
     np.testing.assert_allclose(np.delete(found, range(8, 16)), np.delete(whole, range(8, 16)), atol=1e-5)
 
 
 def test_what_is_there_is_reused(traced: Traced, digits: Path, tmp_path: Path) -> None:
     first = audited(traced())
-    before = tasks_run(first)
+    before = gradient_tasks(first)
     assert before == len(plan_audit(traced()).models[0].row_tasks) + 1
     concordant = audited(traced(score={"kind": "concordance"}))
-    assert tasks_run(concordant) == 0
+    assert gradient_tasks(concordant) == 0
     pq.write_table(pq.read_table(digits / "audited.parquet").slice(0, 20), tmp_path / "later.parquet")
     later = audited(traced(data={"audited": [str(digits / "audited.parquet"), str(tmp_path / "later.parquet")]}))
-    assert tasks_run(later) == 1
+    assert gradient_tasks(later) == 1
     np.testing.assert_allclose(scores(later)[-20:], scores(later)[:20], atol=1e-5)
 
 
-def test_it_detects_and_says_what_its_draws_are_worth(traced: Traced) -> None:
+def test_it_detects_and_reports_the_effective_sample_size(traced: Traced) -> None:
     audit = audited(traced(draws=300, burn_in=50))
     assert audit.outcome is not None and audit.outcome.failures == {}
     summary = audit.summary("digits")
-    evaluation, sampling, settings = summary["evaluation"], summary["sampling"], summary["settings"]
-    assert isinstance(evaluation, dict) and isinstance(sampling, dict) and isinstance(settings, dict)
-    assert isinstance(evaluation["all"], dict) and float(str(evaluation["all"]["auroc"])) > 0.9
-    assert sampling["draws_kept"] == 250 and settings["batchnorm"] == "frozen"
-    time, effective = float(str(sampling["autocorrelation_time"])), float(str(sampling["effective_sample_size"]))
-    assert 1 <= time < 250 and effective == pytest.approx(250 / time)
-    assert float(str(sampling["loss_inflation"])) > 0
+    evaluation, sampling = summary.evaluation, summary.sampling
+    assert evaluation is not None and evaluation.all is not None and sampling is not None
+    assert evaluation.all.auroc is not None and evaluation.all.auroc > 0.9
+    assert sampling.draws_kept == 250 and summary.settings["batchnorm"] == "frozen"
+    assert 1 <= sampling.autocorrelation_time < 250
+    assert sampling.effective_sample_size == pytest.approx(250 / sampling.autocorrelation_time)
+    assert sampling.loss_inflation > 0
 
 
 @pytest.mark.parametrize("form", ["class", "mean"])
 def test_concordances_are_those_of_the_formula(traced: Traced, form: str) -> None:
     audit = audited(traced(score={"kind": "concordance", "form": form}))
-    rows, (others, predictions) = audit.rows("digits").compute().astype(np.float64), references(audit)
+    rows, (others, predictions) = audit.rows("digits").compute().astype(np.float64), reference_traces(audit)
     centred, centred_others = centre(rows, 40), centre(others, 40)
     cov = centred @ centred_others.T / 40
     gaps = rows.mean(axis=1)[:, None] - others.astype(np.float64).mean(axis=1)
     values = 2 * cov / (centred.var(axis=1)[:, None] + centred_others.var(axis=1) + gaps**2)
     classes = np.stack([values[:, predictions == label].mean(axis=1) for label in range(10)], axis=1)
-    np.testing.assert_allclose(
-        scores(audit), -(classes.max(axis=1) if form == "class" else values.mean(axis=1)), atol=1e-5
-    )
+    expected = -(classes.max(axis=1) if form == "class" else values.mean(axis=1))
+    np.testing.assert_allclose(scores(audit), expected, atol=1e-5)
 
 
 def test_a_chain_that_leaves_the_trained_weights_stops_its_model_and_no_other(traced: Traced) -> None:
@@ -287,34 +236,24 @@ def test_a_chain_that_leaves_the_trained_weights_stops_its_model_and_no_other(tr
 
 
 def test_a_sampling_set_whose_labels_do_not_fit_is_named(traced: Traced, tmp_path: Path) -> None:
-    config, table = traced(), pq.read_table(tmp_path / "sampling.parquet")
-    wrong = pa.array(
-        [(label + 1) % 10 for label in table.column("label").to_pylist()], table.schema.field("label").type
-    )
-    pq.write_table(
-        table.set_column(table.schema.get_field_index("label"), "label", wrong), tmp_path / "sampling.parquet"
-    )
+    config, sampling = traced(), pq.read_table(tmp_path / "sampling.parquet")
+    wrong = [(label + 1) % 10 for label in sampling.column("label").to_pylist()]
+    pq.write_table(with_column(sampling, "label", wrong), tmp_path / "sampling.parquet")
     outcome = audited(config).outcome
-    assert (
-        outcome is not None
-        and "check estimator.sampling, its labels, and data.preprocess" in outcome.failures["digits"]
-    )
+    assert outcome is not None
+    assert "check estimator.sampling, its labels, and data.preprocess" in outcome.failures["digits"]
 
 
-def test_unlabelled_and_unreadable_samples_of_the_sampling_set_take_no_part(traced: Traced, tmp_path: Path) -> None:
+def test_unlabelled_and_unreadable_samples_of_the_sampling_set_are_left_out(traced: Traced, tmp_path: Path) -> None:
     config = traced()
-    table = pq.read_table(tmp_path / "sampling.parquet")
-    labels, pictures = table.column("label").to_pylist(), table.column("image").to_pylist()
+    sampling = pq.read_table(tmp_path / "sampling.parquet")
+    labels, pictures = sampling.column("label").to_pylist(), sampling.column("image").to_pylist()
     labels[0], pictures[1] = None, {"bytes": b"no picture", "path": None}
-    for name, values in (("label", labels), ("image", pictures)):
-        table = table.set_column(
-            table.schema.get_field_index(name), name, pa.array(values, table.schema.field(name).type)
-        )
-    pq.write_table(table, tmp_path / "sampling.parquet")
+    damaged = with_column(with_column(sampling, "label", labels), "image", pictures)
+    pq.write_table(damaged, tmp_path / "sampling.parquet")
     audit = audited(config)
     assert audit.outcome is not None and audit.outcome.clean
-    warnings = audit.summary("digits")["warnings"]
-    assert isinstance(warnings, list) and any("2 of 200 samples of the sampling set" in str(line) for line in warnings)
+    assert any("2 of 200 samples of the sampling set" in line for line in audit.summary("digits").warnings)
 
 
 REFUSED: dict[str, tuple[dict[str, JsonValue], str]] = {
@@ -374,8 +313,8 @@ def answered(model: nn.Module, count: int) -> list[tuple[Tensor, int]]:
     return found
 
 
-def test_texts(tmp_path: Path) -> None:
-    """A language model's loss is that of the completion; traces are compared with the nearest ones, or by concordance with all."""
+def test_a_language_models_rows_are_the_losses_of_its_completions(tmp_path: Path) -> None:
+    """A language model's loss is that of the completion; traces are compared with the nearest, or with all."""
     model = gpt2().float()
     model.save_pretrained(tmp_path / "model")
     rows = {"trusted": 60, "sampling": 40, "audited": 12}
@@ -409,13 +348,12 @@ def test_texts(tmp_path: Path) -> None:
             expected = -sum(float(logs[t - 1, ids[t]]) for t in range(start, len(ids)))
             assert found[number, draw] == pytest.approx(expected, rel=1e-4)
     concordant = audited(AuditConfig.parse({**raw, "score": {"kind": "concordance"}}, str(tmp_path)))
-    assert (
-        np.isfinite(scores(concordant, "chat")).all()
-        and concordant.summary("chat")["settings"]["score"]["form"] == "mean"
-    )  # type: ignore[index, call-overload]
+    assert np.isfinite(scores(concordant, "chat")).all()
+    score = concordant.summary("chat").settings["score"]
+    assert isinstance(score, dict) and score["form"] == "mean"
 
 
-def test_draws_say_how_far_they_went(traced: Traced) -> None:
+def test_draws_record_their_distance_from_the_trained_weights(traced: Traced) -> None:
     config = traced(chains=2)
     audit, plan = audited(config), plan_audit(config).models[0]
     kept, anchor = snapshots(audit.storage, plan), flat_weights(network(Path(config.folder)))

@@ -23,7 +23,8 @@ from pipeline.artifacts.scores import PART_FORMAT
 from pipeline.artifacts.screening import read_screening
 from pipeline.artifacts.trusted import read_trusted
 from pipeline.results.audit import open_audit
-from pipeline.root.records import read_document
+from pipeline.root.documents import read_document
+from pipeline.root.records import OutcomeRecord, RunRecord
 from tests.data.roots_of_releases import ROOTS, releases
 
 NEWER = 99
@@ -85,8 +86,8 @@ def receipts(storage: Storage, path: str) -> object:
 
 KINDS: dict[str, tuple[str, Callable[[Path], None], Read]] = {
     "the root": ("mad.json", newer_document, lambda storage, _: open_audit(storage.url)),
-    "a run": ("runs/*/_run.json", newer_document, read_document),
-    "an outcome": ("runs/*/_outcome.json", newer_document, read_document),
+    "a run": ("runs/*/_run.json", newer_document, lambda *place: read_document(*place, RunRecord)),
+    "an outcome": ("runs/*/_outcome.json", newer_document, lambda *place: read_document(*place, OutcomeRecord)),
     "a summary": ("plain/summary.json", newer_document, lambda storage, _: open_audit(storage.url).summary("plain")),
     "a manifest": ("plain/scoring/*/*/manifests/*", newer_document, receipts),
     "screening": ("factored/curvature/*/split/*/screening.json", newer_document, above(1, read_screening)),

@@ -10,7 +10,8 @@ from pipeline.config.audit_config import AuditConfig
 from pipeline.planning.from_models import plan_audit
 from pipeline.results.audit import Audit
 from pipeline.run import run_audit
-from tests.end_to_end.zoos import THREE, Counts, Zoo, counts, ran, three_models
+from tests.audits import Counts, counts
+from tests.end_to_end.zoos import THREE, Zoo, ran, three_models
 
 TRUSTED_TASKS, FITTING_TASKS = 2, 3
 
@@ -101,14 +102,14 @@ def test_a_file_rewritten_with_the_same_size_is_noticed_by_its_time(zoo: Zoo) ->
 
 
 def test_weights_uploaded_anew_under_the_same_name_are_another_model(zoo: Zoo) -> None:
-    before = night(zoo.config(THREE)).summary("bee")["model_digest"]
+    before = night(zoo.config(THREE)).summary("bee").model_digest
     weights = zoo.folder / "bee.safetensors"
     size = weights.stat().st_size
     zoo.model("bee", 77)
     assert weights.stat().st_size == size
     audit = night(zoo.config(THREE))
     assert (counts(audit, "bee"), list(ran(audit))) == (WHOLE, ["bee"])
-    assert audit.summary("bee")["model_digest"] != before
+    assert audit.summary("bee").model_digest != before
 
 
 def test_the_same_weights_uploaded_anew_are_the_same_model(zoo: Zoo) -> None:
@@ -140,7 +141,7 @@ def test_a_file_that_vanished_from_a_glob_is_told_by_name_once_and_is_no_failure
     assert audit.outcome is not None and audit.outcome.clean
     line = "files that its latest run audited and that no glob finds any more: day1.parquet"
     assert [event.text for event in told if isinstance(event, Notice)] == [f"model ant: {line}"]
-    assert any("no glob finds any more: day1.parquet" in str(warning) for warning in audit.summary("ant")["warnings"])  # type: ignore[union-attr]
+    assert any("no glob finds any more: day1.parquet" in warning for warning in audit.summary("ant").warnings)
     told.clear()
     run_audit(plan_audit(zoo.config(THREE[:1])), listener=told.append)
     assert not any(isinstance(event, Notice) for event in told)

@@ -1,4 +1,4 @@
-"""Audits on Ray: drivers and workers are processes of their own, some of which are killed. The store is a disk, or a real S3."""
+"""Audits on Ray, on a disk and on a real S3: drivers and workers are processes of their own, some of them killed."""
 
 import json
 import os
@@ -18,9 +18,9 @@ from pipeline.config.audit_config import AuditConfig
 from pipeline.operations.verify import verify
 from pipeline.planning.from_models import plan_audit
 from pipeline.results.audit import open_audit
-from pipeline.root.layout import published_runs, table_file
 from pipeline.root.logs import stage_logs
 from pipeline.run import run_audit
+from tests.audits import link_inputs, only_table, table
 from tests.conftest import Raw
 from tests.infra.stores import fresh_url
 from tests.services import Service, speak_to
@@ -51,7 +51,7 @@ def build(notes):
 
 @dataclass
 class Place:
-    """Where audits of these tests go, and how they are driven. `undisturbed` is the name of a root where one has ended."""
+    """Where these audits go, and how they are driven. `undisturbed`: the root of one that nothing disturbed."""
 
     folder: Path
     url: str
@@ -120,8 +120,7 @@ class Place:
         """The bytes of the only published table, from a root in which nothing is wrong."""
         storage = Storage(f"{self.url}/{root}")
         assert verify(storage).problems == []
-        (run_id,) = published_runs(storage, "digits")
-        return storage.read(table_file("digits", run_id))
+        return only_table(storage)
 
 
 @pytest.fixture(scope="module", params=["local", pytest.param("s3", marks=pytest.mark.s3)])
@@ -135,8 +134,7 @@ def place(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
         found = Place(folder, fresh_url(request.param, folder))
         found.notes.mkdir()
         (folder / "slow.py").write_text(SLOW)
-        for name in ("trusted.parquet", "audited.parquet", "digits.safetensors"):
-            (folder / name).symlink_to(digits / name)
+        link_inputs(digits, folder)
         ended(found.drive(found.undisturbed))
         yield found
 
@@ -153,7 +151,7 @@ def test_runs_on_ray_are_equal_to_the_byte_and_to_the_serial_one_but_for_roundin
     ended(place.drive("again"))
     assert place.table("again") == place.table(place.undisturbed)
     serial = run_audit(plan_audit(AuditConfig.load(place.config("serial"))))
-    tables = [audit.scores("digits").read_all() for audit in (serial, open_audit(f"{place.url}/again"))]
+    tables = [table(audit) for audit in (serial, open_audit(f"{place.url}/again"))]
     assert tables[0].column("sample_id") == tables[1].column("sample_id")
     for column in ("score", "confidence", "gradient_norm"):
         np.testing.assert_allclose(*(table.column(column).to_numpy() for table in tables), rtol=1e-5, atol=1e-5)
@@ -162,6 +160,9 @@ def test_runs_on_ray_are_equal_to_the_byte_and_to_the_serial_one_but_for_roundin
 
 
 def test_a_worker_that_is_killed_costs_time_and_nothing_else(place: Place) -> None:
+    """On S3 only with the long tests: the commit protocol's tests show there that late commits lose."""
+    if place.url.startswith("s3://") and not os.environ.get("MAD_FAULTS"):
+        pytest.skip("takes long; `MAD_FAULTS=1 make test-s3` runs it")
     place.forget()
     driver = place.drive("worker-killed")
     place.await_rows("worker-killed", driver)
@@ -180,7 +181,7 @@ def test_a_driver_that_is_killed_takes_its_workers_along_and_the_next_one_comple
     workers = [int(note.name) for note in place.notes.iterdir() if int(note.name) != driver.pid]
     deadline = time.monotonic() + PATIENCE
     while any(map(running, workers)):
-        assert time.monotonic() < deadline, f"workers {workers} go on without their driver"
+        assert time.monotonic() < deadline, f"workers {workers} outlive their driver"
         time.sleep(0.2)
     done = place.done("driver-killed")
     stages = ended(place.drive("driver-killed"))["models"]["digits"]["stages"]  # type: ignore[index,call-overload]

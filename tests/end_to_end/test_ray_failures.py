@@ -1,4 +1,4 @@
-"""What goes wrong on a cluster, in audits of this process on the session's cluster: each ends with a reason, and no row is lost."""
+"""What goes wrong on the session's cluster in audits of this process: each ends with a reason, and no row is lost."""
 
 import re
 from pathlib import Path
@@ -86,7 +86,8 @@ def on_ray(make_config: ConfigMaker, **sections: JsonValue) -> Audit:
 POISONED = {
     "killed": r"^failed: given up after 3 workers were lost with it, the last with ActorDiedError",
     "segfault": r"^failed: given up after 3 workers were lost with it, the last with ActorDiedError",
-    "memory": r"^failed: given up after 3 workers were lost with it, .* as memory ran out; raise run\.memory_per_worker or lower run\.batch_size$",
+    "memory": r"^failed: given up after 3 workers were lost with it, .* as memory ran out; "
+    r"raise run\.memory_per_worker or lower run\.batch_size$",
 }
 
 

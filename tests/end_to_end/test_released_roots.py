@@ -1,4 +1,4 @@
-"""Roots that released versions wrote (`tests/data/roots`): this version reads each of them, and goes on in it."""
+"""Roots that released versions wrote (`tests/data/roots`): this version reads each of them, and continues it."""
 
 import json
 import re
@@ -114,9 +114,7 @@ def test_the_next_night_goes_on_in_it(
     )
     assert all(path.read_bytes() == data for path, data in before.items())
     for name in audit.outcome.summaries:
-        stages = audit.outcome.stages[name]
-        assert isinstance(stages, dict) and isinstance(stages["gradients"], dict)
-        assert stages["gradients"]["tasks_run"] == 0
+        assert audit.outcome.stages[name]["gradients"].tasks_run == 0
         rows = audit.scores(name).read_all()
         assert [[row[0], row[3]] for row in expected[name]["scores"]] == [  # type: ignore[union-attr,index]
             [row["sample_id"], row["flagged"]] for row in rows.to_pylist()

@@ -9,13 +9,9 @@ import pytest
 from pydantic import JsonValue
 
 from pipeline.config.audit_config import AuditConfig
-from pipeline.planning.from_models import plan_audit
 from pipeline.results.audit import Audit
-from pipeline.run import run_audit
+from tests.audits import Counts, Prepared, audited, counts, scores
 from tests.conftest import ConfigMaker
-
-Counts = dict[str, tuple[int, int]]
-
 
 ROW_TASKS, AUDITED_TASKS = 8, 4
 
@@ -24,19 +20,9 @@ NOTHING = {"gradients": (0, ROW_TASKS), "curvature": (0, 3), "scoring": (0, AUDI
 
 
 def run(config: AuditConfig) -> Audit:
-    audit = run_audit(plan_audit(config))
+    audit = audited(config)
     assert audit.outcome is not None and audit.outcome.clean
     return audit
-
-
-def counts(audit: Audit) -> Counts:
-    """(tasks run, tasks reused) by stage."""
-    assert audit.outcome is not None
-    stages = audit.outcome.stages["digits"]
-    assert isinstance(stages, dict)
-    return {
-        stage: (cost["tasks_run"], cost["tasks_reused"]) for stage, cost in stages.items() if isinstance(cost, dict)
-    }  # type: ignore[misc]
 
 
 CHANGES: dict[str, tuple[dict[str, JsonValue], Counts]] = {
@@ -63,27 +49,24 @@ CHANGES: dict[str, tuple[dict[str, JsonValue], Counts]] = {
 
 
 @pytest.mark.parametrize("change", CHANGES)
-def test_a_change_computes_only_what_depends_on_it(make_config: ConfigMaker, change: str) -> None:
+def test_a_change_computes_only_what_depends_on_it(make_config: ConfigMaker, prepared: Prepared, change: str) -> None:
     sections, expected = CHANGES[change]
-    run(make_config())
+    prepared(make_config())
     assert counts(run(make_config(**sections))) == expected
 
 
-def test_the_same_table_is_not_published_twice(make_config: ConfigMaker) -> None:
-    first, second, third = (run(make_config(**sections)) for sections in ({}, {}, {"score": {"kind": "leverage"}}))
-    ids = [audit.outcome.run_id for audit in (first, second, third) if audit.outcome]
-    assert second.summary("digits")["run_id"] == ids[2]
-    assert [audit.outcome.summaries["digits"]["same_as"] for audit in (first, second, third) if audit.outcome] == [
-        None,
-        ids[0],
-        None,
-    ]
+def test_the_same_table_is_not_published_twice(make_config: ConfigMaker, prepared: Prepared) -> None:
+    first, second, third = prepared(make_config()), run(make_config()), run(make_config(score={"kind": "leverage"}))
+    outcomes = [audit.outcome for audit in (first, second, third) if audit.outcome]
+    ids = [outcome.run_id for outcome in outcomes]
+    assert second.summary("digits").run_id == ids[2]
+    assert [outcome.summaries["digits"].same_as for outcome in outcomes] == [None, ids[0], None]
     published = sorted(path.parent.name for path in Path(first.storage.url).glob("digits/scores/*/*"))
     assert published == [f"run={ids[0]}", f"run={ids[2]}"]
 
 
-def test_another_projection_is_computed_under_another_key(make_config: ConfigMaker) -> None:
-    run(make_config())
+def test_another_projection_is_computed_under_another_key(make_config: ConfigMaker, prepared: Prepared) -> None:
+    prepared(make_config())
     for count, projection in enumerate(({"seed": 1}, {"kind": "gaussian"}, {"sketch": 20}), 2):
         other = run(make_config(estimator={"projection": projection}))
         assert counts(other)["gradients"] == (ROW_TASKS, 0)
@@ -118,9 +101,9 @@ def test_an_added_file_costs_only_itself_and_a_changed_one_is_noticed(
 
 
 def test_a_changed_trusted_set_leaves_the_audited_rows_alone(
-    make_config: ConfigMaker, digits: Path, tmp_path: Path
+    make_config: ConfigMaker, prepared: Prepared, digits: Path, tmp_path: Path
 ) -> None:
-    run(make_config())
+    prepared(make_config())
     pq.write_table(pq.read_table(digits / "trusted.parquet").slice(0, 400), tmp_path / "fewer.parquet")
     fewer = counts(run(make_config(data={"trusted": str(tmp_path / "fewer.parquet")})))
     assert fewer == {
@@ -135,14 +118,14 @@ def test_the_curvature_of_many_parts_is_a_tree_and_the_same_curvature(
     make_config: ConfigMaker, digits: Path, tmp_path: Path
 ) -> None:
     """300 parts of one trusted sample each: 19 sums of 16, 2 sums of those, and what is left for `factor`."""
-    pq.write_table(pq.read_table(digits / "trusted.parquet").slice(0, 300), tmp_path / "trusted.parquet")
+    for name, rows in (("trusted", 300), ("audited", 30)):
+        pq.write_table(pq.read_table(digits / f"{name}.parquet").slice(0, rows), tmp_path / f"{name}.parquet")
     sections: dict[str, JsonValue] = {
-        "data": {"trusted": str(tmp_path / "trusted.parquet")},
+        "data": {name: str(tmp_path / f"{name}.parquet") for name in ("trusted", "audited")},
         "calibration": {"target": {"fpr": 0.05}},
     }
     wide = run(make_config(root=str(tmp_path / "wide"), run={"rows_per_task": 1}, **sections))
     flat = run(make_config(root=str(tmp_path / "flat"), **sections))
     assert counts(wide)["curvature"] == (1 + 19 + 2 + 2, 0)
     assert counts(flat)["curvature"] == (3, 0)
-    scores = [audit.scores("digits").read_all().column("score").to_numpy() for audit in (wide, flat)]
-    np.testing.assert_allclose(scores[0], scores[1], rtol=0, atol=1e-5)
+    np.testing.assert_allclose(scores(wide), scores(flat), rtol=0, atol=1e-5)

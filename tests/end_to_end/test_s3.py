@@ -9,10 +9,10 @@ import pyarrow as pa
 import pytest
 
 from infra.storage.storage import Storage
+from pipeline.config.audit_config import merge
 from pipeline.operations.verify import verify
-from pipeline.planning.from_models import plan_audit
 from pipeline.results.audit import Audit, open_audit
-from pipeline.run import run_audit
+from tests.audits import Prepared, upload_inputs, with_inputs
 from tests.conftest import ConfigMaker, Raw
 from tests.infra.stores import S3_KINDS, fresh_url
 from tests.infra.wires import Fault, broken_wire, error_answer
@@ -20,9 +20,6 @@ from tests.jobs.command import mad, tasks
 from tests.services import Service, User, speak_to
 
 REPOSITORY = Path(__file__).parents[2]
-
-
-FILES = ("trusted.parquet", "audited.parquet", "digits.safetensors")
 
 
 @pytest.fixture(params=S3_KINDS)
@@ -36,40 +33,38 @@ def service(request: pytest.FixtureRequest) -> Service:
 def place(service: Service, digits: Path) -> Storage:
     """The demo's inputs in it; beside them goes the root."""
     storage = Storage(fresh_url("s3"))
-    for name in FILES:
-        storage.upload(f"inputs/{name}", digits / name)
+    upload_inputs(digits, storage, "inputs/")
     return storage
 
 
 @pytest.fixture
 def config(place: Storage, raw: Raw, tmp_path: Path) -> Path:
     """A config file that names S3 alone."""
-    folder = f"{place.url}/inputs"
-    model = {
-        "name": "digits",
-        "architecture": "pipeline.demo.network:digit_cnn",
-        "weights": f"{folder}/digits.safetensors",
-    }
-    data = {**raw["data"], "trusted": f"{folder}/trusted.parquet", "audited": [f"{folder}/audited.parq*"]}  # type: ignore[dict-item]
-    path = tmp_path / "audit.yaml"
-    path.write_text(json.dumps({**raw, "root": f"{place.url}/root", "models": [model], "data": data}))
+    folder, path = f"{place.url}/inputs", tmp_path / "audit.yaml"
+    whole = merge(with_inputs(raw, folder), {"data": {"audited": [f"{folder}/audited.parq*"]}})
+    path.write_text(json.dumps({**whole, "root": f"{place.url}/root"}))
     return path
 
 
+@pytest.fixture
+def on_disk(make_config: ConfigMaker, prepared: Prepared) -> Audit:
+    """The same audit on a disk."""
+    return prepared(make_config())
+
+
 def table(audit: Audit) -> pa.Table:
-    """The published table, but for the column that says where its inputs were."""
+    """The published table without the column that says where its inputs were."""
     return audit.scores("digits").read_all().drop_columns(["source"]).replace_schema_metadata(None)
 
 
-def test_an_audit_on_s3_is_that_on_a_disk(config: Path, place: Storage, make_config: ConfigMaker) -> None:
-    """Equal scores and rows; verified clean; a second run computes nothing; the commands that look at a root work there."""
-    here = run_audit(plan_audit(make_config()))
+def test_an_audit_on_s3_is_that_on_a_disk(config: Path, place: Storage, on_disk: Audit) -> None:
+    """Equal scores and rows; verified clean; a second run computes nothing; commands that read a root work."""
     root = f"{place.url}/root"
     first = mad("run", str(config), "--output", "json")
     assert (first.code, first.err.count("Traceback")) == (0, 0)
     audit = open_audit(root)
-    assert table(audit) == table(here)
-    assert (audit.rows("digits").compute() == here.rows("digits").compute()).all()
+    assert table(audit) == table(on_disk)
+    assert (audit.rows("digits").compute() == on_disk.rows("digits").compute()).all()
     assert verify(Storage(root)).problems == []
     second = mad("run", str(config), "--output", "json")
     assert second.code == 0
@@ -81,7 +76,7 @@ def test_an_audit_on_s3_is_that_on_a_disk(config: Path, place: Storage, make_con
 
 
 def test_what_only_old_runs_refer_to_is_removed_on_s3(config: Path, place: Storage) -> None:
-    """Of two runs with other rows the older goes whole; the root is clean, and the younger run's config finds all done."""
+    """The older of two runs with other rows is removed; the root is clean, and the younger config finds all done."""
     root, raw = f"{place.url}/root", json.loads(config.read_text())
     first = mad("run", str(config), "--output", "json")
     config.write_text(json.dumps({**raw, "estimator": {"projection": {"rank": 2}}}))
@@ -102,7 +97,7 @@ def test_what_only_old_runs_refer_to_is_removed_on_s3(config: Path, place: Stora
 
 
 def test_credentials_that_expire_during_a_run_lose_nothing(
-    service: Service, config: Path, place: Storage, make_config: ConfigMaker, monkeypatch: pytest.MonkeyPatch
+    service: Service, config: Path, place: Storage, on_disk: Audit, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What was committed before is reused when the run is started again with new ones."""
     answer = error_answer("400 Bad Request", "ExpiredToken")
@@ -117,7 +112,7 @@ def test_credentials_that_expire_during_a_run_lose_nothing(
     assert again.code == 0
     ran, reused = tasks(again.summary)["gradients"]
     assert (ran, reused) == (8 - 2, 2)
-    assert table(open_audit(f"{place.url}/root")) == table(run_audit(plan_audit(make_config())))
+    assert table(open_audit(f"{place.url}/root")) == table(on_disk)
 
 
 def test_a_command_leaves_no_connection_behind(config: Path, place: Storage) -> None:

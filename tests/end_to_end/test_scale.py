@@ -1,4 +1,4 @@
-"""What must stay the same however large an audit is: the small form of `tests.benchmarks.scale`, on pictures made up here.
+"""What must not depend on the size of an audit: the small form of `tests.benchmarks.scale`, on generated pictures.
 
 Nothing is said of time, which other processes share.
 """
@@ -112,8 +112,8 @@ def test_the_table_has_every_audited_sample_once_and_in_order(folder: Path, larg
     assert large.rows == len(ids) and table.column("sample_id").to_pylist() == ids
 
 
-def test_the_books_of_ten_times_the_tasks_hold_all_of_them(folder: Path, tmp_path: Path) -> None:
-    """Of samples that are described and not there: receipts first, after a driver that was killed; then the manifests."""
+def test_the_metadata_of_ten_times_the_tasks_holds_all_of_them(folder: Path, tmp_path: Path) -> None:
+    """Of samples that are only described: receipts first, as after a driver that was killed; then manifests."""
     path = config(folder, "books", 1)
     few, many = (
         keep(AuditConfig.load(path), str(tmp_path / str(files)), files * ROWS_PER_FILE // 256) for files in (1, 10)

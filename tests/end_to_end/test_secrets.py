@@ -1,4 +1,4 @@
-"""Planted secrets, searched for in every byte that an audit writes and prints: root, stdout, stderr, temporary and home folders."""
+"""Planted secrets, searched for in every byte that an audit writes or prints: root, output, temporary files, home."""
 
 import base64
 import json
@@ -6,16 +6,17 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from urllib.parse import quote
 
 import pytest
 
 from infra.storage.storage import Storage
+from tests.audits import upload_inputs, with_inputs
 from tests.conftest import Raw
 from tests.infra.stores import fresh_url
+from tests.processes import Printed, mad_in_process
 from tests.services import Service, free_port
 
 REPOSITORY = Path(__file__).parents[2]
@@ -33,19 +34,7 @@ SECRETS = {
 PASSWORD = "PlantedPassword9876"
 
 
-FILES = ("trusted.parquet", "audited.parquet", "digits.safetensors")
-
-
-Mad = Callable[..., "Ended"]
-
-
-@dataclass(frozen=True)
-class Ended:
-    """How a process ended, with all that it printed."""
-
-    code: int
-    out: bytes
-    err: bytes
+Mad = Callable[..., Printed]
 
 
 def spellings(secret: str) -> Iterator[bytes]:
@@ -71,23 +60,15 @@ def place(on_moto: Service, digits: Path, monkeypatch: pytest.MonkeyPatch) -> St
     for name, secret in SECRETS.items():
         monkeypatch.setenv(name, secret)
     storage = Storage(fresh_url("s3"))
-    for name in FILES:
-        storage.upload(f"inputs/{name}", digits / name)
+    upload_inputs(digits, storage, "inputs/")
     return storage
 
 
 @pytest.fixture
 def config(place: Storage, raw: Raw, tmp_path: Path) -> Path:
     """A config that names S3 alone."""
-    folder = f"{place.url}/inputs"
-    model = {
-        "name": "digits",
-        "architecture": "pipeline.demo.network:digit_cnn",
-        "weights": f"{folder}/digits.safetensors",
-    }
-    data = {**raw["data"], "trusted": f"{folder}/trusted.parquet", "audited": [f"{folder}/audited.parq*"]}  # type: ignore[dict-item]
     path = tmp_path / "audit.yaml"
-    path.write_text(json.dumps({**raw, "root": f"{place.url}/root", "models": [model], "data": data}))
+    path.write_text(json.dumps({**with_inputs(raw, f"{place.url}/inputs"), "root": f"{place.url}/root"}))
     return path
 
 
@@ -98,11 +79,21 @@ def home(tmp_path: Path) -> Path:
     return tmp_path / "home"
 
 
+def in_process(arguments: Sequence[str], folder: Path, environment: Mapping[str, str]) -> Printed:
+    """Runs the command as its script does."""
+    command = [sys.executable, "-m", "jobs.main", *arguments]
+    ended = subprocess.run(command, cwd=folder, env=environment, capture_output=True, check=False, timeout=300)
+    return Printed(ended.returncode, ended.stdout, ended.stderr)
+
+
 @pytest.fixture
 def mad(home: Path) -> Mad:
-    """Runs the command in a process of its own, with more environment variables where they are given."""
+    """Runs the command in a process of its own, with more environment variables where they are given.
 
-    def run(*arguments: str | Path, **more: str) -> Ended:
+    What only reads or is refused is forked. A run starts as its script does: its imports see the secrets too.
+    """
+
+    def run(*arguments: str | Path, **more: str) -> Printed:
         environment = {
             **os.environ,
             "HOME": str(home),
@@ -110,11 +101,11 @@ def mad(home: Path) -> Mad:
             "PYTHONPATH": str(REPOSITORY),
             **more,
         }
-        command = [sys.executable, "-m", "jobs.main", *map(str, arguments)]
-        ended = subprocess.run(command, cwd=home, env=environment, capture_output=True, check=False, timeout=300)
-        assert b"unexpected" not in ended.stderr, ended.stderr.decode()
-        assert (leaks(ended.stdout), leaks(ended.stderr)) == ([], [])
-        return Ended(ended.returncode, ended.stdout, ended.stderr)
+        words = [str(argument) for argument in arguments]
+        ended = in_process(words, home, environment) if words[0] == "run" else mad_in_process(words, home, environment)
+        assert b"unexpected" not in ended.err, ended.err.decode()
+        assert (leaks(ended.out), leaks(ended.err)) == ([], [])
+        return ended
 
     return run
 
@@ -154,7 +145,7 @@ def test_no_byte_of_an_audit_holds_a_secret(place: Storage, config: Path, home: 
 
 
 def test_a_store_that_fails_is_complained_of_without_secrets(config: Path, home: Path, mad: Mad) -> None:
-    """Nobody listens there, and the URL of the endpoint and that of the proxy have a password in them, which their errors like to show."""
+    """Nothing listens there; the URLs of endpoint and proxy hold a password, which errors like to show."""
     nobody = f"127.0.0.1:{free_port()}"
     once = {"AWS_MAX_ATTEMPTS": "1", "AWS_ENDPOINT_URL": f"http://user:{PASSWORD}@{nobody}"}
     for more in (
@@ -196,8 +187,8 @@ def test_a_root_with_credentials_in_its_url_is_refused_by_every_command(
 def test_a_task_that_fails_leaves_no_secret_in_its_outcome(
     place: Storage, config: Path, raw: Raw, tmp_path: Path, mad: Mad
 ) -> None:
-    """The user's own code raises beside an environment of secrets; what is kept of it is its message and where it was."""
-    code = "from pipeline.demo.network import digit_cnn\nimport os\n\n\ndef build():\n    kept = dict(os.environ)\n    raise RuntimeError(len(kept))\n"
+    """User code raises where a variable holds the environment; only its message and its place are kept."""
+    code = "import os\n\n\ndef build():\n    kept = dict(os.environ)\n    raise RuntimeError(len(kept))\n"
     (tmp_path / "net.py").write_text(code)
     broken = json.loads(config.read_text())
     (good,) = broken["models"]
@@ -209,7 +200,7 @@ def test_a_task_that_fails_leaves_no_secret_in_its_outcome(
 
 @pytest.mark.faults
 def test_workers_on_ray_are_sent_no_secret(place: Storage, config: Path, home: Path, mad: Mad) -> None:
-    """Actors inherit the environment of the node that runs them; what Ray writes of the job, its logs and its metadata, holds none of it."""
+    """Actors inherit their node's environment; Ray's logs and metadata of the job hold none of it."""
     with tempfile.TemporaryDirectory(prefix="mad", dir="/tmp") as folder:  # Ray's sockets need a short path
         ended = mad("run", config, "--executor", "ray", "-vv", RAY_AUTH_MODE="disabled", RAY_TMPDIR=folder)
         assert ended.code == 0

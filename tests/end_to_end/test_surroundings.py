@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.audits import link_inputs
 from tests.conftest import Raw
 from tests.jobs.command import Ended, mad
 
@@ -26,8 +27,7 @@ needs_faketime = pytest.mark.skipif(FAKETIME is None, reason="Debian's package f
 @pytest.fixture
 def config(raw: Raw, digits: Path, tmp_path: Path) -> Path:
     """A config of its own, in the test's folder."""
-    for name in ("trusted.parquet", "audited.parquet", "digits.safetensors"):
-        (tmp_path / name).symlink_to(digits / name)
+    link_inputs(digits, tmp_path)
     path = tmp_path / "audit.yaml"
     path.write_text(json.dumps(raw))
     return path

@@ -1,4 +1,4 @@
-"""A grid of settings on stored rows: its figures are those of runs with each point's settings, and nothing is published."""
+"""A grid of settings on stored rows: each point has the figures of a run with its settings; nothing is published."""
 
 from pathlib import Path
 
@@ -9,13 +9,13 @@ from pydantic import JsonValue
 
 from pipeline.config.audit_config import AuditConfig
 from pipeline.errors import ConfigError
+from pipeline.operations.grid import load_points
 from pipeline.operations.rescore import rescore_audit
-from pipeline.operations.sweep import load_points, sweep
-from pipeline.planning.from_models import plan_audit
+from pipeline.operations.sweep import sweep
 from pipeline.results.audit import Audit
-from pipeline.run import run_audit
+from tests.audits import Prepared, counts, with_inputs
 from tests.conftest import Raw
-from tests.end_to_end.sweeps import whole_paths, written
+from tests.end_to_end.sweeps import written
 from tests.jobs.command import mad
 
 GRID: Raw = {
@@ -27,17 +27,17 @@ GRID: Raw = {
 
 @pytest.fixture
 def base(raw: Raw, digits: Path) -> Raw:
-    return whole_paths(raw, digits)
+    return with_inputs(raw, str(digits))
 
 
 @pytest.fixture
-def audited(base: Raw) -> Audit:
+def audited(base: Raw, prepared: Prepared) -> Audit:
     """An audit whose rows are stored."""
-    return run_audit(plan_audit(AuditConfig.parse(base)))
+    return prepared(AuditConfig.parse(base))
 
 
 def public(root: str) -> set[str]:
-    """All files of a root, but for what its stages commit, and its lock's."""
+    """All files of a root except its lock's and what its stages commit."""
     paths = [path.relative_to(root) for path in Path(root).rglob("*") if path.is_file()]
     return {
         str(path)
@@ -55,19 +55,14 @@ def test_each_point_has_the_figures_of_a_rescore_and_nothing_is_published(
     found = sweep(points)
     assert [row["settings"]["curvature"] for row in found] == ["identity"] * 2 + ["block_moment"] * 4  # type: ignore[index,call-overload]
     assert public(root) == before
-    last = next(
-        row
-        for row in found
-        if row["settings"]
-        == {"curvature": "block_moment", "damping": {"kind": "absolute", "value": 0.5}, "score": "mean_coupling"}
-    )
+    damping: JsonValue = {"kind": "absolute", "value": 0.5}
+    wanted = {"curvature": "block_moment", "damping": damping, "score": "mean_coupling"}
+    last = next(row for row in found if row["settings"] == wanted)
     rescored = rescore_audit(points[int(str(last["point"]))].config)
-    summary = rescored.summary("digits")
-    assert {name: last[name] for name in ("calibration", "evaluation", "verdict")} == {
-        name: summary[name] for name in ("calibration", "evaluation", "verdict")
-    }
-    stages = summary["stages"]
-    assert [stages[stage]["tasks_run"] for stage in ("gradients", "curvature", "scoring", "reporting")] == [0, 0, 0, 0]  # type: ignore[index,call-overload]
+    summary = rescored.summary("digits").json_object
+    for name in ("calibration", "evaluation", "verdict"):
+        assert last[name] == summary[name]
+    assert [run for run, _ in counts(rescored).values()] == [0, 0, 0, 0]
 
 
 def test_the_criterion_is_the_coupling_of_the_calibration_part(audited: Audit, base: Raw, tmp_path: Path) -> None:
@@ -75,16 +70,15 @@ def test_the_criterion_is_the_coupling_of_the_calibration_part(audited: Audit, b
     coupling, leverage = (row["explained"] for row in found)
     assert leverage is None
     assert isinstance(coupling, dict)
-    again = sweep(
-        load_points(audited.storage.url, written(tmp_path, base, {"scores": ["mean_coupling"], "dampings": [1000.0]}))
-    )[0]["explained"]
+    damped = written(tmp_path, base, {"scores": ["mean_coupling"], "dampings": [1000.0]})
+    again = sweep(load_points(audited.storage.url, damped))[0]["explained"]
     assert isinstance(again, dict)
     means = [float(str(one["mean"])) for one in (coupling, again)]
     assert 0 < min(means) < max(means) < 1
     assert not np.isclose(*means)
 
 
-def test_the_command_goes_on_past_points_that_have_no_rows_and_says_which(
+def test_the_command_continues_past_points_that_have_no_rows_and_names_them(
     audited: Audit, base: Raw, tmp_path: Path
 ) -> None:
     (tmp_path / "audit.yaml").write_text(yaml.safe_dump(base))

@@ -1,4 +1,4 @@
-"""Two drivers on one root: one runs, the other says who does; a driver that is gone is in nobody's way."""
+"""Two drivers on one root: one runs, the other names it; a driver that is gone blocks no other."""
 
 import json
 import subprocess
@@ -58,7 +58,7 @@ def test_the_second_of_two_drivers_says_who_is_at_work_and_writes_nothing(config
     assert mad("run", config).code == 0
 
 
-def test_a_driver_that_was_killed_holds_nobody_up(config: Path, tmp_path: Path) -> None:
+def test_a_driver_that_was_killed_blocks_no_other(config: Path, tmp_path: Path) -> None:
     first = drive(config)
     first.kill()
     first.communicate()

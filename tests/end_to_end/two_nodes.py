@@ -1,4 +1,4 @@
-"""A Ray cluster of a head that runs nothing and two nodes that do, in a process of its own. The test talks to it line by line.
+"""A Ray cluster in a process of its own: a head that runs nothing, and two nodes. The test talks to it line by line.
 
 It prints the cluster's address; at `remove` it kills a node; when its standard input ends, it ends.
 """

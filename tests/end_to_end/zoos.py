@@ -1,4 +1,4 @@
-"""A small zoo at home in a root: the demo's classifier in variants, its trusted digits, and audited ones in files of a day each."""
+"""A small zoo in a root: variants of the demo's classifier, its trusted digits, and audited ones in a file a day."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,11 +11,9 @@ from safetensors.torch import load_file, save_file
 
 from pipeline.config.audit_config import AuditConfig, merge
 from pipeline.results.audit import Audit
+from tests.audits import counts
 
 DAY_ROWS, THREE = 100, ("ant", "bee", "cat")
-
-
-Counts = dict[str, tuple[int, int]]
 
 
 @dataclass(frozen=True)
@@ -26,7 +24,7 @@ class Zoo:
     digits: Path
 
     def model(self, name: str, seed: int) -> None:
-        """The demo's weights with a little noise on its matrices, under this name; a variance must not become negative."""
+        """The demo's weights under this name, with a little noise on matrices only: a variance must stay positive."""
         noise, weights = torch.Generator().manual_seed(seed), load_file(self.digits / "digits.safetensors")
         for key, value in weights.items():
             if value.ndim > 1:
@@ -66,16 +64,6 @@ class Zoo:
     def config(self, models: Sequence[str], **sections: JsonValue) -> AuditConfig:
         """The same, parsed."""
         return AuditConfig.parse(self.raw(models, **sections), str(self.folder))
-
-
-def counts(audit: Audit, model: str) -> Counts:
-    """(tasks run, tasks reused) of a model in the run that returned the audit, by stage."""
-    assert audit.outcome is not None
-    stages = audit.outcome.stages[model]
-    assert isinstance(stages, dict)
-    return {
-        stage: (cost["tasks_run"], cost["tasks_reused"]) for stage, cost in stages.items() if isinstance(cost, dict)
-    }  # type: ignore[misc]
 
 
 def ran(audit: Audit) -> dict[str, int]:

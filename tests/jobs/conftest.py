@@ -9,6 +9,7 @@ import yaml
 from pydantic import JsonValue
 
 from pipeline.config.audit_config import merge
+from tests.jobs.command import Ended, mad
 from tests.jobs.workshop import prepare, small_config
 
 Configure = Callable[..., Path]
@@ -16,7 +17,7 @@ Configure = Callable[..., Path]
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_protocol() -> Generator[None, object, object]:
-    """One thread for networks this small: where other processes want the cores too, two threads are ten times slower than one."""
+    """One thread for small networks: on a machine with other load, two are ten times slower than one."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -31,6 +32,17 @@ def inputs(digits: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("inputs")
     prepare(folder, digits)
     return folder
+
+
+@pytest.fixture(scope="session")
+def finished(inputs: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Ended]:
+    """A root with one completed run of one model over the small inputs, and how that run ended; no test changes it."""
+    root = tmp_path_factory.mktemp("finished") / "root"
+    config = inputs / "finished.yaml"
+    config.write_text(yaml.safe_dump(small_config(root)))
+    ended = mad("run", config, "--output", "json")
+    assert ended.code == 0, ended.err
+    return root, ended
 
 
 @pytest.fixture

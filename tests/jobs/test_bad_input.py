@@ -1,4 +1,4 @@
-"""Models and files that cannot be audited: alone they stop everything before anything is written; beside others only they are left out."""
+"""Models and files that cannot be audited: alone they are refused with nothing written; among others, left out."""
 
 from pathlib import Path
 
@@ -53,7 +53,8 @@ REFUSED: dict[str, tuple[Json, tuple[str, ...]]] = {
     "images as text": (
         {"data": {"audited": "text.parquet"}},
         (
-            "text.parquet: the column 'image' (data.columns.image) is string, expected encoded bytes, or a struct with a field `bytes`",
+            "text.parquet: the column 'image' (data.columns.image) is string, "
+            "expected encoded bytes, or a struct with a field `bytes`",
             "columns there: id (string)",
         ),
     ),

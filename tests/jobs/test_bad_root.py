@@ -1,4 +1,4 @@
-"""A config or a root that is wrong as a whole, and plans that cannot fit: refused before the first task, nothing written."""
+"""A config or a root that is wrong as a whole, and plans that cannot fit: refused, with nothing written."""
 
 from pathlib import Path
 
@@ -51,7 +51,8 @@ def test_no_config(text: str | None, expected: str, command: str, tmp_path: Path
     [
         (
             ("notes.txt", "mine"),
-            "/root: not a root, because it holds files (notes.txt) but no mad.json; name an empty or new folder, or an earlier root",
+            "/root: not a root, because it holds files (notes.txt) but no mad.json; "
+            "name an empty or new folder, or an earlier root",
         ),
         (
             ("mad.json", '{"format": 2, "audit": "a"}'),
@@ -98,7 +99,8 @@ def test_a_store_without_exclusive_create(configure: Configure) -> None:
     ended = mad("run", config)
     assert (ended.code, ended.out) == (2, "")
     assert ended.complaint.startswith(
-        "forgetful://zoo: this store lets a second writer replace a file that must be created once (it ignores exclusive create"
+        "forgetful://zoo: this store lets a second writer replace a file that must be created once "
+        "(it ignores exclusive create"
     )
     assert "use a store that honours it: a local disk, Amazon S3, Ceph RGW or MinIO" in ended.complaint
     assert not [path for path in ForgetfulFileSystem.store if "/zoo" in path]
@@ -121,7 +123,8 @@ def test_a_number_that_is_not_finite(sections: dict[str, JsonValue], configure: 
 
 
 CANNOT_FIT = (
-    "the stage scoring would need 0.61 GiB a worker, run.memory_per_worker grants 0.25 GiB (0.59 GiB of it for Python and torch alone); "
+    "the stage scoring would need 0.61 GiB a worker, run.memory_per_worker grants 0.25 GiB "
+    "(0.59 GiB of it for Python and torch alone); "
     "lower estimator.projection.rank, or use fewer trusted samples, or grant more"
 )
 

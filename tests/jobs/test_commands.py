@@ -5,12 +5,12 @@ import runpy
 import shutil
 import subprocess
 import sys
-from importlib.metadata import version
 from pathlib import Path
 
 import pytest
 import yaml
 
+from infra.version import installed_version
 from jobs.main import app
 from pipeline.config.audit_config import AuditConfig
 from tests.jobs.command import mad, published, section, table, tasks
@@ -58,7 +58,7 @@ def test_every_command_explains_itself(command: str, spelling: str) -> None:
 
 def test_the_version_is_the_installed_one() -> None:
     ended = mad("--version")
-    assert (ended.code, ended.out, ended.err) == (0, f"mad {version('mad')}\n", "")
+    assert (ended.code, ended.out, ended.err) == (0, f"mad {installed_version()}\n", "")
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ from tests.jobs.command import mad, section
 from tests.jobs.conftest import Configure
 
 
-def test_the_commands_foretell_and_say_how_far_off_they_were(configure: Configure, root: Path) -> None:
+def test_the_commands_estimate_and_say_how_far_off_they_were(configure: Configure, root: Path) -> None:
     config = configure()
     planned = mad("plan", config, "--cost", "--output", "json")
     assert planned.code == 0

@@ -1,4 +1,4 @@
-"""Input that looks right until it is used: damaged pages, a file of both splits, code that does more than build a network."""
+"""Input that looks right until it is used: damaged pages, a file in both splits, code with side effects."""
 
 import os
 import sys

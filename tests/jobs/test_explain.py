@@ -5,14 +5,12 @@ from pathlib import Path
 import pytest
 
 from tests.jobs.command import Ended, Json, mad, table
-from tests.jobs.conftest import Configure
 
 
 @pytest.fixture
-def audited(configure: Configure, root: Path) -> Path:
-    """A root with one audit in it."""
-    assert mad("run", configure()).code == 0
-    return root
+def audited(finished: tuple[Path, Ended]) -> Path:
+    """A root with one audit in it, which is only read."""
+    return finished[0]
 
 
 def explained(root: Path, sample: str, *arguments: str) -> Ended:
@@ -29,18 +27,14 @@ def test_it_says_what_the_table_says(audited: Path) -> None:
         name: row[name] for name in ("score", "p_value", "q_value", "flagged", "row", "source")
     }
     assert entry["top_trusted"] == row["top_trusted"][:3]
-    assert (
-        entry["layers"]
-        == [{"layer": name, "score": score} for name, score in sorted(row["layer_scores"], key=lambda pair: -pair[1])][
-            :3
-        ]
-    )
+    largest = sorted(row["layer_scores"], key=lambda pair: -pair[1])[:3]
+    assert entry["layers"] == [{"layer": name, "score": score} for name, score in largest]
     text = explained(audited, sample).out
     assert f"sample {sample} (row {row['row']} of audited.parquet), model digits" in text
     assert "flagged)" in text
     assert (
-        "None of 36 calibration samples scores at least this high, so a normal sample would with probability at most 0.027 (once in 37)."
-        in text
+        "None of 36 calibration samples scores at least this high, "
+        "so a normal sample would with probability at most 0.027 (once in 37)." in text
     )
     assert all(str(trusted["sample_id"]) in text for trusted in row["top_trusted"])
 

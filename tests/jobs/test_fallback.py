@@ -1,4 +1,4 @@
-"""A model with layers of its own kind: the plan says what the fallback costs, the run lists it, and scores do not depend on the batch."""
+"""A model with layers that have no formula: plan and run name the fallback; scores do not depend on the batch."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -25,7 +25,8 @@ class Mixing(nn.Module):
 class Net(nn.Module):
     def __init__(self):
         super().__init__()
-        self.stem, self.shift, self.mixing, self.head = nn.Linear(192, 16), nn.Parameter(torch.zeros(1, 16)), Mixing(), nn.Linear(16, 10)
+        self.stem, self.shift = nn.Linear(192, 16), nn.Parameter(torch.zeros(1, 16))
+        self.mixing, self.head = Mixing(), nn.Linear(16, 10)
     def forward(self, x):
         return self.head(torch.tanh(self.mixing(torch.tanh(self.stem(x.flatten(1)) + self.shift))))
 '''
@@ -99,8 +100,8 @@ def test_the_plan_and_the_summary_list_what_the_fallback_takes(
     assert cost["parameters_share"] == pytest.approx(512 / (192 * 16 + 16 + 16 + 512 + 160 + 10))
     text = mad("plan", config).out
     assert (
-        "own: by the fallback: mixing.mixing: mixing, with 14 % of the model's parameters, runs forward and backward once more"
-        in text
+        "own: by the fallback: mixing.mixing: mixing, with 14 % of the model's parameters, "
+        "runs forward and backward once more" in text
     )
     assert "a whole gradient of 2.0 KiB" in text
     ended = mad("run", config, "--output", "json")

@@ -70,7 +70,7 @@ def strings(values: list[bytes]) -> pa.Array:
 
 @pytest.fixture(scope="module")
 def audit(digits: Path, tmp_path_factory: pytest.TempPathFactory) -> Audited:
-    """Every hostile id twice, on a picture with the trigger, so that it is flagged, and on one that is no picture; in a file of a hostile name."""
+    """Every hostile id on a triggered picture, which is flagged, and on a broken one; in a file of a hostile name."""
     folder = tmp_path_factory.mktemp("hostile")
     shutil.copy(digits / "digits.safetensors", folder)
     trusted, audited = small_tables(digits)

@@ -1,4 +1,4 @@
-"""A person who interrupts a run gets the prompt back at once, whatever its tasks are doing, and the same command goes on from there."""
+"""Interrupting a run returns the prompt at once, whatever its tasks are doing, and the same command resumes it."""
 
 import os
 import signal
@@ -31,7 +31,7 @@ def build():
 '''
 
 
-# As `python -m jobs.main`, and interruptible also where tests run in the background, which a shell has told to ignore interrupts.
+# As `python -m jobs.main`, and interruptible also in the background, where a shell makes processes ignore interrupts.
 MAD = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); from jobs.main import main; main()"
 
 

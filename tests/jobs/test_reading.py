@@ -13,17 +13,6 @@ from tests.jobs.workshop import AUDITED, TRUSTED, small_config
 STAGES = ["gradients", "curvature", "scoring", "reporting"]
 
 
-@pytest.fixture(scope="module")
-def finished(inputs: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Ended]:
-    """A root with one completed run of one model, and how that run ended."""
-    root = tmp_path_factory.mktemp("finished") / "root"
-    config = inputs / "finished.yaml"
-    config.write_text(yaml.safe_dump(small_config(root)))
-    ended = mad("run", config, "--output", "json")
-    assert ended.code == 0
-    return root, ended
-
-
 @pytest.fixture
 def copy(finished: tuple[Path, Ended], tmp_path: Path) -> Path:
     """A copy of that root, to be damaged."""
@@ -171,13 +160,13 @@ def test_verify_names_what_is_damaged(pattern: str, damage: Callable[[Path], Non
 
 
 def test_what_verify_advises_mends_what_it_found(finished: tuple[Path, Ended], inputs: Path, copy: Path) -> None:
-    """A damaged shard is computed anew."""
+    """A damaged shard is recomputed."""
     config = inputs / "mending.yaml"
     config.write_text(yaml.safe_dump(small_config(copy)))
     shard = next(copy.glob("digits/gradients/*/*/*/*/rows/c/0/0"))
     flip(shard)
     ended = mad("verify", copy)
-    assert (ended.code, "to compute anew what is damaged, and nothing else: mad run CONFIG --repair" in ended.out) == (
+    assert (ended.code, "to recompute what is damaged, and nothing else: mad run CONFIG --repair" in ended.out) == (
         1,
         True,
     )

@@ -33,7 +33,7 @@ class Nights:
 
 @pytest.fixture(scope="module")
 def nights(inputs: Path, tmp_path_factory: pytest.TempPathFactory) -> Nights:
-    """Night 0: two models, a file of 60. Night 1: the same. Night 2: another model instead of the second, three samples more."""
+    """Night 0: two models, a file of 60. Night 1: the same. Night 2: a new second model, three samples more."""
     folder = tmp_path_factory.mktemp("nights")
     for name in ("digits.safetensors", "trusted.parquet", "audited.parquet"):
         shutil.copy(inputs / name, folder)
@@ -135,7 +135,8 @@ def test_a_run_that_is_none_is_refused_with_ids_that_are(nights: Nights) -> None
     refused = {
         "yesterday": f"there is no run 'yesterday'; the latest that completed: {latest}; `mad status` lists all",
         almost: f"there is no run '{almost}'; did you mean {nights.runs[0]}? The latest that completed: {latest}",
-        nights.stopped: f"run {nights.stopped} did not complete, so it has no results to compare with; the latest that did: {latest}",
+        nights.stopped: f"run {nights.stopped} did not complete, so it has no results to compare with; "
+        f"the latest that did: {latest}",
         "2": "the ids of 4 runs begin with '2', such as ",
     }
     for text, said in refused.items():

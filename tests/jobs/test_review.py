@@ -1,4 +1,4 @@
-"""`review:` in the config: reviewed samples are marked, are not counted as new, and change no score; bad tables are refused."""
+"""`review:` in the config: reviewed samples are marked, not counted as new, and change no score."""
 
 import hashlib
 from pathlib import Path

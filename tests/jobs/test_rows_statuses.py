@@ -252,7 +252,8 @@ def test_warnings_tell_of_ids_and_classes(place: Place, tmp_path: Path) -> None:
     for expected in (
         "3 audited samples repeat an id of an earlier one; (source, row) tells them apart",
         "2 audited samples share their id with a trusted one; if they are the same, they explain themselves",
-        f"predicted classes without reference samples, compared with the mean of the others instead: 9 ({nines} audited)",
+        "predicted classes without reference samples, compared with the mean of the others instead: "
+        f"9 ({nines} audited)",
     ):
         assert expected in warnings
     assert [
@@ -281,7 +282,7 @@ def test_a_trusted_picture_that_cannot_be_read_is_in_neither_part(place: Place, 
 def test_trusted_samples_without_a_finite_gradient_are_counted_and_refuse_no_model(
     place: Place, tmp_path: Path
 ) -> None:
-    """The first two are among those that the plan tries the model on; of 36 calibration samples, 4 or more score above all others."""
+    """The plan tries the model on the first two; of 36 calibration samples, 4 or more score above all others."""
     rows = place.trusted.to_pylist()
     for number in (0, 1, *range(4, len(rows), 4)):
         rows[number]["image"]["bytes"] = marked(rows[number]["image"]["bytes"], OVERFLOWS if number % 8 else STEEP)

@@ -1,4 +1,4 @@
-"""Audits of language models from the command line: one row for every text, statuses, pages, and a model of each task in one audit."""
+"""Audits of language models from the command line: a row for every text, statuses, pages, two tasks in one audit."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -257,7 +257,7 @@ def test_the_plan_tells_what_a_language_model_takes(place: Path, tmp_path: Path)
 
 
 def test_logits_of_a_large_vocabulary_count_as_memory(place: Path, audit: Audited, tmp_path: Path) -> None:
-    """With less memory granted, texts go through in smaller groups, to equal scores; with too little for one, the model is refused."""
+    """With less memory, texts are grouped smaller and score the same; with too little for one, it is refused."""
     save(gpt2(vocabulary=60_000), place / "wide")
     models: JsonValue = [{"name": "wide", "huggingface": "wide"}]
     for name, granted in (("roomy", "4GiB"), ("narrow", "730MiB")):

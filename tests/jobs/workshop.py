@@ -8,11 +8,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import torch
-from pydantic import JsonValue
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from pipeline.config.sections import Raw
 from pipeline.demo.network import digit_cnn
+from tests.audits import demo_config
 
 TRUSTED, CLEAN, PATCHED = 120, 30, 30
 
@@ -27,11 +28,13 @@ DIGITS = "from pipeline.demo.network import digit_cnn\n"
 
 
 CODE = {
-    "raising.py": "def build():\n    raise RuntimeError('no such width')\n\n\ndef number():\n    return 3\n\n\nlayers = 3\n",
+    "raising.py": "def build():\n    raise RuntimeError('no such width')\n\n\n"
+    "def number():\n    return 3\n\n\nlayers = 3\n",
     "importing.py": "import a_package_that_nobody_has\n",
     "invalid.py": "def build(:\n",
     "tuples.py": DIGITS
-    + "class Net(type(digit_cnn())):\n    def forward(self, x):\n        return (super().forward(x),)\n\ndef build():\n    return Net(*digit_cnn())\n",
+    + "class Net(type(digit_cnn())):\n    def forward(self, x):\n        return (super().forward(x),)\n\n"
+    "def build():\n    return Net(*digit_cnn())\n",
     "leaving.py": "import sys\nsys.exit(0)\n",
     "talking.py": DIGITS + "print('loading the network')\n\n\ndef build():\n    return digit_cnn()\n",
     "dataclass.py": "from __future__ import annotations\nfrom dataclasses import dataclass\n"
@@ -51,22 +54,10 @@ class Trap:
         return open, (str(self.marker), "w")
 
 
-def small_config(root: Path) -> dict[str, JsonValue]:
+def small_config(root: Path) -> Raw:
     """An audit of the small inputs; to be written beside them."""
-    return {
-        "root": str(root),
-        "task": "classification",
-        "models": [
-            {"name": "digits", "architecture": "pipeline.demo.network:digit_cnn", "weights": "digits.safetensors"}
-        ],
-        "data": {
-            "trusted": "trusted.parquet",
-            "audited": "audited.parquet",
-            "preprocess": {"mean": [0.3, 0.3, 0.3], "std": [0.35, 0.35, 0.35], "size": 8},
-        },
-        "calibration": {"target": {"fpr": 0.1}},
-        "run": {"rows_per_task": 64, "batch_size": 32},
-    }
+    small: Raw = {"calibration": {"target": {"fpr": 0.1}}, "run": {"rows_per_task": 64, "batch_size": 32}}
+    return {**demo_config(root), **small}
 
 
 def prepare(folder: Path, digits: Path) -> None:

@@ -166,10 +166,11 @@ def whitening_of(model: str, layout: RowLayout, blocks: Sequence[Spectrum], damp
     """
     whitening = Whitening.fit(layout, blocks, damping)
     if whitening.infinite:
-        worst = blocks[layout.names.index(whitening.infinite[0])]
+        name, count = whitening.infinite[0], len(whitening.infinite)
+        worst = blocks[layout.names.index(name)]
         raise StageError(
-            f"model {model}: the curvature of {len(whitening.infinite)} layers cannot be inverted in float32, first "
-            f"that of {whitening.infinite[0]} (mean eigenvalue {worst.mean_eigenvalue:.3g}, damping {damping.of(worst):.3g}); "
+            f"model {model}: the curvature of {count} layers cannot be inverted in float32, first that of {name} "
+            f"(mean eigenvalue {worst.mean_eigenvalue:.3g}, damping {damping.of(worst):.3g}); "
             "raise curvature.damping, or exclude it in estimator.layers"
         )
     return whitening

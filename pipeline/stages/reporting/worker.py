@@ -39,12 +39,9 @@ from pipeline.stages.reporting.truth_reader import TruthReader
 
 REPORT_FORMAT = 1
 
-
 REPORT = "report"
 
-
 BATCH_ROWS = 8192
-
 
 COUNTED = ("row", "prediction", "confidence", "score", "gradient_norm", "status")
 

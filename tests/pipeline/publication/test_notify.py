@@ -1,4 +1,4 @@
-"""`on_verdict`: commands and URLs that get verdicts, take long, fail, or are not there; the audit is complete all the same."""
+"""`on_verdict`: commands and URLs that get verdicts, take long, fail, or are missing; the audit is complete anyway."""
 
 import json
 import sys
@@ -113,7 +113,11 @@ def script(folder: Path, code: str) -> list[str]:
     return [sys.executable, "hook.py"]
 
 
-WRITES = "import json, os, sys\nname = os.environ['MAD_MODEL']\njson.dump([json.load(sys.stdin), dict(os.environ)], open(f'{name}.json', 'w'))\n"
+WRITES = """
+import json, os, sys
+with open(os.environ["MAD_MODEL"] + ".json", "w") as sink:
+    json.dump([json.load(sys.stdin), dict(os.environ)], sink)
+"""
 
 
 def test_a_command_reads_each_verdict_and_finds_it_in_its_environment(tmp_path: Path) -> None:
@@ -150,7 +154,8 @@ def test_a_command_that_hangs_is_killed_with_what_it_started(tmp_path: Path, mon
     monkeypatch.setattr(notifications, "TRY_SECONDS", 1.5)
     monkeypatch.setattr(notifications, "TRIES", 1)
     child = "import time, pathlib; time.sleep(3); pathlib.Path('survived').touch()"
-    code = f"import subprocess, sys, time\nsubprocess.Popen([sys.executable, '-c', {child!r}])\nopen('started', 'a').write('x')\ntime.sleep(60)\n"
+    starts = f"subprocess.Popen([sys.executable, '-c', {child!r}])"
+    code = f"import subprocess, sys, time\n{starts}\nopen('started', 'a').write('x')\ntime.sleep(60)\n"
     began = time.monotonic()
     assert all(
         "did not end within 1.5 s, and was killed" in notice

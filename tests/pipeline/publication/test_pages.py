@@ -10,44 +10,60 @@ from urllib.parse import unquote, urlsplit
 import pytest
 from pydantic import JsonValue
 
-from pipeline.publication.charts import Plot, plot
-from pipeline.publication.filters import duration, number, percent, when
+from pipeline.publication.charts import plot
 from pipeline.publication.pages import render, template, zoo_headline
 from pipeline.root.summary import Summary
 
 Json = dict[str, JsonValue]
 
 
-HOSTILE = """</title></style><script>alert(1)</script><img src=x onerror='alert(2)'>" ' onload="alert(3)" href=//evil.test {{ 7 * 7 }} &amp; ?a#b%41"""
+HOSTILE = (
+    """</title></style><script>alert(1)</script><img src=x onerror='alert(2)'>" ' onload="alert(3)" """
+    "href=//evil.test {{ 7 * 7 }} &amp; ?a#b%41"
+)
 
 
 PNG = "data:image/png;base64,iVBORw0KGgo="
 
 
 FULL = """
-{"schema": 1, "run_id": "20261122T184455-1a2b3c4d", "model": "badnets", "task": "classification", "model_digest": "0123abcd",
- "settings": {"measurement": "margin", "curvature": {"kind": "block_moment", "damping": {"kind": "relative_mean", "factor": 1.0}}, "rank": 16},
- "counts": {"audited": 2500, "flagged": 512, "nonfinite": 3, "unreadable": 4, "failed": 0, "duplicates": 0, "shared_with_trusted": 0},
+{"schema": 1, "run_id": "20261122T184455-1a2b3c4d", "model": "badnets", "task": "classification",
+ "model_digest": "0123abcd",
+ "settings": {"measurement": "margin", "curvature": {"kind": "block_moment",
+  "damping": {"kind": "relative_mean", "factor": 1.0}}, "rank": 16},
+ "counts": {"audited": 2500, "flagged": 512, "nonfinite": 3, "unreadable": 4, "failed": 0, "duplicates": 0,
+  "shared_with_trusted": 0},
  "verdict": {"value": "unusual inputs", "reasons": ["512 of 2,500 p-values are small"]},
- "calibration": {"reference": 1160, "calibration": 600, "filtered": 240, "unreadable": 0, "target": {"fpr": 0.01}, "threshold": -0.125,
+ "calibration": {"reference": 1160, "calibration": 600, "filtered": 240, "unreadable": 0,
+  "target": {"fpr": 0.01}, "threshold": -0.125,
   "smallest_p_value": 0.001664, "smallest_certified_group": null},
- "evaluation": {"all": PERFORMANCE, "attack_succeeded": PERFORMANCE, "paper_filter": null, "attack_success_rate": 0.964, "accuracy": 0.831},
- "controls": {"confidence": {"auroc": 0.986, "matched_auroc": 0.97}, "gradient_norm": {"auroc": null, "matched_auroc": null}},
+ "evaluation": {"all": PERFORMANCE, "attack_succeeded": PERFORMANCE, "paper_filter": null,
+  "attack_success_rate": 0.964, "accuracy": 0.831},
+ "controls": {"confidence": {"auroc": 0.986, "matched_auroc": 0.97}, "gradient_norm": {"auroc": null,
+  "matched_auroc": null}},
  "classes": [{"class": 0, "reference": 120, "audited": 700, "flagged": 505, "fpr": null}],
  "top_flagged": [
-  {"sample_id": "x17", "source": "audited.parquet", "row": 17, "score": 0.314159, "p_value": 0.001664, "q_value": 0.01, "prediction": 0, "confidence": 0.99,
+  {"sample_id": "x17", "source": "audited.parquet", "row": 17, "score": 0.314159, "p_value": 0.001664,
+   "q_value": 0.01, "prediction": 0, "confidence": 0.99,
    "top_trusted": [{"sample_id": "t0", "influence": 0.25}, {"sample_id": "t1", "influence": 0.2}]},
-  {"sample_id": "x18", "source": "audited.parquet", "row": 18, "score": 0.3, "p_value": 0.001664, "q_value": 0.01, "prediction": 0, "confidence": 0.9,
+  {"sample_id": "x18", "source": "audited.parquet", "row": 18, "score": 0.3, "p_value": 0.001664,
+   "q_value": 0.01, "prediction": 0, "confidence": 0.9,
    "top_trusted": []}],
- "warnings": ["class 7 has 8 reference samples"], "table": {"rows": 2500, "bytes": 123456, "sha256": "fedc"}, "same_as": "20261121T184455-00000000",
- "layers": {"covered": ["stem.weight"], "fallback": ["odd.weight"], "not_covered": {"bn.weight": "not a matrix"}},
- "files": {"trusted": [{"name": "trusted.parquet", "rows": 2000}], "audited": [{"name": "audited.parquet", "rows": 2500}],
+ "warnings": ["class 7 has 8 reference samples"], "table": {"rows": 2500, "bytes": 123456, "sha256": "fedc"},
+  "same_as": "20261121T184455-00000000",
+ "layers": {"covered": ["stem.weight"], "fallback": ["odd.weight"],
+  "not_covered": {"bn.weight": "not a matrix"}},
+ "files": {"trusted": [{"name": "trusted.parquet", "rows": 2000}], "audited": [{"name": "audited.parquet",
+  "rows": 2500}],
   "refused": {"bad.parquet": "no image column"}},
- "stages": {"gradients": {"seconds": 12.34, "tasks_run": 3, "tasks_reused": 0}, "reporting": {"seconds": 0.5, "tasks_run": 1, "tasks_reused": 0}}}
+ "stages": {"gradients": {"seconds": 12.34, "tasks_run": 3, "tasks_reused": 0}, "reporting": {"seconds": 0.5,
+  "tasks_run": 1, "tasks_reused": 0}}}
 """
 
 
-PERFORMANCE = """{"anomalous": 500, "benign": 2000, "auroc": 0.991, "average_precision": 0.987, "at_calibrated": {"tpr": 1.0, "fpr": 0.0115, "der": 0.914},
+PERFORMANCE = """{"anomalous": 500, "benign": 2000, "auroc": 0.991, "average_precision": 0.987,
+ "at_calibrated": {"tpr": 1.0,
+ "fpr": 0.0115, "der": 0.914},
  "at_best": {"tpr": 1.0, "fpr": 0.0015, "der": 0.917, "threshold": 1.7976931348623157e308}}"""
 
 
@@ -271,26 +287,6 @@ def test_the_histogram_shows_both_groups_and_the_threshold() -> None:
     assert [len(page.of_class("path", name)) for name in ("calibration", "audited")] == [2, 2]
 
 
-def test_bars_are_shares_of_their_own_total_on_a_square_root_scale() -> None:
-    drawn = plot([0.0, 1.0, 2.0], [1, 4], [300, 1200], 5.0)
-    assert isinstance(drawn, Plot)
-    assert drawn.calibration == drawn.audited
-    heights = [252 - float(top) for top in re.findall(r"V([\d.]+) H", drawn.audited)]
-    assert heights == pytest.approx([190 / 2, 190])
-    assert drawn.threshold == 704
-    assert [label for _, label in drawn.x_ticks] == ["0", "1", "2", "3", "4", "5"]
-
-
-@pytest.mark.parametrize(("low", "high"), [(-1e-9, 1e-9), (-0.95, 0.44), (12345.0, 12346.0), (-3e7, 8e7)])
-def test_axes_have_a_few_labels_inside_the_frame(low: float, high: float) -> None:
-    drawn = plot([low, (low + high) / 2, high], [1, 0], [1, 999], None)
-    assert drawn is not None
-    labels = [label for _, label in drawn.x_ticks]
-    assert 3 <= len(set(labels)) == len(labels) <= 9
-    assert all(68 <= x <= 704 for x, _ in drawn.x_ticks)
-    assert all(62 <= y <= 252 for y, _ in drawn.y_ticks)
-
-
 @pytest.mark.parametrize(("edges", "counts"), [([], []), ([0.0, 1.0], [0]), ([2.0, 2.0], [5])])
 def test_without_scores_there_is_no_histogram(edges: list[float], counts: list[int]) -> None:
     assert plot(edges, counts, counts, None) is None
@@ -361,37 +357,6 @@ def test_the_index_of_no_models_says_so() -> None:
 def test_two_pages_cannot_share_a_name(names: list[str]) -> None:
     with pytest.raises(ValueError, match="must be unique and none may be 'index'"):
         render([typed(summary(name)) for name in names], {})
-
-
-def test_numbers_are_short() -> None:
-    values = (None, 0, 1234567, 0.99, 99.99, 1234.5, -0.125, 1e-7, 1e308)
-    assert [number(value) for value in values] == [
-        "-",
-        "0",
-        "1,234,567",
-        "0.990",
-        "100",
-        "1,234",
-        "-0.125",
-        "1.00e-07",
-        "1.00e+308",
-    ]
-
-
-def test_shares_times_and_dates_are_for_people() -> None:
-    assert (
-        " ".join(percent(share) for share in (None, 0.0, 0.01, 0.2048, 1.0)).replace("\N{NO-BREAK SPACE}", "")
-        == "- 0% 1% 20.5% 100%"
-    )
-    times = (None, 0.431, 90.0, 600.0, 9000.0, 4.4e6)
-    assert (
-        " ".join(duration(time) for time in times).replace("\N{NO-BREAK SPACE}", "") == "- 0.431s 90s 10min 2.5h 1,222h"
-    )
-    assert [when(run) for run in ("20261122T184455123Z-1a2b3c4d", "nightly", "20261399T000000-x")] == [
-        "2026-11-22 18:44 UTC",
-        "",
-        "",
-    ]
 
 
 def test_a_model_that_failed_is_named_with_its_reason_even_where_an_older_summary_is_shown() -> None:

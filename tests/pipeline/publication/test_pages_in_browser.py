@@ -1,4 +1,4 @@
-"""Pages in a real browser: whatever data says, nothing runs and nothing is fetched. Skipped where there is no Chromium."""
+"""Pages in a real browser: whatever data says, nothing runs and nothing is fetched. Skipped without Chromium."""
 
 import shutil
 import subprocess
@@ -101,7 +101,7 @@ class _Counting(BaseHTTPRequestHandler):
 
 @needs_browser
 def test_what_slipped_through_the_escaping_would_neither_run_nor_fetch(tmp_path: Path) -> None:
-    """The page's own policy, a second wall: scripts, pictures from elsewhere, frames and forms are put in where a value would be."""
+    """The page's own policy as a second defence: scripts, foreign pictures and frames stand where a value would."""
     asked: list[str] = []
     with ThreadingHTTPServer(("127.0.0.1", 0), type("Counting", (_Counting,), {"asked": asked})) as server:
         Thread(target=server.serve_forever, daemon=True).start()

@@ -17,22 +17,31 @@ RUNS = ("20261123T010000000Z-cccc", "20261122T010000000Z-bbbb", "20261121T010000
 
 HISTORY = """
 {"format": 1, "runs": [
-  {"run_id": "20261123T010000000Z-cccc", "verdict": "unusual inputs", "audited": 1000, "flagged": 200, "same_as": null},
-  {"run_id": "20261122T010000000Z-bbbb", "verdict": "nothing unusual", "audited": 1000, "flagged": 10, "same_as": "20261121T010000000Z-aaaa"},
-  {"run_id": "20261121T010000000Z-aaaa", "verdict": "nothing unusual", "audited": 1000, "flagged": 10, "same_as": null}],
+  {"run_id": "20261123T010000000Z-cccc", "verdict": "unusual inputs", "audited": 1000, "flagged": 200,
+   "same_as": null},
+  {"run_id": "20261122T010000000Z-bbbb", "verdict": "nothing unusual", "audited": 1000, "flagged": 10,
+   "same_as": "20261121T010000000Z-aaaa"},
+  {"run_id": "20261121T010000000Z-aaaa", "verdict": "nothing unusual", "audited": 1000, "flagged": 10,
+   "same_as": null}],
  "compared": {
-  "before": {"run_id": "20261122T010000000Z-bbbb", "verdict": "nothing unusual", "audited": 1000, "flagged": 10, "same_as": null},
-  "after": {"run_id": "20261123T010000000Z-cccc", "verdict": "unusual inputs", "audited": 1000, "flagged": 200, "same_as": null},
+  "before": {"run_id": "20261122T010000000Z-bbbb", "verdict": "nothing unusual", "audited": 1000,
+   "flagged": 10, "same_as": null},
+  "after": {"run_id": "20261123T010000000Z-cccc", "verdict": "unusual inputs", "audited": 1000, "flagged": 200,
+   "same_as": null},
   "changed": ["model"],
   "difference": {"common": 900,
    "newly_flagged": {"count": 191, "reviewed": 4, "samples": [
-    {"sample_id": "n1", "source": "new.parquet", "row": 5, "prediction": 3, "score": null, "p_value": null, "known": false}]},
+    {"sample_id": "n1", "source": "new.parquet", "row": 5, "prediction": 3, "score": null, "p_value": null,
+     "known": false}]},
    "no_longer_flagged": {"count": 7, "reviewed": 0, "samples": [
-    {"sample_id": "o1", "source": "old.parquet", "row": 6, "prediction": 2, "score": 0.25, "p_value": 0.001, "known": true}]},
+    {"sample_id": "o1", "source": "old.parquet", "row": 6, "prediction": 2, "score": 0.25, "p_value": 0.001,
+     "known": true}]},
    "no_longer_audited": 13,
    "drift": [
-    {"predicted": 3, "samples": "same samples", "before": 90, "after": 90, "shift": 0.125, "p_value": 1e-9, "q_value": 2e-9, "drifted": true},
-    {"predicted": 4, "samples": "other samples", "before": 80, "after": 70, "shift": 0.5, "p_value": 0.5, "q_value": 0.5, "drifted": false}]},
+    {"predicted": 3, "samples": "same samples", "before": 90, "after": 90, "shift": 0.125, "p_value": 1e-9,
+     "q_value": 2e-9, "drifted": true},
+    {"predicted": 4, "samples": "other samples", "before": 80, "after": 70, "shift": 0.5, "p_value": 0.5,
+     "q_value": 0.5, "drifted": false}]},
   "problem": ""},
  "reviewed": {"benign": 4, "camera fault": 2}}
 """

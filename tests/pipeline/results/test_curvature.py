@@ -1,4 +1,4 @@
-"""A curvature rebuilt by Dask from stored rows is the run's own, on whatever Dask runs, in memory that rows do not decide."""
+"""A curvature rebuilt by Dask from stored rows is the run's own, whatever Dask runs on, in bounded memory."""
 
 import subprocess
 import sys
@@ -110,7 +110,7 @@ LAYOUT = RowLayout(("a", "b", "c"), (40, 25, 60))
 
 @pytest.fixture(scope="module")
 def synthetic(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, torch.Tensor]:
-    """A root of 37 tasks of trusted rows and 11 of audited ones, all fitted on; and the sum that they should have, (k, k)."""
+    """A root of 37 tasks of trusted rows and 11 of audited ones, all used; and their expected sum, (k, k)."""
     url, generator = str(tmp_path_factory.mktemp("synthetic") / "root"), torch.Generator().manual_seed(1)
     trusted, audited = (
         Split(torch.randn(n, LAYOUT.k, generator=generator), tasks) for n, tasks in ((30, 37), (50, 11))
@@ -144,7 +144,7 @@ def test_it_runs_on_threads_unless_told_otherwise(synthetic: tuple[str, torch.Te
 
 def test_it_runs_on_an_active_distributed_client(synthetic: tuple[str, torch.Tensor]) -> None:
     """Of two worker processes, which is what computes once there is one."""
-    distributed = pytest.importorskip("distributed", reason="needs the extra mad[dask]")
+    distributed = pytest.importorskip("distributed", reason="needs the extra dask")
     url, summed = synthetic
     options = {
         "n_workers": 2,
@@ -162,7 +162,7 @@ def test_it_runs_on_an_active_distributed_client(synthetic: tuple[str, torch.Ten
 
 
 def test_it_runs_on_a_ray_cluster(synthetic: tuple[str, torch.Tensor], ray_cluster: None) -> None:
-    pytest.importorskip("pandas", reason="Ray's scheduler of Dask graphs imports it: needs the extra mad[dask]")
+    pytest.importorskip("pandas", reason="Ray's scheduler of Dask graphs imports it: needs the extra dask")
     from ray.util.dask import ray_dask_get  # noqa: PLC0415
 
     url, summed = synthetic
@@ -187,7 +187,7 @@ print(open_audit(sys.argv[2]).curvature("synthetic").moment.compute(num_workers=
 
 @pytest.mark.faults
 def test_memory_is_bounded_for_rows_of_ten_times_its_limit(synthetic: tuple[str, torch.Tensor], tmp_path: Path) -> None:
-    """In a process whose two threads may take no more than LIMIT above what it held after it had done the same on a small root."""
+    """In a process whose two threads may take no more than LIMIT above what the same on a small root left it with."""
     layout = RowLayout(tuple("abcdefgh"), (128,) * 8)
     rows = torch.randn(8192, layout.k, generator=torch.Generator().manual_seed(2))
     write_root(str(tmp_path / "root"), layout, Split(rows[:64], 1), Split(rows, TASKS), transductive=True)

@@ -66,7 +66,7 @@ def test_a_chart_of_no_scores_says_so() -> None:
 
 
 def test_scores_are_a_data_frame_as_published(audit: Audit) -> None:
-    pandas = pytest.importorskip("pandas", reason="needs the extra mad[dask]")
+    pandas = pytest.importorskip("pandas", reason="needs the extra dask")
     frame, table = audit.scores_dataframe("digits"), audit.scores("digits").read_all()
     computed = frame.compute()
     assert list(frame.columns) == table.column_names
@@ -79,7 +79,7 @@ def test_scores_are_a_data_frame_as_published(audit: Audit) -> None:
 
 
 def test_a_partition_of_the_frame_is_a_row_group(tmp_path: Path) -> None:
-    pytest.importorskip("pandas", reason="needs the extra mad[dask]")
+    pytest.importorskip("pandas", reason="needs the extra dask")
     storage = Storage(str(tmp_path / "root"))
     claim_root(storage)
     row = {
@@ -109,6 +109,6 @@ def test_without_pandas_the_error_says_what_to_install(audit: Audit) -> None:
     except ImportError:
         with pytest.raises(ImportError) as raised:
             audit.scores_dataframe("digits")
-        assert str(raised.value) == NEEDS and "mad[dask]" in NEEDS
+        assert str(raised.value) == NEEDS and "pip install '.[dask]'" in NEEDS
     else:
         pytest.skip("pandas is installed here")

@@ -11,20 +11,23 @@ from pydantic import JsonValue
 from infra.commits import CommitLog, Measures
 from infra.storage.files import digest
 from infra.storage.storage import Storage
-from pipeline.operations.gc import UNCLAIMED_SECONDS, collect, find_garbage
+from pipeline.operations.garbage import UNCLAIMED_SECONDS, find_garbage
+from pipeline.operations.gc import collect
 from pipeline.operations.repair import repair
 from pipeline.operations.status import status
 from pipeline.operations.verify import verify
 from pipeline.planning.from_models import plan_audit
 from pipeline.results.audit import open_audit
+from pipeline.root.documents import decode_document
 from pipeline.root.layout import collected_file, outcome_file, run_summary_file, table_file
 from pipeline.root.logs import stage_logs
 from pipeline.root.mark import root_lock
-from pipeline.root.records import encode_document
+from pipeline.root.records import OutcomeRecord
+from pipeline.root.summary import Summary
 from pipeline.run import run_audit
 from tests.conftest import ConfigMaker
 from tests.jobs.command import mad
-from tests.pipeline.two_nights import DAY, OTHER_ROWS, ROWS, Nights, clean, computed, files, run, run_id
+from tests.pipeline.operations.two_nights import DAY, OTHER_ROWS, ROWS, Nights, clean, computed, files, run, run_id
 
 
 @pytest.fixture
@@ -100,7 +103,7 @@ def test_a_span_is_understood_or_refused(tmp_path: Path, keep: str, says: str) -
 def test_a_table_that_a_later_result_is_the_same_as_stays_and_can_be_repaired(make_config: ConfigMaker) -> None:
     first = run(make_config(**ROWS))
     second = run(make_config(**ROWS))
-    assert second.summary("digits")["same_as"] == run_id(first)
+    assert second.summary("digits").same_as == run_id(first)
     storage = first.storage
     collect(storage, DAY, now=time.time() + 300 * DAY)
     assert storage.list("runs") == [run_id(first), run_id(second)]
@@ -116,11 +119,12 @@ def test_a_table_that_a_later_result_is_the_same_as_stays_and_can_be_repaired(ma
 def test_a_result_whose_rows_a_later_one_was_made_of_stays(nights: Nights) -> None:
     """As `mad rescore` writes it: the later summary names the earlier run."""
     place, outcome = run_summary_file(run_id(nights.second), "digits"), outcome_file(run_id(nights.second))
-    summary = {**json.loads(nights.storage.read(place)), "rows_of": run_id(nights.first)}
-    ended_so = json.loads(nights.storage.read(outcome))
-    ended_so["summaries"]["digits"] = digest(encode_document(summary))
-    for path, document in ((place, summary), ("digits/summary.json", summary), (outcome, ended_so)):
-        nights.storage.write(path, encode_document(document))
+    read = decode_document(nights.storage.read(place), Summary, place)
+    summary = read.model_copy(update={"rows_of": run_id(nights.first)})
+    ended = decode_document(nights.storage.read(outcome), OutcomeRecord, outcome)
+    ended = ended.model_copy(update={"summaries": {"digits": digest(summary.encode())}})
+    for path, document in ((place, summary), ("digits/summary.json", summary), (outcome, ended)):
+        nights.storage.write(path, document.encode())
     before = files(nights.storage.url)
     found = collect(nights.storage, DAY, now=time.time() + 300 * DAY)
     assert (found.removals, found.marked) == ([], [])
@@ -162,9 +166,9 @@ def test_of_a_run_of_two_models_the_superseded_result_goes_and_the_latest_stays(
     assert [storage.exists(run_summary_file(run_id(first), name)) for name in "ab"] == [True, False]
     assert [storage.exists(table_file(name, run_id(first))) for name in "ab"] == [True, False]
     assert repair(storage, ["a", "b"]) == []
-    (_, older) = status(storage)["runs"]  # type: ignore[misc]
-    assert older["state"] == "completed; `mad gc` removed results of it"  # type: ignore[index,call-overload]
-    assert open_audit(storage.url).summary("a")["run_id"] == run_id(first)
+    (_, older) = status(storage).runs
+    assert older.state == "completed; `mad gc` removed results of it"
+    assert open_audit(storage.url).summary("a").run_id == run_id(first)
     again = run(make_config(**ROWS, models=pair))
     assert not any(computed(again, "a").values()) and all(computed(again, "b").values())
     assert run_id(second) < run_id(again)

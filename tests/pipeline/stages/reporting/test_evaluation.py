@@ -6,10 +6,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import JsonValue
 
-from pipeline.stages.reporting.evaluation import LabelledScores, auroc, controls, evaluate, figures
+from pipeline.stages.reporting.evaluation import LabelledScores, auroc, controls, evaluate
 
 
-def judged(scores: list[float], threshold: float, **columns: list[int]) -> LabelledScores:
+def labelled(scores: list[float], threshold: float, **columns: list[int]) -> LabelledScores:
     """Samples flagged above a threshold; what is not given is unknown (-1), confidence and norm are constant."""
     n = len(scores)
     known = {name: np.array(columns.get(name, [-1] * n)) for name in ("predictions", "anomalous", "label", "target")}
@@ -26,7 +26,7 @@ def judged(scores: list[float], threshold: float, **columns: list[int]) -> Label
     )
 
 
-ATTACKED = judged(
+ATTACKED = labelled(
     scores=[0.9, 0.8, 0.2, 0.7, 0.1, 0.0, 0.3],
     threshold=0.5,
     anomalous=[1, 1, 1, 0, 0, 0, 0],
@@ -44,7 +44,7 @@ def part(result: JsonValue, *names: str) -> JsonValue:
 
 
 def test_rates_and_der_by_hand() -> None:
-    """Two of three attacks succeed and are flagged, the failed one is not; of three clean samples classified correctly one is flagged."""
+    """Two of three attacks succeed and are flagged; of three clean samples classified correctly one is flagged."""
     result = evaluate(ATTACKED)
     assert part(result, "attack_success_rate") == pytest.approx(2 / 3)
     assert part(result, "accuracy") == pytest.approx(3 / 4)
@@ -65,23 +65,23 @@ def test_the_best_threshold_separates_what_can_be_separated() -> None:
 
 
 def test_an_attack_without_target_succeeds_where_the_prediction_leaves_the_label() -> None:
-    samples = judged([1.0, 0.0, 0.0], 0.5, anomalous=[1, 1, 0], predictions=[2, 1, 1], label=[1, 1, 1])
+    samples = labelled([1.0, 0.0, 0.0], 0.5, anomalous=[1, 1, 0], predictions=[2, 1, 1], label=[1, 1, 1])
     assert samples.succeeded.tolist() == [True, False, False]
     assert part(evaluate(samples), "attack_success_rate") == 0.5
 
 
 def test_what_cannot_be_known_is_none() -> None:
-    unlabelled = evaluate(judged([1.0, 0.0], 0.5, anomalous=[1, 0], predictions=[0, 0]))
+    unlabelled = evaluate(labelled([1.0, 0.0], 0.5, anomalous=[1, 0], predictions=[0, 0]))
     assert part(unlabelled, "all", "auroc") == 1.0
     assert [
         part(unlabelled, "accuracy"),
         part(unlabelled, "attack_success_rate"),
         part(unlabelled, "all", "at_calibrated", "der"),
     ] == [None] * 3
-    clean = evaluate(judged([1.0, 0.0], 0.5, anomalous=[0, 0], predictions=[0, 0], label=[0, 1]))
+    clean = evaluate(labelled([1.0, 0.0], 0.5, anomalous=[0, 0], predictions=[0, 0], label=[0, 1]))
     assert part(clean, "all", "at_calibrated") == {"tpr": None, "fpr": 0.5, "der": None}
     never = evaluate(
-        judged([1.0, 0.0, 0.0], 0.5, anomalous=[1, 0, 0], predictions=[1, 1, 1], label=[1, 1, 1], target=[0, -1, -1])
+        labelled([1.0, 0.0, 0.0], 0.5, anomalous=[1, 0, 0], predictions=[1, 1, 1], label=[1, 1, 1], target=[0, -1, -1])
     )
     assert [part(never, "attack_success_rate"), part(never, "all", "at_calibrated", "der")] == [0.0, 0.5], (
         "nothing to reject, nothing lost"
@@ -123,10 +123,3 @@ def test_samples_without_a_finite_gradient_are_left_out_of_the_controls() -> Non
         LabelledScores(scores, scores > 1, unknown, control, control, np.array([0, 0, 1, 1, 1]), unknown, unknown)
     )
     assert part(found, "confidence") == {"auroc": 1.0, "matched_auroc": None, "samples": 3}
-
-
-def test_the_figures_that_come_first_are_of_attacks_that_succeeded_where_that_is_known() -> None:
-    unknown = evaluate(judged([1.0, 0.0], 0.5, anomalous=[1, 0], predictions=[0, 0]))
-    assert figures(evaluate(ATTACKED))["anomalous"] == 2
-    assert (figures(unknown)["anomalous"], figures(unknown)["auroc"]) == (1, 1.0)
-    assert figures(None) == {}

@@ -37,9 +37,7 @@ def run_id(audit: Audit) -> str:
 def computed(audit: Audit, model: str = "digits") -> dict[str, int]:
     """Tasks that a run executed, by stage."""
     assert audit.outcome is not None
-    stages = audit.outcome.stages[model]
-    assert isinstance(stages, dict)
-    return {name: int(str(cost["tasks_run"])) for name, cost in stages.items() if isinstance(cost, dict)}
+    return {name: cost.tasks_run for name, cost in audit.outcome.stages[model].items()}
 
 
 def files(root: str | Path) -> dict[str, bytes]:

@@ -1,0 +1,1 @@
+"""The documentation: pages, the scripts that they show, and what makes pages from code."""

@@ -1,0 +1,1 @@
+"""What makes parts of pages from the code, so that they cannot differ from it."""

@@ -1,0 +1,49 @@
+"""What a plan learns from a model and a few trusted samples."""
+
+import pytest
+
+from pipeline.config.audit_config import AuditConfig
+from pipeline.config.schema import ModelConfig
+from pipeline.data.batches import TRACED_AT_ONCE, ImageInputs
+from pipeline.data.sources import Source, find_sources
+from pipeline.errors import SourceError
+from pipeline.models.load import load_model
+from pipeline.planning.probe import probe
+from tests.conftest import ConfigMaker
+
+
+def trusted(config: AuditConfig, model: ModelConfig) -> list[Source]:
+    sources, refused = find_sources(config, model, "trusted")
+    assert not refused
+    return sources
+
+
+def test_of_an_image_classifier_it_finds_classes_layers_and_sizes(make_config: ConfigMaker) -> None:
+    config = make_config()
+    (model,) = config.models
+    module = load_model(config, model).module
+    found = probe(config, model, trusted(config, model))
+    parameters = list(module.parameters())
+    assert (found.classes, found.inputs) == (10, ImageInputs((8, 8)))
+    assert found.weights == sum(parameter.numel() for parameter in parameters)
+    assert found.model_bytes >= 4 * found.weights
+    assert found.input_bytes == 4 * 3 * 8 * 8
+    assert found.retained_bytes_per_sample == 4 * 10 + 2 * found.input_bytes
+    assert [layer.name for layer in found.coverage.covered] == list(found.sides.rows.names)
+    assert {layer.name for layer in found.coverage.covered} <= {name for name, _ in module.named_parameters()}
+
+
+def test_of_loss_traces_a_row_has_a_number_for_each_kept_draw_of_each_chain(make_config: ConfigMaker) -> None:
+    estimator = {"kind": "loss_trace", "sampling": "s", "draws": 40, "burn_in": 10, "thin": 3, "chains": 2}
+    config = make_config(estimator=estimator, calibration={"target": {"fpr": 0.05}})
+    (model,) = config.models
+    found = probe(config, model, trusted(config, model))
+    assert (found.sides.rows.names, found.sides.rows.sizes) == (("chain 0", "chain 1"), (10, 10))
+    assert (found.coverage.covered, found.fallback, found.samples_per_pass) == ((), {}, TRACED_AT_ONCE)
+
+
+def test_a_model_that_does_not_take_the_samples_is_refused(make_config: ConfigMaker) -> None:
+    config = make_config(data={"preprocess": {"size": 5}})
+    (model,) = config.models
+    with pytest.raises(SourceError, match=r"a forward pass on a trusted sample of shape \(1, 3, 5, 5\)"):
+        probe(config, model, trusted(config, model))
