@@ -1,1 +1,1 @@
-"""Everything that touches the outside: storage, arrays, tables, commits, executors, events."""
+"""Everything that touches the outside: storage, arrays, tables, commits, locks, executors, deliveries, events."""

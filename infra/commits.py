@@ -1,15 +1,16 @@
 """The commit protocol: attempts, receipts, manifests; nothing is ever overwritten.
 
-A task's worker writes its files into a folder of its own attempt, then creates the task's receipt exclusively. Only the attempt
-that a receipt names counts, so a worker thought dead that finishes late harms nobody. A manifest, created exclusively and named by
-its contents, lists receipts in order; readers follow manifest -> receipts -> files. Done = receipt; published = manifest.
+A task's worker writes its files into the folder of its own attempt, then creates the task's receipt exclusively. Only
+the attempt that a receipt names counts, so a worker that was believed dead and finishes late does no harm. A manifest,
+created exclusively and named by its contents, lists receipts in order; readers follow manifest -> receipts -> files. A
+task is done when it has a receipt; a stage is published when it has a manifest.
 
     FOLDER/<task>/<attempt>/...            what the attempt wrote
-    FOLDER/receipts/<task>.<generation>.json
-    FOLDER/manifests/<digest>.json         holds its receipts, so a later run reads one object instead of one a task
+    FOLDER/receipts/<task>.<generation>.json FOLDER/manifests/<digest>.json         contains its receipts, so a later
+    run reads one object instead of one per task
 
-A task that is worth trying again although it is done (some of its rows were unreadable) is committed under the next generation;
-the highest counts. Should the new attempt say the same as the old, nothing is written.
+A task that is worth trying again although it is done (some of its rows were unreadable) is committed under the next
+generation; the highest counts. Should the new attempt say the same as the old, nothing is written.
 """
 
 import hashlib
@@ -28,27 +29,17 @@ from infra.storage.storage import Storage
 
 CHUNK = 8 << 20
 
-
-# What a stored document says becomes part of paths and sums, so it names nothing outside its log's folder and counts nothing below zero.
+# The contents of a stored document become part of paths and sums: names must stay inside the log's folder, and counts
+# must not be negative.
 _PLAIN = r"[A-Za-z0-9][A-Za-z0-9._-]*"
-
-
 Name = Annotated[str, StringConstraints(pattern=rf"^{_PLAIN}$", max_length=200)]
-
-
 FileName = Annotated[str, StringConstraints(pattern=rf"^{_PLAIN}(/{_PLAIN})*$", max_length=1000)]
-
-
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
-
-
 Count = Annotated[int, Field(ge=0, lt=1 << 63)]
-
-
 Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
-class _Stored(BaseModel):
+class _StoredDocument(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     def encode(self) -> bytes:
@@ -56,18 +47,19 @@ class _Stored(BaseModel):
         return encode(self)
 
 
-class WrittenFile(_Stored):
-    """One file of an attempt: its name below the attempt's folder, its bytes and their SHA-256."""
+class WrittenFile(_StoredDocument):
+    """One file of an attempt: its name below the attempt's folder, its size in bytes and its SHA-256."""
 
     name: FileName
     bytes: Count
     sha256: Sha256
 
 
-class Measures(_Stored):
-    """What a task saw and cost: rows, seconds of wall time, peak memory of its process, rows with a status other than ok.
+class Measures(_StoredDocument):
+    """What a task processed and cost: rows, seconds of wall time, peak memory of its process, rows by status.
 
-    `computing_seconds`: of these seconds, those that the model computed in; waiting for data, encoding and writing are not among them.
+    `computing_seconds`: the part of `seconds` in which the model computed, without waiting for data, encoding and
+    writing. `nonfinite` and `unreadable` count rows with a status other than ok.
     """
 
     rows: Count
@@ -78,8 +70,8 @@ class Measures(_Stored):
     unreadable: Count = 0
 
 
-class Receipt(_Stored):
-    """That a task is done, by which attempt, with which files."""
+class Receipt(_StoredDocument):
+    """The record that a task is done: by which attempt, with which files."""
 
     format: int = FORMAT
     task: Name
@@ -90,11 +82,11 @@ class Receipt(_Stored):
 
     @property
     def content(self) -> str:
-        """Digest of what was written, the same for two attempts that wrote the same."""
+        """Digest of the written files, the same for two attempts that wrote the same."""
         return _content(self.files)
 
 
-class Manifest(_Stored):
+class Manifest(_StoredDocument):
     """The receipts of a published stage, in task order."""
 
     format: int = FORMAT
@@ -110,7 +102,10 @@ class CommitLog:
         self.folder = folder
 
     def receipts(self) -> dict[str, Receipt]:
-        """The receipt that counts of each task that is done: two listings, and one read a manifest or unpublished receipt."""
+        """The receipt that counts, for each task that is done.
+
+        Costs two listings, and one read per manifest and per unpublished receipt.
+        """
         found: dict[str, Receipt] = {}
         for path in self.manifests():
             for receipt in self.manifest(path).receipts:
@@ -118,19 +113,18 @@ class CommitLog:
         for name in self.receipt_names():
             task, _, generation = name.removesuffix(".json").rpartition(".")
             if not is_receipt(name):
-                raise Corrupt(
-                    f"{self.storage.locate(f'{self.folder}/receipts/{name}')}: not the name of a receipt; remove what is not mad's"
-                )
+                place = self.storage.locate(f"{self.folder}/receipts/{name}")
+                raise Corrupt(f"{place}: not the name of a receipt; remove files that mad did not write")
             if task not in found or found[task].generation < int(generation):
                 _keep_latest(found, self.receipt(name))
         return found
 
     def receipt_names(self) -> list[str]:
-        """Names of the files of receipts, whoever wrote them."""
+        """Names of the files in the folder of receipts, including files of other programs."""
         return self.storage.list(f"{self.folder}/receipts")
 
     def receipt(self, name: str) -> Receipt:
-        """The receipt in the file of this name; raises as `manifest`."""
+        """The receipt in the file of this name; raises like `manifest`."""
         return self._read(f"{self.folder}/receipts/{name}", Receipt)
 
     @staticmethod
@@ -146,26 +140,27 @@ class CommitLog:
         """The manifest at a path.
 
         Raises:
-            Missing, Corrupt: there is none, or not one that this version reads.
+            Missing: there is none.
+            Corrupt: it is damaged, or this version cannot read it.
         """
         return self._read(path, Manifest)
 
     def commit(
         self, task: str, files: Mapping[str, bytes | Path], measures: Measures, supersedes: Receipt | None = None
     ) -> Receipt:
-        """Writes an attempt's files, then its receipt.
+        """Write an attempt's files, then its receipt.
 
         Args:
             task: the task's name, the same in every run.
-            files: by name below the attempt's folder, contents, or the path of a local file of them.
-            measures: what to record.
+            files: the contents, or the path of a local file with them, by name below the attempt's folder.
+            measures: the measurements to record.
             supersedes: the receipt of an earlier generation that this attempt retries.
 
         Returns:
-            The receipt that counts: this attempt's, or another's that came first or said the same.
+            The receipt that counts: this attempt's, or that of another that was first or wrote the same.
 
         Raises:
-            NotCommitted: the store did not take it.
+            NotCommitted: the store refused a file or the receipt.
         """
         written = tuple(_written(name, data) for name, data in sorted(files.items()))
         generation = supersedes.generation + 1 if supersedes else 0
@@ -174,12 +169,11 @@ class CommitLog:
         )
         if supersedes and supersedes.content == receipt.content:
             return supersedes
-        name = self.receipt_name(task, generation)
         try:
             self._write_files(receipt, files)
-            self.storage.create(f"{self.folder}/receipts/{name}", receipt.encode())
+            self.storage.create(self._receipt_path(task, generation), receipt.encode())
         except AlreadyExists:
-            return self.receipt(name)
+            return self.receipt(self.receipt_name(task, generation))
         except StorageError as error:
             raise NotCommitted(str(error)) from error
         return receipt
@@ -193,7 +187,7 @@ class CommitLog:
                 self.storage.write(target, data)
 
     def publish(self, receipts: Sequence[Receipt]) -> str:
-        """Publishes these receipts, in this order, and returns the manifest's path; publishing the same again changes nothing."""
+        """Publish these receipts in this order; returns the manifest's path. Publishing them again changes nothing."""
         body = Manifest(receipts=tuple(receipts)).encode()
         path = f"{self.folder}/manifests/{digest(body)[:32]}.json"
         with suppress(AlreadyExists):
@@ -201,31 +195,32 @@ class CommitLog:
         return path
 
     def restore(self, receipt: Receipt) -> Receipt:
-        """Writes the file of a receipt that a manifest has and that is gone; returns the receipt."""
+        """Write the missing file of a receipt that a manifest contains; returns the receipt."""
         with suppress(AlreadyExists):
-            self.storage.create(
-                f"{self.folder}/receipts/{self.receipt_name(receipt.task, receipt.generation)}", receipt.encode()
-            )
+            self.storage.create(self._receipt_path(receipt.task, receipt.generation), receipt.encode())
         return receipt
 
     def forget(self, receipt: Receipt) -> None:
-        """Undoes a task whose files were found damaged: manifests that list its receipt go, then the receipt."""
+        """Undo a task whose files were found damaged: remove the manifests that list its receipt, then the receipt."""
         for path in self.manifests():
             if receipt in self.manifest(path).receipts:
                 self.storage.remove(path)
         with suppress(Missing):
-            self.storage.remove(f"{self.folder}/receipts/{self.receipt_name(receipt.task, receipt.generation)}")
+            self.storage.remove(self._receipt_path(receipt.task, receipt.generation))
 
     def attempt_folder(self, receipt: Receipt) -> str:
-        """Where the attempt that a receipt names wrote its files."""
+        """The folder into which the attempt that a receipt names wrote its files."""
         return f"{self.folder}/{receipt.task}/{receipt.attempt}"
+
+    def _receipt_path(self, task: str, generation: int) -> str:
+        return f"{self.folder}/receipts/{self.receipt_name(task, generation)}"
 
     def _read(self, path: str, kind: type[Document]) -> Document:
         return parse(self.storage.read(path), kind, self.storage.locate(path))
 
 
 def is_receipt(name: str) -> bool:
-    """Whether a file is named as receipts are."""
+    """Whether a file name is that of a receipt."""
     task, _, generation = name.removesuffix(".json").rpartition(".")
     return bool(task) and name.endswith(".json") and generation.isdecimal()
 
@@ -236,10 +231,10 @@ def read_file(storage: Storage, path: str, content: str = "") -> bytes:
     Args:
         storage: where it is.
         path: the file, in its attempt's folder.
-        content: `Receipt.content` of the attempt, to check the bytes by, where this is its only file.
+        content: `Receipt.content` of the attempt, to check the bytes where this is its only file.
 
     Raises:
-        Corrupt: it is gone, or not what was written.
+        Corrupt: it is gone, or was changed since it was written.
     """
     try:
         data = storage.read(path)
@@ -251,12 +246,12 @@ def read_file(storage: Storage, path: str, content: str = "") -> bytes:
 
 
 def damage_of(storage: Storage, path: str, sha256: str, size: int) -> str:
-    """What is wrong with a file of which so many bytes with this SHA-256 were written; "" if nothing is. Reads all of it.
+    """What is wrong with a file that was written with this SHA-256 and size in bytes, or "". Reads all of it.
 
     Raises:
-        StorageError: the store does not answer, or not to this user, so that nothing can be said.
+        StorageError: the store does not answer, or refuses this user, so that the damage is unknown.
     """
-    hasher, seen = hashlib.sha256(), 0
+    place, hasher, seen = storage.locate(path), hashlib.sha256(), 0
     try:
         with storage.open(path) as file:
             while chunk := file.read(CHUNK):
@@ -265,12 +260,10 @@ def damage_of(storage: Storage, path: str, sha256: str, size: int) -> str:
     except Missing as error:
         return str(error)
     if seen != size:
-        return f"{storage.locate(path)}: has {seen:,} bytes, {size:,} were written"
-    return (
-        ""
-        if hasher.hexdigest() == sha256
-        else f"{storage.locate(path)}: its contents changed since it was written (SHA-256 differs)"
-    )
+        return f"{place}: has {seen:,} bytes, {size:,} bytes were written"
+    if hasher.hexdigest() != sha256:
+        return f"{place}: its contents changed since it was written (SHA-256 differs)"
+    return ""
 
 
 def _content(files: Iterable[WrittenFile]) -> str:

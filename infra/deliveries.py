@@ -1,4 +1,7 @@
-"""Documents handed to somebody outside: to a command on its standard input, or to a URL by POST. Each is tried once, and takes a bounded time."""
+"""Hands documents to a receiver: to a command on its standard input, or to a URL by POST.
+
+Each is tried once and takes a bounded time.
+"""
 
 import http.client
 import os
@@ -17,28 +20,31 @@ SHOWN_BYTES = 300
 
 
 class _NoRedirects(urllib.request.HTTPRedirectHandler):
-    """A redirection is an answer like any other: following it would take what is secret in headers elsewhere, and make a GET of a POST."""
+    """Treats a redirection like any other answer.
+
+    Following it would send the secrets in headers to another host, and turn a POST into a GET.
+    """
 
     def redirect_request(self, *_: object) -> None:
-        """Follows none."""
+        """Follow none."""
 
 
 def hand_to_command(
     command: Sequence[str], folder: str, document: bytes, variables: Mapping[str, str], seconds: float
 ) -> None:
-    """Runs a command with a document on its standard input; it, and what it started, is killed when its time is over.
+    """Run a command with a document on its standard input; on timeout, it and its child processes are killed.
 
     Args:
-        command: the program and its arguments; no shell reads them.
-        folder: where it runs.
-        document: what it reads.
-        variables: of its environment, beside this process's.
+        command: the program and its arguments; no shell parses them.
+        folder: its working directory.
+        document: its standard input.
+        variables: environment variables to add to those of this process.
         seconds: how long it may take.
 
     Raises:
-        NotDelivered: it cannot be started, took too long, or ended with another status than 0.
+        NotDelivered: it cannot be started, took too long, or ended with a status other than 0.
     """
-    with tempfile.TemporaryFile() as source, tempfile.TemporaryFile() as said:
+    with tempfile.TemporaryFile() as source, tempfile.TemporaryFile() as output:
         source.write(document)
         source.seek(0)
         try:
@@ -47,8 +53,8 @@ def hand_to_command(
                 cwd=folder,
                 env={**os.environ, **variables},
                 stdin=source,
-                stdout=said,
-                stderr=said,
+                stdout=output,
+                stderr=output,
                 start_new_session=True,
             )
         except (OSError, ValueError) as error:
@@ -63,28 +69,26 @@ def hand_to_command(
                     os.killpg(process.pid, signal.SIGKILL)
                 process.wait()
         if status:
-            said.seek(max(0, said.seek(0, os.SEEK_END) - SHOWN_BYTES))
-            last = " ".join(said.read().decode(errors="replace").split())
+            output.seek(max(0, output.seek(0, os.SEEK_END) - SHOWN_BYTES))
+            last = " ".join(output.read().decode(errors="replace").split())
             raise NotDelivered(f"{command[0]} ended with {status}" + (f", saying: {last}" if last else ""))
 
 
 def post(url: str, document: bytes, authorization: str | None, seconds: float) -> None:
-    """Posts a JSON document. Redirections are not followed.
+    """Post a JSON document. Redirections are not followed.
 
     Args:
         url: http or https.
         document: the body.
-        authorization: the header of this name; None sends none.
+        authorization: the value of the Authorization header; None sends none.
         seconds: how long connecting, and each wait for an answer, may take.
 
     Raises:
-        NotDelivered: nobody answers in time, or not with a status of 200 to 299. The message shows the URL's host alone.
+        NotDelivered: there is no answer in time, or its status is not 200 to 299. The message shows the host only.
     """
-    headers = {
-        "Content-Type": "application/json",
-        "User-Agent": "mad",
-        **({"Authorization": authorization} if authorization else {}),
-    }
+    headers = {"Content-Type": "application/json", "User-Agent": "mad"}
+    if authorization:
+        headers["Authorization"] = authorization
     place = shown(url)
     try:
         request = urllib.request.Request(url, document, headers, method="POST")  # noqa: S310 - the config takes http and https only
@@ -102,7 +106,7 @@ def post(url: str, document: bytes, authorization: str | None, seconds: float) -
 
 
 def shown(url: str) -> str:
-    """A URL without its path, which of many services is the secret."""
+    """A URL without its path, which is the secret of many services."""
     try:
         return f"{urlsplit(url).scheme}://{urlsplit(url).hostname or ''}"
     except ValueError:

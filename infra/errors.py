@@ -1,6 +1,6 @@
-"""The errors of the outside world: each names the place and says what to do."""
+"""The errors of storage, locks, clusters and deliveries: each message names the place and the remedy."""
 
-REPAIR = "`mad verify ROOT` names all that is damaged, `mad run CONFIG --repair` computes it anew"
+REPAIR = "`mad verify ROOT` lists everything that is damaged, `mad run CONFIG --repair` recomputes it"
 
 
 class StorageError(OSError):
@@ -8,39 +8,40 @@ class StorageError(OSError):
 
 
 class AlreadyExists(StorageError, FileExistsError):
-    """An exclusive create lost: something is already there."""
+    """An exclusive create failed because the file already exists."""
 
 
 class Missing(StorageError, FileNotFoundError):
-    """Nothing is there."""
+    """There is no such file."""
 
 
 class Corrupt(StorageError, ValueError):
-    """What is there is not what was written, or not what this version can read."""
+    """A file does not hold what was written, or this version cannot read it."""
 
 
 class Unwritable(StorageError):
-    """A place takes no more: it is full, read-only, or not this user's."""
+    """A place is full or read-only, or this user may not write there."""
 
 
 class NotCommitted(StorageError):
-    """What a task made could not be written. That is no fault of its samples, and no other task would fare better."""
+    """The output of a task could not be written. Its samples are not the cause, and no other task would fare better."""
 
 
 class LockHeld(StorageError):
-    """Another process is at work here."""
+    """Another process is working here."""
 
 
 class ClusterError(RuntimeError):
-    """The cluster does not answer, or cannot run what is asked of it."""
+    """The cluster does not answer, or cannot run what it was given."""
 
 
 class ClusterLost(ClusterError):
     """The cluster was lost, or has no room left, after tasks had begun; what is done is kept.
 
-    A process that goes on after it should not use Ray again, and waits for Ray for minutes when it ends, unless by `os._exit`.
+    A process that continues after it must not use Ray again. When it ends, it waits for Ray for minutes unless it ends
+    by `os._exit`.
     """
 
 
 class NotDelivered(RuntimeError):
-    """Somebody outside did not take what was handed to them."""
+    """The receiver did not accept a document."""

@@ -1,4 +1,7 @@
-"""What happens during a run, told to whoever listens: a progress bar, a log, a test. Measurements leave the pipeline only so."""
+"""Events of a run for its listener: a progress bar, a log, a test. Measurements leave the pipeline only this way.
+
+Clocks, time stamps and the peak memory that such measurements need are here too.
+"""
 
 import resource
 import sys
@@ -13,7 +16,7 @@ PROCESS_STATUS = Path("/proc/self/status")
 
 @dataclass(frozen=True)
 class StageStarted:
-    """A stage begins: how many tasks there are, how many of them are done already."""
+    """A stage begins: how many tasks there are, and how many of them are already done."""
 
     stage: str
     tasks: int
@@ -22,7 +25,7 @@ class StageStarted:
 
 @dataclass(frozen=True)
 class TaskEnded:
-    """A task ended, well or with an error."""
+    """A task ended, successfully or with an error."""
 
     stage: str
     model: str
@@ -33,7 +36,7 @@ class TaskEnded:
 
 @dataclass(frozen=True)
 class StageEnded:
-    """A stage ended after so many seconds of wall time."""
+    """A stage ended, after `seconds` of wall time."""
 
     stage: str
     seconds: float
@@ -41,19 +44,17 @@ class StageEnded:
 
 @dataclass(frozen=True)
 class Notice:
-    """Something that a person should read."""
+    """A message for the user."""
 
     text: str
 
 
 Event = StageStarted | TaskEnded | StageEnded | Notice
-
-
 Listener = Callable[[Event], None]
 
 
 def ignore(event: Event) -> None:
-    """A listener that hears nothing."""
+    """A listener that does nothing."""
 
 
 class Stopwatch:
@@ -70,7 +71,7 @@ class Stopwatch:
 
 
 def peak_memory_bytes() -> int:
-    """The largest resident memory this process has had; on Linux without what its parent had before the fork."""
+    """The largest resident memory of this process so far; on Linux without that of its parent before the fork."""
     if PROCESS_STATUS.exists():
         lines = PROCESS_STATUS.read_text(encoding="ascii").splitlines()
         return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM:")) * 1024
@@ -79,17 +80,17 @@ def peak_memory_bytes() -> int:
 
 
 def utc_stamp() -> str:
-    """The time now, UTC, to the millisecond, as text that sorts: 20261122T184455123Z."""
+    """The current time, UTC, to the millisecond, as text that sorts by time: 20261122T184455123Z."""
     return _stamp(datetime.now(UTC))
 
 
 def stamp_of(seconds: float) -> str:
-    """The stamp of a moment in seconds since 1970."""
+    """The stamp of a time in seconds since 1970."""
     return _stamp(datetime.fromtimestamp(seconds, UTC))
 
 
 def stamp_after(text: str) -> str:
-    """The next stamp after the one that a text begins with, a millisecond later; "" where it begins with none."""
+    """The stamp one millisecond after the one that a text begins with; "" where it begins with none."""
     try:
         return _stamp(datetime.strptime(text[:18], "%Y%m%dT%H%M%S%f").replace(tzinfo=UTC) + timedelta(milliseconds=1))
     except (ValueError, OverflowError):

@@ -1,4 +1,4 @@
-"""The command that removes what nothing refers to any more."""
+"""`mad gc`: removes what no kept run refers to."""
 
 from infra.events import Notice
 from jobs.console import Common
@@ -11,25 +11,20 @@ from pipeline.root.mark import root_lock, root_storage
 
 
 def list_garbage(root: str, keep: str, common: Common) -> None:
-    """`mad gc --dry-run`. Where a run is at work, it says so, for then what would go may change."""
+    """`mad gc --dry-run`. Notes when a run is active, because the list may then change."""
     seconds, storage = check_keep(parse_duration(keep)), root_storage(root)
     found = find_garbage(storage, seconds)
     holder = root_lock(storage).holder()
     with ProgressDisplay(common) as display:
-        for note in [
-            *found.notes,
-            *(
-                [f"{root}: a run is at work here ({holder}); `mad gc` would wait for nobody, and remove nothing now"]
-                if holder
-                else []
-            ),
-        ]:
+        for note in found.notes:
             display(Notice(note))
-    common.emit(_document(root, seconds, found, dry_run=True), _text(found, "would go"))
+        if holder:
+            display(Notice(f"{root}: a run is active here ({holder}); until it ends, `mad gc` removes nothing"))
+    common.emit(_document(root, seconds, found, dry_run=True), _text(found, "to be removed"))
 
 
 def remove_garbage(root: str, keep: str, common: Common) -> None:
-    """`mad gc`: exit 3 where a run is at work in the root."""
+    """`mad gc`: exit 3 if a run is active in the root."""
     seconds = check_keep(parse_duration(keep))
     with ProgressDisplay(common) as display:
         found = collect(root_storage(root), seconds, display)
@@ -60,10 +55,8 @@ def _text(found: Garbage, what: str) -> str:
         for (model, stage), (objects, count) in found.by_model_and_stage().items()
     ]
     reduced = len(found.marked) - len(found.gone)
-    runs = f"runs: {len(found.gone):,} {what}, {found.kept:,} kept" + (
-        f", {reduced:,} of them without superseded results" if reduced else ""
-    )
-    listed = table(["model", "stage", "objects", "bytes"], rows)
-    return "\n".join(
-        [*([listed, ""] if rows else []), runs, f"{what}: {len(found.removals):,} objects, {size(found.bytes)}"]
-    )
+    without = f", {reduced:,} of them without superseded results" if reduced else ""
+    lines = [table(["model", "stage", "objects", "bytes"], rows), ""] if rows else []
+    lines.append(f"runs: {len(found.gone):,} {what}, {found.kept:,} kept{without}")
+    lines.append(f"{what}: {len(found.removals):,} objects, {size(found.bytes)}")
+    return "\n".join(lines)

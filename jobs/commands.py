@@ -1,4 +1,4 @@
-"""The commands that plan and run."""
+"""The commands that plan, run, rescore and sweep."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +16,7 @@ from pipeline.config.durations import parse_duration
 from pipeline.config.on_verdict import VERDICTS
 from pipeline.data.ids import read_id_list
 from pipeline.errors import ConfigError
-from pipeline.operations.cost import estimated
+from pipeline.operations.cost import estimate_costs
 from pipeline.operations.repair import repair, restore_tables
 from pipeline.operations.sweep import SWEEP_VERSION, load_points, sweep
 from pipeline.planning.from_models import plan_audit
@@ -31,9 +31,9 @@ LAST_STAGE = STAGES[-1]
 
 
 def show_plan(path: str, cost: bool, executor: str, common: Common) -> None:
-    """`mad plan`: exit 1 where a model or file of the config cannot be audited, 3 where the plan cannot fit."""
+    """`mad plan`: exit 1 if a model or file of the config cannot be audited, 3 if the plan cannot fit."""
     plan = plan_audit(AuditConfig.load(path))
-    plan = estimated(plan, executor) if cost else plan
+    plan = estimate_costs(plan, executor) if cost else plan
     common.emit(plan_document(plan), plan_text(plan))
     if plan.misfits:
         raise typer.Exit(CANNOT)
@@ -43,7 +43,11 @@ def show_plan(path: str, cost: bool, executor: str, common: Common) -> None:
 
 @dataclass(frozen=True)
 class RunOptions:
-    """How to run: the executor and the cluster that it joins, the last stage, the verdict to exit with 4 for, when to stop, whether cost is foretold."""
+    """How to run a plan.
+
+    `address`: of the Ray cluster to join. `until`: the last stage. `fail_on`: the verdict that exits with 4.
+    `cost`: whether the cost is estimated first.
+    """
 
     executor: str = "serial"
     address: str | None = None
@@ -54,7 +58,7 @@ class RunOptions:
 
 
 def deadline_of(text: str | None) -> Deadline | None:
-    """What --deadline says, counted from now; raises ConfigError where it is no duration."""
+    """The deadline, counted from now; raises ConfigError if the text is not a duration."""
     try:
         return Deadline(parse_duration(text)) if text is not None else None
     except ConfigError as error:
@@ -62,7 +66,7 @@ def deadline_of(text: str | None) -> Deadline | None:
 
 
 def repair_then_run(path: str, options: RunOptions, common: Common) -> None:
-    """`mad run --repair`: drops what is damaged of the config's models, then runs as `run_config`."""
+    """`mad run --repair`: drops what is damaged in the config's models, then runs like `run_config`."""
     config = AuditConfig.load(path)
     storage, models = root_storage(config.root), [model.name for model in config.models]
     if check_root(storage) is not None:
@@ -70,36 +74,47 @@ def repair_then_run(path: str, options: RunOptions, common: Common) -> None:
             for line in repair(storage, models, display):
                 display(Notice(line))
     try:
-        run_config(path, options, common)
+        _plan_and_run(config, options, _wanted_verdict(options), common)
     finally:
         if check_root(storage) is not None:
             restore_tables(storage, models)
 
 
 def run_config(path: str, options: RunOptions, common: Common) -> None:
-    """`mad run`: exit 3 where the deadline left models unfinished, 1 where something failed, 4 where a model has the verdict `options.fail_on`."""
+    """`mad run`: exit 3 if the deadline left models unfinished, 1 for failures, 4 for the verdict of --fail-on."""
+    verdict = _wanted_verdict(options)
+    _plan_and_run(AuditConfig.load(path), options, verdict, common)
+
+
+def _wanted_verdict(options: RunOptions) -> str | None:
+    """The verdict of --fail-on, if given; raises ConfigError if it does not exist, or if options contradict."""
     verdict = _parse_verdict(options.fail_on) if options.fail_on else None
     if verdict and options.until != LAST_STAGE:
         raise ConfigError(
-            f"--fail-on needs a verdict, and there is none before the stage {LAST_STAGE}; leave out --until {options.until}"
+            f"--fail-on needs a verdict, which only the stage {LAST_STAGE} gives; leave out --until {options.until}"
         )
     if options.deadline is not None and options.until != LAST_STAGE:
         raise ConfigError(
-            f"--deadline publishes what is whole when it comes, and nothing is before the stage {LAST_STAGE}; leave out --until {options.until}"
+            "--deadline publishes the models that are complete, and none is before the stage "
+            f"{LAST_STAGE}; leave out --until {options.until}"
         )
-    plan = plan_audit(AuditConfig.load(path))
-    _run(estimated(plan, options.executor) if options.cost else plan, options, verdict, common)
+    return verdict
+
+
+def _plan_and_run(config: AuditConfig, options: RunOptions, verdict: str | None, common: Common) -> None:
+    plan = plan_audit(config)
+    _run(estimate_costs(plan, options.executor) if options.cost else plan, options, verdict, common)
 
 
 def rescore_config(root: str, path: str, drop: str | None, options: RunOptions, common: Common) -> None:
-    """`mad rescore`: as `mad run`, from stored rows; exit 1 where something failed."""
+    """`mad rescore`: like `mad run`, from stored rows; exit 1 if something failed."""
     config = AuditConfig.load(path).model_copy(update={"root": located(root)})
     plan = plan_rescore(config, read_id_list(located(drop)) if drop else frozenset())
     _run(plan, options, None, common)
 
 
 def sweep_settings(root: str, path: str, options: RunOptions, common: Common) -> None:
-    """`mad sweep`: exit 1 where a point or a model of one failed."""
+    """`mad sweep`: exit 1 if a point of the grid, or a model in it, failed."""
     points = load_points(located(root), path)
     with ProgressDisplay(common) as display:
         found = sweep(points, options.executor, display, options.address)
@@ -112,12 +127,12 @@ def sweep_settings(root: str, path: str, options: RunOptions, common: Common) ->
 
 
 def located(path: str) -> str:
-    """A path of the command line as a URL or absolute path."""
+    """A path from the command line as a URL or absolute path."""
     return path if "://" in path else str(Path(path).resolve())
 
 
 def run_demo(root: str, common: Common) -> None:
-    """`mad demo`: prepares the inputs where they are missing, then runs exactly as `mad run`."""
+    """`mad demo`: prepares the inputs if they are missing, then runs exactly like `mad run`."""
     from pipeline.demo import prepare_demo  # noqa: PLC0415
 
     name = root.rstrip("/")
@@ -168,7 +183,5 @@ def _outcome_document(outcome: RunOutcome, until: Stage) -> dict[str, object]:
 def _parse_verdict(text: str) -> str:
     verdict = text.strip().lower().replace("-", " ").replace("_", " ")
     if verdict not in VERDICTS:
-        raise ConfigError(
-            f"--fail-on {text!r}: there is no such verdict; verdicts: {', '.join(repr(value) for value in VERDICTS)}"
-        )
+        raise ConfigError(f"--fail-on {text!r}: no such verdict; valid: {', '.join(repr(value) for value in VERDICTS)}")
     return verdict

@@ -1,4 +1,4 @@
-"""What all commands share: the common options, printing results, and the one edge where an error becomes a paragraph and a code."""
+"""What all commands share: options, printing results, and the edge where an error becomes a paragraph and a code."""
 
 import json
 import logging
@@ -24,13 +24,13 @@ OutputForm = Literal["text", "json"]
 Stage = Literal["gradients", "curvature", "scoring", "reporting"]
 
 
-Output = Annotated[OutputForm, typer.Option(help="Results as text, or as one JSON object on stdout.")]
+Output = Annotated[OutputForm, typer.Option(help="Print results as text or as one JSON object.")]
 
 
-Verbose = Annotated[int, typer.Option("-v", "--verbose", count=True, help="More on stderr, with tracebacks.")]
+Verbose = Annotated[int, typer.Option("-v", "--verbose", count=True, help="Log more to stderr, with tracebacks.")]
 
 
-Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="No progress on stderr, errors only.")]
+Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="Print no progress, only errors.")]
 
 
 DONE, FAILED, WRONG, CANNOT, VERDICT, INTERRUPTED = 0, 1, 2, 3, 4, 130
@@ -38,7 +38,7 @@ DONE, FAILED, WRONG, CANNOT, VERDICT, INTERRUPTED = 0, 1, 2, 3, 4, 130
 
 @dataclass(frozen=True)
 class Common:
-    """The options that every command takes."""
+    """The options of every command, and where its results go."""
 
     output: OutputForm = "text"
     verbose: int = 0
@@ -47,27 +47,24 @@ class Common:
 
     def emit(self, document: Mapping[str, object], text: str) -> None:
         """Prints a result: as the JSON object, or as the text."""
-        print(
-            json.dumps(document, indent=1, allow_nan=False) if self.output == "json" else printable(text),
-            file=self.results,
-        )
+        as_json = self.output == "json"
+        print(json.dumps(document, indent=1, allow_nan=False) if as_json else printable(text), file=self.results)
 
 
 @contextmanager
 def edge(common: Common) -> Iterator[Common]:
-    """Runs a command; an error leaves as one paragraph on stderr and an exit code, with a traceback only where asked for.
+    """Runs a command; an error becomes one paragraph on stderr and an exit code, with a traceback only with `-v`.
 
-    Only results go to stdout: what the user's own code prints meanwhile goes to stderr.
+    Only results go to stdout: what the user's own code prints goes to stderr.
     """
-    warnings.filterwarnings(
-        "ignore", "There is a performance drop because"
-    )  # torch's, of what `mad plan` says of the fallback
+    # Torch's own warning about the fallback, which `mad plan` reports by itself.
+    warnings.filterwarnings("ignore", "There is a performance drop because")
     _log_to_stderr(common.verbose)
     try:
         with redirect_stdout(sys.stderr):
             yield common
     except KeyboardInterrupt:
-        print("interrupted; what is finished is kept, the same command resumes", file=sys.stderr, flush=True)
+        print("interrupted; finished tasks are kept, and the same command resumes", file=sys.stderr, flush=True)
         raise typer.Exit(INTERRUPTED) from None
     except BrokenPipeError:
         raise typer.Exit(FAILED) from None
@@ -82,7 +79,7 @@ def edge(common: Common) -> Iterator[Common]:
 
 
 def _log_to_stderr(verbose: int) -> None:
-    """Logs at the level asked for. Only this project's own go below INFO: an S3 client's would show session tokens and signatures."""
+    """Logs at the chosen level. Only own loggers go below INFO: an S3 client's would show tokens and signatures."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(PrintableFormatter(logging.BASIC_FORMAT))
     logging.basicConfig(handlers=[handler], level=logging.INFO if verbose else logging.WARNING)
@@ -96,7 +93,7 @@ def complain(text: str) -> None:
 
 
 def _leave_if_lost(error: Exception) -> None:
-    """Ends the process where a cluster was lost: Ray would wait for it for minutes before it lets go."""
+    """Ends the process if a cluster was lost: Ray would wait for minutes before it shuts down."""
     from infra.errors import ClusterLost  # noqa: PLC0415
 
     if isinstance(error, ClusterLost):
@@ -104,17 +101,17 @@ def _leave_if_lost(error: Exception) -> None:
 
 
 def paragraph(error: Exception) -> str:
-    """An error for people; one that nobody foresaw says so."""
+    """An error as text for people; an unexpected one says that it is."""
     from infra.errors import ClusterError, StorageError  # noqa: PLC0415
     from pipeline.errors import AuditError  # noqa: PLC0415
 
     if isinstance(error, AuditError | StorageError | ClusterError):
         return str(error)
-    return f"unexpected {type(error).__name__}: {error} (a bug, or something that mad does not foresee; -v shows where)"
+    return f"unexpected {type(error).__name__}: {error} (a bug or an unforeseen input; -v shows where)"
 
 
 def exit_code(error: Exception) -> int:
-    """2 for what was wrong before the first task, 3 for what cannot fit or is locked, 1 for the rest."""
+    """2 for what was wrong before the first task, 3 for what cannot fit or is locked, 1 for everything else."""
     from infra.errors import ClusterError, ClusterLost, LockHeld  # noqa: PLC0415
     from pipeline.errors import CannotFit, ConfigError, RootError, SourceError  # noqa: PLC0415
 

@@ -1,4 +1,4 @@
-"""`python -m jobs.curvature CONFIG`: a run up to and with the stage curvature."""
+"""`python -m jobs.curvature CONFIG`: a run up to and including the stage curvature."""
 
 from jobs.stage import run_stage
 

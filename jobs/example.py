@@ -8,7 +8,7 @@ from pipeline.errors import ConfigError
 
 
 def write_example(folder: str, common: Common) -> None:
-    """Writes audit.yaml where there is none.
+    """Writes audit.yaml unless it exists.
 
     Raises:
         ConfigError: there is one already, or the folder cannot be written.
@@ -19,10 +19,9 @@ def write_example(folder: str, common: Common) -> None:
         with target.open("x", encoding="utf-8") as file:
             file.write(files("jobs").joinpath("example.yaml").read_text(encoding="utf-8"))
     except FileExistsError as error:
-        what = f"{target}: exists already, and is left as it is" if target.exists() else f"{folder}: is a file"
+        what = f"{target}: exists already and is left unchanged" if target.exists() else f"{folder}: is a file"
         raise ConfigError(f"{what}; name another folder") from error
     except OSError as error:
         raise ConfigError(f"{target}: cannot be written ({error.strerror}); name another folder") from error
-    common.emit(
-        {"config": str(target)}, f"{target} is written; put your models and data into it, then: mad plan {target}"
-    )
+    text = f"{target} is written; fill in your models and data, then: mad plan {target}"
+    common.emit({"config": str(target)}, text)

@@ -1,4 +1,4 @@
-"""`python -m jobs.gradients CONFIG`: a run up to and with the stage gradients."""
+"""`python -m jobs.gradients CONFIG`: a run up to and including the stage gradients."""
 
 from jobs.stage import run_stage
 

@@ -1,4 +1,4 @@
-"""The command `mad`. Heavy imports wait inside the commands, so that help is there at once."""
+"""The command `mad`. Heavy imports happen inside the commands, so that `--help` answers at once."""
 
 import os
 from importlib import metadata
@@ -15,10 +15,13 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
     help=(
-        "Mechanistic anomaly detection: asks of every output of a model how far a small trusted set explains it, and flags what it does not.\n\n"
-        "Start with `mad demo`, then `mad init` for a config of your own, `mad plan CONFIG` to see what it would do, and `mad run CONFIG`.\n\n"
-        "Exit codes: 0 done; 1 a model, file or task failed, or verify found a mismatch; 2 usage, config, model or data wrong before the first task; "
-        "3 cannot fit, another run holds the root's lock, or --deadline came first; 4 done, and a model has the verdict of --fail-on."
+        "Mechanistic anomaly detection: measures how far a small trusted set explains each output of a model, "
+        "and flags the outputs that it does not explain.\n\n"
+        "Start with `mad demo`. Then `mad init` writes a config of your own, `mad plan CONFIG` shows what a run "
+        "would do, and `mad run CONFIG` audits.\n\n"
+        "Exit codes: 0 done; 1 a model, file or task failed, or verify found a mismatch; 2 the command, config, "
+        "model or data is wrong, and no task has run; 3 a worker's memory is too small, another run holds the root's "
+        "lock, or --deadline passed before all models were done; 4 done, and a model has the verdict of --fail-on."
     ),
 )
 
@@ -26,11 +29,11 @@ app = typer.Typer(
 Config = Annotated[str, typer.Argument(metavar="CONFIG", help="The audit's YAML file; `mad init` writes an example.")]
 
 
-Root = Annotated[str, typer.Argument(metavar="ROOT", help="The root that runs are kept in: a folder or URL.")]
+Root = Annotated[str, typer.Argument(metavar="ROOT", help="The root that holds the runs: a folder or a URL.")]
 
 
 Executor = Annotated[
-    Literal["serial", "ray"], typer.Option(help="Where tasks run: in this process, or on a Ray cluster.")
+    Literal["serial", "ray"], typer.Option(help="Where tasks run: in this process or on a Ray cluster.")
 ]
 
 
@@ -38,7 +41,7 @@ Address = Annotated[
     str | None,
     typer.Option(
         metavar="ADDR",
-        help="The Ray cluster to join, HOST:PORT; without it RAY_ADDRESS, or a cluster of this machine's own.",
+        help="The Ray cluster to join, HOST:PORT. Default: RAY_ADDRESS, else a cluster on this machine.",
     ),
 ]
 
@@ -62,14 +65,14 @@ def _common(version: Version = False) -> None:
 @app.command()
 def demo(
     root: Annotated[
-        str, typer.Option(metavar="DIR", help="Where to keep the audit; its inputs go beside it, in DIR-inputs.")
+        str, typer.Option(metavar="DIR", help="Where to keep the audit; its inputs go to DIR-inputs.")
     ] = "mad-demo",
     output: Output = "text",
     verbose: Verbose = 0,
     quiet: Quiet = False,
     version: Version = False,
 ) -> None:
-    """Train a digit classifier with a backdoor on the spot, and audit it: the main job, in a minute."""
+    """Train and audit a digit classifier with a backdoor, in a minute."""
     with edge(Common(output, verbose, quiet)) as common:
         from jobs.commands import run_demo  # noqa: PLC0415
 
@@ -84,7 +87,7 @@ def init(
     quiet: Quiet = False,
     version: Version = False,
 ) -> None:
-    """Write a commented example config, audit.yaml."""
+    """Write audit.yaml, a commented example config."""
     with edge(Common(output, verbose, quiet)) as common:
         from jobs.example import write_example  # noqa: PLC0415
 
@@ -98,19 +101,19 @@ def plan(
         bool,
         typer.Option(
             "--cost",
-            help="Time a few samples of each model, and say what is not done yet will cost: worker-hours, bytes, requests.",
+            help="Time a few samples of each model, and estimate the remaining work: worker-hours, bytes, requests.",
         ),
     ] = False,
     executor: Annotated[
         Literal["serial", "ray"],
-        typer.Option(help="For --cost: where tasks will run; a worker of a Ray cluster has one CPU."),
+        typer.Option(help="With --cost: where tasks will run. A worker on a Ray cluster has one CPU."),
     ] = "serial",
     output: Output = "text",
     verbose: Verbose = 0,
     quiet: Quiet = False,
     version: Version = False,
 ) -> None:
-    """Show what a run would do: tasks, bytes, projected memory, layers covered and not. Writes nothing."""
+    """Show what a run would do, and write nothing. Lists tasks, bytes, projected memory and covered layers."""
     with edge(Common(output, verbose, quiet)) as common:
         from jobs.commands import show_plan  # noqa: PLC0415
 
@@ -125,27 +128,29 @@ def run(
     until: Annotated[Stage, typer.Option(help="Stop after this stage; only reporting publishes scores.")] = "reporting",
     fail_on: Annotated[
         str | None,
-        typer.Option(metavar="VERDICT", help="Exit with 4 if a model has this verdict, such as 'unusual inputs'."),
+        typer.Option(metavar="VERDICT", help="Exit with code 4 if a model has this verdict, such as 'unusual inputs'."),
     ] = None,
     repair: Annotated[
         bool,
         typer.Option(
             "--repair",
-            help="First check all that is stored of these models, and compute anew what is damaged or gone, nothing else.",
+            help="First check everything stored for these models; then recompute only what is damaged or missing.",
         ),
     ] = False,
     deadline: Annotated[
         str | None,
         typer.Option(
             metavar="DURATION",
-            help="Begin no task after so long (90m, 2h30m, 45s), publish the models that are whole, and exit with 3 if others are not; "
-            "models that were never audited go first, then changed ones, then those audited longest ago.",
+            help="Start no task after this time (90m, 2h30m, 45s), publish the models that are complete, and exit "
+            "with code 3 if others are not. Models that were never audited go first, then changed ones, then those "
+            "audited longest ago.",
         ),
     ] = None,
     cost: Annotated[
         bool,
         typer.Option(
-            "--cost", help="Foretell the cost as `mad plan --cost` does; the summary then says how far off that was."
+            "--cost",
+            help="Estimate the cost first, as `mad plan --cost` does; the summary compares both.",
         ),
     ] = False,
     output: Output = "text",
@@ -153,7 +158,7 @@ def run(
     quiet: Quiet = False,
     version: Version = False,
 ) -> None:
-    """Audit the models of a config. Resumes by itself: what an earlier run finished is not done again."""
+    """Audit the models of a config. Resumes by itself: what an earlier run finished is not repeated."""
     with edge(Common(output, verbose, quiet)) as common:
         from jobs.commands import RunOptions, deadline_of, repair_then_run, run_config  # noqa: PLC0415
 
@@ -169,7 +174,7 @@ def rescore(
         str | None,
         typer.Option(
             metavar="FILE",
-            help="Ids of trusted samples to do without: a text file with an id a line, a CSV or a Parquet file.",
+            help="Ids of trusted samples to leave out: a text file with one id per line, a CSV or a Parquet file.",
         ),
     ] = None,
     executor: Executor = "serial",
@@ -179,7 +184,7 @@ def rescore(
     quiet: Quiet = False,
     version: Version = False,
 ) -> None:
-    """Audit again from the rows in ROOT, with other curvature, score, layers, trusted samples or calibration; needs no model and no data."""
+    """Audit again from stored rows. Settings or trusted samples may differ; no model and no data are needed."""
     with edge(Common(output, verbose, quiet)) as common:
         from jobs.commands import RunOptions, rescore_config  # noqa: PLC0415
 
@@ -203,7 +208,7 @@ def sweep(
     quiet: Quiet = False,
     version: Version = False,
 ) -> None:
-    """Try a grid of settings on the rows in ROOT: calibration, how well trusted samples are explained, and AUROC. Publishes nothing."""
+    """Compare a grid of settings on stored rows. Shows calibration, coupling and AUROC; publishes nothing."""
     with edge(Common(output, verbose, quiet)) as common:
         from jobs.commands import RunOptions, sweep_settings  # noqa: PLC0415
 
@@ -214,7 +219,7 @@ def sweep(
 def status(
     root: Root, output: Output = "text", verbose: Verbose = 0, quiet: Quiet = False, version: Version = False
 ) -> None:
-    """List the runs of a root and the latest verdict on each model."""
+    """List the runs of a root and the latest verdict of each model."""
     with edge(Common(output, verbose, quiet)) as common:
         from jobs.reading import show_status  # noqa: PLC0415
 
@@ -225,7 +230,7 @@ def status(
 def verify(
     root: Root, output: Output = "text", verbose: Verbose = 0, quiet: Quiet = False, version: Version = False
 ) -> None:
-    """Check all that is stored, pages excepted, against the digests recorded when it was written."""
+    """Check stored data against its recorded digests. Pages are not checked."""
     with edge(Common(output, verbose, quiet)) as common:
         from jobs.reading import show_verification  # noqa: PLC0415
 
@@ -242,7 +247,7 @@ def inspect(
     quiet: Quiet = False,
     version: Version = False,
 ) -> None:
-    """Show what is committed: models, stages, tasks, with rows, bytes and seconds."""
+    """Show stored models, stages and tasks with rows, bytes and times."""
     with edge(Common(output, verbose, quiet)) as common:
         from jobs.reading import show_inspection  # noqa: PLC0415
 
@@ -259,7 +264,7 @@ def report(
         str | None,
         typer.Option(
             metavar="RUN",
-            help="Compare with what this run found: its id, or the first part of it; `mad status` lists them.",
+            help="Compare with this run: its id or the start of it; `mad status` lists the ids.",
         ),
     ] = None,
     output: Output = "text",
@@ -267,7 +272,7 @@ def report(
     quiet: Quiet = False,
     version: Version = False,
 ) -> None:
-    """Print the latest results of each model, and write the pages anew."""
+    """Print the latest results and rewrite the pages."""
     with edge(Common(output, verbose, quiet)) as common:
         from jobs.reading import show_report  # noqa: PLC0415
 
@@ -285,7 +290,7 @@ def explain(
     quiet: Quiet = False,
     version: Version = False,
 ) -> None:
-    """Show what is behind one score: the trusted samples, the layers, and its p-value in words."""
+    """Explain one score by trusted samples, layers and its p-value."""
     with edge(Common(output, verbose, quiet)) as common:
         from jobs.reading import show_explanation  # noqa: PLC0415
 
@@ -299,16 +304,18 @@ def gc(
         str,
         typer.Option(
             metavar="DURATION",
-            help="How far back runs stay, such as 30d or 12h; of each model the latest stays in any case.",
+            help="Keep runs younger than this, such as 30d or 12h; each model's latest run always stays.",
         ),
     ],
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would go. Writes nothing.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only show what would be removed. Writes nothing.")
+    ] = False,
     output: Output = "text",
     verbose: Verbose = 0,
     quiet: Quiet = False,
     version: Version = False,
 ) -> None:
-    """Remove runs older than DURATION, and what only they refer to."""
+    """Remove old runs, and everything that only they refer to."""
     with edge(Common(output, verbose, quiet)) as common:
         from jobs.collecting import list_garbage, remove_garbage  # noqa: PLC0415
 
@@ -321,9 +328,8 @@ def main() -> None:
         app()
     except SystemExit as end:
         if end.code == INTERRUPTED:
-            os._exit(
-                INTERRUPTED
-            )  # a person does not wait for the tasks that still run in threads: a killed process loses no more
+            # Nobody waits for the tasks that still run in threads: a killed process loses no more.
+            os._exit(INTERRUPTED)
         raise
 
 

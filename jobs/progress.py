@@ -20,10 +20,10 @@ from jobs.terminal import printable, sentence
 
 
 class ProgressDisplay:
-    """A listener for a run's events."""
+    """Listens to the events of a run and shows them."""
 
     def __init__(self, common: Common):
-        """Shows nothing where quiet."""
+        """A display on stderr, silent with `--quiet`."""
         self._console = Console(stderr=True, quiet=common.quiet, highlight=False)
         self._bars = Progress(
             TextColumn("{task.description:>10}"),
@@ -56,18 +56,16 @@ class ProgressDisplay:
             case TaskEnded(stage, model, _, error, trace):
                 self._bars.advance(self._stages[stage])
                 if error:
-                    self._console.print(
-                        sentence(f"{stage}: a task of model {model} failed: {error}"),
-                        markup=False,
-                        emoji=False,
-                        soft_wrap=True,
-                    )
+                    self._print(sentence(f"{stage}: a task of model {model} failed: {error}"))
                 if self._traces and trace:
-                    self._console.print(printable(trace), markup=False, emoji=False, soft_wrap=True)
+                    self._print(printable(trace))
             case StageEnded(stage, seconds):
                 self._end(stage, seconds)
             case Notice(text):
-                self._console.print(sentence(text), markup=False, emoji=False, soft_wrap=True)
+                self._print(sentence(text))
+
+    def _print(self, text: str) -> None:
+        self._console.print(text, markup=False, emoji=False, soft_wrap=True)
 
     def _start(self, stage: str, tasks: int, reused: int) -> None:
         self._reused[stage] = self._reused.get(stage, 0) + reused
@@ -81,6 +79,4 @@ class ProgressDisplay:
         bar = self._bars.tasks[self._stages[stage]]
         if not sys.stderr.isatty():
             done = f"{int(bar.completed)} of {int(bar.total or 0)} tasks"
-            self._console.print(
-                f"{stage}: {done}, {self._reused[stage]} of them reused, {seconds:.1f} s", soft_wrap=True
-            )
+            self._print(f"{stage}: {done}, {self._reused[stage]} of them reused, {seconds:.1f} s")

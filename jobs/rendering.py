@@ -12,7 +12,8 @@ from jobs.terminal import plain, sentence
 from madcore import RerunCost
 from pipeline.data.statuses import NO_CLASS
 from pipeline.operations.cost import RUN_REQUESTS
-from pipeline.planning.plan import AuditPlan, Cost, ModelPlan, certifiable
+from pipeline.planning.limits import certifiable
+from pipeline.planning.plan import AuditPlan, Cost, ModelPlan
 from pipeline.publication.summary import cost_estimate
 from pipeline.results.explain import Explanation
 from pipeline.root.documents import JsonObject
@@ -99,7 +100,7 @@ def _planned(model: ModelPlan) -> JsonObject:
         "sampling": {source.file.name: source.rows for source in model.sampling},
         "snapshot_bytes": model.snapshot_bytes,
         "projected_memory_bytes": asdict(model.memory),
-        "smallest_certified_group": certifiable(model),
+        "smallest_certified_group": certifiable(model.config, model.recipe),
         "layers": {
             "covered": dict(zip(model.layout.names, model.layout.sizes, strict=True)),
             "fallback": list(model.fallback),
@@ -145,7 +146,7 @@ def plan_text(plan: AuditPlan) -> str:
         *([cost_text(plan)] if plan.costs else []),
     ]
     for model in plan.models:
-        group = certifiable(model)
+        group = certifiable(model.config, model.recipe)
         lines += [f"{model.name}: {_chains(model)}"] if model.config.traced else []
         lines += [f"{model.name}: the fdr target can flag no fewer than {group:,} samples, if any"] if group else []
         lines += [

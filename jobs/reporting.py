@@ -1,4 +1,4 @@
-"""`python -m jobs.reporting CONFIG`: a run up to and with the stage reporting."""
+"""`python -m jobs.reporting CONFIG`: a run up to and including the stage reporting."""
 
 from jobs.stage import run_stage
 

@@ -1,4 +1,4 @@
-"""`python -m jobs.scoring CONFIG`: a run up to and with the stage scoring."""
+"""`python -m jobs.scoring CONFIG`: a run up to and including the stage scoring."""
 
 from jobs.stage import run_stage
 

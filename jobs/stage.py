@@ -1,4 +1,4 @@
-"""What the entry points of the stages share."""
+"""The entry points of single stages, `python -m jobs.STAGE CONFIG`."""
 
 import typer
 
@@ -15,5 +15,7 @@ def run_stage(stage: Stage) -> None:
 
             run_config(config, RunOptions(until=stage), common)
 
-    command.__doc__ = f"Run an audit up to and with the stage {stage}; the same as: mad run CONFIG --until {stage}."
+    command.__doc__ = (
+        f"Run an audit up to and including the stage {stage}; the same as: mad run CONFIG --until {stage}."
+    )
     typer.run(command)

@@ -1,4 +1,4 @@
-"""A sweep's results for a person."""
+"""The results of a sweep as a table."""
 
 from collections.abc import Mapping, Sequence
 
@@ -11,9 +11,11 @@ COLUMNS = ("model", "settings", "calibration", "threshold", "flagged", "explaine
 
 
 def sweep_text(rows: Sequence[Mapping[str, JsonValue]]) -> str:
-    """A line of each point and model that got through."""
-    return table(list(COLUMNS), [_cells(row) for row in rows if "failure" not in row]) + (
-        "\nexplained: mean coupling of calibration samples with the reference part, which needs no anomalies; compare it among points of one score"
+    """One line for each model of each point, failures left out."""
+    listed = table(list(COLUMNS), [_cells(row) for row in rows if "failure" not in row])
+    return (
+        f"{listed}\nexplained: mean coupling of calibration samples with the reference part, which needs no anomalies;"
+        " compare it between points with the same score"
     )
 
 
@@ -25,7 +27,7 @@ def _cells(row: Mapping[str, JsonValue]) -> list[str]:
     threshold, rates = calibration.threshold, main.at_calibrated if main is not None else None
     return [
         str(row["model"]),
-        ", ".join(f"{name} {_shown(value)}" for name, value in settings.items()) or "as the audit has them",
+        ", ".join(f"{name} {_shown(value)}" for name, value in settings.items()) or "those of the audit",
         str(calibration.calibration),
         f"{threshold:.4g}" if threshold is not None else "-",
         f"{row['flagged']:,} of {row['audited']:,}",

@@ -1,4 +1,4 @@
-"""Text for a terminal: what comes from data cannot move its cursor, change its colours or forge lines, and no URL shows a password."""
+"""Text for a terminal: data cannot move the cursor, change colours or forge lines, and no URL shows a password."""
 
 import logging
 
@@ -6,17 +6,17 @@ from infra.storage.urls import masked
 
 
 def plain(value: str) -> str:
-    """A value on one line, everything that is no printable character replaced."""
+    """A value on one line, with unprintable characters replaced."""
     return "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in value)
 
 
 def sentence(text: str) -> str:
-    """Text on one line: its line breaks become spaces, and all else is as `printable` makes it."""
+    """Text on one line: line breaks become spaces, the rest is as in `printable`."""
     return plain(printable(" ".join(text.splitlines())))
 
 
 def printable(text: str) -> str:
-    """Lines of text, everything else that is no printable character replaced, and passwords in URLs masked."""
+    """Lines of text with unprintable characters replaced and passwords in URLs masked."""
     return "\n".join(map(plain, masked(text).replace("\t", "    ").split("\n")))
 
 
@@ -24,5 +24,5 @@ class PrintableFormatter(logging.Formatter):
     """Log records as `printable` text."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """The record's line, and its traceback where it has one."""
+        """The record's line, and its traceback if it has one."""
         return printable(super().format(record))

@@ -1,8 +1,8 @@
-"""A run: the stages one after the other over all models, then publication. What an earlier run has committed is not done again.
+"""A run: the stages one after the other over all models, then publication. What an earlier run has committed is reused.
 
-A model that fails is set aside with the reason, and the others go on. With a deadline models go through the stages in waves, those
-first that need it most (see `pipeline.planning.order`), so that some are whole when it comes; without one, all of them together, which
-leaves no worker waiting at the end of each wave.
+A model that fails is set aside with the reason, and the others continue. With a deadline, models go through the stages
+in waves, those that need it most first (see `pipeline.planning.order`), so that some are complete when it passes.
+Without one, all of them go together, which leaves no worker waiting at the end of each wave.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -23,15 +23,15 @@ from pipeline.root.logs import STAGES
 from pipeline.root.mark import claim_root, root_lock
 from pipeline.root.records import RunOutcome
 from pipeline.stages.progress import ModelRun
-from pipeline.stages.runner import StepRunner
-from pipeline.stages.sequence import compute
+from pipeline.stages.runner import StageInputs, StepRunner
+from pipeline.stages.sequence import run_stages
 
 
 class Deadline:
-    """A moment after which no task is begun: so many seconds after this was made, on a clock that never jumps."""
+    """A moment after which no task is begun: so many seconds from its creation, on a monotonic clock."""
 
     def __init__(self, seconds: float):
-        """Counts from now."""
+        """Start counting now."""
         self.seconds = seconds
         self._watch = Stopwatch()
 
@@ -47,33 +47,34 @@ def run_audit(
     listener: Listener = ignore,
     address: str | None = None,
 ) -> Audit:
-    """Runs a plan to the end, or to the end of the stage `until`, and opens the result.
+    """Run a plan to the end, or to the end of the stage `until`, and open the result.
 
-    Resumes by itself: tasks that are done, by this run or any other in this root, are not repeated.
+    It resumes by itself: tasks that are done, by this run or any other in this root, are not repeated.
 
     Args:
         plan: from `plan_audit`.
         executor: `serial`, in this process, or `ray`, on a cluster.
-        until: `gradients`, `curvature`, `scoring` or `reporting`; only after the last are scores published.
-        listener: told of stages, tasks and notices.
-        address: of the Ray cluster to join; None takes RAY_ADDRESS of the environment, or else starts one here.
+        until: `gradients`, `curvature`, `scoring` or `reporting`; scores are published after the last only.
+        listener: receives events of stages and tasks, and notices.
+        address: of the Ray cluster to join; None takes RAY_ADDRESS from the environment, or else starts one here.
 
     Returns:
         The audit, its `outcome` that of this run.
 
     Raises:
         ConfigError: no such executor or stage.
-        ClusterError: no cluster answers, or it lacks what the config asks for.
-        CannotFit: for every model a worker would need more memory than `run.memory_per_worker`.
+        ClusterError: no cluster answers, or it lacks what the config requires.
+        CannotFit: every model would need more memory in a worker than `run.memory_per_worker`.
         RootError: the root is not one, or its store lets two writers overwrite each other.
         LockHeld: another process runs an audit in this root.
-        StorageError: the root takes no more, or does not answer; what is done is kept.
+        StorageError: the root is full, read-only or does not answer; what is done is kept.
     """
     if until not in STAGES:
         raise ConfigError(f"there is no stage {until!r}; stages: {', '.join(STAGES)}")
     plan, resources = plan.fitting(), _resources(plan, executor)
     with open_executor(executor, address, resources) as opened:
-        return _run(plan, StepRunner({}, opened, resources, listener), STAGES[: STAGES.index(until) + 1])
+        runner = StepRunner({}, opened, resources, listener, known=plan.receipts)
+        return _run(plan, runner, STAGES[: STAGES.index(until) + 1])
 
 
 def run_audit_until(
@@ -83,27 +84,28 @@ def run_audit_until(
     listener: Listener = ignore,
     address: str | None = None,
 ) -> Audit:
-    """Runs a plan as far as a deadline lets it, and opens the result: models that are whole by then are published, nothing is of the others.
+    """Run a plan until a deadline, and open the result: only models that are complete by then are published.
 
-    Models go first that no run has completed, then those that changed, then those whose latest completed run is oldest. Tasks that
-    have begun at the deadline end, so a run outlasts it by a task or two of each worker, and by publication. What is done is kept.
+    The order of models: those that no run has completed, those that changed, then those whose latest completed run is
+    oldest. Tasks that have begun at the deadline end, so a run outlasts it by a task or two of each worker, and by
+    publication. What is done is kept.
 
     Args:
         plan: from `plan_audit`.
         passed: whether no further task should be begun, such as `Deadline(seconds).passed`.
-        executor: as of `run_audit`.
-        listener: as of `run_audit`.
-        address: as of `run_audit`.
+        executor: as in `run_audit`.
+        listener: as in `run_audit`.
+        address: as in `run_audit`.
 
     Returns:
-        The audit; models that were not come to are its outcome's `unreached`, in order of priority.
+        The audit; models that were not reached are its outcome's `unreached`, in order of priority.
 
     Raises:
         ConfigError, ClusterError, CannotFit, RootError, LockHeld, StorageError: as `run_audit`.
     """
     plan, resources = plan.fitting(), _resources(plan, executor)
     with open_executor(executor, address, resources) as opened:
-        runner = StepRunner({}, opened, resources, listener, passed)
+        runner = StepRunner({}, opened, resources, listener, passed, plan.receipts)
         return _run_in_waves(plan, runner, 1 if executor == "serial" else resources.workers)
 
 
@@ -118,11 +120,11 @@ def _run(plan: AuditPlan, runner: StepRunner, stages: Sequence[str]) -> Audit:
     claim_root(storage)
     with root_lock(storage) as lock:
         finish_interrupted_publication(storage)
-        runner = replace(runner, models=_model_runs(plan, last_audits(storage, plan), runner.tell))
+        runner = replace(runner, models=_model_runs(plan, last_audits(storage, plan), runner.notify))
         run_id = begin(storage, plan)
-        compute(plan, storage, runner, stages, lock.check)
+        run_stages(StageInputs(plan.config, storage, runner), stages, lock.check)
         outcome = publish(storage, run_id, plan, list(runner.models.values()), complete=stages[-1] == STAGES[-1])
-    return _opened(plan, storage, outcome, runner.tell)
+    return _opened(plan, storage, outcome, runner.notify)
 
 
 def _run_in_waves(plan: AuditPlan, runner: StepRunner, workers: int) -> Audit:
@@ -132,49 +134,55 @@ def _run_in_waves(plan: AuditPlan, runner: StepRunner, workers: int) -> Audit:
         finish_interrupted_publication(storage)
         audits = last_audits(storage, plan)
         plan = in_order(plan, audits)
-        models = _model_runs(plan, audits, runner.tell)
+        models = _model_runs(plan, audits, runner.notify)
         run_id = begin(storage, plan)
-        seconds = dict[str, float]()
-
-        def summed(event: Event) -> None:
-            if isinstance(event, StageEnded):
-                seconds[event.stage] = seconds.get(event.stage, 0.0) + event.seconds
-            else:
-                runner.tell(event)
-
+        totals = _StageTotals(runner.notify)
         for wave in waves(plan.models, workers):
-            if runner.closed():
+            if runner.deadline_passed():
                 break
-            of_wave = replace(runner, models={model.name: models[model.name] for model in wave}, tell=summed)
-            compute(replace(plan, models=wave), storage, of_wave, STAGES, lock.check)
-            runner.tell(
-                Notice(
-                    f"{sum(model.report is not None for model in models.values())} of {len(models)} models are through"
-                )
-            )
-        for stage, total in seconds.items():
-            runner.tell(StageEnded(stage, total))
+            of_wave = replace(runner, models={model.name: models[model.name] for model in wave}, notify=totals)
+            run_stages(StageInputs(plan.config, storage, of_wave), STAGES, lock.check)
+            complete = sum(model.report is not None for model in models.values())
+            runner.notify(Notice(f"{complete} of {len(models)} models are complete"))
+        totals.notify()
         outcome = publish(storage, run_id, plan, list(models.values()), complete=True)
-    return _opened(plan, storage, outcome, runner.tell)
+    return _opened(plan, storage, outcome, runner.notify)
+
+
+class _StageTotals:
+    """Passes events on, except the ends of stages, whose seconds it adds up over waves."""
+
+    def __init__(self, listener: Listener):
+        self._listener, self._seconds = listener, dict[str, float]()
+
+    def __call__(self, event: Event) -> None:
+        if isinstance(event, StageEnded):
+            self._seconds[event.stage] = self._seconds.get(event.stage, 0.0) + event.seconds
+        else:
+            self._listener(event)
+
+    def notify(self) -> None:
+        """Report the end of each stage, once, with its total."""
+        for stage, total in self._seconds.items():
+            self._listener(StageEnded(stage, total))
 
 
 def _opened(plan: AuditPlan, storage: Storage, outcome: RunOutcome, listener: Listener) -> Audit:
+    """The audit of a run that has ended, after its verdicts were delivered."""
     if plan.config.on_verdict is not None:
         notify(plan.config.on_verdict, plan.config.folder, storage.url, outcome.summaries, listener)
     return Audit(storage, outcome)
 
 
-def _model_runs(plan: AuditPlan, audits: Mapping[str, LastAudit], tell: Listener) -> dict[str, ModelRun]:
-    """All models at the start of a run; tells of files that are gone."""
+def _model_runs(plan: AuditPlan, audits: Mapping[str, LastAudit], notify: Listener) -> dict[str, ModelRun]:
+    """All models at the start of a run; a notice names files that are gone."""
     runs = {
         model.name: ModelRun(model, gone_files(model, audits.get(model.name)), plan.costs.get(model.name))
         for model in plan.models
     }
     for name, run in runs.items():
         if run.gone:
-            tell(
-                Notice(
-                    f"model {name}: files that its latest run audited and that no glob finds any more: {', '.join(run.gone)}"
-                )
-            )
+            files = ", ".join(run.gone)
+            line = "files that its latest run audited and that no glob finds any more"
+            notify(Notice(f"model {name}: {line}: {files}"))
     return runs

@@ -1,4 +1,4 @@
-"""Fixtures: the demo's inputs, made once a session, and audits of them in fresh roots."""
+"""Fixtures: the demo's inputs, made once per session, and audits of them in fresh roots."""
 
 import os
 from collections.abc import Callable, Iterator
@@ -12,27 +12,19 @@ from pipeline.demo import prepare_demo
 from tests.services import WITHOUT, moto, on_moto, on_s3, real_s3
 
 __all__ = ["moto", "on_moto", "on_s3", "real_s3"]
-
-
 Raw = dict[str, JsonValue]
-
-
 ConfigMaker = Callable[..., AuditConfig]
 
-
 NO_HOSTS = pytest.mark.skip(
-    reason="may not make hosts; `make test-cluster` lets it (as root, where there is ip of iproute2)"
+    reason="may not make network namespaces; `make test-cluster` allows it (as root, with ip of iproute2)"
 )
 
-
 ZOO = pytest.mark.skip(reason="a zoo of fifty models; `make test-nights` audits it")
-
-
 LONG = pytest.mark.skip(reason="takes long; `make test-faults` runs it")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skips what needs a real S3 where none was started, hosts of its own where it may not make them, and what takes long unless it is asked for."""
+    """Skip tests whose marker the environment does not ask for: a real S3, hosts of their own, tests that take long."""
     for marker, asked, skip in (
         ("s3", "MAD_S3_ENDPOINT", WITHOUT),
         ("cluster", "MAD_TEST_CLUSTER", NO_HOSTS),
@@ -46,7 +38,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session")
 def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with trusted.parquet (500 digits), audited.parquet (about 490, some with a trigger) and digits.safetensors."""
+    """A folder with trusted.parquet (500 digits), audited.parquet (490, some with a trigger) and digits.safetensors."""
     folder = tmp_path_factory.mktemp("digits")
     prepare_demo(folder, str(folder / "root"))
     return folder

@@ -1,6 +1,7 @@
-"""S3 for tests: moto's server, started once a session, and a real store where `make test-s3` started one; each on loopback.
+"""S3 for tests: moto's server, started once per session, and a real store if `make test-s3` started one; on loopback.
 
-A test that uses `on_moto` or `on_s3` runs in an environment that names the service and the credentials of the bucket's owner.
+A test that uses `on_moto` or `on_s3` runs in an environment with the service's endpoint and the credentials of the
+bucket's owner.
 """
 
 import os
@@ -19,10 +20,7 @@ from botocore.client import BaseClient
 from botocore.config import Config
 
 BUCKET = "audits"
-
-
 WITHOUT = pytest.mark.skip(reason="no real S3 here; `make test-s3` starts one (as root, where there is apt-get)")
-
 
 SETTINGS = Config(
     retries={"total_max_attempts": 1},
@@ -33,7 +31,7 @@ SETTINGS = Config(
 
 @dataclass(frozen=True)
 class User:
-    """Who signs requests."""
+    """A user who signs requests."""
 
     key: str
     secret: str
@@ -46,7 +44,7 @@ class User:
 
 @dataclass(frozen=True)
 class Service:
-    """An S3 endpoint, the owner of its bucket, and a guest, who has no rights but those that the owner grants."""
+    """An S3 endpoint, the owner of its bucket, and a guest who has only the rights that the owner grants."""
 
     endpoint: str
     owner: User
@@ -54,11 +52,11 @@ class Service:
 
     @property
     def port(self) -> int:
-        """Where it listens."""
+        """The port on which it listens."""
         return int(self.endpoint.rpartition(":")[2])
 
     def client(self) -> BaseClient:
-        """The owner's client, of another make than the one under test."""
+        """A client of the owner, from another library than the one under test."""
         return boto3.client(
             "s3",
             endpoint_url=self.endpoint,
@@ -69,21 +67,21 @@ class Service:
         )
 
     def make_bucket(self, name: str) -> None:
-        """A bucket of the owner's, if it is not there yet."""
+        """Create a bucket of the owner if it does not exist."""
         client = self.client()
         with suppress(client.exceptions.BucketAlreadyOwnedByYou, client.exceptions.BucketAlreadyExists):
             client.create_bucket(Bucket=name)
 
 
 def variables(endpoint: str, user: User | None) -> Mapping[str, str]:
-    """What an environment says that names this endpoint and this user, or nobody, and no other source of either."""
+    """The variables of an environment with this endpoint and user (None: no credentials) and no other source of either."""
     files = dict.fromkeys(("AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE"), os.devnull)
-    said = {"AWS_ENDPOINT_URL": endpoint, "AWS_DEFAULT_REGION": "us-east-1", "AWS_EC2_METADATA_DISABLED": "true"}
-    return {**said, **files, **(user.environment if user else {})}
+    settings = {"AWS_ENDPOINT_URL": endpoint, "AWS_DEFAULT_REGION": "us-east-1", "AWS_EC2_METADATA_DISABLED": "true"}
+    return {**settings, **files, **(user.environment if user else {})}
 
 
 def speak_to(endpoint: str, user: User | None, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An environment that says this and nothing else of S3."""
+    """Make the environment name this endpoint and user, and nothing else about S3."""
     for name in [name for name in os.environ if name.startswith("AWS_")]:
         monkeypatch.delenv(name)
     for name, value in variables(endpoint, user).items():
@@ -91,7 +89,7 @@ def speak_to(endpoint: str, user: User | None, monkeypatch: pytest.MonkeyPatch) 
 
 
 def free_port() -> int:
-    """A port of the loopback interface that nobody listens on now."""
+    """A port of the loopback interface that is free now."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
@@ -99,7 +97,7 @@ def free_port() -> int:
 
 @pytest.fixture(scope="session")
 def moto(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    """Moto's server in a process of its own. It looks at no signature, so it refuses nobody but who does not sign."""
+    """Moto's server in its own process. It checks no signature, so it refuses only unsigned requests."""
     port = free_port()
     log = tmp_path_factory.mktemp("moto") / "log"
     with (
@@ -118,7 +116,7 @@ def moto(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
 
 
 def wait_for(port: int, server: subprocess.Popen[bytes], log: Path) -> None:
-    """Until a server listens; fails when it ended or took half a minute."""
+    """Wait until a server listens; fail when it ends or takes half a minute."""
     for _ in range(300):
         with suppress(ConnectionRefusedError), socket.create_connection(("127.0.0.1", port)):
             return
@@ -130,7 +128,7 @@ def wait_for(port: int, server: subprocess.Popen[bytes], log: Path) -> None:
 
 @pytest.fixture(scope="session")
 def real_s3() -> Service:
-    """The store that `make test-s3` started; without one, tests marked `s3` are skipped."""
+    """The store that `make test-s3` started; without it, tests marked `s3` are skipped."""
     owner, guest = (User(*os.environ[f"MAD_S3_{who}"].split(":")) for who in ("OWNER", "GUEST"))
     service = Service(os.environ["MAD_S3_ENDPOINT"], owner, guest)
     service.make_bucket(BUCKET)

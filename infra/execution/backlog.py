@@ -1,4 +1,4 @@
-"""Tasks that wait for a worker, and which one a worker should take next."""
+"""The tasks that wait for a worker, and which one a worker takes next."""
 
 from collections import Counter, deque
 from collections.abc import Callable, Iterable
@@ -10,14 +10,19 @@ Task = TypeVar("Task")
 
 
 class Backlog(Generic[Task]):
-    """A queue of tasks per model, and the tasks that a lost worker took along.
+    """A queue of tasks per model, and the tasks whose worker was lost.
 
-    A worker keeps to its model while that has tasks, because loading another costs; otherwise it takes from the model with the
-    most tasks for each worker already on it, so that no worker idles while another has a queue.
+    A worker stays with its model while that has tasks, because loading another costs time. Otherwise it takes a task of
+    the model with the most tasks per worker already on it, so that no worker idles while another has a queue.
     """
 
     def __init__(self, tasks: Iterable[Task], closed: Callable[[], bool] = never):
-        """A task's model is its attribute `model`; tasks without one are of one model. `closed`: whether none should be taken any more."""
+        """Queue these tasks.
+
+        Args:
+            tasks: a task's model is its attribute `model`; tasks without one all belong to one model.
+            closed: whether no further task may be taken.
+        """
         self._closed = closed
         self._queues: dict[str, deque[Task]] = {}
         self.lost: deque[Task] = deque()
@@ -29,7 +34,7 @@ class Backlog(Generic[Task]):
         return sum(map(len, self._queues.values())) + len(self.lost)
 
     def left(self) -> int:
-        """How many tasks wait; none, those that were lost included, once it is closed."""
+        """How many tasks wait; 0 once it is closed, lost tasks included."""
         if self._closed():
             self._queues.clear()
             self.lost.clear()
@@ -40,13 +45,12 @@ class Backlog(Generic[Task]):
         waiting = [name for name, queue in self._queues.items() if queue]
         if not waiting:
             return None
-        chosen = (
-            model if model in waiting else max(waiting, key=lambda name: len(self._queues[name]) / (1 + workers[name]))
-        )
-        return self._queues[chosen].popleft()
+        if model not in waiting:
+            model = max(waiting, key=lambda name: len(self._queues[name]) / (1 + workers[name]))
+        return self._queues[model].popleft()
 
     def take_back(self, task: Task) -> int:
-        """Takes back a task whose worker was lost, to be tried again alone; returns how often that happened to it."""
+        """Take back a task whose worker was lost, to retry it alone; returns how often that happened to it."""
         self._losses[task] += 1
         self.lost.append(task)
         return self._losses[task]

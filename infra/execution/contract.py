@@ -9,22 +9,18 @@ from typing import Generic, Protocol, TypeVar
 from infra.errors import NotCommitted
 
 TASKS_AT_ONCE, MOST_TASKS_AT_ONCE = 2, 3
-
-
 OWN_PACKAGES = ("infra", "madcore", "pipeline")
 
-
 Task = TypeVar("Task")
-
-
 Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
 class Resources:
-    """What one worker needs; how many workers there may be.
+    """What one worker needs, and how many workers there may be.
 
-    `tasks_at_once`: how many tasks a worker has at a time, MOST_TASKS_AT_ONCE at most. The processes of workers are the same whatever it is.
+    `tasks_at_once` is how many tasks a worker has at a time, at most MOST_TASKS_AT_ONCE. It does not affect the
+    workers' processes, so comparisons leave it out.
     """
 
     workers: int = 1
@@ -35,9 +31,9 @@ class Resources:
 
 @dataclass(frozen=True)
 class TaskOutcome(Generic[Task, Result]):
-    """A task with its result, or with the error that gave it up, in a line, and its traceback.
+    """A task with its result, or with the error that ended it, as one line, and its traceback.
 
-    `stops`: the others need not be tried. `starved`: memory had run out.
+    `stops`: the remaining tasks need not be tried. `starved`: memory ran out.
     """
 
     task: Task
@@ -49,7 +45,7 @@ class TaskOutcome(Generic[Task, Result]):
 
 
 def never() -> bool:
-    """Tasks are begun as long as there are any."""
+    """The default of `closed`: tasks are begun as long as there are any."""
     return False
 
 
@@ -63,14 +59,15 @@ class Executor(Protocol):
         resources: Resources,
         closed: Callable[[], bool] = never,
     ) -> Iterator[TaskOutcome[Task, Result]]:
-        """One outcome per task. A task that raises is an outcome with an error; the others go on.
+        """One outcome per task. A task that raises yields an outcome with an error; the others continue.
 
-        Once `closed` says so no task is begun. Those that have begun end, and have outcomes; the others have none.
+        Once `closed` returns true, no further task begins. Tasks that have begun run to their end and yield outcomes;
+        the others yield none.
         """
 
 
 def attempt(worker: Callable[[Task], Result], task: Task) -> TaskOutcome[Task, Result]:
-    """Calls a worker with a task; an error becomes the outcome's."""
+    """Call a worker with a task; an error becomes part of the outcome."""
     try:
         return TaskOutcome(task, result=worker(task))
     except NotCommitted as error:
@@ -80,13 +77,10 @@ def attempt(worker: Callable[[Task], Result], task: Task) -> TaskOutcome[Task, R
 
 
 def is_starvation(error: BaseException | None) -> bool:
-    """Whether an error, or one that led to it, says that memory ran out: Python's, the system's, or torch's on a CPU or a GPU."""
+    """Whether an error or one of its causes says that memory ran out: in Python, in the system, or in torch."""
     while error is not None:
-        if (
-            isinstance(error, MemoryError)
-            or type(error).__name__ == "OutOfMemoryError"
-            or "can't allocate memory" in str(error)
-        ):
+        out_of_memory = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
+        if out_of_memory or "can't allocate memory" in str(error):
             return True
         if isinstance(error, OSError) and error.errno == errno.ENOMEM:
             return True
@@ -95,7 +89,7 @@ def is_starvation(error: BaseException | None) -> bool:
 
 
 def describe(error: BaseException) -> str:
-    """An error as one line: its type, unless it is one of this project's, which say all themselves, and what it says."""
+    """An error as one line: its type and message; of this project's own errors, which need no type, the message."""
     lines = str(error).strip().splitlines()
     if lines and type(error).__module__.partition(".")[0] in OWN_PACKAGES:
         return lines[0]

@@ -1,13 +1,13 @@
-"""Tasks on a Ray cluster: the only file that knows Ray.
+"""Tasks on a Ray cluster; the only module that imports Ray.
 
-A worker lives in an actor with the resources that the config grants. Tasks are small values that travel with the call; data goes
-through storage. An actor has at most a few tasks, so that it always has a next one at hand and a scheduler that dies loses
-nothing but seconds. Starting one takes seconds too, so it stays for the next call that asks for the same resources; one that asks for
-others, such as no GPU, ends it.
+A worker lives in an actor with the resources that the config grants. Tasks are small values that travel with the call;
+data goes through storage. An actor has at most a few tasks, so that its next one is always at hand and a scheduler that
+dies loses only seconds of work. Starting an actor takes seconds too, so it stays for the next call with the same
+resources; a call with others, such as no GPU, ends it.
 
-A lost actor, with its node or without, takes its tasks along. Which of them killed it cannot be known, so each is tried again alone,
-and given up when a worker was lost with it TRIES times. An actor in which memory ran out counts as lost, because its tasks share the
-memory. What else a task raises is its outcome, and is not tried again.
+A lost actor, with or without its node, takes its tasks along. Which of them killed it cannot be known, so each is
+retried alone, and fails when TRIES workers were lost with it. An actor in which memory ran out counts as lost, because
+its tasks share the memory. Any other error of a task is its outcome, and is not retried.
 """
 
 import logging
@@ -19,10 +19,10 @@ from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from typing import Any, Generic, TypeAlias, TypeVar
 
-os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # Ray reads both when it is imported
-os.environ.setdefault(
-    "RAY_NUM_REDIS_GET_RETRIES", "2"
-)  # of 40 s each, where something listens that is no cluster; 20 unless told
+# Ray reads both variables when it is imported. It retries 20 times by default, of 40 s each, where what listens at the
+# address is not a cluster.
+os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+os.environ.setdefault("RAY_NUM_REDIS_GET_RETRIES", "2")
 import ray  # isort: skip
 from ray.exceptions import OutOfMemoryError, RayError, RayTaskError
 
@@ -32,37 +32,21 @@ from infra.execution.cluster_watch import Watch, await_answer, check_resources, 
 from infra.execution.contract import MOST_TASKS_AT_ONCE, Resources, TaskOutcome, attempt, describe, is_starvation, never
 
 TRIES = 3
-
-
 FAILED_STARTS = 5
-
-
 CONNECT_SECONDS = 30
-
-
 LOOK_SECONDS = 2
-
-
 LOCAL = "local"
 
-
 Task = TypeVar("Task")
-
-
 Result = TypeVar("Result")
-
-
 Handle: TypeAlias = "ray.actor.ActorHandle[_Actor[Any, Any]]"
-
-
 Ref: TypeAlias = "ray.ObjectRef[Any]"
-
 
 log = logging.getLogger(__name__)
 
 
 class RayExecutor:
-    """Runs tasks on actors of a cluster: one that is joined, or one of this machine's own that ends with the context."""
+    """Runs tasks on actors of a cluster: one that it joins, or one that it starts here and ends with the context."""
 
     def __init__(
         self,
@@ -75,12 +59,12 @@ class RayExecutor:
 
         Args:
             address: HOST:PORT; None takes RAY_ADDRESS, or else starts a cluster here.
-            resources: what the workers will need; a cluster that cannot give it is refused when the context is entered.
+            resources: what the workers will need; a cluster that cannot provide it is refused on entering the context.
             connect_seconds: how long to wait for a cluster to answer.
-            patience: seconds without a worker after which a call is given up; None takes MAD_WORKER_WAIT_SECONDS, or else 600.
+            patience: seconds without a worker after which a call fails; None takes MAD_WORKER_WAIT_SECONDS or else 600.
 
         Raises:
-            ClusterError: MAD_WORKER_WAIT_SECONDS is no positive number.
+            ClusterError: MAD_WORKER_WAIT_SECONDS is not a positive number.
         """
         self._connect_seconds = connect_seconds
         self._address = address or os.environ.get("RAY_ADDRESS") or LOCAL
@@ -105,7 +89,7 @@ class RayExecutor:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Leaves the cluster; one that is gone is not told, which would take minutes."""
+        """Leave the cluster; one that is gone is left without shutting Ray down, which would take minutes."""
         if self._watch.gone:
             return
         try:
@@ -116,12 +100,13 @@ class RayExecutor:
                 self._joined = False
 
     def connect(self) -> None:
-        """Joins the cluster, or starts one of this machine's own.
+        """Join the cluster, or start one on this machine.
 
         Raises:
-            ClusterError: no cluster answers, or it is not one that can be joined.
+            ClusterError: no cluster answers, or it cannot be joined.
         """
-        address, own = self._address, self._resources.workers if self._address == LOCAL else None
+        address = self._address
+        own = self._resources.workers if address == LOCAL else None
         if own is None and address != "auto" and "://" not in address:
             await_answer(address, self._connect_seconds)
         try:
@@ -133,10 +118,11 @@ class RayExecutor:
                 logging_level=logging.ERROR,
             )
         except (RuntimeError, OSError, ValueError, RayError) as error:
-            said = " ".join(str(error).split())
+            reason = " ".join(str(error).split())
             raise ClusterError(
-                f"the Ray cluster at {address!r} cannot be joined ({said}); it must run, with this version of Python and of ray ({ray.__version__}),"
-                " and where it asks for a token, RAY_AUTH_MODE and RAY_AUTH_TOKEN must be set here as on its nodes"
+                f"the Ray cluster at {address!r} cannot be joined ({reason}); it must run, with this version of Python"
+                f" and of ray ({ray.__version__}), and where it requires a token, RAY_AUTH_MODE and RAY_AUTH_TOKEN must"
+                " be set here as on its nodes"
             ) from error
 
     def map_unordered(
@@ -146,11 +132,11 @@ class RayExecutor:
         resources: Resources,
         closed: Callable[[], bool] = never,
     ) -> Iterator[TaskOutcome[Task, Result]]:
-        """One outcome per task that is begun before `closed` says so, as they come.
+        """One outcome per task that begins before `closed` returns true, as they come.
 
         Raises:
-            ClusterError: workers die again and again before they get to a task; none has run for long; the cluster's head answers no more.
-                Where tasks had begun, by this call or an earlier one, it is ClusterLost.
+            ClusterError: workers repeatedly die before they take a task; none has run for long; the cluster's head no
+                longer answers. Where tasks had begun, in this call or an earlier one, it is ClusterLost.
         """
         if resources != self._idle_resources:
             self._end_idle()
@@ -169,7 +155,7 @@ class RayExecutor:
 
 
 class _Actor(Generic[Task, Result]):
-    """A worker where it runs."""
+    """The process of a worker: makes the worker when the first task of a call comes, and runs tasks on it."""
 
     def __init__(self) -> None:
         self._making = threading.Lock()
@@ -177,12 +163,12 @@ class _Actor(Generic[Task, Result]):
         self._worker: Callable[[Task], Result] | None = None
 
     def hello(self, factory: Callable[[], Callable[[Task], Result]]) -> str:
-        """Begins a call, in which this makes the worker; returns the version of mad that is installed here."""
+        """Begin a call whose worker this factory makes; returns the version of mad that is installed here."""
         self._factory, self._worker = factory, None
         return version("mad")
 
     def run(self, task: Task) -> TaskOutcome[Task, Result]:
-        """Runs one task."""
+        """Run one task."""
         with self._making:
             if self._worker is None:
                 assert self._factory is not None, "a task before hello"
@@ -192,7 +178,11 @@ class _Actor(Generic[Task, Result]):
 
 @dataclass(eq=False)
 class _Worker(Generic[Task]):
-    """An actor as the driver sees it: whether an earlier call started it, whether it has said hello, its last model, and the tasks it has."""
+    """An actor as the driver sees it.
+
+    `reused`: an earlier call started it. `ready`: it has answered `hello`. `model`: the model of its last task.
+    `tasks`: those that it has now.
+    """
 
     handle: "Handle"
     reused: bool = False
@@ -202,7 +192,7 @@ class _Worker(Generic[Task]):
 
 
 class _Pool(Generic[Task, Result]):
-    """The actors of one call, what they are doing, and what is left to do. Those that are `idle` are taken before others start."""
+    """The actors of one call, what each is doing, and the remaining tasks. Idle actors are used before new ones."""
 
     def __init__(
         self,
@@ -227,7 +217,7 @@ class _Pool(Generic[Task, Result]):
         self._failed_starts = 0
 
     def outcomes(self) -> Iterator[TaskOutcome[Task, Result]]:
-        """Keeps the actors busy until nothing is left."""
+        """Keep the actors busy until nothing is left; yields outcomes as they come."""
         while self._backlog.left() or self._running:
             self._hire()
             self._feed()
@@ -240,7 +230,7 @@ class _Pool(Generic[Task, Result]):
                     yield from self._settle(ref)
 
     def close(self) -> list["Handle"]:
-        """The actors that have nothing to do; all others end."""
+        """Return the actors that have nothing to do, and end all others."""
         for worker in self._workers:
             if worker.ready and not worker.tasks:
                 self._idle.append(worker.handle)
@@ -260,11 +250,14 @@ class _Pool(Generic[Task, Result]):
             theirs, ours = ray.get(ref), version("mad")
         except RayError as error:
             self._workers.remove(worker)
-            self._failed_starts += not worker.reused  # one that is gone since says nothing of the next
+            self._failed_starts += not worker.reused  # a reused one may have died since, which is no failed start
             if self._failed_starts >= FAILED_STARTS:
                 remedy = f"is mad installed in the environment of every node, in version {version('mad')}?"
                 if isinstance(error, OutOfMemoryError):
-                    remedy = "raise run.memory_per_worker, so that fewer workers share a node, or end what else fills its memory"
+                    remedy = (
+                        "raise run.memory_per_worker, so that fewer workers share a node,"
+                        " or end other processes that fill its memory"
+                    )
                 raise self._watch.error(f"workers cannot start: {_cause(error)}; {remedy}") from error
             return
         if theirs != ours:
@@ -274,19 +267,21 @@ class _Pool(Generic[Task, Result]):
         worker.ready, self._failed_starts = True, 0
 
     def _feed(self) -> None:
-        """Gives tasks to the workers that have room; a task that a worker was lost with gets one for itself."""
-        ready, lost = [worker for worker in self._workers if worker.ready], len(self._backlog.lost)
+        """Give tasks to the workers that have room; a task with which a worker was lost runs alone on a worker."""
+        ready = [worker for worker in self._workers if worker.ready]
+        lost = len(self._backlog.lost)
         for worker in ready[:lost]:
             if not worker.tasks:
                 self._submit(worker, self._backlog.lost.popleft())
         for worker in ready[lost:]:
-            while len(worker.tasks) < self._resources.tasks_at_once and not any(
-                map(self._backlog.suspect, worker.tasks)
-            ):
+            while self._has_room(worker):
                 task = self._backlog.take(worker.model, Counter(one.model for one in ready if one.tasks))
                 if task is None:
                     return
                 self._submit(worker, task)
+
+    def _has_room(self, worker: _Worker[Task]) -> bool:
+        return len(worker.tasks) < self._resources.tasks_at_once and not any(map(self._backlog.suspect, worker.tasks))
 
     def _submit(self, worker: _Worker[Task], task: Task) -> None:
         worker.tasks.append(task)
@@ -311,33 +306,28 @@ class _Pool(Generic[Task, Result]):
     def _lose(
         self, worker: _Worker[Task], task: Task, cause: str, starved: bool
     ) -> Iterator[TaskOutcome[Task, Result]]:
-        """Takes a task back from a worker that is lost, or in which memory ran out, and gives it up when that was its last try."""
+        """Take a task back from a worker that is lost or in which memory ran out; it fails if that was its last try."""
         if worker in self._workers:
             self._workers.remove(worker)
-            ray.kill(worker.handle)  # one that only seems lost must not go on, and what holds the memory ends
+            ray.kill(worker.handle)  # one that only seems lost must stop, and its memory must be freed
         losses = self._backlog.take_back(task)
-        log.warning(
-            "a worker %s (%s); try %d of %d of its task",
-            "ran out of memory" if starved else "was lost",
-            cause,
-            losses,
-            TRIES,
-        )
+        event = "ran out of memory" if starved else "was lost"
+        log.warning("a worker %s (%s); try %d of %d of its task", event, cause, losses, TRIES)
         if losses >= TRIES:
             self._backlog.lost.remove(task)
             remedy = ", as memory ran out; raise run.memory_per_worker or lower run.batch_size" if starved else ""
             yield TaskOutcome(
-                task, error=f"given up, because {TRIES} workers were lost with it, the last one so: {cause}{remedy}"
+                task, error=f"given up after {TRIES} workers were lost with it, the last with {cause}{remedy}"
             )
 
 
 def _addresses(nodes: list[dict[str, Any]]) -> tuple[str, str]:
-    """Of the cluster's head, and of the node that this process belongs to."""
+    """The addresses of the cluster's head and of the node that this process belongs to."""
     context = ray.get_runtime_context()
     own = next(node for node in nodes if node["NodeID"] == context.get_node_id())
     return context.gcs_address, f"{own['NodeManagerAddress']}:{own['NodeManagerPort']}"
 
 
 def _cause(error: RayError) -> str:
-    """An error of Ray's as one line; of those that wrap another, that one."""
+    """An error of Ray as one line; of an error that wraps another, the wrapped one."""
     return describe(error.cause if isinstance(error, RayTaskError) and isinstance(error.cause, Exception) else error)

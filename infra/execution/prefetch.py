@@ -1,4 +1,4 @@
-"""Reading ahead: the next items of an iterator are made in a thread while the caller works on the one it has."""
+"""Reading ahead: a thread makes the next items of an iterator while the caller works on the current one."""
 
 import threading
 from collections.abc import Iterable, Iterator
@@ -8,12 +8,11 @@ from typing import Generic, TypeVar
 
 Item = TypeVar("Item")
 
-
 POLL_SECONDS = 0.1
 
 
 class _End(Generic[Item]):
-    """The last thing in the queue: the error that ended the iterator, if one did."""
+    """The last entry of the queue: the error that ended the iterator, if there was one."""
 
     def __init__(self, error: BaseException | None):
         self.error = error
@@ -21,9 +20,10 @@ class _End(Generic[Item]):
 
 @contextmanager
 def prefetched(items: Iterable[Item], depth: int = 2) -> Iterator[Iterator[Item]]:
-    """The same items in the same order, up to `depth` of them made ahead in a thread of their own.
+    """The same items in the same order, up to `depth` of them made ahead in a thread.
 
-    What making one raises, asking for it raises. When the context ends, the thread has ended too, whether or not all was asked for.
+    An error raised while an item is made is raised where the caller takes that item. When the context ends, the thread
+    has ended too, whether or not all items were taken.
     """
     queue: Queue[Item | _End[Item]] = Queue(depth)
     stopped = threading.Event()
@@ -46,7 +46,7 @@ def _fill(items: Iterable[Item], queue: "Queue[Item | _End[Item]]", stopped: thr
         for item in items:
             if not _put(item, queue, stopped):
                 return
-    except BaseException as raised:  # noqa: BLE001 - it is raised where the item is asked for
+    except BaseException as raised:  # noqa: BLE001 - it is raised where the item is taken
         error = raised
     _put(_End(error), queue, stopped)
 

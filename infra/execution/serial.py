@@ -1,8 +1,8 @@
-"""Where tasks run. Serial, in this process, is the default and the reference for every other executor.
+"""The serial executor: tasks run in this process. It is the default, and the reference for every other executor.
 
-A worker is an ordinary callable made by a factory: made once where it runs (it loads a model, opens storage), called once a task. An
-executor calls one worker with a few tasks at a time, each in a thread, so that one reads or writes while another computes;
-what a worker must not do twice at once it hands to `infra.execution.threads`.
+A worker is an ordinary callable made by a factory: made once where it runs (it loads a model, opens storage), called
+once per task. An executor calls one worker with a few tasks at a time, each in a thread, so that one reads or writes
+while another computes; what a worker must not do twice at once it hands to `infra.execution.threads`.
 """
 
 from collections import deque
@@ -23,7 +23,10 @@ class SerialExecutor:
         resources: Resources,
         closed: Callable[[], bool] = never,
     ) -> Iterator[TaskOutcome[Task, Result]]:
-        """One outcome per task that is begun before `closed` says so, in order. Whoever stops asking does not wait for the tasks that are still running."""
+        """One outcome per task that begins before `closed` returns true, in order.
+
+        Abandoning the iterator does not wait for the tasks that are still running.
+        """
         pool, worker = ThreadPoolExecutor(resources.tasks_at_once, "task"), None
         running: deque[Future[TaskOutcome[Task, Result]]] = deque()
         try:

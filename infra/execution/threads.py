@@ -1,12 +1,14 @@
-"""The threads of a process that compute: one for what is one long computation, one a core for what is many apart.
+"""The threads of a process that compute: one for a single long computation, one per core for many independent ones.
 
-OpenMP keeps a pool of threads for each thread that calls it. Where the pools together have more threads than there are cores, GNU's
-lets them sleep between two parallel loops instead of waiting a moment; a network with thousands of short loops a second then took
-12 % longer (2 cores). So a plan's passes and the rows of all tasks are computed in one thread (`compute`). Blocks of rows that are
-scored do not need each other: each is computed by one thread alone (`map_in_threads`), none of which ever waits for another at the end
-of a loop. That also makes their bits the same however many threads there are.
+OpenMP keeps a pool of threads for each thread that calls it. Where the pools together have more threads than there are
+cores, GNU's implementation lets them sleep between two parallel loops instead of spinning briefly; a network with
+thousands of short loops a second then took 12 % longer (2 cores). So a plan's passes and the rows of all tasks are
+computed in one thread (`run_in_compute_thread`). Blocks of rows that are scored are independent: each is computed by a
+thread of its own with one OpenMP thread (`map_in_threads`), so that none ever waits for another at the end of a loop.
+That also makes their bits the same however many threads there are.
 
-How many threads OpenMP uses is a thread's own setting too: what `torch.set_num_threads` said where a call comes from holds for it.
+How many threads OpenMP uses is a setting of each thread: a call runs with what `torch.set_num_threads` set in the
+thread that makes the call.
 """
 
 import threading
@@ -18,31 +20,23 @@ from typing import ParamSpec, TypeVar
 import torch
 
 Result = TypeVar("Result")
-
-
 Item = TypeVar("Item")
-
-
 Arguments = ParamSpec("Arguments")
 
-
-AT_ONCE, AHEAD = 8, 3
-
+MOST_THREADS, AHEAD = 8, 3
 
 _thread = ThreadPoolExecutor(1, "computing")
-
-
 _pools: dict[int, ThreadPoolExecutor] = {}
-
-
 _settings = threading.Lock()
 
 
-def compute(call: Callable[Arguments, Result], *args: Arguments.args, **kwargs: Arguments.kwargs) -> Result:
-    """What the call returns, or raises, made in the computing thread after all that was handed to it before.
+def run_in_compute_thread(
+    call: Callable[Arguments, Result], *args: Arguments.args, **kwargs: Arguments.kwargs
+) -> Result:
+    """What the call returns or raises, run in the compute thread after everything submitted before it.
 
-    Never from within a call that this runs: it would wait for itself. Who is interrupted leaves a call that has begun to its end; one
-    that has not is not made.
+    Never use it within a call that it runs: that call would wait for itself. If the caller is interrupted, a call that
+    has begun runs to its end, and one that has not is cancelled.
     """
     threads = _own_threads()
 
@@ -55,14 +49,14 @@ def compute(call: Callable[Arguments, Result], *args: Arguments.args, **kwargs: 
     try:
         return future.result()
     finally:
-        future.cancel()  # where who asked is interrupted
+        future.cancel()  # where the caller is interrupted
 
 
 def map_in_threads(call: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
     """What the call returns for each item, in order, or the first error that it raises.
 
-    As many calls are made at once as `compute_threads` says; each of them has one OpenMP thread. AHEAD more items than that are asked
-    for, so that no thread waits for who asks. Who stops asking leaves calls that have begun to their ends.
+    `compute_threads` calls run at a time, each with one OpenMP thread. AHEAD more items than that are taken in advance,
+    so that no thread waits for the consumer. Abandoning the iterator lets calls that have begun run to their end.
     """
     threads = compute_threads()
     pool, ahead = _pool(threads), deque[Future[Result]]()
@@ -79,8 +73,11 @@ def map_in_threads(call: Callable[[Item], Result], items: Iterable[Item]) -> Ite
 
 
 def compute_threads() -> int:
-    """How many calls `map_in_threads` makes at once: one for each OpenMP thread that the calling thread has, 8 at most, since each needs memory."""
-    return min(_own_threads(), AT_ONCE)
+    """How many calls `map_in_threads` runs at a time: one per OpenMP thread of the calling thread.
+
+    At most MOST_THREADS, since each of them needs memory.
+    """
+    return min(_own_threads(), MOST_THREADS)
 
 
 def _own_threads() -> int:
@@ -91,21 +88,21 @@ def _own_threads() -> int:
 def _pool(threads: int) -> ThreadPoolExecutor:
     """The threads that have one OpenMP thread each.
 
-    What a thread sets becomes the default of threads that compute for the first time later; so the default is set back before anyone
-    asks for it.
+    What a thread sets becomes the default of threads that compute for the first time later. So the default is restored
+    before any other thread reads it.
     """
     with _settings:
         if threads not in _pools:
             before, together = torch.get_num_threads(), threading.Barrier(threads)
             pool = ThreadPoolExecutor(threads, "computing-each")
-            for started in [pool.submit(_alone, together) for _ in range(threads)]:
+            for started in [pool.submit(_use_one_thread, together) for _ in range(threads)]:
                 started.result()
             torch.set_num_threads(before)
             _pools[threads] = pool
         return _pools[threads]
 
 
-def _alone(together: threading.Barrier) -> None:
-    torch.get_num_threads()  # a thread takes the default when torch is first called in it, which would undo what is set before
+def _use_one_thread(together: threading.Barrier) -> None:
+    torch.get_num_threads()  # torch's first call in a thread takes the default, which would undo an earlier setting
     torch.set_num_threads(1)
     together.wait()  # so that no thread does this twice

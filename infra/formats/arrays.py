@@ -1,10 +1,11 @@
 """Zarr v3 arrays, one shard each, written as bytes and read by range.
 
-An array is encoded in memory into its two objects (metadata and shard), so that the commit can digest exactly what it writes.
-Every chunk carries a CRC-32C and the metadata a seal, the digest of all else in it: a flipped bit is an error when read, not a wrong score.
+An array is encoded in memory into its two objects (metadata and shard), so that the commit can digest exactly what it
+writes. Every chunk carries a CRC-32C and the metadata a seal, the digest of everything else in it: a flipped bit is an
+error when read, not a wrong score.
 
-Zarr reads in an event loop of its own; the filesystem is wrapped for it, so that its connections stay those of the storage, shared by
-all threads and closed with it.
+Zarr reads in its own event loop; the filesystem is wrapped for it, so that its connections stay those of the storage,
+shared by all threads and closed with it.
 """
 
 import json
@@ -25,19 +26,14 @@ from infra.storage.files import digest
 from infra.storage.storage import Storage
 
 CHUNK_BYTES = 4 << 20
-
-
 METADATA, SEAL = "zarr.json", "seal"
 
-
 Numbers = NDArray[np.generic]
-
-
 StoredArray = zarr.Array[Any]
 
 
 def encode(array: Numbers, attributes: Mapping[str, str | int | list[str] | list[int]]) -> dict[str, bytes]:
-    """An array as the objects of a Zarr array with a single shard, keyed by their name below the array's folder.
+    """An array as the objects of a Zarr array with a single shard, keyed by their names below the array's folder.
 
     Args:
         array: at least one row; the first dimension is chunked to about 4 MiB.
@@ -70,7 +66,7 @@ def open_array(storage: Storage, path: str, newest: int = 1) -> StoredArray:
     Args:
         storage: where it is.
         path: its folder.
-        newest: the highest `format`, of its attributes, that the caller reads.
+        newest: the highest value of the attribute `format` that the caller reads.
 
     Raises:
         Missing: there is none.
@@ -93,7 +89,7 @@ def open_array(storage: Storage, path: str, newest: int = 1) -> StoredArray:
 
 
 def _unsealed(data: bytes, place: str) -> dict[str, Any]:
-    """Metadata that says what was written; without a seal it is of an earlier version."""
+    """The metadata without its seal, once checked; metadata without a seal is of an earlier version."""
     try:
         metadata: dict[str, Any] = json.loads(data)
         seal = metadata["attributes"].pop(SEAL, None)
@@ -111,11 +107,11 @@ def _digest(metadata: dict[str, Any]) -> str:
 def read(array: StoredArray, start: int, stop: int) -> Numbers:
     """Rows [start, stop) of an array.
 
-    Zarr reads a shard that is gone as zeros; so where a row is all zero, it is looked whether the shard is there.
+    Zarr reads a missing shard as zeros; so where a row is all zero, this checks that the shard exists.
 
     Raises:
         Corrupt: a chunk's checksum does not match, or a chunk is missing.
-        StorageError: the store does not answer, or not to this user.
+        StorageError: the store does not answer, or refuses this user.
     """
     try:
         values = array[start:stop]

@@ -1,4 +1,7 @@
-"""JSON documents at rest. Each says its format, and is sealed: with a digest of all else that it says, so that a flipped bit cannot say something else."""
+"""Stored JSON documents.
+
+Each has its format version, and a seal: a digest of everything else in it, so that a flipped bit does not go unnoticed.
+"""
 
 import json
 from typing import TypeVar
@@ -9,25 +12,27 @@ from infra.errors import Corrupt
 from infra.storage.files import digest
 
 FORMAT = 1
-
-
 SEAL = "seal"
-
 
 Document = TypeVar("Document", bound=BaseModel)
 
 
 def encode(document: BaseModel) -> bytes:
-    """A document's bytes, with its seal; the same for equal documents."""
+    """The bytes of a document with its seal; equal documents have equal bytes."""
     body: dict[str, JsonValue] = document.model_dump(mode="json")
     return json.dumps({**body, SEAL: _digest(body)}, indent=1, allow_nan=False).encode()
 
 
 def parse(data: bytes, kind: type[Document], place: str) -> Document:
-    """A stored document as its type. One without a seal is of an earlier version, and is taken at its word.
+    """A stored document as its type. One without a seal is of an earlier version, and is accepted unchecked.
+
+    Args:
+        data: its bytes.
+        kind: its type.
+        place: the file as errors name it.
 
     Raises:
-        Corrupt: it is damaged, or newer than this version reads.
+        Corrupt: it is damaged, or written by a newer version.
     """
     try:
         body = json.loads(data)
@@ -47,7 +52,7 @@ def parse(data: bytes, kind: type[Document], place: str) -> Document:
     if version > FORMAT:
         raise Corrupt(f"{place}: written in format {version}, this mad reads up to {FORMAT}; upgrade mad to read it")
     if seal is not None and seal != _digest(body):
-        raise Corrupt(f"{place}: is damaged, it does not say what was written (its seal differs)")
+        raise Corrupt(f"{place}: is damaged, it does not hold what was written (its seal differs)")
     return document
 
 

@@ -1,6 +1,7 @@
-"""The footer of a Parquet file, read by ourselves: the claims of a hostile one end pyarrow's process when it is asked for a column's metadata.
+"""Parses the footer of a Parquet file without pyarrow, which ends the process on a hostile footer.
 
-A footer is a struct in Thrift's compact protocol. Only what bounds need is kept of it; a number is whatever the file says, checked by nobody yet.
+That happens as soon as a column's metadata is read. A footer is a struct in Thrift's compact protocol. Only what
+`parquet_bounds` needs is kept; its numbers are what the file claims, unchecked.
 """
 
 import struct
@@ -12,20 +13,19 @@ from typing import IO
 from infra.errors import StorageError
 
 LARGEST_FOOTER = 32 << 20
-
-
 DEEPEST = 24
-
-
 MAGIC = b"PAR1"
-
 
 Value = bool | int | float | bytes | list["Value"] | dict[int, "Value"]
 
 
 @dataclass(frozen=True)
 class Chunk:
-    """A column's part of a row group: its column as a dotted path, Parquet's numbers of its type and encodings, and where it is."""
+    """The part of a row group that belongs to one column.
+
+    `column` is a dotted path; `physical_type` and `encodings` are Parquet's numbers; `start`, `compressed` and
+    `uncompressed` are bytes.
+    """
 
     column: str
     physical_type: int
@@ -38,7 +38,7 @@ class Chunk:
 
 @dataclass(frozen=True)
 class Group:
-    """A row group."""
+    """A row group: its number of rows and its columns' chunks."""
 
     rows: int
     chunks: tuple[Chunk, ...]
@@ -46,7 +46,7 @@ class Group:
 
 @dataclass(frozen=True)
 class Footer:
-    """What a file says that it holds."""
+    """What a file claims to hold."""
 
     rows: int
     groups: tuple[Group, ...]
@@ -66,7 +66,8 @@ def read_footer(handle: IO[bytes]) -> Footer:
         raise StorageError("not a readable Parquet file (it does not end as one)")
     if length > LARGEST_FOOTER:
         raise StorageError(
-            f"its footer claims {length:,} bytes, at most {LARGEST_FOOTER:,} are read; write it anew with fewer, larger row groups"
+            f"its footer claims {length:,} bytes, at most {LARGEST_FOOTER:,} are read;"
+            " rewrite the file with fewer, larger row groups"
         )
     handle.seek(size - 8 - length)
     return _parse(handle.read(length))
@@ -93,7 +94,7 @@ def _chunk(fields: Mapping[int, Value]) -> Chunk:
     path = b".".join(part for part in _items(about, 3) if isinstance(part, bytes)).decode()
     encodings = tuple(int(number) for number in _items(about, 2) if isinstance(number, int))
     starts = [_whole(about, field) for field in (9, 11) if field in about]
-    # Some writers name no dictionary page, though there is one, where the data is said to begin; others say that it is at 0.
+    # Some writers name no dictionary page though there is one, where the data is said to begin; others say it is at 0.
     start = min([starts[0], *(other for other in starts[1:] if other > 0)])
     return Chunk(path, _whole(about, 1), encodings, _whole(about, 5), _whole(about, 6), _whole(about, 7), start)
 
@@ -101,31 +102,31 @@ def _chunk(fields: Mapping[int, Value]) -> Chunk:
 def _whole(fields: Mapping[int, Value], field: int) -> int:
     value = fields[field]
     if not isinstance(value, int):
-        raise TypeError("no number")
+        raise TypeError("not a number")
     return value
 
 
 def _items(fields: Mapping[int, Value], field: int) -> list[Value]:
     value = fields[field]
     if not isinstance(value, list):
-        raise TypeError("no list")
+        raise TypeError("not a list")
     return value
 
 
 def _mapping(value: Value) -> dict[int, Value]:
     if not isinstance(value, dict):
-        raise TypeError("no struct")
+        raise TypeError("not a struct")
     return value
 
 
 class _Compact:
-    """Values of Thrift's compact protocol, one after the other; IndexError where they end early, ValueError where they are none."""
+    """Reads values of Thrift's compact protocol; IndexError where they end early, ValueError where they are invalid."""
 
     def __init__(self, data: bytes):
         self._data, self._place = data, 0
 
     def struct(self, depth: int) -> dict[int, Value]:
-        """Fields by their number."""
+        """The fields of a struct by their numbers."""
         if depth > DEEPEST:
             raise ValueError("nested too deep")
         fields, last = dict[int, Value](), 0
@@ -149,7 +150,7 @@ class _Compact:
                 return self._list(depth + 1)
             case 12:
                 return self.struct(depth + 1)
-        raise ValueError(f"no kind of value: {kind}")  # maps too: no footer has one
+        raise ValueError(f"unknown kind of value: {kind}")  # maps too: no footer has one
 
     def _list(self, depth: int) -> list[Value]:
         head = self._byte()

@@ -1,8 +1,8 @@
 """Arrow and Parquet: columns of samples in, batches out.
 
-Every table that this project writes carries its schema's name and version in the schema's metadata; readers refuse a newer one.
-Damage is an error when a table is read: an Arrow file carries a seal in its metadata, the digest of its bytes with the seal blank;
-the pages of a Parquet file carry checksums.
+Every table that this project writes carries its schema's name and version in the schema's metadata; readers refuse a
+newer one. Damage is an error when a table is read: an Arrow file carries a seal in its metadata, the digest of its
+bytes with the seal blank; the pages of a Parquet file carry checksums.
 """
 
 import io
@@ -19,14 +19,8 @@ from infra.formats.parquet_footer import read_footer
 from infra.storage.files import digest, open_input
 
 BUFFER_BYTES = 1 << 20
-
-
 GROUP_ROWS = 8192
-
-
 SEAL_MARK = b"mad-seal:"
-
-
 BLANK = SEAL_MARK + b"0" * 64
 
 
@@ -44,10 +38,10 @@ class TableFormat:
         return pa.schema(self.columns, metadata={"mad.table": self.name, "mad.version": str(self.version)})
 
     def check(self, schema: pa.Schema, place: str) -> None:
-        """Refuses a table of another kind or of a newer version.
+        """Refuse a table of another kind or of a newer version.
 
         Raises:
-            Corrupt: with what was expected and what is there.
+            Corrupt: with the expected and the found name or version.
         """
         metadata = {key.decode(): value.decode() for key, value in (schema.metadata or {}).items()}
         found, version = metadata.get("mad.table"), metadata.get("mad.version", "0")
@@ -55,7 +49,8 @@ class TableFormat:
             raise Corrupt(f"{place}: expected a table {self.name!r}, found {found!r}")
         if int(version) > self.version:
             raise Corrupt(
-                f"{place}: table {self.name!r} has version {version}, this mad reads up to {self.version}; upgrade mad to read it"
+                f"{place}: table {self.name!r} has version {version}, this mad reads up to {self.version};"
+                " upgrade mad to read it"
             )
 
 
@@ -70,10 +65,9 @@ def encode_arrow(table: pa.Table) -> bytes:
 
 
 def _with_seal(data: bytes, seal: bytes) -> bytes:
-    """The file with another seal. The schema, whose metadata it is in, stands before all data and once more behind it."""
-    places = [data.find(SEAL_MARK), data.rfind(SEAL_MARK)]
+    """The file with another seal. The schema, which holds the seal in its metadata, is before and after the data."""
     changed = bytearray(data)
-    for place in places:
+    for place in (data.find(SEAL_MARK), data.rfind(SEAL_MARK)):
         changed[place : place + len(seal)] = seal
     return bytes(changed)
 
@@ -82,7 +76,7 @@ def decode_arrow(data: bytes, expected: TableFormat, place: str) -> pa.Table:
     """The table of an Arrow IPC file.
 
     Raises:
-        Corrupt: it is not one, not as it was written, or not of the expected kind and version.
+        Corrupt: it is not one, was changed since it was written, or is not of the expected kind and version.
     """
     sealed = SEAL_MARK in data  # a file without a seal is of an earlier version
     if sealed and data != _with_seal(data, SEAL_MARK + digest(_with_seal(data, BLANK)).encode()):
@@ -99,13 +93,15 @@ def decode_arrow(data: bytes, expected: TableFormat, place: str) -> pa.Table:
 
 
 def write_parquet(sink: IO[bytes], batches: Iterable[pa.RecordBatch], expected: TableFormat) -> None:
-    """Streams record batches into one Parquet file.
+    """Stream record batches into one Parquet file.
 
-    Row groups have GROUP_ROWS rows, however the batches are cut, so that equal tables are equal files. Columns of float32, which are
-    measurements and hardly repeat, get no dictionary: a table of scores is then a third smaller, and takes a third less time.
+    Row groups have GROUP_ROWS rows, however the batches are cut, so that equal tables are equal files. Columns of
+    float32, which are measurements and hardly repeat, get no dictionary: a table of scores is then a third smaller, and
+    takes a third less time.
     """
+    repeating = _repeating(expected.schema)
     with pq.ParquetWriter(
-        sink, expected.schema, compression="zstd", use_dictionary=_repeating(expected.schema), write_page_checksum=True
+        sink, expected.schema, compression="zstd", use_dictionary=repeating, write_page_checksum=True
     ) as writer:
         kept = expected.schema.empty_table()
         for batch in batches:
@@ -122,20 +118,19 @@ def _repeating(schema: pa.Schema) -> list[str]:
     sink = io.BytesIO()
     pq.write_table(schema.empty_table(), sink)
     leaves = pq.ParquetFile(sink).schema
-    return [
-        leaves.column(place).path for place in range(len(leaves.names)) if leaves.column(place).physical_type != "FLOAT"
-    ]
+    columns = [leaves.column(place) for place in range(len(leaves.names))]
+    return [column.path for column in columns if column.physical_type != "FLOAT"]
 
 
 def open_parquet(file: IO[bytes], place: str) -> pq.ParquetFile:
-    """A Parquet file for streaming reads, a buffer at a time: a row group may be larger than memory.
+    """A Parquet file for streaming reads, one buffer at a time: a row group may be larger than memory.
 
     Raises:
         StorageError: it is not a Parquet file.
     """
     try:
         opened = pq.ParquetFile(file, pre_buffer=False, buffer_size=BUFFER_BYTES, page_checksum_verification=True)
-        _ = opened.schema_arrow.names  # which may be no text
+        _ = opened.schema_arrow.names  # raises where they are not valid text
     except StorageError:
         raise
     except (pa.ArrowException, ValueError, OSError) as error:
@@ -146,9 +141,9 @@ def open_parquet(file: IO[bytes], place: str) -> pq.ParquetFile:
 def read_rows(
     url: str, start: int, stop: int, columns: Sequence[str], batch_rows: int = 1024
 ) -> Iterator[pa.RecordBatch]:
-    """Batches of rows [start, stop) of a Parquet file, of these columns only, reading only the row groups they lie in.
+    """Batches of rows [start, stop) of a Parquet file, of these columns only; reads only the row groups that hold them.
 
-    Batches have `batch_rows` rows at most, and fewer where a dictionary is so large that they might not fit.
+    Batches have at most `batch_rows` rows, and fewer where a dictionary is so large that they might not fit in memory.
 
     Raises:
         StorageError: the file cannot be read, lacks a column, or ends before `stop`.
@@ -158,7 +153,8 @@ def read_rows(
         absent = [name for name in columns if name not in file.schema_arrow.names]
         if absent:
             raise StorageError(
-                f"{url}: has no column {absent[0]!r}; was it replaced while the audit ran? Columns there: {', '.join(file.schema_arrow.names)}"
+                f"{url}: has no column {absent[0]!r}; was it replaced while the audit ran?"
+                f" Columns there: {', '.join(file.schema_arrow.names)}"
             )
         groups, position = _row_groups(file, start, stop)
         try:
@@ -174,7 +170,8 @@ def read_rows(
                 break
         if position < stop:
             raise StorageError(
-                f"{url}: ends at row {position}, rows up to {stop} were expected; was it replaced while the audit ran? Run again"
+                f"{url}: ends at row {position}, rows up to {stop} were expected; was it replaced while the audit ran?"
+                " Run again"
             )
 
 

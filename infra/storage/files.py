@@ -1,4 +1,4 @@
-"""Input files, wherever they are: found by path or glob, told apart by size and modification, opened for ranged reads."""
+"""Input files, on disk or in a store: found by path or glob, identified by size and version, opened for reading."""
 
 import hashlib
 from collections.abc import Mapping
@@ -6,14 +6,15 @@ from dataclasses import dataclass
 from typing import IO
 
 from infra.errors import Missing, StorageError
-from infra.storage.storage import resolve, translated_errors
+from infra.storage.storage import resolve
+from infra.storage.system_errors import translated_errors
 
 Info = Mapping[str, object]
 
 
 @dataclass(frozen=True)
 class InputFile:
-    """A file as it is now. `name` is as configured, `version` its etag or modification time."""
+    """A file as it is now: `name` as configured, `version` its etag or modification time."""
 
     name: str
     url: str
@@ -27,14 +28,14 @@ def is_pattern(path: str) -> bool:
 
 
 def find(name: str, url: str) -> list[InputFile]:
-    """The file at a URL, or the files a glob matches, sorted; none where a glob matches none.
+    """The file at a URL, or the files that a glob matches, sorted; empty where a glob matches none.
 
     Args:
-        name: the path or glob as configured; the files' names are made from it.
-        url: where that is.
+        name: the path or glob as configured; the files' names are derived from it.
+        url: its location.
 
     Raises:
-        Missing: a path that is no glob has no file.
+        Missing: a path that is not a glob has no file.
     """
     filesystem, path = resolve(url)
     with translated_errors(name):
@@ -64,9 +65,8 @@ def _described(name: str, url: str, info: Info) -> InputFile:
         raise StorageError(
             f"{name}: is a folder, not a file; name the files, or a glob such as {name.rstrip('/')}/*.parquet"
         )
-    version = (
-        info.get("ETag") or info.get("etag") or info.get("mtime") or info.get("LastModified") or info.get("created")
-    )
+    fields = ("ETag", "etag", "mtime", "LastModified", "created")
+    version = next((info[field] for field in fields if info.get(field)), info.get(fields[-1]))
     return InputFile(name, str(url), int(str(info["size"])), str(version).strip('"'))
 
 
@@ -98,5 +98,5 @@ def read_input(url: str) -> bytes:
 
 
 def digest(data: bytes) -> str:
-    """SHA-256 in hexadecimal, the digest that receipts and keys are made of."""
+    """SHA-256 in hexadecimal, the digest of receipts and keys."""
     return hashlib.sha256(data).hexdigest()

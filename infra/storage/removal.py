@@ -1,4 +1,4 @@
-"""What is stored, with sizes and ages, and how it is removed in batches: for what nothing refers to any more."""
+"""Lists stored files with their sizes and ages, and removes in batches those that nothing refers to any longer."""
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -10,14 +10,18 @@ from pathlib import Path
 from fsspec.implementations.local import LocalFileSystem
 
 from infra.errors import Missing
-from infra.storage.storage import S3_SCHEMES, Storage, translated_errors
+from infra.storage.storage import S3_SCHEMES, Storage
+from infra.storage.system_errors import translated_errors
 
 BATCH = 1000  # what one request to S3 removes
 
 
 @dataclass(frozen=True)
 class Entry:
-    """A stored file: its path below the root, its bytes, and when it was last written, in seconds since 1970 on the store's clock."""
+    """A stored file: its path below the root, its size in bytes, and when it was last written.
+
+    `modified` is in seconds since 1970 on the store's clock.
+    """
 
     path: str
     bytes: int
@@ -25,7 +29,7 @@ class Entry:
 
 
 def entries(storage: Storage, folder: str) -> Iterator[Entry]:
-    """All files below a folder, in the order of their paths; none where there is no folder."""
+    """All files below a folder, sorted by path; none where there is no folder."""
     with translated_errors(storage.locate(folder)):
         storage.filesystem.invalidate_cache()
         found: dict[str, Mapping[str, object]] = storage.filesystem.find(storage.full(folder), detail=True)
@@ -36,10 +40,10 @@ def entries(storage: Storage, folder: str) -> Iterator[Entry]:
 
 
 def remove_all(storage: Storage, paths: Sequence[str]) -> None:
-    """Removes files, at most BATCH of them; on S3 in one request. Those that are gone already are no error.
+    """Remove files, at most BATCH of them; on S3 in one request. Files that are already gone are no error.
 
     Raises:
-        StorageError: the store does not let them go.
+        StorageError: the store refuses to remove them.
     """
     if storage.url.startswith(S3_SCHEMES):
         with translated_errors(storage.url):
@@ -51,7 +55,7 @@ def remove_all(storage: Storage, paths: Sequence[str]) -> None:
 
 
 def prune(storage: Storage, folder: str) -> None:
-    """Removes the empty folders below and at a folder, on a disk; an object store has none."""
+    """Remove the empty folders below and at a folder, on a disk; an object store has none."""
     if isinstance(storage.filesystem, LocalFileSystem):
         for place, _, _ in os.walk(storage.full(folder), topdown=False):
             with suppress(OSError):  # not empty

@@ -1,15 +1,17 @@
-"""S3 as an audit needs it: s3fs, with every request and every error of it passing through one method.
+"""S3 as an audit needs it: s3fs, with every request and every error passing through one method.
 
-Endpoint, region and credentials are the environment's, found as every AWS tool finds them (variables, profiles, roles). Where there
-are none at all, requests are not signed, which is what a public bucket wants. Nothing is remembered of listings, because other
-writers' keys must be seen.
+Endpoint, region and credentials come from the environment, found as every AWS tool finds them (variables, profiles,
+roles). Without any credentials, requests are not signed, which is what a public bucket needs. Listings are not cached,
+because other writers' keys must be visible.
 
-Requests are repeated in one loop, here, with exponential backoff and full jitter, bounded in number and in time. botocore's own
-repeats are switched off: they know nothing of bodies that break off, and share a quota that a store with many failures empties. Where
-AWS_RETRY_MODE or AWS_MAX_ATTEMPTS is set, botocore does as it says, and only what botocore never repeats is repeated here. Below both,
-aiohttp replaces a connection that turns out to be closed by another, once and at once.
-Every request may be repeated, also one whose answer was lost: reads, copies, removals and plain writes give the same again, a create
-meets its own bytes (see `infra.storage`), an upload that is completed or given up twice is no more than that.
+Requests are repeated in one loop, here, with exponential backoff and full jitter, bounded in number and in time.
+botocore's
+own retries are switched off: they ignore bodies that break off, and share a quota that a store with many failures
+exhausts. Where AWS_RETRY_MODE or AWS_MAX_ATTEMPTS is set, botocore retries accordingly, and only what botocore never
+retries is repeated here. Below both, aiohttp replaces a connection that turns out to be closed, once and immediately.
+Every request may be repeated, even if it took effect and only its answer was lost: reads, copies, removals and plain
+writes have the same result again, a create finds its own bytes (see `infra.storage.storage`), and completing or
+aborting an upload twice has no further effect.
 """
 
 import asyncio
@@ -31,43 +33,26 @@ from fsspec.asyn import sync_wrapper
 from s3fs import S3FileSystem
 
 from infra.errors import StorageError, Unwritable
-from infra.storage.s3_errors import CutOff, botocore_never_repeats, code_of, explain, passes
-
-PROTOCOLS = ("s3", "s3a")
-
+from infra.storage.s3_errors import CutOff, botocore_never_retries, code_of, explain, is_transient
 
 TRIES, PATIENCE_SECONDS = 10, 60
-
-
 FIRST_WAIT_SECONDS, LONGEST_WAIT_SECONDS = 0.1, 5.0
-
-
 CONNECT_SECONDS, ANSWER_SECONDS = 5, 15
-
-
 PART_BYTES, MOST_PARTS, PARTS_AT_ONCE = 16 << 20, 10_000, 4
-
-
 SINGLE_PUT_BYTES = 5 << 30
-
-
 BLOCK_BYTES, BLOCKS = 4 << 20, 8
-
-
 RETRIES_OF_ENVIRONMENT = frozenset({"AWS_RETRY_MODE", "AWS_MAX_ATTEMPTS"})
-
 
 Parameters = Mapping[str, object]
 
-
-REASON_ASKED_BY: Mapping[str, tuple[str, Parameters]] = {
+GET_OF_HEAD: Mapping[str, tuple[str, Parameters]] = {
     "head_object": ("get_object", {"Range": "bytes=0-0"}),
     "head_bucket": ("list_objects_v2", {"MaxKeys": 1}),
 }
 
 
 def open_s3(url: str) -> tuple["S3", str]:
-    """The filesystem of an S3 URL, one for each environment of this process, and the path in it.
+    """The filesystem of an S3 URL, one per environment of this process, and the path in it.
 
     Raises:
         StorageError: the URL names no bucket.
@@ -79,45 +64,46 @@ def open_s3(url: str) -> tuple["S3", str]:
 
 
 class S3(S3FileSystem):
-    """An s3fs filesystem. Its errors are this project's, its creates are single requests, its reads are ranged and kept small."""
+    """An s3fs filesystem with this project's errors, creates in a single request, and ranged reads in small blocks."""
 
-    retries = 1  # s3fs's own, which would multiply those of this class
+    retries = 1  # of s3fs, which would multiply those of this class
     anon: bool
     session: AioSession | None
 
     def __init__(self, environment: str, **options: object):
-        """`environment` tells clients of different credentials apart, wherever s3fs keeps them for reuse."""
+        """`environment` keeps clients of different credentials apart where s3fs caches them for reuse."""
         super().__init__(use_listings_cache=False, config_kwargs=_settings(), **options)
         self.environment = environment
-        self._worth_repeating = botocore_never_repeats if RETRIES_OF_ENVIRONMENT & os.environ.keys() else passes
+        self._worth_repeating = botocore_never_retries if RETRIES_OF_ENVIRONMENT & os.environ.keys() else is_transient
 
     async def set_session(self, refresh: bool = False, kwargs: Parameters | None = None) -> object:
-        """Connects, unsigned where there are no credentials."""
+        """Connect, unsigned where there are no credentials."""
         if self._s3 is None and not self.anon:
             self.session = self.session or AioSession()
             self.anon = await self.session.get_credentials() is None
         return await super().set_session(refresh)
 
     async def _call_s3(self, method: str, *defaults: Parameters, **parameters: object) -> Parameters:
-        """One request with its whole answer.
+        """Send one request and return its whole answer.
 
-        An answer to a HEAD says nothing of why it failed, so the same is asked by a GET. An upload that is gone when it is completed
-        has been completed: an earlier answer was lost.
+        A failed HEAD has no body that gives the reason, so a GET for the same follows. An upload that is gone when it
+        is
+        to be completed has been completed: an earlier answer was lost.
         """
         try:
-            return await self._ask(method, defaults, parameters)
+            return await self._send(method, defaults, parameters)
         except (ClientError, BotoCoreError, ResponseParserError, CutOff, ValueError) as error:
             where = {name: parameters[name] for name in ("Bucket", "Key") if name in parameters}
-            if method in REASON_ASKED_BY and (code_of(error) in ("400", "403") or method == "head_bucket"):
-                telling, more = REASON_ASKED_BY[method]
-                await self._call_s3(telling, **where, **more)
+            if method in GET_OF_HEAD and (code_of(error) in ("400", "403") or method == "head_bucket"):
+                get, more = GET_OF_HEAD[method]
+                await self._call_s3(get, **where, **more)
             if method == "complete_multipart_upload" and code_of(error) == "NoSuchUpload":
                 return await self._call_s3("head_object", **where)
             endpoint = self._s3.meta.endpoint_url if self._s3 is not None else os.environ.get("AWS_ENDPOINT_URL", "AWS")
             raise explain(error, method, parameters, str(endpoint), anonymous=self.anon) from error
 
-    async def _ask(self, method: str, defaults: tuple[Parameters, ...], parameters: Parameters) -> Parameters:
-        """Asks until there is an answer, or an error that will not pass; at most TRIES times, no time later than PATIENCE_SECONDS after the first."""
+    async def _send(self, method: str, defaults: tuple[Parameters, ...], parameters: Parameters) -> Parameters:
+        """Send until there is an answer or a lasting error; at most TRIES times within PATIENCE_SECONDS."""
         await self.set_session()
         call = getattr(self._s3, method)
         arguments = self._get_s3_method_kwargs(call, *defaults, **parameters)
@@ -135,11 +121,11 @@ class S3(S3FileSystem):
     async def _cat_file(
         self, path: str, version_id: str | None = None, start: int | None = None, end: int | None = None, **_: object
     ) -> bytes:
-        """In one request: parallel ones would first ask for the size."""
+        """In one request: parallel ones would need another for the size."""
         return bytes(await super()._cat_file(path, version_id, start, end, max_concurrency=1))
 
     def _open(self, path: str, mode: str = "rb", **options: object) -> IO[bytes]:
-        """For ranged reads in blocks, of which the last few are kept: a reader of columns goes back and forth between them."""
+        """For ranged reads in blocks; the last few are cached, since a reader of columns alternates between them."""
         blocks = {"block_size": BLOCK_BYTES, "cache_type": "blockcache", "cache_options": {"maxblocks": BLOCKS}}
         file: IO[bytes] = super()._open(path, mode, **{**options, **blocks})
         return file
@@ -151,41 +137,42 @@ class S3(S3FileSystem):
             await super()._pipe_file(path, value, chunksize=_part_bytes(len(value)), max_concurrency=PARTS_AT_ONCE)
 
     async def _create(self, path: str, value: bytes) -> None:
-        """In a single request whatever the size: some stores ignore the condition when a multipart upload is completed."""
+        """In a single request at any size: some stores ignore the condition when a multipart upload is completed."""
         if len(value) >= SINGLE_PUT_BYTES:
             raise StorageError(
-                f"s3://{path}: {len(value)} bytes, one S3 request takes {SINGLE_PUT_BYTES}; what is created exclusively must be smaller"
+                f"s3://{path}: {len(value)} bytes, one S3 request takes {SINGLE_PUT_BYTES};"
+                " a file that is created exclusively must be smaller"
             )
         bucket, key, _ = self.split_path(path)
         await self._call_s3("put_object", Bucket=bucket, Key=key, Body=value, IfNoneMatch="*")
 
     async def _put_file(self, lpath: str, rpath: str, **_: object) -> None:
-        await super()._put_file(
-            lpath, rpath, chunksize=_part_bytes(Path(lpath).stat().st_size), max_concurrency=PARTS_AT_ONCE
-        )
+        chunksize = _part_bytes(Path(lpath).stat().st_size)
+        await super()._put_file(lpath, rpath, chunksize=chunksize, max_concurrency=PARTS_AT_ONCE)
 
     async def _abort_mpu(self, bucket: str, key: str, mpu: str) -> None:
-        """Where this fails too, what failed first is the error to tell; a lifecycle rule of the bucket removes such parts."""
+        """If this fails too, report the first failure; a lifecycle rule of the bucket removes the parts."""
         try:
             await super()._abort_mpu(bucket, key, mpu)
         except StorageError:
             return
 
     async def _rm_file(self, path: str, **_: object) -> None:
-        """S3 removes what is not there without a word."""
+        """Check first that the object exists: S3 does not report that it removed nothing."""
         await self._info(path)
         await super()._rm_file(path)
 
     async def _remove_keys(self, paths: Sequence[str]) -> None:
-        """At most 1,000 objects of one bucket, in one request. What s3fs offers for this does not say what was refused."""
+        """At most 1,000 objects of one bucket, in one request; s3fs's own method does not report what was refused."""
         bucket = self.split_path(paths[0])[0]
         keys = [{"Key": self.split_path(path)[1]} for path in paths]
         answer = await self._call_s3("delete_objects", Bucket=bucket, Delete={"Objects": keys, "Quiet": True})
         refused = answer.get("Errors")
         if isinstance(refused, list) and refused:
             first = refused[0]
+            reason = f"{first.get('Code')}: {first.get('Message')}"
             raise Unwritable(
-                f"s3://{bucket}/{first.get('Key')}: not removed ({first.get('Code')}: {first.get('Message')}), nor {len(refused) - 1:,} others"
+                f"s3://{bucket}/{first.get('Key')}: not removed ({reason}), nor {len(refused) - 1:,} others"
                 f" of {len(keys):,}; give this user the right to delete objects there"
             )
 
@@ -193,13 +180,13 @@ class S3(S3FileSystem):
 
 
 class _Body:
-    """The body of an answer, all of it read."""
+    """The body of an answer that has been read completely."""
 
     def __init__(self, data: bytes):
         self._data = io.BytesIO(data)
 
     async def read(self, amount: int = -1) -> bytes:
-        """The next so many bytes, or all that are left."""
+        """The next `amount` bytes, or all remaining ones."""
         return self._data.read(amount)
 
     def close(self) -> None:
@@ -207,7 +194,10 @@ class _Body:
 
 
 async def _whole(coming: Awaitable[Parameters]) -> Parameters:
-    """An answer with all of its body. A refusal's document that breaks off is aiohttp's error where the answer would have been streamed."""
+    """An answer with its whole body.
+
+    If the error document of a request that streams its answer breaks off, the request itself raises aiohttp's error.
+    """
     try:
         answer = await coming
     except (aiohttp.ClientError, TimeoutError) as error:
@@ -224,19 +214,24 @@ async def _whole(coming: Awaitable[Parameters]) -> Parameters:
 
 
 def wait_seconds(tried: int) -> float:
-    """How long to wait after so many tries: anything up to a bound that doubles, so that workers that failed together do not come back together."""
-    return random.uniform(0, min(LONGEST_WAIT_SECONDS, FIRST_WAIT_SECONDS * 2.0 ** (tried - 1)))  # noqa: S311 - jitter is no secret
+    """How long to wait after `tried` tries: uniform up to a bound that doubles with each.
+
+    The jitter keeps workers that failed together from returning together.
+    """
+    bound = min(LONGEST_WAIT_SECONDS, FIRST_WAIT_SECONDS * 2.0 ** (tried - 1))
+    return random.uniform(0, bound)  # noqa: S311 - jitter is no secret
 
 
 def _part_bytes(total: int) -> int:
-    """Bytes a part, so that there are not too many parts."""
+    """Bytes per part of an upload of `total` bytes, so that there are at most MOST_PARTS."""
     return max(PART_BYTES, -(-total // MOST_PARTS))
 
 
 def _settings() -> dict[str, object]:
-    """Of botocore, where the environment says nothing else.
+    """Settings of botocore that the environment does not set.
 
-    Checksums in requests only where S3 demands them: older stores refuse the newer kinds, and digests of all files are kept anyway.
+    Requests carry checksums only where S3 requires them: older stores refuse the newer kinds, and receipts hold digests
+    of all files anyway.
     """
     settings: dict[str, object] = {"connect_timeout": CONNECT_SECONDS, "read_timeout": ANSWER_SECONDS}
     if not RETRIES_OF_ENVIRONMENT & os.environ.keys():
@@ -247,6 +242,6 @@ def _settings() -> dict[str, object]:
 
 
 def _fingerprint() -> str:
-    """A digest of what the environment says about S3: secrets do not travel with the filesystem."""
-    said = sorted(f"{name}={value}" for name, value in os.environ.items() if name.startswith("AWS_"))
-    return hashlib.sha256("\0".join(said).encode()).hexdigest()
+    """A digest of the environment's settings for S3: secrets do not travel with the filesystem."""
+    settings = sorted(f"{name}={value}" for name, value in os.environ.items() if name.startswith("AWS_"))
+    return hashlib.sha256("\0".join(settings).encode()).hexdigest()

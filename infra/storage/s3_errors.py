@@ -1,4 +1,4 @@
-"""What S3 and its client answer, as this project's errors: one sentence each of where, why and what to do."""
+"""Errors of S3 and its client as this project's errors: one sentence each with the place, the reason and the remedy."""
 
 from collections.abc import Mapping
 
@@ -10,7 +10,6 @@ from infra.storage.urls import masked
 
 CREDENTIALS = "AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and AWS_SESSION_TOKEN, or AWS_PROFILE"
 
-
 RIGHTS = {
     "get_object": "s3:GetObject",
     "head_object": "s3:GetObject",
@@ -21,30 +20,7 @@ RIGHTS = {
     "copy_object": "s3:GetObject and s3:PutObject",
 }
 
-
-UNKNOWN = f"{{endpoint}} does not accept these credentials ({{code}}); check {CREDENTIALS}, and that AWS_ENDPOINT_URL names the store they are for"
-
-
-EXPIRED = f"the credentials have expired; renew them ({CREDENTIALS}) and run again, what is done is kept"
-
-
-DENIED = "these credentials are not allowed to do this (it needs {right}); ask the bucket's owner for the right, or name another place"
-
-
-UNSIGNED = f"not public, and no credentials were found to sign with; set {CREDENTIALS}"
-
-
-REGION = (
-    "the bucket is in another region than the requests are signed for ({code}); set AWS_DEFAULT_REGION to the bucket's"
-)
-
-
-BUSY = "{endpoint} is overloaded or failing ({code}, after several tries); run again later, or with fewer workers; what is done is kept"
-
-
 CONFLICT = "ConditionalRequestConflict"
-
-
 THROTTLED = (
     "SlowDown",
     "Throttling",
@@ -55,60 +31,65 @@ THROTTLED = (
     "TooManyRequests",
     "429",
 )
+FAILING = ("ServiceUnavailable", "InternalError", "OperationAborted", "RequestTimeout", "500", "502", "503", "504")
+TRANSIENT = (CONFLICT, *THROTTLED, *FAILING)
+UNKNOWN_CREDENTIALS = (
+    "InvalidAccessKeyId",
+    "SignatureDoesNotMatch",
+    "InvalidToken",
+    "InvalidSecurity",
+    "InvalidClientTokenId",
+    "400",
+)
+EXPIRED_CREDENTIALS = ("ExpiredToken", "ExpiredTokenException", "TokenRefreshRequired", "RequestExpired")
+FORBIDDEN = ("AccessDenied", "AllAccessDisabled", "AccountProblem", "403")
+OTHER_REGION = (
+    "AuthorizationHeaderMalformed",
+    "IllegalLocationConstraintException",
+    "PermanentRedirect",
+    "TemporaryRedirect",
+    "301",
+    "307",
+)
+GONE = ("NoSuchKey", "NoSuchUpload")
 
-
-PASSING = (
-    CONFLICT,
-    *THROTTLED,
-    "ServiceUnavailable",
-    "InternalError",
-    "OperationAborted",
-    "RequestTimeout",
-    "500",
-    "502",
-    "503",
-    "504",
+BUSY = (
+    "{endpoint} is overloaded or failing ({code}, after several tries);"
+    " run again later, or with fewer workers; what is done is kept"
+)
+UNKNOWN = (
+    f"{{endpoint}} does not accept these credentials ({{code}});"
+    f" check {CREDENTIALS}, and that AWS_ENDPOINT_URL names the store they are for"
+)
+EXPIRED = f"the credentials have expired; renew them ({CREDENTIALS}) and run again, what is done is kept"
+DENIED = (
+    "these credentials are not allowed to do this (it needs {right});"
+    " ask the bucket's owner for the right, or name another place"
+)
+UNSIGNED = f"not public, and no credentials were found to sign with; set {CREDENTIALS}"
+REGION = (
+    "the bucket is in another region than the requests are signed for ({code}); set AWS_DEFAULT_REGION to the bucket's"
+)
+NO_BUCKET = (
+    "there is no bucket {bucket!r} at {endpoint}; make it first (`aws s3 mb s3://{bucket}`), or correct the name or"
+    " AWS_ENDPOINT_URL"
 )
 
-
 REASONS = {
-    "NoSuchBucket": "there is no bucket {bucket!r} at {endpoint}; make it first (`aws s3 mb s3://{bucket}`), or correct the name or AWS_ENDPOINT_URL",
-    "InvalidBucketName": "{bucket!r} is no name of a bucket; correct it",
-    **dict.fromkeys(
-        (
-            "InvalidAccessKeyId",
-            "SignatureDoesNotMatch",
-            "InvalidToken",
-            "InvalidSecurity",
-            "InvalidClientTokenId",
-            "400",
-        ),
-        UNKNOWN,
-    ),
-    **dict.fromkeys(("ExpiredToken", "ExpiredTokenException", "TokenRefreshRequired", "RequestExpired"), EXPIRED),
+    **dict.fromkeys(TRANSIENT, BUSY),
+    **dict.fromkeys(UNKNOWN_CREDENTIALS, UNKNOWN),
+    **dict.fromkeys(EXPIRED_CREDENTIALS, EXPIRED),
+    **dict.fromkeys(FORBIDDEN, DENIED),
+    **dict.fromkeys(OTHER_REGION, REGION),
+    "NoSuchBucket": NO_BUCKET,
+    "InvalidBucketName": "{bucket!r} is not a valid bucket name; correct it",
     "RequestTimeTooSkewed": "this machine's clock differs too much from the store's; set the clock",
-    **dict.fromkeys(("AccessDenied", "AllAccessDisabled", "AccountProblem", "403"), DENIED),
-    **dict.fromkeys(
-        (
-            "AuthorizationHeaderMalformed",
-            "IllegalLocationConstraintException",
-            "PermanentRedirect",
-            "TemporaryRedirect",
-            "301",
-            "307",
-        ),
-        REGION,
-    ),
-    **dict.fromkeys(PASSING, BUSY),
     "PreconditionFailed": "was replaced while it was read; run again",
-    "InvalidRange": "the range asked for is not satisfiable, the file is shorter",
+    "InvalidRange": "the requested range cannot be read, the file is shorter",
     "QuotaExceeded": "the store's quota is used up; make room or raise it, then run again",
     "EntityTooLarge": "too large for a single request; write less at once",
 }
-
-
-GONE = ("NoSuchKey", "NoSuchUpload")
-
+OTHER_REASON = "{message}; {endpoint} answered {code} to {method}"
 
 CLIENT_REASONS = {
     "EndpointConnectionError": "{endpoint} cannot be reached",
@@ -121,47 +102,41 @@ CLIENT_REASONS = {
     "ResponseParserError": "{endpoint} does not answer as an S3 store does",
     "HTTPClientError": "{endpoint} does not answer as an S3 store does ({error})",
 }
-
-
 REACHED = "; tried several times; check AWS_ENDPOINT_URL and the network, then run again, what is done is kept"
 
 
 class CutOff(Exception):
-    """An answer's body ended before its end."""
+    """The body of an answer broke off."""
 
 
 def code_of(error: BaseException) -> str:
-    """S3's own code of an error; empty where it is none of S3's."""
+    """The code that S3 gave an error; empty where the error is not from S3."""
     return str(error.response.get("Error", {}).get("Code", "")) if isinstance(error, ClientError) else ""
 
 
 def status_of(error: BaseException) -> int:
-    """The HTTP status of an error of S3's; 0 where it is none of S3's."""
-    return (
-        int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
-        if isinstance(error, ClientError)
-        else 0
-    )
+    """The HTTP status of an error from S3; 0 where the error is not from S3."""
+    if not isinstance(error, ClientError):
+        return 0
+    return int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
 
 
-def passes(error: BaseException) -> bool:
-    """Whether the same request may be answered in a moment: the store is busy, or the way to it is disturbed.
+def is_transient(error: BaseException) -> bool:
+    """Whether the same request may soon succeed: the store is busy, or the connection to it is disturbed.
 
-    A status of 501 says that the store will never do this; a certificate that is not trusted now will not be later.
+    Status 501 means that the store will never do this; a certificate that is not trusted now will not be later.
     """
     if isinstance(error, ClientError):
-        return (
-            code_of(error) in PASSING
-            or status_of(error) in (408, 429)
-            or (status_of(error) >= 500 and status_of(error) != 501)
-        )
+        status = status_of(error)
+        failing = status >= 500 and status != 501
+        return failing or status in (408, 429) or code_of(error) in TRANSIENT
     if isinstance(error, ConnectionError | HTTPClientError):
         return not isinstance(error.kwargs.get("error"), aiohttp.ClientConnectorCertificateError)
     return isinstance(error, CutOff)
 
 
-def botocore_never_repeats(error: BaseException) -> bool:
-    """Whether an error passes, and is none that botocore repeats, however it is set."""
+def botocore_never_retries(error: BaseException) -> bool:
+    """Whether an error is transient and botocore never retries it, whatever its settings."""
     return isinstance(error, CutOff) or code_of(error) == CONFLICT
 
 
@@ -174,13 +149,11 @@ def explain(
         error: what botocore or aiohttp raised.
         method: the request that failed, by botocore's name.
         parameters: its parameters; `Bucket`, `Key` and `Prefix` name the place.
-        endpoint: who was asked.
+        endpoint: the store's URL.
         anonymous: whether the request was unsigned.
     """
-    bucket, endpoint = (
-        str(parameters.get("Bucket", "")),
-        masked(endpoint),
-    )  # an endpoint may have a password before its host
+    bucket = str(parameters.get("Bucket", ""))
+    endpoint = masked(endpoint)  # an endpoint may have a password before its host
     place = f"s3://{bucket}/{parameters.get('Key', parameters.get('Prefix', ''))}"
     code = code_of(error)
     if not code:
@@ -189,22 +162,24 @@ def explain(
         return Missing(f"{place}: no such file")
     if code in ("PreconditionFailed", "412") and "IfNoneMatch" in parameters:
         return AlreadyExists(f"{place}: already exists")
-    reason = (
-        UNSIGNED
-        if anonymous and REASONS.get(code) is DENIED
-        else REASONS.get(code, "{message}; {endpoint} answered {code} to {method}")
-    )
-    message = str(error).partition(": ")[2] or str(error)
-    right, kind = RIGHTS.get(method, "s3:PutObject"), Unwritable if code == "QuotaExceeded" else StorageError
-    return kind(
-        f"{place}: {reason.format(bucket=bucket, endpoint=endpoint, code=code, right=right, message=message, method=method)}"
-    )
+    reason = UNSIGNED if anonymous and code in FORBIDDEN else REASONS.get(code, OTHER_REASON)
+    details = {
+        "bucket": bucket,
+        "endpoint": endpoint,
+        "code": code,
+        "right": RIGHTS.get(method, "s3:PutObject"),
+        "message": str(error).partition(": ")[2] or str(error),
+        "method": method,
+    }
+    kind = Unwritable if code == "QuotaExceeded" else StorageError
+    return kind(f"{place}: {reason.format(**details)}")
 
 
 def _of_client(error: BaseException, endpoint: str) -> str:
-    reason = next(
-        (CLIENT_REASONS[kind.__name__] for kind in type(error).__mro__ if kind.__name__ in CLIENT_REASONS), None
+    for kind in type(error).__mro__:
+        if kind.__name__ in CLIENT_REASONS:
+            return CLIENT_REASONS[kind.__name__].format(endpoint=endpoint, error=error) + REACHED
+    return (
+        f"{str(error).rstrip('.')}; check the environment's AWS settings"
+        f" ({CREDENTIALS}; AWS_ENDPOINT_URL, AWS_DEFAULT_REGION)"
     )
-    if reason:
-        return reason.format(endpoint=endpoint, error=error) + REACHED
-    return f"{str(error).rstrip('.')}; check the environment's AWS settings ({CREDENTIALS}; AWS_ENDPOINT_URL, AWS_DEFAULT_REGION)"

@@ -1,12 +1,14 @@
 """One interface to every place that holds an audit: a folder on disk, memory, an object store.
 
-Two kinds of write. `create` is exclusive and atomic: of any number of writers exactly one succeeds and a reader sees all of it or
-nothing; receipts, manifests and published tables are made so. `write` is atomic and replaces; it is for attempt files, whose names
-nobody else uses, and for the few views that show the latest run. Nothing else is offered, on purpose.
+There are two kinds of write. `create` is exclusive and atomic: of any number of writers exactly one succeeds, and a
+reader sees the whole file or none; receipts, manifests and published tables are written this way. `write` is atomic and
+replaces; it is for attempt files, whose names no other writer uses, and for the few views that show the latest run.
+There is no other way to write, on purpose.
 
-The answer to a write can be lost on the way back from an object store; the client then asks again and hears that the name is taken.
-So a writer that meets its own bytes there has won. That is right because what is created exclusively is either told apart by its
-writer (it holds the id of an attempt, a run or an audit) or named by its contents, and then it does not matter who wrote it.
+The answer to a write can be lost on the way back from an object store; the client then repeats the request and is told
+that the name is taken. So a writer that finds its own bytes there has succeeded. This is correct because a file that is
+created exclusively either identifies its writer (it holds the id of an attempt, a run or an audit) or is named by its
+contents, and then it does not matter who wrote it.
 """
 
 import errno
@@ -21,20 +23,11 @@ from typing import IO
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
-from infra.errors import AlreadyExists, Missing, StorageError, Unwritable
+from infra.errors import AlreadyExists, StorageError
+from infra.storage.system_errors import translated_errors
 from infra.storage.urls import refuse_credentials
 
 SCRATCH = ".tmp"
-
-
-FULL = {
-    errno.ENOSPC: "make room on that disk",
-    errno.EDQUOT: "make room, or have this user's quota raised",
-    errno.EFBIG: "raise the largest file that this process may write (`ulimit -f`)",
-    errno.EROFS: "have that disk mounted for writing, or name a root elsewhere",
-}
-
-
 S3_SCHEMES = ("s3://", "s3a://")
 
 
@@ -42,12 +35,13 @@ def resolve(url: str) -> tuple[fsspec.AbstractFileSystem, str]:
     """The filesystem and the path in it of a URL or plain path.
 
     Raises:
-        StorageError: no such protocol, the package that speaks it is not installed, the URL names no bucket, or it carries credentials.
+        StorageError: the protocol is unknown or its package is not installed, or the URL names no bucket or carries
+            credentials.
     """
     refuse_credentials(url)
     try:
         if url.startswith(S3_SCHEMES):
-            from infra.storage.s3 import open_s3  # noqa: PLC0415 - its import takes a third of a second, which local audits need not wait
+            from infra.storage.s3 import open_s3  # noqa: PLC0415 - takes a third of a second, and local audits need none
 
             return open_s3(url)
         filesystem, path = fsspec.core.url_to_fs(url)
@@ -69,12 +63,12 @@ class Storage:
         self._local = isinstance(self._filesystem, LocalFileSystem)
 
     def __reduce__(self) -> tuple[type["Storage"], tuple[str]]:
-        """Travels to workers as its URL."""
+        """Pickled as its URL, as which it travels to workers."""
         return Storage, (self.url,)
 
     @property
     def filesystem(self) -> fsspec.AbstractFileSystem:
-        """This process's own: connections do not survive a fork."""
+        """The filesystem of this process: connections do not survive a fork."""
         if self._process != os.getpid():
             self._filesystem, _ = resolve(self.url)
             self._process = os.getpid()
@@ -84,11 +78,12 @@ class Storage:
         """The path in the filesystem, for readers that take a filesystem and a path.
 
         Raises:
-            StorageError: it leaves the root. Parts of paths come from documents in the root, which anybody who can write there may have written.
+            StorageError: it leaves the root. Parts of paths come from documents in the root, which anyone with write
+                access may have written.
         """
         if path.startswith("/") or ".." in path.split("/") or "\0" in path:
             raise StorageError(
-                f"{path!r} is no path below {self.url}; the document that names it is damaged, or not mad's"
+                f"{path!r} is not a path below {self.url}; the document that names it is damaged or not written by mad"
             )
         return f"{self.root.rstrip('/')}/{path}" if path else self.root
 
@@ -108,20 +103,20 @@ class Storage:
         return file
 
     def exists(self, path: str) -> bool:
-        """Whether a file is there now, whoever wrote it."""
+        """Whether a file exists now, including files of other writers."""
         with translated_errors(self.locate(path)):
-            self.filesystem.invalidate_cache()  # remembered listings hide what other writers made
+            self.filesystem.invalidate_cache()  # cached listings hide the files of other writers
             return bool(self.filesystem.exists(self.full(path)))
 
     def list(self, folder: str) -> list[str]:
-        """Sorted names of files and folders directly in a folder, hidden ones left out; empty where there is no folder."""
+        """Sorted names of the files and folders in a folder, without hidden ones; empty where there is no folder."""
         with translated_errors(self.locate(folder)):
             try:
                 self.filesystem.invalidate_cache()
                 entries = self.filesystem.ls(self.full(folder), detail=False)
             except (FileNotFoundError, NotADirectoryError):
                 return []
-        itself = self.full(folder).rstrip("/")  # an object store's console makes empty objects that stand for folders
+        itself = self.full(folder).rstrip("/")  # consoles of object stores make empty objects to represent folders
         names = (entry.rsplit("/", 1)[-1] for entry in (str(entry).rstrip("/") for entry in entries) if entry != itself)
         return sorted(name for name in names if not name.startswith("."))
 
@@ -133,7 +128,7 @@ class Storage:
         yield from (str(path)[len(self.root.rstrip("/")) + 1 :] for path in found if not str(path).endswith("/"))
 
     def write(self, path: str, data: bytes) -> None:
-        """Writes a file, replacing what is there."""
+        """Write a file, replacing an existing one."""
         with translated_errors(self.locate(path)):
             if self._local:
                 with self._scratch_file() as file:
@@ -144,10 +139,10 @@ class Storage:
                 self._send(path, data, mode="overwrite")
 
     def create(self, path: str, data: bytes) -> None:
-        """Writes a file where there is none.
+        """Write a file where there is none.
 
         Raises:
-            AlreadyExists: another writer came first.
+            AlreadyExists: another writer was first.
         """
         with translated_errors(self.locate(path)):
             if self._local:
@@ -158,7 +153,7 @@ class Storage:
                 self._create_object(path, data)
 
     def upload(self, path: str, local: Path) -> None:
-        """Writes a local file's contents, replacing what is there."""
+        """Write a local file's contents, replacing an existing file."""
         with translated_errors(self.locate(path)):
             if self._local:
                 with self._scratch_file() as file, local.open("rb") as contents:
@@ -169,10 +164,11 @@ class Storage:
                 self.filesystem.put_file(str(local), self.full(path))
 
     def publish(self, source: str, target: str) -> None:
-        """Gives a file that is there a second name, whole at once; costs no copy on a disk, and none through here from a store.
+        """Give an existing file a second name, atomically; a disk copies nothing, an object store copies on its side.
 
-        On a disk the name is taken exclusively. A store copies for itself, and not every one copies on condition: it is asked first
-        whether the name is free, and whoever publishes at the same time must be publishing the same (a run publishes its own tables).
+        On a disk the name is taken exclusively. Not every object store copies on condition, so this first checks
+        whether the name is free, and concurrent writers must publish the same contents (a run publishes its own
+        tables).
 
         Raises:
             AlreadyExists: the second name is taken.
@@ -186,12 +182,12 @@ class Storage:
                 self.filesystem.cp_file(self.full(source), self.full(target))
 
     def remove(self, path: str) -> None:
-        """Removes a file. What an audit committed is never removed, but by a repair that found it damaged."""
+        """Remove a file. Committed files are never removed, except by a repair that found them damaged."""
         with translated_errors(self.locate(path)):
             self.filesystem.rm_file(self.full(path))
 
     def refuse_without_exclusive_create(self) -> None:
-        """Writes a marker twice and removes it.
+        """Write a marker twice and remove it.
 
         Raises:
             StorageError: the second write succeeded, so two runs could publish over each other here.
@@ -205,8 +201,9 @@ class Storage:
         finally:
             self.remove(marker)
         raise StorageError(
-            f"{self.url}: this store lets a second writer replace a file that must be created once (it ignores exclusive create, `If-None-Match: *` on S3), "
-            "so two runs could overwrite each other; use a store that honours it: a local disk, Amazon S3, Ceph RGW or MinIO"
+            f"{self.url}: this store lets a second writer replace a file that must be created only once (it ignores"
+            " exclusive create, `If-None-Match: *` on S3), so two runs could overwrite each other; use a store that"
+            " honours it: a local disk, Amazon S3, Ceph RGW or MinIO"
         )
 
     def _create_object(self, path: str, data: bytes) -> None:
@@ -233,7 +230,7 @@ class Storage:
         return str(target)
 
     def _claim(self, file: IO[bytes], path: str) -> None:
-        """Gives a filled scratch file its name: a hard link is made whole or not at all, and never replaces."""
+        """Give a filled scratch file its name: a hard link is atomic and never replaces a file."""
         _settle(file)
         _link(file.name, self._target(path))
 
@@ -254,35 +251,12 @@ def _link(source: str, target: str) -> None:
     except OSError as error:
         if error.errno in (errno.EPERM, errno.EOPNOTSUPP, errno.EMLINK):
             raise StorageError(
-                f"{target}: this disk cannot make hard links, by which files are created exclusively; use another disk"
+                f"{target}: this disk cannot make hard links, which exclusive creation needs; use another disk"
             ) from error
         raise
 
 
 def _settle(file: IO[bytes]) -> None:
-    """On disk before it gets its name, so that a power cut cannot leave a receipt of lost bytes."""
+    """Flush to disk before the file gets its name, so that a power cut cannot leave a receipt of lost bytes."""
     file.flush()
     os.fsync(file.fileno())
-
-
-@contextmanager
-def translated_errors(place: str) -> Iterator[None]:
-    """Failures of the outside as this module's errors."""
-    try:
-        yield
-    except StorageError:
-        raise
-    except FileExistsError as error:
-        raise AlreadyExists(f"{place}: already exists") from error
-    except FileNotFoundError as error:
-        raise Missing(f"{place}: no such file") from error
-    except PermissionError as error:
-        raise Unwritable(f"{place}: permission denied; give this user the right to read and write there") from error
-    except NotADirectoryError as error:
-        raise StorageError(f"{place}: a part of this path is a file, not a folder") from error
-    except OSError as error:
-        if error.errno in FULL:
-            raise Unwritable(
-                f"{place}: {error.strerror}; {FULL[error.errno]}, then run again; what is done is kept"
-            ) from error
-        raise StorageError(f"{place}: {error.strerror or error}") from error

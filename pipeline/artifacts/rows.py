@@ -11,7 +11,7 @@ import torch
 from pydantic import BaseModel
 from torch import Tensor
 
-from infra.commits import read_file
+from infra.commits import CommitLog, Receipt, read_file
 from infra.formats import arrays
 from infra.formats.tables import TableFormat, decode_arrow, encode_arrow
 from infra.storage.storage import Storage
@@ -62,6 +62,13 @@ class RowsPart:
     folder: str
     content: str
     failure: str = ""
+
+    @classmethod
+    def of(cls, log: CommitLog, receipt: Receipt, source: str = "") -> "RowsPart":
+        """The part that a rows task committed; `source` is the name of its file, which only the names of later tasks need."""
+        start, stop = (int(number) for number in receipt.task.split("-"))
+        key = log.folder.rpartition("/")[2]
+        return cls(source, key, start, stop, log.attempt_folder(receipt), receipt.content)
 
     @property
     def name(self) -> str:

@@ -2,7 +2,8 @@
 
 import io
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,6 +12,8 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
+from infra.errors import StorageError
+from infra.formats.range_reader import RangeReader
 from infra.formats.tables import read_rows
 from pipeline.config.schema import Preprocess
 from pipeline.data.ids import ids_of
@@ -27,13 +30,20 @@ class Reading:
     resize: bool
 
 
-def read_image(source: Source, row: int) -> bytes | None:
-    """The encoded image of one row."""
-    return next(
-        _image_bytes(
-            next(read_rows(source.file.url, row, row + 1, [source.columns.image])).column(source.columns.image)
-        )
-    )
+def read_chosen_images(source: Source, rows: Iterable[int]) -> dict[int, bytes | None]:
+    """The encoded images of some rows, by row, without those that cannot be read.
+
+    The file is opened once, and each row group decoded once.
+    """
+    images: dict[int, bytes | None] = {}
+    column = str(source.columns.image)
+    with suppress(StorageError), RangeReader(source.file.url, [column]) as reader:
+        for row in sorted(rows):
+            with suppress(StorageError):
+                (images[row],) = (
+                    image for batch in reader.read(row, row + 1) for image in _image_bytes(batch.column(column))
+                )
+    return images
 
 
 def _image_bytes(column: pa.Array) -> Iterator[bytes | None]:

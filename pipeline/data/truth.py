@@ -1,6 +1,6 @@
 """What is known of audited samples: whether they are anomalous, and what an attack aims at. Read for evaluation only."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -32,12 +32,18 @@ class Truth:
 
 def read_truth(source: Source, start: int, stop: int) -> Truth:
     """Labels, anomaly marks and targets of rows [start, stop)."""
-    columns = {role: getattr(source.columns, role) for role in source.truth}
-    values = {role: np.full(stop - start, MISSING_CLASS, np.int64) for role in TRUTH}
+    columns = [getattr(source.columns, role) for role in source.truth]
+    batches = read_rows(source.file.url, start, stop, columns, 65536) if columns else ()
+    return truth_of_batches(source, batches, stop - start)
+
+
+def truth_of_batches(source: Source, batches: Iterable[pa.RecordBatch], samples: int) -> Truth:
+    """Truth of so many samples, from batches with the source's columns of truth."""
+    values = {role: np.full(samples, MISSING_CLASS, np.int64) for role in TRUTH}
     position = 0
-    for batch in read_rows(source.file.url, start, stop, list(columns.values()), 65536) if columns else ():
-        for role, name in columns.items():
-            column = pc.fill_null(pc.cast(batch.column(name), pa.int64()), MISSING_CLASS)
+    for batch in batches:
+        for role in source.truth:
+            column = pc.fill_null(pc.cast(batch.column(getattr(source.columns, role)), pa.int64()), MISSING_CLASS)
             values[role][position : position + batch.num_rows] = column.to_numpy(zero_copy_only=False)
         position += batch.num_rows
     return Truth(**values)

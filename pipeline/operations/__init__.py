@@ -1,1 +1,1 @@
-"""What can be done to a root besides running an audit in it."""
+"""What can be done with a root other than running an audit in it."""

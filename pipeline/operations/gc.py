@@ -1,8 +1,9 @@
 """Garbage: what no kept run refers to, found and removed in an order that a kill at any moment leaves whole.
 
-First the records of the runs go, each run marked beforehand as collected; then manifests, receipts, and last the files that receipts
-name. So whatever is still there when a removal is cut off is named by nothing, or names only what is still there, and the next goes on.
-An attempt that no receipt names stays for a day at least: a worker thought dead may still be writing it.
+First the records of the runs go, each run marked beforehand as collected; then manifests, receipts, and last the
+files that receipts name. So whatever is still there when a removal is cut off is named by nothing, or names only what
+is still there, and the next goes on. An attempt that no receipt names stays for a day at least: a worker thought dead
+may still be writing it.
 """
 
 import time
@@ -87,7 +88,8 @@ def find_garbage(storage: Storage, keep_seconds: float, now: float | None = None
 
     Args:
         storage: of the root.
-        keep_seconds: runs that began or ended within so many seconds stay, and of each model the latest result, however old.
+        keep_seconds: runs that began or ended within so many seconds stay, and the latest result of each model,
+            however old.
         now: seconds since 1970; None is the present.
 
     Raises:

@@ -1,7 +1,8 @@
 """Mends a root: what is damaged is dropped, so that the next run computes just that anew; what is there in another place is copied back.
 
-Nothing here touches an undamaged task. Of a damaged one the receipt goes, and manifests that list it; its files stay where they are, as an
-attempt that no receipt names. A run's own record (`runs/RUN`) cannot be computed anew, but for the summary that is still the model's latest.
+Nothing here touches an undamaged task. Of a damaged one the receipt goes, and manifests that list it; its files stay
+where they are, as an attempt that no receipt names. A run's own record (`runs/RUN`) cannot be computed anew, but for
+the summary that is still the model's latest.
 """
 
 from collections.abc import Iterator, Sequence

@@ -1,7 +1,7 @@
 """What the runs that are kept refer to: their results, the tables that those name, the manifests, and commit logs as a whole.
 
-A result is what one run found of one model. Kept are all results of young runs, of each model the latest one, and those whose rows a kept
-one was made of (`rows_of` in its summary).
+A result is what one run found of one model. Kept are all results of young runs, of each model the latest one, and
+those whose rows a kept one was made of (`rows_of` in its summary).
 """
 
 from collections.abc import Iterator, Mapping
@@ -19,9 +19,9 @@ Result = tuple[str, str]
 class Retained:
     """What stays. A result is (run id, model).
 
-    `runs`: whose records stay whole; `results`: whose summaries and tables stay, and what they name; `tables`: of which, beside these,
-    a later result is the same; `manifests`: paths; `folders`: commit logs of kept runs that no kept manifest is in, because a task failed
-    or the run did not get so far.
+    `runs`: whose records stay whole; `results`: whose summaries and tables stay, and what they name; `tables`: of
+    which, beside these, a later result is the same; `manifests`: paths; `folders`: commit logs of kept runs that no
+    kept manifest is in, because a task failed or the run did not get so far.
     """
 
     runs: frozenset[str]

@@ -1,7 +1,7 @@
 """The state of a root: its runs, and the latest verdict of each model. Reads only."""
 
 from infra.errors import StorageError
-from infra.locks import Owner
+from infra.owners import Owner
 from infra.storage.storage import Storage
 from pipeline.root.documents import DocumentPart
 from pipeline.root.layout import collected_file, models, runs

@@ -1,7 +1,7 @@
 """A grid of settings on stored rows: of each point what calibration says, how well held-out trusted samples are explained, and, with truth, AUROC.
 
-Nothing is published and no run recorded; curvature, scores and reports are committed under their keys, so that a sweep that was cut off
-goes on, and a rescore or run with the settings of a point finds its curvature and scores done.
+Nothing is published and no run recorded; curvature, scores and reports are committed under their keys, so that a
+sweep that was cut off goes on, and a rescore or run with the settings of a point finds its curvature and scores done.
 """
 
 import json
@@ -29,8 +29,8 @@ from pipeline.planning.plan import AuditPlan
 from pipeline.root.logs import STAGES
 from pipeline.root.mark import open_root, root_lock, root_storage
 from pipeline.stages.progress import ModelRun
-from pipeline.stages.runner import StepRunner
-from pipeline.stages.sequence import compute
+from pipeline.stages.runner import StageInputs, StepRunner
+from pipeline.stages.sequence import run_stages
 
 SWEEP_VERSION = 1
 
@@ -173,9 +173,9 @@ def sweep(
     """Computes all points, one after the other.
 
     Returns:
-        Of each point and model a document: `point`, `settings`, `model`, and either `failure` or `calibration`, `explained`
-        (mean and median coupling of the calibration part with the reference part; None for a score that is no coupling), `verdict`,
-        `flagged`, `audited`, and `evaluation`, None without truth.
+        Of each point and model a document: `point`, `settings`, `model`, and either `failure` or `calibration`,
+        `explained` (mean and median coupling of the calibration part with the reference part; None for a score that
+        is no coupling), `verdict`, `flagged`, `audited`, and `evaluation`, None without truth.
 
     Raises:
         ConfigError: no such executor, or no point has rows that it can be computed from.
@@ -218,7 +218,7 @@ def _planned(point: Point) -> AuditPlan | str:
 
 def _point(storage: Storage, plan: AuditPlan, runner: StepRunner, check: Callable[[], None]) -> Iterator[Raw]:
     models = {model.name: ModelRun(model) for model in plan.models}
-    compute(plan, storage, replace(runner, models=models), STAGES, check)
+    run_stages(StageInputs(plan.config, storage, replace(runner, models=models)), STAGES, check)
     for name, reason in plan.refused.items():
         yield {"model": name, "failure": reason}
     for name, model in models.items():

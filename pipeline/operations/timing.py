@@ -1,7 +1,8 @@
-"""How long a model's work takes a sample, and how large what it leaves is: timed on a few samples in this process, by the code that workers run.
+"""The time that a model's work takes per sample, and the bytes that it leaves.
 
-Rows are timed on the first samples of the largest audited file. What comes after them is timed on random rows of the same layout, since
-its cost follows from shapes.
+It is measured on a few samples in this process, by the code that workers run.
+Rows are timed on the first samples of the largest audited file. What comes after them is timed on random rows of the
+same layout, since its cost follows from shapes.
 """
 
 import io
@@ -14,7 +15,7 @@ import torch
 from torch import Tensor
 
 from infra.events import Stopwatch
-from infra.execution.threads import compute, compute_threads
+from infra.execution.threads import compute_threads, run_in_compute_thread
 from infra.formats.tables import write_parquet
 from madcore import BlockMoment, Whitening
 from madcore.curvature.whitening import Matrix
@@ -29,28 +30,34 @@ from pipeline.stages.gradients.worker import GradientTask, GradientWorker
 from pipeline.stages.scoring.scorer import Scorer
 from pipeline.stages.scoring.worker import scored_batches
 
-SECONDS, FIRST, BLOCKS = 0.3, 32, 4
+SECONDS = 0.3  # that a timing takes at least, where there are samples enough
 
 
-REFERENCES, LARGEST = 4096, 512
+FIRST = 32  # samples of the first timing
+
+
+BLOCKS = 4  # of rows that each thread scores
+
+
+REFERENCES, LARGEST = 4096, 512  # that scoring and factoring are timed with at most; the rest follows from shapes
 
 
 @dataclass(frozen=True)
 class RowTimings:
-    """Seconds a sample: of its own row, of its rows that the curvature is fitted on, and, where traces are taken, of a pass through the model.
+    """Seconds a sample: of its own row, of its curvature rows, and, for loss traces, of a pass through the model.
 
-    `sample_bytes`: bytes at rest of what is kept of a sample beside its numbers.
+    `sample_bytes`: bytes at rest of what is kept of a sample besides its numbers.
     """
 
     own: float = 0.0
-    fitted: float = 0.0
+    curvature_rows: float = 0.0
     forward: float = 0.0
     sample_bytes: float = 0.0
 
 
 @dataclass(frozen=True)
 class ScoreRates:
-    """Seconds of whitening a row, of a row in the curvature, of factoring it, of scoring a row; bytes of a row's scores."""
+    """Seconds of whitening a row, of adding it to a moment, of factoring, of scoring a row; bytes of a row's scores."""
 
     whitened: float
     moment: float
@@ -60,29 +67,30 @@ class ScoreRates:
 
 
 def row_rates(config: AuditConfig, plan: ModelPlan) -> RowTimings:
-    """Loads the model, and times its rows for about a second; on a GPU where `config.run` gives workers one."""
+    """Load the model and time its rows for about a second; on a GPU where `config.run` gives workers one."""
     worker = GradientWorker(config, {plan.name: plan})
     if plan.config.traced is not None:
-        return RowTimings(forward=_timed(worker.pass_seconds, plan, 0))
+        return RowTimings(forward=_timed(worker.time_pass, plan, 0))
     sizes: dict[str, float] = {}
 
     def seconds(task: RowTask) -> float:
-        files, measures = worker.rows_of(GradientTask(task))
+        files, measures = worker.compute(GradientTask(task))
         sizes["sample"] = len(files[SAMPLES]) / measures.rows
         return measures.seconds
 
     own, sample_bytes = _timed(seconds, plan, 0), sizes["sample"]
-    return RowTimings(own, _timed(seconds, plan, plan.draws) if plan.draws else 0.0, 0.0, sample_bytes)
+    curvature_rows = _timed(seconds, plan, plan.labels_per_sample) if plan.labels_per_sample else 0.0
+    return RowTimings(own, curvature_rows, 0.0, sample_bytes)
 
 
-def _timed(seconds: Callable[[RowTask], float], plan: ModelPlan, draws: int) -> float:
-    """Seconds a sample, of as many as take SECONDS, or of a whole task: the faster of two, after one that does what is done only once."""
+def _timed(seconds: Callable[[RowTask], float], plan: ModelPlan, labels: int) -> float:
+    """Seconds a sample, of as many as take SECONDS, or of a whole task: the faster of two calls after a warm-up."""
     source = max(plan.audited, key=lambda one: one.rows)
-    most = next(plan.tasks(source, draws)).stop
+    most = next(plan.tasks(source, labels)).stop
     samples = min(FIRST, most)
-    seconds(RowTask(plan.name, source.key, 0, samples, source, draws))
+    seconds(RowTask(plan.name, source.key, 0, samples, source, labels))
     while True:
-        task = RowTask(plan.name, source.key, 0, samples, source, draws)
+        task = RowTask(plan.name, source.key, 0, samples, source, labels)
         taken = min(seconds(task), seconds(task))
         if taken >= SECONDS or samples == most:
             return taken / samples
@@ -90,31 +98,23 @@ def _timed(seconds: Callable[[RowTask], float], plan: ModelPlan, draws: int) -> 
 
 
 def score_rates(plan: ModelPlan, references: int) -> ScoreRates:
-    """Times for about a second what is done with rows, on random ones, against so many references."""
+    """Time for about a second what is done with rows, on random ones, against a number of references."""
     layout, used = plan.layout, min(references, REFERENCES)
     rows = torch.randn(SCORING_BLOCK, layout.k, generator=torch.Generator().manual_seed(0))
-    maps = (
-        None
-        if plan.config.traced or plan.config.curvature.kind == "identity"
-        else tuple(Matrix(torch.eye(size)) for size in layout.sizes)
-    )
-    whitening = Whitening(layout, maps)
-    whitened = compute(_seconds, lambda: whitening(rows)) / SCORING_BLOCK if maps else 0.0
-    moment = {"kfac": 0.0, "ekfac": whitened}.get(
-        plan.config.curvature.kind, compute(_seconds, lambda: BlockMoment.zero(layout).update(rows)) / SCORING_BLOCK
-    )
+    if plan.config.traced or plan.config.curvature.kind == "identity":
+        scored, part_bytes = _scored(plan, Whitening(layout, None), rows, used)
+        return ScoreRates(0.0, 0.0, 0.0, scored * references / used, part_bytes)
+    whitening = Whitening(layout, tuple(Matrix(torch.eye(size)) for size in layout.sizes))
+    whitened = run_in_compute_thread(_seconds, lambda: whitening(rows)) / SCORING_BLOCK
+    added = run_in_compute_thread(_seconds, lambda: BlockMoment.zero(layout).update(rows)) / SCORING_BLOCK
+    moment = {"kfac": 0.0, "ekfac": whitened}.get(plan.config.curvature.kind, added)
     scored, part_bytes = _scored(plan, whitening, rows, used)
-    return ScoreRates(
-        whitened,
-        moment if maps else 0.0,
-        compute(_factor_seconds, plan, references) if maps else 0.0,
-        scored * references / used,
-        part_bytes,
-    )
+    factor = run_in_compute_thread(_factor_seconds, plan, references)
+    return ScoreRates(whitened, moment, factor, scored * references / used, part_bytes)
 
 
 def _seconds(call: Callable[[], object]) -> float:
-    """Of one call, the faster of two, after one that does what is done only once."""
+    """Seconds of a call: the faster of two after a warm-up."""
     call()
 
     def once() -> float:
@@ -126,11 +126,11 @@ def _seconds(call: Callable[[], object]) -> float:
 
 
 def _factor_seconds(plan: ModelPlan, rows: int) -> float:
-    """Of the eigenvalues of one layer, LARGEST numbers at most, and for all layers by the cubes of their sizes; Kronecker factors are small."""
+    """Of one layer's eigenvalues, LARGEST at most; of other layers by the cubes of their sizes."""
     sizes = [min(size, rows) for size in plan.layout.sizes]
     largest = min(max(sizes), LARGEST)
     if plan.config.curvature.kind in FACTORED:
-        return 0.0
+        return 0.0  # Kronecker factors are small
     matrix = torch.randn(largest, largest, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     return _seconds(lambda: torch.linalg.eigh(matrix @ matrix.T)) * sum(size**3 for size in sizes) / largest**3
 
@@ -144,23 +144,19 @@ def _scored(plan: ModelPlan, whitening: Whitening, rows: Tensor, references: int
     scorer = Scorer.of(plan, whitening, torch.randn(references, plan.layout.k, generator=generator), trusted)
     stored, scales = at_rest(rows, plan.layout, plan.dtype_of(0))
     samples = SampleColumns(
-        [f"{place:012d}" for place in range(SCORING_BLOCK)],
-        list(range(SCORING_BLOCK)),
-        predictions[:SCORING_BLOCK],
-        torch.rand(SCORING_BLOCK, generator=generator),
-        torch.rand(SCORING_BLOCK, generator=generator),
-        [OK] * SCORING_BLOCK,
+        ids=[f"{place:012d}" for place in range(SCORING_BLOCK)],
+        rows=list(range(SCORING_BLOCK)),
+        predictions=predictions[:SCORING_BLOCK],
+        confidence=torch.rand(SCORING_BLOCK, generator=generator),
+        gradient_norm=torch.rand(SCORING_BLOCK, generator=generator),
+        statuses=[OK] * SCORING_BLOCK,
     )
     blocks = [StoredBlock(stored, scales, samples, plan.layout)] * (BLOCKS * compute_threads())
     sizes = list[int]()
 
     def write() -> None:
-        sink = io.BytesIO()
-        write_parquet(
-            sink,
-            scored_batches(blocks, scorer, pa.array(names, pa.string()), plan.audited[0].file.name, []),
-            PART_FORMAT,
-        )
+        sink, source = io.BytesIO(), plan.audited[0].file.name
+        write_parquet(sink, scored_batches(blocks, scorer, pa.array(names, pa.string()), source, []), PART_FORMAT)
         sizes.append(len(sink.getvalue()))
 
     rows_written = len(blocks) * SCORING_BLOCK

@@ -31,7 +31,8 @@ from pipeline.root.summary import Summary
 class Findings:
     """What was checked and what is wrong (a path and why, each).
 
-    Harmless: attempts that no receipt names; manifests that only runs name whose results a later run has superseded, moved away.
+    Harmless: attempts that no receipt names; manifests that only runs name whose results a later run has superseded,
+    moved away.
     """
 
     receipts: int = 0

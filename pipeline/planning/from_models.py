@@ -1,4 +1,4 @@
-"""Making the plan of an audit: every model is loaded once, checked, and measured; nothing is written."""
+"""The plan of an audit: every model is loaded once, checked, and measured; nothing is written."""
 
 from dataclasses import replace
 from itertools import chain
@@ -6,18 +6,18 @@ from itertools import chain
 from pydantic import JsonValue
 
 from infra.errors import StorageError
-from infra.execution.threads import compute, compute_threads
-from madcore import MadcoreError, RowLayout
+from infra.execution.threads import compute_threads, run_in_compute_thread
+from madcore import MadcoreError
 from madcore.extraction.vjp_fallback import CHUNK_BYTES
-from madcore.scoring.calibration import calibration_size
 from pipeline.config.audit_config import AuditConfig
-from pipeline.config.schema import FACTORED, ModelConfig
+from pipeline.config.schema import ModelConfig
 from pipeline.data.batches import BATCH_MULTIPLE, ImageInputs, ModelInputs
 from pipeline.data.reviews import read_reviews
 from pipeline.data.sources import INPUTS, Source, find_sources, read_ids
 from pipeline.errors import ConfigError, SourceError
 from pipeline.keys import key_of
-from pipeline.planning.memory import Shapes, moments, project_memory
+from pipeline.planning.limits import check_samples
+from pipeline.planning.memory import Shapes, project_memory, shapes_of_rows
 from pipeline.planning.plan import (
     HELD_OUT_SAMPLES,
     ROWS_FORMAT,
@@ -25,19 +25,18 @@ from pipeline.planning.plan import (
     SNAPSHOTS_FORMAT,
     AuditPlan,
     ModelPlan,
-    check_samples,
-    draws_of,
 )
-from pipeline.planning.probe import Probed, probe
+from pipeline.planning.probe import Probe, probe
+from pipeline.planning.recipe import RowRecipe, count_labels
 from pipeline.root.mark import check_root, root_storage
 
 
 def plan_audit(config: AuditConfig) -> AuditPlan:
-    """Loads every model once, checks its layers against autograd, reads the schemas of all files, and writes nothing.
+    """Load every model once, check its layers against autograd, read the schemas of all files, and write nothing.
 
     Raises:
         ConfigError: no model is left to run, with every reason; or the table of reviews cannot be used.
-        RootError: the root is not one.
+        RootError: the config's root is not one.
     """
     check_root(root_storage(config.root))
     reviews = read_reviews(config)
@@ -59,52 +58,43 @@ def _plan_model(config: AuditConfig, model: ModelConfig) -> ModelPlan:
     audited, refused_files = find_sources(config, model, "audited")
     sampling = _find_sampling(config, model, trusted)
     samples = _check_trusted(model, trusted)
-    probed = compute(probe, config, model, trusted)
-    layout, rows = probed.sides.rows, max(source.rows for source in (*trusted, *audited))
-    draws, reference = draws_of(model, probed.classes), samples - calibration_size(samples, model.calibration.fraction)
-    fitted = samples + sum(source.rows for source in audited) if model.curvature.transductive else reference
-    shapes = Shapes(
-        layout=layout,
-        stored_row_size=max(layout.k, probed.sides.stored.k) if model.curvature.kind in FACTORED else layout.k,
-        model_bytes=probed.model_bytes,
-        sample_bytes=probed.sample_bytes,
-        retained_bytes_per_sample=probed.retained_bytes_per_sample,
-        at_once=probed.at_once,
-        task_rows=max(min(config.run.rows_per_task, rows * max(1, draws)), BATCH_MULTIPLE * draws),
-        batch=max(min(config.run.batch_size, rows * max(1, draws)), BATCH_MULTIPLE * max(0, draws - 1)),
-        reference=reference,
-        classes=probed.classes,
-        moments=moments(model, probed.sides, max(1, draws) * fitted),
-        screened=samples if model.screened else 0,
-        labelled_samples=sum(source.rows for source in audited if "anomalous" in source.truth),
-        scored_at_once=compute_threads(),
-        overhead_bytes=_besides(config, model, probed, sampling, rows),
-    )
-    inputs, shapes = _batched(probed, shapes, int(config.run.memory_per_worker))
-    return ModelPlan(
-        config=model,
-        source=probed.source,
-        digest=probed.digest,
-        row_key=_row_key(model, probed, layout, sampling),
+    probed = run_in_compute_thread(probe, config, model, trusted)
+    recipe = RowRecipe(
+        patterns=() if model.traced else model.gradient.layers,
         snapshots_key=_snapshots_key(model, probed, sampling),
         layers=probed.coverage.covered,
         sides=probed.sides,
-        fallback=probed.fallback,
-        not_covered=probed.coverage.not_covered,
+        fallback=dict(probed.fallback),
+        not_covered=dict(probed.coverage.not_covered),
         classes=probed.classes,
-        inputs=inputs,
+        inputs=probed.inputs,
         trusted=tuple(trusted),
         audited=tuple(audited),
         sampling=tuple(sampling),
         weights=probed.weights,
-        refused_files=refused_files,
         rows_per_task=config.run.rows_per_task,
+    )
+    inputs, shapes = _batched(
+        probed, _shapes(config, model, probed, recipe, samples), int(config.run.memory_per_worker)
+    )
+    return ModelPlan(
+        config=model,
+        source=probed.source,
+        digest=probed.digest,
+        row_key=_row_key(model, probed, sampling),
+        recipe=recipe.model_copy(update={"inputs": inputs}),
+        sides=recipe.sides,
+        refused_files=refused_files,
         memory=project_memory(shapes),
     )
 
 
 def _find_sampling(config: AuditConfig, model: ModelConfig, trusted: list[Source]) -> list[Source]:
-    """The files of the sampling set, none unless traces are asked for; refuses samples that are trusted too, by their ids."""
+    """The files of the sampling set, none without loss traces.
+
+    Raises:
+        SourceError: a file cannot be used, or a sample has the id of a trusted one.
+    """
     if model.traced is None:
         return []
     sampling, refused = find_sources(config, model, "sampling")
@@ -113,29 +103,48 @@ def _find_sampling(config: AuditConfig, model: ModelConfig, trusted: list[Source
     known = {name for source in trusted for ids in read_ids(source) for name in ids if name is not None}
     shared = [name for source in sampling for ids in read_ids(source) for name in ids if name in known]
     if shared:
-        shown = ", ".join(repr(name) for name in shared[:3])
+        shown, samples = ", ".join(repr(name) for name in shared[:3]), sum(source.rows for source in sampling)
         raise SourceError(
-            f"estimator.sampling: {len(shared):,} of {sum(source.rows for source in sampling):,} samples have an id that is trusted too ({shown}); weights "
-            "sampled on trusted samples would explain them better than others: name files of other clean samples"
+            f"estimator.sampling: {len(shared):,} of {samples:,} samples have the id of a trusted one ({shown}); "
+            "weights sampled on trusted samples would explain them better than others; name files of other clean ones"
         )
     return sampling
 
 
-def _besides(config: AuditConfig, model: ModelConfig, probed: Probed, sampling: list[Source], rows: int) -> int:
-    """What rows need beside their batches (see `Shapes`)."""
+def _shapes(config: AuditConfig, model: ModelConfig, probed: Probe, recipe: RowRecipe, samples: int) -> Shapes:
+    """What the memory of all stages follows from, of so many trusted samples."""
+    labels = count_labels(model, recipe.classes)
+    largest = max(source.rows for source in (*recipe.trusted, *recipe.audited))
+    rows = largest * max(1, labels)
+    return replace(
+        shapes_of_rows(model, recipe, recipe.sides, samples),
+        model_bytes=probed.model_bytes,
+        sample_bytes=probed.sample_bytes,
+        retained_bytes_per_sample=probed.retained_bytes_per_sample,
+        samples_per_pass=probed.samples_per_pass,
+        task_rows=max(min(config.run.rows_per_task, rows), BATCH_MULTIPLE * labels),
+        batch=max(min(config.run.batch_size, rows), BATCH_MULTIPLE * max(0, labels - 1)),
+        scored_at_once=compute_threads(),
+        overhead_bytes=_overhead(model, probed, recipe, min(config.run.rows_per_task, largest)),
+    )
+
+
+def _overhead(model: ModelConfig, probed: Probe, recipe: RowRecipe, task_samples: int) -> int:
+    """What rows need on top of their batches (see `Shapes`); a task has at most `task_samples`."""
     if model.traced is None:
         return 3 * max((max(CHUNK_BYTES, cost.gradient_bytes) for cost in probed.fallback.values()), default=0)
     kept = min(SNAPSHOT_BYTES, 4 * probed.weights * len(model.traced.kept)) + 4 * probed.weights
-    held = max(sum(source.rows for source in sampling), min(config.run.rows_per_task, rows))
+    held = max(sum(source.rows for source in recipe.sampling), task_samples)
     together = max(model.traced.batch, HELD_OUT_SAMPLES) * probed.sample_bytes
     return together + 8 * 4 * probed.weights + 3 * kept + 2 * held * probed.input_bytes
 
 
-def _batched(probed: Probed, shapes: Shapes, granted: int) -> tuple[ModelInputs, Shapes]:
-    """How many samples go through the model at once: of images, a batch filled up; of texts, what the memory granted is enough for.
+def _batched(probed: Probe, shapes: Shapes, granted: int) -> tuple[ModelInputs, Shapes]:
+    """How many samples go through the model at once: a full batch of images; of texts, as many as fit in memory.
 
-    Audited texts can be longer than any trusted one, and no plan can know without reading them. So a batch of texts has memory
-    instead of a number of samples, and the texts are taken in as many groups as that takes.
+    Audited texts can be longer than any trusted one, and no plan can know that without reading them. So a batch of
+    texts has memory instead of a number of samples, and the texts are taken in as many groups as that memory
+    requires.
     """
     if isinstance(probed.inputs, ImageInputs):
         return probed.inputs, replace(shapes, batch=max(BATCH_MULTIPLE, shapes.batch))
@@ -145,7 +154,11 @@ def _batched(probed: Probed, shapes: Shapes, granted: int) -> tuple[ModelInputs,
 
 
 def _check_trusted(model: ModelConfig, trusted: list[Source]) -> int:
-    """Refuses repeated ids and a target out of reach; returns the number of trusted samples."""
+    """Refuse repeated ids and a target out of reach; return the number of trusted samples.
+
+    Raises:
+        SourceError: ids are repeated, or the samples are too few.
+    """
     seen: set[str] = set()
     repeated: list[str] = []
     for name in chain.from_iterable(ids for source in trusted for ids in read_ids(source)):
@@ -156,38 +169,41 @@ def _check_trusted(model: ModelConfig, trusted: list[Source]) -> int:
     if repeated:
         shown = ", ".join(repr(name) for name in repeated[:3])
         raise SourceError(
-            f"data.trusted: {len(repeated)} repeated ids among {len(seen) + len(repeated):,} samples ({shown}); the split needs each id once"
+            f"data.trusted: {len(repeated)} repeated ids among {len(seen) + len(repeated):,} samples ({shown}); "
+            "the split needs each id once"
         )
     samples = sum(source.rows for source in trusted)
     check_samples(model, samples)
     return samples
 
 
-def _row_key(model: ModelConfig, probed: Probed, layout: RowLayout, sampling: list[Source]) -> str:
-    return key_of(format=ROWS_FORMAT, layers=list(layout.names), **_of_rows(model, probed, sampling, {"sampling"}))
+def _row_key(model: ModelConfig, probed: Probe, sampling: list[Source]) -> str:
+    settings = _settings_of_rows(model, probed, sampling, {"sampling"})
+    return key_of(format=ROWS_FORMAT, layers=list(probed.sides.rows.names), **settings)
 
 
-def _snapshots_key(model: ModelConfig, probed: Probed, sampling: list[Source]) -> str:
-    """More draws, or more chains, go on from those that are there."""
-    return (
-        key_of(format=SNAPSHOTS_FORMAT, **_of_rows(model, probed, sampling, {"sampling", "draws", "chains"}))
-        if model.traced is not None
-        else ""
-    )
+def _snapshots_key(model: ModelConfig, probed: Probe, sampling: list[Source]) -> str:
+    """The key of the weights that loss traces are taken at, "" without them; more draws or chains continue."""
+    if model.traced is None:
+        return ""
+    free = {"sampling", "draws", "chains"}
+    return key_of(format=SNAPSHOTS_FORMAT, **_settings_of_rows(model, probed, sampling, free))
 
 
-def _of_rows(model: ModelConfig, probed: Probed, sampling: list[Source], but: set[str]) -> dict[str, JsonValue]:
-    """What rows depend on, but for some settings of the estimator."""
+def _settings_of_rows(
+    model: ModelConfig, probed: Probe, sampling: list[Source], free: set[str]
+) -> dict[str, JsonValue]:
+    """What rows depend on; of the estimator's settings without the free ones."""
     columns = model.data.columns
-    more: dict[str, JsonValue] = (
-        {"sampling": [source.key for source in sampling], "label": columns.label} if sampling else {}
-    )
+    more: dict[str, JsonValue] = {}
+    if sampling:
+        more = {"sampling": [source.key for source in sampling], "label": columns.label}
     if isinstance(probed.inputs, ImageInputs):
         more |= {"preprocess": model.data.preprocess.model_dump(mode="json"), "input_size": list(probed.inputs.size)}
     return {
         "model": probed.digest,
         "task": model.task,
         "columns": {role: getattr(columns, role) for role in ("id", *INPUTS[model.task])},
-        "estimator": model.estimator.model_dump(mode="json", exclude=but),
+        "estimator": model.estimator.model_dump(mode="json", exclude=free),
         **more,
     }

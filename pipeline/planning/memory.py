@@ -12,28 +12,18 @@ from torch.utils.weak import WeakIdKeyDictionary
 from madcore import Measured, RowExtractor, RowLayout, SideLayout
 from madcore.measurements import logits_of, run
 from madcore.sampling.langevin import requiring_gradients
+from madcore.scoring.calibration import calibration_size
 from pipeline.artifacts.rows import SCORING_BLOCK
 from pipeline.config.schema import FACTORED, ModelConfig
+from pipeline.planning.recipe import RowRecipe, count_labels
 
-
-def moments(model: ModelConfig, sides: SideLayout, rows: int) -> tuple[int, ...]:
-    """How many numbers a layer's moment has, of so many rows that the curvature is fitted on (see `madcore.curvature`)."""
-    if model.curvature.kind == "identity":
-        return ()
-    factored = sides.kept if model.curvature.kind in FACTORED else (None,) * len(sides.kept)
-    pairs = zip(sides.rows.sizes, factored, strict=True)
-    return tuple(min(rows, size) * size if kept is None else kept[0] ** 2 + kept[1] ** 2 + size for size, kept in pairs)
-
-
-PROCESS_BYTES = 600 << 20
-
-
-JUDGED_BYTES = 250
+PROCESS_BYTES = 600 << 20  # of Python and torch, before any work
+EVALUATED_BYTES = 250  # of an audited sample whose truth is known
 
 
 @dataclass(frozen=True)
 class ProjectedMemory:
-    """Peak memory of one worker, per stage; the largest decides whether the plan fits."""
+    """Peak memory of one worker in bytes, per stage; the largest decides whether the plan fits."""
 
     gradients: int
     curvature: int
@@ -47,7 +37,7 @@ class ProjectedMemory:
 
 
 class _TensorMemory(TorchDispatchMode):
-    """Counts the bytes of all tensors that operations inside have made and that are still alive, and their peak."""
+    """Counts the bytes of the live tensors that operations in its context have made, and their peak."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -75,68 +65,103 @@ def _storages(tree: object) -> list[torch.UntypedStorage]:
 
 
 def pass_bytes(extractor: RowExtractor, sample: Measured) -> int:
-    """Peak bytes of the tensors that a batch needs above its model, inputs and rows; what a kernel allocates within is not seen.
+    """Peak bytes of the tensors that a batch needs on top of its model, inputs and rows.
 
-    Peaks of the benchmarks' models, measured as resident memory, are at most 3 % above it.
+    What a kernel allocates inside is not seen. Peaks of the benchmarks' models, measured as resident memory, are at
+    most 3 % above it.
     """
-    with _TensorMemory() as living:
+    with _TensorMemory() as memory:
         rows = extractor(sample).rows
-    peak: int = living.peak - rows.nbytes
+    peak: int = memory.peak - rows.nbytes
     return peak
 
 
 def step_bytes(model: nn.Module, sample: Measured) -> int:
-    """Peak bytes of the tensors that a batch's loss and its gradient need above the model, its inputs, and the gradient."""
-    with requiring_gradients(model) as parameters, _TensorMemory() as living:
+    """Peak bytes of the tensors that a batch's loss and gradient need on top of the model, inputs and gradient."""
+    with requiring_gradients(model) as parameters, _TensorMemory() as memory:
         loss = sample.measurement(logits_of(run(model, sample.inputs))).sum()
         gradients = torch.autograd.grad(loss, parameters, allow_unused=True)
-    peak: int = living.peak - sum(gradient.nbytes for gradient in gradients if gradient is not None)
+    peak: int = memory.peak - sum(gradient.nbytes for gradient in gradients if gradient is not None)
     return max(peak, 0)
 
 
 @dataclass(frozen=True)
 class Shapes:
-    """What memory follows from.
+    """What the memory of a worker follows from.
+
+    `layout`: of the rows that are scored. `stored_row_size`: numbers of the longest row that is stored.
+    `reprojected`: numbers of a stored row that is re-projected to one of the layout as it is read; 0 where rows are
+    read as they are stored. `reference`: rows of the reference part, held whitened and as units beside temporaries of
+    both. `classes`: means of the reference part's units, with their float64 sums and temporaries. `moments`: numbers
+    of each layer's part of the curvature, float64, of which one layer's is factored at a time; none for the identity.
+    `screened`: trusted samples whose rows are screened, all at once, in the worst case as one class in float64.
+    `labelled_samples`: audited samples whose truth is known, which evaluation holds at once. `scored_at_once`: blocks
+    of rows that are scored at the same time, one a thread.
+
+    Where rows are computed:
 
     `model_bytes`: parameters and buffers; the file's bytes and the tensors are held at once while loading.
-    `sample_bytes`: one sample's forward and backward pass, with room for what allocators and kernels add; `at_once` samples of a batch
-    go through it together, and of all of them rows and `retained_bytes_per_sample` of inputs and logits are kept.
-    `task_rows`: rows of the largest task; with their temporaries they are held four times while they are encoded, and once more
-    by a task that computes meanwhile.
-    `batch`: samples per batch, padding included.
-    `reference`: rows of the reference part, held whitened and as units beside temporaries of both.
-    `classes`: means of the reference part's units, with their float64 sums and temporaries.
-    `stored_row_size`: numbers of the longest row that is stored.
-    `moments`: numbers of each layer's part of the curvature, float64, of which one layer's is factored at a time; none for the identity.
-    `screened`: trusted samples whose rows are screened, all at once, in the worst case as one class in float64.
-    `labelled_samples`: audited samples whose truth is known, which evaluation holds at once.
-    `scored_at_once`: blocks of rows that are scored at the same time, one a thread.
-    `reprojected`: numbers of a stored row that is re-projected to one of the layout as it is read; 0 where rows are read as they are stored.
-    `overhead_bytes`: what rows need beside their batches: of the fallback, whole gradients and activations of the samples that it takes at a time; of
-    traces, weights and samples that are held in memory.
+    `sample_bytes`: one sample's forward and backward pass, with room for what allocators and kernels add;
+    `samples_per_pass` samples of a batch go through it together, and of all of them rows and
+    `retained_bytes_per_sample` of inputs and logits are kept. `task_rows`: rows of the largest task; with their
+    temporaries they are held four times while they are encoded, and once more by a task that computes meanwhile.
+    `batch`: samples per batch, padding included. `overhead_bytes`: what rows need on top of their batches: for the
+    fallback, whole gradients and activations of the samples that it takes at a time; for loss traces, weights and
+    samples that are held in memory.
     """
 
     layout: RowLayout
     stored_row_size: int
-    model_bytes: int
-    sample_bytes: int
-    retained_bytes_per_sample: int
-    at_once: int
-    task_rows: int
-    batch: int
     reference: int
     classes: int
     moments: tuple[int, ...]
     screened: int
     labelled_samples: int
-    scored_at_once: int = 1
     reprojected: int = 0
+    scored_at_once: int = 1
+    model_bytes: int = 0
+    sample_bytes: int = 0
+    retained_bytes_per_sample: int = 0
+    samples_per_pass: int = 0
+    task_rows: int = 0
+    batch: int = 0
     overhead_bytes: int = 0
 
 
-def batch_bytes(samples: int, at_once: int, sample_bytes: int, retained_bytes_per_sample: int) -> int:
-    """What a batch takes, of which `at_once` samples at a time take `sample_bytes` each, and `retained_bytes_per_sample` are kept of each."""
-    return min(samples, at_once) * sample_bytes + samples * retained_bytes_per_sample
+def shapes_of_rows(model: ModelConfig, recipe: RowRecipe, sides: SideLayout, samples: int) -> Shapes:
+    """What the stages after the gradients need, of rows that are stored.
+
+    Args:
+        model: with the settings of the curvature, the score and the calibration.
+        recipe: of the stored rows.
+        sides: the layout that rows are read in: of all layers of the recipe or of some, at its rank or at a lower one.
+        samples: trusted samples that are used.
+    """
+    reference, audited = samples - calibration_size(samples, model.calibration.fraction), recipe.audited
+    used = samples + sum(source.rows for source in audited) if model.curvature.transductive else reference
+    return Shapes(
+        layout=sides.rows,
+        stored_row_size=max(sides.rows.k, sides.stored.k) if model.curvature.kind in FACTORED else sides.rows.k,
+        reference=reference,
+        classes=recipe.classes,
+        moments=moment_sizes(model, sides, max(1, count_labels(model, recipe.classes)) * used),
+        screened=samples if model.screened else 0,
+        labelled_samples=sum(source.rows for source in audited if "anomalous" in source.truth),
+    )
+
+
+def moment_sizes(model: ModelConfig, sides: SideLayout, rows: int) -> tuple[int, ...]:
+    """Numbers of each layer's moment of so many curvature rows (see `madcore.curvature`); none for the identity."""
+    if model.curvature.kind == "identity":
+        return ()
+    factored = sides.kept if model.curvature.kind in FACTORED else (None,) * len(sides.kept)
+    pairs = zip(sides.rows.sizes, factored, strict=True)
+    return tuple(min(rows, size) * size if kept is None else kept[0] ** 2 + kept[1] ** 2 + size for size, kept in pairs)
+
+
+def batch_bytes(samples: int, samples_per_pass: int, sample_bytes: int, retained_bytes_per_sample: int) -> int:
+    """Bytes of a batch: `sample_bytes` for each sample of a pass, `retained_bytes_per_sample` for each of the batch."""
+    return min(samples, samples_per_pass) * sample_bytes + samples * retained_bytes_per_sample
 
 
 def project_memory(shapes: Shapes) -> ProjectedMemory:
@@ -144,20 +169,16 @@ def project_memory(shapes: Shapes) -> ProjectedMemory:
     row, stored = 4 * shapes.layout.k, 4 * shapes.stored_row_size
     blocks, factor = 8 * sum(shapes.moments), 4 * 8 * max(shapes.moments, default=0)
     references = 5 * shapes.reference * row + 6 * shapes.classes * row
-    batch = batch_bytes(
-        shapes.batch, shapes.at_once, shapes.sample_bytes, shapes.retained_bytes_per_sample + 3 * stored
+    retained = shapes.retained_bytes_per_sample + 3 * stored
+    batch = batch_bytes(shapes.batch, shapes.samples_per_pass, shapes.sample_bytes, retained)
+    gradients = 2 * shapes.model_bytes + batch + shapes.overhead_bytes + 5 * shapes.task_rows * stored
+    reprojected = SCORING_BLOCK * 4 * shapes.reprojected * (12 + 3 * shapes.scored_at_once)
+    scored = SCORING_BLOCK * (6 * row + 8 * shapes.reference) * shapes.scored_at_once + reprojected
+    waiting = SCORING_BLOCK * 9 * row  # six blocks read ahead by three tasks, three that wait
+    curvature = max(4 * blocks + factor, blocks // 2 + references, 6 * shapes.screened * row)
+    return ProjectedMemory(
+        gradients=PROCESS_BYTES + gradients,
+        curvature=PROCESS_BYTES + curvature + scored + SCORING_BLOCK * 6 * stored,
+        scoring=PROCESS_BYTES + blocks // 2 + references + scored + waiting,
+        reporting=PROCESS_BYTES + EVALUATED_BYTES * shapes.labelled_samples,
     )
-    gradients = PROCESS_BYTES + 2 * shapes.model_bytes + batch + shapes.overhead_bytes + 5 * shapes.task_rows * stored
-    scored = SCORING_BLOCK * (
-        6 * row + 8 * shapes.reference
-    ) * shapes.scored_at_once + SCORING_BLOCK * 4 * shapes.reprojected * (12 + 3 * shapes.scored_at_once)
-    scoring = (
-        PROCESS_BYTES + blocks // 2 + references + scored + SCORING_BLOCK * 9 * row
-    )  # six blocks read ahead by three tasks, three that wait
-    curvature = (
-        PROCESS_BYTES
-        + max(4 * blocks + factor, blocks // 2 + references, 6 * shapes.screened * row)
-        + scored
-        + SCORING_BLOCK * 6 * stored
-    )
-    return ProjectedMemory(gradients, curvature, scoring, PROCESS_BYTES + JUDGED_BYTES * shapes.labelled_samples)

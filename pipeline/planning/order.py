@@ -1,8 +1,8 @@
-"""What a root's completed runs say of the models of a plan: which one is audited first where time may not do for all, and which files are gone.
+"""What completed runs say about the models of a plan: which to audit first when time is short, which files are gone.
 
-First come models that no run in this root has completed, then those that changed since their latest completed run (its model
-digest, its files or its settings were others), then the rest; among equals the one whose latest completed run is oldest, and then
-the order of the config.
+First come models that no run in this root has completed, then those that changed since their latest completed run
+(another model digest, other files or other settings), then the rest; among equals the one whose latest completed run
+is oldest, and then the order of the config.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -27,23 +27,23 @@ TASKS_A_WORKER = 4
 
 @dataclass(frozen=True)
 class LastAudit:
-    """The latest completed run of a model: its id, the model's settings in it, and how it was planned; nothing where its record cannot be read."""
+    """The latest completed run of a model: its id, the model's settings in it, and how it was planned.
+
+    Settings and plan are empty where its record cannot be read.
+    """
 
     run_id: str
     settings: Mapping[str, JsonValue]
     planned: ModelRecord
 
     def is_of(self, model: ModelPlan) -> bool:
-        """Whether it had the very model, files and settings that are planned now."""
+        """Whether it had the same model, files and settings as this plan."""
         return self.is_like(model) and {source.key for source in model.sources} == set(self.planned.sources)
 
     def is_like(self, model: ModelPlan) -> bool:
-        """Whether it had the very model and settings, whatever the files."""
-        return (model.config.model_dump(mode="json"), model.digest, model.row_key) == (
-            self.settings,
-            self.planned.digest,
-            self.planned.row_key,
-        )
+        """Whether it had the same model and settings, whatever the files."""
+        planned = (model.config.model_dump(mode="json"), model.digest, model.row_key)
+        return planned == (self.settings, self.planned.digest, self.planned.row_key)
 
 
 def last_audits(storage: Storage, plan: AuditPlan) -> dict[str, LastAudit]:
@@ -60,7 +60,7 @@ def last_audits(storage: Storage, plan: AuditPlan) -> dict[str, LastAudit]:
 
 
 def in_order(plan: AuditPlan, audits: Mapping[str, LastAudit]) -> AuditPlan:
-    """The plan with its models in the order in which they are audited."""
+    """The plan with its models in the order in which to audit them."""
 
     def place(model: ModelPlan) -> tuple[int, str]:
         last = audits.get(model.name)
@@ -70,9 +70,9 @@ def in_order(plan: AuditPlan, audits: Mapping[str, LastAudit]) -> AuditPlan:
 
 
 def waves(models: Sequence[ModelPlan], workers: int) -> Iterator[tuple[ModelPlan, ...]]:
-    """Models that go through the stages together, in order: as many as keep so many workers busy with rows, one where there is one worker.
+    """Models that go through the stages together, in order: as many as keep the workers busy; one for one worker.
 
-    More would leave more of them unfinished at a deadline, fewer would leave workers without a task.
+    More models would leave more of them unfinished at a deadline; fewer would leave workers without a task.
     """
     wave: list[ModelPlan] = []
     tasks = 0
@@ -87,7 +87,7 @@ def waves(models: Sequence[ModelPlan], workers: int) -> Iterator[tuple[ModelPlan
 
 
 def gone_files(model: ModelPlan, last: LastAudit | None) -> tuple[str, ...]:
-    """Files that the latest completed run found by a glob that the model still names, and that are not there any more."""
+    """Files that the latest completed run found by a glob that the model still names, and that no longer exist."""
     patterns = [path for path in (*model.config.data.trusted, *model.config.data.audited) if is_pattern(path)]
     if last is None or not patterns:
         return ()

@@ -1,41 +1,28 @@
-"""The plan of an audit: everything that can be known before running, printed by `mad plan` and refused if it cannot fit (made by `pipeline.planning`)."""
+"""The plan of an audit: everything that can be known before running. `mad plan` prints it; what cannot fit is refused.
+
+Plans are made by `pipeline.planning.from_models` and `pipeline.planning.from_rows`.
+"""
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from infra.commits import CommitLog
 from infra.storage.storage import Storage
-from madcore import Layer, MadcoreError, Projection, RerunCost, RowLayout, SideLayout
+from madcore import Layer, Projection, RerunCost, RowLayout, SideLayout
 from madcore.reprojection import Reprojection
-from madcore.scoring.calibration import calibration_size, check_target, smallest_certified_group
 from pipeline.config.audit_config import AuditConfig
 from pipeline.config.schema import FACTORED, ModelConfig, projection_of
 from pipeline.data.batches import BATCH_MULTIPLE, ModelInputs
 from pipeline.data.sources import Source
-from pipeline.errors import CannotFit, SourceError
+from pipeline.errors import CannotFit
 from pipeline.keys import key_of
-from pipeline.planning.memory import PROCESS_BYTES, ProjectedMemory
-from pipeline.planning.recipe import EarlierRun
-from pipeline.root.logs import rows_log
+from pipeline.planning.limits import describe_misfit
+from pipeline.planning.memory import ProjectedMemory
+from pipeline.planning.recipe import EarlierRun, RowRecipe, count_labels
+from pipeline.root.logs import Receipts, rows_log
 
-
-def check_samples(model: ModelConfig, samples: int) -> None:
-    """Refuses a target that so many trusted samples put out of reach.
-
-    Raises:
-        SourceError: they do.
-    """
-    calibration = calibration_size(samples, model.calibration.fraction)
-    try:
-        check_target(model.calibration.target.level, calibration, samples)
-    except MadcoreError as error:
-        raise SourceError(
-            f"calibration: {error}; add trusted samples, or raise calibration.fraction ({model.calibration.fraction:g}) or the target"
-        ) from error
-
-
-ROWS_FORMAT, FITTED_FORMAT, SNAPSHOTS_FORMAT = 1, 1, 1
+ROWS_FORMAT, CURVATURE_ROWS_FORMAT, SNAPSHOTS_FORMAT = 1, 1, 1
 
 
 SNAPSHOT_BYTES, HELD_OUT_SAMPLES = 256 << 20, 256
@@ -45,7 +32,8 @@ SNAPSHOT_BYTES, HELD_OUT_SAMPLES = 256 << 20, 256
 class RowTask:
     """Rows [start, stop) of one source file, for one model; the same task whichever split and spelling names the file.
 
-    `draws`: 0 for the samples' own rows; else for those that the curvature is fitted on, so many a sample.
+    `labels_per_sample`: 0 for the samples' own rows; else the task is for curvature rows, one for each of so many
+    labels of a sample.
     """
 
     model: str
@@ -53,7 +41,7 @@ class RowTask:
     start: int
     stop: int
     source: Source = field(compare=False)
-    draws: int = 0
+    labels_per_sample: int = 0
 
     @property
     def name(self) -> str:
@@ -65,37 +53,71 @@ class RowTask:
 class ModelPlan:
     """What will be done for one model.
 
-    `snapshots_key` is that of the weights that traces are taken at. `classes` is 0 for a language model, whose outputs have none; `weights` is
-    how many numbers the model is made of. `stored`: the earlier run whose rows are used as they are, None where they are computed;
-    `dropped` are ids of trusted samples that neither explain nor calibrate; `lower` is how stored rows of a higher rank are read.
+    `recipe`: what its rows follow from, as the run records it. `sides`: the layouts that rows and their sides are
+    used in: the recipe's, or, of stored rows, those of the chosen layers at the rank wanted; `reprojection`: how
+    stored rows of a higher rank are read, None where they have that rank. `stored`: the earlier run whose rows are
+    used as they are, None where rows are computed. `dropped`: ids of trusted samples that neither explain nor
+    calibrate.
+
+    Where a method takes `labels`, that is the number of labels per sample of a `RowTask`.
     """
 
     config: ModelConfig
     source: bytes | None = field(repr=False)
     digest: str
     row_key: str
-    snapshots_key: str
-    layers: tuple[Layer, ...]
+    recipe: RowRecipe
     sides: SideLayout
-    fallback: Mapping[str, RerunCost]
-    not_covered: Mapping[str, str]
-    classes: int
-    inputs: ModelInputs
-    trusted: tuple[Source, ...]
-    audited: tuple[Source, ...]
-    sampling: tuple[Source, ...]
     refused_files: Mapping[str, str]
-    weights: int
-    rows_per_task: int
     memory: ProjectedMemory
+    reprojection: Reprojection | None = None
     stored: EarlierRun | None = None
     dropped: tuple[str, ...] = ()
-    lower: Reprojection | None = None
 
     @property
     def name(self) -> str:
         """The model's name."""
         return self.config.name
+
+    @property
+    def trusted(self) -> tuple[Source, ...]:
+        """The files of the trusted set."""
+        return self.recipe.trusted
+
+    @property
+    def audited(self) -> tuple[Source, ...]:
+        """The files of the audited samples."""
+        return self.recipe.audited
+
+    @property
+    def sampling(self) -> tuple[Source, ...]:
+        """The files of the sampling set, none without loss traces."""
+        return self.recipe.sampling
+
+    @property
+    def inputs(self) -> ModelInputs:
+        """How samples are read and batched."""
+        return self.recipe.inputs
+
+    @property
+    def classes(self) -> int:
+        """The model's classes; 0 for a language model, whose outputs have none."""
+        return self.recipe.classes
+
+    @property
+    def not_covered(self) -> Mapping[str, str]:
+        """Chosen parameters that have no row, and why."""
+        return self.recipe.not_covered
+
+    @property
+    def layers(self) -> tuple[Layer, ...]:
+        """The layers whose rows are used."""
+        return self.recipe.layers_named(self.layout.names)
+
+    @property
+    def fallback(self) -> Mapping[str, RerunCost]:
+        """Costs of those of the layers whose modules run again for each sample."""
+        return {name: cost for name, cost in self.recipe.fallback.items() if name in self.layout.names}
 
     @property
     def projection(self) -> Projection:
@@ -104,99 +126,100 @@ class ModelPlan:
 
     @property
     def layout(self) -> RowLayout:
-        """The layout of its rows."""
+        """The layout that rows are used in."""
         return self.sides.rows
 
     @property
-    def reading(self) -> RowLayout | Reprojection:
-        """How its rows are read: by their layout, or, of stored rows of a higher rank, by the re-projection to it."""
-        return self.layout if self.lower is None else self.lower
+    def row_reader(self) -> RowLayout | Reprojection:
+        """How stored rows are read: by their layout, or, of a higher rank, by the re-projection to it."""
+        return self.layout if self.reprojection is None else self.reprojection
 
     @property
     def sources(self) -> tuple[Source, ...]:
         """All files, each once: trusted ones first."""
-        return tuple({source.key: source for source in (*self.trusted, *self.audited)}.values())
+        return _distinct((*self.trusted, *self.audited))
 
     @property
-    def draws(self) -> int:
-        """How many rows a sample has that the curvature is fitted on; 0 where it is fitted on the samples' own rows."""
-        return draws_of(self.config, self.classes)
+    def labels_per_sample(self) -> int:
+        """Labels that each sample has a curvature row for; 0 where the curvature is fitted on the samples' own rows."""
+        return count_labels(self.config, self.classes)
 
     @property
-    def fitted(self) -> tuple[Source, ...]:
-        """All files of whose samples the curvature needs rows of its own, each once."""
-        sources = self.sources if self.config.curvature.transductive else self.trusted
-        return tuple({source.key: source for source in sources}.values()) if self.draws else ()
+    def curvature_sources(self) -> tuple[Source, ...]:
+        """All files whose samples need curvature rows, each once."""
+        if not self.labels_per_sample:
+            return ()
+        return self.sources if self.config.curvature.transductive else _distinct(self.trusted)
 
     @property
-    def fitted_key(self) -> str:
-        """The key of those rows; a changed damping leaves it as it is, and both curvatures of Kronecker factors share theirs."""
+    def curvature_rows_key(self) -> str:
+        """The key of the curvature rows: independent of the damping, the same for both kinds of Kronecker factors."""
         curvature = self.config.curvature
         kind = "sides" if curvature.kind in FACTORED else curvature.kind
-        return key_of(format=FITTED_FORMAT, rows=self.row_key, kind=kind, seed=curvature.seed)
+        return key_of(format=CURVATURE_ROWS_FORMAT, rows=self.row_key, kind=kind, seed=curvature.seed)
 
-    def layout_of(self, draws: int) -> RowLayout:
+    def layout_of(self, labels: int) -> RowLayout:
         """The layout of the rows of a task."""
-        return self.sides.stored if draws and self.config.curvature.kind in FACTORED else self.layout
+        return self.sides.stored if self._has_sides(labels) else self.layout
 
-    def dtype_of(self, draws: int) -> Literal["float16", "float32"]:
-        """What the rows of a task are at rest. Side numbers are sums of squares, of which float16 has too small a range."""
-        return (
-            "float32"
-            if draws and self.config.curvature.kind in FACTORED
-            else "float32"
-            if self.config.traced
-            else self.config.gradient.rows_dtype
-        )
+    def dtype_of(self, labels: int) -> Literal["float16", "float32"]:
+        """The type of a task's rows at rest. Side numbers are sums of squares, too large for the range of float16."""
+        if self.config.traced or self._has_sides(labels):
+            return "float32"
+        return self.config.gradient.rows_dtype
 
-    def tasks(self, source: Source, draws: int = 0) -> Iterator[RowTask]:
+    def _has_sides(self, labels: int) -> bool:
+        return bool(labels) and self.config.curvature.kind in FACTORED
+
+    def tasks(self, source: Source, labels: int = 0) -> Iterator[RowTask]:
         """The tasks of one source, in order."""
-        step = samples_of(self.rows_per_task, draws)
+        step = samples_of(self.recipe.rows_per_task, labels)
         for start in range(0, source.rows, step):
-            yield RowTask(self.name, source.key, start, min(start + step, source.rows), source, draws)
+            yield RowTask(self.name, source.key, start, min(start + step, source.rows), source, labels)
 
     @property
     def row_tasks(self) -> tuple[RowTask, ...]:
         """All tasks of the gradients stage."""
-        return (*self.tasks_of(self.sources), *self.tasks_of(self.fitted, self.draws))
+        return (*self.tasks_of(self.sources), *self.tasks_of(self.curvature_sources, self.labels_per_sample))
 
-    def tasks_of(self, sources: Iterable[Source], draws: int = 0) -> tuple[RowTask, ...]:
+    def tasks_of(self, sources: Iterable[Source], labels: int = 0) -> tuple[RowTask, ...]:
         """The tasks of several sources, in order."""
-        return tuple(task for source in sources for task in self.tasks(source, draws))
+        return tuple(task for source in sources for task in self.tasks(source, labels))
 
     @property
     def row_bytes(self) -> int:
         """Bytes of all rows at rest."""
-        own, fitted = (sum(source.rows for source in sources) for sources in (self.sources, self.fitted))
-        return own * self._bytes_of_row(0) + self.draws * fitted * self._bytes_of_row(self.draws)
+        labels = self.labels_per_sample
+        own = sum(source.rows for source in self.sources) * self._bytes_of_row(0)
+        return own + labels * sum(source.rows for source in self.curvature_sources) * self._bytes_of_row(labels)
 
     @property
     def snapshot_bytes(self) -> int:
-        """Bytes of all weights at rest that traces are taken at."""
+        """Bytes at rest of all the weights that loss traces are taken at."""
         traced = self.config.traced
-        return 4 * self.weights * traced.chains * len(traced.kept) if traced is not None else 0
+        return 4 * self.recipe.weights * traced.chains * len(traced.kept) if traced is not None else 0
 
-    def number_bytes(self, draws: int) -> int:
+    def number_bytes(self, labels: int) -> int:
         """Bytes of a row's numbers at rest."""
-        return (2 if self.dtype_of(draws) == "float16" else 4) * self.layout_of(draws).k
+        return (2 if self.dtype_of(labels) == "float16" else 4) * self.layout_of(labels).k
 
-    def _bytes_of_row(self, draws: int) -> int:
-        return self.number_bytes(draws) + 4 * len(self.layout_of(draws).sizes)
-
-
-def draws_of(model: ModelConfig, classes: int) -> int:
-    """How many rows a sample of the model has that its curvature is fitted on, beside its own (see `madcore.extraction.likelihood`)."""
-    return {"ggn": classes, "fisher": 1, "kfac": 1, "ekfac": 1}.get(model.curvature.kind, 0)
+    def _bytes_of_row(self, labels: int) -> int:
+        """With the scales of its layers."""
+        return self.number_bytes(labels) + 4 * len(self.layout_of(labels).sizes)
 
 
-def samples_of(rows: int, draws: int) -> int:
-    """How many samples have so many rows, `draws` each: a multiple of BATCH_MULTIPLE, to which batches would be filled up."""
-    return rows if draws <= 1 else max(1, rows // (draws * BATCH_MULTIPLE)) * BATCH_MULTIPLE
+def _distinct(sources: Iterable[Source]) -> tuple[Source, ...]:
+    return tuple({source.key: source for source in sources}.values())
+
+
+def samples_of(rows: int, labels: int) -> int:
+    """How many samples have so many rows, `labels` each: a multiple of BATCH_MULTIPLE, which batches are padded to."""
+    return rows if labels <= 1 else max(1, rows // (labels * BATCH_MULTIPLE)) * BATCH_MULTIPLE
 
 
 @dataclass(frozen=True)
 class Cost:
-    """What a model's audit costs: seconds of workers by stage, bytes that are stored and read, and requests to the store."""
+    """What a model's audit costs: seconds of workers by stage, bytes stored and read, and requests to the store."""
 
     seconds: Mapping[str, float]
     bytes_stored: int
@@ -211,9 +234,10 @@ class Cost:
 
 @dataclass(frozen=True)
 class AuditPlan:
-    """The plan of an audit: its models, why each other model of the config cannot be audited, and what reviews said of samples, by id.
+    """The plan of an audit: its models, why each other one cannot be audited, and what reviews say of samples, by id.
 
-    `costs` are what models are expected to cost, none unless `pipeline.operations.cost.estimated` was asked.
+    `costs`: what models are expected to cost, none without `pipeline.operations.cost.estimate_costs`. `receipts`:
+    those of stored rows that were read for the plan, by the folder of their commit log.
     """
 
     config: AuditConfig
@@ -221,6 +245,7 @@ class AuditPlan:
     refused: Mapping[str, str]
     reviews: Mapping[str, str] = field(default_factory=dict)
     costs: Mapping[str, Cost] = field(default_factory=dict)
+    receipts: Receipts = field(default_factory=dict, repr=False)
 
     @property
     def complete(self) -> bool:
@@ -231,13 +256,14 @@ class AuditPlan:
     def misfits(self) -> dict[str, str]:
         """Models that cannot fit, and why."""
         granted = int(self.config.run.memory_per_worker)
-        return {model.name: _does_not_fit(model, granted) for model in self.models if model.memory.peak > granted}
+        large = [model for model in self.models if model.memory.peak > granted]
+        return {model.name: describe_misfit(model.config, model.memory, granted) for model in large}
 
     def fitting(self) -> "AuditPlan":
         """The plan of the models that fit, the others refused.
 
         Raises:
-            CannotFit: none does.
+            CannotFit: none fits.
         """
         misfits = self.misfits
         if len(misfits) == len(self.models):
@@ -246,40 +272,6 @@ class AuditPlan:
         return replace(self, models=models, refused={**self.refused, **misfits})
 
 
-def _does_not_fit(plan: ModelPlan, granted: int) -> str:
-    needs = asdict(plan.memory)
-    remedies = {
-        "gradients": _remedy_of_rows(plan.config),
-        "curvature": "lower estimator.draws" if plan.config.traced else "lower estimator.projection.rank",
-        "scoring": f"lower {'estimator.draws' if plan.config.traced else 'estimator.projection.rank'}, or use fewer trusted samples",
-        "reporting": "audit fewer samples at once, or set data.columns.anomalous: null",
-    }
-    worst = max(needs, key=lambda stage: needs[stage])
-    return (
-        f"the stage {worst} would need {needs[worst] / 2**30:.2f} GiB a worker, run.memory_per_worker grants "
-        f"{granted / 2**30:.2f} GiB ({PROCESS_BYTES / 2**30:.2f} GiB of it for Python and torch alone); {remedies[worst]}, or grant more"
-    )
-
-
-def _remedy_of_rows(model: ModelConfig) -> str:
-    if model.traced is not None:
-        return "lower estimator.batch, run.batch_size or run.rows_per_task"
-    return (
-        "lower run.rows_per_task, or use shorter trusted texts"
-        if model.is_text
-        else "lower run.batch_size or run.rows_per_task"
-    )
-
-
-def certifiable(plan: ModelPlan) -> int | None:
-    """For an fdr target, the fewest samples it can flag, if any; None for an fpr target."""
-    level = plan.config.calibration.target.fdr
-    if level is None:
-        return None
-    calibration = calibration_size(sum(source.rows for source in plan.trusted), plan.config.calibration.fraction)
-    return smallest_certified_group(level, calibration, sum(source.rows for source in plan.audited))
-
-
-def row_task_log(storage: Storage, plan: ModelPlan, source: Source, draws: int) -> CommitLog:
-    """Where rows of a source are committed: the samples' own, or with `draws` those that the curvature is fitted on."""
-    return rows_log(storage, plan.name, plan.fitted_key if draws else plan.row_key, source.key)
+def row_task_log(storage: Storage, plan: ModelPlan, source: Source, labels: int) -> CommitLog:
+    """Where rows of a source are committed: the samples' own, or, with `labels`, its curvature rows."""
+    return rows_log(storage, plan.name, plan.curvature_rows_key if labels else plan.row_key, source.key)

@@ -1,4 +1,4 @@
-"""What loading a model and running it on a few trusted samples tells a plan: its layers, its classes, and the memory a sample takes."""
+"""What a plan learns from a model and a few trusted samples: its layers, its classes, and the memory of a sample."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -33,25 +33,26 @@ from pipeline.models.load import LoadedModel, load_model
 from pipeline.models.user_code import user_code
 from pipeline.planning.memory import pass_bytes, step_bytes
 
-CANDIDATES = 16
+CANDIDATES = 16  # trusted samples that layers are checked on
 
 
-MEASURED_LENGTH = 512
+MEASURED_LENGTH = 512  # tokens of the longest text that memory is measured with
+
+
+ROOM = 1.5  # what allocators and kernels add to the tensors that are counted
 
 
 Sample = TypeVar("Sample")
 
 
-ROOM = 1.5
-
-
 @dataclass(frozen=True)
-class Probed:
+class Probe:
     """What a probe found. `classes` is 0 where outputs have none.
 
-    `sample_bytes` is one sample's whole pass, `input_bytes` its input, and `retained_bytes_per_sample` its input, twice, and its logits, of texts the
-    longest's; `at_once` go through the model together.
-    `fallback` has the costs of the covered layers whose modules run again for each sample; `weights` is how many the model has.
+    `sample_bytes`: one sample's whole pass. `input_bytes`: its input. `retained_bytes_per_sample`: its input, twice,
+    and its logits. For texts, these are those of the longest one. `samples_per_pass`: how many go through the model
+    together. `fallback`: costs of the covered layers whose modules run again for each sample. `weights`: how many the
+    model has.
     """
 
     digest: str
@@ -66,44 +67,40 @@ class Probed:
     sample_bytes: int
     input_bytes: int
     retained_bytes_per_sample: int
-    at_once: int
+    samples_per_pass: int
 
 
-def probe(config: AuditConfig, model: ModelConfig, trusted: list[Source]) -> Probed:
-    """Loads a model and checks its layers against autograd.
+def probe(config: AuditConfig, model: ModelConfig, trusted: list[Source]) -> Probe:
+    """Load a model and check its layers against autograd.
 
     Raises:
-        SourceError: it cannot be loaded, or does not take the trusted samples.
-        ModelError: no layer of it can be covered.
+        SourceError: the model cannot be loaded, or does not accept the trusted samples.
+        ModelError: none of its layers can be covered.
     """
     loaded = load_model(config, model)
-    return (
-        _probe_images(loaded, model, trusted)
-        if loaded.limits is None
-        else _probe_texts(loaded, loaded.limits, model, trusted)
-    )
+    if loaded.limits is None:
+        return _probe_images(loaded, model, trusted)
+    return _probe_texts(loaded, loaded.limits, model, trusted)
 
 
-def _probe_images(loaded: LoadedModel, model: ModelConfig, trusted: list[Source]) -> Probed:
+def _probe_images(loaded: LoadedModel, model: ModelConfig, trusted: list[Source]) -> Probe:
     images = first_images(trusted, CANDIDATES, model.data.preprocess)
     inputs = torch.from_numpy(scaled(images, model.data.preprocess))
-    with (
-        user_code(f"{model.described}: a forward pass on a trusted sample of shape {tuple(inputs[:1].shape)}"),
-        torch.no_grad(),
-    ):
+    forward = f"{model.described}: a forward pass on a trusted sample of shape {tuple(inputs[:1].shape)}"
+    with user_code(forward), torch.no_grad():
         outputs = run(loaded.module, inputs)
     if not isinstance(outputs, Tensor) or outputs.ndim != 2:
-        found = (
-            f"shape {tuple(outputs.shape)}"
-            if isinstance(outputs, Tensor)
-            else f"an object of type {type(outputs).__name__}"
-        )
+        found = f"an object of type {type(outputs).__name__}"
+        if isinstance(outputs, Tensor):
+            found = f"shape {tuple(outputs.shape)}"
         raise SourceError(f"{model.described}: expected logits (samples, classes) from a forward pass, got {found}")
     with user_code(f"{model.described}: a forward and backward pass on trusted samples of shape {tuple(inputs.shape)}"):
         one = Measured(inputs[:1], margin)
-        rows = _rows(loaded.module, model, inputs.split(1), lambda chosen: Measured(torch.cat(list(chosen)), margin))
+        rows = _probe_rows(
+            loaded.module, model, inputs.split(1), lambda chosen: Measured(torch.cat(list(chosen)), margin)
+        )
         sample_bytes = round(ROOM * (rows.bytes_of(one) + inputs[:1].nbytes))
-    return Probed(
+    return Probe(
         digest=loaded.digest,
         source=loaded.source,
         coverage=rows.coverage,
@@ -116,28 +113,26 @@ def _probe_images(loaded: LoadedModel, model: ModelConfig, trusted: list[Source]
         sample_bytes=sample_bytes,
         input_bytes=inputs[:1].nbytes,
         retained_bytes_per_sample=outputs[:1].nbytes + 2 * inputs[:1].nbytes,
-        at_once=rows.at_once(one),
+        samples_per_pass=rows.samples_per_pass(one),
     )
 
 
-def _probe_texts(loaded: LoadedModel, limits: TextLimits, model: ModelConfig, trusted: list[Source]) -> Probed:
+def _probe_texts(loaded: LoadedModel, limits: TextLimits, model: ModelConfig, trusted: list[Source]) -> Probe:
     texts = first_texts(trusted, CANDIDATES, limits)
     longest = limits.padded(longest_text(trusted, limits))
-    with (
-        user_code(f"{model.described}: a forward pass on a trusted text of {len(texts[0].ids):,} tokens"),
-        torch.no_grad(),
-    ):
+    forward = f"{model.described}: a forward pass on a trusted text of {len(texts[0].ids):,} tokens"
+    with user_code(forward), torch.no_grad():
         first = _measured(texts[:1], model)
         logits = logits_of(run(loaded.module, first.inputs))
         first.measurement(logits)
     with user_code(f"{model.described}: a forward and backward pass on trusted texts of at most {longest:,} tokens"):
-        rows = _rows(loaded.module, model, texts, lambda chosen: _measured(chosen, model))
+        rows = _probe_rows(loaded.module, model, texts, lambda chosen: _measured(chosen, model))
         length = min(longest, MEASURED_LENGTH)
         shorter, longer = (_filler(texts[0], tokens, model) for tokens in (max(2, length // 2), length))
         memory = TextBytes.fitted(_text_bytes(rows, shorter), _text_bytes(rows, longer))
-        at_once = rows.at_once(longer)
+        samples_per_pass = rows.samples_per_pass(longer)
         input_bytes = sum(tensor.nbytes for tensor in longer.inputs.values()) * longest // length
-    return Probed(
+    return Probe(
         digest=loaded.digest,
         source=loaded.source,
         coverage=rows.coverage,
@@ -150,17 +145,17 @@ def _probe_texts(loaded: LoadedModel, limits: TextLimits, model: ModelConfig, tr
         sample_bytes=memory.of(longest),
         input_bytes=input_bytes,
         retained_bytes_per_sample=logits[0, 0].nbytes * longest + 2 * input_bytes,
-        at_once=max(PART_MULTIPLE, at_once * length // longest),
+        samples_per_pass=max(PART_MULTIPLE, samples_per_pass * length // longest),
     )
 
 
 def _filler(text: Text, tokens: int, model: ModelConfig) -> Measured:
-    """So many tokens of a text repeated, of which all but the first are the completion."""
+    """A text repeated to a number of tokens, of which all but the first are the completion."""
     return _measured([Text(text.ids.repeat(-(-tokens // len(text.ids)))[:tokens], 1)], model)
 
 
-def _text_bytes(rows: "_Rows", text: Measured) -> tuple[int, int]:
-    """How many tokens a text has, and what its pass takes."""
+def _text_bytes(rows: "_RowProbe", text: Measured) -> tuple[int, int]:
+    """How many tokens a text has, and the bytes that its pass takes."""
     return next(iter(text.inputs.values())).shape[1], round(ROOM * rows.bytes_of(text))
 
 
@@ -170,32 +165,28 @@ def _measured(texts: Sequence[Text], model: ModelConfig) -> Measured:
 
 
 @dataclass(frozen=True)
-class _Rows:
-    """What rows are made of, what a batch's pass takes, and how many samples like a batch's go through the model together."""
+class _RowProbe:
+    """The layers and sides of rows, the bytes of a batch's pass, and how many samples of its kind fit in one pass."""
 
     coverage: Coverage
     sides: SideLayout
     bytes_of: Callable[[Measured], int]
-    at_once: Callable[[Measured], int]
+    samples_per_pass: Callable[[Measured], int]
 
 
-def _rows(
+def _probe_rows(
     module: nn.Module, model: ModelConfig, samples: Sequence[Sample], together: Callable[[Sequence[Sample]], Measured]
-) -> _Rows:
-    """Of gradients, of the layers that are covered; of traces, a number for each kept draw of each chain, and any model will do."""
+) -> _RowProbe:
+    """Of gradients, those of the covered layers; of loss traces, a number for each kept draw, whatever the model."""
     if model.traced is not None:
-        names, kept = [f"chain {number}" for number in range(model.traced.chains)], len(model.traced.kept)
-        layout = RowLayout(tuple(names), (kept,) * len(names))
-        return _Rows(
-            Coverage((), {}),
-            SideLayout(layout, (None,) * len(names)),
-            partial(step_bytes, module),
-            lambda _: TRACED_AT_ONCE,
-        )
+        chains = tuple(f"chain {number}" for number in range(model.traced.chains))
+        layout = RowLayout(chains, (len(model.traced.kept),) * len(chains))
+        sides = SideLayout(layout, (None,) * len(chains))
+        return _RowProbe(Coverage((), {}), sides, partial(step_bytes, module), lambda _: TRACED_AT_ONCE)
     selected = select_layers(module, model.gradient.layers, model.gradient.parameters)
     coverage = check_layers(module, selected, samples, together, projection_of(model))
     extractor = RowExtractor(module, coverage.covered, projection_of(model))
-    return _Rows(coverage, extractor.side_layout, partial(pass_bytes, extractor), extractor.at_once)
+    return _RowProbe(coverage, extractor.side_layout, partial(pass_bytes, extractor), extractor.at_once)
 
 
 def _fallback(module: nn.Module, coverage: Coverage) -> dict[str, RerunCost]:

@@ -1,17 +1,29 @@
-"""What a run records of a model so that its rows can be used again without the model or any data file (see `pipeline.operations.rescore`)."""
+"""What the rows of a model follow from, stated once: a plan holds it, a run records it, and a later run reads it back.
 
+With it, stored rows can be used again without the model and without any data file (see `pipeline.operations.rescore`).
+"""
+
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
 from madcore import Layer, RerunCost, SideLayout
+from pipeline.config.schema import ModelConfig
 from pipeline.data.batches import ModelInputs
 from pipeline.data.sources import Source
 
 
 class RowRecipe(BaseModel):
-    """How stored rows came about: their layers, as `patterns` chose them, their sources, and what else a plan says of them (see `ModelPlan`)."""
+    """How the rows of a model are made; recorded in `runs/RUN/_run.json` as the model's `rows`.
+
+    `patterns`: those that chose the layers, none for loss traces, whose rows have no layers. `snapshots_key`: the key
+    of the weights that loss traces are taken at, "" without them. `layers`, `sides`: the layers, and the layout of
+    their rows and of their sides. `fallback`: costs of the layers whose modules run again for each sample.
+    `not_covered`: why each other chosen parameter has no row. `classes`: 0 for a language model, whose outputs have
+    none. `weights`: how many numbers the model has.
+    """
 
     model_config = ConfigDict(frozen=True)
     format: Literal[1] = 1
@@ -29,17 +41,26 @@ class RowRecipe(BaseModel):
     weights: int
     rows_per_task: int
 
+    def layers_named(self, names: Collection[str]) -> tuple[Layer, ...]:
+        """Those of the layers that have one of these names, in order."""
+        return tuple(layer for layer in self.layers if layer.name in names)
+
 
 @dataclass(frozen=True)
 class EarlierRun:
     """An earlier run whose rows are used.
 
-    `labels`, `truth`: the folders that hold the labels of its trusted samples and the truth of its audited ones, "" where data files
-    have to be read for them, because an earlier version kept neither. `report`: the folder of its report.
+    `labels`, `truth`: the folders that hold the labels of its trusted samples and the truth of its audited ones; ""
+    where an earlier version kept neither, so that data files have to be read for them. `report`: the folder of its
+    report.
     """
 
     run_id: str
-    rows: RowRecipe
     labels: str
     truth: str
     report: str
+
+
+def count_labels(model: ModelConfig, classes: int) -> int:
+    """Labels that each sample has a curvature row for (see `madcore.extraction.likelihood`); 0 without such rows."""
+    return {"ggn": classes, "fisher": 1, "kfac": 1, "ekfac": 1}.get(model.curvature.kind, 0)

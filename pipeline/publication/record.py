@@ -10,7 +10,6 @@ from infra.storage.files import digest
 from infra.storage.storage import Storage
 from pipeline.artifacts.reviews import encode_review
 from pipeline.planning.plan import AuditPlan, ModelPlan
-from pipeline.planning.recipe import RowRecipe
 from pipeline.root.documents import RECORD_FORMAT
 from pipeline.root.layout import review_file, run_file, runs
 from pipeline.root.records import ModelRecord, RecordedConfig, ReviewRecord, RunRecord
@@ -57,32 +56,11 @@ def _model_record(model: ModelPlan) -> ModelRecord:
     return ModelRecord(
         digest=model.digest,
         row_key=model.row_key,
-        fitted_key=model.fitted_key if model.draws else None,
-        fitted_sources=tuple(source.key for source in model.fitted) if model.draws else None,
+        fitted_key=model.curvature_rows_key if model.labels_per_sample else None,
+        fitted_sources=tuple(source.key for source in model.curvature_sources) if model.labels_per_sample else None,
         tasks=len(model.row_tasks),
         sources={source.key: source.file for source in model.sources},
         rows_of=model.stored.run_id if model.stored else None,
         dropped=tuple(model.dropped) if model.stored else None,
-        rows=_recipe(model).model_dump(mode="json"),
-    )
-
-
-def _recipe(model: ModelPlan) -> RowRecipe:
-    """What later plans need to know to use the rows; that of the earlier run where its rows are used."""
-    if model.stored is not None:
-        return model.stored.rows
-    return RowRecipe(
-        patterns=() if model.config.traced else model.config.gradient.layers,
-        snapshots_key=model.snapshots_key,
-        layers=model.layers,
-        sides=model.sides,
-        fallback=dict(model.fallback),
-        not_covered=dict(model.not_covered),
-        classes=model.classes,
-        inputs=model.inputs,
-        trusted=model.trusted,
-        audited=model.audited,
-        sampling=model.sampling,
-        weights=model.weights,
-        rows_per_task=model.rows_per_task,
+        rows=model.recipe.model_dump(mode="json"),
     )

@@ -19,7 +19,7 @@ from dask.delayed import Delayed, delayed
 from numpy.typing import NDArray
 from torch import Tensor
 
-from infra.execution.threads import compute
+from infra.execution.threads import run_in_compute_thread
 from infra.storage.storage import Storage
 from madcore import BlockMoment, Damping, EigenvalueMoment, KroneckerMoment, RowLayout, SideLayout, Whitening
 from madcore.curvature.moments import Moment
@@ -143,7 +143,7 @@ def _moment_of(url: str, rows: CurvaturePart, zero: Moment) -> Moment:
     for block in read_stored(storage, rows.part, zero.accepts, SCORING_BLOCK):
         places = torch.arange(position, position + len(block.stored)) // draws
         position += len(block.stored)
-        moment = compute(_added, moment, block, block.samples.ok & chosen[places])
+        moment = run_in_compute_thread(_added, moment, block, block.samples.ok & chosen[places])
     return moment
 
 
@@ -154,14 +154,14 @@ def _added(moment: Moment, block: StoredBlock, counts: Tensor) -> Moment:
 def _merged(moments: Sequence[Moment]) -> Moment:
     total = moments[0]
     for moment in moments[1:]:
-        total = compute(total.merge, moment)
+        total = run_in_compute_thread(total.merge, moment)
     return total
 
 
 def _along(layout: RowLayout, moment: KroneckerMoment) -> EigenvalueMoment:
     """The moment of no rows along the eigenvectors of Kronecker factors."""
-    return EigenvalueMoment.zero(layout, compute(moment.finalize))
+    return EigenvalueMoment.zero(layout, run_in_compute_thread(moment.finalize))
 
 
 def _whitening_of(model: str, layout: RowLayout, moment: Moment, damping: Damping) -> Whitening:
-    return whitening_of(model, layout, compute(moment.finalize), damping)
+    return whitening_of(model, layout, run_in_compute_thread(moment.finalize), damping)

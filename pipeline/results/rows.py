@@ -53,7 +53,7 @@ def stored_parts(storage: Storage, summary: Summary, split: str, fitted: bool = 
         RootError: tasks failed, so that rows are missing.
     """
     listed = receipts(storage, summary, f"fitted_{split}" if fitted else split)
-    parts = tuple(_part(log, receipt) for log, receipt in listed)
+    parts = tuple(RowsPart.of(log, receipt) for log, receipt in listed)
     found, expected = sum(part.stop - part.start for part in parts), _expected_rows(summary, split)
     if found != expected:
         missing = f"{expected - found:,} of {expected:,} {split} rows are missing, because tasks failed"
@@ -98,8 +98,3 @@ def _read_piece(url: str, part: RowsPart, layout: RowLayout, piece: tuple[int, i
 def _expected_rows(summary: Summary, split: str) -> int:
     files = {"trusted": summary.files.trusted, "audited": summary.files.audited}
     return sum(file.rows for file in files[split])
-
-
-def _part(log: CommitLog, receipt: Receipt) -> RowsPart:
-    start, stop = (int(number) for number in receipt.task.split("-"))
-    return RowsPart("", log.folder.rpartition("/")[2], start, stop, log.attempt_folder(receipt), receipt.content)

@@ -1,13 +1,20 @@
-"""The commit logs of the stages: where each is under a root."""
+"""The commit logs of the stages: where each is under a root, and what it has committed."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 
-from infra.commits import CommitLog
+from infra.commits import CommitLog, Receipt
 from infra.storage.storage import Storage
 
 SPLIT, FACTOR, MOMENT, BASIS, EIGENVALUES = "split", "factor", "moment", "basis", "eigenvalues"
 
 STAGES = ("gradients", "curvature", "scoring", "reporting")
+
+READERS = 8
+
+Receipts = Mapping[str, Mapping[str, Receipt]]  # by task, by the folder of their log
+
+NO_RECEIPTS: Receipts = {}
 
 KEYED_ONCE = ("curvature", "reporting")  # the other stages have a log per source file below their key
 
@@ -47,3 +54,29 @@ def stage_logs(storage: Storage, model: str, stage: str) -> Iterator[CommitLog]:
             yield CommitLog(storage, folder)
         else:
             yield from (CommitLog(storage, f"{folder}/{source}") for source in storage.list(folder))
+
+
+def read_receipts(logs: Mapping[str, CommitLog], known: Receipts = NO_RECEIPTS) -> dict[str, Mapping[str, Receipt]]:
+    """The receipts in each log by task, by the log's folder; several logs are read at once.
+
+    One listing tells which logs exist, so that a log of a new file needs no listing of its own.
+
+    Args:
+        logs: by folder.
+        known: what was read before. Nothing is ever overwritten, so a log that still lists just these receipts is not read again.
+    """
+    parents = {folder.rpartition("/")[0]: log.storage for folder, log in logs.items()}
+    existing = {f"{parent}/{name}" for parent, storage in parents.items() for name in storage.list(parent)}
+    folders = [folder for folder in logs if folder in existing]
+    pool = ThreadPoolExecutor(READERS, "receipts")
+    try:
+        found = pool.map(lambda folder: _receipts(logs[folder], known.get(folder, {})), folders)
+        read = dict(zip(folders, found, strict=True))
+    finally:
+        pool.shutdown(cancel_futures=True)
+    return {folder: read.get(folder, {}) for folder in logs}
+
+
+def _receipts(log: CommitLog, known: Mapping[str, Receipt]) -> Mapping[str, Receipt]:
+    names = {log.receipt_name(receipt.task, receipt.generation) for receipt in known.values()}
+    return known if known and names == set(log.receipt_names()) else log.receipts()

@@ -1,4 +1,4 @@
-"""How far each model is in a run: what its stages made, what they cost, and why it stopped if it did."""
+"""The progress of each model in a run: what its stages made, what they cost, and why it stopped if it did."""
 
 from dataclasses import dataclass, field
 
@@ -13,7 +13,11 @@ from pipeline.root.summary import StageSummary
 
 @dataclass
 class StageCost:
-    """Seconds of the tasks that this run executed, those of them that the model computed in, and the bytes of what they made; tasks run, and reused."""
+    """The cost of a stage in this run.
+
+    `seconds` of the tasks that were run, those of them in which the model computed, and the bytes that tasks stored;
+    how many tasks were run, and how many reused.
+    """
 
     seconds: float = 0.0
     computing_seconds: float = 0.0
@@ -34,13 +38,15 @@ class StageCost:
 
 @dataclass
 class ModelRun:
-    """One model in one run. `manifests` are what the stages published, by what they hold.
+    """One model in one run.
 
-    `snapshots`: folders of the weights that traces are taken at, in order; `segments`: all folders of each chain, which took
-    their gradients of all but `sampling_left_out` samples of the sampling set.
-    `unreached`: the run's deadline passed before all of its tasks were begun. `gone`: files that the latest completed run found by a glob.
-    `expected`: what it is expected to cost, where that was asked.
-    `trusted`, `audited`: parts of the samples' own rows. `fitted_trusted`, `fitted_audited`: of those that the curvature needs beside them.
+    `gone`: files that the latest completed run found by a glob, and that are missing now. `expected`: the estimated
+    cost, if there is an estimate. `unreached`: the run's deadline passed before all of its tasks were begun.
+    `trusted`, `audited`: parts of the samples' own rows. `curvature_trusted`, `curvature_audited`: parts of the rows
+    that the curvature is made of, where those are others.
+    `snapshots`: folders of the weights that traces are taken at, in order; `segments`: all folders of each chain, which
+    took their gradients of all but `sampling_left_out` samples of the sampling set.
+    `manifests`: what the stages published, by what it holds.
     """
 
     plan: ModelPlan
@@ -52,8 +58,8 @@ class ModelRun:
     stages: dict[str, StageCost] = field(default_factory=lambda: {stage: StageCost() for stage in STAGES})
     trusted: tuple[RowsPart, ...] = ()
     audited: tuple[RowsPart, ...] = ()
-    fitted_trusted: tuple[RowsPart, ...] = ()
-    fitted_audited: tuple[RowsPart, ...] = ()
+    curvature_trusted: tuple[RowsPart, ...] = ()
+    curvature_audited: tuple[RowsPart, ...] = ()
     snapshots: tuple[str, ...] = ()
     segments: tuple[tuple[str, ...], ...] = ()
     sampling_left_out: int = 0
@@ -64,8 +70,8 @@ class ModelRun:
     manifests: dict[str, list[str]] = field(default_factory=dict)
 
     @property
-    def alive(self) -> bool:
-        """Whether it can go on."""
+    def runnable(self) -> bool:
+        """Whether its next stage can begin."""
         return not (self.failure or self.unreached)
 
     @property

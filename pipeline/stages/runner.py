@@ -1,97 +1,109 @@
-"""One step of a run: jobs that are done are reused, the others are executed, and every job ends with a receipt or a reason."""
+"""Runs jobs: what is done is reused, the rest is executed, and every job ends with a receipt or a reason."""
 
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Generic, Protocol, TypeVar
 
 from infra.commits import CommitLog, Receipt
 from infra.errors import NotCommitted, StorageError
 from infra.events import Listener, StageStarted, TaskEnded
 from infra.execution.contract import MOST_TASKS_AT_ONCE, Executor, Resources, TaskOutcome, never
+from infra.storage.storage import Storage
+from pipeline.config.audit_config import AuditConfig
 from pipeline.errors import StageError
+from pipeline.planning.plan import ModelPlan
+from pipeline.root.logs import Receipts, read_receipts
 from pipeline.stages.progress import ModelRun
 
 
 class AbsentRows:
-    """The worker of rows that are used as they are stored: none is computed."""
+    """The worker of rows that are used as they are stored: it computes none."""
 
     def __call__(self, task: object) -> Receipt:
-        """Refuses.
+        """Refuse.
 
         Raises:
             StageError: always.
         """
         raise StageError(
-            "these rows are not stored, and `mad rescore` computes none; `mad run` does, with the model and the data at hand"
+            "these rows are not stored, and `mad rescore` computes none; `mad run` does, with the model and the data"
         )
 
 
 class ModelTask(Protocol):
-    """A task knows its model by name."""
+    """A task knows the name of its model, and its own in its commit log."""
 
     @property
     def model(self) -> str:
         """The model's name."""
 
+    @property
+    def name(self) -> str:
+        """The name under which it is committed."""
+
 
 Task = TypeVar("Task", bound=ModelTask)
 
-
 Worker = Callable[[Task], Receipt]
 
-
-Place = tuple[str, str]
-
+Place = tuple[str, str]  # a log's folder, and a task's name in it
 
 GPU_STAGE = "gradients"
 
-
-SHORT_TASK_STAGE = "scoring"  # where one more task reads ahead, while one computes and one writes
-
-
-READERS = 8
+SHORT_TASK_STAGE = "scoring"  # one more task reads ahead, while one computes and one writes
 
 
 @dataclass(frozen=True)
 class Job(Generic[Task]):
-    """A task, where and under which name it is committed, and how it is tried again where rows of it were unreadable."""
+    """A task, the log it is committed to, and how it is tried again where rows of it were unreadable."""
 
     log: CommitLog
-    name: str
     task: Task
     retry: Callable[[Receipt], Task] | None = None
+
+    @property
+    def place(self) -> Place:
+        """What identifies the job among those of all logs."""
+        return self.log.folder, self.task.name
 
 
 @dataclass(frozen=True)
 class Failure:
-    """Why a job was given up."""
+    """Why the task of a job failed for good."""
 
     reason: str
 
 
 @dataclass(frozen=True)
 class StepRunner:
-    """Runs steps on an executor, keeping the books of each model. Once it is `closed` no task is begun."""
+    """Runs steps on an executor and tracks the progress of each model. Once `deadline_passed`, no task is begun.
+
+    `known`: receipts that were read before.
+    """
 
     models: Mapping[str, ModelRun]
     executor: Executor
     resources: Resources
-    tell: Listener
-    closed: Callable[[], bool] = never
+    notify: Listener
+    deadline_passed: Callable[[], bool] = never
+    known: Receipts = field(default_factory=dict)
 
     @property
-    def alive(self) -> list[ModelRun]:
-        """Models that have not failed, and that a deadline has not left behind."""
-        return [model for model in self.models.values() if model.alive]
+    def runnable(self) -> list[ModelRun]:
+        """Models that have not failed, and whose tasks have all been begun before the deadline."""
+        return [model for model in self.models.values() if model.runnable]
 
     def run(
         self, stage: str, factory: Callable[[], Worker[Task]], jobs: Mapping[str, Sequence[Job[Task]]]
     ) -> dict[str, list[Receipt | Failure]]:
-        """Results by model, in the order of its jobs; a model whose receipts cannot be read has failed and has none, nor has one with a job that was not begun.
+        """Run the jobs of several models together.
+
+        Returns:
+            Results by model, in the order of its jobs. A model whose receipts cannot be read has failed and is left
+            out, and so is one with a job that was not begun.
 
         Raises:
-            NotCommitted: the root does not take what a task made.
+            NotCommitted: the root does not accept what a task made.
         """
         results: dict[Place, Receipt | Failure] = {}
         pending: list[Job[Task]] = []
@@ -102,31 +114,14 @@ class StepRunner:
                 self.models[model].failure = str(error)
         jobs = {model: own for model, own in jobs.items() if not self.models[model].failure}
         total = sum(map(len, jobs.values()))
-        self.tell(StageStarted(stage, total, total - len(pending)))
-        places = {job.task: (job.log.folder, job.name) for job in pending}
-        resources = self.resources if stage == GPU_STAGE else replace(self.resources, gpus_per_worker=0)
-        resources = replace(resources, tasks_at_once=MOST_TASKS_AT_ONCE) if stage == SHORT_TASK_STAGE else resources
-        for outcome in self.executor.map_unordered(factory, list(places), resources, self.closed):
-            if outcome.stops:
-                raise NotCommitted(
-                    f"{outcome.error}; nothing was published, what is done is kept, and `mad run` goes on from it"
-                )
-            place = places[outcome.task]
-            self._account(stage, outcome, earlier=results.get(place))
-            if outcome.result is not None:
-                results[place] = outcome.result
-            else:
-                results.setdefault(place, Failure(str(outcome.error)))
-        for job in pending:
-            self.models[job.task.model].unreached |= (job.log.folder, job.name) not in results
+        self.notify(StageStarted(stage, total, total - len(pending)))
+        self._execute(stage, factory, pending, results)
         return {
-            model: [results[job.log.folder, job.name] for job in own]
-            for model, own in jobs.items()
-            if self.models[model].alive
+            model: [results[job.place] for job in own] for model, own in jobs.items() if self.models[model].runnable
         }
 
-    def whole(self, results: Mapping[str, Sequence[Receipt | Failure]]) -> dict[str, list[Receipt]]:
-        """The receipts of models all of whose jobs are done; the others have failed."""
+    def receipts_of_complete(self, results: Mapping[str, Sequence[Receipt | Failure]]) -> dict[str, list[Receipt]]:
+        """The receipts of models all of whose jobs are done; the others are marked as failed."""
         for name, own in results.items():
             reasons = [result.reason for result in own if isinstance(result, Failure)]
             if reasons:
@@ -141,22 +136,50 @@ class StepRunner:
         self, stage: str, model: str, jobs: Sequence[Job[Task]], results: dict[Place, Receipt | Failure]
     ) -> list[Job[Task]]:
         """The jobs still to do; receipts of the others, and of those to be tried again, go to `results`."""
-        receipts = read_receipts({job.log.folder: job.log for job in jobs})
+        receipts = read_receipts({job.log.folder: job.log for job in jobs}, self.known)
         pending = []
         for job in jobs:
-            receipt = receipts[job.log.folder].get(job.name)
+            receipt = receipts[job.log.folder].get(job.task.name)
             if receipt is None:
                 pending.append(job)
                 continue
-            results[job.log.folder, job.name] = receipt
+            results[job.place] = receipt
             if job.retry is not None and receipt.measures.unreadable:
                 pending.append(replace(job, task=job.retry(receipt)))
             else:
                 self.models[model].stages[stage].tasks_reused += 1
         return pending
 
+    def _execute(
+        self,
+        stage: str,
+        factory: Callable[[], Worker[Task]],
+        jobs: Sequence[Job[Task]],
+        results: dict[Place, Receipt | Failure],
+    ) -> None:
+        """Execute jobs, and add their results; a job tried again in vain keeps its earlier receipt."""
+        places = {job.task: job.place for job in jobs}
+        for outcome in self.executor.map_unordered(factory, list(places), self._resources(stage), self.deadline_passed):
+            if outcome.stops:
+                raise NotCommitted(
+                    f"{outcome.error}; nothing was published, what is done is kept, and `mad run` resumes from it"
+                )
+            place = places[outcome.task]
+            self._account(stage, outcome, earlier=results.get(place))
+            if outcome.result is not None:
+                results[place] = outcome.result
+            else:
+                results.setdefault(place, Failure(str(outcome.error)))
+        for job in jobs:
+            self.models[job.task.model].unreached |= job.place not in results
+
+    def _resources(self, stage: str) -> Resources:
+        """What the workers of a stage are given."""
+        resources = self.resources if stage == GPU_STAGE else replace(self.resources, gpus_per_worker=0)
+        return replace(resources, tasks_at_once=MOST_TASKS_AT_ONCE) if stage == SHORT_TASK_STAGE else resources
+
     def _account(self, stage: str, outcome: TaskOutcome[Task, Receipt], earlier: Receipt | Failure | None) -> None:
-        """A task tried again to no other result has cost next to nothing, whatever it cost the first time."""
+        """Add the cost of a task; one tried again with the same result has cost next to nothing this time."""
         model, receipt = self.models[outcome.task.model], outcome.result
         model.stages[stage].tasks_run += 1
         if receipt is None:
@@ -165,22 +188,19 @@ class StepRunner:
             model.stages[stage].seconds += receipt.measures.seconds
             model.stages[stage].computing_seconds += receipt.measures.computing_seconds
             model.stages[stage].bytes_stored += sum(file.bytes for file in receipt.files)
-        self.tell(
-            TaskEnded(stage, model.plan.name, receipt.measures.rows if receipt else 0, outcome.error, outcome.trace)
-        )
+        rows = receipt.measures.rows if receipt else 0
+        self.notify(TaskEnded(stage, model.plan.name, rows, outcome.error, outcome.trace))
 
 
-def read_receipts(logs: Mapping[str, CommitLog]) -> dict[str, dict[str, Receipt]]:
-    """The receipts in each log, by its folder, several logs read at once.
+@dataclass(frozen=True)
+class StageInputs:
+    """What every stage is given: the config, the root's storage, and the runner with the models of this pass."""
 
-    One listing tells which logs there are, so that one that is new, of a new file, needs none of its own.
-    """
-    parents = {folder.rpartition("/")[0]: log.storage for folder, log in logs.items()}
-    there = {f"{parent}/{name}" for parent, storage in parents.items() for name in storage.list(parent)}
-    known = [folder for folder in logs if folder in there]
-    pool = ThreadPoolExecutor(READERS, "receipts")
-    try:
-        read = dict(zip(known, pool.map(lambda folder: logs[folder].receipts(), known), strict=True))
-    finally:
-        pool.shutdown(cancel_futures=True)
-    return {folder: read.get(folder, {}) for folder in logs}
+    config: AuditConfig
+    storage: Storage
+    runner: StepRunner
+
+    @property
+    def plans(self) -> dict[str, ModelPlan]:
+        """The plans of the runner's models, by name."""
+        return {name: model.plan for name, model in self.runner.models.items()}

@@ -1,4 +1,4 @@
-"""House rules that import-linter does not know: who may import Ray, print, set up logging; words that say nothing are no names."""
+"""House rules that import-linter does not check: who may import Ray, print, set up logging; no empty words in names."""
 
 import ast
 import re
@@ -8,14 +8,8 @@ from pathlib import Path
 import pytest
 
 REPOSITORY = Path(__file__).parents[2]
-
-
 PACKAGES = ("madcore", "infra", "pipeline", "jobs")
-
-
 FILES = [path for package in PACKAGES for path in sorted((REPOSITORY / package).rglob("*.py"))]
-
-
 EMPTY_WORDS = re.compile(r"util|helper|manager|processor", re.IGNORECASE)
 
 

@@ -58,7 +58,7 @@ def described(plan: ModelPlan, samples: int) -> ModelPlan:
                 (),
             )
         )
-    return replace(plan, trusted=(), audited=tuple(sources))
+    return replace(plan, recipe=plan.recipe.model_copy(update={"trusted": (), "audited": tuple(sources)}))
 
 
 @dataclass(frozen=True)
@@ -111,7 +111,7 @@ class Books:
         model = ModelRun(self._plan)
         runner: StepRunner = StepRunner({self._plan.name: model}, Crowd(), Resources(), ignore)
         jobs = [
-            Job(rows_log(self._storage, task.model, self._plan.row_key, task.source_key), task.name, task)
+            Job(rows_log(self._storage, task.model, self._plan.row_key, task.source_key), task)
             for task in self._plan.row_tasks
         ]
         results = runner.run(

@@ -26,7 +26,7 @@ import torch
 from infra.commits import Measures
 from infra.execution.contract import Resources
 from infra.execution.serial import SerialExecutor
-from infra.execution.threads import compute
+from infra.execution.threads import run_in_compute_thread
 from infra.storage.storage import Storage
 from madcore import RowLayout
 from madcore.curvature.kronecker import SideLayout
@@ -36,6 +36,7 @@ from pipeline.config.audit_config import AuditConfig
 from pipeline.data.batches import ImageInputs
 from pipeline.planning.memory import ProjectedMemory
 from pipeline.planning.plan import ModelPlan
+from pipeline.planning.recipe import RowRecipe
 from pipeline.results.audit import Audit, open_audit
 from pipeline.results.rows import stored_parts
 from pipeline.root.logs import SPLIT, curvature_log, stage_logs
@@ -74,14 +75,12 @@ def synthetic_plan(url: str) -> ModelPlan:
             ],
         }
     )
-    return ModelPlan(
-        config=config.models[0],
-        source=None,
-        digest="",
-        row_key="rowkey",
+    sides = SideLayout(LAYOUT, (None,) * len(LAYOUT.sizes))
+    recipe = RowRecipe(
+        patterns=("*",),
         snapshots_key="",
         layers=(),
-        sides=SideLayout(LAYOUT, (None,) * len(LAYOUT.sizes)),
+        sides=sides,
         fallback={},
         not_covered={},
         classes=CLASSES,
@@ -89,9 +88,17 @@ def synthetic_plan(url: str) -> ModelPlan:
         trusted=(),
         audited=(),
         sampling=(),
-        refused_files={},
         weights=0,
         rows_per_task=TASK_ROWS,
+    )
+    return ModelPlan(
+        config=config.models[0],
+        source=None,
+        digest="",
+        row_key="rowkey",
+        recipe=recipe,
+        sides=sides,
+        refused_files={},
         memory=ProjectedMemory(0, 0, 0, 0),
     )
 
@@ -110,9 +117,9 @@ def square_rate() -> float:
 def limits(storage: Storage, paths: list[str], row_bytes: float, references: int) -> tuple[float, float]:
     """Rows a second that reading and that products allow."""
     squares = 2 * sum(size**2 for size in LAYOUT.sizes)
-    seconds = squares / compute(square_rate) + (squares + 2 * LAYOUT.k * references) / compute(
-        product_rate, LAYOUT.k, references
-    )
+    products = squares + 2 * LAYOUT.k * references
+    seconds = squares / run_in_compute_thread(square_rate)
+    seconds += products / run_in_compute_thread(product_rate, LAYOUT.k, references)
     return read_rate(storage, paths) / (2 * row_bytes), 1 / seconds
 
 
@@ -129,7 +136,8 @@ def rebuilt(audit: Audit) -> CurvatureFolders:
     )
     none = [0.0] * len(LAYOUT.sizes)
     factor = log.commit("factor", dict(encode_whitening(whitening, none, none)), measures)
-    references = log.commit("references", dict(encode_references(compute(whitening, rows), trusted)), measures)
+    whitened = run_in_compute_thread(whitening, rows)
+    references = log.commit("references", dict(encode_references(whitened, trusted)), measures)
     return CurvatureFolders(log.attempt_folder(factor), log.attempt_folder(references), references.content)
 
 

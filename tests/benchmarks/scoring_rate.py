@@ -22,7 +22,7 @@ from pathlib import Path
 import torch
 
 from infra.events import Event, StageEnded
-from infra.execution.threads import compute
+from infra.execution.threads import run_in_compute_thread
 from infra.storage.storage import Storage
 from pipeline.artifacts.rows import SCORING_BLOCK
 from pipeline.config.audit_config import AuditConfig
@@ -101,7 +101,8 @@ def measure(raw: Raw) -> dict[str, float | str]:
     flops = 2 * sum(size**2 for size in plan.layout.sizes) + 2 * plan.layout.k * references
     rates, limits = [], []
     for factor in (*(secrets.randbelow(10**9) / 1e10 + 0.1 for _ in range(3)), None):
-        limits.append((read_rate(storage, paths) / row_bytes, compute(product_rate, plan.layout.k, references) / flops))
+        rows_read = read_rate(storage, paths) / row_bytes
+        limits.append((rows_read, run_in_compute_thread(product_rate, plan.layout.k, references) / flops))
         if factor is not None:
             rates.append(rescored(raw, storage, paths, factor))
     reading, products = (sorted(values)[len(values) // 2] for values in zip(*limits, strict=True))

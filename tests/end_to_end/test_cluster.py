@@ -238,7 +238,7 @@ def test_when_no_host_is_left_it_waits_for_one_says_so_gives_up_and_resumes(plac
     cluster.second.crash()
     _, err = ended(driver, code=1)
     assert (
-        "the cluster has no room for one, which needs 1 CPU and 1.00 GiB of memory; it goes on when there is, and gives up after 8 s"
+        "the cluster has no room for one, which needs 1 CPU and 1.00 GiB of memory; the run continues when there is room, and stops after 8 s"
         in err
     )
     assert err.splitlines()[-1].startswith("mad: no worker has run for ")

@@ -82,7 +82,7 @@ def test_a_full_disk(raw: Raw, digits: Path, disk: Path, tmp_path: Path, undistu
     root = disk / "root"
     config = config_of(raw, digits, str(root), tmp_path)
     complaint = stopped(mad("run", config, "-q"), errno.ENOSPC)
-    assert "make room on that disk, then run again" in complaint and "`mad run` goes on from it" in complaint
+    assert "make room on that disk, then run again" in complaint and "`mad run` resumes from it" in complaint
     assert not list(root.glob("digits/scores/*"))
     done = len(list(root.glob("digits/gradients/*/*/receipts/*.json")))
     mounted(disk, "remount,size=64m")
@@ -107,7 +107,7 @@ def test_a_root_on_a_disk_that_is_read_only(raw: Raw, digits: Path, disk: Path, 
     config = config_of(raw, digits, str(root), tmp_path)
     mounted(disk, "remount,ro,size=64m")
     complaint = stopped(mad("run", config, "-q"), errno.EROFS)
-    assert "have that disk mounted for writing, or name a root elsewhere" in complaint
+    assert "mount that disk for writing, or choose another root" in complaint
     mounted(disk, "remount,rw,size=64m")
     assert mad("run", config).code == 0
     mounted(disk, "remount,ro,size=64m")

@@ -345,7 +345,7 @@ def test_gradients_have_no_concordance(make_config: ConfigMaker) -> None:
 
 
 def test_sampling_sets_that_cannot_be_used_are_refused(traced: Traced, digits: Path, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"estimator.sampling: 300 of 500 samples have an id that is trusted too"):
+    with pytest.raises(ConfigError, match=r"estimator.sampling: 300 of 500 samples have the id of a trusted one"):
         plan_audit(traced(sampling=str(digits / "trusted.parquet")))
     with pytest.raises(ConfigError, match=r"estimator.sampling: no usable file"):
         plan_audit(traced(sampling="nowhere.parquet"))

@@ -84,9 +84,9 @@ def on_ray(make_config: ConfigMaker, **sections: JsonValue) -> Audit:
 
 
 POISONED = {
-    "killed": r"^failed: given up, because 3 workers were lost with it, the last one so: ActorDiedError",
-    "segfault": r"^failed: given up, because 3 workers were lost with it, the last one so: ActorDiedError",
-    "memory": r"^failed: given up, because 3 workers were lost with it, .* as memory ran out; raise run\.memory_per_worker or lower run\.batch_size$",
+    "killed": r"^failed: given up after 3 workers were lost with it, the last with ActorDiedError",
+    "segfault": r"^failed: given up after 3 workers were lost with it, the last with ActorDiedError",
+    "memory": r"^failed: given up after 3 workers were lost with it, .* as memory ran out; raise run\.memory_per_worker or lower run\.batch_size$",
 }
 
 

@@ -203,11 +203,11 @@ def test_rows_of_another_estimator_or_model_or_files_are_not_taken_for_those_ask
     for sections, place in (
         (
             {"estimator": {"projection": {"rank": 8}}},
-            r"estimator.projection.rank is 8, stored are rows of 16; `mad run`",
+            r"estimator.projection.rank is 8, the stored rows have 16; `mad run`",
         ),
         (
             {"data": {"audited": "tonight.parquet"}},
-            r"data.audited is \['tonight.parquet'\], stored are rows of \['audited.parquet'\]",
+            r"data.audited is \['tonight.parquet'\], the stored rows have \['audited.parquet'\]",
         ),
     ):
         with pytest.raises(ConfigError, match=place):

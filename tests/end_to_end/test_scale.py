@@ -93,7 +93,7 @@ class Counting(Storage):
 def test_files_that_are_new_are_not_listed_one_by_one_and_others_twice(folder: Path, tmp_path: Path) -> None:
     files = 40
     plan = described(plan_audit(AuditConfig.load(config(folder, "counted", 1))).models[0], files * ROWS_PER_FILE)
-    plan = replace(plan, rows_per_task=ROWS_PER_FILE)
+    plan = replace(plan, recipe=plan.recipe.model_copy(update={"rows_per_task": ROWS_PER_FILE}))
     storage = Counting(str(tmp_path))
     tasks, receipts = Books(plan, storage).run()
     assert tasks == len(receipts) == files and storage.asked == 1

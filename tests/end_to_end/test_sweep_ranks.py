@@ -121,7 +121,7 @@ def test_a_rank_above_the_stored_one_and_kinds_of_sides_are_failures_of_their_po
     assert ended.code == 1
     assert "rank 4" in ended.out
     assert (
-        "estimator.projection.rank is 16, stored are rows of 8; `mad run` with this config computes them" in ended.err
+        "estimator.projection.rank is 16, the stored rows have 8; `mad run` with this config computes them" in ended.err
     )
     assert "are not re-projected to rank 4; `mad run` with estimator.projection.rank: 4" in ended.err
     document = mad("sweep", audited.storage.url, path, "-q", "--output", "json").document
@@ -156,16 +156,16 @@ def test_losses_have_no_rank(base: Raw, tmp_path: Path) -> None:
 def test_a_rescore_at_a_lower_rank_names_the_sweep(audited: Audit, base: Raw) -> None:
     with pytest.raises(
         ConfigError,
-        match=r"estimator.projection.rank is 4, stored are rows of 8; .*; `mad sweep` takes ranks below the stored one too",
+        match=r"estimator.projection.rank is 4, the stored rows have 8; .*; `mad sweep` takes ranks below the stored one too",
     ):
         plan_rescore(AuditConfig.parse(at_rank(base, 4)))
 
 
 def test_memory_is_projected_of_the_lower_rows_and_of_the_stored_ones_that_are_read(audited: Audit, base: Raw) -> None:
     stored, lower = (plan_point(AuditConfig.parse(at_rank(base, rank))).models[0] for rank in (8, 4))
-    assert lower.lower is not None
-    assert lower.layout.k < lower.lower.stored.k == stored.layout.k
-    assert stored.lower is None
+    assert lower.reprojection is not None
+    assert lower.layout.k < lower.reprojection.stored.k == stored.layout.k
+    assert stored.reprojection is None
     read = SCORING_BLOCK * 4 * stored.layout.k * 11
     assert lower.memory.curvature - read < stored.memory.curvature
     assert lower.memory.scoring - read < stored.memory.scoring

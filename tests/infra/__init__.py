@@ -1,1 +1,1 @@
-"""Moved from elsewhere."""
+"""Tests of infra."""

@@ -1,4 +1,4 @@
-"""What can be asked of a storage, and how the answer is complained of when it cannot be given."""
+"""Everything that can be asked of a storage, and the message of the error when it cannot be answered."""
 
 from collections.abc import Callable
 
@@ -23,15 +23,14 @@ ASKS: dict[str, Callable[[Storage], object]] = {
     "find one": lambda storage: find("data", f"{storage.url}/data"),
 }
 
-
 all_asks = pytest.mark.parametrize("ask", ASKS.values(), ids=ASKS.keys())
 
 
 def complaint(ask: Callable[[], object]) -> str:
-    """What an error says; one line that does not speak of botocore."""
+    """The message of the error that a call raises: one line that does not mention botocore."""
     with pytest.raises(StorageError) as caught:
         ask()
     assert not isinstance(caught.value, Missing | AlreadyExists)
-    said = str(caught.value)
-    assert "\n" not in said and "botocore" not in said and "operation" not in said
-    return said
+    message = str(caught.value)
+    assert "\n" not in message and "botocore" not in message and "operation" not in message
+    return message

@@ -19,7 +19,7 @@ def storage(request: pytest.FixtureRequest, tmp_path: Path) -> Storage:
 
 @pytest.fixture(params=S3_KINDS)
 def service(request: pytest.FixtureRequest) -> Service:
-    """An S3 service, which the environment names."""
+    """An S3 service, named by the environment."""
     found: Service = request.getfixturevalue(f"on_{request.param}")
     return found
 

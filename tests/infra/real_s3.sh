@@ -1,11 +1,12 @@
 #!/usr/bin/env bash
 # A real S3 for the tests: one node of Ceph with its RADOS gateway, data in memory, reachable from this machine only.
 #
-#   real_s3.sh install       the packages, with apt-get, as root; does nothing where they are there
-#   real_s3.sh start FOLDER  starts it in a new FOLDER and prints what to export, in about 12 seconds
-#   real_s3.sh stop FOLDER   ends what `start` started there, known by its pid files
+#   real_s3.sh install       install the packages with apt-get, as root; does nothing if they are installed
+#   real_s3.sh start FOLDER  start it in a new FOLDER and print the variables to export; takes about 12 seconds
+#   real_s3.sh stop FOLDER   stop what `start` started in FOLDER, by its pid files, and remove FOLDER
 #
-# It listens on the port MAD_S3_PORT (9310) and the next one. There are two users, so that one can be denied what is the other's.
+# It listens on port MAD_S3_PORT (default 9310) and the next one. It has two users, so that tests can deny one access to the
+# other's objects.
 set -euo pipefail
 
 verb=${1:-}
@@ -18,7 +19,7 @@ install_packages() {
     command -v "$program" >/dev/null || missing="$missing $program"
   done
   if [ -z "$missing" ]; then return; fi
-  if [ "$(id -u)" != 0 ]; then echo "real_s3.sh: not installed, and only root can:$missing" >&2; exit 2; fi
+  if [ "$(id -u)" != 0 ]; then echo "real_s3.sh: only root can install the missing programs:$missing" >&2; exit 2; fi
   apt-get update -qq
   DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends radosgw ceph-mon ceph-osd ceph-common >/dev/null
 }
@@ -58,19 +59,21 @@ rgw enable usage log = false
 SETTINGS
 }
 
-# Asks again until it is answered, for a minute.
+# Repeats a command every 0.2 seconds until it succeeds, at most 300 times.
 until_it_works() {
-  for _ in $(seq 300); do
+  local try
+  for try in $(seq 300); do
     if "$@" >>"$folder/logs/waiting" 2>&1; then return; fi
+    echo "try $try failed: $*" >>"$folder/logs/waiting"
     sleep 0.2
   done
-  echo "real_s3.sh: gave up waiting for: $*; see $folder/logs" >&2
+  echo "real_s3.sh: 300 tries failed: $*; see $folder/logs" >&2
   exit 1
 }
 
 answers() { (: <"/dev/tcp/127.0.0.1/$port") 2>/dev/null; }
 
-# On a busy machine the first try can come too early, and leave the user made or not.
+# On a busy machine the first try can come too early, and may or may not have created the user.
 add_user() {
   radosgw-admin -c "$folder/ceph.conf" user info --uid="$1" ||
     radosgw-admin -c "$folder/ceph.conf" user create --uid="$1" --display-name="$1" --access-key="$1-key" --secret-key="$1-secret"
@@ -89,7 +92,8 @@ launch() {
     until_it_works timeout 5 ceph -c "$conf" quorum_status
     until_it_works timeout 20 ceph -c "$conf" osd new "$disk"
     ceph-osd -c "$conf" -i 0 --mkfs --osd-uuid "$disk"
-    ceph-osd -c "$conf" -i 0
+    # About every fourth time it ends with `wrong fsid`: it sent a command before it had the monitor's map.
+    until_it_works ceph-osd -c "$conf" -i 0
     radosgw -c "$conf" -n client.gateway
     until_it_works answers
     until_it_works add_user owner
@@ -97,23 +101,19 @@ launch() {
   } >>"$folder/logs/start" 2>&1
 }
 
-# On a busy machine one of its services can come up too late for the next and end; a new start is then all it takes.
 start() {
-  local try code
+  local code=0
   if [ -e "$folder/ceph.conf" ]; then echo "real_s3.sh: $folder is in use; stop it, or name a new folder" >&2; exit 2; fi
-  if answers; then echo "real_s3.sh: something listens on port $port already; choose another by MAD_S3_PORT" >&2; exit 2; fi
-  for try in 1 2 3; do
-    # In a process of its own: bash ignores `set -e` in anything whose success it is asked about.
-    code=0; "$0" launch "$folder" || code=$?
-    if [ "$code" = 0 ]; then
-      echo "export MAD_S3_ENDPOINT=http://127.0.0.1:$port MAD_S3_OWNER=owner-key:owner-secret MAD_S3_GUEST=guest-key:guest-secret"
-      return
-    fi
-    echo "real_s3.sh: start $try of 3 failed (exit $code); the end of its logs:" >&2
+  if answers; then echo "real_s3.sh: port $port is in use; set MAD_S3_PORT to another one" >&2; exit 2; fi
+  # In a process of its own: bash ignores `set -e` in a command whose exit status is tested.
+  "$0" launch "$folder" || code=$?
+  if [ "$code" != 0 ]; then
+    echo "real_s3.sh: the start failed (exit $code); the last lines of its logs:" >&2
     tail -n 8 "$folder"/logs/{start,waiting} >&2 || true
     stop
-  done
-  exit 1
+    exit 1
+  fi
+  echo "export MAD_S3_ENDPOINT=http://127.0.0.1:$port MAD_S3_OWNER=owner-key:owner-secret MAD_S3_GUEST=guest-key:guest-secret"
 }
 
 stop() {
@@ -132,7 +132,7 @@ stop() {
 case "$verb:${folder:+named}" in
   install:*) install_packages ;;
   start:named) start ;;
-  launch:named) launch ;; # one try of start
+  launch:named) launch ;; # the part of start that runs in its own process
   stop:named) stop ;;
-  *) sed -n '2,9s/^# \{0,1\}//p' "$0" >&2; exit 2 ;;
+  *) sed -n '2,10s/^# \{0,1\}//p' "$0" >&2; exit 2 ;;
 esac

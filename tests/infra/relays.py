@@ -1,6 +1,6 @@
-"""A relay between clients and an S3 store, which knows where requests begin and end, counts them, and does to each what its plan says.
+"""A relay between clients and an S3 store that parses requests, counts them, and treats each as its plan says.
 
-It is a real server: clients name it as their endpoint, and it asks the store in their words, signatures included.
+It is a real server: clients use it as their endpoint, and it forwards their requests unchanged, signatures included.
 """
 
 import random
@@ -18,117 +18,111 @@ from threading import Lock
 from tests.infra.wires import error_document, serving
 
 STALL_SECONDS = 60
-
-
 WRITES = ("PUT", "POST", "DELETE")
-
-
 OF_A_CONNECTION = ("connection", "keep-alive", "transfer-encoding", "expect")
-
-
 RESET = struct.pack("ii", 1, 0)  # SO_LINGER of no time: closing sends RST instead of FIN
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What a store says: the head with its empty line, and the body; both as they go over the wire."""
+    """The answer of a store: the head with its empty line, and the body, both as they go over the wire."""
 
     head: bytes
     body: bytes
 
 
 class Exchange(BaseHTTPRequestHandler):
-    """One connection of a client, and what can be done with the request that came last on it."""
+    """One connection of a client, and what can be done with its latest request."""
 
     protocol_version = "HTTP/1.1"
     server: "_Relay"
 
     def do_GET(self) -> None:
-        """Reads all of the request, and leaves it to the plan."""
+        """Read the whole request and hand it to the plan."""
         self.sent = self.rfile.read(int(self.headers.get("Content-Length", 0)))
         self.server.plan(self)
 
     do_HEAD = do_PUT = do_POST = do_DELETE = do_GET
 
     def ask_store(self) -> Answer:
-        """The store's answer to the request, whole."""
+        """The store's whole answer to the request."""
         store = HTTPConnection("127.0.0.1", self.server.store_port, timeout=STALL_SECONDS)
         store.putrequest(self.command, self.path, skip_host=True, skip_accept_encoding=True)
         for name, value in self.headers.items():
             if name.lower() not in OF_A_CONNECTION:
                 store.putheader(name, value)
         store.endheaders(self.sent)
-        heard = store.getresponse()
-        body = heard.read()
+        response = store.getresponse()
+        body = response.read()
         store.close()
-        told = [f"{name}: {value}" for name, value in heard.getheaders() if name.lower() not in OF_A_CONNECTION]
-        if heard.getheader("Content-Length") is None and heard.status != 204:
-            told.append(f"Content-Length: {len(body)}")
-        return Answer("\r\n".join([f"HTTP/1.1 {heard.status} {heard.reason}", *told, "", ""]).encode("latin-1"), body)
+        headers = [f"{name}: {value}" for name, value in response.getheaders() if name.lower() not in OF_A_CONNECTION]
+        if response.getheader("Content-Length") is None and response.status != 204:
+            headers.append(f"Content-Length: {len(body)}")
+        head = "\r\n".join([f"HTTP/1.1 {response.status} {response.reason}", *headers, "", ""])
+        return Answer(head.encode("latin-1"), body)
 
     def answer(self, answer: Answer) -> None:
-        """Sends a whole answer to the client, who may be gone."""
+        """Send a whole answer to the client, which may be gone."""
         self.send(answer.head + (b"" if self.command == "HEAD" else answer.body))
 
     def send(self, data: bytes) -> None:
-        """Sends these bytes to the client, who may be gone."""
+        """Send these bytes to the client, which may be gone."""
         try:
             self.wfile.write(data)
         except OSError:
             self.close_connection = True
 
     def hang_up(self) -> None:
-        """Resets the connection."""
+        """Reset the connection."""
         self.close_connection = True
         self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
         self.connection.close()
 
     def wait_for_the_client_to_leave(self) -> None:
-        """At most STALL_SECONDS."""
+        """Wait, at most STALL_SECONDS."""
         select.select([self.connection], [], [], STALL_SECONDS)
 
     def log_message(self, format: str, *args: object) -> None:
-        """Says nothing."""
+        """Log nothing."""
 
 
 Plan = Callable[[Exchange], None]
 
 
 def pass_on(exchange: Exchange) -> None:
-    """What a relay without faults does."""
+    """Forward the request and its answer."""
     exchange.answer(exchange.ask_store())
 
 
 def refuse(status: str, code: str) -> Plan:
-    """An error of the store's, which hears nothing of the request."""
+    """A plan that answers with an error; the store does not receive the request."""
     document = error_document(code)
     head = f"HTTP/1.1 {status}\r\nContent-Type: application/xml\r\nContent-Length: {len(document)}\r\n\r\n"
     return lambda exchange: exchange.answer(Answer(head.encode(), document))
 
 
 def reset(exchange: Exchange) -> None:
-    """The store hears nothing, and the connection is gone."""
+    """The store does not receive the request, and the connection is reset."""
     exchange.hang_up()
 
 
 def lose_answer(exchange: Exchange) -> None:
-    """The store does what it is asked, and the client hears nothing of it."""
+    """The store executes the request, and the client receives no answer."""
     exchange.ask_store()
     exchange.hang_up()
 
 
 def cut_off(exchange: Exchange) -> None:
-    """The store does what it is asked, and its answer ends halfway: in the body if there is one, or else in the head."""
+    """The store executes the request, and its answer ends halfway: in the body if there is one, or else in the head."""
     answer = exchange.ask_store()
-    whole_body = exchange.command != "HEAD" and len(answer.body) > 1
-    exchange.send(
-        answer.head + answer.body[: len(answer.body) // 2] if whole_body else answer.head[: len(answer.head) // 2]
-    )
+    has_body = exchange.command != "HEAD" and len(answer.body) > 1
+    half_body = answer.head + answer.body[: len(answer.body) // 2]
+    exchange.send(half_body if has_body else answer.head[: len(answer.head) // 2])
     exchange.close_connection = True
 
 
 def stall(exchange: Exchange) -> None:
-    """The store does what it is asked, and nothing happens until the client has had enough."""
+    """The store executes the request, and no answer comes until the client disconnects."""
     exchange.ask_store()
     exchange.wait_for_the_client_to_leave()
     exchange.close_connection = True
@@ -146,9 +140,10 @@ FAULTS: dict[str, Plan] = {
 
 @dataclass
 class Mix:
-    """A plan: a share of all requests meets a fault, drawn evenly from some kinds; of stalls, which cost a client its whole patience, only so many.
+    """A plan: a share of all requests meets a fault, drawn uniformly from `kinds`.
 
-    `requests` counts what came, by method; `faults` what was done to it, by kind.
+    At most `stalls` of them are stalls, each of which costs a client its whole patience. `requests` counts the requests
+    by method, `faults` the faults by kind.
     """
 
     share: float
@@ -162,7 +157,7 @@ class Mix:
         self._random, self._lock = random.Random(self.seed), Lock()
 
     def __call__(self, exchange: Exchange) -> None:
-        """Does to a request what was drawn for it."""
+        """Apply to a request the fault that was drawn for it, or none."""
         with self._lock:
             self.requests[exchange.command] += 1
             kind = self._drawn()
@@ -177,13 +172,13 @@ class Mix:
 
 
 class FirstTimes:
-    """A plan: each request meets this fault when it comes for the first time. `met` are those that did, as method and path."""
+    """A plan: each request meets this fault the first time. `met` has those that did, as method and path."""
 
     def __init__(self, kind: str):
         self.kind, self.met, self._lock = kind, set[tuple[str, str]](), Lock()
 
     def __call__(self, exchange: Exchange) -> None:
-        """The fault, or what the store says."""
+        """Apply the fault, or forward the request."""
         with self._lock:
             known = (exchange.command, exchange.path) in self.met
             self.met.add((exchange.command, exchange.path))
@@ -198,11 +193,11 @@ class _Relay(ThreadingHTTPServer):
         self.store_port, self.plan = store_port, plan
 
     def handle_error(self, request: object, client_address: object) -> None:
-        """A client that goes away, as killed ones do, is no error here."""
+        """Ignore clients that disconnect, as killed ones do."""
 
 
 @contextmanager
 def relayed(store_port: int, plan: Plan) -> Iterator[str]:
-    """An endpoint that leads to the store on this port by this plan."""
+    """An endpoint that leads to the store on this port, by this plan."""
     with _Relay(store_port, plan) as relay, serving(relay):
         yield f"http://127.0.0.1:{relay.server_address[1]}"

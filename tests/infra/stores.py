@@ -1,4 +1,4 @@
-"""Stores under test: a folder on disk, memory, memory behind a listing cache, two of S3; and a look-alike that ignores exclusive create."""
+"""Stores under test: a folder, memory, memory with cached listings, two of S3, and one that ignores exclusive create."""
 
 import uuid
 from collections.abc import Callable, Iterator
@@ -15,24 +15,18 @@ from infra.storage.storage import Storage
 from tests.services import BUCKET
 
 REAL = pytest.param("s3", marks=pytest.mark.s3)
-
-
 S3_KINDS = ("moto", REAL)
-
-
 KINDS = ("local", "memory", "caching", *S3_KINDS)
 
-
 LOOKS_THEN_WRITES = pytest.mark.skip(
-    reason="looks whether a name is taken, then writes, with no lock between: of writers at once two can win"
+    reason="checks whether a name is taken, then writes, without a lock: two concurrent writers can both succeed"
 )
-
 
 RACEABLE = ("local", REAL, *(pytest.param(kind, marks=LOOKS_THEN_WRITES) for kind in ("memory", "caching", "moto")))
 
 
 class CachingFileSystem(MemoryFileSystem):
-    """Objects that every instance shares, listings that each remembers until it writes there itself: what s3fs does."""
+    """Objects that all instances share, and listings that each caches until it writes there itself, as s3fs does."""
 
     protocol = "caching"
     root_marker = "/"
@@ -45,14 +39,14 @@ class CachingFileSystem(MemoryFileSystem):
         return super()._strip_protocol(path.replace("caching://", "memory://"))
 
     def ls(self, path: str, detail: bool = True, **kwargs: object) -> list[object]:
-        """A listing, remembered."""
+        """A listing, cached."""
         path = self._strip_protocol(path)
         if path not in self.dircache:
             self.dircache[path] = super().ls(path, detail=True)
         return self.dircache[path] if detail else sorted(entry["name"] for entry in self.dircache[path])
 
     def exists(self, path: str, **kwargs: object) -> bool:
-        """From the folder's remembered listing where there is one."""
+        """From the cached listing of the folder where there is one."""
         path = self._strip_protocol(path)
         try:
             return bool(self._ls_from_cache(path)) or super().exists(path)
@@ -60,14 +54,14 @@ class CachingFileSystem(MemoryFileSystem):
             return False
 
     def invalidate_cache(self, path: str | None = None) -> None:
-        """Forgets the listings of a path and of all folders above it; all of them without a path."""
+        """Drop the cached listings of a path and of all folders above it; all of them without a path."""
         kept = "" if path is None else self._strip_protocol(path)
         for listed in list(self.dircache):
             if path is None or listed == kept or kept.startswith(f"{listed.rstrip('/')}/"):
                 self.dircache.pop(listed)
 
     def pipe_file(self, path: str, value: bytes, mode: str = "overwrite", **kwargs: object) -> None:
-        """Writes, exclusively where asked: the store decides, not the listing."""
+        """Write, exclusively if the mode says so: the store decides, not the listing."""
         path = self._strip_protocol(path)
         if mode == "create" and path in self.store:
             raise FileExistsError(path)
@@ -75,16 +69,16 @@ class CachingFileSystem(MemoryFileSystem):
         self.invalidate_cache(path)
 
     def put_file(self, lpath: str, rpath: str, **kwargs: object) -> None:
-        """A local file's contents."""
+        """Write a local file's contents."""
         self.pipe_file(rpath, Path(lpath).read_bytes())
 
     def cp_file(self, path1: str, path2: str, **kwargs: object) -> None:
-        """A copy."""
+        """Copy one object."""
         super().cp_file(path1, path2)
         self.invalidate_cache(path2)
 
     def rm_file(self, path: str) -> None:
-        """Removes one."""
+        """Remove one object."""
         if self._strip_protocol(path) not in self.store:
             raise FileNotFoundError(path)
         super().rm_file(path)
@@ -92,7 +86,7 @@ class CachingFileSystem(MemoryFileSystem):
 
 
 class ForgetfulFileSystem(MemoryFileSystem):
-    """A store that lets anybody replace anything, as object stores do that ignore `If-None-Match`."""
+    """A store in which every write replaces, like object stores that ignore `If-None-Match`."""
 
     protocol = "forgetful"
     root_marker = "/"
@@ -104,7 +98,7 @@ class ForgetfulFileSystem(MemoryFileSystem):
         return super()._strip_protocol(path.replace("forgetful://", "memory://"))
 
     def pipe_file(self, path: str, value: bytes, mode: str = "overwrite", **kwargs: object) -> None:
-        """Writes, whatever is there and whatever the mode."""
+        """Write, whatever exists and whatever the mode."""
         super().pipe_file(path, value, mode="overwrite")
 
 
@@ -112,12 +106,12 @@ Operation = Callable[[], None]
 
 
 def do(operation: Operation) -> None:
-    """The script of a store that works."""
+    """The script of a store without faults."""
     operation()
 
 
 class ScriptedFileSystem(CachingFileSystem):
-    """A store whose writes go by a script, which gets each as an operation to call: now, twice, later or never."""
+    """A store whose writes follow a script, which receives each as an operation to call: now, twice, later or never."""
 
     protocol = "scripted"
     store: ClassVar[dict[str, MemoryFile]] = {}
@@ -131,7 +125,7 @@ class ScriptedFileSystem(CachingFileSystem):
     @classmethod
     @contextmanager
     def scripted(cls, script: Callable[[Operation], None]) -> Iterator[None]:
-        """Writes go by this script; those that the script itself makes do not."""
+        """Writes follow this script, except those that the script itself makes."""
         cls.scripts.append(script)
         try:
             yield
@@ -139,7 +133,7 @@ class ScriptedFileSystem(CachingFileSystem):
             cls.scripts.clear()
 
     def pipe_file(self, path: str, value: bytes, mode: str = "overwrite", **kwargs: object) -> None:
-        """Writes, by the script."""
+        """Write, as the script says."""
         write = partial(super().pipe_file, path, value, mode)
         scripts = self.scripts[:]
         self.scripts.clear()
@@ -148,16 +142,12 @@ class ScriptedFileSystem(CachingFileSystem):
 
 
 fsspec.register_implementation("scripted", ScriptedFileSystem, clobber=True)
-
-
 fsspec.register_implementation("caching", CachingFileSystem, clobber=True)
-
-
 fsspec.register_implementation("forgetful", ForgetfulFileSystem, clobber=True)
 
 
 def fresh_url(kind: str, folder: Path = Path()) -> str:
-    """The URL of an empty root of this kind of store, below the folder where it is local."""
+    """The URL of an empty root in this kind of store; a local one is below the folder."""
     name = f"root-{uuid.uuid4().hex}"
     if kind in ("moto", "s3"):
         return f"s3://{BUCKET}/{name}"
@@ -165,6 +155,6 @@ def fresh_url(kind: str, folder: Path = Path()) -> str:
 
 
 def another_client(storage: Storage) -> Storage:
-    """The same root, seen by a client that shares nothing with the others: no connection, no memory of listings."""
+    """The same root, seen by a client that shares nothing with the others: no connection, no cached listing."""
     type(storage.filesystem).clear_instance_cache()
     return Storage(storage.url)

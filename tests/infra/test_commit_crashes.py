@@ -16,8 +16,6 @@ from tests.infra.stores import Operation, ScriptedFileSystem
 from tests.infra.test_commit_protocol import MEASURES, Commits, contents, tasks, writers
 
 places = st.integers(0, 2)  # of a write among those of a commit: its files, then its receipt
-
-
 Script = Callable[[Operation], None]
 
 
@@ -132,6 +130,4 @@ class CommitsOnABadDay(Commits):
 
 
 TestCommitsOnABadDay = CommitsOnABadDay.TestCase
-
-
 TestCommitsOnABadDay.settings = settings(max_examples=100, stateful_step_count=25, deadline=None, derandomize=True)

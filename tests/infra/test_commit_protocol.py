@@ -14,15 +14,11 @@ from infra.storage.storage import Storage
 from tests.infra.stores import another_client, fresh_url
 
 writers = st.integers(0, 1)
-
-
 tasks = st.sampled_from(["000", "001", "rows-002.part"])
-
 
 contents = st.sampled_from(
     [{"rows": b"one"}, {"rows": b"two"}, {"rows": b"two", "columns": b""}, {"folder/rows": b"one"}]
 )
-
 
 MEASURES = Measures(rows=3, seconds=0.5, peak_memory_bytes=1 << 20)
 
@@ -125,14 +121,8 @@ class CommitsOnS3(Commits):
 
 
 TestCommitsInMemory = Commits.TestCase
-
-
 TestCommitsInMemory.settings = settings(max_examples=60, stateful_step_count=25, deadline=None, derandomize=True)
-
-
 TestCommitsOnDisk = CommitsOnDisk.TestCase
-
-
 TestCommitsOnDisk.settings = settings(max_examples=10, stateful_step_count=15, deadline=None, derandomize=True)
 
 

@@ -14,8 +14,6 @@ from infra.storage.storage import Storage
 from tests.infra.stores import RACEABLE
 
 MEASURES = Measures(rows=3, seconds=0.25, peak_memory_bytes=1000, nonfinite=1, unreadable=2)
-
-
 RECEIPT = "stage/receipts/000.0.json"
 
 

@@ -12,11 +12,7 @@ import pytest
 from infra.events import Notice, Stopwatch, ignore, utc_stamp
 
 STATM = Path("/proc/self/statm")
-
-
 MORE = 64 << 20
-
-
 ACCOUNTING = 1 << 20  # the kernel adds a process's pages up a little late
 
 

@@ -15,13 +15,9 @@ from infra.storage.storage import Storage
 from tests.strategies import LAW
 
 Json = dict[str, JsonValue]
-
-
 Document = Receipt | Manifest
 
-
 FILE = WrittenFile(name="rows/c/0/0", bytes=5, sha256="0f" * 32)
-
 
 RECEIPT = Receipt(
     task="000000000000-000000000064",
@@ -31,12 +27,10 @@ RECEIPT = Receipt(
     measures=Measures(rows=1, seconds=0.5, peak_memory_bytes=9),
 )
 
-
 VALID: dict[str, BaseModel] = {
     "receipt": RECEIPT,
     "manifest": Manifest(receipts=(RECEIPT, RECEIPT.model_copy(update={"task": "b"}))),
 }
-
 
 LEAVING = (
     "../other",
@@ -58,7 +52,6 @@ LEAVING = (
     "~",
     "x" * 2000,
 )
-
 
 values = st.recursive(
     st.none()
@@ -236,7 +229,7 @@ def test_no_path_leaves_a_root_whoever_names_it(path: str, tmp_path: Path) -> No
         lambda name: storage.write(name, b""),
         lambda name: storage.create(name, b""),
     ):
-        with pytest.raises(StorageError, match="is no path below"):
+        with pytest.raises(StorageError, match="is not a path below"):
             act(path)
     assert (tmp_path / "outside").read_text() == "not the root's"
     assert not (tmp_path / "root").exists()

@@ -14,19 +14,18 @@ import pytest
 
 from infra.errors import LockHeld
 from infra.formats.documents import encode
-from infra.locks import Claim, Lock, Owner
+from infra.locks import Claim, Lock
+from infra.owners import Owner
 from infra.storage.storage import Storage
 from tests.infra.stores import another_client
 
 FOLDER = ".lock"
-
-
 REPOSITORY = Path(__file__).parents[2]
-
 
 HOLDER = """
 import sys, time
-from infra.locks import Lock, Owner
+from infra.locks import Lock
+from infra.owners import Owner
 from infra.storage.storage import Storage
 
 owner = Owner.here().model_copy(update={"machine": sys.argv[3]} if sys.argv[3] else {})
@@ -89,7 +88,7 @@ def test_a_process_that_has_the_id_of_the_owner_but_started_later_is_not_the_own
 def test_an_owner_elsewhere_that_gives_a_sign_of_life_keeps_its_lock(storage: Storage) -> None:
     with (
         Lock(another_client(storage), FOLDER, lease_seconds=2, owner=elsewhere()),
-        pytest.raises(LockHeld, match=r"on far-away, since .* and on another 2 s after its last sign of life"),
+        pytest.raises(LockHeld, match=r"on far-away, since .* and on another host 2 s after its last renewal"),
     ):
         Lock(storage, FOLDER).__enter__()
 
@@ -120,7 +119,7 @@ def test_a_driver_that_slept_through_its_lease_learns_that_another_has_taken_ove
             _, errors = sleeper.communicate("still there?\n", timeout=60)
             assert sleeper.returncode == 1
             assert (
-                f"this driver gave no sign of life for 1 s, and another took its lock over (process {os.getpid()} of"
+                f"this driver did not renew its lock for 1 s, and another took it over (process {os.getpid()} of"
                 in errors
             )
             lock.check()

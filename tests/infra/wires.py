@@ -1,4 +1,4 @@
-"""What lies between a client and a store when things go wrong: wires that break, endpoints that refuse or never answer. All are real servers."""
+"""Faults between a client and a store: connections that break, endpoints that refuse or never answer; real servers."""
 
 import select
 import socket
@@ -14,10 +14,10 @@ CHUNK = 1 << 16
 
 @dataclass
 class Fault:
-    """What happens to requests that begin so, the first `after` of them spared, to so many of them.
+    """What happens to `times` requests that begin with `request`, after the first `after` of them.
 
-    With an `answer`, that is all the client hears, and the store hears nothing. Without one the store does its work, and its answer
-    ends after so many bytes, the connection with it.
+    With an `answer`, that is all the client receives, and the store receives nothing. Without one the store does its
+    work, and its answer ends after `passed` bytes, together with the connection.
     """
 
     request: bytes
@@ -29,7 +29,7 @@ class Fault:
     done: int = field(default=0, init=False)
 
     def strikes(self, data: bytes) -> bool:
-        """Whether it happens to the request that begins with this."""
+        """Whether it happens to the request that begins with this data."""
         if not data.startswith(self.request):
             return False
         self.seen += 1
@@ -37,7 +37,7 @@ class Fault:
 
 
 class _Wire(socketserver.BaseRequestHandler):
-    """Passes bytes on in both directions until a fault is due."""
+    """Passes bytes on in both directions until a fault occurs."""
 
     server: "_Proxy"
 
@@ -81,13 +81,13 @@ class _Proxy(socketserver.ThreadingTCPServer):
 
 @contextmanager
 def broken_wire(port: int, fault: Fault) -> Iterator[str]:
-    """An endpoint that leads to the store on this port, and has this fault."""
+    """An endpoint that leads to the store on this port with this fault."""
     with _Proxy(("127.0.0.1", port), fault) as proxy, serving(proxy):
         yield f"http://127.0.0.1:{proxy.server_address[1]}"
 
 
 def error_document(code: str, message: str = "because") -> bytes:
-    """An error as S3 writes it."""
+    """An error document as S3 writes it."""
     return f"<?xml version='1.0'?><Error><Code>{code}</Code><Message>{message}</Message></Error>".encode()
 
 
@@ -103,7 +103,7 @@ def error_answer(status: str, code: str) -> bytes:
 
 @contextmanager
 def answering(status: int, document: bytes) -> Iterator[str]:
-    """An endpoint that answers every request alike."""
+    """An endpoint that gives every request the same answer."""
 
     class Answer(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
@@ -119,7 +119,7 @@ def answering(status: int, document: bytes) -> Iterator[str]:
         do_HEAD = do_PUT = do_POST = do_GET
 
         def log_message(self, format: str, *args: object) -> None:
-            """Says nothing."""
+            """Log nothing."""
 
     class Server(ThreadingHTTPServer):
         daemon_threads = True
@@ -137,7 +137,7 @@ def silent() -> Iterator[str]:
 
 @contextmanager
 def serving(server: socketserver.BaseServer) -> Iterator[None]:
-    """Serves, in a thread, as long as it is entered."""
+    """Serve in a thread while the context lasts."""
     thread = Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
     thread.start()
     try:

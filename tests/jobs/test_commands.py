@@ -112,7 +112,7 @@ def test_init_never_overwrites(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     for arguments in ([], ["."], [str(tmp_path)]):
         ended = mad("init", *arguments)
         assert (ended.code, ended.out) == (2, "")
-        assert ended.complaint.endswith("audit.yaml: exists already, and is left as it is; name another folder")
+        assert ended.complaint.endswith("audit.yaml: exists already and is left unchanged; name another folder")
     assert (tmp_path / "audit.yaml").read_text() == "mine"
 
 
@@ -257,7 +257,7 @@ def test_an_unknown_verdict_is_refused_before_anything_runs(configure: Configure
     assert (ended.code, ended.out) == (2, "")
     assert (
         ended.complaint
-        == "--fail-on 'alarm': there is no such verdict; verdicts: 'nothing unusual', 'unusual inputs', 'cannot tell'"
+        == "--fail-on 'alarm': no such verdict; valid: 'nothing unusual', 'unusual inputs', 'cannot tell'"
     )
     assert not root.exists()
 

@@ -54,7 +54,7 @@ def test_an_interrupted_run_ends_at_once_and_is_resumed(inputs: Path, configure:
         out, err = process.communicate(timeout=60)
     assert process.returncode == 130
     assert out == ""
-    assert err.endswith("interrupted; what is finished is kept, the same command resumes\n")
+    assert err.endswith("interrupted; finished tasks are kept, and the same command resumes\n")
     (root / "stalled").unlink()
     run, reused = tasks(mad("run", config, "--output", "json").summary)["gradients"]
     assert (run, reused) in ((2, 1), (1, 2))

@@ -129,7 +129,7 @@ def test_a_stage_that_would_read_it_refuses_and_publishes_nothing(
     ended = repair(**{setting: values})
     assert ended.code == 1
     (reason,) = section(ended.document, "failures").values()
-    assert str(copy) in str(reason) and "`mad run CONFIG --repair` computes it anew" in str(reason)
+    assert str(copy) in str(reason) and "`mad run CONFIG --repair` recomputes it" in str(reason)
     assert list(copy.glob("digits/scores/run=*")) == before
     assert repair("--repair", **{setting: values}).code == 0, path
 
@@ -139,7 +139,9 @@ def test_files_that_are_not_mads_are_left_alone(copy: Path, repair: Callable[...
     notes.write_text("mine")
     ended = repair("--repair")
     assert ended.code == 1
-    assert "notes.txt: not the name of a receipt; remove what is not mad's" in str(section(ended.document, "failures"))
+    assert "notes.txt: not the name of a receipt; remove files that mad did not write" in str(
+        section(ended.document, "failures")
+    )
     assert notes.read_text() == "mine"
 
 

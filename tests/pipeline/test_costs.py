@@ -9,7 +9,7 @@ from pydantic import JsonValue
 
 from infra.storage.storage import Storage
 from pipeline.config.audit_config import AuditConfig
-from pipeline.operations.cost import RUN_REQUESTS, estimated
+from pipeline.operations.cost import RUN_REQUESTS, estimate_costs
 from pipeline.planning.from_models import plan_audit
 from pipeline.planning.plan import Cost
 from pipeline.run import run_audit
@@ -30,12 +30,12 @@ SETTINGS: dict[str, dict[str, JsonValue]] = {
 
 
 def cost_of(config: AuditConfig, name: str = "digits") -> Cost:
-    return estimated(plan_audit(config)).costs[name]
+    return estimate_costs(plan_audit(config)).costs[name]
 
 
 @pytest.mark.parametrize("settings", SETTINGS)
 def test_bytes_that_tasks_store_are_those_foretold(make_config: ConfigMaker, settings: str) -> None:
-    audit = run_audit(estimated(plan_audit(make_config(**SETTINGS[settings]))))
+    audit = run_audit(estimate_costs(plan_audit(make_config(**SETTINGS[settings]))))
     cost = audit.summary("digits").cost
     assert cost is not None and cost.over_expected.bytes_stored is not None
     assert 0.85 < cost.over_expected.bytes_stored < 1.1

@@ -87,7 +87,7 @@ def test_while_a_run_is_at_work_nothing_is_removed(nights: Nights) -> None:
         refused = mad("gc", nights.storage.url, "--keep", "0s")
         assert refused.code == 3 and "another driver is at work in this root" in refused.complaint
         dry = mad("gc", nights.storage.url, "--keep", "0s", "--dry-run")
-        assert dry.code == 0 and "a run is at work here" in dry.err
+        assert dry.code == 0 and "a run is active here" in dry.err
     assert files(nights.storage.url) == before
 
 

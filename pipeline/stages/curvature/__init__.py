@@ -1,1 +1,1 @@
-"""The curvature stage: rows of the reference part in, a damped inverse per layer, class means and calibration scores out."""
+"""The curvature stage: rows in, a damped inverse per layer, reference rows and calibration scores out."""

@@ -21,10 +21,19 @@ from pipeline.planning.plan import ModelPlan
 def split_trusted(
     storage: Storage, plan: ModelPlan, parts: tuple[RowsPart, ...], truth: Truth
 ) -> tuple[TrustedSamples, Screening | None]:
-    """Divides the trusted samples: calibration first, unfiltered; of the rest, those predicted correctly are the reference part.
+    """Split the trusted samples: calibration first, unfiltered; of the rest, those predicted correctly are references.
 
-    The trusted set of a classifier is screened; where it is asked for, suspects then leave both parts. What was found comes with them.
-    Samples that are dropped by their ids are as if they were not there. `truth` is that of all trusted samples.
+    The trusted set of a classifier is screened; with `calibration.screen`, suspects then leave both parts. Samples that
+    are dropped by their ids are ignored.
+
+    Args:
+        storage: of the root.
+        plan: the model's.
+        parts: the rows of the trusted set.
+        truth: of all trusted samples.
+
+    Returns:
+        The samples without scores, and what screening found, None where nothing was screened.
 
     Raises:
         StageError: no reference sample is left.
@@ -38,27 +47,23 @@ def split_trusted(
         readable += [not status.startswith(UNREADABLE) for status in samples.statuses]
         correct += (samples.ok & ((labels == MISSING_CLASS) | (labels == samples.predictions))).tolist()
         predictions.append(samples.predictions)
-    parted = _parts(ids, readable, correct, plan)
-    screening = None
+    assigned, screening = assign_parts(ids, readable, correct, plan), None
     if plan.config.screened:
-        parted, screening = _screened(
-            Screenable(ids, parted, torch.cat(predictions), rows_of(storage, plan, parts)), plan
-        )
-    trusted = TrustedSamples(ids, parted, torch.cat(predictions), np.full(len(ids), np.nan))
-    if "reference" not in parted:
+        rows = rows_of(storage, plan, parts)
+        assigned, screening = _screen(ScreeningInputs(ids, assigned, torch.cat(predictions), rows), plan)
+    if "reference" not in assigned:
+        lacking = "has a finite gradient; check the weights"
+        if not plan.config.is_text:
+            lacking = "is predicted correctly; check the labels and data.preprocess"
         raise StageError(
-            f"model {plan.name}: the reference part is empty: of {sum(readable)} readable trusted samples, none outside the calibration part "
-            + (
-                "has a finite gradient; check the weights"
-                if plan.config.is_text
-                else "is predicted correctly; check the labels and data.preprocess"
-            )
+            f"model {plan.name}: the reference part is empty: of {sum(readable)} readable trusted samples, none "
+            f"outside the calibration part {lacking}"
         )
-    return trusted, screening
+    return TrustedSamples(ids, assigned, torch.cat(predictions), np.full(len(ids), np.nan)), screening
 
 
 def truth_of_trusted(storage: Storage, plan: ModelPlan, parts: tuple[RowsPart, ...]) -> Truth:
-    """What is known of all trusted samples, (m,) each: as an earlier run kept it, or else from their files."""
+    """The truth of all trusted samples, (m,) each: as an earlier run kept it, or else from their files."""
     if plan.stored is not None and plan.stored.labels:
         return read_stored_truth(storage, plan.stored.labels)
     sources = {source.key: source for source in plan.trusted}
@@ -68,12 +73,12 @@ def truth_of_trusted(storage: Storage, plan: ModelPlan, parts: tuple[RowsPart, .
 def rows_of(storage: Storage, plan: ModelPlan, parts: tuple[RowsPart, ...]) -> Tensor:
     """All rows of parts, (m, k)."""
     return torch.cat(
-        [rows for stored in parts for rows, _ in read_blocks(storage, stored, plan.reading, SCORING_BLOCK)]
+        [rows for stored in parts for rows, _ in read_blocks(storage, stored, plan.row_reader, SCORING_BLOCK)]
     )
 
 
 @dataclass(frozen=True)
-class Screenable:
+class ScreeningInputs:
     """All trusted samples: ids, parts, predicted classes (m,), rows (m, k)."""
 
     ids: list[str]
@@ -82,17 +87,17 @@ class Screenable:
     rows: Tensor
 
 
-def _screened(samples: Screenable, plan: ModelPlan) -> tuple[list[Part], Screening]:
-    """The parts, without suspects if that is asked for, and what was found among the samples that explain or calibrate.
+def _screen(samples: ScreeningInputs, plan: ModelPlan) -> tuple[list[Part], Screening]:
+    """Screen the reference and calibration parts; returns the parts, less suspects if they are to leave, and findings.
 
     Samples whose gradient is not finite have no class, and are left out.
     """
     parts, classes_m = samples.parts, samples.predictions.clone()
     classes_m[torch.tensor([part not in ("reference", "calibration") for part in parts])] = NO_CLASS
     found = screen(samples.rows, classes_m, plan.layout)
-    suspects, parted = found.suspects.tolist(), list(parts)
+    suspects, assigned = found.suspects.tolist(), list(parts)
     for place in suspects if plan.config.calibration.screen else ():
-        parted[place] = "suspect calibration" if parts[place] == "calibration" else "suspect"
+        assigned[place] = "suspect calibration" if parts[place] == "calibration" else "suspect"
     classes = [
         ClassModes(
             predicted=modes.predicted,
@@ -105,12 +110,12 @@ def _screened(samples: Screenable, plan: ModelPlan) -> tuple[list[Part], Screeni
         )
         for modes in found.modes
     ]
-    return parted, Screening(
-        suspects=[samples.ids[place] for place in suspects], classes=classes, too_small=list(found.too_small)
-    )
+    names = [samples.ids[place] for place in suspects]
+    return assigned, Screening(suspects=names, classes=classes, too_small=list(found.too_small))
 
 
-def _parts(ids: list[str], readable: list[bool], correct: list[bool], plan: ModelPlan) -> list[Part]:
+def assign_parts(ids: list[str], readable: list[bool], correct: list[bool], plan: ModelPlan) -> list[Part]:
+    """The part of each sample before screening; the calibration part is drawn from all readable, undropped ones."""
     parts: list[Part] = [
         "reference" if right else "filtered" if can else "unreadable"
         for can, right in zip(readable, correct, strict=True)

@@ -1,12 +1,15 @@
 """Stage 2: from trusted rows to the curvature, the reference part, and the calibration part's scores.
 
-Tasks of a model: `split` divides the trusted samples; `factor` merges the reference part's moments in task order and inverts them;
-`references` whitens the reference part and scores the calibration part against it. A changed score repeats only the last. Of `ekfac`,
-`basis` merges the moments of the sides first, and what is factored are the rows' moments along its eigenvectors. Where the
-curvature is transductive, moments are of the reference part, the calibration part and the audited samples alike, never of audited
-samples without the calibration part: that would make them look unlike each other. Of more
-than FAN_IN parts, `moment` tasks add up FAN_IN each first, then FAN_IN of their sums each, and so on: a tree whose shape and order
-follow from the parts alone, so that the bytes do not depend on who was first.
+Tasks of a model: `split` divides the trusted samples; `factor` merges the reference part's moments in task order and
+inverts them; `references` whitens the reference part and scores the calibration part against it. A changed score
+repeats only the last. For `ekfac`, `basis` merges the moments of the sides first, and what is factored are the rows'
+moments along its eigenvectors. Where the curvature is transductive, moments are of the reference part, the calibration
+part and the audited samples alike, never of audited samples without the calibration part: that would make them look
+unlike each other.
+
+With more than PARTS_PER_SUM parts, `moment` tasks add up so many each first, then so many of their sums each, and so
+on: a tree whose shape and order follow from the parts alone, so that the bytes do not depend on which task ended
+first.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -47,27 +50,27 @@ from pipeline.stages.scoring.scorer import Scorer
 
 
 class CurvatureWorker:
-    """Runs all of these tasks."""
+    """Runs the tasks of this stage."""
 
     def __init__(self, root: str, plans: Mapping[str, ModelPlan]):
-        """Opens the storage."""
+        """Open the storage."""
         self._storage, self._plans = Storage(root), plans
 
     def __call__(self, task: CurvatureTask) -> Receipt:
-        """Computes and commits one task."""
+        """Compute and commit one task."""
         watch, plan = Stopwatch(), self._plans[task.model]
         if task.name == SPLIT:
             trusted, files = self._split(plan, task)
         else:
             trusted = read_trusted(self._storage, task.split)
             sums = dict.fromkeys((MOMENT, BASIS, EIGENVALUES), self._moment)
-            compute = {FACTOR: self._factor, **sums}.get(task.name.partition("-")[0], self._references)
-            files = compute(plan, task, trusted)
+            method = {FACTOR: self._factor, **sums}.get(task.name.partition("-")[0], self._references)
+            files = method(plan, task, trusted)
         measures = Measures(rows=len(trusted.ids), seconds=watch.seconds, peak_memory_bytes=peak_memory_bytes())
         return curvature_log(self._storage, plan.name, task.key).commit(task.name, files, measures)
 
     def _split(self, plan: ModelPlan, task: CurvatureTask) -> tuple[TrustedSamples, dict[str, bytes]]:
-        """The parts, and their files: labels are kept with them, so that another split of these samples needs no data file."""
+        """The parts, and their files; labels are stored too, so that another split of them needs no data file."""
         truth = truth_of_trusted(self._storage, plan, task.parts)
         trusted, screening = split_trusted(self._storage, plan, task.parts, truth)
         labelled = any("label" in source.truth for source in plan.trusted)
@@ -81,12 +84,13 @@ class CurvatureWorker:
         return encode_moment(self._sum(plan, task, trusted))
 
     def _sum(self, plan: ModelPlan, task: CurvatureTask, trusted: TrustedSamples) -> Moment:
-        """The moment of the task's range, of moments of a lower level where it has any."""
+        """The moment of the task's range: of moments of a lower level where it has any, else of rows."""
         moment: Moment = self._zero(plan, task)
         for folder in task.moments[task.first : task.last]:
             moment = moment.merge(read_moment(self._storage, folder, moment))
-        for rows in self._rows_of(plan.lower or moment.accepts, task, plan, trusted) if not task.moments else ():
-            moment = moment.update(rows)
+        if not task.moments:
+            for rows in self._rows_of(plan.reprojection or moment.accepts, task, plan, trusted):
+                moment = moment.update(rows)
         return moment
 
     def _zero(self, plan: ModelPlan, task: CurvatureTask) -> Moment:
@@ -94,21 +98,18 @@ class CurvatureWorker:
         if task.basis:
             sides = read_moment(self._storage, task.basis, KroneckerMoment.zero(plan.sides))
             return EigenvalueMoment.zero(plan.layout, sides.finalize())
-        return (
-            KroneckerMoment.zero(plan.sides)
-            if plan.config.curvature.kind in FACTORED
-            else BlockMoment.zero(plan.layout)
-        )
+        factored = plan.config.curvature.kind in FACTORED
+        return KroneckerMoment.zero(plan.sides) if factored else BlockMoment.zero(plan.layout)
 
     def _rows_of(
         self, layout: RowLayout | Reprojection, task: CurvatureTask, plan: ModelPlan, trusted: TrustedSamples
     ) -> Iterator[Tensor]:
-        """Rows (b, k) that the curvature is fitted on, of the task's range of trusted parts with audited ones behind them."""
-        whom: tuple[Part, ...] = ("reference", "calibration") if plan.config.curvature.transductive else ("reference",)
-        for rows, _, ok in self._select(task, layout, trusted, *whom):
+        """Rows (b, k) that the curvature is made of, in the task's range of trusted parts followed by audited ones."""
+        chosen: list[Part] = ["reference", "calibration"] if plan.config.curvature.transductive else ["reference"]
+        for rows, _, ok in self._select(task, layout, trusted, *chosen):
             yield rows[ok]
-        behind = len(task.parts)
-        for stored in task.audited[max(0, task.first - behind) : max(0, task.last - behind)]:
+        before = len(task.parts)
+        for stored in task.audited[max(0, task.first - before) : max(0, task.last - before)]:
             for rows, samples in read_blocks(self._storage, stored, layout, SCORING_BLOCK):
                 yield rows[samples.ok]
 
@@ -120,7 +121,9 @@ class CurvatureWorker:
 
     def _references(self, plan: ModelPlan, task: CurvatureTask, trusted: TrustedSamples) -> dict[str, bytes]:
         whitening = read_whitening(self._storage, task.factor, plan.layout)
-        whitened = torch.cat([whitening(rows) for rows, _, _ in self._select(task, plan.reading, trusted, "reference")])
+        whitened = torch.cat(
+            [whitening(rows) for rows, _, _ in self._select(task, plan.row_reader, trusted, "reference")]
+        )
         if not torch.isfinite(whitened).all():
             what = "traces" if plan.config.traced else "whitened rows"
             remedy = "lower estimator.step" if plan.config.traced else "raise curvature.damping"
@@ -132,9 +135,8 @@ class CurvatureWorker:
             scores = scorer(rows, trusted.predictions[indices].clamp(min=0)).score.double()
             return indices, torch.where(ok & scores.isfinite(), scores, torch.inf)
 
-        for indices, scores in map_in_threads(
-            scored, self._select(task, plan.reading, trusted, "calibration", "suspect calibration")
-        ):
+        blocks = self._select(task, plan.row_reader, trusted, "calibration", "suspect calibration")
+        for indices, scores in map_in_threads(scored, blocks):
             trusted.scores[indices.numpy()] = scores.numpy()
         screening = read_screening(self._storage, task.split)
         return {**encode_references(whitened, trusted), **(encode_screening(screening) if screening else {})}
@@ -142,11 +144,14 @@ class CurvatureWorker:
     def _select(
         self, task: CurvatureTask, layout: RowLayout | Reprojection, trusted: TrustedSamples, *parts: Part
     ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-        """Rows (b, k) of parts of the trusted set, their indices (b,), and which are ok (b,), block by block in task order, of the task's range."""
-        position = task.draws * sum(stored.stop - stored.start for stored in task.parts[: task.first])
+        """Rows (b, k) of parts of the trusted set, their samples' indices (b,), and which are ok (b,).
+
+        They come block by block, in task order, of the task's range.
+        """
+        position = task.rows_per_sample * sum(stored.stop - stored.start for stored in task.parts[: task.first])
         for stored in task.parts[task.first : task.last]:
             for rows, samples in read_blocks(self._storage, stored, layout, SCORING_BLOCK):
-                indices = torch.arange(position, position + len(samples.ids)) // task.draws
+                indices = torch.arange(position, position + len(samples.ids)) // task.rows_per_sample
                 chosen = torch.tensor([trusted.parts[index] in parts for index in indices.tolist()])
                 position += len(samples.ids)
                 if chosen.any():
@@ -154,26 +159,25 @@ class CurvatureWorker:
 
 
 def damping_of(section: CurvatureSection) -> Damping:
-    """The damping that a config asks for."""
+    """The damping of a config."""
     damping = section.damping
-    return (
-        Damping("absolute", damping.value)
-        if isinstance(damping, Absolute)
-        else Damping("relative_mean", damping.factor)
-    )
+    if isinstance(damping, Absolute):
+        return Damping("absolute", damping.value)
+    return Damping("relative_mean", damping.factor)
 
 
 def whitening_of(model: str, layout: RowLayout, blocks: Sequence[Spectrum], damping: Damping) -> Whitening:
-    """The whitening of a curvature block per layer.
+    """The whitening of a curvature with one block per layer.
 
     Raises:
-        StageError: a layer's cannot be inverted in float32.
+        StageError: the block of a layer cannot be inverted in float32.
     """
     whitening = Whitening.fit(layout, blocks, damping)
     if whitening.infinite:
         worst = blocks[layout.names.index(whitening.infinite[0])]
         raise StageError(
-            f"model {model}: the curvature of {len(whitening.infinite)} layers cannot be inverted in float32, first that of {whitening.infinite[0]} (mean "
-            f"eigenvalue {worst.mean_eigenvalue:.3g}, damping {damping.of(worst):.3g}); raise curvature.damping, or exclude it in estimator.layers"
+            f"model {model}: the curvature of {len(whitening.infinite)} layers cannot be inverted in float32, first "
+            f"that of {whitening.infinite[0]} (mean eigenvalue {worst.mean_eigenvalue:.3g}, damping {damping.of(worst):.3g}); "
+            "raise curvature.damping, or exclude it in estimator.layers"
         )
     return whitening

@@ -1,7 +1,7 @@
-"""Weights sampled around a model's own, for the estimator `loss_trace`: the part of the gradients stage that comes before its rows.
+"""Weights sampled around a model's own, for the estimator `loss_trace`: what the gradients stage does before rows.
 
-A chain is committed in segments, each from where the one before it ended; a task is some of them. What they keep is stored once and met by
-every sample of every split, also by those that arrive another night.
+A chain is committed in segments, each from where the one before it ended; a task is some of them. The weights that they
+keep are stored once, and used for every sample of every split, also for those that arrive another night.
 """
 
 from collections.abc import Callable, Mapping
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from infra.commits import Measures, Receipt
 from infra.events import Stopwatch, peak_memory_bytes
-from infra.execution.threads import compute
+from infra.execution.threads import run_in_compute_thread
 from infra.storage.storage import Storage
 from madcore.sampling.langevin import (
     Chain,
@@ -35,7 +35,9 @@ from pipeline.stages.gradients.loading import load_planned
 
 
 @dataclass
-class _Loaded:
+class _LoadedModel:
+    """A model, its trained weights, its sampling set, and the places of the held-out samples."""
+
     name: str
     model: nn.Module
     anchor: Tensor
@@ -45,16 +47,16 @@ class _Loaded:
 
 
 class SamplingWorker:
-    """Runs segments; keeps a model and its sampling set loaded while its tasks last."""
+    """Runs segments of chains; keeps a model and its sampling set loaded while its tasks last."""
 
     def __init__(self, config: AuditConfig, plans: Mapping[str, ModelPlan]):
-        """Loads nothing yet: the first task says which model."""
+        """Load nothing yet: the first task says which model."""
         self._config, self._plans, self._storage = config, plans, Storage(config.root)
         self._device = torch.device("cuda" if config.run.gpus_per_worker > 0 else "cpu")
-        self._loaded: _Loaded | None = None
+        self._loaded: _LoadedModel | None = None
 
     def __call__(self, task: ChainTask) -> Receipt:
-        """Computes and commits the segments that are missing; the receipt of the last."""
+        """Compute and commit the segments that are missing; return the receipt of the last."""
         plan = self._plans[task.model]
         log = chain_log(self._storage, plan, task.chain)
         done = log.receipts()
@@ -65,9 +67,8 @@ class SamplingWorker:
                 chain = read_state(self._storage, log.attempt_folder(receipt))
                 continue
             watch = Stopwatch()
-            chain, files, left_out = compute(
-                self._advanced, plan, chain or Chain.start(task.chain, torch.zeros(0)), segment
-            )
+            before = chain or Chain.start(task.chain, torch.zeros(0))
+            chain, files, left_out = run_in_compute_thread(self._advance, plan, before, segment)
             seconds = watch.seconds
             measures = Measures(
                 rows=0,
@@ -80,15 +81,14 @@ class SamplingWorker:
         assert receipt is not None
         return receipt
 
-    def _advanced(self, plan: ModelPlan, chain: Chain, segment: Segment) -> tuple[Chain, dict[str, bytes], int]:
-        """A chain after a segment, the segment's files, and how many samples of the sampling set cannot be used."""
+    def _advance(self, plan: ModelPlan, chain: Chain, segment: Segment) -> tuple[Chain, dict[str, bytes], int]:
+        """Advance a chain by a segment; returns it, the segment's files, and how many sampling samples are not used."""
         settings, loaded = _settings(plan), self._load(plan)
-        langevin, losses = settings_of(settings), loaded.losses
+        langevin, losses = langevin_of(settings), loaded.losses
         kept, draws = list[Tensor](), list[Draw]()
         if chain.steps:
-            chain = Chain(
-                chain.number, chain.weights.to(self._device), chain.second_moment.to(self._device), chain.steps
-            )
+            weights, second_moment = chain.weights.to(self._device), chain.second_moment.to(self._device)
+            chain = Chain(chain.number, weights, second_moment, chain.steps)
         else:
             chain = Chain.start(chain.number, loaded.anchor)
             draws.append(self._first_draw(plan, loaded))
@@ -101,18 +101,19 @@ class SamplingWorker:
                 kept.append(chain.weights.cpu())
         return chain, encode_segment(kept, chain, draws), loaded.clean.left_out
 
-    def _first_draw(self, plan: ModelPlan, loaded: _Loaded) -> Draw:
-        """The trained weights themselves.
+    def _first_draw(self, plan: ModelPlan, loaded: _LoadedModel) -> Draw:
+        """The draw of the trained weights themselves.
 
         Raises:
-            StageError: they know the sampling set no better than by guessing.
+            StageError: they predict the sampling set no better than guessing.
         """
         place_weights(loaded.model, loaded.anchor)
         loss = self._probe_loss(loaded.losses, loaded.probe)
         if not loss <= loaded.clean.guessing:
             raise StageError(
-                f"model {plan.name}: on the sampling set the trained weights have a mean loss of {loss:.3g}, more than the "
-                f"{loaded.clean.guessing:.3g} of guessing; check estimator.sampling, its labels, and data.preprocess"
+                f"model {plan.name}: on the sampling set the trained weights have a mean loss of {loss:.3g}, more "
+                f"than the {loaded.clean.guessing:.3g} of guessing; check estimator.sampling, its labels, and "
+                "data.preprocess"
             )
         return Draw(0, loss, loss, 0.0)
 
@@ -120,19 +121,19 @@ class SamplingWorker:
     def _probe_loss(self, losses: Callable[[Tensor], Tensor], probe: Tensor) -> float:
         return float(losses(probe).double().mean())
 
-    def _load(self, plan: ModelPlan) -> _Loaded:
+    def _load(self, plan: ModelPlan) -> _LoadedModel:
         if self._loaded is None or self._loaded.name != plan.name:
             self._loaded = None
             model = load_planned(self._config, plan).to(self._device)
             clean, settings = read_clean(self._config, plan), _settings(plan)
             probe = minibatch(settings.seed, -1, 0, clean.samples, HELD_OUT_SAMPLES)
-            self._loaded = _Loaded(
+            self._loaded = _LoadedModel(
                 plan.name, model, flat_weights(model), clean, clean.losses(model, self._device), probe
             )
         return self._loaded
 
 
-def settings_of(estimator: LossTrace) -> Langevin:
+def langevin_of(estimator: LossTrace) -> Langevin:
     """The sampler's settings."""
     return Langevin(
         preconditioner=estimator.preconditioner,

@@ -11,6 +11,7 @@ from madcore import CrossEntropy, Measured, TokenBatch, completion_loss
 from madcore.measurements import logits_of, run, runs_channels_last
 from pipeline.config.audit_config import AuditConfig
 from pipeline.data.batches import TextInputs
+from pipeline.data.sources import Source
 from pipeline.data.texts import Text, read_texts
 from pipeline.data.truth import MISSING_CLASS, read_truth
 from pipeline.errors import StageError
@@ -19,19 +20,23 @@ from pipeline.planning.plan import ModelPlan
 
 @dataclass(frozen=True)
 class CleanSamples:
-    """The readable, labelled samples of the sampling set: a batch of some of them, how many there are, the loss of guessing, and how many others there are."""
+    """The readable, labelled samples of the sampling set.
 
-    some: Callable[[Tensor], Measured]
+    `batch`: makes a batch of those at some indices. `samples`: how many there are. `guessing`: the loss of guessing.
+    `left_out`: how many other samples the set has.
+    """
+
+    batch: Callable[[Tensor], Measured]
     samples: int
     guessing: float
     left_out: int
 
     def losses(self, model: nn.Module, device: torch.device) -> Callable[[Tensor], Tensor]:
-        """What maps indices (b,) to losses (b,) of the model as it stands."""
-        faster = runs_channels_last(model, self.some(torch.zeros(1, dtype=torch.int64)).to(device))
+        """The function from indices (b,) to losses (b,) under the model's current weights."""
+        faster = runs_channels_last(model, self.batch(torch.zeros(1, dtype=torch.int64)).to(device))
 
         def losses(indices: Tensor) -> Tensor:
-            batch = self.some(indices).to(device)
+            batch = self.batch(indices).to(device)
             batch = batch.channels_last() if faster else batch
             return batch.measurement(logits_of(run(model, batch.inputs)))
 
@@ -39,7 +44,7 @@ class CleanSamples:
 
 
 def read_clean(config: AuditConfig, plan: ModelPlan) -> CleanSamples:
-    """The sampling set, in memory.
+    """Read the sampling set into memory.
 
     Raises:
         StageError: none of its samples can be used.
@@ -60,24 +65,28 @@ def _images(config: AuditConfig, plan: ModelPlan) -> CleanSamples:
             for group in batch.groups:
                 own = known[start + group.places]
                 usable = own != MISSING_CLASS
-                if int(own.max()) >= plan.classes:
-                    raise StageError(
-                        f"model {plan.name}: {source.file.name} has the label {int(own.max())}, and the model's {plan.classes} classes are 0 to "
-                        f"{plan.classes - 1}; check the labels of estimator.sampling"
-                    )
+                _check_label(plan, source, int(own.max()))
                 assert isinstance(group.measured.inputs, Tensor)
                 inputs.append(group.measured.inputs[: len(own)][usable])
                 labels.append(own[usable])
             start += len(batch.ids)
-    images, classes = (
-        (torch.cat(inputs), torch.cat(labels)) if inputs else (torch.zeros(0), torch.zeros(0, dtype=torch.int64))
-    )
+    images = torch.cat(inputs) if inputs else torch.zeros(0)
+    classes = torch.cat(labels) if labels else torch.zeros(0, dtype=torch.int64)
     return CleanSamples(
         lambda indices: Measured(images[indices], CrossEntropy(classes[indices])),
         len(classes),
         math.log(plan.classes),
         _total(plan) - len(classes),
     )
+
+
+def _check_label(plan: ModelPlan, source: Source, largest: int) -> None:
+    """Refuse a file with a label that is no class of the model."""
+    if largest >= plan.classes:
+        raise StageError(
+            f"model {plan.name}: {source.file.name} has the label {largest}, and the model's {plan.classes} classes "
+            f"are 0 to {plan.classes - 1}; check the labels of estimator.sampling"
+        )
 
 
 def _texts(config: AuditConfig, plan: ModelPlan) -> CleanSamples:
@@ -87,15 +96,15 @@ def _texts(config: AuditConfig, plan: ModelPlan) -> CleanSamples:
         for batch in read_texts(source, 0, source.rows, plan.inputs.limits, config.run.batch_size):
             texts += batch.texts
 
-    def some(indices: Tensor) -> Measured:
+    def batch_of(indices: Tensor) -> Measured:
         chosen = [texts[index] for index in indices.tolist()]
-        tokens = TokenBatch.of(
-            [torch.from_numpy(text.ids) for text in chosen], [text.completion_start for text in chosen]
-        )
+        starts = [text.completion_start for text in chosen]
+        tokens = TokenBatch.of([torch.from_numpy(text.ids) for text in chosen], starts)
         return Measured(tokens.inputs, completion_loss(tokens))
 
     emitted = sum(len(text.ids) - text.completion_start for text in texts) / max(1, len(texts))
-    return CleanSamples(some, len(texts), math.log(plan.inputs.limits.vocabulary) * emitted, _total(plan) - len(texts))
+    guessing = math.log(plan.inputs.limits.vocabulary) * emitted
+    return CleanSamples(batch_of, len(texts), guessing, _total(plan) - len(texts))
 
 
 def _total(plan: ModelPlan) -> int:

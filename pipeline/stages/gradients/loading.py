@@ -1,4 +1,4 @@
-"""Loads a planned model in a worker, and refuses one that is not the model that was planned."""
+"""Loading of a planned model in a worker; a model that is not the one that was planned is refused."""
 
 from torch import nn
 
@@ -9,10 +9,10 @@ from pipeline.planning.plan import ModelPlan
 
 
 def load_planned(config: AuditConfig, plan: ModelPlan) -> nn.Module:
-    """The model that was planned.
+    """Load the model that was planned.
 
     Raises:
-        StageError: it is another one now.
+        StageError: its weights or architecture have changed since.
     """
     loaded = load_model(config, plan.config, plan.source)
     if loaded.digest != plan.digest:

@@ -1,4 +1,4 @@
-"""Rows of the estimator `loss_trace`: what a task's samples lose under each of the stored snapshots of weights."""
+"""Rows of the estimator `loss_trace`: the losses of a task's samples under each of the stored snapshots of weights."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -14,24 +14,24 @@ from pipeline.data.batches import TRACED_AT_ONCE, Group, Outcome
 
 
 @dataclass(frozen=True)
-class Traced:
-    """A group's samples: rows (r, k), and what the trained weights made of them."""
+class GroupTraces:
+    """The rows (r, k) of a group's samples, and what the trained weights predict for them."""
 
     rows: Tensor
     outcome: Outcome
 
 
 @torch.no_grad()
-def traces(
+def compute_traces(
     model: nn.Module, anchor: Tensor, groups: Sequence[Group], snapshots: Iterable[Tensor], draws: int
-) -> list[Traced]:
+) -> list[GroupTraces]:
     """Each sample's loss against its own prediction at the trained weights, under every snapshot.
 
     Args:
         model: in eval mode; its weights are `anchor` again afterwards.
         anchor: the trained weights, (P,).
         groups: samples in the order in which they are read. All stay in memory, so that each snapshot is read once.
-        snapshots: `draws` of them, (P,) each, on any device.
+        snapshots: as many as `draws`, (P,) each, on any device.
         draws: how many numbers a row has.
     """
     device = anchor.device
@@ -54,5 +54,6 @@ def traces(
                     own_rows[place, draw] = part.measurement(logits_of(run(model, part.inputs))).float()
     place_weights(model, anchor)
     return [
-        Traced(own[: len(group.places)], outcome) for own, group, outcome in zip(rows, groups, outcomes, strict=True)
+        GroupTraces(own[: len(group.places)], outcome)
+        for own, group, outcome in zip(rows, groups, outcomes, strict=True)
     ]

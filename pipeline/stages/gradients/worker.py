@@ -1,7 +1,9 @@
-"""Stage 1: rows of trusted and audited samples. A task is a row range of one source file, whichever split it belongs to.
+"""Stage 1: rows of trusted and audited samples.
 
-Where the curvature is fitted on others than the samples' rows, tasks of their own compute those (see `madcore.extraction.likelihood` and
-`madcore.curvature.kronecker`), several a sample it may be; they lie beside the samples' own rows, under a key that the damping does not change.
+A task is a row range of a source file, whichever split the file belongs to. Where the curvature is made of other rows
+than the samples' own, tasks of their own compute those (see `madcore.extraction.likelihood` and
+`madcore.curvature.kronecker`), for one or several labels per sample. They are stored next to the samples' own rows,
+under a key that the damping does not change.
 """
 
 from collections.abc import Iterator, Sequence
@@ -13,7 +15,7 @@ from torch import Tensor, nn
 from infra.commits import Measures, Receipt
 from infra.events import Stopwatch, peak_memory_bytes
 from infra.execution.prefetch import prefetched
-from infra.execution.threads import compute
+from infra.execution.threads import run_in_compute_thread
 from infra.storage.storage import Storage
 from madcore import (
     Measured,
@@ -33,19 +35,24 @@ from pipeline.config.schema import FACTORED
 from pipeline.data.batches import Group, Outcome, SampleBatch, no_outcome
 from pipeline.data.statuses import UNREADABLE
 from pipeline.planning.plan import ModelPlan, RowTask, row_task_log, samples_of
-from pipeline.stages.gradients.collected import Collected, _names
 from pipeline.stages.gradients.loading import load_planned
-from pipeline.stages.gradients.loss_traces import traces
+from pipeline.stages.gradients.loss_traces import compute_traces
+from pipeline.stages.gradients.task_results import TaskResults, label_names
 
 READ_AHEAD = 2
 
-
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+Computed = tuple[TaskResults, Stopwatch, float]  # results, a watch started with the computation, seconds of computing
 
 
 @dataclass(frozen=True)
 class GradientTask:
-    """A row range to compute, the receipt it supersedes where it is tried again, and of traces the folders of the snapshots they are taken at."""
+    """A row range to compute.
+
+    `supersedes`: the receipt of the same range, where it is tried again. `snapshots`: the folders of the weights that
+    traces are taken at.
+    """
 
     rows: RowTask
     supersedes: Receipt | None = None
@@ -56,6 +63,11 @@ class GradientTask:
         """The model's name."""
         return self.rows.model
 
+    @property
+    def name(self) -> str:
+        """The name under which it is committed."""
+        return self.rows.name
+
 
 class GradientWorker:
     """Computes rows; keeps a model loaded while its tasks last.
@@ -64,7 +76,7 @@ class GradientWorker:
     """
 
     def __init__(self, config: AuditConfig, plans: dict[str, ModelPlan]):
-        """Loads nothing yet: the first task says which model."""
+        """Load nothing yet: the first task says which model."""
         self._config, self._plans = config, plans
         self._storage = Storage(config.root)
         self._device = torch.device("cuda" if config.run.gpus_per_worker > 0 else "cpu")
@@ -72,54 +84,52 @@ class GradientWorker:
         self._anchor: tuple[str, nn.Module, Tensor] | None = None
 
     def __call__(self, task: GradientTask) -> Receipt:
-        """Computes and commits one task."""
+        """Compute and commit one task."""
         plan, rows = self._plans[task.model], task.rows
         if task.supersedes is not None and self._still_unreadable(plan, rows, task.supersedes):
             return task.supersedes
-        files, measures = self.rows_of(task)
-        return row_task_log(self._storage, plan, rows.source, rows.draws).commit(
-            rows.name, files, measures, task.supersedes
-        )
+        files, measures = self.compute(task)
+        log = row_task_log(self._storage, plan, rows.source, rows.labels_per_sample)
+        return log.commit(rows.name, files, measures, task.supersedes)
 
-    def rows_of(self, task: GradientTask) -> tuple[dict[str, bytes], Measures]:
-        """The files of one task, and what they took; nothing is committed."""
+    def compute(self, task: GradientTask) -> tuple[dict[str, bytes], Measures]:
+        """The files of one task, and their cost; nothing is committed."""
         plan, rows = self._plans[task.model], task.rows
+        method = self._compute_traces if task.snapshots else self._compute_rows
         with prefetched(self._read(plan, rows, range(rows.start, rows.stop)), READ_AHEAD) as batches:
-            collected, watch, computing = compute(
-                self._traced if task.snapshots else self._compute, plan, batches, task
-            )
-        files = encode_rows(collected.rows, collected.scales, collected.columns(rows.start), plan.layout_of(rows.draws))
+            results, watch, computing = run_in_compute_thread(method, plan, batches, task)
+        layout = plan.layout_of(rows.labels_per_sample)
+        files = encode_rows(results.rows, results.scales, results.columns(rows.start), layout)
         measures = Measures(
             rows=rows.stop - rows.start,
             seconds=watch.seconds,
             peak_memory_bytes=peak_memory_bytes(),
             computing_seconds=computing,
-            nonfinite=collected.nonfinite,
-            unreadable=collected.unreadable,
+            nonfinite=results.nonfinite,
+            unreadable=results.unreadable,
         )
         return files, measures
 
-    def pass_seconds(self, rows: RowTask) -> float:
-        """Seconds that the samples of a task take to go through the model once, as traces make them; nothing is committed."""
-        return compute(self._passed, self._plans[rows.model], rows)
+    def time_pass(self, rows: RowTask) -> float:
+        """Seconds of one pass of a task's samples through the model, as traces need it; nothing is committed."""
+        return run_in_compute_thread(self._time_pass, self._plans[rows.model], rows)
 
-    def _passed(self, plan: ModelPlan, rows: RowTask) -> float:
+    def _time_pass(self, plan: ModelPlan, rows: RowTask) -> float:
         groups = [group for batch in self._read(plan, rows, range(rows.start, rows.stop)) for group in batch.groups]
         model, anchor = self._anchored(plan)
         watch = Stopwatch()
-        traces(model, anchor, groups, [anchor], 1)
+        compute_traces(model, anchor, groups, [anchor], 1)
         return watch.seconds / 2  # once at the trained weights, once at the only snapshot
 
     def _read(self, plan: ModelPlan, rows: RowTask, places: range) -> Iterator[SampleBatch]:
-        for batch in plan.inputs.read(
-            plan.config, rows.source, places, samples_of(self._config.run.batch_size, rows.draws)
-        ):
+        batch_size = samples_of(self._config.run.batch_size, rows.labels_per_sample)
+        for batch in plan.inputs.read(plan.config, rows.source, places, batch_size):
             yield batch.pinned() if self._device.type == "cuda" else batch
 
     def _still_unreadable(self, plan: ModelPlan, rows: RowTask, done: Receipt) -> bool:
-        """Whether exactly the samples that could not be read before cannot be read now, for the same reasons: then nothing is computed."""
-        log = row_task_log(self._storage, plan, rows.source, rows.draws)
-        before = read_statuses(self._storage, log.attempt_folder(done))[:: max(1, rows.draws)]
+        """Whether the same samples as before cannot be read, for the same reasons: then nothing needs computing."""
+        log = row_task_log(self._storage, plan, rows.source, rows.labels_per_sample)
+        before = read_statuses(self._storage, log.attempt_folder(done))[:: max(1, rows.labels_per_sample)]
         for place, status in enumerate(before, rows.start):
             if status.startswith(UNREADABLE):
                 (batch,) = self._read(plan, rows, range(place, place + 1))
@@ -127,71 +137,62 @@ class GradientWorker:
                     return False
         return True
 
-    def _traced(
-        self, plan: ModelPlan, batches: Iterator[SampleBatch], task: GradientTask
-    ) -> tuple["Collected", Stopwatch, float]:
-        """As `_compute`, of traces: all samples are read before the first snapshot is."""
-        collected, watch = Collected(plan.layout.k, task.rows.stop - task.rows.start, 1, self._device), Stopwatch()
+    def _compute_traces(self, plan: ModelPlan, batches: Iterator[SampleBatch], task: GradientTask) -> Computed:
+        """Like `_compute_rows`, for loss traces: all samples are read before the first snapshot is."""
+        results, watch = TaskResults(plan.layout.k, task.rows.stop - task.rows.start, 1, self._device), Stopwatch()
         placed = list[tuple[int, Group]]()
         for batch in batches:
-            place = collected.add(batch)
+            place = results.add(batch)
             placed += [(place, group) for group in batch.groups]
         model, anchor = self._anchored(plan)
         with prefetched(read_snapshots(self._storage, task.snapshots), READ_AHEAD) as snapshots:
-            found = traces(model, anchor, [group for _, group in placed], snapshots, plan.layout.k)
-        for (place, group), traced in zip(placed, found, strict=True):
-            collected.fill(place, traced.rows, traced.outcome, group)
-        collected.settle(plan.layout, plan.dtype_of(0))
-        return collected, watch, watch.seconds
+            traces = compute_traces(model, anchor, [group for _, group in placed], snapshots, plan.layout.k)
+        for (place, group), of_group in zip(placed, traces, strict=True):
+            results.fill(place, of_group.rows, of_group.outcome, group)
+        results.settle(plan.layout, plan.dtype_of(0))
+        return results, watch, watch.seconds
 
-    def _compute(
-        self, plan: ModelPlan, batches: Iterator[SampleBatch], task: GradientTask
-    ) -> tuple["Collected", Stopwatch, float]:
-        """Rows of all batches, a watch that began with them, and the seconds not spent on waiting for a batch to be read."""
-        rows, layout = task.rows, plan.layout_of(task.rows.draws)
-        collected, watch, waited = (
-            Collected(layout.k, rows.stop - rows.start, max(1, rows.draws), self._device),
-            Stopwatch(),
-            0.0,
-        )
+    def _compute_rows(self, plan: ModelPlan, batches: Iterator[SampleBatch], task: GradientTask) -> Computed:
+        """Rows of all batches; the seconds of computing leave out the waits for a batch to be read."""
+        rows, labels = task.rows, task.rows.labels_per_sample
+        layout = plan.layout_of(labels)
+        results = TaskResults(layout.k, rows.stop - rows.start, max(1, labels), self._device)
+        watch, waited = Stopwatch(), 0.0
         while True:
             waiting = Stopwatch()
             batch = next(batches, None)
             waited += waiting.seconds
             if batch is None:
-                collected.settle(layout, plan.dtype_of(rows.draws))
-                return collected, watch, max(0.0, watch.seconds - waited)
-            place = collected.add(batch)
+                results.settle(layout, plan.dtype_of(labels))
+                return results, watch, max(0.0, watch.seconds - waited)
+            place = results.add(batch)
             for group in batch.groups:
-                computed = (
-                    self._fitted_rows(plan, _names(rows, place, batch), group)
-                    if rows.draws
-                    else self._own_rows(plan, group)
-                )
-                collected.fill(place, *computed, group)
+                if labels:
+                    computed = self._curvature_rows(plan, label_names(rows, place, batch), group)
+                else:
+                    computed = self._own_rows(plan, group)
+                results.fill(place, *computed, group)
 
     def _own_rows(self, plan: ModelPlan, group: Group) -> tuple[Tensor, Outcome]:
-        """Of a group's r samples, rows (r, k) and what the model made of them."""
+        """Rows (r, k) of a group's r samples, and what the model predicts for them."""
         computed = self._extractor(plan)(group.measured.to(self._device), PRECISIONS[plan.config.gradient.precision])
         samples = len(group.places)
         return computed.rows[:samples], group.outcome(computed.outputs[:samples].float())
 
-    def _fitted_rows(self, plan: ModelPlan, names: Sequence[str], group: Group) -> tuple[Tensor, Outcome]:
-        """Of a group's r samples, rows (r * draws, k), those of a sample together; they are not asked what the model made of them."""
+    def _curvature_rows(self, plan: ModelPlan, names: Sequence[str], group: Group) -> tuple[Tensor, Outcome]:
+        """Rows (r * labels, k) of a group's r samples, those of a sample together; without predictions."""
         extractor, measured, samples = self._extractor(plan), group.measured.to(self._device), len(group.places)
         if plan.config.curvature.kind in FACTORED:
-            numbers = extractor.side_numbers(
-                measured, None if group.tokens is None else group.tokens.present.to(self._device)
-            )[:samples]
-            return numbers, no_outcome(samples, numbers.device)
-        if plan.config.curvature.kind == "ggn":
-            rows_rdk = gauss_newton_rows(extractor, measured.inputs, plan.classes)[:samples]
-            return rows_rdk.flatten(0, 1), no_outcome(samples, rows_rdk.device)
-        own = [names[place] for place in group.places.tolist()]
-        labels = sampled_labels(group.tokens, plan.config.curvature.seed, own + own[:1] * (measured.samples - samples))
-        rows_rk = extractor(Measured(measured.inputs, labels), PRECISIONS[plan.config.gradient.precision]).rows[
-            :samples
-        ]
+            present = None if group.tokens is None else group.tokens.present.to(self._device)
+            rows_rk = extractor.side_numbers(measured, present)[:samples]
+        elif plan.config.curvature.kind == "ggn":
+            rows_rk = gauss_newton_rows(extractor, measured.inputs, plan.classes)[:samples].flatten(0, 1)
+        else:
+            own = [names[place] for place in group.places.tolist()]
+            padded = own + own[:1] * (measured.samples - samples)
+            labels = sampled_labels(group.tokens, plan.config.curvature.seed, padded)
+            precision = PRECISIONS[plan.config.gradient.precision]
+            rows_rk = extractor(Measured(measured.inputs, labels), precision).rows[:samples]
         return rows_rk, no_outcome(samples, rows_rk.device)
 
     def _anchored(self, plan: ModelPlan) -> tuple[nn.Module, Tensor]:
@@ -211,7 +212,7 @@ class GradientWorker:
 
 
 def sampled_labels(tokens: TokenBatch | None, seed: int, names: Sequence[str]) -> Measurement:
-    """The loss at labels sampled from the model, by each sample's name."""
+    """The loss at labels sampled from the model, keyed by each sample's name."""
     if tokens is None:
         return SampledLabels(label_uniforms(seed, names).squeeze(1))
     return SampledCompletions(tokens, label_uniforms(seed, names, tokens.ids.shape[1]))

@@ -1,7 +1,11 @@
-"""What a report counts while it streams over score parts. Memory does not grow with the samples, except where truth is known."""
+"""What a report counts while it streams over score parts.
+
+Memory does not grow with the samples, except where truth is known.
+"""
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
@@ -14,15 +18,21 @@ from pipeline.stages.reporting.evaluation import LabelledScores
 
 BINS = 60
 
-
 IDS_AT_ONCE = 1 << 24
+
+Column = NDArray[np.float64]
 
 
 class ScoreCounts:
-    """Counts of one model's audited samples: statuses, exceedances of the calibration scores, predicted classes, score range."""
+    """Counts of one model's audited samples: statuses, exceedances of calibration scores, classes, range of scores."""
 
-    def __init__(self, calibration: NDArray[np.float64], suspected: NDArray[np.float64] | None = None):
-        """`calibration`: scores of the calibration part, (M,); `suspected`: of suspects that were drawn for it, (S,)."""
+    def __init__(self, calibration: Column, suspected: Column | None = None):
+        """Count nothing yet.
+
+        Args:
+            calibration: scores of the calibration part, (M,).
+            suspected: scores of suspects that were drawn for it, (S,).
+        """
         self.calibration = np.sort(calibration)
         self.by_exceedances = np.zeros(len(calibration) + 1, np.int64)
         self.unscreened = np.sort(np.concatenate([calibration, [] if suspected is None else suspected]))
@@ -31,35 +41,31 @@ class ScoreCounts:
         self.predicted: Counter[int] = Counter()
         finite = calibration[np.isfinite(calibration)]
         self.low, self.high = (float(finite.min()), float(finite.max())) if len(finite) else (0.0, 0.0)
-        self._known: list[tuple[NDArray[np.float64], ...]] = []
+        self._labelled: list[tuple[Column, ...]] = []
 
     def add(self, batch: pa.RecordBatch, truth: Truth | None) -> None:
-        """Adds a batch of a score part, with its truth where the source has any."""
+        """Add a batch of a score part, with its truth where the source has any."""
         statuses = batch.column("status").to_pylist()
-        self.statuses.update(kind(status) for status in statuses)
+        self.statuses.update(kind_of_status(status) for status in statuses)
         scores, ok = scores_of(batch)
-        self.by_exceedances += np.bincount(
-            exceedances(scores[ok], self.calibration), minlength=len(self.by_exceedances)
-        )
-        self.by_exceedances_unscreened += np.bincount(
-            exceedances(scores[ok], self.unscreened), minlength=len(self.by_exceedances_unscreened)
-        )
-        predictions = batch.column("prediction").to_numpy()
-        self.predicted.update(predictions[ok].tolist())
+        self.by_exceedances += _histogram(exceedances(scores[ok], self.calibration), len(self.by_exceedances))
+        unscreened = exceedances(scores[ok], self.unscreened)
+        self.by_exceedances_unscreened += _histogram(unscreened, len(self.by_exceedances_unscreened))
+        self.predicted.update(batch.column("prediction").to_numpy()[ok].tolist())
         if ok.any():
             self.low, self.high = min(self.low, float(scores[ok].min())), max(self.high, float(scores[ok].max()))
         if truth is not None:
-            judged = (truth.anomalous != MISSING_CLASS) & (ok | np.array([status == NONFINITE for status in statuses]))
-            columns = [
-                scores,
-                predictions,
-                numbers(batch, "confidence"),
-                numbers(batch, "gradient_norm"),
-                truth.anomalous,
-                truth.label,
-                truth.target,
-            ]
-            self._known.append(tuple(column[judged].astype(np.float64) for column in columns))
+            nonfinite = np.array([status == NONFINITE for status in statuses])
+            self._add_labelled(batch, truth, (truth.anomalous != MISSING_CLASS) & (ok | nonfinite))
+
+    def _add_labelled(self, batch: pa.RecordBatch, truth: Truth, chosen: NDArray[np.bool_]) -> None:
+        columns = [
+            *(numbers(batch, name) for name in ("score", "prediction", "confidence", "gradient_norm")),
+            truth.anomalous,
+            truth.label,
+            truth.target,
+        ]
+        self._labelled.append(tuple(column[chosen].astype(np.float64) for column in columns))
 
     @property
     def total(self) -> int:
@@ -67,7 +73,7 @@ class ScoreCounts:
         return self.statuses.total()
 
     @property
-    def edges(self) -> NDArray[np.float64]:
+    def edges(self) -> Column:
         """Edges of the histogram's bins, over all finite scores."""
         return np.linspace(self.low, max(self.high, self.low + 1e-6), BINS + 1)
 
@@ -76,49 +82,78 @@ class ScoreCounts:
         """Counts of finite calibration scores in the histogram's bins."""
         return np.histogram(self.calibration[np.isfinite(self.calibration)], self.edges)[0]
 
-    def judged(self, flag_rank: int) -> LabelledScores | None:
-        """The samples whose truth is known; None without any. Flagged: at most `flag_rank` - 1 exceedances, or not finite."""
-        if not self._known or not sum(len(columns[0]) for columns in self._known):
+    def labelled(self, flag_rank: int) -> LabelledScores | None:
+        """The samples whose truth is known; None without any.
+
+        Flagged are those of fewer than `flag_rank` exceedances, and those that are not finite, which score above all.
+        """
+        if not any(len(columns[0]) for columns in self._labelled):
             return None
-        scores, predictions, confidence, norms, anomalous, label, target = (
-            np.concatenate(columns) for columns in zip(*self._known, strict=True)
-        )
+        scores, predictions, confidence, norms, *truth = map(np.concatenate, zip(*self._labelled, strict=True))
+        anomalous, label, target = (column.astype(np.int64) for column in truth)
         finite = np.isfinite(scores)
-        flagged = np.where(finite, exceedances(np.where(finite, scores, np.inf), self.calibration) < flag_rank, True)
+        places = exceedances(np.where(finite, scores, np.inf), self.calibration)
         above = float(scores[finite].max()) + 1 if finite.any() else 0.0
-        classes = (column.astype(np.int64) for column in (predictions, anomalous, label, target))
-        predicted, marks, labels, targets = classes
         return LabelledScores(
-            np.where(finite, scores, above), flagged, predicted, confidence, norms, marks, labels, targets
+            scores=np.where(finite, scores, above),
+            flagged=np.where(finite, places < flag_rank, True),
+            predictions=predictions.astype(np.int64),
+            confidence=confidence,
+            gradient_norm=norms,
+            anomalous=anomalous,
+            label=label,
+            target=target,
         )
 
 
-def kind(status: str) -> str:
+def _histogram(places: NDArray[np.int64], levels: int) -> NDArray[np.int64]:
+    return np.bincount(places, minlength=levels)
+
+
+def kind_of_status(status: str) -> str:
     """A status without its reason: ok, nonfinite, unreadable or failed."""
     return UNREADABLE[:-2] if status.startswith(UNREADABLE) else FAILED[:-2] if status.startswith(FAILED) else status
 
 
-def scores_of(batch: pa.RecordBatch) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+def scores_of(batch: pa.RecordBatch) -> tuple[Column, NDArray[np.bool_]]:
     """Scores as float64, NaN where there is none, and which rows have one."""
     scores = numbers(batch, "score")
     return scores, ~np.isnan(scores)
 
 
-def numbers(batch: pa.RecordBatch, name: str) -> NDArray[np.float64]:
+def numbers(batch: pa.RecordBatch, name: str) -> Column:
     """A numeric column as float64, nulls as NaN."""
     return np.array(batch.column(name).to_numpy(zero_copy_only=False), np.float64)
 
 
-def repeated(read_ids: Callable[[], Iterable[Sequence[str]]], total: int) -> int:
-    """How many samples carry an id that an earlier one has.
+@dataclass(frozen=True)
+class IdCounts:
+    """How many audited samples repeat an id of an earlier one, and how many share theirs with a trusted sample."""
 
-    Samples without an id are not counted. In bounded memory: ids are hashed, and where there are more than 2^24 they are read again
-    for each share of the hashes.
+    repeated: int
+    shared: int
+
+
+def count_ids(read_ids: Callable[[], Iterable[Sequence[str]]], total: int, trusted: Collection[str]) -> IdCounts:
+    """Count ids in one pass; samples without an id are not counted.
+
+    In bounded memory: ids are hashed, and where there are more than 2^24 they are read again for each share of the
+    hashes.
+
+    Args:
+        read_ids: reads all ids, batch by batch.
+        total: how many there are.
+        trusted: the ids of the trusted samples that the curvature or the calibration rests on.
     """
     shares = max(1, -(-total // IDS_AT_ONCE))
-    found = 0
+    repeated = shared = 0
     for share in range(shares):
-        hashes = (np.array([hash(name) for name in batch if name], np.int64) for batch in read_ids())
-        mine = np.concatenate([np.zeros(0, np.int64), *(values[values % shares == share] for values in hashes)])
-        found += len(mine) - len(np.unique(mine))
-    return found
+        pieces = [np.zeros(0, np.int64)]
+        for batch in read_ids():
+            ids = [name for name in batch if name]
+            hashes = np.array([hash(name) for name in ids], np.int64)
+            pieces.append(hashes[hashes % shares == share])
+            shared += sum(name in trusted for name in ids) if share == 0 else 0
+        mine = np.concatenate(pieces)
+        repeated += len(mine) - len(np.unique(mine))
+    return IdCounts(repeated, shared)

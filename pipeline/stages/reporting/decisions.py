@@ -1,4 +1,4 @@
-"""From scores to p-values, q-values and flags, a batch at a time, and what is found on the way."""
+"""From scores to p-values, q-values and flags, a batch at a time, and what a report shows of them."""
 
 import heapq
 from collections import Counter
@@ -17,13 +17,12 @@ from pipeline.stages.reporting.counts import BINS, ScoreCounts, scores_of
 
 TOP_FLAGGED = 24
 
-
 TOP_TRUSTED_SHOWN = 3
 
 
 @dataclass(frozen=True)
 class Decisions:
-    """How exceedances become p-values and q-values (M + 1,) and flags: flagged means fewer than `flag_rank` exceedances."""
+    """How exceedances become p-values and q-values, (M + 1,) each, and flags: fewer than `flag_rank` exceedances."""
 
     p_values: NDArray[np.float64]
     q_values: NDArray[np.float64]
@@ -31,33 +30,33 @@ class Decisions:
     threshold: float | None
 
     @classmethod
-    def of(cls, target: Target, tally: ScoreCounts) -> "Decisions":
-        """From the counts of a first pass."""
-        levels = len(tally.by_exceedances)
-        p_values, q_values = np.arange(1, levels + 1) / levels, q_values_by_exceedances(tally.by_exceedances)
+    def of(cls, target: Target, counts: ScoreCounts) -> "Decisions":
+        """Decide from the counts of the first pass."""
+        levels = len(counts.by_exceedances)
+        p_values, q_values = np.arange(1, levels + 1) / levels, q_values_by_exceedances(counts.by_exceedances)
         if target.fdr is None:
             rank = largest_rank(target.level, levels - 1)
         else:
-            flagged = np.flatnonzero((q_values <= target.fdr) & (tally.by_exceedances > 0))
+            flagged = np.flatnonzero((q_values <= target.fdr) & (counts.by_exceedances > 0))
             rank = int(flagged[-1]) + 1 if len(flagged) else 0
-        return cls(p_values, q_values, rank, threshold(tally.calibration, rank))
+        return cls(p_values, q_values, rank, threshold(counts.calibration, rank))
 
     @property
     def finite_threshold(self) -> float | None:
-        """Scores above it are flagged; None where nothing can be."""
+        """Scores above it are flagged; None where no score can be."""
         return self.threshold if self.threshold is not None and np.isfinite(self.threshold) else None
 
 
 class FlaggedSamples:
-    """Decides batch after batch, and keeps what a report shows: counts of flags, the histogram, the top flagged samples."""
+    """Decides batch after batch, and keeps what a report shows: counts of flags, the histogram, the top samples."""
 
-    def __init__(self, decisions: Decisions, tally: ScoreCounts):
-        """`tally`: of the first pass over the same batches."""
+    def __init__(self, decisions: Decisions, counts: ScoreCounts):
+        """Begin the second pass; `counts` are of the first over the same batches."""
         self.decisions = decisions
         self.flagged = 0
         self.by_class: Counter[int] = Counter()
         self.bins = np.zeros(BINS, np.int64)
-        self._tally = tally
+        self._counts = counts
         self._top: list[tuple[float, int, dict[str, JsonValue]]] = []
         self._seen = 0
 
@@ -67,22 +66,20 @@ class FlaggedSamples:
         return [entry for _, _, entry in sorted(self._top, key=lambda item: item[:2], reverse=True)]
 
     def decide(self, batch: pa.RecordBatch) -> pa.RecordBatch:
-        """A batch of a score part as a batch of the published table."""
+        """Turn a batch of a score part into a batch of the published table."""
         scores, ok = scores_of(batch)
-        places = exceedances(np.where(ok, scores, np.inf), self._tally.calibration)
+        places = exceedances(np.where(ok, scores, np.inf), self._counts.calibration)
         flagged = ok & (places < self.decisions.flag_rank)
         p_values = pa.array(self.decisions.p_values[places], pa.float64(), mask=~ok)
         q_values = pa.array(self.decisions.q_values[places], pa.float64(), mask=~ok)
         all_flagged = flagged | (np.array(batch.column("status").to_pylist(), dtype=object) == NONFINITE)
         decided = {"p_value": p_values, "q_value": q_values, "flagged": pa.array(all_flagged, pa.bool_())}
-        columns = [
-            decided[field.name] if field.name in decided else batch.column(field.name)
-            for field in PUBLISHED_FORMAT.columns
-        ]
+        names = [field.name for field in PUBLISHED_FORMAT.columns]
+        columns = [decided[name] if name in decided else batch.column(name) for name in names]
         published = pa.RecordBatch.from_arrays(columns, schema=PUBLISHED_FORMAT.schema)
         self.flagged += int(all_flagged.sum())
         self.by_class.update(batch.column("prediction").to_numpy()[flagged].tolist())
-        self.bins += np.histogram(scores[ok], self._tally.edges)[0]
+        self.bins += np.histogram(scores[ok], self._counts.edges)[0]
         self._keep_top(published, scores, flagged)
         return published
 
@@ -98,7 +95,5 @@ class FlaggedSamples:
 def _entry(row: dict[str, JsonValue]) -> dict[str, JsonValue]:
     shown = ("sample_id", "source", "row", "score", "p_value", "q_value", "prediction", "confidence")
     trusted = row["top_trusted"]
-    return {
-        **{name: row[name] for name in shown},
-        "top_trusted": trusted[:TOP_TRUSTED_SHOWN] if isinstance(trusted, list) else [],
-    }
+    top = trusted[:TOP_TRUSTED_SHOWN] if isinstance(trusted, list) else []
+    return {**{name: row[name] for name in shown}, "top_trusted": top}

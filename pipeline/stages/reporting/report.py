@@ -1,6 +1,8 @@
 """The facts of a report: what follows from scores, calibration and truth alone, and so is kept under their key."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from pydantic import JsonValue
@@ -9,98 +11,123 @@ from madcore.scoring.calibration import largest_rank, smallest_certified_group
 from madcore.scoring.coupling import RARE_CLASS
 from pipeline.artifacts.curvature import Screening, TrustedSamples
 from pipeline.planning.plan import ModelPlan
-from pipeline.stages.reporting.counts import ScoreCounts, repeated
+from pipeline.stages.reporting.counts import IdCounts, ScoreCounts
 from pipeline.stages.reporting.decisions import FlaggedSamples
 from pipeline.stages.reporting.evaluation import LabelledScores, controls, evaluate
-from pipeline.stages.reporting.verdict import FDR_LEVEL, FINITE, LABELLED, Evidence, judge
+from pipeline.stages.reporting.verdict import FDR_LEVEL, FINITE, LABELLED, Criterion, Evidence, judge
 
 FACTS_VERSION = 1
 
-
 SUSPECTS_LISTED = 1000
 
+CLASSES_LISTED = 20
 
-Ids = Callable[[], Iterable[Sequence[str]]]
+Facts = dict[str, JsonValue]
 
 
-def build_report(
-    plan: ModelPlan, trusted: TrustedSamples, tally: ScoreCounts, found: FlaggedSamples, read_ids: Ids
-) -> dict[str, JsonValue]:
+@dataclass(frozen=True)
+class ReportInputs:
+    """What a report follows from: the plan, the trusted samples, and counts and decisions of the audited ones."""
+
+    plan: ModelPlan
+    trusted: TrustedSamples
+    counts: ScoreCounts
+    flagged: FlaggedSamples
+    ids: IdCounts
+
+    @cached_property
+    def labelled(self) -> LabelledScores | None:
+        """The samples whose truth is known."""
+        return self.counts.labelled(self.flagged.decisions.flag_rank)
+
+    @cached_property
+    def references(self) -> list[int]:
+        """Reference samples by predicted class; empty where the model's outputs have no classes."""
+        classes = self.plan.classes
+        counts: list[int] = self.trusted.reference_predictions.bincount(minlength=classes).tolist() if classes else []
+        return counts
+
+    @property
+    def criterion(self) -> Criterion:
+        """What a trusted sample must be to explain anything."""
+        return FINITE if self.plan.config.is_text else LABELLED
+
+
+def build_report(inputs: ReportInputs) -> Facts:
     """All facts of one model's report."""
-    known = tally.judged(found.decisions.flag_rank)
-    trusted_ids = set(trusted.ids) - set(plan.dropped)
-    duplicates = repeated(read_ids, tally.total)
-    shared = sum(name in trusted_ids for ids in read_ids() for name in ids if name)
-    verdict = judge(_evidence(plan, trusted, tally))
+    counts, labelled, verdict = inputs.counts, inputs.labelled, judge(_evidence(inputs))
     return {
         "schema": FACTS_VERSION,
         "counts": {
-            "audited": tally.total,
-            "flagged": found.flagged,
-            **{status: tally.statuses[status] for status in ("nonfinite", "unreadable", "failed")},
-            "duplicates": duplicates,
-            "shared_with_trusted": shared,
+            "audited": counts.total,
+            "flagged": inputs.flagged.flagged,
+            **{status: counts.statuses[status] for status in ("nonfinite", "unreadable", "failed")},
+            "duplicates": inputs.ids.repeated,
+            "shared_with_trusted": inputs.ids.shared,
         },
         "verdict": {"value": verdict.value, "reasons": list(verdict.reasons)},
-        "calibration": _calibration(plan, trusted, tally, found),
-        "evaluation": evaluate(known) if known else None,
-        "controls": controls(known) if known else None,
-        "classes": _classes(plan, trusted, tally, found, known),
-        "histogram": _histogram(tally, found),
-        "top_flagged": list(found.top),
-        "warnings": _warnings(plan, trusted, tally, duplicates, shared),
+        "calibration": _calibration(inputs),
+        "evaluation": evaluate(labelled) if labelled else None,
+        "controls": controls(labelled) if labelled else None,
+        "classes": _classes(inputs),
+        "histogram": _histogram(inputs),
+        "top_flagged": list(inputs.flagged.top),
+        "warnings": _warnings(inputs),
     }
 
 
-def screened(
-    plan: ModelPlan, trusted: TrustedSamples, tally: ScoreCounts, screening: Screening
-) -> dict[str, JsonValue]:
+def screening_section(plan: ModelPlan, trusted: TrustedSamples, counts: ScoreCounts, screening: Screening) -> Facts:
     """The section `screening`: the suspects, and the classes that stand out.
 
-    `flagged_unscreened`, where suspects were taken out: how many samples would be flagged if the calibration part had kept its own.
+    `flagged_unscreened`, where suspects were removed: how many samples would be flagged if the calibration part had
+    kept its own.
     """
-    target, suspects, taken = plan.config.calibration.target, screening.suspects, plan.config.calibration.screen
-    rank = max(0, largest_rank(target.level, len(tally.unscreened)))
-    second = {
-        modes.predicted: round(modes.share * modes.samples)
-        for modes in screening.classes
-        if modes.stands_out and modes.decidable
-    }
-    undecidable = [modes.predicted for modes in screening.classes if modes.stands_out and not modes.decidable]
-    lines = {
-        f"{len(suspects):,} trusted samples were screened out, because their predicted class has a second mode; look at screening.suspects": (
-            suspects and taken
-        ),
-        f"predicted classes of the trusted set with a second mode, as poisoned samples make one: {_counts(second, 'samples')}; look at "
-        "screening.suspects, and if they do not belong, set calibration.screen: true": second and not taken,
-        f"predicted classes of the trusted set with two modes, of which nobody can tell the sound one: {undecidable}; look at their samples": undecidable,
-    }
-    found: dict[str, JsonValue] = {
+    target, suspects, removed = plan.config.calibration.target, screening.suspects, plan.config.calibration.screen
+    rank = max(0, largest_rank(target.level, len(counts.unscreened)))
+    unscreened = int(counts.by_exceedances_unscreened[:rank].sum()) + counts.statuses["nonfinite"]
+    section: Facts = {
         "suspects": list(suspects[:SUSPECTS_LISTED]),
         "suspects_total": len(suspects),
         "suspects_of_calibration": len(trusted.of("suspect calibration")),
-        "flagged_unscreened": int(tally.by_exceedances_unscreened[:rank].sum()) + tally.statuses["nonfinite"]
-        if target.fpr is not None and taken
-        else None,
+        "flagged_unscreened": unscreened if target.fpr is not None and removed else None,
         "classes": [modes.model_dump(mode="json") for modes in screening.classes],
         "too_small": list(screening.too_small),
-        "warnings": [line for line, applies in lines.items() if applies],
+        "warnings": _screening_warnings(screening, removed),
     }
-    return {"screening": found}
+    return {"screening": section}
 
 
-def _evidence(plan: ModelPlan, trusted: TrustedSamples, tally: ScoreCounts) -> Evidence:
-    target = plan.config.calibration.target
-    alpha, calibration = target.fpr if target.fpr is not None else FDR_LEVEL, len(tally.calibration)
-    nonfinite, infinite, rank = (
-        tally.statuses["nonfinite"],
-        int(np.isinf(tally.calibration).sum()),
-        max(0, largest_rank(alpha, calibration)),
+def _screening_warnings(screening: Screening, removed: bool) -> list[JsonValue]:
+    outstanding = [modes for modes in screening.classes if modes.stands_out]
+    second = {modes.predicted: round(modes.share * modes.samples) for modes in outstanding if modes.decidable}
+    undecidable = [modes.predicted for modes in outstanding if not modes.decidable]
+    screened_out = (
+        f"{len(screening.suspects):,} trusted samples were screened out, because their predicted class has a second "
+        "mode; look at screening.suspects"
     )
-    extreme = int(tally.by_exceedances[:rank].sum()) + (nonfinite if infinite < rank else 0)
+    kept = (
+        "predicted classes of the trusted set with a second mode, as poisoned samples make one: "
+        f"{_listed(second, 'samples')}; look at screening.suspects, and if they do not belong, "
+        "set calibration.screen: true"
+    )
+    unclear = (
+        "predicted classes of the trusted set with two modes, where it is not possible to tell which mode is clean: "
+        f"{undecidable}; look at their samples"
+    )
+    return _applying(
+        {screened_out: bool(screening.suspects) and removed, kept: bool(second) and not removed, unclear: undecidable}
+    )
+
+
+def _evidence(inputs: ReportInputs) -> Evidence:
+    counts, trusted, target = inputs.counts, inputs.trusted, inputs.plan.config.calibration.target
+    alpha, calibration = target.fpr if target.fpr is not None else FDR_LEVEL, len(counts.calibration)
+    nonfinite, infinite = counts.statuses["nonfinite"], _infinite(counts)
+    rank = max(0, largest_rank(alpha, calibration))
+    extreme = int(counts.by_exceedances[:rank].sum()) + (nonfinite if infinite < rank else 0)
     return Evidence(
-        audited=tally.total,
-        scored=tally.statuses["ok"] + nonfinite,
+        audited=counts.total,
+        scored=counts.statuses["ok"] + nonfinite,
         extreme=extreme,
         nonfinite=nonfinite,
         calibration=calibration,
@@ -108,90 +135,106 @@ def _evidence(plan: ModelPlan, trusted: TrustedSamples, tally: ScoreCounts) -> E
         reference=len(trusted.of("reference")),
         filtered=len(trusted.of("filtered")),
         alpha=alpha,
-        criterion=FINITE if plan.config.is_text else LABELLED,
+        criterion=inputs.criterion,
     )
 
 
-def _calibration(
-    plan: ModelPlan, trusted: TrustedSamples, tally: ScoreCounts, found: FlaggedSamples
-) -> dict[str, JsonValue]:
-    target = plan.config.calibration.target
-    group = smallest_certified_group(target.fdr, len(tally.calibration), tally.statuses["ok"]) if target.fdr else None
+def _calibration(inputs: ReportInputs) -> Facts:
+    plan, trusted, target = inputs.plan, inputs.trusted, inputs.plan.config.calibration.target
+    calibration, scored = len(inputs.counts.calibration), inputs.counts.statuses["ok"]
     return {
         "reference": len(trusted.of("reference")),
-        "calibration": len(tally.calibration),
+        "calibration": calibration,
         "filtered": len(trusted.of("filtered")),
         "unreadable": len(trusted.of("unreadable")),
         **({"dropped": len(plan.dropped)} if plan.dropped else {}),
         "target": {"fpr": target.fpr} if target.fdr is None else {"fdr": target.fdr},
-        "threshold": found.decisions.finite_threshold,
-        "smallest_p_value": 1 / (len(tally.calibration) + 1),
-        "smallest_certified_group": group,
+        "threshold": inputs.flagged.decisions.finite_threshold,
+        "smallest_p_value": 1 / (calibration + 1),
+        "smallest_certified_group": smallest_certified_group(target.fdr, calibration, scored) if target.fdr else None,
     }
 
 
-def _references_by_class(plan: ModelPlan, trusted: TrustedSamples) -> list[int]:
-    """Reference samples by predicted class; none at all where the model's outputs have no classes."""
-    counts: list[int] = trusted.reference_predictions.bincount(minlength=plan.classes).tolist() if plan.classes else []
-    return counts
+def _classes(inputs: ReportInputs) -> list[JsonValue]:
+    """Per predicted class: reference, audited and flagged samples, and the FPR on clean ones where truth is known."""
+    return [
+        {
+            "class": number,
+            "reference": references,
+            "audited": inputs.counts.predicted[number],
+            "flagged": inputs.flagged.by_class[number],
+            "fpr": _false_positive_rate(inputs.labelled, number),
+        }
+        for number, references in enumerate(inputs.references[: inputs.plan.classes])
+        if references or inputs.counts.predicted[number]
+    ]
 
 
-def _classes(
-    plan: ModelPlan, trusted: TrustedSamples, tally: ScoreCounts, found: FlaggedSamples, known: LabelledScores | None
-) -> list[JsonValue]:
-    """Per predicted class: reference samples, audited and flagged ones, and the realised FPR on clean ones where truth is known."""
-    references = _references_by_class(plan, trusted)
-    rows: list[JsonValue] = []
-    for number in range(plan.classes):
-        rate = None
-        if known is not None:
-            clean = (known.anomalous == 0) & (known.predictions == number)
-            rate = float(known.flagged[clean].mean()) if clean.any() else None
-        if references[number] or tally.predicted[number]:
-            rows.append(
-                {
-                    "class": number,
-                    "reference": references[number],
-                    "audited": tally.predicted[number],
-                    "flagged": found.by_class[number],
-                    "fpr": rate,
-                }
-            )
-    return rows
+def _false_positive_rate(labelled: LabelledScores | None, predicted: int) -> float | None:
+    """The share of a predicted class's clean samples that are flagged."""
+    if labelled is None:
+        return None
+    clean = (labelled.anomalous == 0) & (labelled.predictions == predicted)
+    return float(labelled.flagged[clean].mean()) if clean.any() else None
 
 
-def _warnings(
-    plan: ModelPlan, trusted: TrustedSamples, tally: ScoreCounts, duplicates: int, shared: int
-) -> list[JsonValue]:
-    references = _references_by_class(plan, trusted)
-    predicted = sorted(tally.predicted.items()) if plan.classes else []
+def _warnings(inputs: ReportInputs) -> list[JsonValue]:
+    ids, references, criterion = inputs.ids, inputs.references, inputs.criterion
+    predicted = sorted(inputs.counts.predicted.items()) if inputs.plan.classes else []
     unseen = {number: count for number, count in predicted if not references[number]}
     rare = {number: references[number] for number, _ in predicted if 0 < references[number] < RARE_CLASS}
-    infinite, left_out = int(np.isinf(tally.calibration).sum()), len(trusted.of("filtered"))
-    others, criterion = left_out + len(trusted.of("reference")), FINITE if plan.config.is_text else LABELLED
-    lines = {
-        f"{duplicates:,} audited samples repeat an id of an earlier one; (source, row) tells them apart": duplicates,
-        f"{shared:,} audited samples share their id with a trusted one; if they are the same, they explain themselves": shared,
-        f"predicted classes without reference samples, compared with the mean of the others instead: {_counts(unseen, 'audited')}": unseen,
-        f"predicted classes with fewer than {RARE_CLASS} reference samples, drawn towards the mean of all: {_counts(rare, 'reference')}": rare,
-        f"{len(trusted.of('unreadable')):,} trusted samples could not be read and are in neither part": trusted.of(
-            "unreadable"
-        ),
-        f"{left_out:,} of {others:,} trusted samples are not {criterion.kept} and explain nothing; {criterion.remedy}": 4
-        * left_out
-        > others,
-        f"{infinite:,} calibration samples have a gradient that is not finite; they count as scores above all others": infinite,
-    }
+    unreadable, filtered = len(inputs.trusted.of("unreadable")), len(inputs.trusted.of("filtered"))
+    outside, infinite = filtered + len(inputs.trusted.of("reference")), _infinite(inputs.counts)
+    repeated = f"{ids.repeated:,} audited samples repeat an id of an earlier one; (source, row) tells them apart"
+    shared = (
+        f"{ids.shared:,} audited samples share their id with a trusted one; "
+        "if they are the same, they explain themselves"
+    )
+    without = (
+        "predicted classes without reference samples, compared with the mean of the others instead: "
+        f"{_listed(unseen, 'audited')}"
+    )
+    few = (
+        f"predicted classes with fewer than {RARE_CLASS} reference samples, drawn towards the mean of all: "
+        f"{_listed(rare, 'reference')}"
+    )
+    lost = f"{unreadable:,} trusted samples could not be read and are in neither part"
+    left_out = (
+        f"{filtered:,} of {outside:,} trusted samples are not {criterion.kept} and explain nothing; {criterion.remedy}"
+    )
+    above_all = (
+        f"{infinite:,} calibration samples have a gradient that is not finite; they count as scores above all others"
+    )
+    return _applying(
+        {
+            repeated: ids.repeated,
+            shared: ids.shared,
+            without: unseen,
+            few: rare,
+            lost: unreadable,
+            left_out: 4 * filtered > outside,
+            above_all: infinite,
+        }
+    )
+
+
+def _applying(lines: Mapping[str, object]) -> list[JsonValue]:
+    """The lines whose condition holds, in order."""
     return [line for line, applies in lines.items() if applies]
 
 
-def _counts(classes: dict[int, int], what: str) -> str:
-    return ", ".join(f"{number} ({count:,} {what})" for number, count in list(classes.items())[:20])
+def _infinite(counts: ScoreCounts) -> int:
+    """Calibration samples whose gradient is not finite."""
+    return int(np.isinf(counts.calibration).sum())
 
 
-def _histogram(tally: ScoreCounts, found: FlaggedSamples) -> JsonValue:
+def _listed(classes: Mapping[int, int], what: str) -> str:
+    return ", ".join(f"{number} ({count:,} {what})" for number, count in list(classes.items())[:CLASSES_LISTED])
+
+
+def _histogram(inputs: ReportInputs) -> JsonValue:
     return {
-        "edges": list(tally.edges.tolist()),
-        "calibration": list(tally.calibration_bins.tolist()),
-        "audited": list(found.bins.tolist()),
+        "edges": list(inputs.counts.edges.tolist()),
+        "calibration": list(inputs.counts.calibration_bins.tolist()),
+        "audited": list(inputs.flagged.bins.tolist()),
     }

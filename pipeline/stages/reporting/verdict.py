@@ -1,4 +1,4 @@
-"""The verdict on a model's inputs: whether more of them are extreme than the calibration part lets one expect."""
+"""The verdict on a model's inputs: whether more of them are extreme than the calibration part predicts."""
 
 from dataclasses import dataclass
 
@@ -6,7 +6,6 @@ from madcore.scoring.calibration import flag_count_tail, largest_rank
 from pipeline.config.on_verdict import CANNOT_TELL, NOTHING_UNUSUAL, UNUSUAL
 
 CHANCE = 0.01
-
 
 FDR_LEVEL = 0.01
 
@@ -21,7 +20,7 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Criterion:
-    """What a trusted sample outside the calibration part must be to explain anything, and what to do where few are."""
+    """What a trusted sample outside the calibration part must be to explain anything, and the remedy where few are."""
 
     kept: str
     remedy: str
@@ -29,16 +28,16 @@ class Criterion:
 
 LABELLED = Criterion("predicted as labelled", "check the labels, the weights and data.preprocess")
 
-
 FINITE = Criterion("of finite gradient", "check the weights")
 
 
 @dataclass(frozen=True)
 class Evidence:
-    """What the verdict rests on: audited rows, how many have a score (or a gradient that is not finite), p-values <= alpha.
+    """What the verdict rests on: counts of audited and of trusted samples.
 
-    `infinite` of the `calibration` samples have a gradient that is not finite, and score above all others. Of the trusted samples
-    outside the calibration part, `reference` meet the criterion, `filtered` do not.
+    Of the `audited` samples, `scored` have a score or a gradient that is not finite (`nonfinite`), and `extreme` have a
+    p-value <= `alpha`. Of the `calibration` samples, `infinite` have a gradient that is not finite, and score above all
+    others. Of the trusted samples outside the calibration part, `reference` meet the criterion, `filtered` do not.
     """
 
     audited: int
@@ -54,7 +53,7 @@ class Evidence:
 
 
 def judge(evidence: Evidence) -> Verdict:
-    """`unusual inputs` where chance gives as many extreme p-values with probability below 1 %.
+    """The verdict: `unusual inputs` where chance gives as many extreme p-values with a probability below 1 %.
 
     A sample whose gradient is not finite has the p-value of an infinite score here, as in the calibration part.
     """
@@ -65,8 +64,8 @@ def judge(evidence: Evidence) -> Verdict:
     tail = flag_count_tail(evidence.extreme, evidence.scored, rank, evidence.calibration)
     expected = evidence.scored * rank / (evidence.calibration + 1)
     counted = (
-        f"{evidence.extreme:,} of {evidence.scored:,} samples have a p-value <= {evidence.alpha:g}; chance alone gives {expected:,.1f} on average, "
-        f"and this many or more with probability {tail:.2g}"
+        f"{evidence.extreme:,} of {evidence.scored:,} samples have a p-value <= {evidence.alpha:g}; "
+        f"chance alone gives {expected:,.1f} on average, and this many or more with probability {tail:.2g}"
     )
     if tail < CHANCE:
         return Verdict(UNUSUAL, (counted, *notes))
@@ -75,21 +74,20 @@ def judge(evidence: Evidence) -> Verdict:
         doubt = f"of the trusted samples outside the calibration part, {counts}: {evidence.criterion.remedy}"
         return Verdict(CANNOT_TELL, (doubt, counted, *notes))
     if evidence.scored < evidence.audited / 2:
-        return Verdict(
-            CANNOT_TELL,
-            (f"only {evidence.scored:,} of {evidence.audited:,} audited samples could be scored", counted, *notes),
-        )
+        few = f"only {evidence.scored:,} of {evidence.audited:,} audited samples could be scored"
+        return Verdict(CANNOT_TELL, (few, counted, *notes))
     return Verdict(NOTHING_UNUSUAL, (counted, *notes))
 
 
 def _blind(evidence: Evidence, rank: int) -> str | None:
-    """Why no count of extreme p-values could mean anything."""
+    """Why no count of extreme p-values could mean anything; None where one can."""
     if rank < 1:
         return f"{evidence.calibration} calibration samples cannot resolve p-values of {evidence.alpha:g}"
     if evidence.infinite >= rank:
         return (
-            f"{evidence.infinite:,} of {evidence.calibration:,} calibration samples have a gradient that is not finite and score above all others, "
-            f"so that no finite score can reach a p-value <= {evidence.alpha:g}; mend the model or those trusted samples"
+            f"{evidence.infinite:,} of {evidence.calibration:,} calibration samples have a gradient that is not finite "
+            "and score above all others, so that no finite score can reach a p-value "
+            f"<= {evidence.alpha:g}; repair the model or those trusted samples"
         )
     if evidence.scored == 0:
         return "no audited sample could be scored"
@@ -99,12 +97,12 @@ def _blind(evidence: Evidence, rank: int) -> str | None:
 
 
 def _notes(evidence: Evidence) -> list[str]:
-    lost = evidence.audited - evidence.scored
-    notes = (
-        [
-            f"{evidence.nonfinite:,} samples have a gradient that is not finite; here they count as scores above all others"
-        ]
-        if evidence.nonfinite
-        else []
-    )
-    return notes + ([f"{lost:,} of {evidence.audited:,} audited samples have no score"] if lost else [])
+    notes, unscored = list[str](), evidence.audited - evidence.scored
+    if evidence.nonfinite:
+        notes.append(
+            f"{evidence.nonfinite:,} samples have a gradient that is not finite; "
+            "here they count as scores above all others"
+        )
+    if unscored:
+        notes.append(f"{unscored:,} of {evidence.audited:,} audited samples have no score")
+    return notes

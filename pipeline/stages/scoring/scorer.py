@@ -1,4 +1,4 @@
-"""How a model's rows are scored, as its config asks: calibration samples and audited ones alike."""
+"""How a model's rows are scored by its config: calibration samples and audited ones alike."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -19,7 +19,10 @@ SCORER_FORMAT = 2  # of the numbers, to the last bit: calibration scores and aud
 
 @dataclass(frozen=True)
 class Scorer:
-    """Scores blocks of rows. `prepare` is what is done to rows before they are compared; `concordance` replaces the score where it is asked for."""
+    """Scores blocks of rows.
+
+    `prepare`: applied to rows before they are compared. `concordance`: replaces the score, where that is its kind.
+    """
 
     references: References
     prepare: Callable[[Tensor], Tensor]
@@ -28,29 +31,27 @@ class Scorer:
 
     @classmethod
     def of(cls, plan: ModelPlan, whitening: Whitening, stored_mk: Tensor, trusted: TrustedSamples) -> "Scorer":
-        """From the reference part's rows as they are at rest: whitened (m, k); traces as they are."""
-        config, predictions = plan.config.score, trusted.reference_predictions
-        prepare, prepared_mk = (
-            (whitening, stored_mk)
-            if plan.config.traced is None
-            else (partial(centred, layout=plan.layout), centred(stored_mk, plan.layout))
+        """Made of the reference part's stored rows (m, k), which are whitened, or traces as they are."""
+        config, predictions, layout = plan.config.score, trusted.reference_predictions, plan.layout
+        prepare: Callable[[Tensor], Tensor] = (
+            whitening if plan.config.traced is None else partial(centred, layout=layout)
         )
+        prepared_mk = stored_mk if plan.config.traced is None else prepare(stored_mk)
         references = References.of(
-            plan.layout, config.layers_form, prepared_mk, predictions, plan.classes, debias=config.debiased
+            layout, config.layers_form, prepared_mk, predictions, plan.classes, debias=config.debiased
         )
         references = replace(references, q=config.nearest)
         if config.resolved != "concordance":
             return cls(references, prepare, config.resolved)
-        concordance = TraceReferences.of(
-            plan.layout, stored_mk, predictions, plan.classes if config.form == "class" else 0
-        )
+        classes = plan.classes if config.form == "class" else 0
+        concordance = TraceReferences.of(layout, stored_mk, predictions, classes)
         return cls(references, prepare, "mean_coupling", concordance)
 
     def __call__(self, rows_bk: Tensor, predictions_b: Tensor) -> Scored:
         """Scores of at most SCORING_BLOCK rows as they are stored.
 
-        Blocks are filled up to one size: matrix products of another size add in another order, and the last bit decides between a
-        calibration score and an equal audited one, where ties must count against the sample.
+        Blocks are padded to one size: matrix products of another size add in another order, and the last bit decides
+        between a calibration score and an equal audited one, where ties must count against the sample.
         """
         samples = len(rows_bk)
         rows, predictions = rows_bk, predictions_b

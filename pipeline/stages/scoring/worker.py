@@ -1,4 +1,4 @@
-"""Stage 3: audited rows against the references. A task is one part of the rows; parts do not depend on each other."""
+"""Stage 3: audited rows against the references. A task is one part of the rows; parts are independent."""
 
 import io
 from collections.abc import Iterable, Iterator
@@ -11,7 +11,7 @@ from infra.commits import Measures, Receipt
 from infra.errors import StorageError
 from infra.events import Stopwatch, peak_memory_bytes
 from infra.execution.prefetch import prefetched
-from infra.execution.threads import compute, compute_threads, map_in_threads
+from infra.execution.threads import compute_threads, map_in_threads, run_in_compute_thread
 from infra.formats.tables import write_parquet
 from infra.storage.storage import Storage
 from madcore import RowLayout
@@ -38,9 +38,14 @@ class ScoreTask:
     part: RowsPart
     curvature: CurvatureFolders
 
+    @property
+    def name(self) -> str:
+        """The name under which it is committed."""
+        return self.part.name
+
 
 def scoring_key(plan: ModelPlan, curvature: CurvatureFolders) -> str:
-    """Of the curvature's content and the score."""
+    """Made of the curvature's content and the score."""
     return key_of(
         format=SCORER_FORMAT,
         curvature=curvature.content,
@@ -50,7 +55,9 @@ def scoring_key(plan: ModelPlan, curvature: CurvatureFolders) -> str:
 
 
 @dataclass(frozen=True)
-class _Loaded:
+class _LoadedReferences:
+    """A scorer with a model's references, the key that it is for, and their ids."""
+
     key: str
     scorer: Scorer
     reference_ids: pa.Array
@@ -60,45 +67,41 @@ class ScoringWorker:
     """Scores parts; keeps a model's references loaded while its tasks last."""
 
     def __init__(self, root: str, plans: dict[str, ModelPlan]):
-        """Opens the storage."""
+        """Open the storage."""
         self._storage, self._plans = Storage(root), plans
-        self._loaded: _Loaded | None = None
+        self._loaded: _LoadedReferences | None = None
 
     def __call__(self, task: ScoreTask) -> Receipt:
-        """Scores and commits one part. Reading runs ahead in a thread, and blocks are scored in as many as there are cores."""
-        plan, sink, busy = self._plans[task.model], io.BytesIO(), list[float]()
-        write_parquet(
-            sink, self._failed(plan, task.part) if task.part.failure else self._batches(plan, task, busy), PART_FORMAT
-        )
+        """Score and commit one part. A thread reads ahead, and as many threads score blocks as there are cores."""
+        plan, part, sink, busy = self._plans[task.model], task.part, io.BytesIO(), list[float]()
+        batches = self._unscored(plan, part) if part.failure else self._batches(plan, task, busy)
+        write_parquet(sink, batches, PART_FORMAT)
         seconds = sum(busy) / compute_threads()  # tasks of a worker overlap, blocks of a thread do not
-        measures = Measures(
-            rows=task.part.stop - task.part.start, seconds=seconds, peak_memory_bytes=peak_memory_bytes()
-        )
-        return scoring_log(self._storage, plan.name, task.key, task.part.source_key).commit(
-            task.part.name, {PART: sink.getvalue()}, measures
-        )
+        measures = Measures(rows=part.stop - part.start, seconds=seconds, peak_memory_bytes=peak_memory_bytes())
+        log = scoring_log(self._storage, plan.name, task.key, part.source_key)
+        return log.commit(task.name, {PART: sink.getvalue()}, measures)
 
     def _batches(self, plan: ModelPlan, task: ScoreTask, busy: list[float]) -> Iterator[pa.RecordBatch]:
-        """Record batches in order; of rows nothing is kept. `busy` takes the seconds of each."""
-        loaded = compute(self._loaded_for, plan, task)
-        with prefetched(read_stored(self._storage, task.part, plan.reading, SCORING_BLOCK), READ_AHEAD) as blocks:
+        """Record batches in order. Rows are not kept in memory. `busy`: the seconds of each are appended to it."""
+        loaded = run_in_compute_thread(self._loaded_for, plan, task)
+        with prefetched(read_stored(self._storage, task.part, plan.row_reader, SCORING_BLOCK), READ_AHEAD) as blocks:
             yield from scored_batches(blocks, loaded.scorer, loaded.reference_ids, task.part.source, busy)
 
-    def _loaded_for(self, plan: ModelPlan, task: ScoreTask) -> _Loaded:
-        """What the task's rows are scored with, loaded unless the last task's is the same; one task at a time."""
+    def _loaded_for(self, plan: ModelPlan, task: ScoreTask) -> _LoadedReferences:
+        """The references of a task, loaded unless the last task had the same; one task at a time."""
         if self._loaded is None or self._loaded.key != task.key:
             self._loaded = None
             self._loaded = self._load(plan, task)
         return self._loaded
 
-    def _load(self, plan: ModelPlan, task: ScoreTask) -> _Loaded:
+    def _load(self, plan: ModelPlan, task: ScoreTask) -> _LoadedReferences:
         trusted = read_trusted(self._storage, task.curvature.references)
         whitened = read_reference_rows(self._storage, task.curvature.references)
         scorer = Scorer.of(plan, read_whitening(self._storage, task.curvature.factor, plan.layout), whitened, trusted)
-        return _Loaded(task.key, scorer, pa.array(trusted.reference_ids, pa.string()))
+        return _LoadedReferences(task.key, scorer, pa.array(trusted.reference_ids, pa.string()))
 
-    def _failed(self, plan: ModelPlan, part: RowsPart) -> Iterator[pa.RecordBatch]:
-        """Rows of a task that was given up: named, unscored, none left out."""
+    def _unscored(self, plan: ModelPlan, part: RowsPart) -> Iterator[pa.RecordBatch]:
+        """The samples of a task that failed for good: named, without scores, none left out."""
         n = part.stop - part.start
         samples = SampleColumns(
             ids=_ids(plan, part),
@@ -116,7 +119,7 @@ class ScoringWorker:
 def scored_batches(
     blocks: Iterable[StoredBlock], scorer: Scorer, reference_ids: pa.Array, source: str, busy: list[float]
 ) -> Iterator[pa.RecordBatch]:
-    """Record batches of a score part, one a block of rows of a source, in order; `busy` takes the seconds of each."""
+    """Record batches of a score part, one for each block, in order; `busy`: their seconds are appended to it."""
 
     def scored(block: StoredBlock) -> pa.RecordBatch:
         watch, found = Stopwatch(), scorer(block.rows, block.samples.predictions.clamp(min=0))
@@ -128,7 +131,7 @@ def scored_batches(
 
 
 def _without_overflow(samples: SampleColumns, scored: Scored) -> SampleColumns:
-    """Samples whose row is finite, but whose whitened row leaves the range of float32, count as not finite."""
+    """Mark samples as not finite whose row is finite, but whose whitened row leaves the range of float32."""
     overflown = samples.ok & ~torch.isfinite(scored.score)
     if not overflown.any():
         return samples
@@ -139,7 +142,7 @@ def _without_overflow(samples: SampleColumns, scored: Scored) -> SampleColumns:
 
 
 def _ids(plan: ModelPlan, part: RowsPart) -> list[str]:
-    """Ids of a part's rows, empty where they cannot be read: (source, row) names a sample all the same."""
+    """Ids of a part's rows, "" where they cannot be read: (source, row) still identifies a sample."""
     source = next(source for source in plan.audited if source.key == part.source_key)
     try:
         return [name or "" for ids in read_ids(source, part.start, part.stop) for name in ids]

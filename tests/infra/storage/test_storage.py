@@ -35,7 +35,6 @@ LOOKS: dict[str, Callable[[Storage], object]] = {
     "exists": lambda storage: storage.exists("folder/b"),
 }
 
-
 REPLACEMENTS: dict[str, Callable[[Storage], None]] = {
     "create": lambda storage: storage.create("folder/b", b"3"),
     "publish": lambda storage: storage.publish("folder/a", "folder/b"),

@@ -24,8 +24,6 @@ from infra.storage.storage import Storage
 from tests.strategies import LAW
 
 SCORES = TableFormat("scores", 2, (pa.field("id", pa.string(), nullable=False), pa.field("score", pa.float32())))
-
-
 URL = "memory://tables/rows.parquet"
 
 

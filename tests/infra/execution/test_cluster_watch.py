@@ -46,14 +46,14 @@ def test_without_a_worker_it_says_that_it_waits_and_then_gives_up(
         begin(watch, head)
         error = give_up(watch, 30)
     assert (
-        "has no room for one, which needs 1 CPU, 0.5 GPUs and 1.50 GiB of memory; it goes on when there is, and gives up after 2 s"
+        "has no room for one, which needs 1 CPU, 0.5 GPUs and 1.50 GiB of memory; the run continues when there is room, and stops after 2 s"
         in caplog.text
     )
     assert str(error).startswith(
         "no worker has run for 2 s: no node of the cluster has room for one, which needs 1 CPU, 0.5 GPUs and 1.50 GiB of memory;"
     )
     assert (
-        "what is done is kept, and the same command resumes once there is room (MAD_WORKER_WAIT_SECONDS says how long to wait"
+        "what is done is kept, and the same command resumes once there is room (MAD_WORKER_WAIT_SECONDS sets how long to wait"
         in str(error)
     )
     assert not isinstance(error, ClusterLost)

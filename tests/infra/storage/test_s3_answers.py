@@ -17,7 +17,6 @@ from tests.services import Service, speak_to
 
 MEASURES = Measures(rows=1, seconds=0, peak_memory_bytes=0)
 
-
 Lossy = Callable[[Fault], Storage]
 
 

@@ -16,11 +16,7 @@ from infra.formats.parquet_footer import Footer, read_footer
 from infra.formats.tables import read_rows
 
 ROWS = 2048
-
-
 IDS = [f"sample-{number:06d}" for number in range(ROWS)]
-
-
 MIB = 1 << 20
 
 
@@ -102,7 +98,8 @@ def test_values_made_of_the_ones_before_are_refused(tmp_path: Path) -> None:
     )
     assert path.stat().st_size < 100_000
     with pytest.raises(
-        StorageError, match="column 'image', is encoded as DELTA_BYTE_ARRAY, by which a few bytes can become any number"
+        StorageError,
+        match="column 'image', is encoded as DELTA_BYTE_ARRAY, with which a few bytes can become any number",
     ):
         check(path)
 

@@ -20,7 +20,6 @@ from tests.services import BUCKET, Service, User, speak_to
 
 QUICK = [kind for kind in FAULTS if kind != "stall"]
 
-
 Behind = Callable[[Plan], Storage]
 
 

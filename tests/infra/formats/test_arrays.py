@@ -18,7 +18,6 @@ from tests.strategies import LAW
 
 DTYPES = ["float16", "float32", "float64", "int8", "int32", "int64", "uint8", "bool"]
 
-
 some_arrays = npst.arrays(st.sampled_from(DTYPES), npst.array_shapes(min_dims=1, max_dims=3, min_side=1, max_side=5))
 
 

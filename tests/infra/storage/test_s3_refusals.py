@@ -15,8 +15,6 @@ from tests.infra.wires import answering, error_document, silent
 from tests.services import BUCKET, Service, User, free_port, speak_to
 
 STRANGER = User("stranger", "stranger")
-
-
 WRITES = {"write": Storage.write, "create": Storage.create}
 
 

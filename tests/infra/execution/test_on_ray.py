@@ -102,10 +102,10 @@ def test_a_task_whose_worker_dies_is_tried_again_and_the_others_with_it(run: Run
 
 
 GIVEN_UP = {
-    "killed": r"^given up, because 3 workers were lost with it, the last one so: ActorDiedError",
-    "segfault": r"^given up, because 3 workers were lost with it, the last one so: ActorDiedError",
-    "memory": r"the last one so: MemoryError, as memory ran out; raise run\.memory_per_worker or lower run\.batch_size$",
-    "tensor": r"the last one so: RuntimeError: .*can't allocate memory.*, as memory ran out; raise run\.memory_per_worker or lower run\.batch_size$",
+    "killed": r"^given up after 3 workers were lost with it, the last with ActorDiedError",
+    "segfault": r"^given up after 3 workers were lost with it, the last with ActorDiedError",
+    "memory": r"the last with MemoryError, as memory ran out; raise run\.memory_per_worker or lower run\.batch_size$",
+    "tensor": r"the last with RuntimeError: .*can't allocate memory.*, as memory ran out; raise run\.memory_per_worker or lower run\.batch_size$",
 }
 
 
@@ -194,7 +194,7 @@ REFUSED = {
     ),
     "memory": (
         Resources(memory_per_worker_bytes=1 << 50),
-        r"a worker is granted 1048576\.00 GiB, the largest node of the cluster offers [\d.]+ GiB; lower run\.mem",
+        r"a worker needs 1048576\.00 GiB, the largest node of the cluster offers [\d.]+ GiB; lower run\.mem",
     ),
 }
 

@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import torch
 
-from infra.execution.threads import AHEAD, compute, map_in_threads
+from infra.execution.threads import AHEAD, map_in_threads, run_in_compute_thread
 
 
 def test_all_is_computed_in_one_thread_one_after_the_other() -> None:
@@ -21,7 +21,7 @@ def test_all_is_computed_in_one_thread_one_after_the_other() -> None:
         return number
 
     with ThreadPoolExecutor(4) as pool:
-        assert list(pool.map(lambda number: compute(call, number), range(40))) == list(range(40))
+        assert list(pool.map(lambda number: run_in_compute_thread(call, number), range(40))) == list(range(40))
     assert overlaps == [False] * 40
     assert len(threads) == 1 and threading.get_ident() not in threads
 
@@ -31,8 +31,8 @@ def test_what_a_call_raises_reaches_who_asked_and_the_next_call_runs() -> None:
         raise ValueError(text)
 
     with pytest.raises(ValueError, match="no such layer"):
-        compute(fail, text="no such layer")
-    assert compute(len, "abc") == 3
+        run_in_compute_thread(fail, text="no such layer")
+    assert run_in_compute_thread(len, "abc") == 3
 
 
 def test_the_number_of_threads_is_that_of_who_asks() -> None:
@@ -40,7 +40,7 @@ def test_the_number_of_threads_is_that_of_who_asks() -> None:
     try:
         for threads in (2, 1, 3):
             torch.set_num_threads(threads)
-            assert compute(torch.get_num_threads) == threads
+            assert run_in_compute_thread(torch.get_num_threads) == threads
     finally:
         torch.set_num_threads(before)
 
@@ -65,7 +65,7 @@ def test_calls_for_each_item_are_made_two_at_once_with_a_thread_each_and_answer_
     assert torch.get_num_threads() == 2
     with ThreadPoolExecutor(1) as later:
         assert later.submit(torch.get_num_threads).result() == 2
-    assert compute(torch.get_num_threads) == 2
+    assert run_in_compute_thread(torch.get_num_threads) == 2
 
 
 @pytest.mark.usefixtures("two_threads")

@@ -1,0 +1,37 @@
+"""Errors of the operating system and of filesystems, as this project's errors: the place, the reason, the remedy."""
+
+import errno
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from infra.errors import AlreadyExists, Missing, StorageError, Unwritable
+
+FULL = {
+    errno.ENOSPC: "make room on that disk",
+    errno.EDQUOT: "make room, or raise this user's quota",
+    errno.EFBIG: "raise the largest file that this process may write (`ulimit -f`)",
+    errno.EROFS: "mount that disk for writing, or choose another root",
+}
+
+
+@contextmanager
+def translated_errors(place: str) -> Iterator[None]:
+    """Raise errors of the system and of filesystems as StorageError, with the place and the remedy."""
+    try:
+        yield
+    except StorageError:
+        raise
+    except FileExistsError as error:
+        raise AlreadyExists(f"{place}: already exists") from error
+    except FileNotFoundError as error:
+        raise Missing(f"{place}: no such file") from error
+    except PermissionError as error:
+        raise Unwritable(f"{place}: permission denied; give this user the right to read and write there") from error
+    except NotADirectoryError as error:
+        raise StorageError(f"{place}: a part of this path is a file, not a folder") from error
+    except OSError as error:
+        if error.errno in FULL:
+            raise Unwritable(
+                f"{place}: {error.strerror}; {FULL[error.errno]}, then run again; what is done is kept"
+            ) from error
+        raise StorageError(f"{place}: {error.strerror or error}") from error
