@@ -11,10 +11,11 @@ from madcore import RowLayout
 from pipeline.artifacts.curvature import Part, TrustedSamples, encode_trusted
 from pipeline.artifacts.rows import SampleColumns, at_rest, encode_rows
 from pipeline.data.statuses import OK
+from pipeline.root.facts import Counts, ModelVerdict
 from pipeline.root.layout import summary_file
 from pipeline.root.logs import SPLIT, curvature_log, rows_log
 from pipeline.root.mark import claim_root
-from pipeline.root.summary import Counts, FileRows, LayerCoverage, ModelVerdict, Summary, SummaryFiles, TableSummary
+from pipeline.root.summary import FileRows, LayerCoverage, Summary, SummaryFiles, TableSummary
 
 CLASSES = 10
 

@@ -22,7 +22,7 @@ from infra.storage.storage import Storage
 from pipeline.artifacts.curvature import read_trusted
 from pipeline.artifacts.scores import FACTS
 from pipeline.config.audit_config import AuditConfig, merge, read_mapping
-from pipeline.config.sections import Section
+from pipeline.config.sections import Raw, Section
 from pipeline.errors import ConfigError
 from pipeline.planning.from_rows import plan_point
 from pipeline.planning.plan import AuditPlan
@@ -36,9 +36,6 @@ SWEEP_VERSION = 1
 
 
 MOST_POINTS = 1000
-
-
-Raw = dict[str, JsonValue]
 
 
 class Grid(Section):

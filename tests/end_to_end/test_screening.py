@@ -14,7 +14,7 @@ from pipeline.errors import ConfigError
 from pipeline.operations.verify import verify
 from pipeline.planning.from_models import plan_audit
 from pipeline.results.audit import Audit
-from pipeline.root.summary import Calibration, ScreeningSummary
+from pipeline.root.facts import Calibration, ScreeningSummary
 from pipeline.run import run_audit
 from tests.conftest import ConfigMaker
 

@@ -16,7 +16,7 @@ from pipeline.operations.sweep import load_points, sweep
 from pipeline.planning.from_models import plan_audit
 from pipeline.planning.from_rows import plan_point, plan_rescore
 from pipeline.results.audit import Audit
-from pipeline.root.summary import Calibration, Evaluation
+from pipeline.root.facts import Calibration, Evaluation
 from pipeline.run import run_audit
 from tests.conftest import Raw
 from tests.end_to_end.sweeps import whole_paths, written

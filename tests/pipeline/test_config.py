@@ -10,10 +10,8 @@ from pydantic import BaseModel, JsonValue, ValidationError
 from madcore.scoring.coupling import CLASS_SCORES
 from pipeline.config.audit_config import AuditConfig, merge
 from pipeline.config.schema import CLASS_MEANS
+from pipeline.config.sections import Raw
 from pipeline.errors import ConfigError
-
-Raw = dict[str, JsonValue]
-
 
 MODEL: Raw = {"name": "net", "architecture": "net.py:build", "weights": "net.safetensors"}
 
