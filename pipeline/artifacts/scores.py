@@ -2,13 +2,16 @@
 
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
 
 from infra.formats.tables import TableFormat
-from madcore.scoring.coupling import Scored
-from pipeline.artifacts.rows import SampleColumns
+
+if TYPE_CHECKING:
+    from madcore.scoring.coupling import Scored
+    from pipeline.artifacts.rows import SampleColumns
 
 
 @dataclass(frozen=True)
@@ -68,7 +71,7 @@ NO_MECHANISM = -1
 
 
 def score_batch(
-    source: str, samples: SampleColumns, scored: Scored, reference_ids: pa.Array, layers: tuple[str, ...]
+    source: str, samples: "SampleColumns", scored: "Scored", reference_ids: pa.Array, layers: tuple[str, ...]
 ) -> pa.RecordBatch:
     """One record batch of a score part.
 

@@ -4,7 +4,6 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import BeforeValidator, ByteSize, Field, JsonValue, StringConstraints, field_validator, model_validator
 
-from madcore import Projection
 from pipeline.config.estimators import Estimator, LossTrace
 from pipeline.config.sections import Paths, Place, Section, Seed, Share
 
@@ -283,9 +282,3 @@ class ModelConfig(Section):
     def is_text(self) -> bool:
         """Whether its samples are token sequences, and its outputs have no classes."""
         return self.task == "causal_lm"
-
-
-def projection_of(model: ModelConfig) -> Projection:
-    """The projection that a model's config asks for."""
-    asked = model.gradient.projection
-    return Projection(asked.rank, asked.seed, asked.kind, asked.sketch)

@@ -23,7 +23,7 @@ from madcore import (
 from madcore.measurements import PART_MULTIPLE, logits_of, run
 from madcore.sampling.langevin import flat_weights
 from pipeline.config.audit_config import AuditConfig
-from pipeline.config.schema import ModelConfig, projection_of
+from pipeline.config.schema import ModelConfig
 from pipeline.data.batches import TOKEN_MEASUREMENTS, TRACED_AT_ONCE, ImageInputs, TextBytes, TextInputs
 from pipeline.data.images import first_images, scaled
 from pipeline.data.sources import Source
@@ -32,6 +32,7 @@ from pipeline.errors import SourceError
 from pipeline.models.load import LoadedModel, load_model
 from pipeline.models.user_code import user_code
 from pipeline.planning.memory import pass_bytes, step_bytes
+from pipeline.planning.recipe import projection_of
 
 CANDIDATES = 16  # trusted samples that layers are checked on
 
