@@ -23,7 +23,7 @@ from typing import Annotated
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from infra.errors import REPAIR, AlreadyExists, Corrupt, Missing, NotCommitted, StorageError
-from infra.formats.documents import FORMAT, Document, encode, parse
+from infra.formats.documents import FORMAT, AnyModel, encode, parse
 from infra.storage.files import digest
 from infra.storage.storage import Storage
 
@@ -215,7 +215,7 @@ class CommitLog:
     def _receipt_path(self, task: str, generation: int) -> str:
         return f"{self.folder}/receipts/{self.receipt_name(task, generation)}"
 
-    def _read(self, path: str, kind: type[Document]) -> Document:
+    def _read(self, path: str, kind: type[AnyModel]) -> AnyModel:
         return parse(self.storage.read(path), kind, self.storage.locate(path))
 
 

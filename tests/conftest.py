@@ -9,12 +9,12 @@ import torch
 from pydantic import JsonValue
 
 from pipeline.config.audit_config import AuditConfig, merge
+from pipeline.config.sections import Raw
 from pipeline.demo.prepare import prepare_demo
 from tests.audits import Prepared, demo_config
 from tests.services import WITHOUT, moto, on_moto, on_s3, real_s3
 
 __all__ = ["moto", "on_moto", "on_s3", "real_s3"]
-Raw = dict[str, JsonValue]
 ConfigMaker = Callable[..., AuditConfig]
 
 NO_HOSTS = pytest.mark.skip(

@@ -12,10 +12,11 @@ from pipeline.artifacts.rows import encode_rows, to_stored
 from pipeline.artifacts.samples import SampleColumns
 from pipeline.artifacts.trusted import TrustedPart, TrustedSamples, encode_trusted
 from pipeline.data.statuses import OK
+from pipeline.root.facts import Counts, ModelVerdict
 from pipeline.root.layout import summary_file
 from pipeline.root.logs import SPLIT, curvature_log, rows_log
 from pipeline.root.mark import claim_root
-from pipeline.root.summary import Counts, FileRows, LayerCoverage, ModelVerdict, Summary, SummaryFiles, TableSummary
+from pipeline.root.summary import FileRows, LayerCoverage, Summary, SummaryFiles, TableSummary
 
 CLASSES = 10
 

@@ -14,7 +14,7 @@ from infra.storage.files import digest
 FORMAT = 1
 SEAL = "seal"
 
-Document = TypeVar("Document", bound=BaseModel)
+AnyModel = TypeVar("AnyModel", bound=BaseModel)
 
 
 def encode(document: BaseModel) -> bytes:
@@ -23,7 +23,7 @@ def encode(document: BaseModel) -> bytes:
     return json.dumps({**body, SEAL: _digest(body)}, indent=1, allow_nan=False).encode()
 
 
-def parse(data: bytes, kind: type[Document], place: str) -> Document:
+def parse(data: bytes, kind: type[AnyModel], place: str) -> AnyModel:
     """A stored document as its type. One without a seal is of an earlier version, and is accepted unchecked.
 
     Args:

@@ -3,12 +3,12 @@
 from infra.errors import StorageError
 from infra.owners import Owner
 from infra.storage.storage import Storage
-from pipeline.root.documents import DocumentPart
+from pipeline.root.documents import DocumentPart, optional_key
+from pipeline.root.facts import Counts, ModelVerdict
 from pipeline.root.layout import collected_file, models, runs
 from pipeline.root.logs import rows_log
 from pipeline.root.mark import open_root, root_lock
 from pipeline.root.records import OutcomeRecord, RunRecord, read_outcome, read_record, read_summary
-from pipeline.root.summary import Counts, ModelVerdict, optional_key
 
 
 class RowProgress(DocumentPart):

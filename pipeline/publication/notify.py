@@ -13,7 +13,8 @@ from infra.errors import NotDelivered
 from infra.events import Listener, Notice
 from pipeline.config.on_verdict import AUTHORIZATION_VARIABLE, ENVIRONMENT, URL_VARIABLE, OnVerdict, is_web
 from pipeline.root.documents import Document
-from pipeline.root.summary import Counts, ModelVerdict, Summary
+from pipeline.root.facts import Counts, ModelVerdict
+from pipeline.root.summary import Summary
 
 NOTIFICATION_FORMAT = 1
 

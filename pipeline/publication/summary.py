@@ -14,13 +14,13 @@ from pipeline.config.samples import Preprocess
 from pipeline.data.sources import Source
 from pipeline.planning.plan import Cost, ModelPlan
 from pipeline.root.documents import JsonObject, decode_document
+from pipeline.root.facts import Facts
 from pipeline.root.layout import published_runs, report_file
 from pipeline.root.records import read_run_summary
 from pipeline.root.summary import (
     CostEstimate,
     CostRatio,
     CostSummary,
-    Facts,
     FileRows,
     LayerCoverage,
     MeasuredCost,

@@ -10,7 +10,8 @@ from pydantic import BaseModel, ConfigDict
 from pipeline.data.statuses import OK
 from pipeline.errors import ConfigError
 from pipeline.results.audit import Audit
-from pipeline.root.summary import Influence, Summary
+from pipeline.root.facts import Influence
+from pipeline.root.summary import Summary
 
 KEPT = 10
 

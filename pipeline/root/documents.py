@@ -6,9 +6,9 @@ defaults but are not added. Digests are always of the bytes as stored.
 """
 
 import json
-from typing import TypeVar
+from typing import Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, JsonValue, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 
 from infra.errors import Corrupt, Missing
 from infra.storage.storage import Storage
@@ -30,6 +30,11 @@ class DocumentPart(BaseModel):
     def json_object(self) -> JsonObject:
         """It as a JSON object, with the keys that it was made or read with."""
         return self.model_dump(mode="json", exclude_unset=True)
+
+
+def optional_key() -> Any:
+    """The default of a key that is not written where there is nothing to say."""
+    return Field(default=None, exclude_if=lambda value: value is None)
 
 
 class Document(DocumentPart):

@@ -63,7 +63,7 @@ def read_receipts(logs: Mapping[str, CommitLog], known: Receipts = NO_RECEIPTS) 
 
     Args:
         logs: by folder.
-        known: what was read before. Nothing is ever overwritten, so a log that still lists just these receipts is not read again.
+        known: what was read before. Nothing is ever overwritten, so a log that lists just these is not read again.
     """
     parents = {folder.rpartition("/")[0]: log.storage for folder, log in logs.items()}
     existing = {f"{parent}/{name}" for parent, storage in parents.items() for name in storage.list(parent)}

@@ -78,9 +78,11 @@ def claim_root(storage: Storage) -> RootInfo:
     """
     try:
         storage.refuse_without_exclusive_create()
-        if check_root(storage) is None:
-            with suppress(AlreadyExists):
-                storage.create(MARK, encode(RootInfo(audit=uuid.uuid4().hex)))
+        info = check_root(storage)
+        if info is not None:
+            return info
+        with suppress(AlreadyExists):
+            storage.create(MARK, encode(RootInfo(audit=uuid.uuid4().hex)))
     except Unwritable:
         raise
     except StorageError as error:

@@ -13,7 +13,7 @@ from pydantic import JsonValue
 from pipeline.errors import ConfigError
 from pipeline.operations.verify import verify
 from pipeline.results.audit import Audit
-from pipeline.root.summary import Calibration, ScreeningSummary
+from pipeline.root.facts import Calibration, ScreeningSummary
 from tests.audits import audited, scores
 from tests.conftest import ConfigMaker
 

@@ -16,7 +16,7 @@ from pipeline.operations.grid import load_points
 from pipeline.operations.sweep import sweep
 from pipeline.planning.from_rows import plan_point, plan_rescore
 from pipeline.results.audit import Audit
-from pipeline.root.summary import Calibration, Evaluation
+from pipeline.root.facts import Calibration, Evaluation
 from tests.audits import Prepared, audited, with_inputs
 from tests.conftest import Raw
 from tests.end_to_end.sweeps import written

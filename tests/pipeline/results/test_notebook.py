@@ -15,9 +15,10 @@ from pipeline.publication.filters import number
 from pipeline.results import notebook as notebooks
 from pipeline.results.audit import Audit, open_audit
 from pipeline.results.scores import NEEDS
+from pipeline.root.facts import Counts, ModelVerdict
 from pipeline.root.layout import summary_file
 from pipeline.root.mark import claim_root
-from pipeline.root.summary import Counts, ModelVerdict, Summary, TableSummary
+from pipeline.root.summary import Summary, TableSummary
 from pipeline.run import run_audit
 from tests.conftest import ConfigMaker
 from tests.pipeline.publication.test_pages import summary, typed

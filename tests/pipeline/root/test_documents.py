@@ -7,8 +7,7 @@ from pydantic import JsonValue
 
 from infra.errors import Corrupt
 from infra.storage.storage import Storage
-from pipeline.root.documents import Document, DocumentPart, decode_document, read_document
-from pipeline.root.summary import optional_key
+from pipeline.root.documents import Document, DocumentPart, decode_document, optional_key, read_document
 
 
 class Inner(DocumentPart):

@@ -6,10 +6,11 @@ import pytest
 
 from infra.storage.storage import Storage
 from pipeline.errors import RootError
+from pipeline.root.facts import Counts, ModelVerdict
 from pipeline.root.layout import outcome_file, run_file, run_summary_file
 from pipeline.root.records import ModelRecord, OutcomeRecord, RunRecord
 from pipeline.root.runs import Runs
-from pipeline.root.summary import Counts, ModelVerdict, Summary, TableSummary
+from pipeline.root.summary import Summary, TableSummary
 
 OLD, MIDDLE, STOPPED, NEW, RUNNING = ("20260101-a", "20260102-b", "20260103-c", "20260103-d", "20260104-e")
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from pipeline.root.summary import ClassCounts, Counts, Evaluation, Performance, Rates
+from pipeline.root.facts import ClassCounts, Counts, Evaluation, Performance, Rates
 
 ALL = Performance(anomalous=4, benign=6, auroc=0.5)
 
