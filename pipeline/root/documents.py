@@ -31,6 +31,16 @@ class DocumentPart(BaseModel):
         """It as a JSON object, with the keys that it was made or read with."""
         return self.model_dump(mode="json", exclude_unset=True)
 
+    # Version 0.1 returned dictionaries from Python; `summary["counts"]["flagged"]` still works.
+
+    def __getitem__(self, key: str) -> JsonValue:
+        """A value of the JSON object; raises KeyError if it has no such key."""
+        return self.json_object[key]
+
+    def get(self, key: str, default: JsonValue = None) -> JsonValue:
+        """A value of the JSON object, or the default."""
+        return self.json_object.get(key, default)
+
 
 def optional_key() -> Any:
     """The default of a key that is not written where there is nothing to say."""

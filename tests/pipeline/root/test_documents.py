@@ -36,6 +36,14 @@ def test_keys_are_written_where_they_were_given_and_optional_ones_where_they_say
     assert body(document) == {"format": 1, "inner": {"nullable": None}, "items": [{"absent": 3}, {}]}
 
 
+def test_a_document_can_be_read_like_the_dictionary_that_it_was_in_version_0_1() -> None:
+    document = Outer(format=1, inner=Inner(nullable=2))
+    assert document["inner"] == {"nullable": 2}
+    assert document.get("share") is None and document.get("share", 1.0) == 1.0
+    with pytest.raises(KeyError, match="share"):
+        document["share"]
+
+
 def test_a_document_is_written_in_lines_in_the_order_of_its_fields() -> None:
     assert Outer(share=0.5, format=1).encode() == b'{\n "format": 1,\n "share": 0.5\n}'
 
