@@ -8,8 +8,9 @@ import typer
 from infra.events import Notice
 from infra.storage.storage import Storage
 from jobs.console import CANNOT, FAILED, VERDICT, Common, Stage, complain
+from jobs.plan_rendering import plan_document, plan_text
 from jobs.progress import ProgressDisplay
-from jobs.rendering import plan_document, plan_text, run_text, unreached_text
+from jobs.rendering import run_text, unreached_text
 from jobs.sweeping import sweep_text
 from pipeline.config.audit_config import AuditConfig
 from pipeline.config.durations import parse_duration
@@ -134,7 +135,7 @@ def located(path: str) -> str:
 
 def run_demo(root: str, common: Common) -> None:
     """`mad demo`: prepares the inputs if they are missing, then runs exactly like `mad run`."""
-    from pipeline.demo import prepare_demo  # noqa: PLC0415
+    from pipeline.demo.prepare import prepare_demo  # noqa: PLC0415
 
     name = root.rstrip("/")
     inputs = Path(f"{name.rpartition('/')[2] if '://' in name else name}-inputs")

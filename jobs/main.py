@@ -221,7 +221,7 @@ def status(
 ) -> None:
     """List the runs of a root and the latest verdict of each model."""
     with edge(Common(output, verbose, quiet)) as common:
-        from jobs.reading import show_status  # noqa: PLC0415
+        from jobs.reading.status import show_status  # noqa: PLC0415
 
         show_status(root, common)
 
@@ -232,7 +232,7 @@ def verify(
 ) -> None:
     """Check stored data against its recorded digests. Pages are not checked."""
     with edge(Common(output, verbose, quiet)) as common:
-        from jobs.reading import show_verification  # noqa: PLC0415
+        from jobs.reading.verification import show_verification  # noqa: PLC0415
 
         show_verification(root, common)
 
@@ -249,7 +249,7 @@ def inspect(
 ) -> None:
     """Show stored models, stages and tasks with rows, bytes and times."""
     with edge(Common(output, verbose, quiet)) as common:
-        from jobs.reading import show_inspection  # noqa: PLC0415
+        from jobs.reading.inspection import show_inspection  # noqa: PLC0415
 
         show_inspection(place, common)
 
@@ -274,7 +274,7 @@ def report(
 ) -> None:
     """Print the latest results and rewrite the pages."""
     with edge(Common(output, verbose, quiet)) as common:
-        from jobs.reading import show_report  # noqa: PLC0415
+        from jobs.reading.report import show_report  # noqa: PLC0415
 
         show_report(root, top, since, common)
 
@@ -292,7 +292,7 @@ def explain(
 ) -> None:
     """Explain one score by trusted samples, layers and its p-value."""
     with edge(Common(output, verbose, quiet)) as common:
-        from jobs.reading import show_explanation  # noqa: PLC0415
+        from jobs.reading.explanation import show_explanation  # noqa: PLC0415
 
         show_explanation(root, model, sample, top, common)
 

@@ -1,6 +1,6 @@
 """What differs since a run, as text and as a JSON object."""
 
-from jobs.rendering import share, table
+from jobs.tables import share, table
 from jobs.terminal import sentence
 from pipeline.data.statuses import NO_CLASS
 from pipeline.publication.comparison import Flags
@@ -21,7 +21,10 @@ def since_document(found: ChangesSince) -> JsonObject:
 
 
 def since_text(found: ChangesSince) -> str:
-    """The comparison for a person: the zoo, a line a model, then each model's new flags, those no longer there, and classes that drifted."""
+    """The comparison as text.
+
+    The zoo, a line for each model, then the new flags of each model, those no longer there, and classes that drifted.
+    """
     zoo = found.zoo
     lines = [f"since run {zoo.before}:"]
     for what, names in (("added", zoo.added), ("changed", zoo.changed), ("gone", zoo.gone)):

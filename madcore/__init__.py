@@ -1,6 +1,10 @@
 """The numerics of mechanistic anomaly detection by functional attribution (arXiv 2604.18970), usable alone.
 
 Torch and numpy only; no files, clock, environment or global state; randomness only from an explicit seed.
+
+A model and a batch give rows (`extraction`, `formulas`), rows of a reference part give a curvature and its damped
+inverse (`curvature`), and whitened rows give anomaly scores and calibrated p-values (`scoring`). `sampling` is the
+paper's own estimator.
 """
 
 from collections.abc import Callable, Sequence
@@ -88,14 +92,16 @@ def per_sample_rows(
     projection: Projection | None = None,
     measurement: Measurement = margin,
 ) -> Tensor:
-    """Compressed per-sample gradients of a batch, in one forward and backward pass.
+    """Compute the compressed per-sample gradients of a batch, in one forward and backward pass.
 
     Args:
-        model: in eval mode; left as found.
-        batch: its input, shape (n, ...), or its inputs by keyword, samples first in each, such as `tokens.inputs` of a `TokenBatch`.
-        layers: layers from `select_layers(...).covered`, or shell patterns over module names, a leading `!` excludes.
-        projection: rank and seed; rank 16, seed 0 if not given.
-        measurement: logits to n numbers: `margin` of a classifier's (n, C), `token_margin(tokens)` of a language model's (n, s, V).
+        model: in eval mode; left unchanged.
+        batch: its input, shape (n, ...), or its inputs by keyword, each with the samples first, such as `tokens.inputs`
+            of a `TokenBatch`.
+        layers: layers from `select_layers(...).covered`, or shell patterns over module names; a leading `!` excludes.
+        projection: rank and seed; rank 16, seed 0 by default.
+        measurement: maps logits to n numbers: `margin` for a classifier's (n, C), `token_margin(tokens)` for a language
+            model's (n, s, V).
 
     Returns:
         Rows (n, k) on the model's device: per layer `vec(P_0 dW P_1^T)`, concatenated in the order of the layers.
@@ -115,21 +121,22 @@ def per_token_rows(
     projection: Projection | None = None,
     measurement: Callable[[TokenBatch], Measurement] = token_margins,
 ) -> Tensor:
-    """Rows of every completion token of a language model's texts.
+    """Compute a row for every completion token of a language model's texts.
 
-    A text's row is the gradient of a sum over its completion's tokens; the row of a token is the gradient of its own term, so that
-    the rows of a text's tokens sum to the text's. Other tokens, through attention, take part in each. The cost is one forward pass
-    and, for each position that is in any completion, a backward pass of the whole batch, and s times the memory of rows.
+    A text's row is the gradient of a sum over its completion's tokens; the row of a token is the gradient of its own
+    term, so the rows of a text's tokens sum to the text's row. Other tokens contribute to each of them through
+    attention. The cost is one forward pass, a backward pass of the whole batch for each position that is in any
+    completion, and s times the memory of rows.
 
     Args:
-        model: in eval mode, on the tokens' device; left as found.
+        model: in eval mode, on the tokens' device; left unchanged.
         tokens: n texts of s positions.
-        layers: as of `per_sample_rows`.
-        projection: rank and seed; rank 16, seed 0 if not given.
-        measurement: of the tokens, makes what maps logits (n, s, V) to a term per token (n, s).
+        layers: as for `per_sample_rows`.
+        projection: rank and seed; rank 16, seed 0 by default.
+        measurement: takes the tokens and returns a function that maps logits (n, s, V) to a term per token (n, s).
 
     Returns:
-        Rows (n, s, k) on the model's device; zero at the tokens of prompts and at padding.
+        Rows (n, s, k) on the model's device; zero at prompt tokens and at padding.
 
     Raises:
         ModelError: the model is in training mode, or its outputs do not fit the measurement.

@@ -1,4 +1,4 @@
-"""The errors of the numerics: each says what was wrong, with the numbers, and what to change."""
+"""The errors of the numerics: each says what is wrong, with the numbers, and what to change."""
 
 from collections.abc import Mapping
 
@@ -12,7 +12,7 @@ class ModelError(MadcoreError, ValueError):
 
 
 class LayerError(MadcoreError, ValueError):
-    """Layers cannot be hooked or selected; `reasons` says why by parameter or pattern, the first of which the message names."""
+    """Layers cannot be hooked or selected; `reasons` says why by parameter or pattern. The message names the first."""
 
     def __init__(self, reasons: Mapping[str, str]):
         """`reasons`: at least one, each a clause."""
@@ -22,7 +22,7 @@ class LayerError(MadcoreError, ValueError):
 
 
 def first_line(error: Exception) -> str:
-    """What an error says first, or what it is where it says nothing."""
+    """Return the first line of an error's message, or the name of its type where it has none."""
     return next(iter(str(error).strip().splitlines()), type(error).__name__)
 
 

@@ -1,8 +1,8 @@
-"""The layout of a row, and its form at rest.
+"""The layout of a row, and its stored form.
 
-A row is the concatenation over layers of `vec(P_0 dW P_1^T)`, in the order of the layout. At rest its numbers are float16 times a
-float32 scale per row and layer. Scales are powers of two: scaling is then exact, and a last-bit difference in one number
-cannot change how all others are rounded.
+A row is the concatenation over layers of `vec(P_0 dW P_1^T)`, in the order of the layout. At rest its numbers are
+float16 times a float32 scale per row and layer. Scales are powers of two: scaling is then exact, and a last-bit
+difference in one number cannot change how all others are rounded.
 """
 
 from collections.abc import Sequence
@@ -34,9 +34,9 @@ Way = Literal[
 
 @dataclass(frozen=True)
 class Layer:
-    """One covered parameter: its module's name, its own name in it, the two sides of its gradient, and the way to its rows.
+    """One covered parameter: its module's name, its name in it, the sides of its gradient, and the way to its rows.
 
-    `levels`, of a fallback: how many modules above the layer's own the one is that runs again.
+    `levels`, for a fallback: how many levels above the layer's own module is the one that runs again.
     """
 
     module: str
@@ -58,32 +58,31 @@ class Layer:
 
 @dataclass(frozen=True)
 class RowLayout:
-    """Names of the layers (parameters) of a row and how many numbers each keeps."""
+    """The names of the layers (parameters) of a row, and how many numbers each has."""
 
     names: tuple[str, ...]
     sizes: tuple[int, ...]
 
     @property
     def k(self) -> int:
-        """Numbers per row."""
+        """The number of numbers per row."""
         return sum(self.sizes)
 
     @property
     def slices(self) -> tuple[slice, ...]:
-        """Where each layer's numbers lie in a row."""
+        """The place of each layer's numbers in a row."""
         stops = accumulate(self.sizes)
         return tuple(slice(stop - size, stop) for stop, size in zip(stops, self.sizes, strict=True))
 
     def blocks(self, rows_nk: Tensor) -> Sequence[Tensor]:
-        """Views (n, k_l) of rows (n, k), a layer each."""
+        """Return views (n, k_l) of rows (n, k), one per layer."""
         blocks: Sequence[Tensor] = rows_nk.split(self.sizes, dim=1)
         return blocks
 
     def layer_norms(self, rows_nk: Tensor) -> Tensor:
-        """L2 norms per layer, float64, so that squares of small numbers do not vanish: (n, k) -> (n, layers)."""
-        return torch.stack(
-            [torch.linalg.vector_norm(block, dim=1, dtype=torch.float64) for block in self.blocks(rows_nk)], dim=1
-        )
+        """Return L2 norms per layer, (n, k) -> (n, layers); float64, so that squares of small numbers do not vanish."""
+        norms = [torch.linalg.vector_norm(block, dim=1, dtype=torch.float64) for block in self.blocks(rows_nk)]
+        return torch.stack(norms, dim=1)
 
     def spread(self, per_layer_nl: Tensor) -> Tensor:
         """Repeat a number per layer over that layer's numbers: (n, layers) -> (n, k)."""
@@ -92,15 +91,16 @@ class RowLayout:
 
 
 def row_layout(layers: Sequence[Layer], projection: Projection) -> RowLayout:
-    """The layout of rows of these layers under this projection."""
+    """Return the layout of rows of these layers under this projection."""
     kept = [projection.numbers(layer.shape) for layer in layers]
     return RowLayout(tuple(layer.name for layer in layers), tuple(kept))
 
 
 def to_half(rows_nk: Tensor, layout: RowLayout) -> tuple[Tensor, Tensor]:
-    """Rows as float16 (n, k) and float32 scales (n, layers), `rows = half * scale`; finite rows only.
+    """Convert finite rows to float16 (n, k) and float32 scales (n, layers), `rows = half * scale`.
 
-    The largest number of a layer lands in [2^14, 2^15), so that small ones keep float16's full precision over 29 octaves below it.
+    The largest number of a layer lands in [2^14, 2^15), so that small ones keep float16's full precision over 29
+    octaves below it.
     """
     half_nk, scales = torch.empty_like(rows_nk, dtype=torch.float16), []
     for block, half in zip(layout.blocks(rows_nk.float()), layout.blocks(half_nk), strict=True):
@@ -114,7 +114,7 @@ def to_half(rows_nk: Tensor, layout: RowLayout) -> tuple[Tensor, Tensor]:
 
 
 def from_half(half_nk: Tensor, scales_nl: Tensor, layout: RowLayout) -> Tensor:
-    """Float32 rows (n, k) of what `to_half` returned."""
+    """Return the float32 rows (n, k) of what `to_half` returned."""
     rows_nk = half_nk.to(torch.float32, copy=True)
     for block, scales_n in zip(layout.blocks(rows_nk), scales_nl.unbind(1), strict=True):
         block.mul_(scales_n.unsqueeze(1))

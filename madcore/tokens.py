@@ -1,7 +1,8 @@
-"""Token sequences: right-padded batches of prompts with completions, and what is measured of a language model's logits on them.
+"""Right-padded batches of prompts with completions, and the measurements of a language model's logits on them.
 
-Logits are (n, s, V): samples, positions, vocabulary; those at position t - 1 predict the token at t. A completion is the tokens from
-its start to the sequence's end; the prompt before it and the padding behind it are masked out of every measurement.
+Logits are (n, s, V): samples, positions, vocabulary; those at position t - 1 predict the token at t. A completion is
+the tokens from its start to the sequence's end; the prompt before it and the padding after it are masked out of every
+measurement.
 """
 
 from collections.abc import Callable, Sequence
@@ -15,15 +16,18 @@ from torch.autograd.function import FunctionCtx
 from madcore.errors import ModelError
 from madcore.measurements import Measurement
 
-OfTokens = Callable[[Tensor, Tensor, Tensor], Tensor]
+TokenFunction = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
 class _Margins(torch.autograd.Function):
-    """`_margins` with its gradient, `softmax of the others - one-hot of the emitted`, so that logits are copied once instead of four times."""
+    """Margins with their gradient, `softmax of the others - one-hot of the emitted`.
+
+    Written out so that logits are copied once instead of four times.
+    """
 
     @staticmethod
     def forward(ctx: FunctionCtx, logits_nsv: Tensor, places_ns: Tensor, emitted_t1: Tensor) -> Tensor:
-        """Margins (t,) at the places that are true."""
+        """Compute the margins (t,) at the places that are true."""
         others_tv = logits_nsv[places_ns]
         own_t = others_tv.gather(1, emitted_t1).squeeze(1)
         peaks_t = others_tv.scatter_(1, emitted_t1, float("-inf")).amax(dim=1)
@@ -33,7 +37,7 @@ class _Margins(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: FunctionCtx, *grads: Tensor) -> tuple[Tensor, None, None]:
-        """The gradient (n, s, V) of the logits, 0 at other places."""
+        """Compute the gradient (n, s, V) for the logits, 0 at other places."""
         shares_tv, places_ns, emitted_t1 = ctx.saved_tensors  # type: ignore[attr-defined]
         grads_t1 = grads[0].unsqueeze(1)
         grads_nsv = shares_tv.new_zeros(*places_ns.shape, shares_tv.shape[1])
@@ -43,7 +47,7 @@ class _Margins(torch.autograd.Function):
 
 @dataclass(frozen=True)
 class TokenBatch:
-    """n sequences, right-padded to s positions: ids (n, s) int64, and per sequence its length and where its completion starts, (n,)."""
+    """n sequences, right-padded to s positions: ids (n, s) int64; lengths and starts of the completions, (n,) each."""
 
     ids: Tensor
     lengths: Tensor
@@ -53,7 +57,7 @@ class TokenBatch:
     def of(
         cls, sequences: Sequence[Tensor], completion_starts: Sequence[int], padded_length: int | None = None
     ) -> "TokenBatch":
-        """Pads sequences (each (length,) int64, at least one) with id 0, to `padded_length` or to the longest.
+        """Pad sequences (each (length,) int64, at least one) with id 0, to `padded_length` or to the longest.
 
         Raises:
             ValueError: a completion is empty or has no token before it, or a sequence is longer than `padded_length`.
@@ -61,9 +65,8 @@ class TokenBatch:
         lengths = torch.tensor([len(sequence) for sequence in sequences])
         starts = torch.tensor(list(completion_starts))
         if ((starts < 1) | (starts >= lengths)).any():
-            raise ValueError(
-                f"a completion must start after the first token and before the end; starts {starts.tolist()}, lengths {lengths.tolist()}"
-            )
+            rule = "a completion must start after the first token and before the end"
+            raise ValueError(f"{rule}; starts {starts.tolist()}, lengths {lengths.tolist()}")
         width = int(lengths.max()) if padded_length is None else padded_length
         if int(lengths.max()) > width:
             raise ValueError(f"a sequence of {int(lengths.max())} tokens does not fit the padded length {width}")
@@ -74,21 +77,21 @@ class TokenBatch:
 
     @property
     def inputs(self) -> dict[str, Tensor]:
-        """Keyword inputs of a Hugging Face model: `input_ids` and `attention_mask`, both (n, s)."""
+        """The keyword inputs of a Hugging Face model: `input_ids` and `attention_mask`, both (n, s)."""
         return {"input_ids": self.ids, "attention_mask": self.present.long()}
 
     @property
     def present(self) -> Tensor:
-        """Which positions are no padding, (n, s) bool."""
+        """Which positions are not padding, (n, s) bool."""
         return self._positions < self.lengths.unsqueeze(1)
 
     def some(self, samples: slice) -> "TokenBatch":
-        """Some of the texts, padded as before."""
+        """Return some of the texts, padded as before."""
         return TokenBatch(self.ids[samples], self.lengths[samples], self.completion_starts[samples])
 
     @property
     def predicted(self) -> Tensor:
-        """Which positions are predicted and measured, (n, s - 1) bool: entry t - 1 is true where the token at t is of a completion."""
+        """Which tokens are measured, (n, s - 1) bool: entry t - 1 is true where the token at t is in a completion."""
         positions_s = self._positions[1:]
         return (positions_s >= self.completion_starts.unsqueeze(1)) & (positions_s < self.lengths.unsqueeze(1))
 
@@ -98,50 +101,53 @@ class TokenBatch:
 
 
 @dataclass(frozen=True)
-class OfCompletions:
+class CompletionMeasurement:
     """A measurement of logits (n, s, V): a number per token, summed over each completion, (n,)."""
 
     tokens: TokenBatch
-    of_tokens: OfTokens
+    of_tokens: TokenFunction
 
     def __call__(self, logits_nsv: Tensor) -> Tensor:
-        """Of all samples."""
+        """Measure all samples, (n,)."""
         return sum_over_completions(self.tokens, logits_nsv, self.of_tokens)
 
-    def some(self, samples: slice) -> "OfCompletions":
-        """Of some samples."""
-        return OfCompletions(self.tokens.some(samples), self.of_tokens)
+    def some(self, samples: slice) -> "CompletionMeasurement":
+        """Return the measurement of some of the samples."""
+        return CompletionMeasurement(self.tokens.some(samples), self.of_tokens)
 
 
 def token_margins(tokens: TokenBatch) -> Measurement:
-    """The terms of `token_margin`, one per position: (n, s), 0 where the token at that position is of no completion."""
+    """Return the measurement of the terms of `token_margin`: (n, s), 0 for tokens outside the completion."""
     return lambda logits_nsv: F.pad(_each(tokens, logits_nsv, _margins), (1, 0))
 
 
 def token_margin(tokens: TokenBatch) -> Measurement:
-    """The margin at each emitted token, summed over the completion: sum over t of log sum over c != y_t of exp f_c, minus f_{y_t}.
+    """Return the measurement of the margin at each emitted token, summed over the completion.
 
-    The margin of `madcore.margin`, at the token that was emitted instead of the likeliest one; its gradient does not vanish where
-    the model is certain, as that of the likelihood does.
+    That is the sum over t of log sum over c != y_t of exp f_c, minus f_{y_t}: `madcore.margin` at the token that was
+    emitted instead of the likeliest one. Unlike that of the likelihood, its gradient does not vanish where the model is
+    confident.
     """
-    return OfCompletions(tokens, _margins)
+    return CompletionMeasurement(tokens, _margins)
 
 
 def completion_nll(tokens: TokenBatch) -> Measurement:
-    """Minus the log-probability of the completion given the prompt."""
-    return OfCompletions(tokens, _nlls)
+    """Return the measurement of minus the log-probability of the completion given the prompt."""
+    return CompletionMeasurement(tokens, _nlls)
 
 
 def completion_loss(tokens: TokenBatch) -> Measurement:
-    """As `completion_nll`, in float64: what a certain completion loses, far below the rounding of 1, is known to as many digits as its logits are."""
-    return OfCompletions(tokens, _losses)
+    """Return `completion_nll` in float64, so that the loss of a confident completion has the digits of its logits."""
+    return CompletionMeasurement(tokens, _losses)
 
 
 def completion_confidence(tokens: TokenBatch, logits_nsv: Tensor) -> Tensor:
-    """Exp of the mean log-probability of each completion's tokens, (n,) float32."""
-    nll_n = sum_over_completions(
-        tokens, logits_nsv, lambda logits, places, emitted: _cross_entropies(logits[places].float(), emitted)
-    )
+    """Return exp of the mean log-probability of each completion's tokens, (n,) float32."""
+
+    def nlls(logits: Tensor, places_ns: Tensor, emitted_t1: Tensor) -> Tensor:
+        return _cross_entropies(logits[places_ns].float(), emitted_t1)
+
+    nll_n = sum_over_completions(tokens, logits_nsv, nlls)
     return torch.exp(-nll_n / tokens.predicted.sum(dim=1).to(nll_n))
 
 
@@ -161,25 +167,28 @@ def _cross_entropies(logits_tv: Tensor, emitted_t1: Tensor) -> Tensor:
     return F.cross_entropy(logits_tv, emitted_t1.squeeze(1), reduction="none")
 
 
-def sum_over_completions(tokens: TokenBatch, logits_nsv: Tensor, of_tokens: OfTokens) -> Tensor:
-    """Sums (n,) over each completion of a number per token, which `of_tokens` makes of logits, places (n, s) bool, and emitted tokens (t, 1)."""
+def sum_over_completions(tokens: TokenBatch, logits_nsv: Tensor, of_tokens: TokenFunction) -> Tensor:
+    """Sum a number per token over each completion, (n,).
+
+    `of_tokens` computes the numbers (t,) from logits, places (n, s) bool, and emitted tokens (t, 1).
+    """
     return _each(tokens, logits_nsv, of_tokens).sum(dim=1)
 
 
-def _each(tokens: TokenBatch, logits_nsv: Tensor, of_tokens: OfTokens) -> Tensor:
-    """A number per predicted token, (n, s - 1), 0 elsewhere. Only the completions' logits are copied, never those of prompts and padding.
+def _each(tokens: TokenBatch, logits_nsv: Tensor, of_tokens: TokenFunction) -> Tensor:
+    """Return a number per predicted token, (n, s - 1), 0 elsewhere.
+
+    Only the logits of completions are copied, never those of prompts and padding.
 
     Raises:
         ModelError: the logits are not (n, s, V) of these tokens, with a vocabulary of at least two.
     """
     n, s = tokens.ids.shape
     if logits_nsv.ndim != 3 or logits_nsv.shape[:2] != (n, s) or logits_nsv.shape[2] < 2:
-        raise ModelError(
-            f"expected logits (samples, positions, vocabulary) of {n} x {s} tokens; the model returned shape {tuple(logits_nsv.shape)}"
-        )
+        expected = f"expected logits (samples, positions, vocabulary) of {n} x {s} tokens"
+        raise ModelError(f"{expected}; the model returned shape {tuple(logits_nsv.shape)}")
     places_ns = F.pad(tokens.predicted, (0, 1)).to(logits_nsv.device)
     emitted_t1 = tokens.ids.roll(-1, dims=1).to(logits_nsv.device)[places_ns].unsqueeze(1)
     values_t = of_tokens(logits_nsv, places_ns, emitted_t1)
-    return torch.zeros(places_ns.shape, dtype=values_t.dtype, device=values_t.device).masked_scatter(
-        places_ns, values_t
-    )[:, :-1]
+    zeros_ns = torch.zeros(places_ns.shape, dtype=values_t.dtype, device=values_t.device)
+    return zeros_ns.masked_scatter(places_ns, values_t)[:, :-1]

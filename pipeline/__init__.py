@@ -1,4 +1,4 @@
-"""Composes the numerics and the outside into an audit: config, plan, stages, artifacts."""
+"""Composes numerics and infrastructure into an audit: config, plan, stages, artifacts."""
 
 from importlib import import_module
 from typing import TYPE_CHECKING
@@ -42,7 +42,7 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> object:
-    """Imports a public name when it is first asked for: most commands need no torch."""
+    """Imports a public name when it is first used: most commands need no torch."""
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)

@@ -1,8 +1,8 @@
-"""The errors a user meets. Each is one paragraph: what, where, the numbers, the remedy. Jobs turn them into exit codes."""
+"""The errors that users see, each one paragraph: what, where, the numbers, the remedy. Jobs make exit codes of them."""
 
 
 class AuditError(Exception):
-    """Root of every error of the pipeline."""
+    """Base class of the pipeline's errors."""
 
 
 class ConfigError(AuditError, ValueError):
@@ -10,7 +10,7 @@ class ConfigError(AuditError, ValueError):
 
 
 class RootError(AuditError, OSError):
-    """The root is not one, or its store cannot keep an audit; nothing was written."""
+    """The folder is not a root, or its store cannot keep an audit; nothing was written."""
 
 
 class SourceError(AuditError, ValueError):
@@ -22,4 +22,4 @@ class CannotFit(AuditError, MemoryError):
 
 
 class StageError(AuditError, RuntimeError):
-    """A stage cannot be done for one model."""
+    """A stage cannot be completed for one model."""

@@ -1,4 +1,4 @@
-"""Keys: digests of everything a result depends on, and of nothing else. What has the same key is not computed again."""
+"""Keys: digests of everything that a result depends on, and of nothing else. What has the same key is reused."""
 
 import json
 

@@ -8,7 +8,7 @@ import pytest
 from pydantic import JsonValue
 
 from pipeline.config.audit_config import AuditConfig, merge
-from pipeline.demo import prepare_demo
+from pipeline.demo.prepare import prepare_demo
 from tests.services import WITHOUT, moto, on_moto, on_s3, real_s3
 
 __all__ = ["moto", "on_moto", "on_s3", "real_s3"]

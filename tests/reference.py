@@ -1,6 +1,6 @@
-"""Slow exact twins of the numerics: plain loops over samples, layers and rows, with autograd and numpy, obviously right.
+"""Slow exact twins of the numerics: plain loops over samples, layers and rows, with autograd and numpy.
 
-Nothing here calls the code it is the twin of, except that projection matrices come from `Projection`, whose own tests pin them.
+No twin calls the code that it checks, except that projection matrices come from `Projection`, whose own tests pin them.
 """
 
 import copy
@@ -50,7 +50,7 @@ def side_matrix(projection: Projection, parameter: str, side: int, size: int) ->
 
 
 def projected(projection: Projection, parameter: str, grad: Tensor) -> Tensor:
-    """`vec(P_0 dW P_1^T)` of a gradient (dim0, rest), row-major, and where it is hashed, the signed sum of the numbers of each bucket."""
+    """`vec(P_0 dW P_1^T)` of a gradient (dim0, rest), row-major; if hashed, the signed sum of each bucket's numbers."""
     p0, p1 = (side_matrix(projection, parameter, side, size) for side, size in enumerate(grad.shape))
     numbers = (p0 @ grad @ p1.T).flatten()
     sketch = projection.sketch_of(parameter, (grad.shape[0], grad.shape[1]))
@@ -63,7 +63,7 @@ def projected(projection: Projection, parameter: str, grad: Tensor) -> Tensor:
 
 
 def autograd_gradient(model: nn.Module, parameter: str, sample: Tensor, measurement: Measure = margin_of_one) -> Tensor:
-    """The gradient of the measurement of one sample (1, ...) with respect to one parameter, float64, shaped (dim0, rest)."""
+    """The gradient of one sample's measurement (1, ...) with respect to one parameter, float64, shape (dim0, rest)."""
     own = copy.deepcopy(model).requires_grad_(True)
     weight = own.get_parameter(parameter)
     measurement(own(sample)).backward()
@@ -72,7 +72,7 @@ def autograd_gradient(model: nn.Module, parameter: str, sample: Tensor, measurem
 
 
 def autograd_rows(model: nn.Module, layers: Sequence[Layer], batch: Tensor, projection: Projection) -> Tensor:
-    """Rows (n, k) of the margin, float64: a loop over samples and layers, projected and hashed as asked."""
+    """Rows (n, k) of the margin, float64: a loop over samples and layers, projected and, if so set, hashed."""
     rows = []
     for index in range(batch.shape[0]):
         blocks = []
@@ -86,7 +86,7 @@ def autograd_rows(model: nn.Module, layers: Sequence[Layer], batch: Tensor, proj
 def autograd_token_rows(
     model: nn.Module, layers: Sequence[Layer], texts: Sequence[tuple[Tensor, int]], projection: Projection
 ) -> Tensor:
-    """Rows (n, k) of the token margin, float64: one unpadded sequence (ids, completion start) after the other, without a mask."""
+    """Rows (n, k) of the token margin, float64: a loop over unpadded texts (ids, completion start), without a mask."""
     rows = []
     for ids, start in texts:
         own = copy.deepcopy(model).requires_grad_(True)
@@ -144,7 +144,7 @@ def unit_row(whitened_k: Floats, sizes: Sequence[int], layers: str) -> Floats:
 
 
 def class_means(units: Sequence[Floats], predictions: Sequence[int], classes: int) -> list[Floats]:
-    """M_c per class: rare classes (fewer than 10 rows) drawn to the mean over the classes present, absent ones equal to it."""
+    """M_c per class: rare classes (fewer than 10 rows) drawn to the mean over present classes, absent ones at it."""
     members = [
         [unit for unit, predicted in zip(units, predictions, strict=True) if predicted == c] for c in range(classes)
     ]
@@ -158,7 +158,7 @@ def class_means(units: Sequence[Floats], predictions: Sequence[int], classes: in
 
 
 def cohesion(units: Sequence[Floats], predictions: Sequence[int], classes: int) -> list[float]:
-    """U_c per class: the mean inner product over pairs of different rows; rare classes drawn to the mean over classes with any pair."""
+    """U_c per class: mean inner product of pairs of rows; rare classes drawn to the mean over classes with a pair."""
     members = [
         [unit for unit, predicted in zip(units, predictions, strict=True) if predicted == c] for c in range(classes)
     ]

@@ -74,7 +74,7 @@ class Service:
 
 
 def variables(endpoint: str, user: User | None) -> Mapping[str, str]:
-    """The variables of an environment with this endpoint and user (None: no credentials) and no other source of either."""
+    """The variables of an environment with this endpoint and user (None: no credentials) and no other sources."""
     files = dict.fromkeys(("AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE"), os.devnull)
     settings = {"AWS_ENDPOINT_URL": endpoint, "AWS_DEFAULT_REGION": "us-east-1", "AWS_EC2_METADATA_DISABLED": "true"}
     return {**settings, **files, **(user.environment if user else {})}

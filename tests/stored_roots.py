@@ -8,8 +8,9 @@ import torch
 from infra.commits import Measures
 from infra.storage.storage import Storage
 from madcore import RowLayout
-from pipeline.artifacts.curvature import Part, TrustedSamples, encode_trusted
-from pipeline.artifacts.rows import SampleColumns, at_rest, encode_rows
+from pipeline.artifacts.rows import encode_rows, to_stored
+from pipeline.artifacts.samples import SampleColumns
+from pipeline.artifacts.trusted import TrustedPart, TrustedSamples, encode_trusted
 from pipeline.data.statuses import OK
 from pipeline.root.layout import summary_file
 from pipeline.root.logs import SPLIT, curvature_log, rows_log
@@ -38,7 +39,7 @@ def write_root(url: str, layout: RowLayout, trusted: Split, audited: Split, tran
         _rows(storage, name, layout, split) for name, split in (("trusted", trusted), ("audited", audited))
     )
     n = len(trusted.rows) * trusted.tasks
-    parts: list[Part] = ["reference" if place % 4 else "calibration" for place in range(n)]
+    parts: list[TrustedPart] = ["reference" if place % 4 else "calibration" for place in range(n)]
     samples = TrustedSamples([f"s{place}" for place in range(n)], parts, torch.arange(n) % CLASSES, np.full(n, np.nan))
     log = curvature_log(storage, MODEL, "synthetic")
     receipt = log.commit(SPLIT, dict(encode_trusted(samples)), _measures(n))
@@ -71,7 +72,7 @@ def _rows(storage: Storage, source: str, layout: RowLayout, split: Split) -> str
 def encoded(rows_nk: torch.Tensor, layout: RowLayout) -> dict[str, bytes]:
     """The files of a task of these rows, as float16, predicted classes in turn."""
     n, norms = len(rows_nk), rows_nk.norm(dim=1)
-    half, scales = at_rest(rows_nk, layout, "float16")
+    half, scales = to_stored(rows_nk, layout, "float16")
     samples = SampleColumns(
         [f"s{row}" for row in range(n)], list(range(n)), torch.arange(n) % CLASSES, norms, norms, [OK] * n
     )

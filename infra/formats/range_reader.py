@@ -1,7 +1,7 @@
 """Ranges of rows of a Parquet file that is opened once.
 
-Row groups are decoded one at a time and forwards: of ranges in ascending order every row is decoded once, and damage in a
-row group concerns only the ranges that meet it.
+Row groups are decoded one at a time and forwards: for ranges in ascending order every row is decoded once, and damage
+in a row group affects only the ranges that overlap it.
 """
 
 from collections.abc import Iterator, Sequence
@@ -23,7 +23,7 @@ class RangeReader:
     """Reads ranges of rows, one after the other. Close it, or use it as a context."""
 
     def __init__(self, url: str, columns: Sequence[str], batch_rows: int = 1024):
-        """Open a file, to read these columns, in batches of so many rows at most.
+        """Open a file, to read these columns, in batches of at most `batch_rows` rows.
 
         Raises:
             StorageError: it cannot be read, or lacks a column.
@@ -39,7 +39,7 @@ class RangeReader:
         self._bounds = _bounds(self._file)
         self._group, self._position = NO_GROUP, 0  # the row group that is being decoded, and the next row in it
         self._batches: Iterator[pa.RecordBatch] = iter(())
-        self._rest: pa.RecordBatch | None = None  # rows that are decoded and were not asked for yet
+        self._rest: pa.RecordBatch | None = None  # rows that are decoded and not yet read
 
     def __enter__(self) -> "RangeReader":
         return self

@@ -1,1 +1,1 @@
-"""Curvature in the space of the rows: sums over samples that merge, and the damped inverse that they become."""
+"""Curvature in the space of the rows: mergeable sums over samples, and the damped inverse computed from them."""

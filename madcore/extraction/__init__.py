@@ -1,1 +1,1 @@
-"""A model and a batch in, the samples' rows out: one forward and one backward pass, by hooks."""
+"""From a model and a batch to the samples' rows, by hooks in one forward and one backward pass."""

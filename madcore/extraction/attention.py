@@ -1,8 +1,9 @@
 """`nn.MultiheadAttention`, computed so that its projections can be recorded.
 
-Its own forward pass calls no module and shows no projected tensor. While a pass records, a twin takes its place: the same function
-of the same parameters (Vaswani et al. 2017, arXiv 1706.03762), whose input projections are recorded one by one and whose output
-projection is called as a module. Inside, samples come first: (n, l, e) queries, (n, s, e) keys and values.
+Its own forward pass calls no module and exposes no projected tensor. While a pass is recorded, a twin takes its place:
+the same function of the same parameters (Vaswani et al. 2017, arXiv 1706.03762), whose input projections are recorded
+one by one and whose output projection is called as a module. Inside, samples come first: (n, l, e) queries, (n, s, e)
+keys and values.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -17,7 +18,7 @@ from madcore.extraction.recording import Member, Recorder
 from madcore.formulas.matrices import LinearWeight, Sides
 from madcore.formulas.norms import Axes, Bias
 
-Attended = tuple[Tensor, Tensor | None]
+AttentionOutput = tuple[Tensor, Tensor | None]
 
 
 PARTS = ("q", "k", "v")
@@ -27,7 +28,10 @@ PARTS = ("q", "k", "v")
 def recorded_attention(
     recorder: Recorder, module: nn.MultiheadAttention, members: Mapping[str, Member]
 ) -> Iterator[None]:
-    """The twin in the place of a module's forward pass; `members` by the module's own names of its parameters, maybe none."""
+    """Replace a module's forward pass by the twin inside the context.
+
+    `members` are keyed by the parameters' names in the module; there may be none.
+    """
     twin = _Twin(recorder, module, members, module.forward)
     hook = module.register_forward_hook(lambda *_: None)  # keeps an encoder layer around it from its fused kernel
     vars(module)["forward"] = twin
@@ -39,18 +43,19 @@ def recorded_attention(
 
 
 class _Twin:
-    """What stands in for `forward`, with its arguments."""
+    """The replacement of `forward`, with the same arguments."""
 
     def __init__(
         self,
         recorder: Recorder,
         module: nn.MultiheadAttention,
         members: Mapping[str, Member],
-        original: Callable[..., Attended],
+        original: Callable[..., AttentionOutput],
     ):
-        self._recorder, self._module, self._members, self._original = recorder, module, members, original
+        self._recorder, self._module = recorder, module
+        self._members, self._original = members, original
 
-    def __call__(  # noqa: PLR0913, PLR0917  # it has the arguments of what it stands in for
+    def __call__(  # noqa: PLR0913, PLR0917  # it has the arguments of the method that it replaces
         self,
         query: Tensor,
         key: Tensor,
@@ -60,8 +65,8 @@ class _Twin:
         attn_mask: Tensor | None = None,
         average_attn_weights: bool = True,
         is_causal: bool = False,
-    ) -> Attended:
-        """As `nn.MultiheadAttention.forward`; one sample without a batch goes to the original, unrecorded."""
+    ) -> AttentionOutput:
+        """Compute `nn.MultiheadAttention.forward`; a sample without a batch axis goes to the original, unrecorded."""
         if query.ndim != 3 or query.is_nested:
             masks = {"key_padding_mask": key_padding_mask, "attn_mask": attn_mask}
             return self._original(
@@ -90,7 +95,7 @@ class _Twin:
         return (output if module.batch_first else output.transpose(0, 1)), weights
 
     def _projected(self, query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Queries, keys and values after their projections, samples first."""
+        """Return queries, keys and values after their projections, samples first."""
         module = self._module
         alone = query is key and key is value
         if not module.batch_first:
@@ -116,14 +121,17 @@ class _Twin:
         return [self._members[name] for name in ("in_proj_weight", "in_proj_bias") if name in self._members]
 
     def _part(self, index: int, like: Tensor) -> list[Member]:
-        """What a third of the packed projection adds to the rows of the whole, or one of the separate ones to its own."""
+        """Return the members that one projection adds to: its own weight, or its third of the packed ones."""
         separate = f"{PARTS[index]}_proj_weight"
         own = [self._members[separate]] if separate in self._members else []
         return own + [_third(member, index, like) for member in self._whole()]
 
 
 def _third(member: Member, index: int, like: Tensor) -> Member:
-    """Of a packed parameter (3 e, rest), the member for rows [index e, (index + 1) e); `like` has the model's precision and device."""
+    """Return the member for rows [index e, (index + 1) e) of a packed parameter (3 e, rest).
+
+    `like` is a tensor in the model's precision, on its device.
+    """
     size, p0 = member.formula.shape[0] // 3, member.sides.p0
     bias = isinstance(member.formula, Bias)
     formula = Bias(Axes((size,), last=True)) if bias else LinearWeight((size, member.formula.shape[1]))
@@ -132,7 +140,7 @@ def _third(member: Member, index: int, like: Tensor) -> Member:
 
 
 def _extended(module: nn.MultiheadAttention, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor, int]:
-    """Keys and values with the module's learned position and its zero position behind theirs, and how many those are."""
+    """Append the module's learned position and its zero position to keys and values; also return how many."""
     samples, extra = key.shape[0], 0
     if module.bias_k is not None and module.bias_v is not None:
         key = torch.cat([key, module.bias_k.expand(samples, 1, -1)], dim=1)
@@ -145,7 +153,7 @@ def _extended(module: nn.MultiheadAttention, key: Tensor, value: Tensor) -> tupl
 
 
 def _mask(heads: int, query: Tensor, attention: Tensor | None, padding: Tensor | None, extra: int) -> Tensor | None:
-    """What is added to scores (n, heads, l, s); None adds nothing. Of boolean masks, true hides."""
+    """Return what is added to scores (n, heads, l, s), or None. A boolean mask hides the positions where it is true."""
     added = None
     if attention is not None:
         added = _additive(attention, query)
@@ -163,7 +171,7 @@ def _additive(mask: Tensor, like: Tensor) -> Tensor:
 
 
 def _attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Attention (n, heads, l, e) and its weights (n, heads, l, s)."""
+    """Return attention (n, heads, l, e) and its weights (n, heads, l, s)."""
     scores = (query / query.shape[-1] ** 0.5) @ key.transpose(2, 3)
     weights = torch.softmax(scores if mask is None else scores + mask, dim=3)
     return weights @ value, weights

@@ -1,11 +1,11 @@
 """Which of the selected layers a model's rows cover: a self-check against autograd.
 
-Hooks can be right about a layer's kind and wrong about its use: a weight read without calling its module, a module called on
-something that has not the samples first, a tied parameter. So every selected layer is checked on real samples, and one that
-differs from autograd is not covered, with the reason.
+Hooks can be right about a layer's kind and wrong about its use: a weight read without calling its module, a module
+called on something whose first axis is not the samples, a tied parameter. So every selected layer is checked on real
+samples, and one that differs from autograd is not covered, with the reason.
 
-A module that a router gives some of the entries can look sound on a few samples that happen to be alike. So each module's input must
-also keep its shape when the samples' numbers are shuffled.
+A module that receives its entries from a router can look correct on a few samples that happen to be alike. So each
+module's input must also keep its shape when the samples' numbers are shuffled.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -27,16 +27,12 @@ from madcore.projections import Projection
 from madcore.rows import Layer, Way, row_layout
 
 RELATIVE_TOLERANCE = 1e-3
-
-
 ROUNDING = 1e-5
-
-
 CHECKED_SAMPLES = 3
-
-
 SHUFFLES = 4
 
+FORMULAS: tuple[Way, ...] = "formula", "formula, samples second", "formula, samples merged", "formula, no samples"
+FALLBACKS: tuple[Way, ...] = "fallback", "fallback, one by one"
 
 Sample = TypeVar("Sample")
 
@@ -48,44 +44,28 @@ def check_layers(
     together: Callable[[Sequence[Sample]], Measured],
     projection: Projection,
 ) -> Coverage:
-    """Keeps the layers whose hooked rows equal autograd's, to a relative 1e-3, on the first three samples with finite gradients.
+    """Keep the layers whose hooked rows equal autograd's, to a relative 1e-3, on three samples with finite gradients.
 
-    Samples go through the hooks as one batch and through autograd one by one, so a model that mixes the samples of a batch, or
-    that sees the padding of one, is found out too.
+    The first three are used. They go through the hooks as one batch and through autograd one by one, so a model that
+    mixes the samples of a batch, or that depends on padding, is detected too.
 
     Args:
         model: in eval mode.
         coverage: what `select_layers` chose.
-        samples: a few, at least 1, of whatever kind.
+        samples: a few, at least 1, of any kind.
         together: makes a batch of samples, padded only as far as the longest of them needs.
-        projection: as the rows will have it.
+        projection: the one that the rows will have.
 
     Raises:
         ModelError: no layer is left.
     """
-    chosen, expected = _checked(
-        model, coverage.covered, [(sample, together([sample])) for sample in samples], projection
-    )
-    trial, kept, reasons = _Trial(model, together(chosen), projection, expected), dict[str, Layer](), dict[str, str]()
-    undecided = {layer.name: _ways(model, layer)[: 1 if trial.hopeless(layer) else None] for layer in coverage.covered}
-    while undecided:
-        tried = [ways[0] for ways in undecided.values()]
-        by_formula = [layer for layer in tried if layer.way == "formula"]
-        failed = trial.failures(by_formula) | trial.failures([layer for layer in tried if layer.way != "formula"])
-        kept |= {layer.name: layer for layer in tried if layer.name not in failed}
-        reasons |= {name: reason for name, reason in failed.items() if name not in reasons}
-        undecided = {name: ways[1:] for name, ways in undecided.items() if name in failed and ways[1:]}
-    kept = _jointly(trial, [kept[layer.name] for layer in coverage.covered if layer.name in kept])
-    reasons = {
-        layer.name: "its rows cannot be computed together with the other layers'" for layer in coverage.covered
-    } | reasons
-    not_covered = {
-        **coverage.not_covered,
-        **{
-            layer.name: reasons[layer.name] + _tied(model, layer)
-            for layer in coverage.covered
-            if layer.name not in kept
-        },
+    alone = [(sample, together([sample])) for sample in samples]
+    chosen, expected = _checked(model, coverage.covered, alone, projection)
+    trial = _Trial(model, together(chosen), projection, expected)
+    kept, reasons = _tried(trial, coverage.covered)
+    not_covered = dict(coverage.not_covered)
+    not_covered |= {
+        layer.name: reasons[layer.name] + _tied(model, layer) for layer in coverage.covered if layer.name not in kept
     }
     if not kept:
         listed = "; ".join(f"{name}: {reason}" for name, reason in list(not_covered.items())[:3])
@@ -93,25 +73,36 @@ def check_layers(
     return Coverage(tuple(kept[layer.name] for layer in coverage.covered if layer.name in kept), not_covered)
 
 
-FORMULAS: tuple[Way, ...] = "formula", "formula, samples second", "formula, samples merged", "formula, no samples"
-
-
-FALLBACKS: tuple[Way, ...] = "fallback", "fallback, one by one"
+def _tried(trial: "_Trial", layers: Sequence[Layer]) -> tuple[dict[str, Layer], dict[str, str]]:
+    """Return the layers that can be covered, each by its cheapest way, and why each other one cannot; both by name."""
+    kept, reasons = dict[str, Layer](), dict[str, str]()
+    undecided = {layer.name: _ways(trial.model, layer)[: 1 if trial.hopeless(layer) else None] for layer in layers}
+    while undecided:
+        tried = [ways[0] for ways in undecided.values()]
+        by_formula = [layer for layer in tried if layer.way == "formula"]
+        failed = trial.failures(by_formula) | trial.failures([layer for layer in tried if layer.way != "formula"])
+        kept |= {layer.name: layer for layer in tried if layer.name not in failed}
+        reasons |= {name: reason for name, reason in failed.items() if name not in reasons}
+        undecided = {name: ways[1:] for name, ways in undecided.items() if name in failed and ways[1:]}
+    alone_only = {layer.name: "its rows cannot be computed together with the other layers'" for layer in layers}
+    return _jointly(trial, [kept[layer.name] for layer in layers if layer.name in kept]), alone_only | reasons
 
 
 def _ways(model: nn.Module, layer: Layer) -> list[Layer]:
-    """The layer by each way to its rows, cheapest first: last of all, the modules around its own run again, but not the whole model."""
+    """Return the layer by each way to its rows, cheapest first.
+
+    The last ways run ever larger modules around its own again, but never the whole model.
+    """
     parameter = model.get_parameter(layer.name)
     cheap = FORMULAS if layer.way.startswith("formula") else ways_to_copy(parameter)
     tied = sum(other is parameter for _, other in model.named_parameters(remove_duplicate=False)) > 1
     levels = 1 if tied else max(1, layer.module.count(".") + 1)
-    return [replace(layer, way=way) for way in cheap] + [
-        replace(layer, way=way, levels=level) for level in range(levels) for way in FALLBACKS
-    ]
+    fallbacks = [replace(layer, way=way, levels=level) for level in range(levels) for way in FALLBACKS]
+    return [replace(layer, way=way) for way in cheap] + fallbacks
 
 
 def _jointly(trial: "_Trial", layers: Sequence[Layer]) -> dict[str, Layer]:
-    """The layers by ways that also work together: a way can change what other modules are given. All of them, as a rule."""
+    """Return the layers, usually all, by ways that also work together: a way can change other modules' inputs."""
     if not trial.fails(layers):
         return {layer.name: layer for layer in layers}
     kept: list[Layer] = []
@@ -123,7 +114,7 @@ def _jointly(trial: "_Trial", layers: Sequence[Layer]) -> dict[str, Layer]:
 
 @dataclass(frozen=True)
 class _Trial:
-    """A batch of samples, and autograd's rows of each by layer."""
+    """A batch of samples, and autograd's rows of each sample by layer."""
 
     model: nn.Module
     batch: Measured
@@ -131,7 +122,7 @@ class _Trial:
     expected: Sequence[Mapping[str, Tensor]]
 
     def failures(self, layers: Sequence[Layer]) -> dict[str, str]:
-        """By layer whose rows differ from autograd's, why. One that fails is left out, and the others are tried without it."""
+        """Return, by layer, why its rows differ from autograd's. The others are tried without a layer that fails."""
         routed = {layer.name for layer in layers if self.model.get_submodule(layer.rerun) in self.unsteady}
         found = dict.fromkeys(routed, "how many entries its module's input has depends on the numbers in them")
         left = [layer for layer in layers if layer.name not in routed]
@@ -163,51 +154,49 @@ class _Trial:
 
     @cached_property
     def unsteady(self) -> set[nn.Module]:
-        """Modules with parameters that are called otherwise when the samples' numbers change places; a model may refuse to take them so."""
-        generator, shapes, found = (
-            torch.Generator().manual_seed(0),
-            input_shapes(self.model, self.batch.inputs),
-            set[nn.Module](),
-        )
+        """Modules with parameters whose inputs change shape when the samples' numbers are shuffled.
+
+        A model may reject shuffled numbers; that shuffle is then left out.
+        """
+        generator, shapes = torch.Generator().manual_seed(0), input_shapes(self.model, self.batch.inputs)
+        found = set[nn.Module]()
         for _ in range(SHUFFLES):
             with suppress(*FAILURES):
                 others = input_shapes(self.model, self.batch.shuffled(generator).inputs)
-                found |= {
-                    module for module in shapes.keys() | others.keys() if shapes.get(module) != others.get(module)
-                }
+                modules = shapes.keys() | others.keys()
+                found |= {module for module in modules if shapes.get(module) != others.get(module)}
         return found
 
     def hopeless(self, layer: Layer) -> str | None:
-        """Why autograd gives no rows of a layer to compare with, if it does not."""
+        """Return why autograd has no rows of a layer to compare with, or None where it has."""
         rows = [rows[layer.name] for rows in self.expected if layer.name in rows]
         if not rows:
             return "its parameter takes no part in the forward pass"
-        return (
-            None if all(torch.isfinite(row).all() for row in rows) else "its gradient is not finite on a trusted sample"
-        )
+        finite = all(torch.isfinite(row).all() for row in rows)
+        return None if finite else "its gradient is not finite on a trusted sample"
 
     def _difference(self, layer: Layer, hooked: Tensor) -> str | None:
         reason = self.hopeless(layer)
         if reason is not None:
             return reason
-        reference = torch.stack(
-            [rows.get(layer.name, torch.zeros_like(row)) for rows, row in zip(self.expected, hooked, strict=True)]
-        )
+        pairs = zip(self.expected, hooked, strict=True)
+        reference = torch.stack([rows.get(layer.name, torch.zeros_like(row)) for rows, row in pairs])
         differences_b, norms_b = (hooked - reference).norm(dim=1), reference.norm(dim=1)
         if (differences_b <= RELATIVE_TOLERANCE * norms_b + 1e-12).all():
             return None
         largest_b = torch.tensor([max(float(row.norm()) for row in rows.values()) for rows in self.expected])
         if (torch.maximum(norms_b, hooked.norm(dim=1)).cpu() < ROUNDING * largest_b).all():
             return "its gradient is zero but for rounding"
-        return f"its hooked gradient differs from autograd's by {float((differences_b / norms_b.clamp(min=1e-12)).max()):.2g} of its norm"
+        worst = float((differences_b / norms_b.clamp(min=1e-12)).max())
+        return f"its hooked gradient differs from autograd's by {worst:.2g} of its norm"
 
 
 def _checked(
     model: nn.Module, layers: Sequence[Layer], samples: Sequence[tuple[Sample, Measured]], projection: Projection
 ) -> tuple[list[Sample], list[dict[str, Tensor]]]:
-    """The samples to check on, and autograd's rows of each; one without a finite gradient is used only where all are so.
+    """Return the samples to check on, and autograd's rows of each.
 
-    Of the candidates, each is given with the batch that holds it alone.
+    Samples without a finite gradient are used only if no sample has one. Each candidate comes with a batch of itself.
     """
     finite: list[tuple[Sample, dict[str, Tensor]]] = []
     others: list[tuple[Sample, dict[str, Tensor]]] = []
@@ -222,13 +211,9 @@ def _checked(
 
 
 def _tied(model: nn.Module, layer: Layer) -> str:
-    """Names the other modules that hold the layer's parameter, which its gradient sums over."""
-    parameter = model.get_parameter(layer.name)
-    others = [
-        name
-        for name, other in model.named_parameters(remove_duplicate=False)
-        if other is parameter and name != layer.name
-    ]
+    """Name the other uses of the layer's parameter, over which its gradient sums."""
+    parameter, named = model.get_parameter(layer.name), model.named_parameters(remove_duplicate=False)
+    others = [name for name, other in named if other is parameter and name != layer.name]
     return f"; it is tied to {', '.join(others)}" if others else ""
 
 
@@ -243,9 +228,8 @@ def _autograd_rows(
         with torch.enable_grad():
             measured = sample.measurement(logits_of(run(model, sample.inputs))).sum()
             if not measured.requires_grad:
-                raise ModelError(
-                    "the model's outputs do not depend on its weights by way of autograd: does it detach them?"
-                )
+                complaint = "the model's outputs do not depend on its weights through autograd: does it detach them?"
+                raise ModelError(complaint)
             measured.backward()  # into .grad, because reentrant checkpoints refuse torch.autograd.grad
         grads = [(layer, model.get_parameter(layer.name).grad) for layer in layers]
     finally:
@@ -255,7 +239,7 @@ def _autograd_rows(
 
 
 def project_gradient(grad: Tensor, layer: Layer, projection: Projection) -> Tensor:
-    """`vec(P_0 dW P_1^T)` of one full gradient of a layer's parameter, flattened in row-major order and hashed as asked, shape (k_l,)."""
+    """Project one full gradient dW of a layer's parameter: `vec(P_0 dW P_1^T)`, row-major, hashed if so set, (k_l,)."""
     grad_2d = grad.reshape(layer.shape)
     p0, p1 = (projection.matrix(layer.name, side, size) for side, size in enumerate(layer.shape))
     left = grad_2d if p0 is None else p0.to(grad_2d) @ grad_2d

@@ -1,8 +1,9 @@
-"""Parameters that a module holds directly, such as class tokens, position embeddings and layer scales: a copy for every sample.
+"""Copies, one per sample, of parameters that a module holds directly: class tokens, position embeddings, layer scales.
 
-For the time of a pass the parameter is replaced by n copies of it, which the module's own arithmetic spreads over the samples like
-any tensor with samples first; the gradient of a copy is its sample's. That costs nothing but the copies. Whether the module's
-arithmetic does spread them, and which axes it needs between the samples and the parameter's own, the self-check finds out.
+During a pass the parameter is replaced by n copies of it, which the module's own arithmetic broadcasts over the samples
+like any tensor with samples first; the gradient of a copy is its sample's. That costs only the copies. Whether the
+module's arithmetic does broadcast them, and which axes it needs between the samples and the parameter's own, is
+determined by the self-check.
 """
 
 from collections.abc import Iterator, Sequence
@@ -16,14 +17,12 @@ from madcore.formulas.norms import project_both
 from madcore.rows import Way
 
 AXES_BETWEEN: dict[Way, int] = {"copies": 0, "copies before one axis": 1, "copies before two axes": 2}
-
-
 VECTOR = 1
 
 
 @dataclass(frozen=True)
-class Copied:
-    """One parameter with the modules that hold it, and what each calls it."""
+class ParameterCopies:
+    """One parameter to copy, with the modules that hold it and its name in each."""
 
     parameter: nn.Parameter
     holders: Sequence[tuple[nn.Module, str]]
@@ -33,29 +32,32 @@ class Copied:
     place: slice
 
     def copies(self, samples: int) -> Tensor:
-        """A leaf that requires grad: (n, ...), with the parameter's own axes, without the first of them, or behind one or two more."""
+        """Return a leaf (n, ...) that requires grad.
+
+        After the samples come the parameter's own axes, all of them or all but the first, or one or two axes of length
+        one and then its own.
+        """
         own = tuple(self.parameter.shape)
-        behind = own[1:] if self.way == "copies for the first axis" else (*[1] * AXES_BETWEEN[self.way], *own)
-        return self.parameter.detach().reshape(1, *behind).expand(samples, *behind).clone().requires_grad_()
+        rest = own[1:] if self.way == "copies for the first axis" else (*[1] * AXES_BETWEEN[self.way], *own)
+        return self.parameter.detach().reshape(1, *rest).expand(samples, *rest).clone().requires_grad_()
 
     def add(self, rows: Tensor, copies: Tensor) -> None:
-        """Adds the copies' gradients to rows (n, k)."""
+        """Add the copies' gradients to rows (n, k)."""
         if copies.grad is not None and len(copies):
-            rows[:, self.place] += self.sides.numbers(
-                project_both(copies.grad.reshape(len(copies), *self.shape), self.sides)
-            )
+            gradients = copies.grad.reshape(len(copies), *self.shape)
+            rows[:, self.place] += self.sides.numbers(project_both(gradients, self.sides))
 
 
 def ways_to_copy(parameter: nn.Parameter) -> tuple[Way, ...]:
-    """How copies of a parameter may be laid out, likeliest first."""
+    """Return the layouts that copies of a parameter may have, likeliest first."""
     if parameter.ndim > VECTOR:
         return ("copies for the first axis",) if parameter.shape[0] == 1 else ("copies",)
     return ("copies before one axis", "copies", "copies before two axes")
 
 
 @contextmanager
-def replaced(copied: Sequence[Copied], samples: int) -> Iterator[list[Tensor]]:
-    """Inside, modules hold the copies instead of their parameters; gives the copies."""
+def replaced(copied: Sequence[ParameterCopies], samples: int) -> Iterator[list[Tensor]]:
+    """Inside, modules hold the copies instead of their parameters; yields the copies."""
     made = [one.copies(samples) for one in copied]
     try:
         for one, copies in zip(copied, made, strict=True):

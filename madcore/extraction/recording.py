@@ -1,7 +1,7 @@
-"""One pass's hooks: what they see of modules, and the rows they add it to.
+"""The hooks of one pass: what they see of the modules, and the rows that they add it to.
 
-Forward hooks project each module's input; tensor hooks on its output join that with the output gradient. Tensor hooks, not module
-backward hooks, because those refuse an in-place activation after them.
+Forward hooks project each module's input; tensor hooks on its output join that with the output gradient. Tensor hooks,
+not module backward hooks, because those refuse an in-place activation after them.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -14,17 +14,18 @@ from torch import Tensor, nn
 
 from madcore.curvature.kronecker import SideSums
 from madcore.errors import LayerError
-from madcore.formulas.matrices import Formula, Sides, TwoSided
+from madcore.formulas.matrices import Formula, OuterProductFormula, Sides
 
 Hook = Callable[[nn.Module, tuple[Tensor, ...], dict[str, Tensor], Tensor], Tensor]
 
 
 @dataclass(frozen=True)
 class Member:
-    """One parameter as one module holds it: its layer's name, its formula, its projections on the model's device, its place in a row.
+    """One parameter of one module: its layer's name, formula, projections on the model's device, and place in a row.
 
-    `samples` is where the samples are in the module's input and output: on the first axis, on the second behind positions, on the
-    first together with positions, those of a sample one after the other, or nowhere, as of positions that all samples share.
+    `samples` says where the samples are in the module's input and output: on the `first` axis; on the `second`, after
+    the positions; `merged` with the positions on the first, those of a sample one after the other; or `nowhere`, as in
+    positions that all samples share.
     """
 
     name: str
@@ -34,26 +35,24 @@ class Member:
     samples: Literal["first", "second", "merged", "nowhere"] = "first"
 
     def arranged(self, tensor: Tensor, samples: int) -> Tensor:
-        """The module's input or output, with n samples alone on the first axis if it has them.
+        """Return the module's input or output with only the n samples on the first axis, if it has them.
 
         Raises:
-            LayerError: the first axis is no multiple of n where samples and positions are merged.
+            LayerError: samples and positions are merged, and the first axis is not a multiple of n.
         """
         if self.samples == "second" and tensor.ndim > 1:
             return tensor.transpose(0, 1)
         if self.samples == "merged":
-            if samples and tensor.shape[0] % samples:
-                raise LayerError(
-                    {
-                        self.name: f"its input or output has {tensor.shape[0]} entries first, no multiple of the batch's {samples} samples"
-                    }
-                )
-            return tensor.reshape(samples, tensor.shape[0] // samples if samples else 1, *tensor.shape[1:])
+            entries = tensor.shape[0]
+            if samples and entries % samples:
+                found = f"its input or output has {entries} entries first"
+                raise LayerError({self.name: f"{found}, no multiple of the batch's {samples} samples"})
+            return tensor.reshape(samples, entries // samples if samples else 1, *tensor.shape[1:])
         return tensor
 
 
 class _Root(torch.autograd.Function):
-    """Makes a tensor require grad without copying it and without making it a leaf, which in-place activations refuse."""
+    """Make a tensor require grad without a copy and without making it a leaf, which in-place activations reject."""
 
     @staticmethod
     def forward(ctx: torch.autograd.function.FunctionCtx, output: Tensor, anchor: Tensor) -> Tensor:
@@ -63,22 +62,29 @@ class _Root(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: torch.autograd.function.FunctionCtx, *grads: Tensor) -> tuple[None, Tensor]:
-        """No gradient flows further."""
+        """Let no gradient flow further."""
         return None, grads[0].new_zeros(())
 
 
 class Recorder:
-    """Rows (n, k) of a pass in the making.
+    """The rows (n, k) of a pass under way.
 
-    Checkpointed blocks run twice. A block checkpointed by saved tensors runs again into a graph that no gradient reaches; a
-    reentrant one runs first with gradients switched off, where nothing is recorded, and again in the backward pass. So a use counts
-    once, when its gradient arrives; a module that only ever ran without gradients is `silent`.
+    Checkpointed blocks run twice. A block checkpointed by saved tensors runs again into a graph that no gradient
+    reaches; a reentrant one runs first with gradients switched off, where nothing is recorded, and again in the
+    backward pass. So a use counts once, when its gradient arrives; a module that only ever ran without gradients is
+    `silent`.
 
-    A layer that cannot be recorded does not end the pass: all of them are known at its end, in `refused`, each with the reason.
+    A layer that cannot be recorded does not end the pass: at its end, `refused` has all of them with the reasons.
     """
 
     def __init__(self, rows: Tensor, anchor: Tensor, sides: SideSums | None = None):
-        """`rows`: zeros (n, k). `anchor`: the number that the pass differentiates with respect to. `sides` are summed too where there are any."""
+        """Start a pass.
+
+        Args:
+            rows: zeros (n, k).
+            anchor: the number that the pass differentiates with respect to.
+            sides: side numbers to sum as well.
+        """
         self.rows, self._anchor, self._sides = rows, anchor, sides
         self._skipped: dict[nn.Module, str] = {}
         self._seen: set[nn.Module] = set()
@@ -87,17 +93,17 @@ class Recorder:
 
     @property
     def silent(self) -> list[str]:
-        """Parameters of modules that ran with gradients switched off and not otherwise."""
+        """The first parameter of each module that ran only with gradients switched off."""
         return [name for module, name in self._skipped.items() if module not in self._seen]
 
     @property
     def paused(self) -> bool:
-        """Whether modules run for another purpose than the pass."""
+        """Whether modules are run for another purpose than the pass."""
         return self._paused
 
     @contextmanager
     def exact(self) -> Iterator[None]:
-        """No graph, no autocast, and no recording inside."""
+        """Switch the graph, autocast and recording off inside."""
         before, self._paused, device = self._paused, True, self.rows.device.type
         autocast = torch.autocast(device, enabled=False) if torch.is_autocast_enabled(device) else nullcontext()
         try:
@@ -107,20 +113,17 @@ class Recorder:
             self._paused = before
 
     def root(self, output: Tensor) -> Tensor:
-        """A tensor, made to require grad where it does not and gradients are on."""
+        """Make a tensor require grad where it does not and gradients are on."""
         return output if output.requires_grad else _Root.apply(output, self._anchor)  # type: ignore[no-untyped-call]
 
     def spread(self, output: Tensor) -> Tensor:
-        """An output with one entry first, that all samples share, repeated for each; others as they are."""
+        """Repeat an output with one entry on its first axis, which all samples share, for each sample."""
         samples = self.rows.shape[0]
-        return (
-            output.expand(samples, *output.shape[1:]).clone()
-            if output.ndim and output.shape[0] == 1 != samples
-            else output
-        )
+        shared = output.ndim and output.shape[0] == 1 != samples
+        return output.expand(samples, *output.shape[1:]).clone() if shared else output
 
     def rooted(self, module: nn.Module, name: str, output: Tensor) -> Tensor:
-        """A module's output, made to require grad where it does not and gradients are on, which is kept in mind."""
+        """Make a module's output require grad where gradients are on, and keep track of modules where they are not."""
         output = self.root(output)
         if output.requires_grad:
             self._seen.add(module)
@@ -129,10 +132,13 @@ class Recorder:
         return output
 
     def use(self, module: nn.Module, members: Sequence[Member], inputs: Tensor, output: Tensor) -> Tensor:
-        """Records one use of a module, or of a part of one, with a formula for each member; returns its output, to be used instead.
+        """Record one use of a module, or of a part of one, with a formula for each member.
 
-        An input with one entry first, such as positions that all samples share, counts as every sample's: its output is then
-        repeated, so that each sample has a gradient of its own.
+        An input with one entry on its first axis, such as positions that all samples share, counts as every sample's:
+        its output is then repeated, so that each sample has a gradient of its own.
+
+        Returns:
+            The output, to be used instead of the given one.
         """
         if self._paused:
             return output
@@ -146,9 +152,8 @@ class Recorder:
             seen = first.arranged(inputs.detach(), samples)
             shared = samples != 1 and seen.ndim > 1 and seen.shape[0] == output.shape[0] == 1
             if (seen.shape[0] != samples and not shared) or seen.ndim < 1 + seen.is_floating_point():
-                raise LayerError(
-                    {first.name: f"its input has {seen.shape[0]} entries first, where the batch has {samples} samples"}
-                )
+                reason = f"its input has {seen.shape[0]} entries first, where the batch has {samples} samples"
+                raise LayerError({first.name: reason})
         except LayerError as error:
             self.refused |= dict.fromkeys((member.name for member in members), error.reasons[first.name])
             return output
@@ -161,7 +166,7 @@ class Recorder:
         return output
 
     def watch(self, module: nn.Module, name: str, output: Tensor, add: Callable[[Tensor], None]) -> Tensor:
-        """Calls `add` with an output's gradient when it arrives; returns the output, to be used instead."""
+        """Call `add` with an output's gradient when it arrives; return the output, to be used instead."""
         output = self.rooted(module, name, output)
         if output.requires_grad:
             self._when_arrived(output, add)
@@ -180,25 +185,23 @@ class Recorder:
         _own(output).register_hook(arrived)
 
     def _add(self, members: Sequence[Member], saved: Sequence[Tensor], grads: Tensor) -> None:
-        """Adds one use of a module to the rows; a module used twice accumulates."""
+        """Add one use of a module to the rows; a module used twice accumulates."""
+        samples = self.rows.shape[0]
         for member, inputs in zip(members, saved, strict=True):
-            if grads.shape[0] != self.rows.shape[0]:
-                raise LayerError(
-                    dict.fromkeys(
-                        (one.name for one in members),
-                        f"its output has {grads.shape[0]} entries first, where the batch has {self.rows.shape[0]} samples",
-                    )
-                )
+            if grads.shape[0] != samples:
+                reason = f"its output has {grads.shape[0]} entries first, where the batch has {samples} samples"
+                raise LayerError(dict.fromkeys((one.name for one in members), reason))
             grads_here = grads.to(self.rows.dtype)
             self.rows[:, member.place] += member.sides.numbers(member.formula.row(inputs, grads_here, member.sides))
-            if self._sides is not None and isinstance(member.formula, TwoSided):
+            if self._sides is not None and isinstance(member.formula, OuterProductFormula):
                 self._sides.add(member.name, *member.formula.by_position(inputs, grads_here, member.sides))
 
 
 def _own(output: Tensor) -> Tensor:
-    """What to hook for an output's gradient: itself, or what it is another shape of.
+    """Return the tensor to hook for an output's gradient: the output, or the tensor that it is another shape of.
 
-    A Linear of three dimensions returns a view, and an activation that overwrites a view drops the view's hooks, not those below it.
+    A Linear of three dimensions returns a view, and an in-place activation drops the hooks of a view, but not those of
+    its base.
     """
     base = output._base
     whole = base is not None and base.numel() == output.numel() and base.is_contiguous() and output.is_contiguous()
@@ -207,16 +210,12 @@ def _own(output: Tensor) -> Tensor:
 
 @contextmanager
 def rooted_everywhere(recorder: Recorder, model: nn.Module) -> Iterator[None]:
-    """Inside, every module without parts returns numbers that require grad, so that no block's input is without."""
+    """Inside, every module without submodules returns numbers that require grad, so that every block's input does."""
 
     def root(module: nn.Module, args: tuple[object, ...], output: object) -> object:
-        numbers = (
-            isinstance(output, Tensor)
-            and output.is_floating_point()
-            and torch.is_grad_enabled()
-            and not recorder.paused
-        )
-        return recorder.root(output) if isinstance(output, Tensor) and numbers else output
+        if not isinstance(output, Tensor) or not output.is_floating_point():
+            return output
+        return recorder.root(output) if torch.is_grad_enabled() and not recorder.paused else output
 
     handles = [module.register_forward_hook(root) for module in model.modules() if not list(module.children())]
     try:
@@ -227,7 +226,7 @@ def rooted_everywhere(recorder: Recorder, model: nn.Module) -> Iterator[None]:
 
 
 def formula_hook(recorder: Recorder, members: Sequence[Member]) -> Hook:
-    """A forward hook for a module whose parameters have formulas."""
+    """Return a forward hook for a module whose parameters have formulas."""
 
     def record(module: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Tensor], output: Tensor) -> Tensor:
         return recorder.use(module, members, args[0] if args else next(iter(kwargs.values())), output)

@@ -1,1 +1,1 @@
-"""The per-sample gradient of each kind of layer from its inputs and its output's gradients."""
+"""The per-sample gradient of each kind of layer, from its inputs and the gradients of its outputs."""

@@ -1,7 +1,7 @@
 """Per-sample gradients of vectors: biases, and the scales of norms.
 
-Both are sums over positions: of the output gradient, or of its product with the normalised input. A parameter's own axes are
-either the channel axis of the module's output, axis 1, or its last ones.
+Both are sums over positions: of the output gradient, or of its product with the normalised input. A parameter's axes
+are either the channel axis of the module's output, axis 1, or its last ones.
 """
 
 from collections.abc import Callable
@@ -14,20 +14,18 @@ from torch import Tensor, nn
 from madcore.formulas.matrices import Sides
 
 BatchNorm = nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d
-
-
 InstanceNorm = nn.InstanceNorm1d | nn.InstanceNorm2d | nn.InstanceNorm3d
 
 
 def project_both(grads_nor: Tensor, sides: Sides) -> Tensor:
-    """Projects whole gradients: (n, dim0, rest) -> (n, o, i)."""
+    """Project whole gradients: (n, dim0, rest) -> (n, o, i)."""
     left = grads_nor if sides.p0 is None else sides.p0 @ grads_nor
     return left if sides.p1 is None else left @ sides.p1.T
 
 
 @dataclass(frozen=True)
 class Axes:
-    """Where a parameter's axes lie in its module's output: `size` numbers on axis 1, or, of `last`, on the last axes."""
+    """Where a parameter's axes are in its module's output: `size` numbers on axis 1, or on the last axes if `last`."""
 
     size: tuple[int, ...]
     last: bool
@@ -41,7 +39,7 @@ class Axes:
         return self.size[0], rest
 
     def total(self, tensor: Tensor) -> Tensor:
-        """Sums over all other positions: the module's output -> (n, dim0, rest)."""
+        """Sum over all other positions: the module's output -> (n, dim0, rest)."""
         if not self.last:
             tensor = tensor.movedim(1, -1)
         positions = tuple(range(1, tensor.ndim - len(self.size)))
@@ -61,7 +59,7 @@ class Bias:
         return self.axes.sides
 
     def save(self, inputs: Tensor, sides: Sides) -> Tensor:
-        """Nothing: an empty tensor."""
+        """Nothing is needed: an empty tensor."""
         return inputs.new_empty(0)
 
     def row(self, saved: Tensor, grads: Tensor, sides: Sides) -> Tensor:
@@ -73,7 +71,7 @@ class Bias:
 class Scale:
     """A vector that multiplies a module's normalised input: sum over positions of the output gradient times that input.
 
-    With frozen statistics or a sample's own; a scale of `1 + weight` (Gemma's) has the same gradient.
+    The statistics are frozen or the sample's own. A scale of `1 + weight` (as in Gemma) has the same gradient.
     """
 
     normalise: Callable[[Tensor], Tensor]
@@ -85,7 +83,7 @@ class Scale:
         return self.axes.sides
 
     def save(self, inputs: Tensor, sides: Sides) -> Tensor:
-        """Normalised inputs, shaped like the module's."""
+        """Normalised inputs, shaped like the module's inputs."""
         return self.normalise(inputs)
 
     def row(self, saved: Tensor, grads: Tensor, sides: Sides) -> Tensor:
@@ -94,7 +92,7 @@ class Scale:
 
 
 def norm_formula(module: nn.Module, parameter: str) -> Bias | Scale | None:
-    """The formula of a norm's `weight` or `bias`; None where it is no norm known here, or the parameter another one."""
+    """Return the formula of a norm's `weight` or `bias`; None for any other parameter, or a norm that is not known."""
     found = _normaliser(module)
     if found is None or parameter not in {"weight", "bias"}:
         return None
@@ -104,7 +102,7 @@ def norm_formula(module: nn.Module, parameter: str) -> Bias | Scale | None:
 
 
 def _normaliser(module: nn.Module) -> tuple[Callable[[Tensor], Tensor], bool] | None:
-    """What a norm does to its input before its scale, and whether that scale lies on the last axes."""
+    """Return what a norm does to its input before the scale, and whether the scale is on the last axes."""
     if isinstance(module, BatchNorm):
         return partial(_batch_norm, module), False
     if isinstance(module, InstanceNorm):
@@ -116,7 +114,10 @@ def _normaliser(module: nn.Module) -> tuple[Callable[[Tensor], Tensor], bool] | 
 
 
 def _of_a_vector(module: nn.Module) -> Callable[[Tensor], Tensor] | None:
-    """What a LayerNorm or RMSNorm does, torch's or one known by the name of its class, as Hugging Face's models each have their own."""
+    """Return what a LayerNorm or RMSNorm does before the scale.
+
+    Besides torch's, they are recognised by the name of their class: each of Hugging Face's models has its own.
+    """
     weight = dict(module.named_parameters(recurse=False)).get("weight")
     names = [base.__name__ for base in type(module).__mro__]
     if weight is None or not any(name.endswith(("RMSNorm", "LayerNorm")) for name in names):
@@ -129,7 +130,7 @@ def _of_a_vector(module: nn.Module) -> Callable[[Tensor], Tensor] | None:
 
 
 def _epsilon(module: nn.Module) -> float | None:
-    """A norm's epsilon, under whichever name its library keeps it (T5's and Llama's `variance_epsilon`, Gemma's `eps`)."""
+    """Return a norm's epsilon, whose name depends on the model (`variance_epsilon` in T5 and Llama, `eps` in Gemma)."""
     for name in ("variance_epsilon", "eps", "epsilon", "norm_eps"):
         value = getattr(module, name, None)
         if isinstance(value, int | float):
@@ -138,9 +139,8 @@ def _epsilon(module: nn.Module) -> float | None:
 
 
 def _batch_norm(module: BatchNorm, inputs: Tensor) -> Tensor:
-    return F.batch_norm(
-        inputs, module.running_mean, module.running_var, eps=module.eps, training=module.running_mean is None
-    )
+    own = module.running_mean is None
+    return F.batch_norm(inputs, module.running_mean, module.running_var, eps=module.eps, training=own)
 
 
 def _instance_norm(module: InstanceNorm, inputs: Tensor) -> Tensor:

@@ -1,24 +1,18 @@
-"""Which formula a module's parameter has."""
+"""The formula of each parameter of a module, by the module's kind."""
 
 from typing import TypeGuard
 
 from torch import nn
 
-from madcore.formulas.matrices import (
-    Convolution,
-    ConvWeight,
-    EmbeddingWeight,
-    Formula,
-    LinearWeight,
-    TransposedConvolution,
-    TransposedConvWeight,
-    TransposedLinearWeight,
-)
+from madcore.formulas.convolutions import Convolution, ConvWeight, TransposedConvolution, TransposedConvWeight
+from madcore.formulas.matrices import EmbeddingWeight, Formula, LinearWeight, TransposedLinearWeight
 from madcore.formulas.norms import Axes, Bias, norm_formula
+
+ATTENTION_MATRICES = ("in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight")
 
 
 def replaceable(module: nn.Module) -> TypeGuard[nn.MultiheadAttention]:
-    """Whether a module is attention whose forward pass is torch's."""
+    """Return whether a module is attention with torch's own forward pass, which can be replaced by a recorded twin."""
     return (
         isinstance(module, nn.MultiheadAttention)
         and type(module).forward is nn.MultiheadAttention.forward
@@ -26,19 +20,17 @@ def replaceable(module: nn.Module) -> TypeGuard[nn.MultiheadAttention]:
     )
 
 
-ATTENTION_MATRICES = ("in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight")
-
-
 def sides_of(parameter: nn.Parameter) -> tuple[int, int]:
-    """(dim0, rest) of a parameter, (1, 1) of a number."""
+    """Return (dim0, rest) of a parameter, (1, 1) for a single number."""
     dim0 = parameter.shape[0] if parameter.ndim else 1
     return dim0, parameter[0].numel() if parameter.ndim and dim0 else 1
 
 
 def matrix_formula(module: nn.Module, parameter: str) -> Formula | None:
-    """The formula of a kernel or weight matrix; None where the parameter is none that is known here.
+    """Return the formula of a kernel or weight matrix; None for any other parameter, or a module that is not known.
 
-    A subclass is taken for its base: whether its forward pass still is the base's, the self-check of `madcore.extraction.coverage` decides.
+    A subclass is treated as its base; the self-check of `madcore.extraction.coverage` decides whether its forward pass
+    still is the base's.
     """
     if replaceable(module) and parameter in ATTENTION_MATRICES:
         return LinearWeight(sides_of(module.get_parameter(parameter)))
@@ -54,7 +46,10 @@ def matrix_formula(module: nn.Module, parameter: str) -> Formula | None:
 
 
 def is_matrix(module: nn.Module, parameter: str) -> bool:
-    """Whether a parameter is a kernel or weight matrix, or looks like one: two dimensions or more, no table of vectors, no norm's."""
+    """Return whether a parameter is a kernel or weight matrix, or looks like one.
+
+    It looks like one if it has two dimensions or more and belongs to neither an embedding nor a norm.
+    """
     if matrix_formula(module, parameter) is not None:
         return True
     if isinstance(module, nn.MultiheadAttention):
@@ -65,7 +60,7 @@ def is_matrix(module: nn.Module, parameter: str) -> bool:
 
 
 def formula_of(module: nn.Module, parameter: str) -> Formula | None:
-    """The formula of one direct parameter of a module; None where no formula is known for it."""
+    """Return the formula of a module's own parameter; None where no formula is known for it."""
     return (
         matrix_formula(module, parameter)
         or _bias_formula(module, parameter)
@@ -75,11 +70,10 @@ def formula_of(module: nn.Module, parameter: str) -> Formula | None:
 
 
 def _is_transposed_linear(module: nn.Module) -> bool:
-    """Hugging Face's `Conv1D`, known by its name and its weight, because its library is none that this package imports."""
-    own = dict(module.named_parameters(recurse=False))
-    return (
-        "weight" in own and own["weight"].ndim == 2 and any(base.__name__ == "Conv1D" for base in type(module).__mro__)
-    )
+    """Recognise Hugging Face's `Conv1D` by its name and weight, because this package does not import its library."""
+    weight = dict(module.named_parameters(recurse=False)).get("weight")
+    named = any(base.__name__ == "Conv1D" for base in type(module).__mro__)
+    return weight is not None and weight.ndim == 2 and named
 
 
 def _bias_formula(module: nn.Module, parameter: str) -> Formula | None:
@@ -95,7 +89,7 @@ def _bias_formula(module: nn.Module, parameter: str) -> Formula | None:
 
 
 def _table_formula(module: nn.Module, parameter: str) -> Formula | None:
-    """Of an embedding; one that divides by the batch's frequencies mixes samples, and has none."""
+    """Return the formula of an embedding; one that divides by frequencies in the batch mixes samples, and has none."""
     if not isinstance(module, nn.Embedding) or parameter != "weight" or module.scale_grad_by_freq:
         return None
     scale = getattr(module, "embed_scale", 1.0)
@@ -103,7 +97,7 @@ def _table_formula(module: nn.Module, parameter: str) -> Formula | None:
 
 
 def holders(model: nn.Module) -> dict[nn.Parameter, list[tuple[nn.Module, str]]]:
-    """By parameter, the modules that hold it, and what each calls it; more than one where it is tied."""
+    """Return, by parameter, the modules that hold it and its name in each; several where it is tied."""
     found = dict[nn.Parameter, list[tuple[nn.Module, str]]]()
     for module in model.modules():
         for name, parameter in module.named_parameters(recurse=False, remove_duplicate=False):

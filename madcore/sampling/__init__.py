@@ -1,1 +1,1 @@
-"""Sampling of parameters around the trained ones, and the loss traces that the draws give."""
+"""Sampling of weights around the trained ones, and the loss traces over those draws."""

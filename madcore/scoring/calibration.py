@@ -1,7 +1,7 @@
-"""From scores to decisions: the split, conformal p-values, q-values, and what chance alone would flag.
+"""From scores to decisions: the split, conformal p-values, q-values, and the number of flags expected by chance.
 
-Sources: split-conformal p-values and their validity, Bates et al. 2023 (arXiv 2104.08279); q-values, Benjamini & Hochberg 1995.
-M is the number of calibration samples, n of audited ones, alpha a target.
+Sources: split-conformal p-values and their validity, Bates et al. 2023 (arXiv 2104.08279); q-values, Benjamini &
+Hochberg 1995. M is the number of calibration samples, n of audited ones, alpha a target.
 """
 
 import hashlib
@@ -17,14 +17,15 @@ Floats = NDArray[np.float64]
 
 
 def calibration_size(samples: int, fraction: float) -> int:
-    """How many of the readable trusted samples form the calibration part: round(fraction x samples)."""
+    """Return how many of the readable trusted samples form the calibration part: round(fraction x samples)."""
     return round(fraction * samples)
 
 
 def split_order(ids: Sequence[str], seed: int) -> list[int]:
-    """Indices of the ids, sorted by a digest keyed by the seed.
+    """Return the indices of the ids, sorted by a digest keyed by the seed.
 
-    An id's rank does not depend on the order of the others, so a sample added to the trusted set moves few others across.
+    The order of two ids does not depend on the others, so a sample added to the trusted set moves few others to the
+    other part.
     """
     key = f"mad-split/{seed}".encode()
     digests = [hashlib.blake2b(name.encode(), key=key, digest_size=16).digest() for name in ids]
@@ -32,24 +33,27 @@ def split_order(ids: Sequence[str], seed: int) -> list[int]:
 
 
 def exceedances(scores: Floats, calibration: Floats) -> NDArray[np.int64]:
-    """How many of the calibration scores (M,) are at least as large as each score (n,); ties count against the sample."""
+    """Count, for each score (n,), the calibration scores (M,) that are at least as large, ties included."""
     ordered = np.sort(calibration)
     return len(ordered) - np.searchsorted(ordered, scores, side="left")
 
 
 def p_values(scores: Floats, calibration: Floats) -> Floats:
-    """(1 + #{calibration >= score}) / (1 + M), shape (n,): P(p <= alpha) <= alpha for a sample like the calibration part."""
+    """Compute (1 + #{calibration >= score}) / (1 + M), shape (n,).
+
+    P(p <= alpha) <= alpha for a sample that is exchangeable with the calibration part.
+    """
     return (1 + exceedances(scores, calibration)) / (1 + len(calibration))
 
 
 def largest_rank(alpha: float, calibration: int) -> int:
-    """k, the largest number with k / (M + 1) <= alpha in float64: p <= alpha means at most k - 1 exceedances."""
+    """Return the largest k with k / (M + 1) <= alpha in float64: p <= alpha means at most k - 1 exceedances."""
     rank = int(alpha * (calibration + 1))
     return max(r for r in (rank - 1, rank, rank + 1) if r <= 0 or r / (calibration + 1) <= alpha)
 
 
 def needed_calibration(alpha: float) -> int:
-    """The fewest calibration samples with which some p-value can reach alpha: ceil(1 / alpha) - 1."""
+    """Return the fewest calibration samples with which a p-value can reach alpha: ceil(1 / alpha) - 1."""
     fewest = max(1, ceil(1 / alpha) - 2)
     while largest_rank(alpha, fewest) < 1:
         fewest += 1
@@ -57,35 +61,36 @@ def needed_calibration(alpha: float) -> int:
 
 
 def check_target(alpha: float, calibration: int, samples: int) -> None:
-    """Refuses a target that M calibration samples of a trusted set of `samples` cannot reach.
+    """Check that M calibration samples of a trusted set of `samples` can reach a target.
 
     Raises:
-        CalibrationError: with the number of calibration samples that the target needs.
+        CalibrationError: they cannot; the message has the number of calibration samples that the target needs.
     """
     if largest_rank(alpha, calibration) < 1:
-        needed = needed_calibration(alpha)
+        needed, smallest = needed_calibration(alpha), 1 / (calibration + 1)
         raise CalibrationError(
-            f"the target {alpha:g} is out of reach: the smallest p-value that {calibration} calibration samples (of {samples} trusted) can give is "
-            f"1/{calibration + 1} = {1 / (calibration + 1):.3g}, and {alpha:g} needs at least {needed} calibration samples"
+            f"the target {alpha:g} is out of reach: the smallest p-value that {calibration} calibration samples "
+            f"(of {samples} trusted) can give is 1/{calibration + 1} = {smallest:.3g}, "
+            f"and {alpha:g} needs at least {needed} calibration samples"
         )
 
 
 def threshold(calibration: Floats, rank: int) -> float | None:
-    """The rank-th largest calibration score: samples above it have p <= rank / (M + 1). None for rank 0."""
+    """Return the rank-th largest calibration score: samples above it have p <= rank / (M + 1). None for rank 0."""
     return None if rank < 1 else float(np.sort(calibration)[-rank])
 
 
 def smallest_certified_group(alpha: float, calibration: int, samples: int) -> int:
-    """The fewest samples that Benjamini-Hochberg at alpha can flag among n, if any: ceil(n / (alpha (M + 1)))."""
+    """Return the fewest samples that Benjamini-Hochberg at alpha can flag among n: ceil(n / (alpha (M + 1)))."""
     group = ceil(samples / (alpha * (calibration + 1)))
     return group - 1 if group > 1 and samples / (calibration + 1) / (group - 1) <= alpha else group
 
 
 def q_values_by_exceedances(counts: NDArray[np.int64]) -> Floats:
-    """Benjamini-Hochberg q-values of conformal p-values, from how often each occurs.
+    """Compute Benjamini-Hochberg q-values of conformal p-values, from how often each occurs.
 
-    A conformal p-value takes M + 1 values only, so n samples need no memory: `counts[e]` is the number of samples with e
-    exceedances, e = 0..M.
+    A conformal p-value takes only M + 1 values, so memory does not depend on n: `counts[e]` is the number of samples
+    with e exceedances, e = 0..M.
 
     Returns:
         The q-value of a sample with e exceedances, shape (M + 1,).
@@ -98,11 +103,11 @@ def q_values_by_exceedances(counts: NDArray[np.int64]) -> Floats:
 
 
 def flag_count_tail(flagged: int, audited: int, rank: int, calibration: int) -> float:
-    """P(at least `flagged` of n audited samples have p <= rank / (M + 1)) when all are like the calibration part.
+    """Return P(at least `flagged` of n audited samples have p <= rank / (M + 1)), all being like the calibration part.
 
-    The flags share one calibration part: their number is beta-binomial(n, k, M + 1 - k). Its upper tail is summed exactly in k
-    terms: at least x audited samples exceed the k-th largest calibration score if and only if, among the top x + k - 1 of all
-    n + M scores, at most k - 1 are calibration scores, which is a hypergeometric event.
+    The flags share one calibration part: with k the rank, their number is beta-binomial(n, k, M + 1 - k). Its upper
+    tail is summed exactly in k terms: at least x audited samples exceed the k-th largest calibration score if and only
+    if, among the top x + k - 1 of all n + M scores, at most k - 1 are calibration scores, a hypergeometric event.
     """
     if flagged <= 0 or rank < 1 or flagged > audited:
         return 1.0 if flagged <= 0 else 0.0

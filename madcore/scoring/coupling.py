@@ -1,9 +1,10 @@
-"""Coupling: how far the reference part explains an audited sample, and the anomaly score made of it.
+"""Coupling: how far the reference part explains an audited sample, and the anomaly score computed from it.
 
-Whitened rows become unit rows. Each score kind compares a sample's unit row with an *explanation*, a direction made of reference
-rows: the mean of its own predicted class (`prediction_coupling`), of the class that fits best (`class_coupling`, the class-level
-correlation of arXiv 2604.18970), of all rows (`mean_coupling`), or of the q nearest rows (`top_coupling`). The score is minus the
-cosine-like product with it: larger is more anomalous, always. `leverage` compares |u|^2 with the reference part's median instead.
+Whitened rows become unit rows. Each score kind compares a sample's unit row with an *explanation*, a direction made of
+reference rows: the mean of its own predicted class (`prediction_coupling`), of the class that fits best
+(`class_coupling`, the class-level correlation of arXiv 2604.18970), of all rows (`mean_coupling`), or of the q nearest
+rows (`top_coupling`). The score is minus the cosine-like product with it: larger is more anomalous, always. `leverage`
+compares |u|^2 with the reference part's median instead.
 """
 
 from dataclasses import dataclass
@@ -15,30 +16,21 @@ from torch import Tensor
 from madcore.rows import RowLayout
 
 ScoreKind = Literal["prediction_coupling", "class_coupling", "mean_coupling", "top_coupling", "leverage"]
-
-
 LayersForm = Literal["concatenated", "apart"]
 
-
 CLASS_SCORES: tuple[ScoreKind, ...] = ("prediction_coupling", "class_coupling")
-
-
 RARE_CLASS = 10
-
-
 BLOCK = 1024
-
-
 TOP_TRUSTED = 10
 
 
 def unit_rows(whitened_nk: Tensor, layout: RowLayout, layers: LayersForm) -> Tensor:
-    """Unit rows (n, k): one L2 norm for the whole row, or one per layer (`apart`). A zero row or layer stays zero."""
+    """Return unit rows (n, k): one L2 norm for the whole row, or one per layer (`apart`). Zeros stay zero."""
     return _normed(whitened_nk, layout.layer_norms(whitened_nk), layout, layers)[0]
 
 
 def _normed(whitened_nk: Tensor, norms_nl: Tensor, layout: RowLayout, layers: LayersForm) -> tuple[Tensor, Tensor]:
-    """Unit rows (n, k), of rows whose norms per layer (n, layers) are known, and their own norms per layer, float64."""
+    """Return unit rows (n, k), given the norms per layer (n, layers) of rows, and their own norms per layer."""
     whole = torch.linalg.vector_norm(norms_nl, dim=1, keepdim=True) if layers == "concatenated" else norms_nl
     divisors_nl = torch.where(whole > 0, whole, torch.ones_like(whole))
     spread = divisors_nl.to(whitened_nk)
@@ -46,7 +38,7 @@ def _normed(whitened_nk: Tensor, norms_nl: Tensor, layout: RowLayout, layers: La
 
 
 def class_sums(units_mk: Tensor, predictions_m: Tensor, classes: int) -> Tensor:
-    """Sums of rows (m, k) by predicted class, (classes, k) float64."""
+    """Sum rows (m, k) by predicted class, (classes, k) float64."""
     sums_ck = torch.zeros(classes, units_mk.shape[1], dtype=torch.float64, device=units_mk.device)
     for units, predictions in zip(units_mk.split(BLOCK), predictions_m.split(BLOCK), strict=True):
         sums_ck.index_add_(0, predictions, units.double())
@@ -54,10 +46,10 @@ def class_sums(units_mk: Tensor, predictions_m: Tensor, classes: int) -> Tensor:
 
 
 def class_means(units_mk: Tensor, predictions_m: Tensor, classes: int) -> Tensor:
-    """M_c, shape (classes, k): means of unit rows by predicted class, not renormalised.
+    """Compute M_c, shape (classes, k): the means of unit rows by predicted class, not renormalised.
 
-    A class with n_c < 10 rows is drawn towards B, the mean of M_c over the classes present: (n_c / 10) M_c + (1 - n_c / 10) B; so
-    an absent class is B.
+    A class with n_c < 10 rows is drawn towards B, the mean of M_c over the classes present:
+    (n_c / 10) M_c + (1 - n_c / 10) B; so an absent class is B.
     """
     counts_c = torch.bincount(predictions_m, minlength=classes).to(units_mk)
     means_ck = (class_sums(units_mk, predictions_m, classes) / counts_c.clamp(min=1).unsqueeze(1)).to(units_mk)
@@ -67,10 +59,10 @@ def class_means(units_mk: Tensor, predictions_m: Tensor, classes: int) -> Tensor
 
 
 def cohesion(units_mk: Tensor, predictions_m: Tensor, classes: int) -> Tensor:
-    """U_c, (classes,) float64: the mean inner product of two different unit rows of a class, without the bias that |M_c|^2 has in small ones.
+    """Compute U_c, (classes,) float64: the mean inner product of two different unit rows of a class.
 
-    `U_c = (|sum u|^2 - sum |u|^2) / (n_c (n_c - 1))`. A class with n_c < 10 rows is drawn towards the mean over classes as its M_c is;
-    all are 0 where no class has two rows.
+    `U_c = (|sum u|^2 - sum |u|^2) / (n_c (n_c - 1))`, which lacks the bias of |M_c|^2 for small classes. A class with
+    n_c < 10 rows is drawn towards the mean over classes as its M_c is; all are 0 if no class has two rows.
     """
     counts_c = torch.bincount(predictions_m, minlength=classes).double()
     sums_ck = class_sums(units_mk, predictions_m, classes)
@@ -85,9 +77,10 @@ def cohesion(units_mk: Tensor, predictions_m: Tensor, classes: int) -> Tensor:
 
 
 def debiased(means_ck: Tensor, cohesion_c: Tensor) -> Tensor:
-    """Class means over sqrt(max(U_c, f)), f a tenth of the median U: a class whose rows agree less among themselves is expected to explain less.
+    """Divide class means by sqrt(max(U_c, f)), f a tenth of the median U.
 
-    As they are where the median is not positive, so that rows of a class have nothing in common.
+    A class whose rows agree less among themselves is expected to explain less. The means are unchanged if the median is
+    not positive: the rows of a class then have nothing in common.
     """
     median = float(cohesion_c.quantile(0.5))
     if median <= 0:
@@ -97,7 +90,7 @@ def debiased(means_ck: Tensor, cohesion_c: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class References:
-    """What scores compare with: the reference part's whitened rows (m, k) and statistics of them; without classes, no class means."""
+    """What scores compare with: the reference part's whitened rows (m, k), their statistics, and any class means."""
 
     layout: RowLayout
     layers: LayersForm
@@ -119,7 +112,7 @@ class References:
         *,
         debias: bool = False,
     ) -> "References":
-        """From whitened reference rows (m, k) and their predicted classes (m,), m at least 1; without classes if `classes` is 0.
+        """Prepare whitened reference rows (m, k) with predicted classes (m,), m at least 1; 0 `classes` have no means.
 
         `debias`: class means are divided by how much the rows of a class agree among themselves (see `debiased`).
 
@@ -137,13 +130,13 @@ class References:
         return cls(layout, layers, whitened_mk, units_mk, means_ck, present_c, median)
 
     def explanation(self, kind: ScoreKind, units_nk: Tensor, predictions_n: Tensor) -> tuple[Tensor, Tensor]:
-        """The directions (d, k) that samples are compared with, and which one each sample is, (n,).
+        """Return the directions (d, k) that samples are compared with, and which one belongs to each sample, (n,).
 
         Raises:
             ValueError: the kind needs classes, and there are none.
         """
         if kind in CLASS_SCORES and not len(self.class_means):
-            raise ValueError(f"{kind} compares with predicted classes, and these references have none")
+            raise ValueError(f"{kind} compares with predicted classes, but these references have none")
         if kind == "prediction_coupling":
             return self.class_means, predictions_n
         if kind == "class_coupling":
@@ -157,13 +150,13 @@ class References:
 
     @property
     def nearest(self) -> int:
-        """The q of `top_coupling`: as given, at most all; else min(20, reference / 20), at least 1."""
+        """The q of `top_coupling`: as given, at most all; otherwise min(20, reference / 20), at least 1."""
         return min(self.q, len(self.units)) if self.q else max(1, min(20, len(self.units) // 20))
 
 
 @dataclass(frozen=True)
-class Scored:
-    """Scores of n samples: score (n,), leverage (n,), layer_scores (n, layers), and the reference samples of largest influence."""
+class SampleScores:
+    """The scores of n samples: score (n,), leverage (n,), layer_scores (n, layers), and the largest influences."""
 
     score: Tensor
     leverage: Tensor
@@ -171,34 +164,30 @@ class Scored:
     top_indices: Tensor
     top_influence: Tensor
 
-    def first(self, samples: int) -> "Scored":
-        """Of the first samples only."""
-        return Scored(
-            *(
-                values[:samples]
-                for values in (self.score, self.leverage, self.layer_scores, self.top_indices, self.top_influence)
-            )
-        )
+    def first(self, samples: int) -> "SampleScores":
+        """Return the scores of the first samples only."""
+        per_sample = self.score, self.leverage, self.layer_scores, self.top_indices, self.top_influence
+        return SampleScores(*(values[:samples] for values in per_sample))
 
 
 def log_leverage(whitened_nk: Tensor) -> Tensor:
-    """Logarithm of the leverage |u|^2, float64, shape (n,), so that neither large nor small rows leave its range."""
+    """Return the logarithm of the leverage |u|^2, float64, shape (n,): neither large nor small rows leave its range."""
     norms_n: Tensor = torch.linalg.vector_norm(whitened_nk, dim=1, dtype=torch.float64)
     return 2 * norms_n.clamp(min=torch.finfo(torch.float32).tiny).log()
 
 
-def score(references: References, kind: ScoreKind, whitened_nk: Tensor, predictions_n: Tensor) -> Scored:
-    """Anomaly scores of whitened rows (n, k) of samples predicted (n,); every sample is scored on its own.
+def score(references: References, kind: ScoreKind, whitened_nk: Tensor, predictions_n: Tensor) -> SampleScores:
+    """Compute anomaly scores from whitened rows (n, k) and predictions (n,); every sample is scored on its own.
 
-    With layers `apart`, cosines are averaged over the layers in which the sample's row is not zero. Influence is u_i . u_j on
-    whitened rows, before unit norms (see `madcore.curvature`); the 10 largest are returned, or as many as there are.
+    With layers `apart`, cosines are averaged over the layers in which the sample's row is not zero. Influence is u_i .
+    u_j on whitened rows, before unit norms (see `madcore.curvature`); the 10 largest are returned, or as many as there
+    are.
     """
     layout, whitened_norms_nl = references.layout, references.layout.layer_norms(whitened_nk)
     units_nk, norms_nl = _normed(whitened_nk, whitened_norms_nl, layout, references.layers)
     directions_dk, which_n = references.explanation(kind, units_nk, predictions_n)
-    products_nl = torch.stack(
-        [block.sum(dim=1) for block in layout.blocks(units_nk * directions_dk.index_select(0, which_n))], dim=1
-    )
+    products_nk = units_nk * directions_dk.index_select(0, which_n)
+    products_nl = torch.stack([block.sum(dim=1) for block in layout.blocks(products_nk)], dim=1)
     scores_n = -products_nl.sum(dim=1)
     if references.layers == "apart":
         scores_n = scores_n / (norms_nl > 0).sum(dim=1).clamp(min=1)
@@ -209,4 +198,4 @@ def score(references: References, kind: ScoreKind, whitened_nk: Tensor, predicti
     influence = whitened_nk @ references.whitened.T
     top = influence.topk(min(TOP_TRUSTED, influence.shape[1]), dim=1)
     leverage_n = whitened_norms_nl.square().sum(dim=1).to(whitened_nk)
-    return Scored(scores_n, leverage_n, -cosines_nl, top.indices, top.values)
+    return SampleScores(scores_n, leverage_n, -cosines_nl, top.indices, top.values)

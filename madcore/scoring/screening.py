@@ -1,13 +1,13 @@
 """Screening: trusted samples that do not belong, found before anything is compared with them.
 
-A poisoned trusted set takes the power of any split-conformal test, because its triggered samples score like the attack. They share a
-predicted class with the samples whose place they take, and not the mechanism, so their class has two modes. Per predicted class:
-rows, each layer of unit norm, on their first three principal components, are split into two by 2-means, and the modes' separation is
-compared with that of the other classes (spectral signatures: Tran et al. 2018, arXiv 1811.00636; two clusters of a class:
-Chen et al. 2018, arXiv 1811.03728).
+A poisoned trusted set takes the power of any split-conformal test, because its triggered samples score like the attack.
+They share a predicted class with the samples whose place they take, and not the mechanism, so their class has two
+modes. Per predicted class: rows, each layer of unit norm, on their first three principal components, are split into two
+by 2-means, and the modes' separation is compared with that of the other classes (spectral signatures: Tran et al. 2018,
+arXiv 1811.00636; two clusters of a class: Chen et al. 2018, arXiv 1811.03728).
 
-A class stands out from others only if most of them are sound. Where the smaller mode is nearly as large as the other, nobody can tell
-which of them is sound, and none is dropped.
+A class stands out from others only if most of them are clean. Where the smaller mode is nearly as large as the other,
+it is not possible to tell which of them is clean, and none is dropped.
 """
 
 from collections.abc import Sequence
@@ -20,26 +20,12 @@ from madcore.rows import RowLayout
 from madcore.scoring.coupling import unit_rows
 
 COMPONENTS = 3
-
-
 FEWEST_SAMPLES, FEWEST_CLASSES = 10, 5
-
-
 STANDS_OUT = 6.0
-
-
 LARGEST_MINORITY = 0.4
-
-
 NORMAL_MAD = 1.4826  # a normal distribution's standard deviation over its median absolute deviation
-
-
 SMALLEST_SPREAD = 0.02  # of the median: separations that are alike by chance must not make the next one stand out
-
-
 MOST_ROUNDS = 100
-
-
 ROUNDING = 1e-5  # of rows whose layers have unit norm
 
 
@@ -47,8 +33,9 @@ ROUNDING = 1e-5  # of rows whose layers have unit norm
 class Modes:
     """The two modes of a predicted class: how many samples it has, how far apart they are, and the smaller one.
 
-    `separation`: the distance of the modes' means over their pooled standard deviation along it. `z`: of that among all classes'
-    separations, by median and median absolute deviation. `minority`: places of the smaller mode's samples among all, int64.
+    `separation`: the distance of the modes' means over their pooled standard deviation along it. `z`: the separation
+    standardised among those of all classes, by median and median absolute deviation. `minority`: places of the smaller
+    mode's samples among all samples, int64.
     """
 
     predicted: int
@@ -59,7 +46,7 @@ class Modes:
 
     @property
     def share(self) -> float:
-        """Of the smaller mode among the class."""
+        """The share of the smaller mode in the class."""
         return len(self.minority) / self.samples
 
     @property
@@ -69,13 +56,13 @@ class Modes:
 
     @property
     def decidable(self) -> bool:
-        """Whether the larger mode is so much larger that it can be taken for the sound one."""
+        """Whether the larger mode is large enough to be taken for the clean one."""
         return self.share <= LARGEST_MINORITY
 
 
 @dataclass(frozen=True)
 class Screened:
-    """What screening found: modes by predicted class, and the classes with too few samples to have any."""
+    """The result of screening: modes by predicted class, and the classes with too few samples to split."""
 
     modes: tuple[Modes, ...]
     too_small: tuple[int, ...]
@@ -88,20 +75,20 @@ class Screened:
 
     @property
     def undecidable(self) -> tuple[int, ...]:
-        """Classes of which one mode does not belong, and nobody can tell which."""
+        """Classes of which one mode does not belong, without a way to tell which."""
         return tuple(modes.predicted for modes in self.modes if modes.stands_out and not modes.decidable)
 
 
 def screen(rows_mk: Tensor, predictions_m: Tensor, layout: RowLayout) -> Screened:
-    """Looks for a second mode in each predicted class of the trusted set.
+    """Look for a second mode in each predicted class of the trusted set.
 
     Args:
-        rows_mk: rows (m, k) of all trusted samples, not whitened; whatever takes part in the reference or the calibration part.
-        predictions_m: their predicted classes, (m,) int64; samples of a negative one take no part.
+        rows_mk: rows (m, k) of all trusted samples in the reference or calibration part, not whitened.
+        predictions_m: their predicted classes, (m,) int64; samples with a negative one are ignored.
         layout: of the rows.
 
     Returns:
-        Modes of each class with at least 10 samples; their `z` is 0 where fewer than five classes can be compared.
+        The modes of each class with at least 10 samples; their `z` is 0 if fewer than five classes can be compared.
     """
     places = {
         int(predicted): torch.nonzero(predictions_m == predicted).flatten()
@@ -119,7 +106,7 @@ def screen(rows_mk: Tensor, predictions_m: Tensor, layout: RowLayout) -> Screene
 
 
 def _standardised(separations: Sequence[float]) -> list[float]:
-    """Of each separation, its distance from the median in units of a standard deviation."""
+    """Return the distance of each separation from their median, in standard deviations."""
     if len(separations) < FEWEST_CLASSES:
         return [0.0] * len(separations)
     values = torch.tensor(separations, dtype=torch.float64)
@@ -131,15 +118,15 @@ def _standardised(separations: Sequence[float]) -> list[float]:
 
 
 def _two_modes(units_nk: Tensor) -> tuple[float, Tensor]:
-    """How far apart the two modes of some samples are, and which samples are of the smaller one, (n,) bool."""
+    """Return how far apart the two modes of some samples are, and which samples are in the smaller one, (n,) bool."""
     components_nr = _principal_components(units_nk)
-    splits = [_settled(components_nr, _best_split(components_nr[:, axis])) for axis in range(components_nr.shape[1])]
+    splits = [_settled(components_nr, _best_split(numbers_n)) for numbers_n in components_nr.unbind(dim=1)]
     second_n = min(splits, key=lambda second: _within(components_nr, second))
     return _separation(components_nr, second_n), second_n if 2 * int(second_n.sum()) <= len(second_n) else ~second_n
 
 
 def _principal_components(units_nk: Tensor) -> Tensor:
-    """Coordinates (n, r) of rows on their first principal axes, float64, by the smaller of the two Gram matrices."""
+    """Return coordinates (n, r) of rows on their first principal axes, float64, from the smaller Gram matrix."""
     centred_nk = (units_nk - units_nk.mean(dim=0)).double()
     if centred_nk.shape[0] <= centred_nk.shape[1]:
         values, vectors = torch.linalg.eigh(centred_nk @ centred_nk.T)
@@ -151,7 +138,7 @@ def _principal_components(units_nk: Tensor) -> Tensor:
 
 
 def _best_split(numbers_n: Tensor) -> Tensor:
-    """The split of numbers into low and high with the least variance within, by all n - 1 thresholds; true where high, (n,) bool."""
+    """Split numbers into low and high by the threshold with the least variance within; true where high, (n,)."""
     order = numbers_n.argsort()
     sums = numbers_n[order].cumsum(0)
     low_counts = torch.arange(1, len(numbers_n), dtype=numbers_n.dtype, device=numbers_n.device)
@@ -162,7 +149,7 @@ def _best_split(numbers_n: Tensor) -> Tensor:
 
 
 def _settled(points_nr: Tensor, second_n: Tensor) -> Tensor:
-    """2-means (Lloyd 1982) from a first split until it changes no more; a mode is never left empty."""
+    """Run 2-means (Lloyd 1982) from a first split until it no longer changes; a mode is never left empty."""
     for _ in range(MOST_ROUNDS):
         means = torch.stack([points_nr[~second_n].mean(dim=0), points_nr[second_n].mean(dim=0)])
         nearer_n = torch.cdist(points_nr, means).argmin(dim=1).bool()
@@ -173,14 +160,16 @@ def _settled(points_nr: Tensor, second_n: Tensor) -> Tensor:
 
 
 def _within(points_nr: Tensor, second_n: Tensor) -> float:
-    """The sum of squared distances from the modes' means."""
-    return sum(
-        float((points - points.mean(dim=0)).square().sum()) for points in (points_nr[~second_n], points_nr[second_n])
-    )
+    """Return the sum of squared distances from the modes' means."""
+    modes = points_nr[~second_n], points_nr[second_n]
+    return sum(float((points - points.mean(dim=0)).square().sum()) for points in modes)
 
 
 def _separation(points_nr: Tensor, second_n: Tensor) -> float:
-    """The distance of the modes' means over the pooled standard deviation along the line between them; 0 where it is but rounding."""
+    """Return the distance of the modes' means over the pooled standard deviation along the line between them.
+
+    It is 0 if the distance is mere rounding.
+    """
     first, second = points_nr[~second_n], points_nr[second_n]
     between_r = second.mean(dim=0) - first.mean(dim=0)
     distance = float(between_r.norm())

@@ -1,1 +1,1 @@
-"""Where everything lies under a root, and how tensors become arrays and columns there. No other package joins paths."""
+"""What stages store: tensors to Zarr arrays and Arrow columns, and back. Folders are the caller's."""

@@ -1,4 +1,8 @@
-"""Chains of sampled weights at rest: of a segment, the kept draws as one Zarr array (kept, P), the chain's state, and what was seen on the way."""
+"""Chains of sampled weights as stored, segment by segment.
+
+A segment has its kept draws as one Zarr array (kept, P), the chain's state after it, and a table of the losses at each
+draw.
+"""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -31,9 +35,10 @@ DRAWS_FORMAT = TableFormat(
 
 @dataclass(frozen=True)
 class Draw:
-    """One draw, the first being 1: the mean loss of its minibatch before the step, that of the probe after it, and the weights' distance from w*.
+    """One draw of a chain, counted from 1.
 
-    Draw 0 is w* itself, before any step; its minibatch loss is that of the probe.
+    The mean loss of its minibatch before the step, that of the held-out samples after it, and the weights' distance
+    from w*. Draw 0 is w* itself, before any step; its minibatch loss is that of the held-out samples.
     """
 
     number: int
@@ -43,7 +48,7 @@ class Draw:
 
 
 def encode_segment(kept: Sequence[Tensor], chain: Chain, draws: Sequence[Draw]) -> dict[str, bytes]:
-    """The files of a segment: the weights (P,) of its kept draws, if there are any, where the chain is, and its draws."""
+    """The files of a segment: the weights (P,) of its kept draws, if any, the chain's state, and its draws."""
     named = {STATE: torch.stack([chain.weights, chain.second_moment])}
     if kept:
         named[SNAPSHOTS] = torch.stack(list(kept))
@@ -53,14 +58,13 @@ def encode_segment(kept: Sequence[Tensor], chain: Chain, draws: Sequence[Draw]) 
         for name, tensor in named.items()
         for part, data in arrays.encode(tensor.cpu().numpy(), attributes).items()
     }
-    columns = [
-        [getattr(draw, name) for draw in draws] for name in ("number", "minibatch_loss", "probe_loss", "distance")
-    ]
+    fields = ("number", "minibatch_loss", "probe_loss", "distance")
+    columns = [[getattr(draw, name) for draw in draws] for name in fields]
     return {**files, DRAWS: encode_arrow(pa.table(columns, schema=DRAWS_FORMAT.schema))}
 
 
 def read_state(storage: Storage, folder: str) -> Chain:
-    """Where a chain is after a segment."""
+    """The state of a chain after a segment."""
     array = arrays.open_array(storage, f"{folder}/{STATE}")
     weights, second_moment = torch.from_numpy(np.array(arrays.read(array, 0, 2)))
     return Chain(int(str(array.attrs["chain"])), weights, second_moment, int(str(array.attrs["steps"])))

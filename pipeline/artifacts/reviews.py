@@ -1,4 +1,4 @@
-"""Reviews at rest: what was said of samples, by id, as a run found it."""
+"""Reviews as stored: the verdicts of a person on samples, by id, as a run found them."""
 
 from collections.abc import Mapping
 
@@ -17,16 +17,16 @@ REVIEW_FORMAT = TableFormat(
 
 
 def encode_review(verdicts: Mapping[str, str]) -> bytes:
-    """The file of what was said of samples, sorted by id."""
+    """The file of verdicts on samples, sorted by id."""
     ids = sorted(verdicts)
     return encode_arrow(pa.table([ids, [verdicts[name] for name in ids]], schema=REVIEW_FORMAT.schema))
 
 
 def read_review(storage: Storage, path: str) -> dict[str, str]:
-    """What was said of samples, by id.
+    """Verdicts on samples, by id.
 
     Raises:
-        StorageError: it is gone, damaged, or written by a newer version.
+        StorageError: it is missing, damaged, or written by a newer version.
     """
     table = decode_arrow(read_file(storage, path), REVIEW_FORMAT, storage.locate(path))
     return dict(zip(table.column(ID).to_pylist(), table.column(VERDICT).to_pylist(), strict=True))

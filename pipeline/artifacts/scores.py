@@ -1,26 +1,16 @@
-"""Scores at rest: parts as the scoring stage writes them, and the published table with its decisions."""
+"""Scores as stored: parts as the scoring stage writes them, and the published table with its decisions."""
 
-from dataclasses import dataclass
 from functools import lru_cache
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
 
 from infra.formats.tables import TableFormat
-from madcore.scoring.coupling import Scored
-from pipeline.artifacts.rows import SampleColumns
 
-
-@dataclass(frozen=True)
-class ScorePart:
-    """A committed score part: the range of its source, and its folder."""
-
-    source: str
-    source_key: str
-    start: int
-    stop: int
-    folder: str
-    content: str
+if TYPE_CHECKING:  # commands that only read published tables do without torch
+    from madcore.scoring.coupling import SampleScores
+    from pipeline.artifacts.samples import SampleColumns
 
 
 PART, TABLE, FACTS, IMAGES = "scores.parquet", "table.parquet", "facts.json", "images.json"
@@ -68,14 +58,14 @@ NO_MECHANISM = -1
 
 
 def score_batch(
-    source: str, samples: SampleColumns, scored: Scored, reference_ids: pa.Array, layers: tuple[str, ...]
+    source: str, samples: "SampleColumns", scored: "SampleScores", reference_ids: pa.Array, layers: tuple[str, ...]
 ) -> pa.RecordBatch:
     """One record batch of a score part.
 
     Args:
         source: the file's name as configured.
         samples: n samples.
-        scored: of the same n samples; what it says of a sample that is not ok is left out.
+        scored: of the same n samples; values of samples that are not ok are left out.
         reference_ids: ids of the reference part, to name the top trusted samples by.
         layers: names of the layers.
     """
@@ -87,6 +77,7 @@ def score_batch(
         ],
         fields=list(_TRUSTED_ENTRY),
     )
+    top_offsets = _offsets(ok, scored.top_indices.shape[1])
     layer_names = _repeated(layers, int(ok.sum()))
     layer_scores = pa.array(scored.layer_scores[samples.ok].flatten().numpy(), pa.float32())
     columns = [
@@ -99,9 +90,7 @@ def score_batch(
         pa.array(scored.leverage.numpy(), pa.float32(), mask=~ok),
         pa.array(samples.gradient_norm.numpy(), pa.float32(), mask=~ok),
         pa.array(np.full(len(ok), NO_MECHANISM), pa.int32()),
-        pa.ListArray.from_arrays(
-            _offsets(ok, scored.top_indices.shape[1]), top, type=PART_FORMAT.schema.field("top_trusted").type
-        ),
+        pa.ListArray.from_arrays(top_offsets, top, type=PART_FORMAT.schema.field("top_trusted").type),
         pa.MapArray.from_arrays(_offsets(ok, len(layers)), layer_names, layer_scores),
         pa.array(samples.statuses, pa.string()),
     ]
@@ -110,10 +99,10 @@ def score_batch(
 
 @lru_cache(maxsize=4)
 def _repeated(names: tuple[str, ...], times: int) -> pa.Array:
-    """Names one after the other, so many times; most blocks have as many rows as the one before."""
+    """Names one after the other, `times` times; cached, because most blocks have as many rows as the one before."""
     return pa.array(names, pa.string()).take(pa.array(np.tile(np.arange(len(names)), times)))
 
 
 def _offsets(ok: np.ndarray[tuple[int], np.dtype[np.bool_]], each: int) -> pa.Array:
-    """List offsets that give `each` entries to every row that is ok and none to the others."""
+    """List offsets that give `each` entries to every row that is ok, and none to the others."""
     return pa.array(np.concatenate([[0], np.cumsum(ok * each)]), pa.int32())

@@ -1,4 +1,4 @@
-"""Truth at rest: what is known of samples beside their rows, so that what is made of rows anew needs no data file."""
+"""The truth about samples as stored, so that reprocessing stored rows needs no data file."""
 
 import numpy as np
 import pyarrow as pa
@@ -16,16 +16,16 @@ TRUTH_FORMAT = TableFormat("truth", 1, tuple(pa.field(role, pa.int64(), nullable
 
 
 def encode_truth(truth: Truth) -> dict[str, bytes]:
-    """The file of what is known of samples."""
+    """The file of the truth about samples."""
     columns = [pa.array(getattr(truth, role)) for role in TRUTH]
     return {TRUTH_FILE: encode_arrow(pa.Table.from_arrays(columns, schema=TRUTH_FORMAT.schema))}
 
 
 def read_stored_truth(storage: Storage, folder: str) -> Truth:
-    """What is known of all samples of a split's or a report's folder, in its order.
+    """The truth about all samples of a split or report, in its order, from its folder.
 
     Raises:
-        Corrupt: it is gone, or not what was written.
+        Corrupt: it is missing, or not what was written.
     """
     path = f"{folder}/{TRUTH_FILE}"
     table = decode_arrow(read_file(storage, path), TRUTH_FORMAT, storage.locate(path))

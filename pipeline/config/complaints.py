@@ -1,19 +1,16 @@
-"""What pydantic found wrong with a config, as sentences that name the key, the value and the nearest valid one."""
+"""What pydantic found wrong with a config, as sentences that name the key, the value and the nearest valid key."""
 
 from collections.abc import Sequence
 from difflib import get_close_matches
-from typing import get_args
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from infra.storage.urls import masked
-from pipeline.config.sections import MODEL_SECTIONS, Raw
+from pipeline.config.schema import KINDS_IN_PLACES
+from pipeline.config.sections import MODEL_SECTIONS, Raw, sections_in
 
 COMPLAINTS_SHOWN, LONGEST_SHOWN = 100, 150
-
-
-TAGS = ("relative_mean", "absolute", "gradient", "loss_trace")  # of kinds, which pydantic puts into places
 
 
 PHRASES = {
@@ -33,7 +30,8 @@ def complaints(error: ValidationError, raw: Raw, config: type[BaseModel]) -> str
         if line not in lines:
             lines.append(line)
     more = len(lines) - COMPLAINTS_SHOWN
-    return "; ".join([*lines[:COMPLAINTS_SHOWN], *([f"and {more:,} more complaints"] if more > 0 else [])])
+    rest = [f"and {more:,} more complaints"] if more > 0 else []
+    return "; ".join([*lines[:COMPLAINTS_SHOWN], *rest])
 
 
 def unknown_keys(raw: Raw, config: type[BaseModel]) -> list[str]:
@@ -48,19 +46,18 @@ def _complaint(detail: ErrorDetails, raw: Raw, config: type[BaseModel]) -> str:
         key, place = str(detail["loc"][-1]), detail["loc"][:-1]
         return f"{where}: {_remedy(key, _valid_keys(place, config), _elsewhere(key, _options(place, config)))}"
     if kind in PHRASES:
-        return f"{where}: {PHRASES[kind].format(**detail.get('ctx', {}))}" + (
-            "" if kind == "missing" else f", got {_shown(given)}"
-        )
+        got = "" if kind == "missing" else f", got {_shown(given)}"
+        return f"{where}: {PHRASES[kind].format(**detail.get('ctx', {}))}{got}"
     message = detail["msg"].removeprefix("Value error, ")
     shown = "" if isinstance(given, dict | list) or kind == "value_error" else f", got {_shown(given)}"
     return f"{where}: {message[0].lower()}{message[1:]}{shown}"
 
 
 def _shown(value: object) -> str:
-    """A value as the user may recognise it, without what is secret of URLs in it."""
+    """A value as the user may recognise it, with secrets in URLs masked."""
     try:
         text = masked(repr(value))
-    except ValueError:  # of a whole number with thousands of digits
+    except ValueError:  # Python refuses to write a whole number with thousands of digits
         text = f"a value of type {type(value).__name__} that is too large to show"
     return text if len(text) < LONGEST_SHOWN else f"{text[: LONGEST_SHOWN - 3]}..."
 
@@ -75,12 +72,12 @@ def _remedy(key: object, valid: Sequence[str], elsewhere: str | None = None) -> 
 def _elsewhere(key: str, options: Sequence[type[BaseModel]]) -> str | None:
     """Where a key would be right: in a section below, or for another kind."""
     for name, field in options[0].model_fields.items():
-        for section in _sections(field.annotation):
+        for section in sections_in(field.annotation):
             if key in section.model_fields and key != "kind":
                 return f"did you mean '{name}.{key}'?"
     for section in options[1:]:
         if key in section.model_fields:
-            return f"{key!r} belongs to kind: {section.model_fields['kind'].default}"
+            return f"{key!r} belongs to kind: {_kind(section)}"
     return None
 
 
@@ -90,32 +87,32 @@ def place_of(loc: Sequence[int | str], raw: Raw) -> str:
         return ".".join(str(part) for part in loc)
     models = raw["models"]
     model = models[int(loc[1])] if isinstance(models, list) else None
-    own = (
-        loc[2:3] == ()
-        or loc[2] not in MODEL_SECTIONS
-        or (isinstance(model, dict) and loc[2] in model)
-        or loc[2] not in raw
-    )
-    rest = [str(part) for part in loc[2:] if part not in TAGS]
+    given_in_model = isinstance(model, dict) and len(loc) > 2 and loc[2] in model
+    inherited = len(loc) > 2 and loc[2] in MODEL_SECTIONS and loc[2] in raw and not given_in_model
+    rest = [str(part) for part in loc[2:] if part not in KINDS_IN_PLACES]
     name = model.get("name", loc[1]) if isinstance(model, dict) else loc[1]
     shown = name if isinstance(name, str) and name.isprintable() and len(name) < LONGEST_SHOWN else _shown(name)
-    return ".".join(["models", shown, *rest] if own else rest)
+    return ".".join(rest if inherited else ["models", shown, *rest])
 
 
 def _options(loc: Sequence[int | str], config: type[BaseModel]) -> list[type[BaseModel]]:
-    """The sections that can stand at a place, first the one that does: a place names the kind of a section that has several."""
+    """The sections that a place can hold, the one that it does hold first.
+
+    A place names the kind of a section that has several.
+    """
     options: list[type[BaseModel]] = [config]
     for part in loc:
-        tagged = [
-            section
-            for section in options
-            if "kind" in section.model_fields and section.model_fields["kind"].default == part
-        ]
-        if tagged:
-            options = [*tagged, *(section for section in options if section not in tagged)]
+        of_kind = [section for section in options if _kind(section) == part]
+        if of_kind:
+            options = [*of_kind, *(section for section in options if section not in of_kind)]
         elif isinstance(part, str) and part in options[0].model_fields:
-            options = _sections(options[0].model_fields[part].annotation) or options
+            options = sections_in(options[0].model_fields[part].annotation) or options
     return options
+
+
+def _kind(section: type[BaseModel]) -> object:
+    """The kind that a section has unless it is given; None for a section without kinds."""
+    return section.model_fields["kind"].default if "kind" in section.model_fields else None
 
 
 def _valid_keys(loc: Sequence[int | str], config: type[BaseModel]) -> list[str]:
@@ -124,9 +121,3 @@ def _valid_keys(loc: Sequence[int | str], config: type[BaseModel]) -> list[str]:
     if options[0] is config:
         return [key for key in config.model_fields if key != "folder"] + list(MODEL_SECTIONS)
     return list(options[0].model_fields)
-
-
-def _sections(annotation: object) -> list[type[BaseModel]]:
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return [annotation]
-    return [section for argument in get_args(annotation) for section in _sections(argument)]

@@ -1,4 +1,4 @@
-"""Spans of time as people write them: 45s, 90m, 2h30m, 30d."""
+"""Durations as people write them: 45s, 90m, 2h30m, 30d."""
 
 import re
 
@@ -14,19 +14,21 @@ WRITTEN = re.compile("".join(rf"(?:(?P<{unit}>[0-9]{{1,9}}(?:\.[0-9]{{1,9}})?){u
 
 
 def parse_duration(text: str) -> float:
-    """Seconds in a span such as 45s, 90m, 2h30m, 1.5h or 30d: numbers with units from weeks to seconds, the larger unit first.
+    """Seconds in a duration such as 45s, 90m, 2h30m, 1.5h or 30d.
+
+    A duration is numbers with units from weeks to seconds, the larger unit first.
 
     Raises:
-        ConfigError: it is none, or longer than a hundred years.
+        ConfigError: it is not a duration, or longer than a hundred years.
     """
     written = WRITTEN.fullmatch(text.strip().lower())
-    parts = {
-        unit: float(number) for unit, number in (written.groupdict() if written else {}).items() if number is not None
-    }
+    groups = written.groupdict() if written else {}
+    parts = {unit: float(number) for unit, number in groups.items() if number is not None}
     seconds = sum(number * UNITS[unit] for unit, number in parts.items())
     if not parts or seconds > LONGEST:
-        why = f"is longer than {LONGEST / UNITS['d']:,.0f} days" if parts else "is no duration"
+        why = f"is longer than {LONGEST / UNITS['d']:,.0f} days" if parts else "is not a duration"
         raise ConfigError(
-            f"{text!r} {why}; write numbers with the units w, d, h, m and s (weeks, days, hours, minutes, seconds), the larger unit first: 45s, 90m, 2h30m, 30d"
+            f"{text!r} {why}; write numbers with the units w, d, h, m and s (weeks, days, hours, minutes, seconds), "
+            "the larger unit first: 45s, 90m, 2h30m, 30d"
         )
     return seconds

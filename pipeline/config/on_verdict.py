@@ -20,12 +20,17 @@ NOTHING_UNUSUAL, UNUSUAL, CANNOT_TELL = map(str, VERDICTS)
 ENVIRONMENT, URL_VARIABLE, AUTHORIZATION_VARIABLE = "environment", "MAD_ALERT_URL", "MAD_ALERT_AUTHORIZATION"
 
 
-def _words(value: object) -> object:
-    """A command as one string, cut as a shell would."""
+def split_command(value: object) -> object:
+    """A command given as one string, cut into words as a shell would; anything else as it is."""
     return shlex.split(value) if isinstance(value, str) else value
 
 
-def _web(url: str) -> str:
+def check_url(url: str) -> str:
+    """The URL, if it is one that can be posted to, or the word for the environment's.
+
+    Raises:
+        ValueError: it is neither.
+    """
     if url != ENVIRONMENT and not is_web(url):
         raise ValueError(
             f"must begin with http:// or https:// and name a host, or be {ENVIRONMENT}, which takes {URL_VARIABLE}"
@@ -42,11 +47,22 @@ def is_web(url: str) -> bool:
 
 
 class OnVerdict(Section):
-    """Who is told of verdicts: a command, by its standard input, or a URL, by POST. `verdicts`: of which; all where it is not given."""
+    """Notifies a command or a URL of each model's verdict, after publication; exactly one of the two.
 
-    command: Annotated[tuple[Place, ...] | None, BeforeValidator(_words), Field(min_length=1)] = None
-    url: Annotated[Place, AfterValidator(_web)] | None = None
+    A notification that fails is tried three times, becomes a notice of the run, and fails no audit. As a string instead
+    of a mapping, `on_verdict` is a URL if it looks like one, and otherwise a command.
+    """
+
+    command: Annotated[tuple[Place, ...] | None, BeforeValidator(split_command), Field(min_length=1)] = None
+    """A command as a list of words, or as one string, which is cut as a shell would. It gets the verdict and counts as
+    JSON on standard input, and `MAD_RUN_ID`, `MAD_MODEL`, `MAD_VERDICT` and `MAD_ROOT` in its environment."""
+
+    url: Annotated[Place, AfterValidator(check_url)] | None = None
+    """An http or https URL that gets the same JSON by POST. `environment` takes the URL from the environment variable
+    `MAD_ALERT_URL`. The value of `MAD_ALERT_AUTHORIZATION`, if there is one, is sent as the header `Authorization`."""
+
     verdicts: Annotated[tuple[VerdictValue, ...], Field(min_length=1)] = VERDICTS
+    """Verdicts to notify of; by default all."""
 
     @model_validator(mode="after")
     def _exactly_one(self) -> "OnVerdict":
@@ -56,7 +72,7 @@ class OnVerdict(Section):
 
 
 def section_of(value: object) -> object:
-    """A section from a string: a URL, or a command."""
+    """The section's mapping from a string, which is a URL or a command; anything else as it is."""
     if not isinstance(value, str):
         return value
     return {"url": value} if value == ENVIRONMENT or ("://" in value and " " not in value) else {"command": value}

@@ -1,6 +1,7 @@
-"""YAML that cannot do harm: no code, and bounded in size, depth, scalars and in what its aliases grow to.
+"""YAML that cannot do harm: no code, and bounded in size, depth, scalars, and in what its aliases expand to.
 
-An alias stands for all of what it names, so a few lines can stand for billions of values; what counts is the size when all are written out.
+An alias repeats all that it names, so a few lines can expand to billions of values; the size with all aliases expanded
+counts.
 """
 
 from collections import Counter
@@ -26,10 +27,11 @@ def parse_yaml(data: bytes) -> object:
     """The one document in a file's bytes, UTF-8.
 
     Raises:
-        ConfigError: it is not YAML, has tags that YAML's safe types do not know, has a key twice, or is larger than a config ever is.
+        ConfigError: it is not YAML, has tags other than those of YAML's safe types, a duplicated key, or an
+            unreasonable size.
     """
     if len(data) > LARGEST_CONFIG:
-        raise ConfigError(f"{len(data):,} bytes is no config (at most {LARGEST_CONFIG:,})")
+        raise ConfigError(f"{len(data):,} bytes are too many for a config (at most {LARGEST_CONFIG:,})")
     try:
         return yaml.load(data.decode("utf-8"), _Loader)  # noqa: S506 - it is a SafeLoader
     except UnicodeDecodeError as error:
@@ -41,7 +43,7 @@ def parse_yaml(data: bytes) -> object:
 
 
 class _Loader(yaml.SafeLoader):
-    """Counts what it composes, and refuses a key that stands twice, of which YAML would keep the last and drop the others in silence."""
+    """Counts what it composes, and refuses duplicated keys, of which YAML would silently keep the last."""
 
     def __init__(self, text: str):
         super().__init__(text)
@@ -49,12 +51,12 @@ class _Loader(yaml.SafeLoader):
         self._sizes: dict[int, int] = {}
 
     def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
-        """A value, or what an alias stands for; counted before it is made into anything."""
+        """A value, or what an alias names; counted before an object is made from it."""
         line = self.peek_event().start_mark.line + 1  # type: ignore[no-untyped-call]
         if self.check_event(yaml.AliasEvent):
             node = super().compose_node(parent, index)
             if id(node) not in self._sizes:
-                raise ConfigError(f"the alias in line {line} stands within what it names, without end")
+                raise ConfigError(f"the alias in line {line} refers to itself: it is within the value that it names")
             self._count(self._sizes[id(node)], line)
             return node
         before = self._values
@@ -71,20 +73,21 @@ class _Loader(yaml.SafeLoader):
         self._values += values
         if self._values > MOST_VALUES:
             raise ConfigError(
-                f"more than {MOST_VALUES:,} values up to line {line}, aliases written out; split the config"
+                f"more than {MOST_VALUES:,} values up to line {line}, with aliases expanded; split the config"
             )
 
     def construct_scalar(self, node: yaml.ScalarNode | yaml.MappingNode) -> str:
         """A scalar's text, bounded."""
         text = str(super().construct_scalar(node))
         if len(text) > LONGEST_SCALAR:
+            line = node.start_mark.line + 1
             raise ConfigError(
-                f"the value in line {node.start_mark.line + 1} has {len(text):,} characters, at most {LONGEST_SCALAR:,} are taken"
+                f"the value in line {line} has {len(text):,} characters, at most {LONGEST_SCALAR:,} are allowed"
             )
         return text
 
     def construct_whole(self, node: yaml.ScalarNode) -> int:
-        """A whole number of at most 64 bits, beyond which nothing that reads a config goes."""
+        """A whole number of at most 64 bits, because nothing that reads a config takes more."""
         number = int(super().construct_yaml_int(node))
         if not -(1 << 63) <= number < 1 << 63:
             raise ConfigError(f"the number in line {node.start_mark.line + 1} needs more than 64 bits")
@@ -93,10 +96,11 @@ class _Loader(yaml.SafeLoader):
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, object]:
         """A mapping, each key once."""
         keys = Counter(key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode) and key.value != "<<")
-        twice = [key for key, times in keys.items() if times > 1]
-        if twice:
+        duplicated = [key for key, times in keys.items() if times > 1]
+        if duplicated:
+            line = node.start_mark.line + 1
             raise ConfigError(
-                f"the key {twice[0]!r} stands twice in the mapping that begins in line {node.start_mark.line + 1}; keep one"
+                f"the key {duplicated[0]!r} is duplicated in the mapping that begins in line {line}; keep one"
             )
         return super().construct_mapping(node, deep)
 

@@ -1,29 +1,24 @@
-"""The sections of a config, as frozen, checked values. Defaults stand here and nowhere else."""
+"""One model of a config with all its sections, and what each task allows in them."""
 
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal, get_args
 
-from pydantic import BeforeValidator, ByteSize, Field, JsonValue, StringConstraints, field_validator, model_validator
+from pydantic import BaseModel, Field, JsonValue, StringConstraints, field_validator
 
-from madcore import Projection
+from pipeline.config.curvature import CurvatureKind, CurvatureSection
 from pipeline.config.estimators import Estimator, LossTrace
-from pipeline.config.sections import Paths, Place, Section, Seed, Share
-
-if TYPE_CHECKING:
-    from madcore.scoring.coupling import LayersForm, ScoreKind
-
+from pipeline.config.samples import Data
+from pipeline.config.scoring import Calibration, ScoreSection
+from pipeline.config.sections import Place, Section, default_kind, sections_in
 
 RESERVED_NAMES = ("runs", "report", "mad.json", "index")
-
-
-Triple = tuple[float, float, float]
 
 
 Task = Literal["classification", "causal_lm"]
 
 
 CURVATURES: dict[str, tuple[str, ...]] = {
-    "classification": ("identity", "block_moment", "ggn", "fisher", "kfac", "ekfac"),
-    "causal_lm": ("identity", "block_moment", "fisher", "kfac", "ekfac"),
+    "classification": get_args(CurvatureKind),
+    "causal_lm": tuple(kind for kind in get_args(CurvatureKind) if kind != "ggn"),
 }
 
 
@@ -46,194 +41,49 @@ SCORES: dict[str, tuple[str, ...]] = {
 }
 
 
-FACTORED = ("kfac", "ekfac")
-
-
-CLASS_MEANS = ("prediction_coupling", "class_coupling")
-
-
-class Columns(Section):
-    """Names of columns. A name that the config itself gives must be there; a default is looked for.
-
-    A task reads its own inputs' columns: `image` or, of a language model, `input_ids` and `completion_start`.
-    """
-
-    id: str = "id"
-    image: str = "image"
-    input_ids: str = "input_ids"
-    completion_start: str = "completion_start"
-    label: str | None = "label"
-    anomalous: str | None = "anomalous"
-    target: str | None = "target"
-
-    def insists_on(self, column: str) -> bool:
-        """Whether the config itself names this column."""
-        return column in self.model_fields_set and getattr(self, column) is not None
-
-
-class Preprocess(Section):
-    """How images become the model's input: RGB in [0, 1], resized to size x size where they differ, minus mean, over std."""
-
-    mean: Triple = (0.0, 0.0, 0.0)
-    std: Triple = (1.0, 1.0, 1.0)
-    size: Annotated[int, Field(ge=1, le=8192)] | None = None
-
-    @model_validator(mode="after")
-    def _positive(self) -> "Preprocess":
-        if min(self.std) <= 0:
-            raise ValueError(f"std must be positive, got {list(self.std)}")
-        return self
-
-
-class Data(Section):
-    """Where the samples are and how to read them."""
-
-    trusted: Paths
-    audited: Paths
-    columns: Columns = Columns()
-    preprocess: Preprocess = Preprocess()
-
-
-class RelativeMean(Section):
-    """lambda = factor x the layer's mean eigenvalue."""
-
-    kind: Literal["relative_mean"] = "relative_mean"
-    factor: Annotated[float, Field(gt=0)] = 1.0
-
-
-class Absolute(Section):
-    """lambda = value, in the curvature's own unit."""
-
-    kind: Literal["absolute"] = "absolute"
-    value: Annotated[float, Field(gt=0)]
-
-
-def _of_kind(default: str) -> BeforeValidator:
-    """What makes a mapping without a `kind` one of the default kind."""
-    return BeforeValidator(lambda value: {"kind": default, **value} if isinstance(value, dict) else value)
-
-
-class CurvatureSection(Section):
-    """The matrix that rows are whitened by, fitted on the reference part, or, `transductive`, on the audited samples and the calibration part too.
-
-    `seed`: of the labels that `fisher` samples; 0 is left out of what is written and of keys.
-    """
-
-    kind: Literal["identity", "block_moment", "ggn", "fisher", "kfac", "ekfac"] = "block_moment"
-    seed: Annotated[Seed, Field(exclude_if=lambda seed: seed == 0)] = 0
-    damping: Annotated[RelativeMean | Absolute, Field(discriminator="kind"), _of_kind("relative_mean")] = RelativeMean()
-    transductive: bool = False
-
-    @model_validator(mode="after")
-    def _something_to_fit(self) -> "CurvatureSection":
-        if self.transductive and self.kind == "identity":
-            raise ValueError(
-                "transductive says whom the curvature is fitted on, and identity is fitted on nobody; choose one of them"
-            )
-        if self.seed and self.kind != "fisher":
-            raise ValueError(f"seed is that of the labels that kind: fisher samples; {self.kind} samples none")
-        return self
-
-
-def _whole_or_auto(value: JsonValue) -> JsonValue:
-    if value == "auto" or (isinstance(value, int) and not isinstance(value, bool) and value >= 1):
-        return value
-    raise ValueError(f"q must be auto or a whole number from 1 on, got {value!r}")
-
-
-class ScoreSection(Section):
-    """The anomaly score. `form`: of `concordance`, with the class that fits best, or with all; `debiased`: of class means.
-
-    Both are left out of what is written and of keys at their default.
-    """
-
-    kind: Literal[
-        "auto", "prediction_coupling", "class_coupling", "mean_coupling", "top_coupling", "concordance", "leverage"
-    ] = "auto"
-    form: Annotated[Literal["auto", "class", "mean"], Field(exclude_if=lambda form: form == "auto")] = "auto"
-    layers: Literal["auto", "concatenated", "apart"] = "auto"
-    q: Annotated[int | Literal["auto"], BeforeValidator(_whole_or_auto)] = "auto"
-    debiased: Annotated[bool, Field(exclude_if=lambda debiased: not debiased)] = False
-
-    @property
-    def nearest(self) -> int | None:
-        """The q of `top_coupling`; None where it follows from the size of the reference part."""
-        return None if self.q == "auto" else self.q
-
-    @property
-    def resolved(self) -> 'ScoreKind | Literal["concordance"]':
-        """The kind; `auto` is resolved when a config is parsed.
-
-        Raises:
-            ValueError: it is not.
-        """
-        if self.kind == "auto":
-            raise ValueError("the score is still auto: parse the config with AuditConfig.parse or load")
-        return self.kind
-
-    @property
-    def layers_form(self) -> "LayersForm":
-        """The form, with `auto` resolved."""
-        return "concatenated" if self.layers == "auto" else self.layers
-
-
-class Target(Section):
-    """What flags are allowed to cost: a false positive rate, or a false discovery rate."""
-
-    fpr: Share | None = None
-    fdr: Share | None = None
-
-    @model_validator(mode="after")
-    def _exactly_one(self) -> "Target":
-        if (self.fpr is None) == (self.fdr is None):
-            raise ValueError("give exactly one of fpr and fdr, such as {fpr: 0.01}")
-        return self
-
-    @property
-    def level(self) -> float:
-        """alpha, whichever it is."""
-        return self.fpr if self.fpr is not None else self.fdr or 0.0
-
-
-class Calibration(Section):
-    """The calibration part of the trusted set, and the target.
-
-    `screen`: trusted samples that do not belong leave both parts (see `madcore.scoring.screening`), instead of being reported only; false is left
-    out of what is written.
-    """
-
-    fraction: Share = 0.3
-    seed: Seed = 0
-    target: Target = Target(fpr=0.01)
-    tail: Literal["conformal"] = "conformal"
-    screen: Annotated[bool, Field(exclude_if=lambda screen: not screen)] = False
-
-
-class RunSection(Section):
-    """How to run; nothing here changes a score."""
-
-    rows_per_task: Annotated[int, Field(ge=1, le=1 << 20)] = 8192
-    batch_size: Annotated[int, Field(ge=1, le=65536)] = 256
-    workers: Annotated[int, Field(ge=1, le=100_000)] = 2
-    gpus_per_worker: Annotated[float, Field(ge=0)] = 0
-    memory_per_worker: ByteSize = ByteSize(4 << 30)
-    on_nonfinite: Literal["flag", "fail"] = "flag"
-
-
 class ModelConfig(Section):
-    """One model with everything that concerns it, sections of the top level merged in, `auto` resolved."""
+    """One model: its code, its weights, and its sections.
+
+    A model's sections merge over those of the top level, key by key.
+    """
 
     name: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")]
+    """Name of the model, unique in the config: letters, digits, `.`, `_` and `-`, at most 100, beginning with a letter
+    or digit. Not `runs`, `report`, `index` or `mad.json`, which are names in the root."""
+
     architecture: Place | None = None
+    """The model's code: `file.py:function` or `package.module:function`, which returns a `torch.nn.Module`. Together
+    with `weights`, instead of `huggingface`."""
+
     kwargs: Annotated[dict[str, JsonValue], Field(default_factory=dict)]
+    """Keyword arguments of the architecture's function."""
+
     weights: Place | None = None
+    """File of the architecture's weights: safetensors, or a state dict as `.pt` or `.pth`. Full pickles are refused,
+    because loading one runs whatever code it holds."""
+
     huggingface: Place | None = None
+    """A causal language model, instead of `architecture` and `weights`: a Hugging Face folder or the id of a model on
+    the hub, safetensors only. No code of the model's own is run."""
+
     task: Task
+    """`classification` of images, or `causal_lm`, a causal language model. Required here or at the top level."""
+
     data: Data
-    estimator: Annotated[Estimator | LossTrace, Field(discriminator="kind"), _of_kind("gradient")] = Estimator()
+    """Where the samples are, and how to read them. Required here or at the top level."""
+
+    estimator: Annotated[Estimator | LossTrace, Field(discriminator="kind"), default_kind(Estimator)] = Estimator()
+    """How a sample becomes a row."""
+
     curvature: CurvatureSection = CurvatureSection()
+    """The curvature that rows are whitened by. Left out with the estimator `loss_trace`, which compares traces as they
+    are."""
+
     score: ScoreSection = ScoreSection()
+    """The anomaly score."""
+
     calibration: Calibration = Calibration()
+    """The calibration part of the trusted set, and the target of the flags."""
 
     @field_validator("name")
     @classmethod
@@ -245,28 +95,19 @@ class ModelConfig(Section):
     @property
     def described(self) -> str:
         """The model's code as errors name it."""
-        return (
-            f"huggingface {self.huggingface}" if self.huggingface is not None else f"architecture {self.architecture}"
-        )
+        if self.huggingface is not None:
+            return f"huggingface {self.huggingface}"
+        return f"architecture {self.architecture}"
+
+    @property
+    def is_text(self) -> bool:
+        """Whether its samples are token sequences, and its outputs have no classes."""
+        return self.task == "causal_lm"
 
     @property
     def traced(self) -> LossTrace | None:
         """The estimator, if it is `loss_trace`."""
         return self.estimator if isinstance(self.estimator, LossTrace) else None
-
-    @property
-    def screened(self) -> bool:
-        """Whether the trusted set is screened: it needs predicted classes, and rows that are gradients."""
-        return not self.is_text and self.traced is None
-
-    @property
-    def measurement(self) -> str:
-        """What is measured of logits, `auto` resolved by `AuditConfig`; of traces, losses."""
-        return (
-            ("completion_nll" if self.is_text else "margin")
-            if isinstance(self.estimator, LossTrace)
-            else self.estimator.measurement
-        )
 
     @property
     def gradient(self) -> Estimator:
@@ -280,12 +121,42 @@ class ModelConfig(Section):
         return self.estimator
 
     @property
-    def is_text(self) -> bool:
-        """Whether its samples are token sequences, and its outputs have no classes."""
-        return self.task == "causal_lm"
+    def measurement(self) -> str:
+        """What is measured of logits, `auto` resolved by `AuditConfig`; for traces, the loss."""
+        if isinstance(self.estimator, LossTrace):
+            return "completion_nll" if self.is_text else "margin"
+        return self.estimator.measurement
+
+    @property
+    def screened(self) -> bool:
+        """Whether the trusted set is screened: it needs predicted classes, and rows that are gradients."""
+        return not self.is_text and self.traced is None
 
 
-def projection_of(model: ModelConfig) -> Projection:
-    """The projection that a model's config asks for."""
-    asked = model.gradient.projection
-    return Projection(asked.rank, asked.seed, asked.kind, asked.sketch)
+def default_kinds(section: type[BaseModel]) -> dict[str, str]:
+    """The default kinds of all sections below one that have several kinds, by the section's name."""
+    kinds: dict[str, str] = {}
+    for name, field in section.model_fields.items():
+        if isinstance(field.default, Section):
+            own = getattr(field.default, "kind", None)
+            kinds |= default_kinds(type(field.default)) | ({name: own} if own is not None else {})
+    return kinds
+
+
+def kinds_in_places(section: type[BaseModel]) -> list[str]:
+    """The kinds that pydantic puts into the places of its complaints.
+
+    They are those of sections that are told apart by their kind.
+    """
+    kinds: list[str] = []
+    for field in section.model_fields.values():
+        for option in sections_in(field.annotation):
+            own = [option.model_fields["kind"].default] if field.discriminator else []
+            kinds += [*own, *kinds_in_places(option)]
+    return kinds
+
+
+DEFAULT_KINDS = default_kinds(ModelConfig)
+
+
+KINDS_IN_PLACES = frozenset(kinds_in_places(ModelConfig))

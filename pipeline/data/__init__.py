@@ -1,1 +1,1 @@
-"""What an audit reads: models and data sets. Nothing here writes."""
+"""The data sets that an audit reads: files of samples, their ids, inputs and truth. Nothing here writes."""

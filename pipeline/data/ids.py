@@ -1,4 +1,4 @@
-"""Ids of samples as text: whatever bytes a file holds, every sample has an id, of bounded length."""
+"""Ids of samples as text of bounded length, whatever bytes a file holds."""
 
 import codecs
 from collections.abc import Iterator, Sequence
@@ -17,33 +17,36 @@ LONGEST_ID = 512
 ID_COLUMNS = ("sample_id", "id")
 
 
-KEPT = 200
+KEPT_BYTES = 200
 
 
 def ids_of(column: pa.Array) -> list[str | None]:
-    """Ids as text, None where null; one of more than LONGEST_ID bytes, or that is no UTF-8, begins like it and ends in its digest."""
+    """Ids as text, None where null.
+
+    An id that is longer than LONGEST_ID bytes, or not UTF-8, becomes its beginning and its digest.
+    """
     if pa.types.is_integer(column.type):
         return [None if value is None else str(value) for value in column.to_pylist()]
-    return [
-        None if data is None else _text(data) for data in (value.as_py() for value in column.cast(pa.large_binary()))
-    ]
+    values = (value.as_py() for value in column.cast(pa.large_binary()))
+    return [None if data is None else _text(data) for data in values]
 
 
 def read_id_list(path: str) -> frozenset[str]:
-    """The ids that a file lists: a line each, or, where its name ends in .csv or .parquet, in its column `sample_id` or `id`.
+    """The ids that a file lists: one a line, or, in a .csv or .parquet file, in its column `sample_id` or `id`.
 
     Raises:
-        ConfigError: it cannot be read, lists none, or has no such column.
+        ConfigError: it cannot be read, lists no id, or has no such column.
     """
     try:
         ids = frozenset(_listed(path))
     except (StorageError, pa.ArrowException, ValueError) as error:
         first = str(error).splitlines()[0]
         raise ConfigError(
-            f"{path}: not a list of ids that can be read ({first}); give a text file with an id a line, a CSV or a Parquet file"
+            f"{path}: not a readable list of ids ({first}); "
+            "give a text file with one id a line, a CSV file or a Parquet file"
         ) from error
     if not ids:
-        raise ConfigError(f"{path}: lists no id, so there is nothing to drop")
+        raise ConfigError(f"{path}: lists no ids, so there is nothing to drop")
     return ids
 
 
@@ -61,14 +64,8 @@ def _listed(path: str) -> Iterator[str]:
         table = csv.read_csv(pa.BufferReader(read_input(path)), convert_options=as_bytes)
         columns = iter(table.column(_id_column(path, table.column_names)).chunks)
     else:
-        columns = iter(
-            [
-                pa.array(
-                    [line for line in read_input(path).removeprefix(codecs.BOM_UTF8).splitlines() if line.strip()],
-                    pa.large_binary(),
-                )
-            ]
-        )
+        lines = read_input(path).removeprefix(codecs.BOM_UTF8).splitlines()
+        columns = iter([pa.array([line for line in lines if line.strip()], pa.large_binary())])
     return (own for column in columns for own in ids_of(column) if own is not None)
 
 
@@ -77,7 +74,7 @@ def _id_column(path: str, names: Sequence[str]) -> str:
         if name in names:
             return name
     raise ConfigError(
-        f"{path}: has no column {' or '.join(ID_COLUMNS)} (columns there: {', '.join(names)}); name the column of ids so"
+        f"{path}: has no column {' or '.join(ID_COLUMNS)} (columns there: {', '.join(names)}); rename the column of ids"
     )
 
 
@@ -87,4 +84,4 @@ def _text(data: bytes) -> str:
             return data.decode()
         except UnicodeDecodeError:
             pass
-    return f"{data[:KEPT].decode(errors='replace')}...sha256:{digest(data)[:32]}"
+    return f"{data[:KEPT_BYTES].decode(errors='replace')}...sha256:{digest(data)[:32]}"

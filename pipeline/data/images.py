@@ -1,4 +1,4 @@
-"""Images: encoded bytes to arrays, one at a time, so that one bad image costs one row."""
+"""Images: encoded bytes to arrays, decoded one at a time, so that a bad image costs one row."""
 
 import io
 import warnings
@@ -15,19 +15,73 @@ from PIL import Image, UnidentifiedImageError
 from infra.errors import StorageError
 from infra.formats.range_reader import RangeReader
 from infra.formats.tables import read_rows
-from pipeline.config.schema import Preprocess
+from pipeline.config.samples import Preprocess
 from pipeline.data.ids import ids_of
 from pipeline.data.sources import Source
 from pipeline.errors import SourceError
 
+LARGEST_PIXELS = 1 << 26
+
+
+FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
+
+
+ROWS_SEARCHED = 256
+
+
+Pixels = NDArray[np.uint8]
+
+
+class UnreadableImage(ValueError):
+    """Why one image cannot be used; the text becomes the row's status."""
+
 
 @dataclass(frozen=True)
-class Reading:
-    """How images are read: rows a batch, (height, width) that the model takes, and whether others are resized to it."""
+class ImageOptions:
+    """How images are read: rows per batch, the model's (height, width), and whether others are resized to it."""
 
     batch_rows: int
     size: tuple[int, int]
     resize: bool
+
+
+@dataclass(frozen=True)
+class ImageBatch:
+    """Consecutive rows of a source: their ids, why each is unreadable, and the pixels of those that are not.
+
+    A null id is "", and so is the reason of a readable row; pixels are (readable rows, height, width, 3).
+    """
+
+    ids: tuple[str, ...]
+    unreadable: tuple[str, ...]
+    pixels: Pixels
+
+
+def read_images(source: Source, start: int, stop: int, options: ImageOptions) -> Iterator[ImageBatch]:
+    """Rows [start, stop) in batches; a row that cannot be read is in its batch with the reason."""
+    ids, reasons, pixels = list[str](), list[str](), list[Pixels]()
+    columns = [source.columns.id, source.columns.image]
+    for batch in read_rows(source.file.url, start, stop, columns, options.batch_rows):
+        names = ids_of(batch.column(source.columns.id))
+        for name, data in zip(names, _image_bytes(batch.column(source.columns.image)), strict=True):
+            ids.append(name or "")
+            try:
+                if name is None:
+                    raise UnreadableImage("the id is null")
+                pixels.append(decode(data, options.size, options.resize))
+                reasons.append("")
+            except UnreadableImage as error:
+                reasons.append(str(error))
+            if len(ids) == options.batch_rows:
+                yield _batch(ids, reasons, pixels, options)
+                ids, reasons, pixels = [], [], []
+    if ids:
+        yield _batch(ids, reasons, pixels, options)
+
+
+def _batch(ids: Sequence[str], reasons: Sequence[str], pixels: Sequence[Pixels], options: ImageOptions) -> ImageBatch:
+    stacked = np.stack(pixels) if pixels else np.zeros((0, *options.size, 3), np.uint8)
+    return ImageBatch(tuple(ids), tuple(reasons), stacked)
 
 
 def read_chosen_images(source: Source, rows: Iterable[int]) -> dict[int, bytes | None]:
@@ -40,10 +94,36 @@ def read_chosen_images(source: Source, rows: Iterable[int]) -> dict[int, bytes |
     with suppress(StorageError), RangeReader(source.file.url, [column]) as reader:
         for row in sorted(rows):
             with suppress(StorageError):
-                (images[row],) = (
-                    image for batch in reader.read(row, row + 1) for image in _image_bytes(batch.column(column))
-                )
+                batches = reader.read(row, row + 1)
+                (images[row],) = (image for batch in batches for image in _image_bytes(batch.column(column)))
     return images
+
+
+def first_images(sources: Sequence[Source], wanted: int, preprocess: Preprocess) -> Pixels:
+    """The first readable images of the first file, shape (up to wanted, height, width, 3).
+
+    All have the size of the first one, unless the config sets a size.
+
+    Raises:
+        SourceError: the first rows hold no readable image.
+    """
+    source, found, reasons = sources[0], list[Pixels](), list[str]()
+    size = (preprocess.size, preprocess.size) if preprocess.size else None
+    searched = min(source.rows, ROWS_SEARCHED)
+    for batch in read_rows(source.file.url, 0, searched, [source.columns.image], 16):
+        for data in _image_bytes(batch.column(source.columns.image)):
+            expected = size or (found[0].shape[:2] if found else None)
+            try:
+                found.append(decode(data, expected, resize=preprocess.size is not None))
+            except UnreadableImage as error:
+                reasons.append(str(error))
+            if len(found) == wanted:
+                return np.stack(found)
+    if not found:
+        raise SourceError(
+            f"{source.file.name}: none of its first {searched} images can be read; the first: {reasons[0]}"
+        )
+    return np.stack(found)
 
 
 def _image_bytes(column: pa.Array) -> Iterator[bytes | None]:
@@ -52,29 +132,17 @@ def _image_bytes(column: pa.Array) -> Iterator[bytes | None]:
     return (value.as_py() for value in values)
 
 
-LARGEST_PIXELS = 1 << 26
-
-
-FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
-
-
-Pixels = NDArray[np.uint8]
-
-
-class UnreadableImage(ValueError):
-    """Why one image cannot be used; the text becomes the row's status."""
-
-
 def decode(data: bytes | None, size: tuple[int, int] | None, resize: bool) -> Pixels:
     """RGB pixels (height, width, 3), uint8.
 
     Args:
         data: an encoded image, of one of FORMATS.
         size: (height, width) that the model takes; None takes any.
-        resize: resize to that size, bilinear, where the image differs; otherwise such an image is unreadable.
+        resize: whether an image of another size is resized to it (bilinear); if not, it is unreadable.
 
     Raises:
-        UnreadableImage: null, empty, corrupt, of more than 2^26 pixels, grey of more than 8 bits, or of another size.
+        UnreadableImage: it is null, empty, corrupt, of more than 2^26 pixels, grey of more than 8 bits, or of another
+            size.
     """
     if not data:
         raise UnreadableImage("the image is null" if data is None else "the image is empty")
@@ -91,7 +159,8 @@ def decode(data: bytes | None, size: tuple[int, int] | None, resize: bool) -> Pi
     if size is not None and rgb.size != (size[1], size[0]):
         if not resize:
             raise UnreadableImage(
-                f"the image is {rgb.height} x {rgb.width} pixels, the first trusted one {size[0]} x {size[1]}; set data.preprocess.size"
+                f"the image is {rgb.height} x {rgb.width} pixels, the first trusted one {size[0]} x {size[1]}; "
+                "set data.preprocess.size"
             )
         rgb = rgb.resize((size[1], size[0]), Image.Resampling.BILINEAR)
     return np.array(rgb)
@@ -113,71 +182,8 @@ def _one_line(error: Exception) -> str:
     return f"corrupt image ({' '.join(str(error).split())[:120]})"
 
 
-def scaled(pixels_nhwc: Pixels, preprocess: Preprocess) -> NDArray[np.float32]:
-    """The model's input (n, 3, height, width) of pixels (n, height, width, 3): to [0, 1], minus mean, over std."""
+def scale_pixels(pixels_nhwc: Pixels, preprocess: Preprocess) -> NDArray[np.float32]:
+    """The model's input (n, 3, height, width) from pixels (n, height, width, 3): to [0, 1], minus mean, over std."""
     unit = pixels_nhwc.astype(np.float32) / np.float32(255)
     normal = (unit - np.asarray(preprocess.mean, np.float32)) / np.asarray(preprocess.std, np.float32)
     return np.ascontiguousarray(normal.transpose(0, 3, 1, 2))
-
-
-@dataclass(frozen=True)
-class ImageBatch:
-    """Consecutive rows of a source: ids (null as ""), why a row is unreadable ("" where it is not), and the readable pixels."""
-
-    ids: tuple[str, ...]
-    unreadable: tuple[str, ...]
-    pixels: Pixels
-
-
-def read_images(source: Source, start: int, stop: int, reading: Reading) -> Iterator[ImageBatch]:
-    """Rows [start, stop) in batches; a row that cannot be read is in its batch with the reason."""
-    ids, reasons, pixels = list[str](), list[str](), list[Pixels]()
-    for batch in read_rows(source.file.url, start, stop, [source.columns.id, source.columns.image], reading.batch_rows):
-        for name, data in zip(
-            ids_of(batch.column(source.columns.id)), _image_bytes(batch.column(source.columns.image)), strict=True
-        ):
-            ids.append(name or "")
-            try:
-                if name is None:
-                    raise UnreadableImage("the id is null")
-                pixels.append(decode(data, reading.size, reading.resize))
-                reasons.append("")
-            except UnreadableImage as error:
-                reasons.append(str(error))
-            if len(ids) == reading.batch_rows:
-                yield _batch(ids, reasons, pixels, reading)
-                ids, reasons, pixels = [], [], []
-    if ids:
-        yield _batch(ids, reasons, pixels, reading)
-
-
-def _batch(ids: Sequence[str], reasons: Sequence[str], pixels: Sequence[Pixels], reading: Reading) -> ImageBatch:
-    return ImageBatch(
-        tuple(ids), tuple(reasons), np.stack(pixels) if pixels else np.zeros((0, *reading.size, 3), np.uint8)
-    )
-
-
-def first_images(sources: Sequence[Source], wanted: int, preprocess: Preprocess) -> Pixels:
-    """The first readable images, all of the first one's size unless the config sets one, shape (up to wanted, h, w, 3).
-
-    Raises:
-        SourceError: the first rows hold no readable image.
-    """
-    found: list[Pixels] = []
-    size = (preprocess.size, preprocess.size) if preprocess.size else None
-    reasons: list[str] = []
-    for batch in read_rows(sources[0].file.url, 0, min(sources[0].rows, 256), [sources[0].columns.image], 16):
-        for data in _image_bytes(batch.column(sources[0].columns.image)):
-            try:
-                found.append(
-                    decode(data, size or (found[0].shape[:2] if found else None), resize=preprocess.size is not None)
-                )
-            except UnreadableImage as error:
-                reasons.append(str(error))
-            if len(found) == wanted:
-                return np.stack(found)
-    if not found:
-        raise SourceError(
-            f"{sources[0].file.name}: none of its first {min(sources[0].rows, 256)} images can be read; the first: {reasons[0]}"
-        )
-    return np.stack(found)

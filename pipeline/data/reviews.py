@@ -1,4 +1,4 @@
-"""Reviews: a table, Parquet or CSV, of sample ids and what a person said of each."""
+"""Reviews: a Parquet or CSV table of sample ids and a person's verdict on each."""
 
 import pyarrow as pa
 from pyarrow import csv
@@ -25,10 +25,10 @@ FORM = "a Parquet or CSV file with a column sample_id (or id) and a column verdi
 
 
 def read_reviews(config: AuditConfig) -> dict[str, str]:
-    """What `review` says of samples, by id; nothing where the config names none. Ids are as the published table has them.
+    """The verdicts in the config's `review`, by sample id as in the published table; none where it names no file.
 
     Raises:
-        ConfigError: no such file, not such a table, a row without an id or verdict, or two verdicts on one id.
+        ConfigError: there is no such file, it is no such table, a row has no id or verdict, or an id has two verdicts.
     """
     if config.review is None:
         return {}
@@ -45,7 +45,8 @@ def _read(name: str, url: str) -> pa.Table:
     (file,) = files
     if file.size > LARGEST_REVIEW:
         raise ConfigError(
-            f"review: {name}: has {file.size:,} bytes, at most {LARGEST_REVIEW:,} are read; leave out all columns but the id and the verdict"
+            f"review: {name}: has {file.size:,} bytes, at most {LARGEST_REVIEW:,} are read; "
+            "leave out all columns but the id and the verdict"
         )
     return _read_csv(name, file.url) if name.lower().endswith(".csv") else _read_parquet(name, file.url, file.size)
 
@@ -59,9 +60,8 @@ def _read_csv(name: str, url: str) -> pa.Table:
     try:
         return csv.read_csv(pa.BufferReader(read_input(url)), convert_options=options)
     except (pa.ArrowException, ValueError) as error:
-        raise ConfigError(
-            f"review: {name}: not a readable CSV file ({str(error).splitlines()[0]}); expected {FORM}"
-        ) from error
+        first = str(error).splitlines()[0]
+        raise ConfigError(f"review: {name}: not a readable CSV file ({first}); expected {FORM}") from error
 
 
 def _read_parquet(name: str, url: str, size: int) -> pa.Table:
@@ -72,9 +72,8 @@ def _read_parquet(name: str, url: str, size: int) -> pa.Table:
         check_claims(read_footer(handle), size, columns, name)
     if not columns:
         return schema.empty_table()
-    return pa.Table.from_batches(
-        list(read_rows(url, 0, rows, columns, 65536)), pa.schema([schema.field(column) for column in columns])
-    )
+    batches = list(read_rows(url, 0, rows, columns, 65536))
+    return pa.Table.from_batches(batches, pa.schema([schema.field(column) for column in columns]))
 
 
 def _checked(table: pa.Table, name: str) -> dict[str, str]:
@@ -83,17 +82,13 @@ def _checked(table: pa.Table, name: str) -> dict[str, str]:
             raise ConfigError(f"review: {name}: has several columns named {column!r}; rename all but one")
     ids = next((column for column in IDS if column in table.column_names), None)
     if ids is None or VERDICT not in table.column_names:
-        here = ", ".join(table.column_names) or "none that it could use"
-        raise ConfigError(
-            f"review: {name}: has no column {VERDICT if ids else ' or '.join(IDS)}; columns there: {here}; expected {FORM}"
-        )
+        here = ", ".join(table.column_names) or "none that can be used"
+        missing = VERDICT if ids else " or ".join(IDS)
+        raise ConfigError(f"review: {name}: has no column {missing}; columns there: {here}; expected {FORM}")
     for column in (ids, VERDICT):
-        if not _is_text(table.schema.field(column).type) and not (
-            column == ids and pa.types.is_integer(table.schema.field(column).type)
-        ):
-            raise ConfigError(
-                f"review: {name}: the column {column} is {table.schema.field(column).type}, expected text; expected {FORM}"
-            )
+        kind = table.schema.field(column).type
+        if not _is_text(kind) and not (column == ids and pa.types.is_integer(kind)):
+            raise ConfigError(f"review: {name}: the column {column} is {kind}, expected text; expected {FORM}")
     return _verdicts(_texts(table, ids), _texts(table, VERDICT), name)
 
 
@@ -111,17 +106,18 @@ def _texts(table: pa.Table, column: str) -> list[str | None]:
 def _verdicts(ids: list[str | None], verdicts: list[str | None], name: str) -> dict[str, str]:
     found: dict[str, str] = {}
     for row, (sample, text) in enumerate(zip(ids, verdicts, strict=True)):
-        said = (text or "").strip()
-        if not sample or not said:
+        verdict = (text or "").strip()
+        if not sample or not verdict:
+            missing = "verdict" if sample else "sample id"
+            raise ConfigError(f"review: {name}: row {row} has no {missing}; fill it in, or remove the row")
+        if len(verdict) > LONGEST_VERDICT:
             raise ConfigError(
-                f"review: {name}: row {row} has no {'verdict' if sample else 'sample id'}; fill it in, or take the row out"
+                f"review: {name}: the verdict of row {row} has {len(verdict):,} characters, "
+                f"at most {LONGEST_VERDICT} are kept; shorten it"
             )
-        if len(said) > LONGEST_VERDICT:
+        if found.setdefault(sample, verdict) != verdict:
             raise ConfigError(
-                f"review: {name}: the verdict of row {row} has {len(said):,} characters, at most {LONGEST_VERDICT} are kept; say it shorter"
-            )
-        if found.setdefault(sample, said) != said:
-            raise ConfigError(
-                f"review: {name}: says two things of sample {sample!r}, {found[sample]!r} and, in row {row}, {said!r}; keep one"
+                f"review: {name}: has two verdicts on sample {sample!r}, {found[sample]!r} and, "
+                f"in row {row}, {verdict!r}; keep one"
             )
     return found

@@ -1,4 +1,4 @@
-"""Data sets: Parquet files of samples, checked by their schema, read a few rows at a time."""
+"""Sources: the Parquet files of a data set, found by their paths and checked by their schema."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -12,7 +12,8 @@ from infra.formats.parquet_footer import read_footer
 from infra.formats.tables import open_parquet, read_rows
 from infra.storage.files import InputFile, digest, find, is_pattern, open_input
 from pipeline.config.audit_config import AuditConfig
-from pipeline.config.schema import Columns, ModelConfig, Task
+from pipeline.config.samples import Columns
+from pipeline.config.schema import ModelConfig, Task
 from pipeline.data.ids import ids_of
 from pipeline.errors import SourceError
 
@@ -25,9 +26,23 @@ TRUTH = ("label", "anomalous", "target")
 INPUTS: dict[Task, tuple[str, ...]] = {"classification": ("image",), "causal_lm": ("input_ids", "completion_start")}
 
 
+PLACES: dict[Split, str] = {"trusted": "data.trusted", "audited": "data.audited", "sampling": "estimator.sampling"}
+
+
+EXPECTED = {
+    "id": "a string or an integer",
+    "image": "encoded bytes, or a struct with a field `bytes` of them",
+    "input_ids": "a list of integers",
+    "completion_start": "an integer",
+    "label": "an integer",
+    "anomalous": "a boolean or an integer",
+    "target": "an integer",
+}
+
+
 @dataclass(frozen=True)
 class Source:
-    """One file of samples: what it is, how many rows it has, and which of the optional columns are in it."""
+    """One file of samples: its identity, how many rows it has, and which of the optional columns are in it."""
 
     file: InputFile
     rows: int
@@ -36,15 +51,15 @@ class Source:
 
     @property
     def key(self) -> str:
-        """Digest of the file's place, size and version: a changed file is another source."""
+        """Digest of the file's URL, size and version: a changed file is another source."""
         return digest(f"{self.file.url}\n{self.file.size}\n{self.file.version}".encode())[:24]
 
 
 def find_sources(config: AuditConfig, model: ModelConfig, split: Split) -> tuple[list[Source], dict[str, str]]:
-    """The files of a model's split, and why each other one that is named cannot be used.
+    """The files of a model's split, and for each file or pattern that cannot be used, why.
 
     Raises:
-        SourceError: a file is named twice, or nothing at all is found.
+        SourceError: a file is named twice, or no file is usable.
     """
     sources: list[Source] = []
     refused: dict[str, str] = {}
@@ -70,9 +85,6 @@ def find_sources(config: AuditConfig, model: ModelConfig, split: Split) -> tuple
     return sources, refused
 
 
-PLACES: dict[Split, str] = {"trusted": "data.trusted", "audited": "data.audited", "sampling": "estimator.sampling"}
-
-
 def _paths(model: ModelConfig, split: Split) -> tuple[str, ...]:
     if split == "sampling":
         return model.traced.sampling if model.traced is not None else ()
@@ -89,29 +101,41 @@ def _inspect(file: InputFile, model: ModelConfig, split: Split) -> Source:
         raise SourceError(f"{file.name}: has no rows")
     optional = _optional(model.task, split)
     needed = [*inputs, *(name for name in optional if _is_needed(name, columns, split))]
-    here = ", ".join(f"{field.name} ({field.type})" for field in schema)
-    for role in needed:
-        if getattr(columns, role) is None:
-            raise SourceError(
-                f"{file.name}: the sampling set needs labels, and data.columns.{role} is null; name their column"
-            )
-        if getattr(columns, role) not in schema.names:
-            raise SourceError(
-                f"{file.name}: has no column {getattr(columns, role)!r} (data.columns.{role}); columns there: {here}"
-            )
-    twice = sorted({name for name in schema.names if schema.names.count(name) > 1})
-    if twice:
-        raise SourceError(f"{file.name}: has several columns named {twice[0]!r}; rename them")
+    _check_names(schema, columns, needed, file.name)
     present = tuple(role for role in optional if getattr(columns, role) in schema.names)
-    for role in (*inputs, *present):
+    _check_types(schema, columns, (*inputs, *present), file.name)
+    return Source(file, rows, columns, present)
+
+
+def _check_names(schema: pa.Schema, columns: Columns, needed: Sequence[str], name: str) -> None:
+    for role in needed:
+        column = getattr(columns, role)
+        if column is None:
+            raise SourceError(
+                f"{name}: the sampling set needs labels, and data.columns.{role} is null; name their column"
+            )
+        if column not in schema.names:
+            raise SourceError(
+                f"{name}: has no column {column!r} (data.columns.{role}); columns there: {_described(schema)}"
+            )
+    duplicated = sorted({column for column in schema.names if schema.names.count(column) > 1})
+    if duplicated:
+        raise SourceError(f"{name}: has several columns named {duplicated[0]!r}; rename them")
+
+
+def _check_types(schema: pa.Schema, columns: Columns, roles: Sequence[str], name: str) -> None:
+    for role in roles:
         kind = schema.field(getattr(columns, role)).type
         if not _fits(role, kind):
             column = f"the column {getattr(columns, role)!r} (data.columns.{role})"
             remedy = f"; or set data.columns.{role}: null to do without" if role in TRUTH else ""
             raise SourceError(
-                f"{file.name}: {column} is {kind}, expected {EXPECTED[role]}{remedy}; columns there: {here}"
+                f"{name}: {column} is {kind}, expected {EXPECTED[role]}{remedy}; columns there: {_described(schema)}"
             )
-    return Source(file, rows, columns, present)
+
+
+def _described(schema: pa.Schema) -> str:
+    return ", ".join(f"{field.name} ({field.type})" for field in schema)
 
 
 def _check_claims(handle: IO[bytes], file: InputFile, columns: Sequence[str]) -> None:
@@ -123,27 +147,20 @@ def _check_claims(handle: IO[bytes], file: InputFile, columns: Sequence[str]) ->
 
 
 def _is_needed(role: str, columns: Columns, split: Split) -> bool:
-    """Whether a file must have a column of truth: labels of the sampling set, and what the config itself names, but for labels of audited samples."""
+    """Whether a file must have a column of truth.
+
+    It must have labels in the sampling set, and elsewhere what the config itself names, except labels of audited
+    samples.
+    """
     if split == "sampling":
         return role == "label"
     return columns.insists_on(role) and (role != "label" or split == "trusted")
 
 
 def _optional(task: Task, split: Split) -> tuple[str, ...]:
-    """Roles of truth that a file may have. A text has no class, so a label or target there is nothing that an audit knows."""
+    """Roles of truth that a file may have. A text has no class, so its label or target means nothing to an audit."""
     roles = TRUTH if task == "classification" else ("anomalous",)
     return tuple(role for role in roles if split == "audited" or role == "label")
-
-
-EXPECTED = {
-    "id": "a string or an integer",
-    "image": "encoded bytes, or a struct with a field `bytes` of them",
-    "input_ids": "a list of integers",
-    "completion_start": "an integer",
-    "label": "an integer",
-    "anomalous": "a boolean or an integer",
-    "target": "an integer",
-}
 
 
 def _fits(role: str, kind: pa.DataType) -> bool:

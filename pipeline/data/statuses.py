@@ -1,4 +1,4 @@
-"""The statuses a sample can have, apart from those that say why."""
+"""What the columns `status` and `prediction` say of a sample without a row or a class."""
 
 FAILED = "failed: "
 

@@ -1,4 +1,4 @@
-"""Texts: token sequences and where their completions start, checked one by one, so that one bad text costs one row."""
+"""Texts: token sequences and where their completions start, checked one by one, so that a bad text costs one row."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ LENGTH_MULTIPLE = 8
 LENGTHS_AT_ONCE = 1024
 
 
-SEARCHED = 256
+ROWS_SEARCHED = 256
 
 
 TokenIds = NDArray[np.int64]
@@ -31,13 +31,13 @@ class UnreadableText(ValueError):
 
 @dataclass(frozen=True)
 class TextLimits:
-    """What a model takes: ids below `vocabulary`, at most `positions` tokens (None: any number)."""
+    """The texts that a model takes: ids below `vocabulary`, at most `positions` tokens (None: any number)."""
 
     vocabulary: int
     positions: int | None
 
     def padded(self, length: int) -> int:
-        """The length that a text is padded to: the next multiple of LENGTH_MULTIPLE, unless that is more than the model takes."""
+        """The length that a text is padded to: the next multiple of LENGTH_MULTIPLE, or the model's limit if less."""
         longer = -(-length // LENGTH_MULTIPLE) * LENGTH_MULTIPLE
         return longer if self.positions is None else min(longer, self.positions)
 
@@ -52,7 +52,10 @@ class Text:
 
 @dataclass(frozen=True)
 class TextBatch:
-    """Consecutive rows of a source: ids (null as ""), why a row is unreadable ("" where it is not), and the readable texts."""
+    """Consecutive rows of a source: their ids, why each is unreadable, and the texts of those that are not.
+
+    A null id is "", and so is the reason of a readable row.
+    """
 
     ids: tuple[str, ...]
     unreadable: tuple[str, ...]
@@ -62,13 +65,11 @@ class TextBatch:
 def read_texts(source: Source, start: int, stop: int, limits: TextLimits, batch_rows: int) -> Iterator[TextBatch]:
     """Rows [start, stop) in batches; a row that cannot be read is in its batch with the reason."""
     columns = source.columns
-    for batch in read_rows(
-        source.file.url, start, stop, [columns.id, columns.input_ids, columns.completion_start], batch_rows
-    ):
+    names = [columns.id, columns.input_ids, columns.completion_start]
+    for batch in read_rows(source.file.url, start, stop, names, batch_rows):
         ids, texts, reasons = ids_of(batch.column(columns.id)), [], []
-        for name, tokens, begin in zip(
-            ids, batch.column(columns.input_ids), batch.column(columns.completion_start), strict=True
-        ):
+        inputs = batch.column(columns.input_ids), batch.column(columns.completion_start)
+        for name, tokens, begin in zip(ids, *inputs, strict=True):
             try:
                 if name is None:
                     raise UnreadableText("the id is null")
@@ -83,7 +84,8 @@ def parse_text(tokens: pa.Array | None, completion_start: int | None, limits: Te
     """One row as a text.
 
     Raises:
-        UnreadableText: null, empty, longer than the model takes, with an id that is none of its vocabulary, or without a completion.
+        UnreadableText: it is null, empty, longer than the model takes, has an id outside the model's vocabulary, or no
+            completion.
     """
     if tokens is None or len(tokens) == 0:
         raise UnreadableText("input_ids is null" if tokens is None else "input_ids is empty")
@@ -96,13 +98,15 @@ def parse_text(tokens: pa.Array | None, completion_start: int | None, limits: Te
     if len(outside):
         first = int(outside[0])
         raise UnreadableText(
-            f"the token id {ids[first]} at position {first} is outside the model's vocabulary, 0 to {limits.vocabulary - 1:,}"
+            f"the token id {ids[first]} at position {first} is outside the model's vocabulary, "
+            f"0 to {limits.vocabulary - 1:,}"
         )
     if completion_start is None:
         raise UnreadableText("completion_start is null")
     if completion_start < 1:
         raise UnreadableText(
-            f"completion_start is {completion_start}, but a completion needs a token before it to be predicted from: 1 or more"
+            f"completion_start is {completion_start}, "
+            "but a completion needs a token before it to be predicted from: 1 or more"
         )
     if completion_start >= len(ids):
         raise UnreadableText(f"the completion is empty: it starts at {completion_start} of {len(ids)} tokens")
@@ -110,19 +114,21 @@ def parse_text(tokens: pa.Array | None, completion_start: int | None, limits: Te
 
 
 def first_texts(sources: Sequence[Source], wanted: int, limits: TextLimits) -> list[Text]:
-    """The first readable texts of the first file, up to `wanted`; the second is of another length than the first, shortened if need be.
+    """The first readable texts of the first file, up to `wanted`.
+
+    The second has another length than the first, which is shortened for that if need be.
 
     Raises:
         SourceError: the first rows hold no readable text.
     """
-    found: list[Text] = []
-    reasons: list[str] = []
-    for batch in read_texts(sources[0], 0, min(sources[0].rows, SEARCHED), limits, 16):
+    source, found, reasons = sources[0], list[Text](), list[str]()
+    searched = min(source.rows, ROWS_SEARCHED)
+    for batch in read_texts(source, 0, searched, limits, 16):
         found += batch.texts
         reasons += [reason for reason in batch.unreadable if reason]
     if not found:
         raise SourceError(
-            f"{sources[0].file.name}: none of its first {min(sources[0].rows, SEARCHED)} texts can be read; the first: {reasons[0]}"
+            f"{source.file.name}: none of its first {searched} texts can be read; the first: {reasons[0]}"
         )
     first, *rest = found
     other = next((text for text in rest if len(text.ids) != len(first.ids)), None)
@@ -130,14 +136,14 @@ def first_texts(sources: Sequence[Source], wanted: int, limits: TextLimits) -> l
 
 
 def _shortened(text: Text) -> Text:
-    """A text with one token less, its last or its first, so that a batch of texts of one length has padding to be tested."""
+    """A text without its last or its first token, so that a batch of texts of one length has padding to be tested."""
     if len(text.ids) - text.completion_start > 1:
         return Text(text.ids[:-1], text.completion_start)
     return Text(text.ids[1:], text.completion_start - 1) if text.completion_start > 1 else text
 
 
 def longest_text(sources: Sequence[Source], limits: TextLimits) -> int:
-    """Tokens of the longest text in the files that is not too long for the model; 1 where there is none."""
+    """Tokens of the longest text in the files that the model takes; 1 where there is none."""
     longest = 1
     for source in sources:
         for batch in read_rows(source.file.url, 0, source.rows, [source.columns.input_ids], LENGTHS_AT_ONCE):

@@ -1,4 +1,4 @@
-"""What is known of audited samples: whether they are anomalous, and what an attack aims at. Read for evaluation only."""
+"""The truth about samples: their labels, whether they are anomalous, and what an attack aims at. No score sees it."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -11,14 +11,14 @@ from numpy.typing import NDArray
 from infra.formats.tables import read_rows
 from pipeline.data.sources import TRUTH, Source
 
-MISSING_CLASS = -1
+UNKNOWN = -1
 
 
 @dataclass(frozen=True)
 class Truth:
-    """What is known of rows, for evaluation and for filtering the reference part; never seen by a score.
+    """The truth about n samples, for evaluation and for filtering the reference part; never seen by a score.
 
-    Classes (n,) with -1 where unknown; `anomalous` (n,) is 0, 1, or -1 where unknown.
+    `label` and `target` (n,) are classes, `anomalous` (n,) is 0 or 1; each is UNKNOWN where it is not known.
     """
 
     label: NDArray[np.int64]
@@ -26,7 +26,7 @@ class Truth:
     target: NDArray[np.int64]
 
     def of(self, start: int, stop: int) -> "Truth":
-        """That of samples [start, stop)."""
+        """The truth about samples [start, stop)."""
         return Truth(self.label[start:stop], self.anomalous[start:stop], self.target[start:stop])
 
 
@@ -38,22 +38,22 @@ def read_truth(source: Source, start: int, stop: int) -> Truth:
 
 
 def truth_of_batches(source: Source, batches: Iterable[pa.RecordBatch], samples: int) -> Truth:
-    """Truth of so many samples, from batches with the source's columns of truth."""
-    values = {role: np.full(samples, MISSING_CLASS, np.int64) for role in TRUTH}
+    """The truth about `samples` samples, from batches with the source's columns of truth."""
+    values = {role: np.full(samples, UNKNOWN, np.int64) for role in TRUTH}
     position = 0
     for batch in batches:
         for role in source.truth:
-            column = pc.fill_null(pc.cast(batch.column(getattr(source.columns, role)), pa.int64()), MISSING_CLASS)
+            column = pc.fill_null(pc.cast(batch.column(getattr(source.columns, role)), pa.int64()), UNKNOWN)
             values[role][position : position + batch.num_rows] = column.to_numpy(zero_copy_only=False)
         position += batch.num_rows
     return Truth(**values)
 
 
-def joined(pieces: Sequence[Truth]) -> Truth:
-    """Pieces of truth, one after the other."""
+def join_truth(pieces: Sequence[Truth]) -> Truth:
+    """Concatenates pieces of truth."""
     return Truth(**{role: np.concatenate([getattr(piece, role) for piece in pieces]) for role in TRUTH})
 
 
-def unknown(samples: int) -> Truth:
-    """That nothing is known of so many samples."""
-    return Truth(**{role: np.full(samples, MISSING_CLASS, np.int64) for role in TRUTH})
+def unknown_truth(samples: int) -> Truth:
+    """The truth about `samples` samples of which nothing is known."""
+    return Truth(**{role: np.full(samples, UNKNOWN, np.int64) for role in TRUTH})

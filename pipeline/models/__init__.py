@@ -1,1 +1,1 @@
-"""Models as files: the architecture's source, the weights, and the module that they make."""
+"""Models from files: the architecture's code or a Hugging Face folder, the weights, and the module that they make."""

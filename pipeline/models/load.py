@@ -1,32 +1,29 @@
-"""Models: architecture code that the config names, or a Hugging Face folder; weights that are never executed; the digest of both."""
+"""Models ready to be audited: an architecture with weights, or a Hugging Face folder, and the digest of both."""
 
-import importlib
 import json
-import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from difflib import get_close_matches
-from pathlib import Path
-from types import ModuleType
 
 from torch import Tensor, nn
 
-from infra.errors import Missing, StorageError
-from infra.storage.files import digest, read_input
+from infra.storage.files import digest
 from pipeline.config.audit_config import AuditConfig
 from pipeline.config.schema import ModelConfig
 from pipeline.data.texts import TextLimits
 from pipeline.errors import SourceError
+from pipeline.models.architecture import find_architecture, is_file
 from pipeline.models.huggingface import load_causal_lm
+from pipeline.models.mismatches import name_some
 from pipeline.models.user_code import user_code
 from pipeline.models.weights import parse_weights, read_weights
 
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """A model on the CPU, in eval mode, the digest of its weights and what they mean, and of a language model what it takes.
+    """A model on the CPU, in eval mode, and the digest of its weights and of what gives them meaning.
 
     `source`: the code of an architecture that the config names by file, for workers that may not see that file.
+    `limits`: the texts that a language model takes.
     """
 
     module: nn.Module
@@ -50,12 +47,13 @@ def load_model(config: AuditConfig, model: ModelConfig, source: bytes | None = N
         found = load_causal_lm(config, model.huggingface)
         return LoadedModel(found.module, found.digest, limits=found.limits)
     assert model.architecture is not None and model.weights is not None
-    build, code = _architecture(config, model.architecture, source)
-    return _load_weights(config, model, build, code)
+    return _load_architecture(config, model, model.architecture, model.weights, source)
 
 
-def _load_weights(config: AuditConfig, model: ModelConfig, build: Callable[..., object], source: bytes) -> LoadedModel:
-    architecture, weights_name = str(model.architecture), str(model.weights)
+def _load_architecture(
+    config: AuditConfig, model: ModelConfig, architecture: str, weights_name: str, source: bytes | None
+) -> LoadedModel:
+    build, source = find_architecture(config, architecture, source)
     with user_code(f"architecture {architecture}"):
         module = build(**model.kwargs)
     if not isinstance(module, nn.Module):
@@ -65,57 +63,7 @@ def _load_weights(config: AuditConfig, model: ModelConfig, build: Callable[..., 
     weights = read_weights(weights_name, config.locate(weights_name), int(config.run.memory_per_worker))
     _fill(module, parse_weights(weights, weights_name), model)
     parts = [digest(weights), digest(source), json.dumps(model.kwargs, sort_keys=True)]
-    return LoadedModel(module.eval(), digest("\n".join(parts).encode()), source if _is_file(architecture) else None)
-
-
-def _is_file(architecture: str) -> bool:
-    return architecture.rpartition(":")[0].endswith(".py")
-
-
-def _architecture(config: AuditConfig, spec: str, source: bytes | None) -> tuple[Callable[..., object], bytes]:
-    place, _, function = spec.rpartition(":")
-    if not place or not function:
-        raise SourceError(f"architecture {spec}: expected file.py:function or package.module:function")
-    module, source = _import_file(config, place, source) if _is_file(spec) else _import_package(place)
-    build = getattr(module, function, None)
-    if callable(build):
-        return build, source
-    if build is not None:
-        raise SourceError(
-            f"architecture {spec}: {function!r} in {place} is no function, but of type {type(build).__name__}"
-        )
-    near = get_close_matches(function, dir(module), n=1)
-    raise SourceError(
-        f"architecture {spec}: {place} has no function {function!r}" + (f"; did you mean {near[0]!r}?" if near else "")
-    )
-
-
-def _import_file(config: AuditConfig, place: str, source: bytes | None) -> tuple[ModuleType, bytes]:
-    """Runs the very bytes that the digest is made of; Python's own import could run a cached older version."""
-    path = config.locate(place)
-    if source is None:
-        try:
-            source = read_input(path)
-        except Missing as error:
-            raise SourceError(f"architecture {place}: no such file ({path})") from error
-        except StorageError as error:
-            raise SourceError(f"architecture {place}: {error}") from error
-    module = ModuleType(f"mad_architecture_{digest(path.encode() + source)[:16]}")
-    module.__file__ = path
-    sys.modules[module.__name__] = module
-    with user_code(
-        f"architecture {place}: importing it (a file that imports its neighbours must be named package.module:function)"
-    ):
-        exec(compile(source, path, "exec"), module.__dict__)  # noqa: S102 - the config names this code to be run
-    return module, source
-
-
-def _import_package(place: str) -> tuple[ModuleType, bytes]:
-    with user_code(f"architecture {place}: importing it (is it installed in mad's environment, on every node?)"):
-        module = importlib.import_module(place)
-    if module.__file__ is None:
-        raise SourceError(f"architecture {place}: has no source file, so its code cannot be part of the model's digest")
-    return module, Path(module.__file__).read_bytes()
+    return LoadedModel(module.eval(), digest("\n".join(parts).encode()), source if is_file(architecture) else None)
 
 
 def _fill(module: nn.Module, weights: Mapping[str, Tensor], model: ModelConfig) -> None:
@@ -129,18 +77,11 @@ def _fill(module: nn.Module, weights: Mapping[str, Tensor], model: ModelConfig) 
             if name in weights and weights[name].shape != wanted[name].shape
         ],
     }
-    found = [
-        f"{len(names)} {what}: {', '.join(names[:3])}{', ...' if len(names) > 3 else ''}"
-        for what, names in complaints.items()
-        if names
-    ]
+    misfit = f"weights {model.weights} do not fit architecture {model.architecture}"
+    found = name_some(complaints)
     if found:
-        raise SourceError(
-            f"weights {model.weights} do not fit architecture {model.architecture} with kwargs {model.kwargs}: {'; '.join(found)}"
-        )
+        raise SourceError(f"{misfit} with kwargs {model.kwargs}: {found}")
     try:
         module.load_state_dict(dict(weights))
     except RuntimeError as error:
-        raise SourceError(
-            f"weights {model.weights} do not fit architecture {model.architecture}: {' '.join(str(error).split())}"
-        ) from error
+        raise SourceError(f"{misfit}: {' '.join(str(error).split())}") from error

@@ -1,4 +1,4 @@
-"""Code that is not this project's: whatever it raises becomes a sentence that says whose fault it is."""
+"""Code that is not this project's: whatever it raises becomes a sentence that says which code failed."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,7 +10,11 @@ from pipeline.errors import AuditError, SourceError
 
 @contextmanager
 def user_code(what: str) -> Iterator[None]:
-    """Runs code that the config names, which may raise anything, and says that it was this code that failed."""
+    """Runs code that the config names, which may raise anything.
+
+    Raises:
+        SourceError: the code failed; the message begins with `what`.
+    """
     try:
         yield
     except (AuditError, MadcoreError):

@@ -1,7 +1,8 @@
-"""Weights: files that nobody vouches for. Nothing in them is run, and what they claim is checked before memory is reserved for it.
+"""Weights: untrusted files. Nothing in them is run, and what they claim is checked before memory is reserved for it.
 
-What a file can make a reader reserve is bounded by the file's own size: a safetensors header's length is looked at before it is parsed, a
-checkpoint's archive must hold its tensors uncompressed, as torch writes it, and its pickle may build nothing of a size that it merely names.
+The memory that a file can make a reader reserve is bounded by the file's own size: the length of a safetensors header
+is checked before it is parsed, a checkpoint's archive must hold its tensors uncompressed, as torch writes it, and its
+pickle may not build objects of a size that it only names.
 """
 
 import io
@@ -11,6 +12,7 @@ import struct
 import warnings
 import zipfile
 from collections.abc import Mapping
+from typing import TypeGuard
 
 import safetensors
 import safetensors.torch
@@ -53,22 +55,22 @@ RESERVING = frozenset({"builtins bytearray", "__builtin__ bytearray"})
 
 
 def read_weights(name: str, url: str, granted: int) -> bytes:
-    """All bytes of a weights file, unless they are more than a worker could ever hold.
+    """All bytes of a weights file, unless they are more than a worker could hold.
 
     Args:
-        name: as configured.
-        url: where that is.
-        granted: bytes of memory of a worker. At rest and as float32 tensors, weights take at least half of their file's bytes.
+        name: of the file, as configured.
+        url: of the file.
+        granted: bytes of memory of a worker. As float32 tensors, weights take at least half of their file's bytes.
 
     Raises:
-        SourceError: there is none, or it is too large.
+        SourceError: there is no such file, or it is too large.
     """
     try:
         size = size_of(url)
         if size > max(2 * granted, ALWAYS_FITS):
             raise SourceError(
-                f"weights {name}: {size / 2**30:,.1f} GiB cannot fit, run.memory_per_worker grants {granted / 2**30:,.1f} GiB; "
-                "is it the right file? Else grant more"
+                f"weights {name}: {size / 2**30:,.1f} GiB cannot fit, "
+                f"run.memory_per_worker grants {granted / 2**30:,.1f} GiB; is it the right file? If so, grant more"
             )
         return read_input(url)
     except StorageError as error:
@@ -79,7 +81,8 @@ def parse_weights(data: bytes, name: str) -> Mapping[str, Tensor]:
     """The tensors of a weights file, by name, each plain and on the CPU.
 
     Raises:
-        SourceError: it is neither safetensors nor a state dict, holds code, claims more than it holds, or holds tensors that are no weights.
+        SourceError: it is neither safetensors nor a state dict, holds code, claims more than it holds, or holds tensors
+            that are not weights.
     """
     if name.endswith(".safetensors"):
         state = _parse_safetensors(data, name)
@@ -88,30 +91,31 @@ def parse_weights(data: bytes, name: str) -> Mapping[str, Tensor]:
     else:
         raise SourceError(f"weights {name}: expected .safetensors, or a state dict as .pt or .pth")
     for key, value in state.items():
-        if (
-            value.layout != torch.strided
-            or value.device.type != "cpu"
-            or value.is_quantized
-            or value.is_nested
-            or value.is_complex()
-        ):
+        if not _is_plain(value):
             kind = f"{value.dtype}, {value.layout}, on {value.device}".replace("torch.", "")
             raise SourceError(
-                f"weights {name}: {key!r} is no plain tensor of numbers ({kind}); save weights dense, real and unquantized"
+                f"weights {name}: {key!r} is not a plain tensor of numbers ({kind}); "
+                "save weights dense, real and unquantized"
             )
     return state
 
 
+def _is_plain(tensor: Tensor) -> bool:
+    dense = tensor.layout == torch.strided and not tensor.is_nested
+    return dense and tensor.device.type == "cpu" and not tensor.is_quantized and not tensor.is_complex()
+
+
 def check_header(start: bytes, name: str) -> None:
-    """Looks at a safetensors file's first eight bytes, the length of its header, before anybody parses so much.
+    """Checks the first eight bytes of a safetensors file, the length of its header, before the header is parsed.
 
     Raises:
-        SourceError: it claims more than LARGEST_HEADER.
+        SourceError: it is more than LARGEST_HEADER.
     """
     length = int.from_bytes(start[:8], "little")
     if length > LARGEST_HEADER:
         raise SourceError(
-            f"{name}: not a readable safetensors file (its header claims {length:,} bytes, at most {LARGEST_HEADER:,} are read); save it anew with safetensors"
+            f"{name}: not a readable safetensors file "
+            f"(its header claims {length:,} bytes, at most {LARGEST_HEADER:,} are read); save it again with safetensors"
         )
 
 
@@ -123,7 +127,8 @@ def _parse_safetensors(data: bytes, name: str) -> Mapping[str, Tensor]:
         raise SourceError(f"weights {name}: not a readable safetensors file ({error})") from error
     except KeyError as error:
         raise SourceError(
-            f"weights {name}: holds tensors of a type that torch does not know ({error}); save them as float32, float16 or bfloat16"
+            f"weights {name}: holds tensors of a type that torch does not know ({error}); "
+            "save them as float32, float16 or bfloat16"
         ) from error
 
 
@@ -135,7 +140,7 @@ def _parse_checkpoint(data: bytes, name: str) -> Mapping[str, Tensor]:
             loaded = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         if not data.startswith(PICKLES):
-            raise SourceError(f"weights {name}: not a checkpoint of torch") from error
+            raise SourceError(f"weights {name}: not a torch checkpoint") from error
         raise SourceError(
             f"weights {name}: refused, because it is a full pickle, and loading one runs whatever code it holds; "
             "save the state dict alone, best with safetensors.torch.save_file(model.state_dict(), ...)"
@@ -143,19 +148,24 @@ def _parse_checkpoint(data: bytes, name: str) -> Mapping[str, Tensor]:
     except UNREADABLE as error:
         raise SourceError(f"weights {name}: not a readable checkpoint ({describe(error)})") from error
     state = loaded.get("state_dict", loaded) if isinstance(loaded, dict) else loaded
-    if not isinstance(state, dict) or not all(
-        isinstance(key, str) and isinstance(value, Tensor) for key, value in state.items()
-    ):
-        raise SourceError(f"weights {name}: holds no state dict, that is a mapping of parameter names to tensors")
+    if not _is_state_dict(state):
+        raise SourceError(f"weights {name}: holds no state dict, which is a mapping of parameter names to tensors")
     return state
 
 
+def _is_state_dict(state: object) -> TypeGuard[dict[str, Tensor]]:
+    if not isinstance(state, dict):
+        return False
+    return all(isinstance(key, str) and isinstance(value, Tensor) for key, value in state.items())
+
+
 def _refuse_bombs(data: bytes, name: str) -> None:
-    """Refuses what would grow: compressed archives, and pickles that are too large or reserve memory by a number that they name."""
+    """Refuses compressed archives, and pickles that are too large or reserve memory by a number that they name."""
     pickled = _pickled(data, name) if data.startswith(b"PK") else data
     if _reserves(pickled):
         raise SourceError(
-            f"weights {name}: refused, because its pickle reserves memory by numbers that it names, as no state dict does; save it as safetensors"
+            f"weights {name}: refused, because its pickle reserves memory by numbers that it names, "
+            "which no state dict does; save it as safetensors"
         )
 
 
@@ -169,14 +179,15 @@ def _pickled(data: bytes, name: str) -> bytes:
     claimed = sum(entry.file_size for entry in entries)
     if claimed > len(data) or any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
         raise SourceError(
-            f"weights {name}: refused, because its {len(data):,} bytes are to hold {claimed:,}, and torch never compresses; save the state dict anew, "
-            "best as safetensors"
+            f"weights {name}: refused, because its {len(data):,} bytes claim to hold {claimed:,}, "
+            "and torch never compresses; save the state dict again, best as safetensors"
         )
     pickles = [entry for entry in entries if entry.filename.endswith("data.pkl")]
     if any(entry.file_size > LARGEST_PICKLE for entry in pickles):
         largest = max(entry.file_size for entry in pickles)
         raise SourceError(
-            f"weights {name}: refused, because its pickle has {largest:,} bytes, at most {LARGEST_PICKLE:,} are read; save it as safetensors"
+            f"weights {name}: refused, because its pickle has {largest:,} bytes, at most {LARGEST_PICKLE:,} are read; "
+            "save it as safetensors"
         )
     try:
         return b"".join(archive.read(entry) for entry in pickles)
@@ -185,7 +196,7 @@ def _pickled(data: bytes, name: str) -> bytes:
 
 
 def _reserves(pickled: bytes) -> bool:
-    """Whether a pickle, or one of the first of an older checkpoint's, names a type that is filled to a size given by a number."""
+    """Whether one of the pickles in a checkpoint names a type that is filled to a size given by a number."""
     stream = io.BytesIO(pickled)
     while True:
         try:

@@ -15,8 +15,8 @@ from infra.events import Listener, ignore
 from infra.execution.choose import EXECUTORS, open_executor
 from infra.execution.contract import Resources
 from infra.storage.storage import Storage
-from pipeline.artifacts.curvature import read_trusted
 from pipeline.artifacts.scores import FACTS
+from pipeline.artifacts.trusted import read_trusted
 from pipeline.errors import ConfigError
 from pipeline.operations.grid import Point, Raw
 from pipeline.planning.from_rows import plan_point

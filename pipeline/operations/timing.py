@@ -19,11 +19,12 @@ from infra.execution.threads import compute_threads, run_in_compute_thread
 from infra.formats.tables import write_parquet
 from madcore import BlockMoment, Whitening
 from madcore.curvature.whitening import Matrix
-from pipeline.artifacts.curvature import TrustedSamples
-from pipeline.artifacts.rows import SAMPLES, SCORING_BLOCK, SampleColumns, StoredBlock, at_rest
+from pipeline.artifacts.rows import SCORING_BLOCK, StoredBlock, to_stored
+from pipeline.artifacts.samples import SAMPLES, SampleColumns
 from pipeline.artifacts.scores import PART_FORMAT
+from pipeline.artifacts.trusted import TrustedSamples
 from pipeline.config.audit_config import AuditConfig
-from pipeline.config.schema import FACTORED
+from pipeline.config.curvature import FACTORED
 from pipeline.data.statuses import OK
 from pipeline.planning.plan import ModelPlan, RowTask
 from pipeline.stages.gradients.worker import GradientTask, GradientWorker
@@ -142,7 +143,7 @@ def _scored(plan: ModelPlan, whitening: Whitening, rows: Tensor, references: int
     names = [f"{place:012d}" for place in range(references)]
     trusted = TrustedSamples(names, ["reference"] * references, predictions[:references], np.full(references, np.nan))
     scorer = Scorer.of(plan, whitening, torch.randn(references, plan.layout.k, generator=generator), trusted)
-    stored, scales = at_rest(rows, plan.layout, plan.dtype_of(0))
+    stored, scales = to_stored(rows, plan.layout, plan.dtype_of(0))
     samples = SampleColumns(
         ids=[f"{place:012d}" for place in range(SCORING_BLOCK)],
         rows=list(range(SCORING_BLOCK)),

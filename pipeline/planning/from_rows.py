@@ -9,9 +9,11 @@ from infra.storage.files import open_input
 from infra.storage.storage import Storage
 from madcore import MadcoreError, SideLayout
 from madcore.reprojection import Reprojection
-from pipeline.artifacts.rows import RowsPart, read_samples
+from pipeline.artifacts.parts import RowsPart
+from pipeline.artifacts.samples import read_samples
 from pipeline.config.audit_config import AuditConfig
-from pipeline.config.schema import FACTORED, ModelConfig, projection_of
+from pipeline.config.curvature import FACTORED
+from pipeline.config.schema import ModelConfig
 from pipeline.data.sources import Source
 from pipeline.errors import ConfigError, SourceError
 from pipeline.planning.chains import chain_log, segments
@@ -19,6 +21,7 @@ from pipeline.planning.earlier_runs import EarlierRows, chosen_layers, find_earl
 from pipeline.planning.limits import check_samples
 from pipeline.planning.memory import ProjectedMemory, project_memory, shapes_of_rows
 from pipeline.planning.plan import AuditPlan, ModelPlan, RowTask, row_task_log
+from pipeline.planning.recipe import projection_of
 from pipeline.root.logs import NO_RECEIPTS, Receipts, read_receipts
 from pipeline.root.mark import open_root, root_storage
 

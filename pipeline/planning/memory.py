@@ -14,7 +14,8 @@ from madcore.measurements import logits_of, run
 from madcore.sampling.langevin import requiring_gradients
 from madcore.scoring.calibration import calibration_size
 from pipeline.artifacts.rows import SCORING_BLOCK
-from pipeline.config.schema import FACTORED, ModelConfig
+from pipeline.config.curvature import FACTORED
+from pipeline.config.schema import ModelConfig
 from pipeline.planning.recipe import RowRecipe, count_labels
 
 PROCESS_BYTES = 600 << 20  # of Python and torch, before any work

@@ -12,14 +12,15 @@ from infra.storage.storage import Storage
 from madcore import Layer, Projection, RerunCost, RowLayout, SideLayout
 from madcore.reprojection import Reprojection
 from pipeline.config.audit_config import AuditConfig
-from pipeline.config.schema import FACTORED, ModelConfig, projection_of
+from pipeline.config.curvature import FACTORED
+from pipeline.config.schema import ModelConfig
 from pipeline.data.batches import BATCH_MULTIPLE, ModelInputs
 from pipeline.data.sources import Source
 from pipeline.errors import CannotFit
 from pipeline.keys import key_of
 from pipeline.planning.limits import describe_misfit
 from pipeline.planning.memory import ProjectedMemory
-from pipeline.planning.recipe import EarlierRun, RowRecipe, count_labels
+from pipeline.planning.recipe import EarlierRun, RowRecipe, count_labels, projection_of
 from pipeline.root.logs import Receipts, rows_log
 
 ROWS_FORMAT, CURVATURE_ROWS_FORMAT, SNAPSHOTS_FORMAT = 1, 1, 1

@@ -23,15 +23,16 @@ from madcore import (
 from madcore.measurements import PART_MULTIPLE, logits_of, run
 from madcore.sampling.langevin import flat_weights
 from pipeline.config.audit_config import AuditConfig
-from pipeline.config.schema import ModelConfig, projection_of
+from pipeline.config.schema import ModelConfig
 from pipeline.data.batches import TOKEN_MEASUREMENTS, TRACED_AT_ONCE, ImageInputs, TextBytes, TextInputs
-from pipeline.data.images import first_images, scaled
+from pipeline.data.images import first_images, scale_pixels
 from pipeline.data.sources import Source
 from pipeline.data.texts import Text, TextLimits, first_texts, longest_text
 from pipeline.errors import SourceError
 from pipeline.models.load import LoadedModel, load_model
 from pipeline.models.user_code import user_code
 from pipeline.planning.memory import pass_bytes, step_bytes
+from pipeline.planning.recipe import projection_of
 
 CANDIDATES = 16  # trusted samples that layers are checked on
 
@@ -85,7 +86,7 @@ def probe(config: AuditConfig, model: ModelConfig, trusted: list[Source]) -> Pro
 
 def _probe_images(loaded: LoadedModel, model: ModelConfig, trusted: list[Source]) -> Probe:
     images = first_images(trusted, CANDIDATES, model.data.preprocess)
-    inputs = torch.from_numpy(scaled(images, model.data.preprocess))
+    inputs = torch.from_numpy(scale_pixels(images, model.data.preprocess))
     forward = f"{model.described}: a forward pass on a trusted sample of shape {tuple(inputs[:1].shape)}"
     with user_code(forward), torch.no_grad():
         outputs = run(loaded.module, inputs)

@@ -9,7 +9,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from madcore import Layer, RerunCost, SideLayout
+from madcore import Layer, Projection, RerunCost, SideLayout
 from pipeline.config.schema import ModelConfig
 from pipeline.data.batches import ModelInputs
 from pipeline.data.sources import Source
@@ -64,3 +64,9 @@ class EarlierRun:
 def count_labels(model: ModelConfig, classes: int) -> int:
     """Labels that each sample has a curvature row for (see `madcore.extraction.likelihood`); 0 without such rows."""
     return {"ggn": classes, "fisher": 1, "kfac": 1, "ekfac": 1}.get(model.curvature.kind, 0)
+
+
+def projection_of(model: ModelConfig) -> Projection:
+    """The projection that a model's config asks for."""
+    asked = model.gradient.projection
+    return Projection(asked.rank, asked.seed, asked.kind, asked.sketch)

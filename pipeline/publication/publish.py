@@ -5,42 +5,31 @@ after it tables get their public names, whole and at once. Should a run be kille
 its publication before anything else.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 
-from pydantic import Field
-
 from infra.commits import damage_of
-from infra.errors import AlreadyExists, Corrupt, StorageError
+from infra.errors import AlreadyExists, Corrupt
 from infra.events import utc_stamp
 from infra.storage.files import digest
 from infra.storage.storage import Storage
-from pipeline.artifacts.scores import IMAGES, TABLE
+from pipeline.artifacts.scores import TABLE
 from pipeline.planning.plan import AuditPlan
-from pipeline.publication.history import History, history, latest_zoo_changes
-from pipeline.publication.pages import Background, render
+from pipeline.publication.site import publish_pages
 from pipeline.publication.summary import summarize
-from pipeline.root.documents import RECORD_FORMAT, Document, read_document
+from pipeline.root.documents import RECORD_FORMAT
 from pipeline.root.layout import (
     models,
     outcome_file,
-    page_file,
     report_file,
     run_summary_file,
     runs,
     summary_file,
     table_file,
 )
-from pipeline.root.records import OutcomeRecord, RunOutcome, read_run_summary, read_summary
-from pipeline.root.runs import Runs
+from pipeline.root.records import OutcomeRecord, RunOutcome, read_run_summary
 from pipeline.root.summary import Summary
 from pipeline.stages.progress import ModelRun
-
-
-class Pictures(Document):
-    """A report's `images.json`: PNG data URIs by `<source>#<row>`."""
-
-    pictures: dict[str, str] = Field(default_factory=dict)
 
 
 def publish(storage: Storage, run_id: str, plan: AuditPlan, progress: Sequence[ModelRun], complete: bool) -> RunOutcome:
@@ -105,41 +94,3 @@ def _publish_table(storage: Storage, model: str, summary: Summary) -> None:
     if summary.same_as is None:
         with suppress(AlreadyExists):
             storage.publish(report_file(summary.report_folder, TABLE), table_file(model, summary.run_id))
-
-
-def publish_pages(storage: Storage, failures: Mapping[str, str], known: Runs | None = None) -> str:
-    """Renders the pages of the latest summaries of all models in the root, and returns where the first page is.
-
-    Args:
-        storage: of the root.
-        failures: models that the latest run could not audit, and why.
-        known: the root's runs, where they have been opened already.
-    """
-    known = known or Runs(storage)
-    summaries, failed = list[Summary](), dict(failures)
-    images, histories, reviews = dict[str, Mapping[str, str]](), dict[str, History](), dict[str, Mapping[str, str]]()
-    for name in models(storage):
-        try:
-            summary = read_summary(storage, name)
-            if summary is not None:
-                images[name] = _images(storage, summary)
-                summaries.append(summary)
-                histories[name] = history(known, name)
-                reviews[name] = known.reviews(summary.run_id)
-        except StorageError as error:
-            failed[name] = str(error)
-    background = Background(histories, reviews, latest_zoo_changes(known))
-    for name, page in render(summaries, images, failed, background).items():
-        storage.write(page_file(name), page.encode())
-    return storage.locate(page_file("index"))
-
-
-def latest_failures(known: Runs) -> dict[str, str]:
-    """Models that the latest completed run could not audit, and why."""
-    latest = next(known.completed(), None)
-    return dict(known.outcome(latest).failures) if latest is not None else {}
-
-
-def _images(storage: Storage, summary: Summary) -> Mapping[str, str]:
-    found = read_document(storage, report_file(summary.report_folder, IMAGES), Pictures)
-    return found.pictures if found is not None else {}

@@ -10,7 +10,7 @@ from infra.storage.files import digest
 from infra.storage.storage import Storage
 from pipeline.artifacts.scores import FACTS, TABLE
 from pipeline.config.estimators import Estimator, LossTrace
-from pipeline.config.schema import Preprocess
+from pipeline.config.samples import Preprocess
 from pipeline.data.sources import Source
 from pipeline.planning.plan import Cost, ModelPlan
 from pipeline.root.documents import JsonObject, decode_document

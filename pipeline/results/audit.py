@@ -8,7 +8,6 @@ from infra.formats.tables import open_parquet
 from infra.storage.storage import Storage
 from pipeline.artifacts.scores import PUBLISHED_FORMAT, TABLE
 from pipeline.errors import RootError
-from pipeline.results.notebook import ScoreChart, as_html, as_text, cells, chart
 from pipeline.results.scores import score_frame
 from pipeline.root.layout import models, report_file, runs
 from pipeline.root.mark import open_root, root_storage
@@ -21,6 +20,7 @@ if TYPE_CHECKING:
 
     from madcore import Damping
     from pipeline.results.curvature import StoredCurvature
+    from pipeline.results.notebook import ScoreChart
 
 
 class Audit:
@@ -86,22 +86,30 @@ class Audit:
         """
         return score_frame(self.storage, report_file(self.summary(model).report_folder, TABLE))
 
-    def plot_scores(self, model: str) -> ScoreChart:
+    def plot_scores(self, model: str) -> "ScoreChart":
         """The histogram of the latest completed run's scores, which a notebook shows; `.svg` is its text.
 
         Raises:
             RootError: the model has none.
         """
+        from pipeline.results.notebook import chart  # noqa: PLC0415 - imports the templates of pages
+
         return chart(self.summary(model))
 
     def __repr__(self) -> str:
+        from pipeline.results.notebook import as_text  # noqa: PLC0415
+
         return as_text(self.storage.url, *self._shown())
 
     def _repr_html_(self) -> str:
+        from pipeline.results.notebook import as_html  # noqa: PLC0415
+
         return as_html(self.storage.url, *self._shown())
 
     def _shown(self) -> tuple[str, list[tuple[str, ...]]]:
         """The latest run's id, "" where there is none, and what is shown of each model."""
+        from pipeline.results.notebook import cells  # noqa: PLC0415
+
         rows = [cells(name, read_summary(self.storage, name)) for name in self.models]
         return next(reversed(runs(self.storage)), ""), rows
 

@@ -23,9 +23,10 @@ from infra.execution.threads import run_in_compute_thread
 from infra.storage.storage import Storage
 from madcore import BlockMoment, Damping, EigenvalueMoment, KroneckerMoment, RowLayout, SideLayout, Whitening
 from madcore.curvature.moments import Moment
-from pipeline.artifacts.curvature import read_trusted
-from pipeline.artifacts.rows import SCORING_BLOCK, RowsPart, StoredBlock, open_rows, read_stored
-from pipeline.config.schema import FACTORED, CurvatureSection
+from pipeline.artifacts.parts import RowsPart
+from pipeline.artifacts.rows import SCORING_BLOCK, StoredBlock, open_rows, read_stored
+from pipeline.artifacts.trusted import read_trusted
+from pipeline.config.curvature import FACTORED, CurvatureSection
 from pipeline.errors import RootError
 from pipeline.planning.recipe import RowRecipe
 from pipeline.results.rows import layout_of, receipts, stored_parts

@@ -11,7 +11,8 @@ from infra.commits import CommitLog, Receipt
 from infra.formats.arrays import StoredArray
 from infra.storage.storage import Storage
 from madcore import RowLayout
-from pipeline.artifacts.rows import RowsPart, open_rows, read_range, stored_layout
+from pipeline.artifacts.parts import RowsPart
+from pipeline.artifacts.rows import open_rows, read_range, stored_layout
 from pipeline.errors import RootError
 from pipeline.root.summary import Summary
 

@@ -3,9 +3,7 @@
 from dataclasses import dataclass, field
 
 from infra.commits import Receipt
-from pipeline.artifacts.curvature import CurvatureFolders
-from pipeline.artifacts.rows import RowsPart
-from pipeline.artifacts.scores import ScorePart
+from pipeline.artifacts.parts import CurvatureFolders, RowsPart, ScorePart
 from pipeline.planning.plan import Cost, ModelPlan
 from pipeline.root.logs import STAGES
 from pipeline.root.summary import StageSummary

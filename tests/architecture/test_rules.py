@@ -32,7 +32,7 @@ def imports(tree: ast.Module) -> set[str]:
 ONLY_IN = {
     "ray": {"infra/execution/on_ray.py"},
     "transformers": {"pipeline/models/huggingface.py"},
-    "typer": {"jobs/commands.py", "jobs/console.py", "jobs/main.py", "jobs/reading.py", "jobs/stage.py"},
+    "typer": {"jobs/commands.py", "jobs/console.py", "jobs/main.py", "jobs/reading/verification.py", "jobs/stage.py"},
     "s3fs": {"infra/storage/s3.py"},
 }
 
@@ -68,3 +68,15 @@ def test_the_numerics_know_no_clock_file_or_environment() -> None:
         for name, tree in trees()
         if name.startswith("madcore/") and imports(tree) & outside
     } == {}
+
+
+def test_no_module_imports_a_private_name_of_another() -> None:
+    private = {
+        (name, alias.name)
+        for name, tree in trees()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ImportFrom) and (node.module or "").partition(".")[0] in PACKAGES
+        for alias in node.names
+        if alias.name.startswith("_")
+    }
+    assert private == set()

@@ -1,18 +1,18 @@
 """Rows against a training step: `make bench-gradients`.
 
-For each model, batch and choice of parameters, the speed of madcore's rows (rank 16) over that of a training step: forward and
-backward of cross-entropy, weight gradients included, without an optimizer. Beside it the ceiling, `ceiling/MODEL/batchN`: forward
-and activation gradients only; and peers, `peer/NAME/MODEL/batchN` (see `peers`). All run in eval mode on the same batch, interleaved
-in one process; a figure is the median over rounds of the ratio within a round. Rows include the measurement and all covered layers'
-projections; not included are data loading, storage, and making the projections, once per model. All of
-it takes about half an hour on 2 cores and 10 GB, most of both for 256 texts in the largest model: `--models` and `--batches` ask for
-less.
+For each model, batch and choice of parameters, the speed of madcore's rows (rank 16) relative to that of a training
+step: forward and backward of cross-entropy, weight gradients included, without an optimizer. It is shown with the
+ceiling, `ceiling/MODEL/batchN`: forward and activation gradients only; and peers, `peer/NAME/MODEL/batchN` (see
+`peers`). All run in eval mode on the same batch, interleaved in one process; a figure is the median over rounds of the
+ratio within a round. Rows include the measurement and the projections of all covered layers; data loading, storage, and
+making the projections, once per model, are not included. The whole benchmark takes about half an hour on 2 cores and
+10 GB, most of both for 256 texts in the largest model: `--models` and `--batches` select less.
 
-Interleaving does not help where other processes come and go within a round: `--processor-time` counts the seconds that one thread
-computes instead of those that pass. `--device cuda` runs on a GPU and takes times from the device's own events.
+Interleaving does not help if other processes come and go within a round: `--processor-time` counts the processor
+seconds of one thread instead of elapsed time. `--device cuda` runs on a GPU and takes times from the device's events.
 
-The line before the last is one JSON object with the peak memory above the model of each, in MiB (see `memory`); the last line is one
-with all ratios. Progress goes to stderr.
+The last line but one is a JSON object with the peak memory of each above the model, in MiB (see `memory`); the last
+line is one with all ratios. Progress goes to stderr.
 
     python -m tests.benchmarks.gradients [--models NAME ...] [--batches N ...] [--rounds N] [--peers [NAME ...]]
                                          [--device NAME] [--processor-time] [--without-memory]

@@ -1,9 +1,12 @@
-"""Peak memory of one way to run one model: the process's largest resident set during one call, above that before it; on a GPU, of tensors.
+"""Peak memory of one way to run one model.
+
+It is the process's largest resident set during one call, minus that before the call; on a GPU, that of tensors.
 
     python -m tests.benchmarks.memory MODEL BATCH WAY DEVICE
 
-Each is measured in a process of its own, which prints bytes. The call comes after one on a single sample, so that libraries are loaded
-and kernels chosen; the model is in memory before it, so its weights do not count, and a training step's gradients do.
+Each is measured in a separate process, which prints bytes. A call on a single sample comes first, so that libraries are
+loaded and kernels chosen; the model is in memory before the call, so its weights do not count, and a training step's
+gradients do.
 Linux only: it resets the high-water mark in `/proc`.
 """
 

@@ -1,4 +1,4 @@
-"""Models of the benchmarks, with random weights, and for each of them: inputs, a training loss, and what rows measure."""
+"""The models of the benchmarks, with random weights; for each one inputs, a training loss, and a measurement."""
 
 from collections.abc import Callable
 from dataclasses import dataclass

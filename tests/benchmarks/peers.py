@@ -1,10 +1,10 @@
 """Other libraries' compressed per-sample gradients of all linear layers at rank 16, on the benchmarks' models.
 
-Each is imported when it is asked for, from an environment of its own (`make bench-peers-setup`), and runs a forward and backward pass of
-the loss, without gradients of weights where the library itself asks for none; what is timed is that pass, not setting the library up.
-A peer that is not installed, or refuses a model, raises: the benchmark says so in a line. kronfluence gives influence scores instead of
-gradients: those of each sample on itself are timed, without any curvature to multiply by, with its loading of inputs and storing of
-scores.
+Each is imported only when it is selected, from a separate environment (`make bench-peers-setup`), and runs a forward
+and backward pass of the loss, without gradients of weights if the library itself needs none; that pass is timed, not
+the library's setup. A peer that is not installed, or rejects a model, raises: the benchmark says so in a line.
+kronfluence computes influence scores instead of gradients: those of each sample on itself are timed, without a
+curvature to multiply by, but with its loading of inputs and storing of scores.
 """
 
 import copy

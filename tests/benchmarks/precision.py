@@ -1,10 +1,10 @@
-"""What the model's precision and that of rows at rest do to rows and scores: `make bench-precision ZOO=FOLDER`.
+"""How the precision of the model and of stored rows changes rows and scores: `make bench-precision ZOO=FOLDER`.
 
-Of each model of the zoo: 600 trusted and 600 audited images, the defaults otherwise (margin, all matrices, rank 16, `block_moment`
-damped by its mean, `prediction_coupling`, all trusted samples as references). Rows are compared with those of a float32 model kept as
-float32: the mean and the smallest cosine, the largest difference of a score, the AUROC of the attack's success, and how many
-predictions change, since a row measures the margin of the prediction and turns around with it. The last line is
-one JSON object.
+For each model of the zoo: 600 trusted and 600 audited images, with the defaults otherwise (margin, all matrices, rank
+16, `block_moment` damped by its mean, `prediction_coupling`, all trusted samples as references). Rows are compared with
+float32 rows of a float32 model: the mean and the smallest cosine, the largest difference of a score, the AUROC of the
+attack's success, and how many predictions change, since a row measures the margin of the prediction and turns around
+with it. The last line is one JSON object.
 
     python -m tests.benchmarks.precision FOLDER [--models NAME ...]
 """
@@ -37,8 +37,8 @@ from madcore import (
 )
 from madcore.rows import from_half, to_half
 from pipeline.config.audit_config import AuditConfig
-from pipeline.config.schema import Preprocess
-from pipeline.data.images import decode, scaled
+from pipeline.config.samples import Preprocess
+from pipeline.data.images import decode, scale_pixels
 from pipeline.models.load import load_model
 
 SAMPLES, BATCH, CLASSES = 600, 200, 10
@@ -70,7 +70,7 @@ def images_of(path: Path) -> tuple[Tensor, dict[str, np.ndarray]]:
     columns = {
         name: table[name].to_numpy(zero_copy_only=False) for name in table.column_names if name not in ("id", "image")
     }
-    return torch.from_numpy(scaled(pixels, PREPROCESS)), columns
+    return torch.from_numpy(scale_pixels(pixels, PREPROCESS)), columns
 
 
 def rows_of(extractor: RowExtractor, images: Tensor, precision: str) -> tuple[Tensor, Tensor]:

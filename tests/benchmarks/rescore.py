@@ -30,8 +30,10 @@ from infra.execution.threads import run_in_compute_thread
 from infra.storage.storage import Storage
 from madcore import RowLayout
 from madcore.curvature.kronecker import SideLayout
-from pipeline.artifacts.curvature import CurvatureFolders, encode_references, encode_whitening, read_trusted
+from pipeline.artifacts.curvature import encode_references, encode_whitening
+from pipeline.artifacts.parts import CurvatureFolders
 from pipeline.artifacts.rows import SCORING_BLOCK
+from pipeline.artifacts.trusted import read_trusted
 from pipeline.config.audit_config import AuditConfig
 from pipeline.data.batches import ImageInputs
 from pipeline.planning.memory import ProjectedMemory

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from madcore import References, RowLayout, p_values, score
 from madcore.sampling.traces import centred
-from pipeline.artifacts.curvature import TrustedSamples, read_trusted
+from pipeline.artifacts.trusted import TrustedSamples, read_trusted
 from pipeline.results.audit import Audit
 from pipeline.root.logs import stage_logs
 from tests.benchmarks.zoo import Figures, Zoo, figures, judged, triggered

@@ -1,4 +1,4 @@
-"""What the benchmarks compare on one model and one batch: a training step, the ceiling, and rows."""
+"""The ways that the benchmarks compare on one model and one batch: a training step, the ceiling, and rows."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -7,17 +7,15 @@ import torch
 from torch import Tensor, nn
 
 from madcore import Projection, RowExtractor
-from madcore.extraction.extractor import frozen
+from madcore.extraction.forward_pass import frozen
 from tests.benchmarks.models import Case
 
 RANK = 16
-
-
 WAYS = ("step", "ceiling", "matrices", "all")
 
 
 def prepare(way: str, case: Case, model: nn.Module, inputs: Tensor) -> Callable[[], object]:
-    """A call that does the work once."""
+    """Return a call that does the work once."""
     if way == "step":
         return lambda: training_step(case, model, inputs)
     if way == "ceiling":
@@ -40,10 +38,9 @@ def activation_gradients(case: Case, model: nn.Module, inputs: Tensor) -> None:
 
 @contextmanager
 def down_to_first_output(model: nn.Module) -> Iterator[None]:
-    """Gradients inside go down to the first layer's output, and to no weight."""
-    first = next(
-        module for module in model.modules() if list(module.parameters(recurse=False)) and not list(module.children())
-    )
+    """Inside, gradients go down to the first layer's output, and to no weight."""
+    leaves = (module for module in model.modules() if not list(module.children()))
+    first = next(module for module in leaves if list(module.parameters(recurse=False)))
     handle = first.register_forward_hook(lambda module, args, output: output.requires_grad_())
     try:
         with frozen(model), torch.enable_grad():

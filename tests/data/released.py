@@ -23,7 +23,7 @@ from torch import nn
 
 from infra.storage.storage import Storage
 from pipeline.config.audit_config import AuditConfig
-from pipeline.demo import Labels, Pixels, _digits, _structs, with_patch
+from pipeline.demo.prepare import Labels, Pixels, image_structs, shuffled_digits, with_patch
 from pipeline.planning.from_models import plan_audit
 from pipeline.results.audit import open_audit
 from pipeline.root.mark import LOCK
@@ -79,7 +79,7 @@ def make_inputs(folder: Path) -> None:
     """A classifier with a backdoor, a trusted, a sampling and two audited files; what is there stays."""
     if (folder / "weights.safetensors").exists():
         return
-    images, labels = _digits(seed=0)
+    images, labels = shuffled_digits(seed=0)
     cuts = np.cumsum([900, TRUSTED, SAMPLING, CLEAN, CLEAN])
     training, trusted, sampling, first, second, rest = (
         slice(start, stop) for start, stop in zip([0, *cuts], [*cuts, len(labels)], strict=True)
@@ -99,7 +99,7 @@ def _write(
     path: Path, name: str, images: Pixels, labels: Labels, anomalous: "np.typing.NDArray[np.bool_] | None"
 ) -> None:
     ids = [f"{name}-{number:03d}" for number in range(len(labels))]
-    table = pa.table({"id": ids, "image": _structs(images), "label": labels})
+    table = pa.table({"id": ids, "image": image_structs(images), "label": labels})
     if anomalous is not None:
         table = table.append_column("anomalous", pa.array(anomalous)).append_column(
             "target", pa.array(np.zeros(len(ids), np.int64), mask=~anomalous)

@@ -16,8 +16,9 @@ from safetensors.torch import load_file
 from scipy.stats import false_discovery_control
 
 from madcore import Projection, row_layout, select_layers
-from pipeline.artifacts.curvature import TrustedSamples, read_reference_rows, read_trusted
-from pipeline.data.images import decode, scaled
+from pipeline.artifacts.curvature import read_reference_rows
+from pipeline.artifacts.trusted import TrustedSamples, read_trusted
+from pipeline.data.images import decode, scale_pixels
 from pipeline.demo.network import digit_cnn
 from pipeline.planning.from_models import plan_audit
 from pipeline.results.audit import Audit, open_audit
@@ -130,7 +131,7 @@ def test_rows_are_autograds_and_scores_are_brute_force(make_config: ConfigMaker,
     model.load_state_dict(load_file(digits / "digits.safetensors"))
     source, config = pq.read_table(digits / "audited.parquet").slice(0, 20), make_config()
     pixels = np.stack([decode(image["bytes"], (8, 8), resize=True) for image in source.column("image").to_pylist()])
-    inputs = torch.from_numpy(scaled(pixels, config.models[0].data.preprocess)).double()
+    inputs = torch.from_numpy(scale_pixels(pixels, config.models[0].data.preprocess)).double()
     expected = autograd_rows(model, select_layers(model, layers).covered, inputs, Projection(rank))
     stored = torch.from_numpy(found.audit.rows("digits", "audited")[:20].compute()).double()
     torch.testing.assert_close(stored, expected, rtol=1e-4, atol=1e-4 * float(expected.abs().max()))

@@ -29,9 +29,10 @@ from madcore import (
     select_layers,
 )
 from madcore.curvature.whitening import Matrix, SpectralMap
-from pipeline.artifacts.curvature import read_reference_rows, read_trusted, read_whitening
-from pipeline.config.schema import CurvatureSection
-from pipeline.data.images import decode, scaled
+from pipeline.artifacts.curvature import read_reference_rows, read_whitening
+from pipeline.artifacts.trusted import read_trusted
+from pipeline.config.curvature import CurvatureSection
+from pipeline.data.images import decode, scale_pixels
 from pipeline.demo.network import digit_cnn
 from pipeline.errors import ConfigError
 from pipeline.operations.inspect import ModelInspection, inspect
@@ -63,7 +64,9 @@ def inputs(config_maker: ConfigMaker, digits: Path, split: str) -> tuple[list[st
     """Ids and inputs of all samples of a file."""
     source, config = pq.read_table(digits / f"{split}.parquet"), config_maker()
     pixels = np.stack([decode(image["bytes"], (8, 8), resize=True) for image in source.column("image").to_pylist()])
-    return source.column("id").to_pylist(), torch.from_numpy(scaled(pixels, config.models[0].data.preprocess)).double()
+    return source.column("id").to_pylist(), torch.from_numpy(
+        scale_pixels(pixels, config.models[0].data.preprocess)
+    ).double()
 
 
 def gauss_newton(model: nn.Module, samples: Tensor) -> NDArray[np.float64]:

@@ -172,7 +172,7 @@ def test_status_says_which_models_are_done_at_a_deadline(zoo: Zoo) -> None:
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [
-        (["--deadline", "soon"], "--deadline 'soon' is no duration"),
+        (["--deadline", "soon"], "--deadline 'soon' is not a duration"),
         (["--deadline", "1h", "--until", "scoring"], "leave out --until"),
     ],
 )

@@ -21,7 +21,7 @@ from madcore.sampling.langevin import flat_weights, place_weights
 from pipeline.artifacts.chains import read_draws, read_snapshots
 from pipeline.config.audit_config import AuditConfig
 from pipeline.config.estimators import LossTrace
-from pipeline.data.images import decode, scaled
+from pipeline.data.images import decode, scale_pixels
 from pipeline.demo.network import digit_cnn
 from pipeline.errors import ConfigError
 from pipeline.operations.verify import verify
@@ -98,7 +98,7 @@ def images(config: AuditConfig, path: Path, count: int) -> Tensor:
             for image in pq.read_table(path).column("image").to_pylist()[:count]
         ]
     )
-    return torch.from_numpy(scaled(pixels, config.models[0].data.preprocess))
+    return torch.from_numpy(scale_pixels(pixels, config.models[0].data.preprocess))
 
 
 def network(digits: Path) -> nn.Module:
@@ -148,7 +148,7 @@ def centre(rows: NDArray[np.float32], draws: int) -> NDArray[np.float64]:
 
 def references(audit: Audit) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
     """The reference part's traces and predictions."""
-    from pipeline.artifacts.curvature import read_trusted  # noqa: PLC0415
+    from pipeline.artifacts.trusted import read_trusted  # noqa: PLC0415
 
     log = next(stage_logs(audit.storage, "digits", "curvature"))
     receipt = next(receipt for name, receipt in log.receipts().items() if name.startswith("references"))

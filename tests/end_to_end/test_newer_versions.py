@@ -17,9 +17,11 @@ from infra.formats.tables import encode_arrow, open_parquet
 from infra.storage.storage import Storage
 from madcore import BlockMoment, RowLayout
 from pipeline.artifacts.chains import read_draws, read_snapshots, read_state
-from pipeline.artifacts.curvature import read_moment, read_reference_rows, read_screening, read_trusted, read_whitening
-from pipeline.artifacts.rows import read_statuses
+from pipeline.artifacts.curvature import read_moment, read_reference_rows, read_whitening
+from pipeline.artifacts.samples import read_statuses
 from pipeline.artifacts.scores import PART_FORMAT
+from pipeline.artifacts.screening import read_screening
+from pipeline.artifacts.trusted import read_trusted
 from pipeline.results.audit import open_audit
 from pipeline.root.documents import read_document
 from pipeline.root.records import OutcomeRecord, RunRecord

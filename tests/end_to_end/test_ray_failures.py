@@ -11,7 +11,7 @@ from PIL import Image
 from pydantic import JsonValue
 
 from infra.errors import ClusterError
-from pipeline.demo import with_patch
+from pipeline.demo.prepare import with_patch
 from pipeline.planning.from_models import plan_audit
 from pipeline.results.audit import Audit
 from pipeline.run import run_audit

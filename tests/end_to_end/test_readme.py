@@ -11,8 +11,8 @@ import torch
 from numpy.typing import NDArray
 from safetensors.torch import load_file
 
-from pipeline.config.schema import Preprocess
-from pipeline.data.images import decode, scaled
+from pipeline.config.samples import Preprocess
+from pipeline.data.images import decode, scale_pixels
 from pipeline.demo.network import digit_cnn
 from pipeline.planning.from_models import plan_audit
 from pipeline.run import run_audit
@@ -27,7 +27,7 @@ PREPROCESS = Preprocess(mean=(0.3, 0.3, 0.3), std=(0.35, 0.35, 0.35))
 def tensors(path: Path) -> torch.Tensor:
     """All images of a file as a model takes them."""
     pixels = [decode(image["bytes"], (8, 8), resize=False) for image in pq.read_table(path).column("image").to_pylist()]
-    return torch.from_numpy(scaled(np.stack(pixels), PREPROCESS))
+    return torch.from_numpy(scale_pixels(np.stack(pixels), PREPROCESS))
 
 
 def code_below(heading: str) -> str:

@@ -117,7 +117,7 @@ def test_a_model_that_detaches_its_outputs_is_refused_and_the_others_run(
     assert isinstance(models, list)
     plan = plan_audit(AuditConfig.parse({**raw, "models": [*models, bad]}, str(digits)))
     assert [model.name for model in plan.models] == ["digits"]
-    assert "do not depend on its weights by way of autograd" in plan.refused["bad"]
+    assert "do not depend on its weights through autograd" in plan.refused["bad"]
 
 
 def test_a_file_that_vanishes_after_the_plan_leaves_its_rows_failed(

@@ -1,4 +1,4 @@
-"""Stores under test: a folder, memory, memory with cached listings, two of S3, and one that ignores exclusive create."""
+"""Stores under test: a folder, memory, memory with cached listings, two S3s, and one that ignores exclusive create."""
 
 import uuid
 from collections.abc import Callable, Iterator

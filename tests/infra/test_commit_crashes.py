@@ -1,6 +1,6 @@
-"""The commit protocol on a bad day, as a state machine: writers that are killed or overtaken at any write, and answers that are lost.
+"""The commit protocol under faults, as a state machine: writers killed or overtaken at any write, and lost answers.
 
-All of it against the same dictionary of what counts as on a good day.
+It is checked against the same dictionary of what counts as without faults.
 """
 
 from collections.abc import Callable, Mapping
@@ -20,11 +20,11 @@ Script = Callable[[Operation], None]
 
 
 class Killed(Exception):
-    """A writer is no more."""
+    """A writer was killed."""
 
 
 def at_write(place: int, what: Script) -> Script:
-    """A script by which something else happens to the write at this place than that it is done."""
+    """A script that does something else instead of the write at this place."""
     counted = iter(range(1000))
     return lambda operation: what(operation) if next(counted) == place else operation()
 
@@ -40,19 +40,19 @@ def killed_after(operation: Operation) -> None:
 
 
 def repeated(operation: Operation) -> None:
-    """Its answer is lost, and the client asks again."""
+    """The answer is lost, and the client repeats the write."""
     with suppress(FileExistsError):
         operation()
     operation()
 
 
 class CommitsOnABadDay(Commits):
-    """Every rule of a good day, and these."""
+    """The rules without faults, and these."""
 
     kind = "scripted"
 
     def killed(self, place: int, done: bool, work: Callable[[], object]) -> None:
-        """Does work during which its writer is killed at a write, which is done or not."""
+        """Do work during which its writer is killed at a write, before or after it is done."""
         with (
             ScriptedFileSystem.scripted(at_write(place, killed_after if done else killed_before)),
             pytest.raises(Killed),
@@ -68,7 +68,7 @@ class CommitsOnABadDay(Commits):
     def killed_while_committing(
         self, writer: int, task: str, files: Mapping[str, bytes], place: int, done: bool
     ) -> object:
-        """Done is what has its receipt, and nothing else."""
+        """A task is done if and only if it has its receipt."""
         place = min(place, len(files))
         self.killed(place, done, lambda: self.logs[writer].commit(task, files, MEASURES))
         return self.learn(task, 0, files) if done and place == len(files) else multiple()
@@ -86,7 +86,7 @@ class CommitsOnABadDay(Commits):
 
     @rule(target=Commits.seen, writer=writers, task=tasks, files=contents)
     def commit_though_answers_are_lost(self, writer: int, task: str, files: Mapping[str, bytes]) -> Receipt:
-        """A writer that meets its own receipt has won."""
+        """A writer that finds its own receipt has succeeded."""
         with ScriptedFileSystem.scripted(repeated):
             receipt = self.logs[writer].commit(task, files, MEASURES)
         return self.expect(receipt, task, 0, files)
@@ -95,7 +95,7 @@ class CommitsOnABadDay(Commits):
     def commit_and_be_overtaken(
         self, writer: int, task: str, files: Mapping[str, bytes], others: Mapping[str, bytes], place: int
     ) -> Receipt:
-        """Another attempt at the task begins and ends between two writes of the first, which learns that the other counts."""
+        """Another attempt begins and ends between two writes of the first, which learns that the other counts."""
         done: list[Receipt] = []
 
         def overtaken(operation: Operation) -> None:
@@ -114,7 +114,7 @@ class CommitsOnABadDay(Commits):
         what=st.sampled_from(["before", "after", "lost"]),
     )
     def publish_on_a_bad_day(self, writer: int, order: list[str], many: int, what: str) -> None:
-        """A manifest is there whole or not at all."""
+        """A manifest exists whole or not at all."""
         receipts = tuple(self.history[task][-1] for task in order[:many] if task in self.history)
         if what == "lost":
             with ScriptedFileSystem.scripted(repeated):

@@ -1,4 +1,4 @@
-"""The commit protocol as a state machine: two writers and a reader on one store, against a dictionary of what counts."""
+"""The commit protocol as a state machine: two writers and a reader on one store, against a dictionary as a model."""
 
 import tempfile
 from collections.abc import Mapping
@@ -24,7 +24,7 @@ MEASURES = Measures(rows=3, seconds=0.5, peak_memory_bytes=1 << 20)
 
 
 class Commits(RuleBasedStateMachine):
-    """Two writers that know nothing of each other; `history` holds each task's receipts, a generation each."""
+    """Two independent writers; `history` holds the receipts of each task, one per generation."""
 
     kind = "memory"
     seen = Bundle("seen")
@@ -40,7 +40,7 @@ class Commits(RuleBasedStateMachine):
         self.published: dict[str, tuple[Receipt, ...]] = {}
 
     def teardown(self) -> None:
-        """Removes what a local store left."""
+        """Remove the files of a local store."""
         if hasattr(self, "folder"):
             self.folder.cleanup()
 
@@ -61,7 +61,7 @@ class Commits(RuleBasedStateMachine):
 
     @rule(target=seen, writer=writers, task=tasks, files=contents)
     def commit(self, writer: int, task: str, files: Mapping[str, bytes]) -> Receipt:
-        """A task is done, perhaps once more by another writer: the first receipt wins."""
+        """A task is committed, perhaps again by another writer: the first receipt counts."""
         return self.expect(self.logs[writer].commit(task, files, MEASURES), task, 0, files)
 
     @rule(target=seen, writer=writers, known=seen, files=contents)
@@ -88,21 +88,21 @@ class Commits(RuleBasedStateMachine):
 
     @rule(target=seen, known=consumes(seen))
     def restart(self, known: Receipt) -> object:
-        """A writer starts anew and learns what counts from the store alone."""
+        """A writer restarts and learns what counts from the store alone."""
         receipts = CommitLog(Storage(self.reader.storage.url), "stage/rows").receipts()
         assert known.task in receipts
         return multiple(*receipts.values())
 
     @invariant()
     def what_counts_is_the_latest_generation(self) -> None:
-        """Whoever asks, attempts without a receipt are invisible."""
+        """Attempts without a receipt are invisible to every reader."""
         if hasattr(self, "reader"):
             assert self.reader.receipts() == {task: receipts[-1] for task, receipts in self.history.items()}
             assert set(self.reader.manifests()) == set(self.published)
 
     @invariant()
     def every_receipt_names_files_that_are_there(self) -> None:
-        """Also those that were superseded: nothing is ever overwritten."""
+        """Superseded ones too: nothing is ever overwritten."""
         for receipt in [receipt for receipts in getattr(self, "history", {}).values() for receipt in receipts]:
             for name, data in self.written[receipt.attempt].items():
                 assert self.reader.storage.read(f"{self.reader.attempt_folder(receipt)}/{name}") == data

@@ -51,10 +51,8 @@ def test_a_commit_is_its_files_and_one_receipt(log: CommitLog) -> None:
 def test_a_local_file_is_committed_like_its_bytes(log: CommitLog, tmp_path: Path) -> None:
     data = bytes(range(256)) * 100
     (tmp_path / "table").write_bytes(data)
-    from_path, from_bytes = (
-        log.commit("000", {"table": tmp_path / "table"}, MEASURES),
-        log.commit("001", {"table": data}, MEASURES),
-    )
+    from_path = log.commit("000", {"table": tmp_path / "table"}, MEASURES)
+    from_bytes = log.commit("001", {"table": data}, MEASURES)
     assert from_path.files == from_bytes.files and from_path.content == from_bytes.content
     assert log.storage.read(f"{log.attempt_folder(from_path)}/table") == data
     assert log.commit("000", {"table": data}, MEASURES, supersedes=from_path) == from_path
@@ -69,10 +67,8 @@ def test_content_tells_names_and_bytes_apart(log: CommitLog) -> None:
 def test_the_same_content_again_writes_nothing(log: CommitLog) -> None:
     receipt = log.commit("000", {"rows": b"1"}, MEASURES)
     before = sorted(log.storage.walk(""))
-    assert (
-        log.commit("000", {"rows": b"1"}, Measures(rows=3, seconds=9, peak_memory_bytes=9), supersedes=receipt)
-        == receipt
-    )
+    other = Measures(rows=3, seconds=9, peak_memory_bytes=9)
+    assert log.commit("000", {"rows": b"1"}, other, supersedes=receipt) == receipt
     assert sorted(log.storage.walk("")) == before
 
 

@@ -1,4 +1,4 @@
-"""Clocks and memory: measures that only grow."""
+"""Clocks, time stamps and peak memory."""
 
 import os
 import subprocess
@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from infra.events import Notice, Stopwatch, ignore, utc_stamp
+from infra.events import Notice, Stopwatch, ignore, stamp_after, stamp_of, utc_stamp
 
 STATM = Path("/proc/self/statm")
 MORE = 64 << 20
-ACCOUNTING = 1 << 20  # the kernel adds a process's pages up a little late
+ACCOUNTING = 1 << 20  # the kernel counts the pages of a process with a short delay
 
 
 def test_a_stopwatch_counts_wall_seconds() -> None:
@@ -34,7 +34,7 @@ print(before, after, peak_memory_bytes())
 
 @pytest.mark.skipif(not STATM.exists(), reason="resident memory is read from /proc")
 def test_peak_memory_is_in_bytes_and_keeps_what_was_released() -> None:
-    """In a process of its own: this one may have released memory at hand that it would take instead."""
+    """In its own process: this one may have released memory that it would reuse instead."""
     ended = subprocess.run([sys.executable, "-c", HOLD], check=True, capture_output=True, text=True)
     before, after, released = map(int, ended.stdout.split())
     assert 5 << 20 < before < 1 << 30
@@ -47,10 +47,22 @@ def test_time_stamps_sort_and_are_utc() -> None:
     time.sleep(0.002)
     stamps.append(utc_stamp())
     assert stamps[0] < stamps[1]
-    told = datetime.strptime(stamps[1], "%Y%m%dT%H%M%S%fZ").replace(tzinfo=UTC)
-    assert abs((datetime.now(UTC) - told).total_seconds()) < 5
+    stamped = datetime.strptime(stamps[1], "%Y%m%dT%H%M%S%fZ").replace(tzinfo=UTC)
+    assert abs((datetime.now(UTC) - stamped).total_seconds()) < 5
     assert len(stamps[0]) == len("20261122T184455123Z")
 
 
-def test_nobody_needs_to_listen() -> None:
-    assert ignore(Notice("heard by nobody")) is None
+def test_a_listener_may_ignore_events() -> None:
+    assert ignore(Notice("ignored")) is None
+
+
+def test_stamps_of_known_times() -> None:
+    assert stamp_of(0.0015) == "19700101T000000001Z"
+    assert stamp_of(1_795_373_095.123) == "20261122T184455123Z"
+
+
+def test_the_stamp_after_another_is_a_millisecond_later_and_empty_where_there_is_none() -> None:
+    assert stamp_after("20261122T184455123Z-abc") == "20261122T184455124Z"
+    assert stamp_after("20261231T235959999Z") == "20270101T000000000Z"
+    assert stamp_after("99991231T235959999Z") == ""
+    assert stamp_after("no stamp") == ""

@@ -1,4 +1,4 @@
-"""Receipts and manifests that somebody else wrote: read as what they say, or refused; never a path out of their folder, never another error."""
+"""Hostile receipts and manifests: read or refused, but never a path out of their folder, and never another error."""
 
 import json
 from collections.abc import Callable
@@ -67,7 +67,7 @@ values = st.recursive(
 
 
 def read(data: bytes, kind: type[Document]) -> Document | None:
-    """The document, or None where it is refused in a sentence that names its place."""
+    """The document, or None where it is refused with a message that names its place."""
     try:
         return parse(data, kind, "s3://audits/stage/receipts/x.json")
     except Corrupt as error:
@@ -82,7 +82,7 @@ def receipts_of(document: Document | None) -> tuple[Receipt, ...]:
 
 
 def check(document: Document | None, folder: Path) -> None:
-    """All that a document that was read names lies in its log's folder, and nothing that it counts is below zero."""
+    """Everything that a document names lies in its log's folder, and none of its counts is negative."""
     log = CommitLog(Storage(str(folder)), "stage")
     for receipt in receipts_of(document):
         inside = (folder / "stage").resolve()
@@ -92,22 +92,19 @@ def check(document: Document | None, folder: Path) -> None:
         ]:
             assert (inside / name).resolve().is_relative_to(inside)
             assert len((inside / name).resolve().relative_to(inside).parts) == len(name.split("/"))
-        assert (
-            min(
-                [
-                    receipt.generation,
-                    receipt.measures.rows,
-                    receipt.measures.peak_memory_bytes,
-                    *(file.bytes for file in receipt.files),
-                ]
-            )
-            >= 0
-        )
+        measures = receipt.measures
+        counts = [
+            receipt.generation,
+            measures.rows,
+            measures.peak_memory_bytes,
+            *(file.bytes for file in receipt.files),
+        ]
+        assert min(counts) >= 0
         assert 0 <= receipt.measures.seconds < float("inf")
 
 
 def mutated(value: JsonValue, change: Callable[[], JsonValue], which: int) -> tuple[JsonValue, int]:
-    """A copy of a document in which the value of number `which`, counted depth first, is another."""
+    """A copy of a document in which the value number `which`, counted depth first, is replaced."""
     if which == 0:
         return change(), -1
     which -= 1

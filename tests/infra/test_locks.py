@@ -1,4 +1,4 @@
-"""One driver at a time: who is refused, whose lock is stale, and that a driver which slept through learns that it has lost."""
+"""One driver at a time: who is refused, which lock is stale, and how a driver that slept learns that it lost it."""
 
 import os
 import signal
@@ -38,13 +38,13 @@ with Lock(Storage(sys.argv[1]), ".lock", float(sys.argv[2]), owner) as lock:
 
 
 def elsewhere() -> Owner:
-    """A process of another machine, as this one sees it: whether it is alive cannot be known."""
+    """A process of another machine, as this one sees it: it may be alive or not."""
     return Owner.here().model_copy(update={"machine": "another", "host": "far-away"})
 
 
 @contextmanager
 def holder(root: str, lease: float = 60, machine: str = "") -> Iterator["subprocess.Popen[str]"]:
-    """A process that holds the lock until its input ends; a line of input has it say whether it still does."""
+    """A process that holds the lock until its input ends; for each line of input it reports whether it still does."""
     command = [sys.executable, "-c", HOLDER, root, str(lease), machine]
     with subprocess.Popen(
         command, cwd=REPOSITORY, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
@@ -56,10 +56,8 @@ def holder(root: str, lease: float = 60, machine: str = "") -> Iterator["subproc
 def test_a_lock_is_refused_while_another_holds_it_and_free_when_that_ends(storage: Storage) -> None:
     other = another_client(storage)
     with Lock(storage, FOLDER):
-        with pytest.raises(
-            LockHeld,
-            match=rf"another driver is at work in this root \(process {os.getpid()} of .* on .*\); wait until it has ended",
-        ):
+        owner = rf"process {os.getpid()} of .* on .*"
+        with pytest.raises(LockHeld, match=rf"at work in this root \({owner}\); wait until it has ended, or end it\."):
             Lock(other, FOLDER).__enter__()
         assert len(storage.list(FOLDER)) <= 2
     with Lock(other, FOLDER) as again:
@@ -85,7 +83,7 @@ def test_a_process_that_has_the_id_of_the_owner_but_started_later_is_not_the_own
         lock.check()
 
 
-def test_an_owner_elsewhere_that_gives_a_sign_of_life_keeps_its_lock(storage: Storage) -> None:
+def test_an_owner_elsewhere_that_renews_its_lock_keeps_it(storage: Storage) -> None:
     with (
         Lock(another_client(storage), FOLDER, lease_seconds=2, owner=elsewhere()),
         pytest.raises(LockHeld, match=r"on far-away, since .* and on another host 2 s after its last renewal"),
@@ -93,7 +91,7 @@ def test_an_owner_elsewhere_that_gives_a_sign_of_life_keeps_its_lock(storage: St
         Lock(storage, FOLDER).__enter__()
 
 
-def test_the_lock_of_an_owner_elsewhere_that_gives_none_is_taken_over_after_its_lease(storage: Storage) -> None:
+def test_the_lock_of_an_owner_elsewhere_that_does_not_is_taken_over_after_its_lease(storage: Storage) -> None:
     storage.create(f"{FOLDER}/000000000007.json", encode(Claim(owner=elsewhere(), lease_seconds=0.5)))
     start = time.monotonic()
     with Lock(storage, FOLDER) as lock:
@@ -118,14 +116,12 @@ def test_a_driver_that_slept_through_its_lease_learns_that_another_has_taken_ove
             sleeper.send_signal(signal.SIGCONT)
             _, errors = sleeper.communicate("still there?\n", timeout=60)
             assert sleeper.returncode == 1
-            assert (
-                f"this driver did not renew its lock for 1 s, and another took it over (process {os.getpid()} of"
-                in errors
-            )
+            successor = f"another took it over (process {os.getpid()} of"
+            assert f"this driver did not renew its lock for 1 s, and {successor}" in errors
             lock.check()
 
 
-def test_of_many_that_take_a_stale_lock_over_at_once_one_gets_it(tmp_path: Path) -> None:
+def test_of_many_that_take_over_a_stale_lock_at_once_one_gets_it(tmp_path: Path) -> None:
     for number in range(10):
         root = Storage(str(tmp_path / f"{number}"))
         root.create(

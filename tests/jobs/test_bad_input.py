@@ -93,7 +93,7 @@ REFUSED: dict[str, tuple[Json, tuple[str, ...]]] = {
     ),
     "a list as weights": (
         {"weights": "list.pt"},
-        ("weights list.pt: holds no state dict, that is a mapping of parameter names to tensors",),
+        ("weights list.pt: holds no state dict, which is a mapping of parameter names to tensors",),
     ),
     "a full pickle": (
         {"weights": "full.pt"},

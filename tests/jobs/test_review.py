@@ -106,16 +106,16 @@ BAD: dict[str, tuple[str | pa.Table | None, str]] = {
     "a ragged CSV": ("sample_id,verdict\na,benign,c\n", "not a readable CSV file"),
     "a row without a verdict": (
         "sample_id,verdict\na,benign\nb,\n",
-        "row 1 has no verdict; fill it in, or take the row out",
+        "row 1 has no verdict; fill it in, or remove the row",
     ),
     "a row without an id": ("sample_id,verdict\n,benign\n", "row 0 has no sample id"),
     "two verdicts": (
         "sample_id,verdict\na,benign\na,anomalous\n",
-        "says two things of sample 'a', 'benign' and, in row 1, 'anomalous'; keep one",
+        "has two verdicts on sample 'a', 'benign' and, in row 1, 'anomalous'; keep one",
     ),
     "an essay": (
         f"sample_id,verdict\na,{'x' * 101}\n",
-        "the verdict of row 0 has 101 characters, at most 100 are kept; say it shorter",
+        "the verdict of row 0 has 101 characters, at most 100 are kept; shorten it",
     ),
     "columns of one name": ("sample_id,verdict,verdict\na,b,c\n", "has several columns named 'verdict'"),
     "Parquet of numbers as verdicts": (

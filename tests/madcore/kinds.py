@@ -5,7 +5,7 @@ from torch import Tensor, nn
 
 
 class HouseRMSNorm(nn.Module):
-    """RMSNorm of one's own, as Hugging Face's models have it."""
+    """A custom RMSNorm, as Hugging Face's models have."""
 
     def __init__(self, size: int):
         super().__init__()
@@ -33,7 +33,7 @@ class OnePlusRMSNorm(nn.Module):
 
 
 class CentredLayerNorm(nn.Module):
-    """LayerNorm of one's own."""
+    """A custom LayerNorm."""
 
     def __init__(self, size: int):
         super().__init__()

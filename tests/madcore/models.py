@@ -20,7 +20,7 @@ CLASSES = 3
 
 
 def with_head(body: nn.Module, sample_shape: tuple[int, ...], seed: int = 0) -> nn.Module:
-    """The body with a classifier of 3 classes behind it, float64, in eval mode, all parameters and statistics random."""
+    """The body with a classifier of 3 classes after it, float64, in eval mode, all parameters and statistics random."""
     generator = torch.Generator().manual_seed(seed)
     features = body.eval()(torch.zeros(1, *sample_shape)).numel()
     model = nn.Sequential(body, nn.Flatten(), nn.Linear(features, CLASSES)).double().eval()

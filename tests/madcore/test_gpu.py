@@ -1,4 +1,4 @@
-"""On a GPU: rows are the CPU's, batches arrive by pinned copies, and no batch of images waits for the device. Skipped where there is none."""
+"""On a GPU, if there is one: rows equal the CPU's, batches arrive by pinned copies, and images do not wait for it."""
 
 from collections.abc import Callable
 
@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from madcore import Measured, Projection, RowExtractor, check_layers, margin, select_layers, token_margin
 from madcore.sampling.langevin import Chain, Langevin, SamplingSet, draw, flat_weights
 from tests.languages import MODELS, texts
+from tests.madcore.checks import tokens_of
 from tests.madcore.models import batch_of, with_head
-from tests.madcore.test_tokens import batch_of as tokens_of
 from tests.madcore.zoo import BY_FALLBACK, ZOO
 
 pytestmark = [

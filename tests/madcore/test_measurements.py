@@ -1,4 +1,4 @@
-"""The margin against its identity with the confidence, its gradient where the confidence is 1 in floating point, and refusals."""
+"""The margin equals its identity with the confidence, and keeps its gradient where the confidence rounds to 1."""
 
 import pytest
 import torch

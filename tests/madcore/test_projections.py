@@ -1,4 +1,4 @@
-"""Projection matrices: the same everywhere, keyed by all they depend on, unbiased; rows of small sides are kept whole."""
+"""Projection matrices: the same everywhere, keyed by all they depend on, unbiased; small sides are kept whole."""
 
 import hashlib
 from dataclasses import replace
@@ -31,7 +31,7 @@ def test_the_generator_is_frozen() -> None:
 
 
 def test_the_gaussian_generator_is_frozen() -> None:
-    """To 1e-6: a processor may round a logarithm otherwise in its last bit."""
+    """To 1e-6: a processor may round the last bit of a logarithm differently."""
     rounded = (
         Projection(rank=16, seed=7, kind="gaussian")
         .matrix("blocks.0.conv1.weight", 1, 145)
@@ -65,7 +65,7 @@ def test_entries_are_plus_or_minus_one_over_root_rank(rank: int, size: int, seed
 
 
 def test_gaussian_entries_are_normal_with_variance_one_over_rank() -> None:
-    """Mean, variance, skewness and fourth moment of 400,000 entries, each to 5 standard errors; each row and column in its turn."""
+    """Mean, variance, skewness, fourth moment of 400,000 entries, to 5 standard errors; each row and column in turn."""
     rank, size = 100, 4000
     entries = Projection(rank, 3, "gaussian").matrix("layer.weight", 0, size) * rank**0.5
     for power, (moment, variance) in {1: (0, 1), 2: (1, 2), 3: (0, 15), 4: (3, 96)}.items():
@@ -162,7 +162,7 @@ UNBIASED = {
 def test_inner_products_of_rows_are_unbiased_and_spread_within_the_stated_bound(
     projection: Projection, alike: float
 ) -> None:
-    """Over S seeds the mean lies within 5 standard errors, and the variance below the module's bound, at inner products 0, 0.5 and 1."""
+    """Over S seeds: the mean within 5 standard errors, the variance below the bound, at inner products 0, 0.5 and 1."""
     draws, generator = 1500, np.random.default_rng(0)
     a, other = (torch.from_numpy(generator.standard_normal((9, 11))) for _ in range(2))
     other -= a * (a * other).sum() / a.square().sum()

@@ -9,8 +9,8 @@ from madcore import Measured, ModelError, Projection, RowExtractor, margin
 from madcore.projections import ProjectionKind
 from madcore.reprojection import Reprojection
 from madcore.rows import Layer
+from tests.madcore.checks import covered
 from tests.madcore.models import LAYER_CASES, LayerCase, batch_of, with_head
-from tests.madcore.test_zoo import covered
 from tests.madcore.zoo import BY_FALLBACK, ZOO
 
 CASES = {**LAYER_CASES, **ZOO, **{name: case for name, (case, _) in BY_FALLBACK.items()}}

@@ -1,4 +1,4 @@
-"""The layout of a row against plain slicing, and rows at rest: float16 times a power of two, with stated error bounds."""
+"""The layout of a row against plain slicing, and stored rows: float16 times a power of two, with error bounds."""
 
 import pytest
 import torch
@@ -13,7 +13,7 @@ from tests.strategies import LAW, layouts, normal_rows, seeds
 
 
 def assert_round_trip(rows: Tensor, layout: RowLayout) -> None:
-    """Relative error 2^-11 for entries within 29 octaves of their layer's largest, else half of float16's smallest step."""
+    """Relative error 2^-11 within 29 octaves of a layer's largest entry, otherwise half of float16's smallest step."""
     half, scales = to_half(rows, layout)
     restored = from_half(half, scales, layout)
     assert half.dtype == torch.float16 and scales.dtype == torch.float32 and restored.dtype == torch.float32
@@ -42,7 +42,7 @@ def test_entries_of_very_different_size_within_a_layer(seed: int, exponent: int)
 
 @LAW
 @given(layouts, seeds, st.integers(-20, 20))
-def test_what_is_at_rest_comes_back_exactly(layout: RowLayout, seed: int, exponent: int) -> None:
+def test_stored_rows_come_back_exactly(layout: RowLayout, seed: int, exponent: int) -> None:
     half, scales = to_half(normal_rows(seed, 3, layout.k) * 2.0**exponent, layout)
     again, scales_again = to_half(from_half(half, scales, layout), layout)
     assert torch.equal(from_half(again, scales_again, layout), from_half(half, scales, layout))

@@ -1,4 +1,4 @@
-"""Language models: measurements against slow twins, rows against autograd on single unpadded sequences, and padding that changes nothing."""
+"""Language models: measurements equal slow twins, rows equal autograd's on unpadded texts, padding changes nothing."""
 
 from collections.abc import Callable, Sequence
 from typing import Literal
@@ -35,6 +35,7 @@ from madcore import (
 )
 from madcore.extraction.selection import Coverage
 from tests.languages import MODELS, VOCABULARY, double_norms, gpt2, llama, texts
+from tests.madcore.checks import tokens_of
 from tests.reference import autograd_token_rows, completion_nll_of_one, token_margin_of_one
 from tests.strategies import LAW, seeds
 
@@ -62,11 +63,6 @@ FAMILIES = (
 )
 
 
-def batch_of(samples: Sequence[tuple[Tensor, int]], padded_length: int | None = None) -> TokenBatch:
-    ids, starts = zip(*samples, strict=True)
-    return TokenBatch.of(ids, starts, padded_length)
-
-
 def logits_for(tokens: TokenBatch, seed: int, scale: float = 3.0) -> Tensor:
     """Random logits, float64; those of padding are no numbers, so that using them shows."""
     generator = torch.Generator().manual_seed(seed)
@@ -90,7 +86,7 @@ def test_measurements_equal_their_slow_twins(
     padding: int,
 ) -> None:
     samples = texts(lengths, seed)
-    tokens = batch_of(samples, max(lengths) + padding)
+    tokens = tokens_of(samples, max(lengths) + padding)
     logits = logits_for(tokens, seed)
     expected = [twin(one[: len(ids)], ids.tolist(), start) for one, (ids, start) in zip(logits, samples, strict=True)]
     torch.testing.assert_close(measurement(tokens)(logits), torch.stack(expected), rtol=1e-12, atol=1e-12)
@@ -98,7 +94,7 @@ def test_measurements_equal_their_slow_twins(
 
 def test_the_confidence_is_the_geometric_mean_of_the_completions_probabilities() -> None:
     samples = texts(LENGTHS)
-    tokens = batch_of(samples)
+    tokens = tokens_of(samples)
     logits = logits_for(tokens, 0)
     confidence = completion_confidence(tokens, logits)
     for one, value, (ids, start) in zip(logits, confidence, samples, strict=True):
@@ -127,7 +123,7 @@ def test_logits_of_another_shape_are_refused(shape: tuple[int, ...]) -> None:
         ModelError,
         match=r"expected logits \(samples, positions, vocabulary\) of 5 x 12 tokens; the model returned shape",
     ):
-        token_margin(batch_of(texts(LENGTHS)))(torch.zeros(shape))
+        token_margin(tokens_of(texts(LENGTHS)))(torch.zeros(shape))
 
 
 @pytest.mark.parametrize(
@@ -150,7 +146,7 @@ def test_rows_equal_autograd_on_single_unpadded_sequences(
     layers = select_layers(model, parameters="all").covered
     assert len(layers) == len(list(model.parameters()))
     samples = texts(LENGTHS)
-    tokens = batch_of(samples, 16)
+    tokens = tokens_of(samples, 16)
     rows = per_sample_rows(model, tokens.inputs, layers=layers, projection=projection, measurement=token_margin(tokens))
     expected = autograd_token_rows(model, layers, samples, projection)
     assert expected.abs().sum() > 0
@@ -164,7 +160,7 @@ def test_rows_do_not_depend_on_padding_or_neighbours(build: Callable[[], nn.Modu
     extractor = RowExtractor(model, select_layers(model, ["*", "!lm_head"]).covered, PROJECTION)
 
     def rows_of(chosen: Sequence[tuple[Tensor, int]], padded_length: int) -> Tensor:
-        tokens = batch_of(chosen, padded_length)
+        tokens = tokens_of(chosen, padded_length)
         return extractor(Measured(tokens.inputs, token_margin(tokens))).rows
 
     together = rows_of(samples, 32)
@@ -174,7 +170,7 @@ def test_rows_do_not_depend_on_padding_or_neighbours(build: Callable[[], nn.Modu
 
 
 def together(samples: Sequence[tuple[Tensor, int]]) -> Measured:
-    tokens = batch_of(samples)
+    tokens = tokens_of(samples)
     return Measured(tokens.inputs, token_margin(tokens))
 
 
@@ -200,7 +196,7 @@ def test_every_parameter_of_a_language_model_is_covered(build: Callable[[], nn.M
 
 
 def test_parameters_of_other_families_are_covered_but_for_what_has_no_gradient() -> None:
-    """Scaled embeddings and norms of 1 + weight; rotary halves; positions and samples on one axis, and an embedding with an offset."""
+    """Scaled embeddings, norms of 1 + weight; rotary halves; positions and samples on one axis; offset embeddings."""
     for build in FAMILIES:
         torch.manual_seed(0)
         model = build().eval()
@@ -290,6 +286,6 @@ def test_a_layer_over_tokens_without_samples_is_refused_by_name() -> None:
         def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
             return self.head(self.embedding(input_ids) + self.inner(self.embedding.weight[: input_ids.shape[1]]))
 
-    tokens = batch_of(texts((6, 5)))
+    tokens = tokens_of(texts((6, 5)))
     with pytest.raises(LayerError, match="its input has 6 entries first, where the batch has 2 samples"):
         per_sample_rows(Positions().eval(), tokens.inputs, layers=["inner"], measurement=token_margin(tokens))

@@ -1,4 +1,4 @@
-"""Whole small models: attention in every setting, transformers, checkpoints, and modules of kinds of their own."""
+"""Whole small models: attention in every setting, transformers, checkpoints, and custom modules."""
 
 from dataclasses import dataclass
 
@@ -106,7 +106,7 @@ class Checkpointed(nn.Module):
 
 
 class Mixture(nn.Module):
-    """Experts whose weights are one parameter, and a gate that is another: a kind of its own."""
+    """Experts whose weights are one parameter, and a gate that is another: a custom module."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -198,7 +198,7 @@ class Attention:
 
 
 class Attentive(nn.Module):
-    """Attention of 3 positions to themselves, or to 4 others, in any setting; its weights take part in what it returns."""
+    """Attention of 3 positions to themselves, or to 4 others, in any setting; its weights are part of the output."""
 
     def __init__(self, settings: Attention):
         super().__init__()

@@ -9,11 +9,14 @@ from torch import Tensor
 from infra.storage.storage import Storage
 from madcore import screen, split_order
 from madcore.scoring.calibration import calibration_size
-from pipeline.artifacts.curvature import ClassModes, Part, Screening, TrustedSamples
-from pipeline.artifacts.rows import SCORING_BLOCK, RowsPart, read_blocks, read_samples
+from pipeline.artifacts.parts import RowsPart
+from pipeline.artifacts.rows import SCORING_BLOCK, read_blocks
+from pipeline.artifacts.samples import read_samples
+from pipeline.artifacts.screening import ClassModes, Screening
+from pipeline.artifacts.trusted import TrustedPart, TrustedSamples
 from pipeline.artifacts.truth import read_stored_truth
 from pipeline.data.statuses import NO_CLASS, UNREADABLE
-from pipeline.data.truth import MISSING_CLASS, Truth, joined, read_truth
+from pipeline.data.truth import UNKNOWN, Truth, join_truth, read_truth
 from pipeline.errors import StageError
 from pipeline.planning.plan import ModelPlan
 
@@ -45,7 +48,7 @@ def split_trusted(
         labels = all_labels[len(ids) : len(ids) + len(samples.ids)]
         ids += samples.ids
         readable += [not status.startswith(UNREADABLE) for status in samples.statuses]
-        correct += (samples.ok & ((labels == MISSING_CLASS) | (labels == samples.predictions))).tolist()
+        correct += (samples.ok & ((labels == UNKNOWN) | (labels == samples.predictions))).tolist()
         predictions.append(samples.predictions)
     assigned, screening = assign_parts(ids, readable, correct, plan), None
     if plan.config.screened:
@@ -67,7 +70,7 @@ def truth_of_trusted(storage: Storage, plan: ModelPlan, parts: tuple[RowsPart, .
     if plan.stored is not None and plan.stored.labels:
         return read_stored_truth(storage, plan.stored.labels)
     sources = {source.key: source for source in plan.trusted}
-    return joined([read_truth(sources[stored.source_key], stored.start, stored.stop) for stored in parts])
+    return join_truth([read_truth(sources[stored.source_key], stored.start, stored.stop) for stored in parts])
 
 
 def rows_of(storage: Storage, plan: ModelPlan, parts: tuple[RowsPart, ...]) -> Tensor:
@@ -82,12 +85,12 @@ class ScreeningInputs:
     """All trusted samples: ids, parts, predicted classes (m,), rows (m, k)."""
 
     ids: list[str]
-    parts: list[Part]
+    parts: list[TrustedPart]
     predictions: Tensor
     rows: Tensor
 
 
-def _screen(samples: ScreeningInputs, plan: ModelPlan) -> tuple[list[Part], Screening]:
+def _screen(samples: ScreeningInputs, plan: ModelPlan) -> tuple[list[TrustedPart], Screening]:
     """Screen the reference and calibration parts; returns the parts, less suspects if they are to leave, and findings.
 
     Samples whose gradient is not finite have no class, and are left out.
@@ -114,9 +117,9 @@ def _screen(samples: ScreeningInputs, plan: ModelPlan) -> tuple[list[Part], Scre
     return assigned, Screening(suspects=names, classes=classes, too_small=list(found.too_small))
 
 
-def assign_parts(ids: list[str], readable: list[bool], correct: list[bool], plan: ModelPlan) -> list[Part]:
+def assign_parts(ids: list[str], readable: list[bool], correct: list[bool], plan: ModelPlan) -> list[TrustedPart]:
     """The part of each sample before screening; the calibration part is drawn from all readable, undropped ones."""
-    parts: list[Part] = [
+    parts: list[TrustedPart] = [
         "reference" if right else "filtered" if can else "unreadable"
         for can, right in zip(readable, correct, strict=True)
     ]

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 
 from infra.commits import CommitLog, Receipt
-from pipeline.artifacts.curvature import CurvatureFolders
+from pipeline.artifacts.parts import CurvatureFolders
 from pipeline.keys import key_of
 from pipeline.root.logs import BASIS, EIGENVALUES, FACTOR, MOMENT, SPLIT, curvature_log
 from pipeline.stages.curvature.tasks import (

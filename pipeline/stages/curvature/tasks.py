@@ -4,7 +4,7 @@ from dataclasses import dataclass, replace
 
 from pydantic import JsonValue
 
-from pipeline.artifacts.rows import RowsPart
+from pipeline.artifacts.parts import RowsPart
 from pipeline.keys import key_of
 from pipeline.planning.plan import ModelPlan
 from pipeline.stages.scoring.scorer import SCORER_FORMAT

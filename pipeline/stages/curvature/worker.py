@@ -25,22 +25,12 @@ from madcore import BlockMoment, Damping, EigenvalueMoment, KroneckerMoment, Row
 from madcore.curvature.moments import Moment
 from madcore.curvature.whitening import Spectrum
 from madcore.reprojection import Reprojection
-from pipeline.artifacts.curvature import (
-    Part,
-    TrustedSamples,
-    encode_moment,
-    encode_references,
-    encode_screening,
-    encode_trusted,
-    encode_whitening,
-    read_moment,
-    read_screening,
-    read_trusted,
-    read_whitening,
-)
+from pipeline.artifacts.curvature import encode_moment, encode_references, encode_whitening, read_moment, read_whitening
 from pipeline.artifacts.rows import SCORING_BLOCK, read_blocks
+from pipeline.artifacts.screening import encode_screening, read_screening
+from pipeline.artifacts.trusted import TrustedPart, TrustedSamples, encode_trusted, read_trusted
 from pipeline.artifacts.truth import encode_truth
-from pipeline.config.schema import FACTORED, Absolute, CurvatureSection
+from pipeline.config.curvature import FACTORED, Absolute, CurvatureSection
 from pipeline.errors import StageError
 from pipeline.planning.plan import ModelPlan
 from pipeline.root.logs import BASIS, EIGENVALUES, FACTOR, MOMENT, SPLIT, curvature_log
@@ -105,7 +95,9 @@ class CurvatureWorker:
         self, layout: RowLayout | Reprojection, task: CurvatureTask, plan: ModelPlan, trusted: TrustedSamples
     ) -> Iterator[Tensor]:
         """Rows (b, k) that the curvature is made of, in the task's range of trusted parts followed by audited ones."""
-        chosen: list[Part] = ["reference", "calibration"] if plan.config.curvature.transductive else ["reference"]
+        chosen: list[TrustedPart] = (
+            ["reference", "calibration"] if plan.config.curvature.transductive else ["reference"]
+        )
         for rows, _, ok in self._select(task, layout, trusted, *chosen):
             yield rows[ok]
         before = len(task.parts)
@@ -142,7 +134,7 @@ class CurvatureWorker:
         return {**encode_references(whitened, trusted), **(encode_screening(screening) if screening else {})}
 
     def _select(
-        self, task: CurvatureTask, layout: RowLayout | Reprojection, trusted: TrustedSamples, *parts: Part
+        self, task: CurvatureTask, layout: RowLayout | Reprojection, trusted: TrustedSamples, *parts: TrustedPart
     ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         """Rows (b, k) of parts of the trusted set, their samples' indices (b,), and which are ok (b,).
 

@@ -13,7 +13,7 @@ from pipeline.config.audit_config import AuditConfig
 from pipeline.data.batches import TextInputs
 from pipeline.data.sources import Source
 from pipeline.data.texts import Text, read_texts
-from pipeline.data.truth import MISSING_CLASS, read_truth
+from pipeline.data.truth import UNKNOWN, read_truth
 from pipeline.errors import StageError
 from pipeline.planning.plan import ModelPlan
 
@@ -64,7 +64,7 @@ def _images(config: AuditConfig, plan: ModelPlan) -> CleanSamples:
         for batch in plan.inputs.read(plan.config, source, range(source.rows), config.run.batch_size):
             for group in batch.groups:
                 own = known[start + group.places]
-                usable = own != MISSING_CLASS
+                usable = own != UNKNOWN
                 _check_label(plan, source, int(own.max()))
                 assert isinstance(group.measured.inputs, Tensor)
                 inputs.append(group.measured.inputs[: len(own)][usable])

@@ -7,10 +7,10 @@ import torch
 from torch import Tensor, nn
 
 from madcore import CrossEntropy, Measured, completion_loss
-from madcore.extraction.extractor import exact_float32
+from madcore.extraction.forward_pass import exact_float32
 from madcore.measurements import logits_of, run, runs_channels_last
 from madcore.sampling.langevin import place_weights
-from pipeline.data.batches import TRACED_AT_ONCE, Group, Outcome
+from pipeline.data.batches import TRACED_AT_ONCE, Group, Predictions
 
 
 @dataclass(frozen=True)
@@ -18,7 +18,7 @@ class GroupTraces:
     """The rows (r, k) of a group's samples, and what the trained weights predict for them."""
 
     rows: Tensor
-    outcome: Outcome
+    outcome: Predictions
 
 
 @torch.no_grad()
@@ -36,14 +36,14 @@ def compute_traces(
     """
     device = anchor.device
     place_weights(model, anchor)
-    outcomes = list[Outcome]()
+    outcomes = list[Predictions]()
     measured = list[Measured]()
     with exact_float32(device):
         for group in groups:
             batch = group.measured.to(device)
             batch = batch.channels_last() if runs_channels_last(model, batch) else batch
             logits = torch.cat([logits_of(run(model, part.inputs)).float() for _, part in batch.parts(TRACED_AT_ONCE)])
-            outcomes.append(group.outcome(logits[: len(group.places)]))
+            outcomes.append(group.predict(logits[: len(group.places)]))
             own = CrossEntropy(logits.argmax(dim=1)) if group.tokens is None else completion_loss(group.tokens)
             measured.append(Measured(batch.inputs, own))
         rows = [torch.zeros(batch.samples, draws, device=device) for batch in measured]

@@ -6,7 +6,7 @@ from functools import partial
 
 from infra.commits import CommitLog, Receipt
 from infra.storage.storage import Storage
-from pipeline.artifacts.rows import RowsPart
+from pipeline.artifacts.parts import RowsPart
 from pipeline.keys import key_of
 from pipeline.planning.plan import RowTask, row_task_log
 from pipeline.stages.gradients.chain_step import run_chains

@@ -4,8 +4,9 @@ import torch
 from torch import Tensor
 
 from madcore import RowLayout
-from pipeline.artifacts.rows import SampleColumns, at_rest
-from pipeline.data.batches import Group, Outcome, SampleBatch
+from pipeline.artifacts.rows import to_stored
+from pipeline.artifacts.samples import SampleColumns
+from pipeline.data.batches import Group, Predictions, SampleBatch
 from pipeline.data.statuses import NO_CLASS, NONFINITE, OK, UNREADABLE
 from pipeline.planning.plan import RowTask
 
@@ -40,7 +41,7 @@ class TaskResults:
         self._statuses += [status for status in statuses for _ in range(self._labels)]
         return place
 
-    def fill(self, place: int, rows_rk: Tensor, outcome: Outcome, group: Group) -> None:
+    def fill(self, place: int, rows_rk: Tensor, outcome: Predictions, group: Group) -> None:
         """Fill in the r rows that a group's samples have, those of a sample together.
 
         Args:
@@ -62,7 +63,7 @@ class TaskResults:
 
     def settle(self, layout: RowLayout, dtype: str) -> None:
         """Bring all to the CPU, rows as they are at rest, and mark the samples without a finite gradient."""
-        rows, scales = at_rest(self.rows, layout, dtype)
+        rows, scales = to_stored(self.rows, layout, dtype)
         self.rows, self.scales = rows.cpu(), scales.cpu()
         self._predictions, self._finite = self._predictions.cpu(), self._finite.cpu()
         self._confidence, self._norms = self._confidence.cpu(), self._norms.cpu()

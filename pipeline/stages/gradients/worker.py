@@ -29,10 +29,11 @@ from madcore import (
 )
 from madcore.sampling.langevin import flat_weights
 from pipeline.artifacts.chains import read_snapshots
-from pipeline.artifacts.rows import encode_rows, read_statuses
+from pipeline.artifacts.rows import encode_rows
+from pipeline.artifacts.samples import read_statuses
 from pipeline.config.audit_config import AuditConfig
-from pipeline.config.schema import FACTORED
-from pipeline.data.batches import Group, Outcome, SampleBatch, no_outcome
+from pipeline.config.curvature import FACTORED
+from pipeline.data.batches import Group, Predictions, SampleBatch, no_predictions
 from pipeline.data.statuses import UNREADABLE
 from pipeline.planning.plan import ModelPlan, RowTask, row_task_log, samples_of
 from pipeline.stages.gradients.loading import load_planned
@@ -173,13 +174,13 @@ class GradientWorker:
                     computed = self._own_rows(plan, group)
                 results.fill(place, *computed, group)
 
-    def _own_rows(self, plan: ModelPlan, group: Group) -> tuple[Tensor, Outcome]:
+    def _own_rows(self, plan: ModelPlan, group: Group) -> tuple[Tensor, Predictions]:
         """Rows (r, k) of a group's r samples, and what the model predicts for them."""
         computed = self._extractor(plan)(group.measured.to(self._device), PRECISIONS[plan.config.gradient.precision])
         samples = len(group.places)
-        return computed.rows[:samples], group.outcome(computed.outputs[:samples].float())
+        return computed.rows[:samples], group.predict(computed.outputs[:samples].float())
 
-    def _curvature_rows(self, plan: ModelPlan, names: Sequence[str], group: Group) -> tuple[Tensor, Outcome]:
+    def _curvature_rows(self, plan: ModelPlan, names: Sequence[str], group: Group) -> tuple[Tensor, Predictions]:
         """Rows (r * labels, k) of a group's r samples, those of a sample together; without predictions."""
         extractor, measured, samples = self._extractor(plan), group.measured.to(self._device), len(group.places)
         if plan.config.curvature.kind in FACTORED:
@@ -193,7 +194,7 @@ class GradientWorker:
             labels = sampled_labels(group.tokens, plan.config.curvature.seed, padded)
             precision = PRECISIONS[plan.config.gradient.precision]
             rows_rk = extractor(Measured(measured.inputs, labels), precision).rows[:samples]
-        return rows_rk, no_outcome(samples, rows_rk.device)
+        return rows_rk, no_predictions(samples, rows_rk.device)
 
     def _anchored(self, plan: ModelPlan) -> tuple[nn.Module, Tensor]:
         """A model, and its weights as they were trained."""

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from madcore.scoring.calibration import exceedances
 from pipeline.data.statuses import FAILED, NONFINITE, UNREADABLE
-from pipeline.data.truth import MISSING_CLASS, Truth
+from pipeline.data.truth import UNKNOWN, Truth
 from pipeline.stages.reporting.evaluation import LabelledScores
 
 BINS = 60
@@ -56,7 +56,7 @@ class ScoreCounts:
             self.low, self.high = min(self.low, float(scores[ok].min())), max(self.high, float(scores[ok].max()))
         if truth is not None:
             nonfinite = np.array([status == NONFINITE for status in statuses])
-            self._add_labelled(batch, truth, (truth.anomalous != MISSING_CLASS) & (ok | nonfinite))
+            self._add_labelled(batch, truth, (truth.anomalous != UNKNOWN) & (ok | nonfinite))
 
     def _add_labelled(self, batch: pa.RecordBatch, truth: Truth, chosen: NDArray[np.bool_]) -> None:
         columns = [

@@ -11,7 +11,7 @@ from pydantic import JsonValue
 
 from madcore.scoring.calibration import exceedances, largest_rank, q_values_by_exceedances, threshold
 from pipeline.artifacts.scores import PUBLISHED_FORMAT
-from pipeline.config.schema import Target
+from pipeline.config.scoring import Target
 from pipeline.data.statuses import NONFINITE
 from pipeline.stages.reporting.counts import BINS, ScoreCounts, scores_of
 

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import JsonValue
 
-from pipeline.data.truth import MISSING_CLASS
+from pipeline.data.truth import UNKNOWN
 
 Mask = NDArray[np.bool_]
 
@@ -40,15 +40,15 @@ class LabelledScores:
     @property
     def succeeded(self) -> Mask:
         """Anomalous samples whose attack succeeded: predicted as its target, or without one, not as the label."""
-        differs = (self.label != MISSING_CLASS) & (self.predictions != self.label)
-        hit = np.where(self.target != MISSING_CLASS, self.predictions == self.target, differs)
+        differs = (self.label != UNKNOWN) & (self.predictions != self.label)
+        hit = np.where(self.target != UNKNOWN, self.predictions == self.target, differs)
         succeeded: Mask = (self.anomalous == 1) & hit
         return succeeded
 
     @property
     def correct(self) -> Mask:
         """Clean samples that are classified correctly."""
-        correct: Mask = (self.anomalous == 0) & (self.label != MISSING_CLASS) & (self.predictions == self.label)
+        correct: Mask = (self.anomalous == 0) & (self.label != UNKNOWN) & (self.predictions == self.label)
         return correct
 
 
@@ -70,8 +70,8 @@ def evaluate(labelled: LabelledScores) -> dict[str, JsonValue]:
     is None.
     """
     anomalous, clean = labelled.anomalous == 1, labelled.anomalous == 0
-    has_label = labelled.label != MISSING_CLASS
-    asr = _share(labelled.succeeded, anomalous & (has_label | (labelled.target != MISSING_CLASS)))
+    has_label = labelled.label != UNKNOWN
+    asr = _share(labelled.succeeded, anomalous & (has_label | (labelled.target != UNKNOWN)))
     accuracy = _share(labelled.correct, clean & has_label)
     return {
         "attack_success_rate": asr,

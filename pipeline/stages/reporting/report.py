@@ -9,7 +9,8 @@ from pydantic import JsonValue
 
 from madcore.scoring.calibration import largest_rank, smallest_certified_group
 from madcore.scoring.coupling import RARE_CLASS
-from pipeline.artifacts.curvature import Screening, TrustedSamples
+from pipeline.artifacts.screening import Screening
+from pipeline.artifacts.trusted import TrustedSamples
 from pipeline.planning.plan import ModelPlan
 from pipeline.stages.reporting.counts import IdCounts, ScoreCounts
 from pipeline.stages.reporting.decisions import FlaggedSamples

@@ -5,11 +5,11 @@ from collections.abc import Mapping
 import pyarrow as pa
 
 from infra.formats.range_reader import RangeReader
-from pipeline.artifacts.scores import ScorePart
+from pipeline.artifacts.parts import ScorePart
 from pipeline.artifacts.truth import encode_truth
 from pipeline.data.sources import Source
 from pipeline.data.statuses import NONFINITE, OK
-from pipeline.data.truth import Truth, joined, truth_of_batches, unknown
+from pipeline.data.truth import Truth, join_truth, truth_of_batches, unknown_truth
 
 BATCH_ROWS = 65536
 
@@ -55,7 +55,7 @@ class TruthReader:
         self._seen += batch.num_rows
         scored = any(status in (OK, NONFINITE) for status in batch.column("status").to_pylist())
         if not scored or "anomalous" not in source.truth:
-            self._pieces.append(unknown(batch.num_rows))
+            self._pieces.append(unknown_truth(batch.num_rows))
             return None
         truth = self._read_source(source, batch) if self._stored is None else self._stored.of(start, self._seen)
         self._pieces.append(truth)
@@ -64,7 +64,7 @@ class TruthReader:
     @property
     def files(self) -> dict[str, bytes]:
         """The file of all that was read; none where no source has any truth."""
-        return encode_truth(joined(self._pieces)) if self._any else {}
+        return encode_truth(join_truth(self._pieces)) if self._any else {}
 
     def _read_source(self, source: Source, batch: pa.RecordBatch) -> Truth:
         rows = batch.column("row")

@@ -21,8 +21,10 @@ from infra.formats.tables import open_parquet, write_parquet
 from infra.storage.storage import Storage
 from madcore import MadcoreError
 from madcore.scoring.calibration import check_target
-from pipeline.artifacts.curvature import TrustedSamples, read_screening, read_trusted
-from pipeline.artifacts.scores import FACTS, IMAGES, PART, PART_FORMAT, PUBLISHED_FORMAT, TABLE, ScorePart
+from pipeline.artifacts.parts import ScorePart
+from pipeline.artifacts.scores import FACTS, IMAGES, PART, PART_FORMAT, PUBLISHED_FORMAT, TABLE
+from pipeline.artifacts.screening import read_screening
+from pipeline.artifacts.trusted import TrustedSamples, read_trusted
 from pipeline.artifacts.truth import read_stored_truth
 from pipeline.errors import StageError
 from pipeline.keys import key_of

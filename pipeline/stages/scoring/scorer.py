@@ -9,9 +9,9 @@ from torch import Tensor
 
 from madcore import References, Whitening, score
 from madcore.sampling.traces import TraceReferences, centred
-from madcore.scoring.coupling import Scored, ScoreKind
-from pipeline.artifacts.curvature import TrustedSamples
+from madcore.scoring.coupling import SampleScores, ScoreKind
 from pipeline.artifacts.rows import SCORING_BLOCK
+from pipeline.artifacts.trusted import TrustedSamples
 from pipeline.planning.plan import ModelPlan
 
 SCORER_FORMAT = 2  # of the numbers, to the last bit: calibration scores and audited ones must be of the same
@@ -47,7 +47,7 @@ class Scorer:
         concordance = TraceReferences.of(layout, stored_mk, predictions, classes)
         return cls(references, prepare, "mean_coupling", concordance)
 
-    def __call__(self, rows_bk: Tensor, predictions_b: Tensor) -> Scored:
+    def __call__(self, rows_bk: Tensor, predictions_b: Tensor) -> SampleScores:
         """Scores of at most SCORING_BLOCK rows as they are stored.
 
         Blocks are padded to one size: matrix products of another size add in another order, and the last bit decides

@@ -5,7 +5,7 @@ from functools import partial
 
 from infra.commits import CommitLog, Receipt
 from infra.storage.storage import Storage
-from pipeline.artifacts.scores import ScorePart
+from pipeline.artifacts.parts import ScorePart
 from pipeline.root.logs import scoring_log
 from pipeline.stages.progress import ModelRun
 from pipeline.stages.runner import Failure, Job, StageInputs

@@ -15,10 +15,13 @@ from infra.execution.threads import compute_threads, map_in_threads, run_in_comp
 from infra.formats.tables import write_parquet
 from infra.storage.storage import Storage
 from madcore import RowLayout
-from madcore.scoring.coupling import Scored
-from pipeline.artifacts.curvature import CurvatureFolders, read_reference_rows, read_trusted, read_whitening
-from pipeline.artifacts.rows import SCORING_BLOCK, RowsPart, SampleColumns, StoredBlock, read_stored
+from madcore.scoring.coupling import SampleScores
+from pipeline.artifacts.curvature import read_reference_rows, read_whitening
+from pipeline.artifacts.parts import CurvatureFolders, RowsPart
+from pipeline.artifacts.rows import SCORING_BLOCK, StoredBlock, read_stored
+from pipeline.artifacts.samples import SampleColumns
 from pipeline.artifacts.scores import PART, PART_FORMAT, score_batch
+from pipeline.artifacts.trusted import read_trusted
 from pipeline.data.sources import read_ids
 from pipeline.data.statuses import FAILED, NONFINITE
 from pipeline.keys import key_of
@@ -130,7 +133,7 @@ def scored_batches(
     return map_in_threads(scored, blocks)
 
 
-def _without_overflow(samples: SampleColumns, scored: Scored) -> SampleColumns:
+def _without_overflow(samples: SampleColumns, scored: SampleScores) -> SampleColumns:
     """Mark samples as not finite whose row is finite, but whose whitened row leaves the range of float32."""
     overflown = samples.ok & ~torch.isfinite(scored.score)
     if not overflown.any():
@@ -150,6 +153,8 @@ def _ids(plan: ModelPlan, part: RowsPart) -> list[str]:
         return [""] * (part.stop - part.start)
 
 
-def _no_scores(samples: int, layout: RowLayout) -> Scored:
+def _no_scores(samples: int, layout: RowLayout) -> SampleScores:
     nothing, per_layer = torch.zeros(samples), torch.zeros(samples, len(layout.names))
-    return Scored(nothing, nothing, per_layer, torch.zeros(samples, 0, dtype=torch.int64), torch.zeros(samples, 0))
+    return SampleScores(
+        nothing, nothing, per_layer, torch.zeros(samples, 0, dtype=torch.int64), torch.zeros(samples, 0)
+    )

@@ -1,4 +1,4 @@
-"""Which task a worker takes next."""
+"""Which task a worker takes next, and what happens to the tasks of lost workers."""
 
 from collections import Counter
 from dataclasses import dataclass
@@ -38,7 +38,7 @@ def test_a_free_worker_goes_where_the_queue_for_each_worker_is_longest() -> None
 @given(
     st.dictionaries(st.sampled_from("abcd"), st.integers(0, 5)), st.integers(1, 4), st.randoms(use_true_random=False)
 )
-def test_whoever_asks_every_task_is_given_once_and_nobody_idles_before_the_last(
+def test_in_any_order_every_task_is_given_once_and_no_worker_idles_before_the_last(
     counts: dict[str, int], workers: int, order: Random
 ) -> None:
     backlog, models, given = Backlog(jobs(**counts)), [""] * workers, []
@@ -54,7 +54,7 @@ def test_whoever_asks_every_task_is_given_once_and_nobody_idles_before_the_last(
     assert backlog.take("", Counter()) is None
 
 
-def test_what_was_lost_is_kept_apart_and_counted() -> None:
+def test_lost_tasks_are_kept_apart_and_counted() -> None:
     backlog = Backlog(jobs(a=2))
     first = backlog.take("", Counter())
     assert first is not None and not backlog.suspect(first)
@@ -64,7 +64,7 @@ def test_what_was_lost_is_kept_apart_and_counted() -> None:
     assert backlog.take("", Counter()) == Job("a", 1)
 
 
-def test_once_closed_nothing_is_left_of_it_not_even_what_was_lost() -> None:
+def test_once_closed_nothing_is_left_not_even_lost_tasks() -> None:
     closed = False
     backlog = Backlog(jobs(a=3), lambda: closed)
     first = backlog.take("", Counter())

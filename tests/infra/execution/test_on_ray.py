@@ -1,4 +1,4 @@
-"""What a cluster adds: workers that die, tasks that kill, clusters that do not answer or have too little."""
+"""What a cluster adds: workers that die, tasks that kill workers, clusters that do not answer or are too small."""
 
 import ctypes
 import os
@@ -23,7 +23,7 @@ TWO = Resources(workers=2)
 
 @dataclass(frozen=True)
 class Task:
-    """A number, and how often the process that works on it comes to an end first, and to which."""
+    """A number, and how many processes that work on it end before one succeeds, and how they end."""
 
     number: int
     deaths: int = 0
@@ -41,7 +41,7 @@ def read_nothing() -> None:
 
 
 def allow(extra: int) -> None:
-    """Grants this process so many bytes more than it has."""
+    """Limit the memory of this process to `extra` bytes more than it has now."""
     pages = int(Path("/proc/self/statm").read_text().split()[0])
     resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + extra,) * 2)
 
@@ -60,7 +60,7 @@ ENDS = {"killed": be_killed, "segfault": read_nothing, "memory": fill_memory, "t
 
 
 class Doubler:
-    """Doubles numbers; a task that is to die leaves a mark each time, so that the next try knows."""
+    """Doubles numbers; a task that ends its process leaves a mark each time, by which the next try counts."""
 
     def __init__(self, folder: Path):
         self.folder = folder
@@ -101,11 +101,13 @@ def test_a_task_whose_worker_dies_is_tried_again_and_the_others_with_it(run: Run
     assert len(list(tmp_path.glob("died-3-*"))) == 1
 
 
+OUT_OF_MEMORY = r", as memory ran out; raise run\.memory_per_worker or lower run\.batch_size$"
+
 GIVEN_UP = {
     "killed": r"^given up after 3 workers were lost with it, the last with ActorDiedError",
     "segfault": r"^given up after 3 workers were lost with it, the last with ActorDiedError",
-    "memory": r"the last with MemoryError, as memory ran out; raise run\.memory_per_worker or lower run\.batch_size$",
-    "tensor": r"the last with RuntimeError: .*can't allocate memory.*, as memory ran out; raise run\.memory_per_worker or lower run\.batch_size$",
+    "memory": rf"the last with MemoryError{OUT_OF_MEMORY}",
+    "tensor": rf"the last with RuntimeError: .*can't allocate memory.*{OUT_OF_MEMORY}",
 }
 
 
@@ -155,7 +157,7 @@ def test_processes_stay_for_the_next_call_that_asks_for_the_same_and_end_with_th
 def test_many_processes_that_die_between_two_calls_are_replaced(
     ray_cluster: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """They are no sign that none can start."""
+    """Their death does not mean that no worker can start."""
     monkeypatch.setattr("infra.execution.on_ray.FAILED_STARTS", 1)
     with RayExecutor(None, TWO) as executor:
         for mark in processes(executor, tmp_path / "first", TWO):
@@ -164,24 +166,21 @@ def test_many_processes_that_die_between_two_calls_are_replaced(
 
 
 class Holder:
-    """Takes room on the cluster."""
+    """Occupies the cluster."""
 
     def there(self) -> None:
-        """Returns when it has it."""
+        """Return once it runs."""
 
 
 @pytest.mark.usefixtures("ray_cluster")
-def test_a_call_for_which_no_room_is_left_is_given_up_after_a_while(tmp_path: Path) -> None:
+def test_a_call_without_room_on_the_cluster_ends_after_a_while(tmp_path: Path) -> None:
     holder = ray.remote(Holder).options(num_cpus=2).remote()
     ray.get(holder.there.remote())
     try:
-        with (
-            RayExecutor(None, TWO, patience=2) as executor,
-            pytest.raises(
-                ClusterError,
-                match=r"no worker has run for \d s: no node of the cluster has room for one, which needs 1 CPU and 0\.00 GiB",
-            ),
-        ):
+        expected = (
+            r"no worker has run for \d s: no node .* has room for one, which needs 1 CPU and 0\.00 GiB of memory;"
+        )
+        with RayExecutor(None, TWO, patience=2) as executor, pytest.raises(ClusterError, match=expected):
             list(executor.map_unordered(lambda: Doubler(tmp_path), [Task(1)], TWO))
     finally:
         ray.kill(holder)

@@ -16,7 +16,7 @@ def test_the_same_items_in_the_same_order(items: list[int], depth: int) -> None:
         assert list(ahead) == items
 
 
-def test_items_are_made_ahead_but_no_further_than_asked() -> None:
+def test_items_are_made_ahead_but_only_as_far_as_the_depth() -> None:
     made: list[int] = []
     third = threading.Event()
 
@@ -28,7 +28,7 @@ def test_items_are_made_ahead_but_no_further_than_asked() -> None:
             yield number
 
     with prefetched(make(), depth=2) as ahead:
-        assert third.wait(10), "nothing was asked for, and yet three are made: two wait in the queue, one to get in"
+        assert third.wait(10), "without any request three items are made: two wait in the queue, and one to get in"
         assert next(ahead) == 0
     assert len(made) < 10
     assert not [thread for thread in threading.enumerate() if thread.name == "prefetch"]

@@ -26,7 +26,7 @@ def test_all_is_computed_in_one_thread_one_after_the_other() -> None:
     assert len(threads) == 1 and threading.get_ident() not in threads
 
 
-def test_what_a_call_raises_reaches_who_asked_and_the_next_call_runs() -> None:
+def test_what_a_call_raises_reaches_the_caller_and_the_next_call_runs() -> None:
     def fail(text: str) -> None:
         raise ValueError(text)
 
@@ -35,7 +35,7 @@ def test_what_a_call_raises_reaches_who_asked_and_the_next_call_runs() -> None:
     assert run_in_compute_thread(len, "abc") == 3
 
 
-def test_the_number_of_threads_is_that_of_who_asks() -> None:
+def test_the_number_of_threads_is_that_of_the_caller() -> None:
     before = torch.get_num_threads()
     try:
         for threads in (2, 1, 3):
@@ -69,7 +69,7 @@ def test_calls_for_each_item_are_made_two_at_once_with_a_thread_each_and_answer_
 
 
 @pytest.mark.usefixtures("two_threads")
-def test_no_more_items_are_asked_for_than_threads_and_a_few() -> None:
+def test_no_more_items_are_taken_than_threads_and_a_few() -> None:
     asked = list[int]()
 
     def items() -> Iterator[int]:
@@ -83,7 +83,7 @@ def test_no_more_items_are_asked_for_than_threads_and_a_few() -> None:
 
 
 @pytest.mark.usefixtures("two_threads")
-def test_what_one_of_many_calls_raises_reaches_who_asked_after_what_came_before() -> None:
+def test_what_one_of_many_calls_raises_reaches_the_caller_after_the_results_before_it() -> None:
     results = map_in_threads(lambda number: 6 // number, (3, 2, 0, 1))
     assert [next(results), next(results)] == [2, 3]
     with pytest.raises(ZeroDivisionError):

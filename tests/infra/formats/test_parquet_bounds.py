@@ -1,4 +1,4 @@
-"""Parquet files that claim or grow to more than their bytes are worth: refused with the numbers, or read within little memory."""
+"""Parquet files that claim or grow to more than their size allows: refused, or read in small batches."""
 
 import io
 import subprocess
@@ -54,7 +54,7 @@ def plain(tmp_path: Path) -> Path:
     return write(tmp_path / "plain.parquet", pa.array([name.encode() * 20 for name in IDS]))
 
 
-def test_an_honest_file_is_read_as_fast_as_asked_for(plain: Path) -> None:
+def test_an_honest_file_is_read_in_batches_as_wanted(plain: Path) -> None:
     check(plain)
     with plain.open("rb") as handle:
         assert rows_at_once(footer_of(plain), handle, [0], ["id", "image"], 256) == 256
@@ -81,10 +81,8 @@ def test_a_list_of_more_values_than_the_file_can_hold_is_refused(tmp_path: Path)
 def test_a_column_that_grows_a_thousandfold_is_refused(tmp_path: Path) -> None:
     path = write(tmp_path / "zeros.parquet", pa.array([bytes(50 * MIB)] * 6), use_dictionary=False)
     assert path.stat().st_size < 100_000
-    with pytest.raises(
-        StorageError,
-        match=r"row group 0, column 'image', claims to grow from [\d,]+ to 314,57\d,\d+ bytes when it is read, more than 100-fold",
-    ):
+    grows = r"claims to grow from [\d,]+ to 314,57\d,\d+ bytes when it is read, more than 100-fold"
+    with pytest.raises(StorageError, match=f"row group 0, column 'image', {grows}"):
         check(path)
     check(path, ["id"])
 
@@ -118,8 +116,9 @@ from pathlib import Path
 from infra.formats.parquet_footer import Footer, read_footer
 from infra.formats.tables import read_rows
 rows = sum(len(batch.column("image")) for batch in read_rows(sys.argv[1], 0, 200, ["id", "image"], 256))
-status = dict(line.split(":") for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
-print(rows, int(status["VmHWM"].split()[0]) // 1024)
+lines = Path("/proc/self/status").read_text().splitlines()
+(peak,) = (line for line in lines if line.startswith("VmHWM"))
+print(rows, int(peak.split()[1]) // 1024)
 """
 
 

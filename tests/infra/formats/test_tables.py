@@ -1,4 +1,4 @@
-"""Tables: any range of rows equals slicing, whatever the row groups; what is newer, damaged or short is refused with a sentence."""
+"""Tables: any range of rows equals slicing, whatever the row groups; newer, damaged and short files are refused."""
 
 import io
 import os
@@ -62,9 +62,8 @@ def test_any_range_equals_slicing(groups: list[int], batch_rows: int, data: st.D
     table = write_groups(URL, groups)
     start, stop = sorted(data.draw(st.tuples(st.integers(0, sum(groups)), st.integers(0, sum(groups)))))
     columns = data.draw(st.lists(st.sampled_from(table.column_names), unique=True, min_size=1))
-    assert (
-        collect(URL, start, stop, columns, batch_rows) == table.slice(start, stop - start).select(columns).to_pylist()
-    )
+    expected = table.slice(start, stop - start).select(columns).to_pylist()
+    assert collect(URL, start, stop, columns, batch_rows) == expected
     assert all(0 < batch.num_rows <= batch_rows for batch in read_rows(URL, start, stop, columns, batch_rows))
 
 
@@ -188,10 +187,8 @@ def test_a_flipped_bit_anywhere_in_an_arrow_file_is_refused_or_without_meaning()
         damaged = bytearray(good)
         damaged[position] ^= 1 << position % 8
         try:
-            assert (
-                decode_arrow(bytes(damaged), SCORES, "here").select(["id", "score"]).to_pylist()
-                == scores(5).to_pylist()
-            )
+            found = decode_arrow(bytes(damaged), SCORES, "here").select(["id", "score"])
+            assert found.to_pylist() == scores(5).to_pylist()
         except Corrupt:
             refused += 1
     assert refused > len(good) * 0.9

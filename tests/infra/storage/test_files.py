@@ -1,4 +1,4 @@
-"""Input files: found by path or glob under their configured names, told apart when they change, read by range."""
+"""Input files: found by path or glob under their configured names, another version when they change, read by range."""
 
 import os
 from pathlib import Path
@@ -41,12 +41,12 @@ def test_files_are_found_sorted_and_named_as_configured(inputs: Storage, name: s
 
 @pytest.mark.parametrize("lead", ["./", "../here/", "/elsewhere/"])
 def test_names_keep_the_configured_spelling(inputs: Storage, lead: str) -> None:
-    """Wherever the configured path was resolved to, names are spelled as it was."""
+    """Names are spelled like the configured path, wherever it was resolved to."""
     found = find(f"{lead}inputs/*.parquet", f"{inputs.url}/inputs/*.parquet")
     assert [file.name for file in found] == [f"{lead}inputs/a.parquet", f"{lead}inputs/b.parquet"]
 
 
-def test_an_url_as_name_stays_one(inputs: Storage) -> None:
+def test_a_url_as_name_stays_one(inputs: Storage) -> None:
     pattern = f"{inputs.url}/inputs/*.parquet"
     assert [file.name for file in find(pattern, pattern)] == [
         f"{inputs.url}/inputs/a.parquet",
@@ -67,7 +67,7 @@ def test_a_path_without_a_file_is_missing(inputs: Storage) -> None:
         find("nothing.parquet", f"{inputs.url}/nothing.parquet")
 
 
-def test_a_folder_is_no_file_and_says_what_to_write(inputs: Storage) -> None:
+def test_a_folder_is_refused_with_what_to_write(inputs: Storage) -> None:
     with pytest.raises(
         StorageError, match=r"inputs/: is a folder, not a file; name the files, or a glob such as inputs/\*\.parquet"
     ):
@@ -106,7 +106,7 @@ def test_a_touched_local_file_is_another_version(tmp_path: Path) -> None:
     assert after.version != before.version
 
 
-def test_open_reads_ranges_and_what_is_not_there_is_missing(inputs: Storage) -> None:
+def test_open_reads_ranges_and_an_absent_file_is_missing(inputs: Storage) -> None:
     with open_input(f"{inputs.url}/inputs/2026/c.parquet") as file:
         file.seek(2)
         assert file.read() == b"xx"

@@ -1,4 +1,4 @@
-"""What is stored, with sizes and ages, and its removal in batches, in every kind of store."""
+"""Listing stored files with sizes and ages, and removing them in batches, in every kind of store."""
 
 import time
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What S3 alone has: objects in parts, and connections, which threads share and processes do not."""
+"""What only S3 has: objects in parts, and connections, which threads share and processes do not."""
 
 import gc
 import multiprocessing
@@ -21,10 +21,10 @@ from tests.services import BUCKET, Service
 
 
 class TestLargeObjects:
-    """In parts; but what is created exclusively in one."""
+    """Written in parts, except for exclusive creates, which are one request."""
 
     def parts(self, service: Service, storage: Storage, path: str) -> int:
-        """How many parts an object was written in."""
+        """In how many parts an object was written."""
         etag = service.client().head_object(Bucket=BUCKET, Key=storage.full(path).partition("/")[2])["ETag"].strip('"')
         return int(etag.partition("-")[2] or 1)
 
@@ -79,11 +79,11 @@ def _read_after_fork(storage: Storage, answers: "multiprocessing.Queue[tuple[byt
 
 
 class TestSharing:
-    """One storage in many threads, in forked processes, and left behind."""
+    """One storage in many threads, in forked processes, and when its client is gone."""
 
     @pytest.fixture
     def filled(self, s3: Storage) -> Storage:
-        """With a file and an array."""
+        """A root with a file and an array."""
         s3.write("file", b"data")
         for name, data in encode(np.ones((3, 2), np.float32), {}).items():
             s3.write(f"rows/{name}", data)
@@ -102,14 +102,13 @@ class TestSharing:
     def test_an_opened_array_is_read_by_other_threads(self, filled: Storage) -> None:
         array = open_array(filled, "rows")
         with ThreadPoolExecutor(4) as threads:
-            assert (
-                list(threads.map(lambda row: float(read(array, row % 3, row % 3 + 1).sum()), range(12))) == [2.0] * 12
-            )
+            sums = threads.map(lambda row: float(read(array, row % 3, row % 3 + 1).sum()), range(12))
+            assert list(sums) == [2.0] * 12
 
     @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
     def test_a_forked_process_makes_its_own_connections(self, filled: Storage) -> None:
         filled = another_client(filled)
-        gc.collect()  # of clients left behind by other tests, which would try to close their connections in the new process
+        gc.collect()  # clients of other tests would try to close their connections in the new process
         assert filled.read("file") == b"data"
         context = multiprocessing.get_context("fork")
         answers: multiprocessing.Queue[tuple[bytes, float]] = context.Queue()

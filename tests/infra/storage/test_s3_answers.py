@@ -1,4 +1,4 @@
-"""Answers of S3 that get lost or are cut off, between a client and a store that has done what was asked."""
+"""Answers of S3 that are lost or cut off between a client and a store that has executed the request."""
 
 import os
 from collections.abc import Callable, Iterator
@@ -33,7 +33,7 @@ def lossy(s3: Storage, service: Service, monkeypatch: pytest.MonkeyPatch) -> Ite
 
 
 class TestLostAnswers:
-    """The client asks again, and finds its own doing there."""
+    """The client repeats the request, and finds that it has taken effect."""
 
     @pytest.mark.parametrize("times", [1, 2])
     def test_a_create_is_recognised_as_ones_own(self, lossy: Lossy, times: int) -> None:

@@ -1,4 +1,4 @@
-"""How requests to S3 are repeated: every one may be, so many times and so long, and none that is refused for good."""
+"""How requests to S3 are repeated: each may be, within bounds of number and time, except when refused for good."""
 
 import os
 import ssl
@@ -36,7 +36,7 @@ def behind(s3: Storage, service: Service, monkeypatch: pytest.MonkeyPatch) -> It
 
 
 class TestEveryRequestMayBeRepeated:
-    """Whatever happened to the first one, the store's state and the answers are those of a single one."""
+    """Whatever happens to the first request, the store's state and the answers are those of a single one."""
 
     @pytest.mark.parametrize("kind", QUICK)
     def test_whatever_is_asked(self, behind: Behind, s3: Storage, tmp_path: Path, kind: str) -> None:
@@ -69,10 +69,10 @@ class TestEveryRequestMayBeRepeated:
         with pytest.raises(Missing):
             storage.read("never there")
 
-    def test_an_upload_is_given_up_though_the_answer_to_that_is_lost(
+    def test_an_upload_is_aborted_though_the_answer_to_that_is_lost(
         self, behind: Behind, service: Service, s3: Storage, tmp_path: Path
     ) -> None:
-        """And what is told is why it was given up."""
+        """The error reports why it was aborted."""
         (tmp_path / "local").write_bytes(bytes(2 * PART_BYTES))
         deletes = 0
 
@@ -94,10 +94,10 @@ class TestEveryRequestMayBeRepeated:
 
 @pytest.mark.usefixtures("on_moto")
 class TestBounds:
-    """How often and how long."""
+    """How often and for how long requests are repeated."""
 
     def asked(self, plan: Mix, monkeypatch: pytest.MonkeyPatch, moto: Service, ask: str, **environment: str) -> str:
-        """The complaint of an ask through a relay with this plan."""
+        """The message of the error of a request through a relay with this plan."""
         with relayed(moto.port, plan) as endpoint:
             speak_to(endpoint, moto.owner, monkeypatch)
             for name, value in environment.items():
@@ -114,7 +114,7 @@ class TestBounds:
         assert plan.requests == {"PUT": TRIES}
 
     def test_patience_ends_before_the_tries_do(self, moto: Service, monkeypatch: pytest.MonkeyPatch) -> None:
-        """With a store that answers nothing, time is what runs out."""
+        """With a store that never answers, time runs out first."""
         monkeypatch.setattr("infra.storage.s3.ANSWER_SECONDS", 0.5)
         monkeypatch.setattr("infra.storage.s3.PATIENCE_SECONDS", 2)
         plan = Mix(1.0, kinds=["stall"], stalls=100)
@@ -139,7 +139,7 @@ class TestBounds:
     def test_the_environment_may_say_how_often(
         self, moto: Service, monkeypatch: pytest.MonkeyPatch, attempts: int
     ) -> None:
-        """Of connections that are reset, aiohttp itself replaces each by another, once."""
+        """aiohttp itself replaces each connection that is reset once."""
         for kind, most in (("slow down", attempts), ("reset", 2 * attempts)):
             plan = Mix(1.0, kinds=[kind])
             self.asked(plan, monkeypatch, moto, "read", AWS_MAX_ATTEMPTS=str(attempts), AWS_RETRY_MODE="standard")
@@ -196,6 +196,6 @@ def test_a_certificate_that_is_not_trusted_is_told_at_once(tmp_path: Path, monke
 
     with Server(("127.0.0.1", 0), BaseHTTPRequestHandler) as server, serving(server):
         speak_to(f"https://127.0.0.1:{server.server_address[1]}", User("stranger", "stranger"), monkeypatch)
-        said = complaint(lambda: Storage(f"s3://{BUCKET}/root").read("name"))
-    assert "no secure connection to https://127.0.0.1:" in said
+        message = complaint(lambda: Storage(f"s3://{BUCKET}/root").read("name"))
+    assert "no secure connection to https://127.0.0.1:" in message
     assert handshakes == 1

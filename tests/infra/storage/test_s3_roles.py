@@ -1,4 +1,4 @@
-"""Credentials that no variable holds: those of a role, which some service hands out and renews."""
+"""Credentials of a role, which no variable holds and some service issues and renews."""
 
 import json
 from datetime import UTC, datetime, timedelta
@@ -14,7 +14,7 @@ from tests.services import Service, User, speak_to
 
 
 def handed_out(user: User) -> bytes:
-    """What a service says of the credentials that a role has now."""
+    """The answer of a service with the current credentials of a role."""
     until = datetime.now(UTC) + timedelta(hours=1)
     return json.dumps(
         {"AccessKeyId": user.key, "SecretAccessKey": user.secret, "Token": None, "Expiration": until.isoformat()}
@@ -22,7 +22,7 @@ def handed_out(user: User) -> bytes:
 
 
 def refuses_others(storage: Storage, service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Writes and reads back as the environment says; the same without any credentials is refused."""
+    """Write and read back with the environment's credentials; the same without credentials is refused."""
     storage.create("name", b"1")
     assert storage.read("name") == b"1"
     speak_to(service.endpoint, None, monkeypatch)

@@ -1,4 +1,4 @@
-"""What every store promises; certify another by adding its kind to `tests.infra.stores`."""
+"""What every store guarantees; certify another one by adding its kind to `tests.infra.stores`."""
 
 import pickle
 from collections.abc import Callable
@@ -14,7 +14,7 @@ from tests.infra.stores import RACEABLE, another_client
 
 
 def attempt(storage: Storage, path: str, data: bytes) -> bool:
-    """Whether an exclusive create won."""
+    """Whether an exclusive create succeeds."""
     try:
         storage.create(path, data)
     except AlreadyExists:
@@ -23,7 +23,7 @@ def attempt(storage: Storage, path: str, data: bytes) -> bool:
 
 
 def listed_before(storage: Storage) -> None:
-    """A folder with one file, which this reader has listed; some stores remember listings."""
+    """Make a folder with one file and list it; some stores cache listings."""
     storage.create("folder/a", b"1")
     assert storage.list("folder") == ["a"]
     assert list(storage.walk("")) == ["folder/a"]

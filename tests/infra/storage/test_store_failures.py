@@ -1,4 +1,4 @@
-"""What goes wrong outside: a look-alike store, unwritable places, unknown protocols; each says what to do."""
+"""Failures of stores: one without exclusive create, unwritable places, unknown protocols; each names the remedy."""
 
 import os
 import subprocess
@@ -86,8 +86,14 @@ def test_uploading_a_local_file_that_is_not_there_is_missing(storage: Storage, t
 
 
 def test_a_writer_killed_in_the_middle_leaves_nothing_to_be_seen(tmp_path: Path) -> None:
-    """The process ends between writing its bytes and naming them: `os.link` is the last step of a create."""
-    program = "import os, sys; from infra.storage.storage import Storage\nos.link = lambda *_: os._exit(9)\nStorage(sys.argv[1]).create('a/receipt', b'half')"
+    """The process ends after writing its bytes and before naming them: `os.link` is the last step of a create."""
+    program = """
+import os, sys
+from infra.storage.storage import Storage
+
+os.link = lambda *_: os._exit(9)
+Storage(sys.argv[1]).create("a/receipt", b"half")
+"""
     ended = subprocess.run([sys.executable, "-c", program, str(tmp_path)], cwd=Path(__file__).parents[3], check=False)
     storage = Storage(str(tmp_path))
     assert ended.returncode == 9

@@ -93,7 +93,7 @@ def test_while_a_run_is_at_work_nothing_is_removed(nights: Nights) -> None:
 
 
 @pytest.mark.parametrize(
-    ("keep", "says"), [("soon", "'soon' is no duration"), ("90w90w", "is no duration"), ("99w", "")]
+    ("keep", "says"), [("soon", "'soon' is not a duration"), ("90w90w", "is not a duration"), ("99w", "")]
 )
 def test_a_span_is_understood_or_refused(tmp_path: Path, keep: str, says: str) -> None:
     refused = mad("gc", tmp_path / "nothing", "--keep", keep)

@@ -14,10 +14,8 @@ import yaml
 from pydantic import JsonValue
 
 from infra.events import Event, Notice
-from pipeline.config.audit_config import AuditConfig
 from pipeline.config.on_verdict import VERDICTS, OnVerdict
 from pipeline.config.sections import Raw
-from pipeline.errors import ConfigError
 from pipeline.planning.from_models import plan_audit
 from pipeline.publication import notify as notifications
 from pipeline.publication.notify import notify
@@ -245,38 +243,3 @@ def test_the_command_says_on_stderr_what_was_not_delivered(raw: Raw, digits: Pat
     ended = mad("run", config, "--output", "json")
     assert ended.code == 0 and list(ended.document["models"]) == ["digits"]  # type: ignore[call-overload]
     assert "on_verdict: the verdict on model digits was not delivered: no-such-program cannot be started" in ended.err
-
-
-@pytest.mark.parametrize(
-    ("section", "says"),
-    [
-        ({}, "on_verdict: give exactly one of command and url"),
-        ({"command": "a", "url": "https://b"}, "on_verdict: give exactly one of command and url"),
-        ({"url": "ftp://host/x"}, "on_verdict.url: must begin with http:// or https:// and name a host"),
-        ({"url": "https://"}, "on_verdict.url: must begin with http:// or https:// and name a host"),
-        ("https://user:pa55word@host/x", "this URL carries credentials"),
-        ({"command": ["curl", "https://host/?token=pa55word"]}, "this URL carries credentials"),
-        ({"command": "a 'b"}, "on_verdict.command: no closing quotation"),
-        ({"command": []}, "on_verdict.command: "),
-        ({"comand": "a"}, "on_verdict.comand: unknown key; did you mean 'command'?"),
-        (
-            {"command": "a", "verdicts": ["bad"]},
-            "on_verdict.verdicts.0: input should be 'nothing unusual', 'unusual inputs' or 'cannot tell', got 'bad'",
-        ),
-        (3, "on_verdict: "),
-    ],
-)
-def test_a_section_that_makes_no_sense_is_refused(raw: Raw, section: JsonValue, says: str) -> None:
-    with pytest.raises(ConfigError) as refused:
-        AuditConfig.parse({**raw, "on_verdict": section})
-    assert says in str(refused.value)
-    assert "pa55word" not in str(refused.value)
-
-
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [("notify --now 'a b'", (("notify", "--now", "a b"), None)), ("https://host/x", (None, "https://host/x"))],
-)
-def test_a_string_is_a_command_or_a_url(raw: Raw, text: str, expected: tuple[object, object]) -> None:
-    found = AuditConfig.parse({**raw, "on_verdict": text}).on_verdict
-    assert found is not None and (found.command, found.url) == expected

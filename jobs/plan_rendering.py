@@ -1,0 +1,157 @@
+"""A plan as text for a terminal and as a JSON object."""
+
+from dataclasses import asdict
+
+from jobs.tables import size, table
+from jobs.terminal import sentence
+from madcore import RerunCost
+from pipeline.operations.cost import RUN_REQUESTS
+from pipeline.planning.limits import certifiable
+from pipeline.planning.plan import AuditPlan, Cost, ModelPlan
+from pipeline.publication.summary import cost_estimate
+from pipeline.root.documents import JsonObject
+from pipeline.root.logs import STAGES
+
+
+def plan_document(plan: AuditPlan) -> JsonObject:
+    """The plan as a JSON object."""
+    return {
+        "root": plan.config.root,
+        "stages": list(STAGES),
+        "models": {model.name: _planned(model) for model in plan.models},
+        "refused": dict(plan.refused),
+        "cannot_fit": dict(plan.misfits),
+        **(
+            {
+                "cost": {
+                    "models": {name: cost_estimate(cost).json_object for name, cost in plan.costs.items()},
+                    "run_requests": RUN_REQUESTS,
+                }
+            }
+            if plan.costs
+            else {}
+        ),
+    }
+
+
+def _planned(model: ModelPlan) -> JsonObject:
+    return {
+        "digest": model.digest,
+        "row_key": model.row_key,
+        "trusted": {source.file.name: source.rows for source in model.trusted},
+        "audited": {source.file.name: source.rows for source in model.audited},
+        "refused_files": dict(model.refused_files),
+        "tasks": len(model.row_tasks),
+        "row_numbers": model.layout.k,
+        "row_bytes": model.row_bytes,
+        "sampling": {source.file.name: source.rows for source in model.sampling},
+        "snapshot_bytes": model.snapshot_bytes,
+        "projected_memory_bytes": asdict(model.memory),
+        "smallest_certified_group": certifiable(model.config, model.recipe),
+        "layers": {
+            "covered": dict(zip(model.layout.names, model.layout.sizes, strict=True)),
+            "fallback": list(model.fallback),
+            "fallback_cost": {name: asdict(cost) for name, cost in model.fallback.items()},
+            "not_covered": dict(model.not_covered),
+        },
+    }
+
+
+def plan_text(plan: AuditPlan) -> str:
+    """The plan for a person."""
+    columns = [
+        "model",
+        "trusted",
+        "audited",
+        "tasks",
+        "numbers a row",
+        "rows at rest",
+        "memory a worker",
+        "layers",
+        "by fallback",
+        "not covered",
+    ]
+    rows = [
+        [
+            model.name,
+            f"{sum(source.rows for source in model.trusted):,}",
+            f"{sum(source.rows for source in model.audited):,}",
+            f"{len(model.row_tasks):,}",
+            f"{model.layout.k:,}",
+            size(model.row_bytes),
+            size(model.memory.peak),
+            str(len(model.layout.names)),
+            str(len(model.fallback)),
+            str(len(model.not_covered)),
+        ]
+        for model in plan.models
+    ]
+    lines = [
+        f"root: {plan.config.root}",
+        f"stages: {', '.join(STAGES)}",
+        table(columns, rows),
+        *([cost_text(plan)] if plan.costs else []),
+    ]
+    for model in plan.models:
+        group = certifiable(model.config, model.recipe)
+        lines += [f"{model.name}: {_chains(model)}"] if model.config.traced else []
+        lines += [f"{model.name}: the fdr target can flag no fewer than {group:,} samples, if any"] if group else []
+        lines += [
+            sentence(f"{model.name}: by the fallback: {name}: {_rerun(cost)}") for name, cost in model.fallback.items()
+        ]
+        lines += [
+            sentence(f"{model.name}: not covered: {name}: {reason}") for name, reason in model.not_covered.items()
+        ]
+        lines += [sentence(f"{model.name}: file left out: {reason}") for reason in model.refused_files.values()]
+    lines += [sentence(f"{name}: cannot be audited: {reason}") for name, reason in plan.refused.items()]
+    return "\n".join(
+        [*lines, *(sentence(f"cannot fit: model {name}: {reason}") for name, reason in plan.misfits.items())]
+    )
+
+
+def cost_text(plan: AuditPlan) -> str:
+    """What is not done yet is expected to cost, a line a model and one for all."""
+    columns = ["expected cost", *STAGES, "worker-hours", "stored", "read", "requests"]
+    costs = list(plan.costs.values())
+    total = Cost(
+        {stage: sum(cost.seconds[stage] for cost in costs) for stage in STAGES},
+        sum(cost.bytes_stored for cost in costs),
+        sum(cost.bytes_read for cost in costs),
+        RUN_REQUESTS + sum(cost.requests for cost in costs),
+    )
+    return table(columns, [_cost_row(name, cost) for name, cost in (*plan.costs.items(), ("in all", total))])
+
+
+def _cost_row(name: str, cost: Cost) -> list[str]:
+    seconds = [f"{cost.seconds[stage]:,.1f} s" for stage in STAGES]
+    return [
+        name,
+        *seconds,
+        f"{cost.worker_hours:,.4f}",
+        size(cost.bytes_stored),
+        size(cost.bytes_read),
+        f"{cost.requests:,}",
+    ]
+
+
+def _chains(model: ModelPlan) -> str:
+    """What the chains of sampled weights cost, as a sentence."""
+    settings, samples = model.config.traced, sum(source.rows for source in model.sampling)
+    assert settings is not None
+    kept = settings.chains * len(settings.kept)
+    return (
+        f"chains of sampled weights: {settings.chains}, of {settings.draws:,} draws each, on {samples:,} samples; "
+        f"{kept:,} draws are kept, {size(model.snapshot_bytes)} at rest, "
+        f"and each sample passes through the model {1 + kept:,} times"
+    )
+
+
+def _rerun(cost: RerunCost) -> str:
+    """What the fallback costs a layer, as a clause."""
+    module = cost.module or "the whole model"
+    share, gradient = f"{100 * cost.parameters_share:.2g} %", size(cost.gradient_bytes)
+    loop = ", sample by sample in a loop" if cost.one_by_one else ""
+    return (
+        f"{module}, with {share} of the model's parameters, runs forward and backward once more{loop}, "
+        f"and each sample has a whole gradient of {gradient}"
+    )

@@ -1,0 +1,119 @@
+"""Sections that make no sense together, each as a complaint that names the place and what would be right."""
+
+from pipeline.config.complaints import place_of
+from pipeline.config.schema import CURVATURES, MEASUREMENTS, SCORES, ModelConfig
+from pipeline.config.scoring import CLASS_MEANS
+from pipeline.config.sections import Raw
+
+
+def score_kind(model: ModelConfig) -> str:
+    """The kind of a model's score, with `auto` resolved."""
+    return SCORES[model.task][0] if model.score.kind == "auto" else model.score.kind
+
+
+def misfits(index: int, model: ModelConfig, raw: Raw) -> list[str]:
+    """Complaints about what makes no sense together in one model's sections.
+
+    Args:
+        index: of the model in the config.
+        model: with the sections of the top level merged in, and `auto` not yet resolved.
+        raw: the whole config, as the user wrote it.
+    """
+    return [
+        *_for_the_task(index, model, raw),
+        *_for_the_score(index, model, raw),
+        *_for_the_estimator(index, model, raw),
+        *_in_the_code(index, model, raw),
+    ]
+
+
+def _for_the_task(index: int, model: ModelConfig, raw: Raw) -> list[str]:
+    """Values that the model's task does not have."""
+    chosen: dict[tuple[str, str], tuple[str, tuple[str, ...]]] = {}
+    if model.traced is not None or model.score.kind != "concordance":
+        chosen[("score", "kind")] = (model.score.kind, ("auto", *_scores(model)))
+    if model.traced is None:
+        chosen[("estimator", "measurement")] = (model.gradient.measurement, ("auto", *MEASUREMENTS[model.task]))
+        chosen[("curvature", "kind")] = (model.curvature.kind, CURVATURES[model.task])
+    return [
+        f"{place_of(('models', index, *place), raw)}: {value} makes no sense for the task {model.task}; "
+        f"valid: {', '.join(valid)}"
+        for place, (value, valid) in chosen.items()
+        if value not in valid
+    ]
+
+
+def _scores(model: ModelConfig) -> list[str]:
+    """The scores that a model's task and estimator can have."""
+    return [kind for kind in SCORES[model.task] if kind != "concordance" or model.traced is not None]
+
+
+def _for_the_score(index: int, model: ModelConfig, raw: Raw) -> list[str]:
+    """Keys of a score of another kind."""
+    place, kind = place_of(("models", index, "score"), raw), score_kind(model)
+    lines = []
+    if model.score.q != "auto" and kind != "top_coupling":
+        lines.append(f"{place}: q belongs to kind: top_coupling, not to {model.score.kind}")
+    if model.score.debiased and kind not in CLASS_MEANS:
+        belongs = " or ".join(CLASS_MEANS)
+        lines.append(f"{place}: debiased belongs to a score of class means, {belongs}, not to {model.score.kind}")
+    return lines
+
+
+def _for_the_estimator(index: int, model: ModelConfig, raw: Raw) -> list[str]:
+    """Traces are compared as they are; concordances are of traces alone."""
+    curvature, score, calibration = (
+        place_of(("models", index, section), raw) for section in ("curvature", "score", "calibration")
+    )
+    lines = []
+    if model.traced is not None and model.curvature.kind != "identity" and "curvature" in model.model_fields_set:
+        lines.append(
+            f"{curvature}: the estimator loss_trace compares traces as they are, without {model.curvature.kind}; "
+            "leave curvature out, or set kind: identity"
+        )
+    if model.traced is None and model.score.kind == "concordance":
+        lines.append(
+            f"{score}: concordance is of loss traces, not of the estimator gradient; valid: {', '.join(_scores(model))}"
+        )
+    if model.score.form != "auto" and model.score.kind != "concordance":
+        lines.append(f"{score}: form belongs to kind: concordance, not to {model.score.kind}")
+    if model.calibration.screen and not model.screened:
+        lines.append(
+            f"{calibration}: screen looks at the predicted classes of gradients' rows; "
+            "it needs task: classification and the estimator gradient"
+        )
+    if model.score.form == "class" and model.is_text:
+        lines.append(f"{score}: form: class needs classes, and the task causal_lm has none; valid: mean")
+    return lines
+
+
+def _in_the_code(index: int, model: ModelConfig, raw: Raw) -> list[str]:
+    """A model is an architecture with weights, or a Hugging Face folder; which of them follows from the task so far."""
+    where = place_of(("models", index), raw)
+    own = {"architecture": model.architecture, "weights": model.weights, "kwargs": model.kwargs or None}
+    given = [name for name, value in own.items() if value is not None]
+    if model.huggingface is None:
+        return _without_huggingface(where, model, given)
+    if given:
+        return [
+            f"{where}: give either architecture and weights, or huggingface, not both "
+            f"(here: huggingface, {', '.join(given)})"
+        ]
+    if model.is_text:
+        return []
+    return [
+        f"{where}: huggingface is for the task causal_lm, not {model.task}; set task: causal_lm, "
+        "or give architecture and weights"
+    ]
+
+
+def _without_huggingface(where: str, model: ModelConfig, given: list[str]) -> list[str]:
+    missing = [name for name in ("architecture", "weights") if name not in given]
+    remedy = "give huggingface, the folder of a causal language model"
+    if model.task == "classification":
+        remedy = "give architecture and weights"
+    if len(missing) == 2:
+        return [f"{where}: {remedy}"]
+    if model.is_text and not missing:
+        return [f"{where}: {remedy}; architecture and weights are for the task classification, not {model.task}"]
+    return [f"{where}.{name}: required, but not given" for name in missing]

@@ -1,0 +1,15 @@
+"""How weights that do not fit a model are reported."""
+
+from collections.abc import Mapping, Sequence
+
+NAMED = 3
+
+
+def name_some(complaints: Mapping[str, Sequence[str]]) -> str:
+    """Counts and first names by kind of fault, such as "2 missing in the file: a, b"; "" if nothing is wrong."""
+    lines = []
+    for what, names in complaints.items():
+        if names:
+            more = ", ..." if len(names) > NAMED else ""
+            lines.append(f"{len(names)} {what}: {', '.join(names[:NAMED])}{more}")
+    return "; ".join(lines)

@@ -1,0 +1,1 @@
+"""Tests of `madcore.curvature`, a file per module."""

@@ -1,0 +1,1 @@
+"""Tests of `madcore.extraction`, a file per module."""

@@ -1,0 +1,1 @@
+"""Tests of `madcore.formulas`, a file per module."""

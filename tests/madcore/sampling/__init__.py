@@ -1,0 +1,1 @@
+"""Tests of `madcore.sampling`, a file per module."""

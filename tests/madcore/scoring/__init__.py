@@ -1,0 +1,1 @@
+"""Tests of `madcore.scoring`, a file per module."""

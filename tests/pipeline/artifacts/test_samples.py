@@ -1,0 +1,44 @@
+"""Samples of stored rows come back as they were written; what is not ok has no numbers."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from pipeline.artifacts.parts import RowsPart
+from pipeline.artifacts.samples import (
+    SampleColumns,
+    encode_samples,
+    read_sample_table,
+    read_samples,
+    read_statuses,
+    scales_of,
+)
+from pipeline.data.statuses import NO_CLASS, NONFINITE, OK
+from tests.pipeline.artifacts.stores import stored
+
+SAMPLES = SampleColumns(
+    ids=["a", "", "c"],
+    rows=[10, 11, 12],
+    predictions=torch.tensor([3, NO_CLASS, 1]),
+    confidence=torch.tensor([0.5, 0.9, float("nan")]),
+    gradient_norm=torch.tensor([2.0, 7.0, float("inf")]),
+    statuses=[OK, "unreadable: the id is null", NONFINITE],
+)
+
+
+def test_samples_come_back_without_the_numbers_of_those_that_are_not_ok(tmp_path: Path) -> None:
+    storage = stored(tmp_path, encode_samples(SAMPLES, torch.ones(3, 2)))
+    found = read_samples(storage, RowsPart("s", "k", 10, 13, "task", "c"))
+    assert (found.ids, found.rows, found.statuses) == (SAMPLES.ids, SAMPLES.rows, SAMPLES.statuses)
+    assert found.predictions.tolist() == [3, NO_CLASS, 1]
+    assert (found.confidence.tolist(), found.gradient_norm.tolist()) == ([0.5, 0, 0], [2.0, 0, 0])
+    assert found.ok.tolist() == [True, False, False]
+    assert read_statuses(storage, "task") == SAMPLES.statuses
+
+
+def test_scales_of_some_samples_are_theirs(tmp_path: Path) -> None:
+    scales = torch.arange(6.0).reshape(3, 2)
+    table = read_sample_table(stored(tmp_path, encode_samples(SAMPLES, scales)), "task")
+    assert np.array_equal(scales_of(table), scales.numpy())
+    assert np.array_equal(scales_of(table.slice(1, 2)), scales[1:].numpy())

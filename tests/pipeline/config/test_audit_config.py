@@ -1,0 +1,402 @@
+"""`audit.yaml` to a frozen config: defaults, merging, paths, and files that are refused as a whole."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+import yaml
+from pydantic import JsonValue, ValidationError
+
+from pipeline.config.audit_config import AuditConfig, merge
+from pipeline.config.safe_yaml import LARGEST_CONFIG
+from pipeline.config.sections import Raw
+from pipeline.errors import ConfigError
+from tests.pipeline.config.configs import CHAT, MINIMAL, MODEL, at, parse
+
+DEFAULT_SECTIONS = """
+kwargs: {}
+huggingface: null
+task: classification
+data:
+  trusted: [trusted.parquet]
+  audited: [inputs/*.parquet]
+  columns:
+    {id: id, image: image, input_ids: input_ids, completion_start: completion_start, label: label, anomalous: anomalous,
+     target: target}
+  preprocess: {mean: [0.0, 0.0, 0.0], std: [1.0, 1.0, 1.0], size: null}
+estimator:
+  kind: gradient
+  measurement: margin
+  layers: ["*"]
+  parameters: matrices
+  projection: {kind: rademacher, rank: 16, seed: 0}
+  rows_dtype: float16
+  precision: float32
+curvature: {kind: block_moment, damping: {kind: relative_mean, factor: 1.0}, transductive: false}
+score: {kind: prediction_coupling, layers: concatenated, q: auto}
+calibration: {fraction: 0.3, seed: 0, target: {fpr: 0.01, fdr: null}, tail: conformal}
+"""
+
+
+def test_what_is_not_given_has_the_documented_default() -> None:
+    config = parse()
+    assert config.models[0].model_dump(mode="json") == MODEL | yaml.safe_load(DEFAULT_SECTIONS)
+    run = {
+        "rows_per_task": 8192,
+        "batch_size": 256,
+        "workers": 2,
+        "gpus_per_worker": 0,
+        "memory_per_worker": 4 * 2**30,
+        "on_nonfinite": "flag",
+    }
+    assert config.run.model_dump(mode="json") == run
+    assert (config.review, config.on_verdict) == (None, None)
+
+
+@pytest.mark.parametrize("section", ["estimator", "curvature", "score", "calibration"])
+def test_an_empty_section_is_its_default(section: str) -> None:
+    assert at(parse(f"{section}: {{}}"), section) == yaml.safe_load(DEFAULT_SECTIONS)[section]
+
+
+MERGED = {
+    "a key of the top level": ("calibration: {fraction: 0.5}", "", "calibration.fraction", 0.5),
+    "a model's key over it": (
+        "calibration: {fraction: 0.5}",
+        "calibration: {fraction: 0.2}",
+        "calibration.fraction",
+        0.2,
+    ),
+    "its neighbours stay": (
+        "calibration: {fraction: 0.5, seed: 7}",
+        "calibration: {fraction: 0.2}",
+        "calibration.seed",
+        7,
+    ),
+    "deeper ones too": (
+        "estimator: {projection: {rank: 8}}",
+        "estimator: {projection: {seed: 3}}",
+        "estimator.projection.rank",
+        8,
+    ),
+    "a gaussian projection": (
+        "estimator: {projection: {kind: gaussian, sketch: 64}}",
+        "",
+        "estimator.projection.sketch",
+        64,
+    ),
+    "which replaces the other whole": (
+        "estimator: {projection: {rank: 8}}",
+        "estimator: {projection: {kind: gaussian}}",
+        "estimator.projection.rank",
+        16,
+    ),
+    "no sketch is the default": (
+        "estimator: {projection: {sketch: 64}}",
+        "estimator: {projection: {sketch: null}}",
+        "estimator.projection",
+        {"kind": "rademacher", "rank": 16, "seed": 0},
+    ),
+    "a list is one value": ("estimator: {layers: [a, b]}", "estimator: {layers: [c]}", "estimator.layers", ("c",)),
+    "the task": ("", "task: classification", "task", "classification"),
+    "one file of data": (
+        "data: {audited: a.parquet}",
+        "data: {audited: b.parquet}",
+        "data.trusted",
+        ("trusted.parquet",),
+    ),
+    "columns whole": (
+        "data: {columns: {id: key, image: picture}}",
+        "data: {columns: {image: bild}}",
+        "data.columns.id",
+        "id",
+    ),
+    "columns of the model": (
+        "data: {columns: {id: key}}",
+        "data: {columns: {image: bild}}",
+        "data.columns.image",
+        "bild",
+    ),
+    "preprocess whole": (
+        "data: {preprocess: {size: 32, mean: [1, 1, 1]}}",
+        "data: {preprocess: {size: 16}}",
+        "data.preprocess.mean",
+        (0.0, 0.0, 0.0),
+    ),
+    "target whole": (
+        "calibration: {target: {fpr: 0.1}}",
+        "calibration: {target: {fdr: 0.2}}",
+        "calibration.target",
+        {"fpr": None, "fdr": 0.2},
+    ),
+    "another kind whole": (
+        "curvature: {damping: {factor: 2.0}}",
+        "curvature: {damping: {kind: absolute, value: 0.5}}",
+        "curvature.damping",
+        {"kind": "absolute", "value": 0.5},
+    ),
+    "back to the first kind": (
+        "curvature: {damping: {kind: absolute, value: 0.5}}",
+        "curvature: {damping: {kind: relative_mean}}",
+        "curvature.damping",
+        {"kind": "relative_mean", "factor": 1.0},
+    ),
+    "another kind drops what is below": (
+        "curvature: {kind: identity, damping: {factor: 3}}",
+        "curvature: {kind: block_moment}",
+        "curvature.damping.factor",
+        1.0,
+    ),
+    "the same kind keeps it": (
+        "curvature: {kind: identity, damping: {factor: 3}}",
+        "curvature: {kind: identity}",
+        "curvature.damping.factor",
+        3.0,
+    ),
+    "a kind not given is inherited": (
+        "curvature: {kind: identity}",
+        "curvature: {damping: {factor: 3}}",
+        "curvature.kind",
+        "identity",
+    ),
+    "damping without kind": (
+        "curvature: {damping: {factor: 2}}",
+        "",
+        "curvature.damping",
+        {"kind": "relative_mean", "factor": 2.0},
+    ),
+    "score without kind": (
+        "score: {layers: apart}",
+        "",
+        "score",
+        {"kind": "prediction_coupling", "layers": "apart", "q": "auto"},
+    ),
+    "auto spelt out": (
+        "score: {kind: auto, layers: auto}\nestimator: {measurement: auto}",
+        "",
+        "score",
+        {"kind": "prediction_coupling", "layers": "concatenated", "q": "auto"},
+    ),
+    "auto of the measurement": ("estimator: {measurement: auto}", "", "estimator.measurement", "margin"),
+    "what is not auto stays": ("score: {kind: top_coupling}", "", "score.kind", "top_coupling"),
+    "a number as text, as YAML reads 1e-3": (
+        "curvature: {damping: {kind: absolute, value: 1e-3}}",
+        "",
+        "curvature.damping.value",
+        0.001,
+    ),
+    "and in the target": ("calibration: {target: {fpr: 1e-2}}", "", "calibration.target.fpr", 0.01),
+    "one pattern as text": ("estimator: {layers: conv*}", "", "estimator.layers", ("conv*",)),
+    "a list of files": ("data: {audited: [a.parquet, b/*.parquet]}", "", "data.audited", ("a.parquet", "b/*.parquet")),
+    "no label": ("data: {columns: {label: null}}", "", "data.columns.label", None),
+    "kwargs": ("", "kwargs: {width: 8, act: {name: relu}}", "kwargs", {"width": 8, "act": {"name": "relu"}}),
+}
+
+
+@pytest.mark.parametrize(("top", "model", "path", "expected"), MERGED.values(), ids=MERGED)
+def test_sections_merge(top: str, model: str, path: str, expected: object) -> None:
+    assert at(parse(top, model), path) == expected
+
+
+@pytest.mark.parametrize(
+    ("top", "model", "path", "expected"),
+    [
+        ("curvature: {damping: {factor: 2}}", "curvature: {kind: block_moment}", "curvature.damping.factor", 2.0),
+        (
+            "curvature: {damping: {factor: 2}}",
+            "curvature: {damping: {kind: relative_mean}}",
+            "curvature.damping.factor",
+            2.0,
+        ),
+        ("estimator: {projection: {rank: 8}}", "estimator: {kind: gradient}", "estimator.projection.rank", 8),
+        ("score: {layers: apart}", "score: {kind: auto}", "score.layers", "apart"),
+    ],
+)
+def test_the_default_kind_spelt_out_is_the_kind_left_out(top: str, model: str, path: str, expected: object) -> None:
+    assert at(parse(top, model), path) == expected
+
+
+TEXT_DEFAULTS = {
+    "nothing given": ({}, "token_margin", {"kind": "top_coupling", "layers": "concatenated", "q": "auto"}),
+    "auto spelt out": (
+        {"estimator": {"measurement": "auto"}, "score": {"kind": "auto", "layers": "auto"}},
+        "token_margin",
+        {"kind": "top_coupling", "layers": "concatenated", "q": "auto"},
+    ),
+    "what is given stays": (
+        {"estimator": {"measurement": "completion_nll"}, "score": {"kind": "leverage", "layers": "apart"}},
+        "completion_nll",
+        {"kind": "leverage", "layers": "apart", "q": "auto"},
+    ),
+    "q alone": ({"score": {"q": 3}}, "token_margin", {"kind": "top_coupling", "layers": "concatenated", "q": 3}),
+}
+
+
+@pytest.mark.parametrize(("sections", "measurement", "score"), TEXT_DEFAULTS.values(), ids=TEXT_DEFAULTS)
+def test_a_language_model_has_defaults_of_its_own(sections: Raw, measurement: str, score: Raw) -> None:
+    model = AuditConfig.parse({**MINIMAL, "models": [{**CHAT, **sections}]}).models[0]
+    assert (model.estimator.measurement, model.score.model_dump(mode="json")) == (measurement, score)
+    assert (model.huggingface, model.architecture, model.weights, model.task) == (
+        "/models/chat",
+        None,
+        None,
+        "causal_lm",
+    )
+
+
+def test_models_of_both_tasks_stand_side_by_side() -> None:
+    for task, models in (
+        ("classification", [MODEL, CHAT]),
+        ("causal_lm", [{**MODEL, "task": "classification"}, {"name": "chat", "huggingface": "chat"}]),
+    ):
+        net, chat = AuditConfig.parse({**MINIMAL, "task": task, "models": models}).models
+        assert (net.task, net.score.kind, net.estimator.measurement) == (
+            "classification",
+            "prediction_coupling",
+            "margin",
+        )
+        assert (chat.task, chat.score.kind, chat.estimator.measurement) == ("causal_lm", "top_coupling", "token_margin")
+
+
+def test_each_model_is_its_own() -> None:
+    second: Raw = {**MODEL, "name": "second", "data": {"audited": "other.parquet"}, "score": {"kind": "leverage"}}
+    first, other = AuditConfig.parse({**MINIMAL, "models": [MODEL, second]}).models
+    assert (first.score.kind, first.data.audited) == ("prediction_coupling", ("inputs/*.parquet",))
+    assert (other.score.kind, other.data.audited, other.data.trusted) == (
+        "leverage",
+        ("other.parquet",),
+        ("trusted.parquet",),
+    )
+
+
+def test_task_and_data_may_stand_with_the_models_alone() -> None:
+    own = {**MODEL, "task": "classification", "data": MINIMAL["data"]}
+    assert AuditConfig.parse({"root": "audits", "models": [own]}).models == parse().models
+
+
+def test_relative_paths_count_from_the_folder_of_the_config_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "configs"
+    folder.mkdir()
+    (folder / "audit.yaml").write_text(yaml.safe_dump(MINIMAL))
+    monkeypatch.chdir(tmp_path)
+    for place in ("configs/audit.yaml", folder / "audit.yaml"):
+        config = AuditConfig.load(place)
+        assert config.root == str(folder / "audits")
+        located = [
+            config.locate(path) for path in ("net.safetensors", "../w.pt", "/data/a.parquet", "s3://bucket/a.parquet")
+        ]
+        assert located == [
+            str(folder / "net.safetensors"),
+            str(folder.parent / "w.pt"),
+            "/data/a.parquet",
+            "s3://bucket/a.parquet",
+        ]
+
+
+@pytest.mark.parametrize("root", ["s3://audits/zoo", "memory://zoo", "/srv/audits"])
+def test_a_root_that_is_a_url_or_absolute_stays_as_it_is(root: str) -> None:
+    assert parse(f"root: {root}").root == root
+
+
+@pytest.mark.parametrize(
+    ("section", "name", "value"),
+    [
+        ("", "root", "elsewhere"),
+        ("", "models", ()),
+        ("run", "batch_size", 1),
+        ("models.0", "weights", "x"),
+        ("models.0.calibration.target", "fpr", 0.5),
+    ],
+)
+def test_a_config_is_frozen(section: str, name: str, value: object) -> None:
+    held: object = parse()
+    for part in section.split(".") if section else []:
+        held = held[int(part)] if isinstance(held, tuple) else getattr(held, part)
+    before = getattr(held, name)
+    with pytest.raises(ValidationError, match="frozen"):
+        setattr(held, name, value)
+    assert getattr(held, name) == before
+
+
+def unchanged(mapping: Mapping[str, JsonValue]) -> str:
+    return yaml.safe_dump(dict(mapping))
+
+
+def test_merging_changes_neither_side() -> None:
+    below: Raw = {"curvature": {"damping": {"factor": 2}}, "data": {"columns": {"id": "a"}}}
+    over: Raw = {"curvature": {"damping": {"factor": 3}}, "data": {"columns": {"image": "b"}}}
+    texts = unchanged(below), unchanged(over)
+    assert merge(below, over) == {"curvature": {"damping": {"factor": 3}}, "data": {"columns": {"image": "b"}}}
+    assert (unchanged(below), unchanged(over)) == texts
+
+
+BROKEN = {
+    "not closed": ("models: [1", "not valid YAML: .*line 1, column 9.*expected ',' or '\\]'"),
+    "two documents": ("root: a\n---\nroot: b\n", "not valid YAML: expected a single document"),
+    "a tab": ("root:\n\t- a\n", r"not valid YAML: .*'\\t' that cannot start any token.*line 2"),
+    "code": (
+        "root: !!python/object/apply:os.getcwd []\n",
+        "not valid YAML: could not determine a constructor for the tag",
+    ),
+    "deep": ("[" * 100_000, "nested 65 deep in line 1; a config needs at most 64"),
+    "a list": (
+        "- root: a\n",
+        "expected a mapping with root, models, task and data, found list; `mad init` writes an example config",
+    ),
+    "text": ("hello\n", "expected a mapping with root, models, task and data, found str"),
+    "nothing": ("", "expected a mapping with root, models, task and data, found NoneType"),
+    "another encoding": ("root: \udcff", "cannot be read \\('utf-8' codec can't decode byte 0xff in position 6"),
+    "a data file": ("#" * (LARGEST_CONFIG + 1), r"4,194,305 bytes are too many for a config \(at most 4,194,304\)"),
+}
+
+
+@pytest.mark.parametrize(("text", "expected"), BROKEN.values(), ids=BROKEN)
+def test_a_file_that_holds_no_mapping_is_refused_by_name(text: str, expected: str, tmp_path: Path) -> None:
+    path = tmp_path / "audit.yaml"
+    path.write_bytes(text.encode("utf-8", "surrogateescape"))
+    with pytest.raises(ConfigError, match=f"audit.yaml: {expected}") as caught:
+        AuditConfig.load(path)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_missing_file_and_a_folder_are_refused_by_name(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=f"^{tmp_path}/none.yaml: no such file; `mad init` writes an example config$"):
+        AuditConfig.load(tmp_path / "none.yaml")
+    with pytest.raises(ConfigError, match=f"^{tmp_path}: cannot be read .*Is a directory"):
+        AuditConfig.load(tmp_path)
+
+
+@pytest.mark.parametrize("text", ["root: 2026-13-45\n", f"root: {'9' * 5000}\n"])
+def test_a_scalar_that_yaml_cannot_build_is_refused_by_name(text: str, tmp_path: Path) -> None:
+    (tmp_path / "audit.yaml").write_text(text)
+    with pytest.raises(ConfigError, match=r"audit\.yaml: not valid YAML"):
+        AuditConfig.load(tmp_path / "audit.yaml")
+
+
+@pytest.mark.parametrize("models", [None, [], {}, "net", [3], [MODEL, "net"]])
+def test_models_are_a_list_of_mappings(models: JsonValue) -> None:
+    with pytest.raises(
+        ConfigError,
+        match="models: a list of at least one model is required, each a mapping with name, architecture and weights",
+    ):
+        AuditConfig.parse({**MINIMAL, "models": models})
+
+
+@pytest.mark.parametrize(
+    ("key", "expected"),
+    [
+        ("root", "root: required, but not given"),
+        ("task", "models.net.task: required, but not given"),
+        ("data", "models.net.data: required, but not given"),
+    ],
+)
+def test_what_is_required_is_asked_for(key: str, expected: str) -> None:
+    with pytest.raises(ConfigError, match=expected):
+        AuditConfig.parse({name: value for name, value in MINIMAL.items() if name != key})
+
+
+def test_names_are_unique() -> None:
+    models: list[JsonValue] = [{**MODEL, "name": name} for name in ("b", "a", "b", "c", "a")]
+    with pytest.raises(ConfigError, match=r"models: names must be unique, repeated: a, b$"):
+        AuditConfig.parse({**MINIMAL, "models": models})

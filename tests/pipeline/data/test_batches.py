@@ -1,0 +1,104 @@
+"""Batches: groups of samples that go through a model together."""
+
+import math
+from pathlib import Path
+
+import pytest
+import torch
+
+from madcore import TokenBatch
+from pipeline.config.audit_config import AuditConfig
+from pipeline.data.batches import (
+    ImageInputs,
+    TextBytes,
+    TextInputs,
+    align,
+    no_predictions,
+    predict_classes,
+    predict_completions,
+)
+from pipeline.data.texts import TextLimits
+from tests.pipeline.data.image_files import picture, sources_of
+from tests.pipeline.data.text_files import source_of, text_table
+
+TOKEN = 1 << 20
+
+
+def groups_of(folder: Path, lengths: list[int], batch_bytes: int) -> tuple[list[list[int]], list[str]]:
+    """Places of each group of one batch, and the reasons of what is in none."""
+    source = source_of(folder, text_table([[1] * length for length in lengths], [1] * len(lengths)))
+    config = AuditConfig.parse(
+        {
+            "root": "r",
+            "task": "causal_lm",
+            "models": [{"name": "m", "huggingface": "/m"}],
+            "data": {"trusted": "t", "audited": "a"},
+        },
+        str(folder),
+    )
+    inputs = TextInputs(TextLimits(10, None), TextBytes(TOKEN / 2, TOKEN / 32), batch_bytes)
+    (batch,) = inputs.read(config.models[0], source, range(len(lengths)), 100)
+    return [group.places.tolist() for group in batch.groups], list(batch.unreadable)
+
+
+def test_texts_are_grouped_by_length_into_the_memory_there_is(tmp_path: Path) -> None:
+    """A text of 8 tokens takes 6 MiB, one of 16 takes 16, one of 32 takes 48."""
+    assert groups_of(tmp_path, [16, 3, 16, 8, 30], 100 * TOKEN) == ([[1, 3, 0, 2], [4]], [""] * 5)
+    assert groups_of(tmp_path, [16, 3, 16, 8, 30], 64 * TOKEN) == ([[1, 3, 0, 2], [4]], [""] * 5)
+    assert groups_of(tmp_path, [16, 16, 16, 16, 16], 32 * TOKEN) == ([[0, 1], [2, 3], [4]], [""] * 5)
+
+
+def test_a_text_for_which_there_is_not_enough_memory_says_so(tmp_path: Path) -> None:
+    groups, reasons = groups_of(tmp_path, [8, 64, 9], 30 * TOKEN)
+    assert groups == [[0], [2]]
+    assert reasons[1] == (
+        "input_ids has 64 tokens, which would need 160 MiB; run.memory_per_worker leaves 30 MiB for a batch: grant more"
+    )
+
+
+@pytest.mark.parametrize(("samples", "aligned"), [(1, 8), (7, 8), (8, 8), (9, 16)])
+def test_batches_are_filled_up_with_their_first_sample(samples: int, aligned: int) -> None:
+    inputs = torch.arange(samples * 2.0).reshape(samples, 2) + 1
+    filled = align(inputs)
+    assert len(filled) == aligned
+    assert torch.equal(filled[:samples], inputs)
+    assert torch.equal(filled[samples:], inputs[:1].expand(aligned - samples, 2))
+
+
+def test_classes_are_predicted_with_their_probability() -> None:
+    logits = torch.tensor([[0.0, math.log(3)], [1.0, 1.0], [float("inf"), 0.0]])
+    found = predict_classes(logits)
+    assert found.predictions[:2].tolist() == [1, 0]
+    torch.testing.assert_close(found.confidence[:2], torch.tensor([0.75, 0.5]))
+    assert found.finite.tolist() == [True, True, False]
+
+
+def test_a_completion_has_no_class_and_the_geometric_mean_of_its_tokens_probabilities() -> None:
+    tokens = TokenBatch.of([torch.tensor([0, 1, 1])], [1], 3)
+    logits = torch.log(torch.tensor([[[0.2, 0.8], [0.8, 0.2], [0.5, 0.5]]]))
+    found = predict_completions(tokens, logits)
+    assert (found.predictions.tolist(), found.finite.tolist()) == ([-1], [True])
+    torch.testing.assert_close(found.confidence, torch.tensor([0.4]))
+
+
+def test_predictions_that_are_not_needed_are_finite() -> None:
+    found = no_predictions(2, torch.device("cpu"))
+    assert (found.predictions.tolist(), found.confidence.tolist(), found.finite.tolist()) == (
+        [-1, -1],
+        [0, 0],
+        [True] * 2,
+    )
+
+
+def test_images_of_a_batch_are_one_group_of_those_that_can_be_read(tmp_path: Path) -> None:
+    (source,), model = sources_of(tmp_path, id=list("abc"), image=[picture(51), b"", picture(255)])
+    (batch,) = ImageInputs((2, 3)).read(model, source, range(3), 10)
+    (group,) = batch.groups
+    assert (batch.ids, batch.unreadable, group.places.tolist()) == (
+        ("a", "b", "c"),
+        ("", "the image is empty", ""),
+        [0, 2],
+    )
+    inputs = group.measured.inputs
+    assert isinstance(inputs, torch.Tensor) and inputs.shape == (8, 3, 2, 3)
+    torch.testing.assert_close(inputs[:, 0, 0, 0], torch.tensor([0.2, 1.0] + [0.2] * 6))

@@ -1,0 +1,112 @@
+"""Sources: files that are found, and refused by their schema where they do not fit."""
+
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from pipeline.config.audit_config import AuditConfig
+from pipeline.data.sources import find_sources, read_ids
+from pipeline.errors import SourceError
+from tests.pipeline.config.configs import MINIMAL
+from tests.pipeline.data.image_files import find, picture, sources_of
+from tests.pipeline.data.text_files import source_of, text_table
+
+MISFITS = {
+    "no tokens": (
+        text_table([[1, 2]], [1]).drop(["input_ids"]),
+        r"has no column 'input_ids' \(data\.columns\.input_ids\); columns there: id \(string\), completion_start",
+    ),
+    "no start": (
+        text_table([[1, 2]], [1]).drop(["completion_start"]),
+        r"has no column 'completion_start' \(data\.columns\.completion_start\)",
+    ),
+    "words": (
+        pa.table({"id": ["a"], "input_ids": ["some words"], "completion_start": [1]}),
+        "'input_ids' .* is string, expected a list of integers",
+    ),
+    "lists of words": (
+        pa.table({"id": ["a"], "input_ids": [["some", "words"]], "completion_start": [1]}),
+        "is list<.*string>, expected a list of integers",
+    ),
+    "a decimal start": (
+        pa.table({"id": ["a"], "input_ids": [[1, 2]], "completion_start": [1.5]}),
+        "'completion_start' .* is double, expected an integer",
+    ),
+}
+
+
+@pytest.mark.parametrize(("table", "expected"), MISFITS.values(), ids=MISFITS)
+def test_a_file_without_texts_is_refused_by_its_schema(tmp_path: Path, table: pa.Table, expected: str) -> None:
+    with pytest.raises(SourceError, match=expected):
+        source_of(tmp_path, table)
+
+
+def test_a_label_or_target_of_a_text_is_not_looked_at(tmp_path: Path) -> None:
+    table = (
+        text_table([[1, 2]], [1])
+        .append_column("label", pa.array(["rude"]))
+        .append_column("target", pa.array([1.5]))
+        .append_column("anomalous", pa.array([True]))
+    )
+    assert source_of(tmp_path, table).truth == ("anomalous",)
+
+
+def test_optional_columns_are_looked_for_by_split(tmp_path: Path) -> None:
+    columns = {"id": ["a"], "image": [picture(0)], "label": [1], "anomalous": [0], "target": [2]}
+    assert sources_of(tmp_path, "audited", **columns)[0][0].truth == ("label", "anomalous", "target")
+    assert sources_of(tmp_path, "trusted", **columns)[0][0].truth == ("label",)
+
+
+def test_a_changed_file_is_another_source(tmp_path: Path) -> None:
+    (one,), _ = sources_of(tmp_path, id=["a"], image=[picture(0)])
+    (same,), _ = find(tmp_path, "audited", "images.parquet")
+    (changed,), _ = sources_of(tmp_path, id=["a", "b"], image=[picture(0)] * 2)
+    assert one.key == same.key != changed.key
+    assert (len(one.key), changed.rows) == (24, 2)
+
+
+def test_globs_are_sorted_and_ids_read_in_order(tmp_path: Path) -> None:
+    for name, ids in (("b", ["3"]), ("a", ["1", "2"])):
+        pq.write_table(pa.table({"id": ids, "image": [picture(0)] * len(ids)}), tmp_path / f"{name}.parquet")
+    sources, _ = find(tmp_path, "audited", "*.parquet")
+    assert [source.file.name for source in sources] == ["a.parquet", "b.parquet"]
+    assert [ids for source in sources for ids in read_ids(source)] == [["1", "2"], ["3"]]
+    assert list(read_ids(sources[0], 1)) == [["2"]]
+
+
+WRONG: dict[str, tuple[dict[str, list[object]], str]] = {
+    "no rows": ({"id": pa.array([], pa.string()), "image": pa.array([], pa.binary())}, "has no rows"),
+    "no image": ({"id": ["a"]}, r"has no column 'image' \(data.columns.image\); columns there: id \(string\)"),
+    "a decimal id": ({"id": [1.5], "image": [b"x"]}, "'id' .* is double, expected a string or an integer"),
+    "text as a label": (
+        {"id": ["a"], "image": [b"x"], "label": ["cat"]},
+        "is string, expected an integer; or set data.columns.label: null to do without",
+    ),
+}
+
+
+@pytest.mark.parametrize(("columns", "says"), WRONG.values(), ids=WRONG)
+def test_a_file_that_does_not_fit_is_refused_by_its_columns(
+    tmp_path: Path, columns: dict[str, list[object]], says: str
+) -> None:
+    with pytest.raises(SourceError, match=says):
+        sources_of(tmp_path, **columns)
+
+
+def test_a_file_named_twice_is_refused(tmp_path: Path) -> None:
+    sources_of(tmp_path, id=["a"], image=[picture(0)])
+    with pytest.raises(SourceError, match=r"data\.audited names images\.parquet twice; every file counts once"):
+        find(tmp_path, "audited", "images.parquet", "*.parquet")
+
+
+def test_the_other_files_are_used_where_one_cannot_be(tmp_path: Path) -> None:
+    sources_of(tmp_path, id=["a"], image=[picture(0)])
+    (tmp_path / "broken.parquet").write_bytes(b"PAR1")
+    data = {"trusted": "images.parquet", "audited": ["*.parquet", "none/*.parquet"]}
+    config = AuditConfig.parse({**MINIMAL, "data": data}, str(tmp_path))
+    sources, refused = find_sources(config, config.models[0], "audited")
+    assert [source.file.name for source in sources] == ["images.parquet"]
+    assert set(refused) == {"broken.parquet", "none/*.parquet"}
+    assert refused["none/*.parquet"].startswith("none/*.parquet: no file matches this glob")
