@@ -7,7 +7,8 @@ from pydantic import JsonValue
 from infra.storage.files import InputFile
 from madcore import Layer, RowLayout, SideLayout
 from pipeline.config.audit_config import AuditConfig
-from pipeline.config.schema import Columns, ModelConfig
+from pipeline.config.samples import Columns
+from pipeline.config.schema import ModelConfig
 from pipeline.data.batches import ImageInputs
 from pipeline.data.sources import Source
 from pipeline.planning.memory import ProjectedMemory
