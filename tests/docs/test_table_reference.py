@@ -5,7 +5,8 @@ from pathlib import Path
 
 from docs.generate.tables import MEANING, table_reference
 from pipeline.artifacts.scores import PUBLISHED_FORMAT
-from pipeline.root.summary import Calibration, Counts, LayerCoverage, Summary
+from pipeline.root.facts import Calibration, Counts
+from pipeline.root.summary import LayerCoverage, Summary
 
 PAGE = Path(__file__).parents[2] / "docs/reference/outputs.md"
 

@@ -14,7 +14,7 @@ from madcore import RowLayout, per_sample_rows, row_layout, select_layers
 from madcore.projections import Projection
 from madcore.scoring.screening import Screened, screen
 from pipeline.demo.network import digit_cnn
-from tests.end_to_end.test_readme import tensors
+from tests.docs.test_code_on_pages import tensors
 from tests.strategies import LAW, seeds
 
 LAYOUT = RowLayout(("a", "b"), (12, 20))

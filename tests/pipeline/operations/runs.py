@@ -3,10 +3,11 @@
 from infra.commits import CommitLog, Measures, Receipt
 from infra.storage.files import digest
 from infra.storage.storage import Storage
+from pipeline.root.facts import Counts, ModelVerdict
 from pipeline.root.layout import outcome_file, run_file, run_summary_file, summary_file
 from pipeline.root.mark import claim_root
 from pipeline.root.records import ModelRecord, OutcomeRecord, RunRecord
-from pipeline.root.summary import Counts, ModelVerdict, Summary, TableSummary
+from pipeline.root.summary import Summary, TableSummary
 
 FIRST, SECOND, THIRD = (f"2026010{day}T000000000Z-0000000{day}" for day in (1, 2, 3))
 

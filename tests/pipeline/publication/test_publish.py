@@ -13,13 +13,9 @@ from pipeline.config.audit_config import AuditConfig
 from pipeline.planning.from_models import plan_audit
 from pipeline.planning.plan import Cost
 from pipeline.planning.recipe import RowRecipe
-from pipeline.publication.publish import (
-    finish_interrupted_publication,
-    latest_failures,
-    publish,
-    publish_pages,
-)
+from pipeline.publication.publish import finish_interrupted_publication, publish
 from pipeline.publication.record import begin
+from pipeline.publication.site import latest_failures, publish_pages
 from pipeline.publication.summary import cost_estimate, cost_summary
 from pipeline.results.audit import Audit
 from pipeline.root.layout import outcome_file, report_file, run_summary_file, runs, summary_file, table_file
