@@ -3,7 +3,7 @@
 from infra.events import Notice
 from jobs.console import Common
 from jobs.progress import ProgressDisplay
-from jobs.tables import size, table
+from jobs.rendering.tables import size, table
 from pipeline.config.durations import parse_duration
 from pipeline.operations.garbage import Garbage, find_garbage
 from pipeline.operations.gc import check_keep, collect

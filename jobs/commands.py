@@ -8,10 +8,10 @@ import typer
 from infra.events import Notice
 from infra.storage.storage import Storage
 from jobs.console import CANNOT, FAILED, VERDICT, Common, Stage, complain
-from jobs.plan_rendering import plan_document, plan_text
 from jobs.progress import ProgressDisplay
-from jobs.rendering import run_text, unreached_text
-from jobs.sweeping import sweep_text
+from jobs.rendering.plans import plan_document, plan_text
+from jobs.rendering.results import run_text, unreached_text
+from jobs.rendering.sweeps import sweep_text
 from pipeline.config.audit_config import AuditConfig
 from pipeline.config.durations import parse_duration
 from pipeline.config.on_verdict import VERDICTS

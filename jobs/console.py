@@ -13,7 +13,7 @@ from typing import Annotated, Literal, TextIO
 
 import typer
 
-from jobs.terminal import PrintableFormatter, printable, sentence
+from jobs.rendering.terminal import PrintableFormatter, printable, sentence
 
 OWN = ("infra", "jobs", "madcore", "pipeline")
 

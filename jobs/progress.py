@@ -16,7 +16,7 @@ from rich.progress import (
 
 from infra.events import Event, Notice, StageEnded, StageStarted, TaskEnded
 from jobs.console import Common
-from jobs.terminal import printable, sentence
+from jobs.rendering.terminal import printable, sentence
 
 
 class ProgressDisplay:

@@ -1,8 +1,8 @@
 """`mad explain`: the trusted samples and layers behind one score."""
 
 from jobs.console import Common
-from jobs.tables import share, table
-from jobs.terminal import sentence
+from jobs.rendering.tables import share, table
+from jobs.rendering.terminal import sentence
 from pipeline.data.statuses import NO_CLASS
 from pipeline.results.audit import open_audit
 from pipeline.results.explain import Explanation, explain

@@ -3,8 +3,8 @@
 from collections.abc import Mapping, Sequence
 
 from jobs.console import Common
-from jobs.tables import size, table
-from jobs.terminal import sentence
+from jobs.rendering.tables import size, table
+from jobs.rendering.terminal import sentence
 from pipeline.operations.inspect import LogContents, ModelInspection, RootInspection, StageContents, inspect
 
 

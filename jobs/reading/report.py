@@ -8,10 +8,10 @@ import pyarrow.compute as pc
 
 from infra.errors import StorageError
 from jobs.console import Common
-from jobs.rendering import results
-from jobs.since import since_document, since_text
-from jobs.tables import share, table
-from jobs.terminal import sentence
+from jobs.rendering.changes import since_document, since_text
+from jobs.rendering.results import results
+from jobs.rendering.tables import share, table
+from jobs.rendering.terminal import sentence
 from pipeline.publication.history import changes_since, history
 from pipeline.publication.site import latest_failures, publish_pages
 from pipeline.results.audit import Audit, open_audit

@@ -1,7 +1,7 @@
 """`mad status`: runs, and the latest verdict of each model."""
 
 from jobs.console import Common
-from jobs.tables import named, table
+from jobs.rendering.tables import named, table
 from pipeline.operations.status import ModelStatus, RunStatus, status
 from pipeline.root.mark import root_storage
 

@@ -4,8 +4,8 @@ import typer
 
 from jobs.console import FAILED, Common
 from jobs.progress import ProgressDisplay
-from jobs.tables import size
-from jobs.terminal import sentence
+from jobs.rendering.tables import size
+from jobs.rendering.terminal import sentence
 from pipeline.operations.verify import verify
 from pipeline.root.documents import JsonObject
 from pipeline.root.mark import root_storage

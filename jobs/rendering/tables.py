@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from rich.console import Console
 from rich.table import Table
 
-from jobs.terminal import plain, sentence
+from jobs.rendering.terminal import plain, sentence
 
 MOST_NAMED = 100
 

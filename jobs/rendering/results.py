@@ -3,8 +3,8 @@
 from collections.abc import Mapping, Sequence
 
 from infra.storage.storage import Storage
-from jobs.tables import named, share, size, table
-from jobs.terminal import sentence
+from jobs.rendering.tables import named, share, size, table
+from jobs.rendering.terminal import sentence
 from pipeline.root.layout import page_file
 from pipeline.root.logs import STAGES
 from pipeline.root.records import RunOutcome

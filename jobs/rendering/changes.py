@@ -1,7 +1,7 @@
 """What differs since a run, as text and as a JSON object."""
 
-from jobs.tables import share, table
-from jobs.terminal import sentence
+from jobs.rendering.tables import share, table
+from jobs.rendering.terminal import sentence
 from pipeline.data.statuses import NO_CLASS
 from pipeline.publication.comparison import Flags
 from pipeline.publication.drift import LEVEL, Drift

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 
 from pydantic import JsonValue
 
-from jobs.tables import share, table
+from jobs.rendering.tables import share, table
 from pipeline.root.facts import Calibration, Evaluation
 
 COLUMNS = ("model", "settings", "calibration", "threshold", "flagged", "explained", "AUROC", "TPR", "FPR")

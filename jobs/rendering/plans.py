@@ -2,8 +2,8 @@
 
 from dataclasses import asdict
 
-from jobs.tables import size, table
-from jobs.terminal import sentence
+from jobs.rendering.tables import size, table
+from jobs.rendering.terminal import sentence
 from madcore import RerunCost
 from pipeline.operations.cost import RUN_REQUESTS
 from pipeline.planning.limits import certifiable
@@ -11,6 +11,19 @@ from pipeline.planning.plan import AuditPlan, Cost, ModelPlan
 from pipeline.publication.summary import cost_estimate
 from pipeline.root.documents import JsonObject
 from pipeline.root.logs import STAGES
+
+COLUMNS = (
+    "model",
+    "trusted",
+    "audited",
+    "tasks",
+    "numbers a row",
+    "rows at rest",
+    "memory a worker",
+    "layers",
+    "by fallback",
+    "not covered",
+)
 
 
 def plan_document(plan: AuditPlan) -> JsonObject:
@@ -58,55 +71,44 @@ def _planned(model: ModelPlan) -> JsonObject:
 
 
 def plan_text(plan: AuditPlan) -> str:
-    """The plan for a person."""
-    columns = [
-        "model",
-        "trusted",
-        "audited",
-        "tasks",
-        "numbers a row",
-        "rows at rest",
-        "memory a worker",
-        "layers",
-        "by fallback",
-        "not covered",
-    ]
-    rows = [
-        [
-            model.name,
-            f"{sum(source.rows for source in model.trusted):,}",
-            f"{sum(source.rows for source in model.audited):,}",
-            f"{len(model.row_tasks):,}",
-            f"{model.layout.k:,}",
-            size(model.row_bytes),
-            size(model.memory.peak),
-            str(len(model.layout.names)),
-            str(len(model.fallback)),
-            str(len(model.not_covered)),
-        ]
-        for model in plan.models
-    ]
+    """The plan as text."""
     lines = [
         f"root: {plan.config.root}",
         f"stages: {', '.join(STAGES)}",
-        table(columns, rows),
+        table(list(COLUMNS), [_model_row(model) for model in plan.models]),
         *([cost_text(plan)] if plan.costs else []),
     ]
     for model in plan.models:
-        group = certifiable(model.config, model.recipe)
-        lines += [f"{model.name}: {_chains(model)}"] if model.config.traced else []
-        lines += [f"{model.name}: the fdr target can flag no fewer than {group:,} samples, if any"] if group else []
-        lines += [
-            sentence(f"{model.name}: by the fallback: {name}: {_rerun(cost)}") for name, cost in model.fallback.items()
-        ]
-        lines += [
-            sentence(f"{model.name}: not covered: {name}: {reason}") for name, reason in model.not_covered.items()
-        ]
-        lines += [sentence(f"{model.name}: file left out: {reason}") for reason in model.refused_files.values()]
+        lines += _notes(model)
     lines += [sentence(f"{name}: cannot be audited: {reason}") for name, reason in plan.refused.items()]
-    return "\n".join(
-        [*lines, *(sentence(f"cannot fit: model {name}: {reason}") for name, reason in plan.misfits.items())]
-    )
+    lines += [sentence(f"cannot fit: model {name}: {reason}") for name, reason in plan.misfits.items()]
+    return "\n".join(lines)
+
+
+def _model_row(model: ModelPlan) -> list[str]:
+    return [
+        model.name,
+        f"{sum(source.rows for source in model.trusted):,}",
+        f"{sum(source.rows for source in model.audited):,}",
+        f"{len(model.row_tasks):,}",
+        f"{model.layout.k:,}",
+        size(model.row_bytes),
+        size(model.memory.peak),
+        str(len(model.layout.names)),
+        str(len(model.fallback)),
+        str(len(model.not_covered)),
+    ]
+
+
+def _notes(model: ModelPlan) -> list[str]:
+    """What the table does not say of a model, one sentence each."""
+    group = certifiable(model.config, model.recipe)
+    notes = [_chains(model)] if model.config.traced else []
+    notes += [f"the fdr target can flag no fewer than {group:,} samples, if any"] if group else []
+    notes += [f"by the fallback: {name}: {_rerun(cost)}" for name, cost in model.fallback.items()]
+    notes += [f"not covered: {name}: {reason}" for name, reason in model.not_covered.items()]
+    notes += [f"file left out: {reason}" for reason in model.refused_files.values()]
+    return [sentence(f"{model.name}: {note}") for note in notes]
 
 
 def cost_text(plan: AuditPlan) -> str:
