@@ -36,7 +36,7 @@ class ClusterError(RuntimeError):
 
 
 class ClusterLost(ClusterError):
-    """The cluster was lost, or has no room left, after tasks had begun; what is done is kept.
+    """The cluster was lost, or has no room left, after tasks had started; what is done is kept.
 
     A process that continues after it must not use Ray again. When it ends, it waits for Ray for minutes unless it ends
     by `os._exit`.

@@ -28,7 +28,7 @@ from pipeline.stages.sequence import run_stages
 
 
 class Deadline:
-    """A moment after which no task is begun: so many seconds from its creation, on a monotonic clock."""
+    """A moment after which no task is started: so many seconds from its creation, on a monotonic clock."""
 
     def __init__(self, seconds: float):
         """Start counting now."""
@@ -87,12 +87,12 @@ def run_audit_until(
     """Run a plan until a deadline, and open the result: only models that are complete by then are published.
 
     The order of models: those that no run has completed, those that changed, then those whose latest completed run is
-    oldest. Tasks that have begun at the deadline end, so a run outlasts it by a task or two of each worker, and by
+    oldest. Tasks that have started at the deadline end, so a run outlasts it by a task or two of each worker, and by
     publication. What is done is kept.
 
     Args:
         plan: from `plan_audit`.
-        passed: whether no further task should be begun, such as `Deadline(seconds).passed`.
+        passed: whether no further task should be started, such as `Deadline(seconds).passed`.
         executor: as in `run_audit`.
         listener: as in `run_audit`.
         address: as in `run_audit`.

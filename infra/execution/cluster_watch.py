@@ -40,7 +40,7 @@ def worker_seconds() -> float:
 class Watch:
     """Ends waits that would last forever: no worker runs for long, or the cluster's head or this host's node is gone.
 
-    Ray would end this process without a message, at once or a minute later. `began`: whether a task has begun. `gone`:
+    Ray would end this process without a message, at once or a minute later. `began`: a task has started. `gone`:
     whether the head or this host's node is gone, so that every call of Ray, its shutdown included, may take minutes.
     """
 
@@ -60,7 +60,7 @@ class Watch:
         """Return when the head and this host's node answer, and count from now how long no worker runs.
 
         Raises:
-            ClusterError: one of them is gone; ClusterLost where tasks had begun.
+            ClusterError: one of them is gone; ClusterLost where tasks had started.
         """
         while not self._probe():
             time.sleep(1)
@@ -74,7 +74,7 @@ class Watch:
             resources: what a worker needs.
 
         Raises:
-            ClusterError: it is time to stop waiting; ClusterLost where tasks had begun.
+            ClusterError: it is time to stop waiting; ClusterLost where tasks had started.
         """
         self.began |= working
         if time.monotonic() - self._probed >= PROBE_SECONDS:
@@ -101,7 +101,7 @@ class Watch:
             )
 
     def error(self, text: str) -> ClusterError:
-        """The error with this text: ClusterLost where tasks had begun."""
+        """The error with this text: ClusterLost where tasks had started."""
         return ClusterLost(text) if self.began else ClusterError(text)
 
     def _probe(self) -> bool:

@@ -45,7 +45,7 @@ class TaskOutcome(Generic[Task, Result]):
 
 
 def never() -> bool:
-    """The default of `closed`: tasks are begun as long as there are any."""
+    """The default of `closed`: tasks are started as long as there are any."""
     return False
 
 
@@ -61,7 +61,7 @@ class Executor(Protocol):
     ) -> Iterator[TaskOutcome[Task, Result]]:
         """One outcome per task. A task that raises yields an outcome with an error; the others continue.
 
-        Once `closed` returns true, no further task begins. Tasks that have begun run to their end and yield outcomes;
+        Once `closed` returns true, no further task starts. Tasks that have started run to their end and yield outcomes;
         the others yield none.
         """
 

@@ -136,7 +136,7 @@ class RayExecutor:
 
         Raises:
             ClusterError: workers repeatedly die before they take a task; none has run for long; the cluster's head no
-                longer answers. Where tasks had begun, in this call or an earlier one, it is ClusterLost.
+                longer answers. Where tasks had started, in this call or an earlier one, it is ClusterLost.
         """
         if resources != self._idle_resources:
             self._end_idle()

@@ -36,7 +36,7 @@ def run_in_compute_thread(
     """What the call returns or raises, run in the compute thread after everything submitted before it.
 
     Never use it within a call that it runs: that call would wait for itself. If the caller is interrupted, a call that
-    has begun runs to its end, and one that has not is cancelled.
+    has started runs to its end, and one that has not is cancelled.
     """
     threads = _own_threads()
 
@@ -56,7 +56,7 @@ def map_in_threads(call: Callable[[Item], Result], items: Iterable[Item]) -> Ite
     """What the call returns for each item, in order, or the first error that it raises.
 
     `compute_threads` calls run at a time, each with one OpenMP thread. AHEAD more items than that are taken in advance,
-    so that no thread waits for the consumer. Abandoning the iterator lets calls that have begun run to their end.
+    so that no thread waits for the consumer. Abandoning the iterator lets calls that have started run to their end.
     """
     threads = compute_threads()
     pool, ahead = _pool(threads), deque[Future[Result]]()

@@ -39,7 +39,7 @@ class ModelRun:
     """One model in one run.
 
     `gone`: files that the latest completed run found by a glob, and that are missing now. `expected`: the estimated
-    cost, if there is an estimate. `unreached`: the run's deadline passed before all of its tasks were begun.
+    cost, if there is an estimate. `unreached`: the run's deadline passed before all of its tasks were started.
     `trusted`, `audited`: parts of the samples' own rows. `curvature_trusted`, `curvature_audited`: parts of the rows
     that the curvature is made of, where those are others.
     `snapshots`: folders of the weights that traces are taken at, in order; `segments`: all folders of each chain, which

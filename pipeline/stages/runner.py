@@ -76,7 +76,7 @@ class Failure:
 
 @dataclass(frozen=True)
 class StepRunner:
-    """Runs steps on an executor and tracks the progress of each model. Once `deadline_passed`, no task is begun.
+    """Runs steps on an executor and tracks the progress of each model. Once `deadline_passed`, no task is started.
 
     `known`: receipts that were read before.
     """
@@ -90,7 +90,7 @@ class StepRunner:
 
     @property
     def runnable(self) -> list[ModelRun]:
-        """Models that have not failed, and whose tasks have all been begun before the deadline."""
+        """Models that have not failed, and whose tasks have all been started before the deadline."""
         return [model for model in self.models.values() if model.runnable]
 
     def run(
@@ -100,7 +100,7 @@ class StepRunner:
 
         Returns:
             Results by model, in the order of its jobs. A model whose receipts cannot be read has failed and is left
-            out, and so is one with a job that was not begun.
+            out, and so is one with a job that was not started.
 
         Raises:
             NotCommitted: the root does not accept what a task made.

@@ -9,8 +9,8 @@ Four parts, each in processes of its own.
 - `ray`: the first files again, on Ray: all bytes that its object store ever held, over those of the rows computed
   meanwhile.
 - `scoring`: the small audit scored again, over the lower of this machine's limits (`tests.benchmarks.scoring_rate`).
-- `books`: plan, receipts and manifests of 100 million and of a billion samples that do not exist
-  (`tests.benchmarks.bookkeeping`); a tenth of that on S3 where `AWS_ENDPOINT_URL` and a bucket `audits` are there
+- `metadata`: plan, receipts and manifests of 100 million and of a billion samples that do not exist
+  (`tests.benchmarks.run_metadata`); a tenth of that on S3 where `AWS_ENDPOINT_URL` and a bucket `audits` are there
   (`make test-s3` says how one is started).
 
 The last line is one JSON object; the exit code is 0 unless something failed, whatever the figures are.
@@ -117,12 +117,12 @@ def scoring(scale: Scale) -> Iterator[tuple[str, Figures]]:
     yield "scoring/", _figures_of("tests.benchmarks.scoring_rate", str(config))
 
 
-def books(scale: Scale) -> Iterator[tuple[str, Figures]]:
+def metadata(scale: Scale) -> Iterator[tuple[str, Figures]]:
     """What a driver does for very many tasks: ten times as many should take ten times as long and no task more."""
-    config = scale.config(f"{uuid.uuid4().hex[:8]}-books", 1)
-    homes = {"books/": (str(scale.zoo.cache / "books"), scale.samples)}
+    config = scale.config(f"{uuid.uuid4().hex[:8]}-metadata", 1)
+    homes = {"metadata/": (str(scale.zoo.cache / "metadata"), scale.samples)}
     if "AWS_ENDPOINT_URL" in os.environ:
-        homes["books-s3/"] = ("s3://audits/books", scale.samples // 10)
+        homes["metadata-s3/"] = ("s3://audits/metadata", scale.samples // 10)
     for name, (home, samples) in homes.items():
         small, large = (_books(config, f"{home}-{uuid.uuid4().hex[:8]}", many) for many in (samples // 10, samples))
         tasks, grown = large.tasks["gradients"], large.tasks["gradients"] / small.tasks["gradients"]
@@ -145,7 +145,7 @@ def books(scale: Scale) -> Iterator[tuple[str, Figures]]:
 
 
 def _books(config: Path, root: str, samples: int) -> Watched:
-    return Watched(**json.loads(_printed("tests.benchmarks.bookkeeping", str(config), root, str(samples))))
+    return Watched(**json.loads(_printed("tests.benchmarks.run_metadata", str(config), root, str(samples))))
 
 
 def _figures_of(module: str, *arguments: str) -> Figures:
@@ -164,7 +164,7 @@ def _printed(module: str, *arguments: str) -> str:
 PARTS: dict[str, Callable[[Scale], Iterator[tuple[str, Figures]]]] = {
     "ray": ray,
     "scoring": scoring,
-    "books": books,
+    "metadata": metadata,
     "audit": audit,
 }
 

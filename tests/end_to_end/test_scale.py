@@ -16,9 +16,9 @@ from infra.storage.storage import Storage
 from pipeline.config.audit_config import AuditConfig
 from pipeline.planning.from_models import plan_audit
 from pipeline.results.audit import open_audit
-from tests.benchmarks.bookkeeping import ROWS_PER_FILE, Books, described, keep
 from tests.benchmarks.network import SIDE, network
 from tests.benchmarks.pipeline import TRUSTED, pictures
+from tests.benchmarks.run_metadata import ROWS_PER_FILE, RunMetadata, described, keep
 from tests.benchmarks.watched import Watched, watched
 
 FILES, ROWS, ROWS_PER_TASK = 8, 300, 100
@@ -95,10 +95,10 @@ def test_files_that_are_new_are_not_listed_one_by_one_and_others_twice(folder: P
     plan = described(plan_audit(AuditConfig.load(config(folder, "counted", 1))).models[0], files * ROWS_PER_FILE)
     plan = replace(plan, recipe=plan.recipe.model_copy(update={"rows_per_task": ROWS_PER_FILE}))
     storage = Counting(str(tmp_path))
-    tasks, receipts = Books(plan, storage).run()
+    tasks, receipts = RunMetadata(plan, storage).run()
     assert tasks == len(receipts) == files and storage.asked == 1
-    Books(plan, storage).publish(receipts)
-    assert Books(plan, storage).run() == (0, receipts)
+    RunMetadata(plan, storage).publish(receipts)
+    assert RunMetadata(plan, storage).run() == (0, receipts)
     assert storage.asked == 2 + 2 * files
 
 
@@ -114,7 +114,7 @@ def test_the_table_has_every_audited_sample_once_and_in_order(folder: Path, larg
 
 def test_the_metadata_of_ten_times_the_tasks_holds_all_of_them(folder: Path, tmp_path: Path) -> None:
     """Of samples that are only described: receipts first, as after a driver that was killed; then manifests."""
-    path = config(folder, "books", 1)
+    path = config(folder, "metadata", 1)
     few, many = (
         keep(AuditConfig.load(path), str(tmp_path / str(files)), files * ROWS_PER_FILE // 256) for files in (1, 10)
     )

@@ -1,6 +1,6 @@
 """The metadata of an audit of any size: plan, receipts and manifests of workers that compute nothing.
 
-    python -m tests.benchmarks.bookkeeping CONFIG ROOT SAMPLES
+    python -m tests.benchmarks.run_metadata CONFIG ROOT SAMPLES
 
 Files of audited samples are described and not written; otherwise the plan is a real one of CONFIG's first model.
 Each task's worker commits three tiny files and a receipt through the commit log that every run uses, each settled on
@@ -102,7 +102,7 @@ class Crowd:
                 yield from running.popleft().result()
 
 
-class Books:
+class RunMetadata:
     """The gradients stage of one model, as a run keeps it."""
 
     def __init__(self, plan: ModelPlan, storage: Storage):
@@ -136,15 +136,15 @@ def keep(config: AuditConfig, root: str, samples: int) -> Watched:
     """All phases."""
     watch, storage = Watch(root), Storage(root)
     plan = described(plan_audit(config).models[0], samples)
-    run = Books(plan, storage).run()[0]
+    run = RunMetadata(plan, storage).run()[0]
     watch.ended("created")
-    resumed, receipts = Books(plan, storage).run()
+    resumed, receipts = RunMetadata(plan, storage).run()
     watch.ended("resumed")
-    Books(plan, storage).publish(receipts)
+    RunMetadata(plan, storage).publish(receipts)
     attempts = [receipt.attempt for receipt in receipts]
     del receipts  # a night's run holds its own only
     watch.ended("published")
-    reused, again = Books(plan, storage).run()
+    reused, again = RunMetadata(plan, storage).run()
     watch.ended("reused")
     if (
         (resumed, reused) != (0, 0)
