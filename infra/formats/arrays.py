@@ -36,12 +36,13 @@ def encode(array: Numbers, attributes: Mapping[str, str | int | list[str] | list
     """An array as the objects of a Zarr array with a single shard, keyed by their names below the array's folder.
 
     Args:
-        array: at least one row; the first dimension is chunked to about 4 MiB.
+        array: its first dimension is chunked to about 4 MiB; it may be empty.
         attributes: small JSON values stored with it.
     """
-    row_bytes = max(1, array.nbytes // array.shape[0])
-    chunk = max(1, min(array.shape[0], CHUNK_BYTES // row_bytes))
-    shard = -(-array.shape[0] // chunk) * chunk
+    rows = max(1, array.shape[0])
+    row_bytes = max(1, array.nbytes // rows)
+    chunk = max(1, min(rows, CHUNK_BYTES // row_bytes))
+    shard = -(-rows // chunk) * chunk
     objects: dict[str, zarr.core.buffer.Buffer] = {}
     target = zarr.create_array(
         zarr.storage.MemoryStore(objects),

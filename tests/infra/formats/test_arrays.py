@@ -44,6 +44,12 @@ def test_round_trip_whole_and_by_range(array: Numbers, data: st.DataObject) -> N
     np.testing.assert_array_equal(read(back, start, stop), array[start:stop])
 
 
+@pytest.mark.parametrize("shape", [(0,), (0, 3)], ids=str)
+def test_an_empty_array_comes_back(storage: Storage, shape: tuple[int, ...]) -> None:
+    found = read(stored(storage, "none", np.ones(shape, np.float32)), 0, 0)
+    assert (found.dtype, found.shape) == (np.float32, shape)
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_an_array_is_its_metadata_and_one_shard(dtype: str) -> None:
     objects = encode(np.ones((7, 3), dtype=dtype), {})

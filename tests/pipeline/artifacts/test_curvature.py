@@ -72,7 +72,7 @@ def test_the_first_format_had_matrices_only(tmp_path: Path) -> None:
     assert torch.equal(found.maps[1].tensors[0], second)
 
 
-@pytest.mark.parametrize("rows", [1, 3, 20])
+@pytest.mark.parametrize("rows", [0, 1, 3, 20])
 def test_a_moment_comes_back(tmp_path: Path, rows: int) -> None:
     zero = BlockMoment.zero(LAYOUT)
     moment = zero.update(numbers(rows, LAYOUT.k))
