@@ -9,7 +9,7 @@ from docs.generate import examples
 
 
 def test_the_digits_are_audited() -> None:
-    printed = examples.run_example("digits")
+    printed = examples.printed_by("digits")
     assert "verdict: unusual inputs" in printed
     rates = re.search(r"flagged \d+ of 492; TPR (\S+), FPR (\S+)", printed)
     assert rates is not None
@@ -18,13 +18,13 @@ def test_the_digits_are_audited() -> None:
 
 
 def test_the_numerics_find_the_patch() -> None:
-    shares = re.findall(r"(\d+)%", examples.run_example("numerics"))
+    shares = re.findall(r"(\d+)%", examples.printed_by("numerics"))
     assert int(shares[0]) > 90
     assert int(shares[1]) < 10
 
 
 def test_the_grid_prefers_whitening() -> None:
-    aurocs = [float(found) for found in re.findall(r"AUROC (\S+),", examples.run_example("rescoring"))]
+    aurocs = [float(found) for found in re.findall(r"AUROC (\S+),", examples.printed_by("rescoring"))]
     assert len(aurocs) == 4
     assert aurocs[1] > 0.99
     assert aurocs[1] > aurocs[3] > aurocs[2]
