@@ -63,7 +63,7 @@ test-nights: setup  ## Audit a zoo night after night, fifty models among it: mod
 test-cluster: setup  ## Run the tests that need a Ray cluster of three hosts: namespaces of this machine, so as root, with ip of iproute2; QUICK=1 leaves the longest out
 	@[ "$$(id -u)" = 0 ] || { echo "make test-cluster makes network namespaces, for which it must be root" >&2; exit 1; }
 	@for need in ip unshare nsenter; do command -v $$need >/dev/null || { echo "make test-cluster needs $$need, of iproute2 or util-linux: apt-get install iproute2 util-linux" >&2; exit 1; }; done
-	MAD_TEST_CLUSTER=1 MAD_FAULTS=$(if $(QUICK),,1) $(BIN)/python -m pytest --durations=40 -m cluster
+	MAD_TEST_CLUSTER=1 MAD_FAULTS=$(if $(QUICK),,1) $(BIN)/python -m pytest --durations=40 -m cluster tests/end_to_end/test_cluster.py
 
 bench: bench-gradients bench-pipeline  ## Run the benchmarks that need nothing but this checkout
 

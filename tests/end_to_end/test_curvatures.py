@@ -246,6 +246,7 @@ def test_a_seed_belongs_to_the_fisher() -> None:
     assert CurvatureSection(kind="fisher", seed=3).model_dump(mode="json")["seed"] == 3
 
 
+@pytest.mark.faults
 def test_on_ray_scores_are_those_of_one_process(make_config: ConfigMaker, ray_cluster: None) -> None:
     """Of the curvature with the most steps: side numbers, a tree of their moments, eigenvectors, a tree along them."""
 

@@ -370,6 +370,7 @@ def test_draws_record_their_distance_from_the_trained_weights(traced: Traced) ->
     assert losses[0] == losses[1], "every chain starts at the trained weights"
 
 
+@pytest.mark.faults
 def test_on_ray_scores_are_those_of_one_process(traced: Traced, ray_cluster: None) -> None:
     """Two chains, each a task of its own, and rows of tasks on two workers."""
     here, there = (
