@@ -19,9 +19,9 @@ app = typer.Typer(
         "and flags the outputs that it does not explain.\n\n"
         "Start with `mad demo`. Then `mad init` writes a config of your own, `mad plan CONFIG` shows what a run "
         "would do, and `mad run CONFIG` audits.\n\n"
-        "Exit codes: 0 done; 1 a model, file or task failed, or verify found a mismatch; 2 the command, config, "
-        "model or data is wrong, and no task has run; 3 a worker's memory is too small, another run holds the root's "
-        "lock, or --deadline passed before all models were done; 4 done, and a model has the verdict of --fail-on."
+        "Exit codes: 0 done; 1 a model, file or task failed, or verify found a mismatch; 2 usage, config, model or "
+        "data wrong before the first task; 3 cannot fit, another run holds the root's lock, or --deadline passed "
+        "before all models were done; 4 done, and a model has the verdict of --fail-on."
     ),
 )
 

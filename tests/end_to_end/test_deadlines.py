@@ -187,6 +187,7 @@ def test_a_deadline_that_makes_no_sense_is_refused_before_anything_is_written(
     assert not (zoo.folder / "root").exists()
 
 
+@pytest.mark.faults
 def test_on_ray_waves_of_models_make_the_same_scores(zoo: Zoo, ray_cluster: None) -> None:
     os.environ.pop("RAY_ADDRESS", None)
     scores = run_audit(plan_audit(zoo.config(THREE))).scores("cat").read_all().column("score").to_pylist()

@@ -157,7 +157,11 @@ def on_service(request: pytest.FixtureRequest, digits: Path, tmp_path: Path) -> 
 
 @pytest.mark.parametrize(
     ("on_service", "moments"),
-    [("moto", 1), pytest.param("moto", 5, marks=faults), pytest.param("s3", 1, marks=REAL.marks)],
+    [
+        pytest.param("moto", 1, marks=faults),
+        pytest.param("moto", 5, marks=faults),
+        pytest.param("s3", 1, marks=REAL.marks),
+    ],
     indirect=["on_service"],
 )
 def test_a_run_killed_on_s3_is_completed_by_the_next_with_equal_bytes(on_service: OnS3, moments: int) -> None:

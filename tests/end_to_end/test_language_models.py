@@ -91,6 +91,7 @@ def test_a_backdoored_gpt2_is_found_with_the_defaults(tmp_path: Path) -> None:
     assert found.fpr <= 0.09, found
 
 
+@pytest.mark.faults
 def test_a_backdoored_llama_is_found_with_the_defaults(tmp_path: Path) -> None:
     success = backdoored_llama.prepare(tmp_path)
     found = figures(run(tmp_path / "root", tmp_path / "llama", tmp_path), tmp_path / "audited.parquet")

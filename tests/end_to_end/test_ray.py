@@ -147,6 +147,7 @@ def ended(driver: "subprocess.Popen[str]") -> Raw:
     return document
 
 
+@pytest.mark.faults
 def test_runs_on_ray_are_equal_to_the_byte_and_to_the_serial_one_but_for_rounding(place: Place) -> None:
     ended(place.drive("again"))
     assert place.table("again") == place.table(place.undisturbed)
@@ -159,6 +160,7 @@ def test_runs_on_ray_are_equal_to_the_byte_and_to_the_serial_one_but_for_roundin
     assert [cost["tasks_run"] for cost in stages.values()] == [0] * 4
 
 
+@pytest.mark.faults
 def test_a_worker_that_is_killed_costs_time_and_nothing_else(place: Place) -> None:
     """On S3 only with the long tests: the commit protocol's tests show there that late commits lose."""
     if place.url.startswith("s3://") and not os.environ.get("MAD_FAULTS"):

@@ -145,6 +145,7 @@ def test_on_ray_the_scores_are_the_same_on_any_store(zoo: Audit, home: str, tmp_
         np.testing.assert_allclose(numbers(scores, "score"), numbers(expected, "score"), rtol=0, atol=1e-5)
 
 
+@pytest.mark.faults
 def test_scores_do_not_depend_on_the_batch(tmp_path: Path) -> None:
     """Also through float16 rows: 500 trusted and 300 audited images of badnets, batches of 1, 7 and 256."""
     for name, rows in (("trusted", 500), ("audited-badnets", 300)):

@@ -99,7 +99,7 @@ def test_a_store_without_exclusive_create(configure: Configure) -> None:
     ended = mad("run", config)
     assert (ended.code, ended.out) == (2, "")
     assert ended.complaint.startswith(
-        "forgetful://zoo: this store lets a second writer replace a file that must be created once "
+        "forgetful://zoo: this store lets a second writer replace a file that must be created only once "
         "(it ignores exclusive create"
     )
     assert "use a store that honours it: a local disk, Amazon S3, Ceph RGW or MinIO" in ended.complaint

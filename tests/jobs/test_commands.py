@@ -95,7 +95,7 @@ def test_init_writes_an_example_that_holds_the_defaults(tmp_path: Path) -> None:
     assert (ended.code, ended.err) == (0, "")
     assert (
         ended.out
-        == f"{folder}/audit.yaml is written; put your models and data into it, then: mad plan {folder}/audit.yaml\n"
+        == f"{folder}/audit.yaml is written; fill in your models and data, then: mad plan {folder}/audit.yaml\n"
     )
     (model,) = AuditConfig.load(folder / "audit.yaml").models
     raw = yaml.safe_load((folder / "audit.yaml").read_text())

@@ -120,7 +120,7 @@ def test_a_recurrent_model_goes_one_by_one(recurrent: Json, configure: Configure
     assert section(layers, "fallback_cost", "cells.weight_hh_l0")["one_by_one"] is True
     planned = mad("plan", config)
     assert "own: by the fallback: cells.weight_hh_l0: cells, with 93 % of the model's parameters" in planned.out
-    assert "runs forward and backward once more, sample by sample in a loop, and a sample has" in planned.out
+    assert "runs forward and backward once more, sample by sample in a loop, and each sample has" in planned.out
     assert planned.err == ""
     assert mad("run", config).code == 0
     assert {row["status"] for row in table(root, "own")} == {"ok"}
