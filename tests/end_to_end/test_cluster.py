@@ -231,12 +231,12 @@ def test_what_a_worker_thought_dead_finishes_late_is_ignored_and_counted(place: 
 
 def test_when_no_host_is_left_it_waits_for_one_says_so_gives_up_and_resumes(place: Site) -> None:
     cluster = place.cluster
-    driver = place.drive_until_rows(cluster.head, "no-host", MAD_WORKER_WAIT_SECONDS="8")
+    driver = place.drive_until_rows(cluster.head, "no-host", MAD_WORKER_WAIT_SECONDS="30")
     cluster.first.crash()
     cluster.second.crash()
     _, err = ended(driver, code=1)
     needs = "which needs 1 CPU and 1.00 GiB of memory"
-    outlook = "the run continues when there is room, and stops after 8 s"
+    outlook = "the run continues when there is room, and stops after 30 s"
     assert f"the cluster has no room for one, {needs}; {outlook}" in err
     assert err.splitlines()[-1].startswith("mad: no worker has run for ")
     assert "what is done is kept, and the same command resumes" in err.splitlines()[-1] and "Traceback" not in err
