@@ -91,7 +91,8 @@ def post(url: str, document: bytes, authorization: str | None, seconds: float) -
         headers["Authorization"] = authorization
     place = shown(url)
     try:
-        request = urllib.request.Request(url, document, headers, method="POST")  # noqa: S310 - the config takes http and https only
+        # The config takes http and https only.
+        request = urllib.request.Request(url, document, headers, method="POST")  # noqa: S310
         with urllib.request.build_opener(_NoRedirects).open(request, timeout=seconds):
             return
     except urllib.error.HTTPError as error:

@@ -41,7 +41,8 @@ def resolve(url: str) -> tuple[fsspec.AbstractFileSystem, str]:
     refuse_credentials(url)
     try:
         if url.startswith(S3_SCHEMES):
-            from infra.storage.s3 import open_s3  # noqa: PLC0415 - takes a third of a second, and local audits need none
+            # Takes a third of a second, and local audits need none.
+            from infra.storage.s3 import open_s3  # noqa: PLC0415
 
             return open_s3(url)
         filesystem, path = fsspec.core.url_to_fs(url)

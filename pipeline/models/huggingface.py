@@ -93,7 +93,8 @@ def _count_parameters(config: "PretrainedConfig") -> int:
 
 
 def _load(folder: Path, name: str) -> "PreTrainedModel":
-    from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig, AutoModelForCausalLM  # noqa: PLC0415 - of the extra, and slow to import
+    # An extra, and slow to import.
+    from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig, AutoModelForCausalLM  # noqa: PLC0415
 
     config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
