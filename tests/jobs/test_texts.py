@@ -21,6 +21,9 @@ from tests.languages import table as random_texts
 TRUSTED, AUDITED, ROWS_PER_TASK = 60, 23, 8
 
 
+GPT2, LLAMA = ([{"name": name, "huggingface": name}] for name in ("gpt2", "llama"))
+
+
 Text = tuple[list[int] | None, int | None, str]
 
 
@@ -220,11 +223,7 @@ def numbers(root: Path, model: str, name: str) -> NDArray[np.float64]:
 def test_scores_do_not_depend_on_the_batch_or_on_the_memory_for_one(
     place: Path, audit: Audited, tmp_path: Path
 ) -> None:
-    settings: dict[str, Json] = {
-        "one": {"batch_size": 1},
-        "seven": {"batch_size": 7},
-        "many": {"batch_size": 256, "rows_per_task": 64},
-    }
+    settings: dict[str, Json] = {"one": {"batch_size": 1}, "many": {"batch_size": 256, "rows_per_task": 64}}
     for name, settled in settings.items():
         assert run(place, tmp_path / name, run=settled).code == 0
         for model in ("gpt2", "llama"):
@@ -310,7 +309,7 @@ def test_known_truth_gives_figures_for_all_samples_and_no_success_is_invented(pl
     texts = pq.read_table(place / "audited.parquet")
     marked = texts.append_column("anomalous", pa.array([number < 5 for number in range(AUDITED)]))
     pq.write_table(marked, place / "marked.parquet")
-    ended = run(place, tmp_path / "root", data={"audited": "marked.parquet"})
+    ended = run(place, tmp_path / "root", models=GPT2, data={"audited": "marked.parquet"})
     evaluation = section(summary_of(ended, "gpt2"), "evaluation")
     everything, succeeded = section(evaluation, "all"), section(evaluation, "attack_succeeded")
     assert (everything["anomalous"], everything["benign"]) == (5, AUDITED - 5)
@@ -375,11 +374,10 @@ def test_gradients_that_are_not_finite_cost_their_own_rows_only(overflowing: Pat
 def test_a_lower_precision_gives_nearly_the_same_scores(
     place: Path, audit: Audited, tmp_path: Path, precision: str
 ) -> None:
-    assert run(place, tmp_path / "low", estimator={"precision": precision}).code == 0
-    for model in ("gpt2", "llama"):
-        low, full = numbers(tmp_path / "low", model, "score"), numbers(audit.root / "good", model, "score")
-        assert not np.array_equal(low, full)
-        assert np.corrcoef(low, full)[0, 1] > 0.9
+    assert run(place, tmp_path / "low", models=LLAMA, estimator={"precision": precision}).code == 0
+    low, full = numbers(tmp_path / "low", "llama", "score"), numbers(audit.root / "good", "llama", "score")
+    assert not np.array_equal(low, full)
+    assert np.corrcoef(low, full)[0, 1] > 0.9
 
 
 def test_a_model_without_any_finite_gradient_says_what_to_mend(overflowing: Path, tmp_path: Path) -> None:
@@ -405,8 +403,8 @@ def test_a_model_without_any_finite_gradient_says_what_to_mend(overflowing: Path
 
 def test_another_measurement_has_rows_of_its_own(place: Path, tmp_path: Path) -> None:
     for measurement in ("token_margin", "completion_nll"):
-        ended = run(place, tmp_path / "root", estimator={"measurement": measurement})
-        assert [tasks(summary_of(ended, model))["gradients"][1] for model in ("gpt2", "llama")] == [0, 0]
+        ended = run(place, tmp_path / "root", models=GPT2, estimator={"measurement": measurement})
+        assert tasks(summary_of(ended, "gpt2"))["gradients"][1] == 0
         assert section(summary_of(ended, "gpt2"), "settings")["measurement"] == measurement
 
 
@@ -417,6 +415,7 @@ def test_a_fisher_samples_a_texts_labels_whatever_the_batch(place: Path, tmp_pat
         run(
             place,
             tmp_path / f"batch{size}",
+            models=LLAMA,
             curvature={"kind": "fisher"},
             data=data,
             run={"batch_size": size, "rows_per_task": rows},
@@ -424,11 +423,7 @@ def test_a_fisher_samples_a_texts_labels_whatever_the_batch(place: Path, tmp_pat
         for size, rows in ((30, 40), (1, 7))
     )
     assert whole.code == single.code == 0
-    plain = run(place, tmp_path / "plain", data=data)
-    for model in ("gpt2", "llama"):
-        one, other, default = (
-            np.array([row["score"] for row in table(tmp_path / root, model)], float)
-            for root in ("batch30", "batch1", "plain")
-        )
-        np.testing.assert_allclose(one, other, atol=1e-5)
-        assert plain.code == 0 and not np.allclose(one, default, atol=1e-2)
+    plain = run(place, tmp_path / "plain", models=LLAMA, data=data)
+    one, other, default = (numbers(tmp_path / root, "llama", "score") for root in ("batch30", "batch1", "plain"))
+    np.testing.assert_allclose(one, other, atol=1e-5)
+    assert plain.code == 0 and not np.allclose(one, default, atol=1e-2)
