@@ -6,6 +6,7 @@ import subprocess
 import sys
 import zlib
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -36,6 +37,7 @@ def with_text(kind: bytes, data: bytes) -> bytes:
     return whole[:33] + chunk(kind, data) + whole[33:]
 
 
+@cache
 def squeezed(size: int) -> bytes:
     return zlib.compress(bytes(size), 9)
 
