@@ -57,6 +57,7 @@ def _planned(model: ModelPlan) -> JsonObject:
         "tasks": len(model.row_tasks),
         "row_numbers": model.layout.k,
         "row_bytes": model.row_bytes,
+        "recomputed": model.recomputed or None,
         "sampling": {source.file.name: source.rows for source in model.sampling},
         "snapshot_bytes": model.snapshot_bytes,
         "projected_memory_bytes": asdict(model.memory),
@@ -105,6 +106,7 @@ def _notes(model: ModelPlan) -> list[str]:
     group = certifiable(model.config, model.recipe)
     notes = [_chains(model)] if model.config.traced else []
     notes += [f"the fdr target can flag no fewer than {group:,} samples, if any"] if group else []
+    notes += [f"all rows are computed again, once: {model.recomputed}"] if model.recomputed else []
     notes += [f"by the fallback: {name}: {_rerun(cost)}" for name, cost in model.fallback.items()]
     notes += [f"not covered: {name}: {reason}" for name, reason in model.not_covered.items()]
     notes += [f"file left out: {reason}" for reason in model.refused_files.values()]

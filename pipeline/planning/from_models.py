@@ -16,19 +16,20 @@ from pipeline.data.reviews import read_reviews
 from pipeline.data.sources import INPUTS, Source, find_sources, read_ids
 from pipeline.errors import ConfigError, SourceError
 from pipeline.keys import key_of
+from pipeline.planning.earlier_runs import outdated_rows
 from pipeline.planning.limits import check_samples
 from pipeline.planning.memory import Shapes, project_memory, shapes_of_rows
 from pipeline.planning.plan import (
     HELD_OUT_SAMPLES,
-    ROWS_FORMAT,
     SNAPSHOT_BYTES,
     SNAPSHOTS_FORMAT,
     AuditPlan,
     ModelPlan,
 )
 from pipeline.planning.probe import Probe, probe
-from pipeline.planning.recipe import RowRecipe, count_labels
+from pipeline.planning.recipe import ROWS_FORMAT, RowRecipe, count_labels
 from pipeline.root.mark import check_root, root_storage
+from pipeline.root.runs import Runs
 
 
 def plan_audit(config: AuditConfig) -> AuditPlan:
@@ -38,12 +39,14 @@ def plan_audit(config: AuditConfig) -> AuditPlan:
         ConfigError: no model is left to run, with every reason; or the table of reviews cannot be used.
         RootError: the config's root is not one.
     """
-    check_root(root_storage(config.root))
-    reviews = read_reviews(config)
+    storage = root_storage(config.root)
+    check_root(storage)
+    reviews, earlier = read_reviews(config), Runs(storage)
     models, refused = [], {}
     for model in config.models:
         try:
-            models.append(_plan_model(config, model))
+            plan = _plan_model(config, model)
+            models.append(replace(plan, recomputed=outdated_rows(earlier, plan)))
         except (SourceError, StorageError, MadcoreError) as error:
             refused[model.name] = str(error)
     if not models:
@@ -60,6 +63,7 @@ def _plan_model(config: AuditConfig, model: ModelConfig) -> ModelPlan:
     samples = _check_trusted(model, trusted)
     probed = run_in_compute_thread(probe, config, model, trusted)
     recipe = RowRecipe(
+        rows_format=ROWS_FORMAT,
         patterns=() if model.traced else model.gradient.layers,
         snapshots_key=_snapshots_key(model, probed, sampling),
         layers=probed.coverage.covered,

@@ -23,7 +23,7 @@ from pipeline.planning.memory import ProjectedMemory
 from pipeline.planning.recipe import EarlierRun, RowRecipe, count_labels, projection_of
 from pipeline.root.logs import Receipts, rows_log
 
-ROWS_FORMAT, CURVATURE_ROWS_FORMAT, SNAPSHOTS_FORMAT = 1, 1, 1
+CURVATURE_ROWS_FORMAT, SNAPSHOTS_FORMAT = 1, 2
 
 
 SNAPSHOT_BYTES, HELD_OUT_SAMPLES = 256 << 20, 256
@@ -58,7 +58,7 @@ class ModelPlan:
     used in: the recipe's, or, of stored rows, those of the chosen layers at the rank wanted; `reprojection`: how
     stored rows of a higher rank are read, None where they have that rank. `stored`: the earlier run whose rows are
     used as they are, None where rows are computed. `dropped`: ids of trusted samples that neither explain nor
-    calibrate.
+    calibrate. `recomputed`: why rows that an earlier version stored are computed again, "" where none are.
 
     Where a method takes `labels`, that is the number of labels per sample of a `RowTask`.
     """
@@ -74,6 +74,7 @@ class ModelPlan:
     reprojection: Reprojection | None = None
     stored: EarlierRun | None = None
     dropped: tuple[str, ...] = ()
+    recomputed: str = ""
 
     @property
     def name(self) -> str:

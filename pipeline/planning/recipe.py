@@ -14,10 +14,24 @@ from pipeline.config.schema import ModelConfig
 from pipeline.data.batches import ModelInputs
 from pipeline.data.sources import Source
 
+ROWS_FORMAT = 2
+
+# What each format of rows changed: why rows of the one before are computed again.
+ROWS_CHANGED = {
+    2: "pictures and columns of tokens are now read as the models' own loaders read them, "
+    "and samples without a gradient are recognised"
+}
+
+
+def rules_changed(rows_format: int) -> str:
+    """How the rules by which samples become rows changed since this format; "" where they did not."""
+    return "; ".join(change for number, change in ROWS_CHANGED.items() if rows_format < number)
+
 
 class RowRecipe(BaseModel):
     """How the rows of a model are made; recorded in `runs/RUN/_run.json` as the model's `rows`.
 
+    `rows_format`: the version of the rules by which samples become rows; early versions recorded none, and had 1.
     `patterns`: those that chose the layers, none for loss traces, whose rows have no layers. `snapshots_key`: the key
     of the weights that loss traces are taken at, "" without them. `layers`, `sides`: the layers, and the layout of
     their rows and of their sides. `fallback`: costs of the layers whose modules run again for each sample.
@@ -27,6 +41,7 @@ class RowRecipe(BaseModel):
 
     model_config = ConfigDict(frozen=True)
     format: Literal[1] = 1
+    rows_format: int = 1
     patterns: tuple[str, ...]
     snapshots_key: str
     layers: tuple[Layer, ...]

@@ -13,6 +13,7 @@ from pipeline.config.estimators import Estimator, LossTrace
 from pipeline.config.samples import Preprocess
 from pipeline.data.sources import Source
 from pipeline.planning.plan import Cost, ModelPlan
+from pipeline.planning.recipe import rules_changed
 from pipeline.root.documents import JsonObject, decode_document
 from pipeline.root.facts import Facts
 from pipeline.root.layout import published_runs, report_file
@@ -145,6 +146,9 @@ def _run_warnings(run: ModelRun) -> Iterator[str]:
         yield f"{samples} are unreadable or unlabelled, and no chain saw them"
     if plan.config.data.preprocess == Preprocess() and not plan.config.is_text:
         yield "data.preprocess is not given: images are only scaled to [0, 1]"
+    outdated = rules_changed(plan.recipe.rows_format)
+    if outdated:
+        yield f"the stored rows follow earlier rules, and `mad run` computes them again: {outdated}"
     if run.gone:
         yield f"files that the latest run audited and that no glob finds any more: {', '.join(run.gone)}"
     if plan.refused_files:

@@ -9,6 +9,7 @@ from tests.pipeline.planning.plans import row_recipe, source
 
 RECORDED = [
     "format",
+    "rows_format",
     "patterns",
     "snapshots_key",
     "layers",
