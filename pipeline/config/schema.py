@@ -59,8 +59,8 @@ class ModelConfig(Section):
     """Keyword arguments of the architecture's function."""
 
     weights: Place | None = None
-    """File of the architecture's weights: safetensors, or a state dict as `.pt` or `.pth`. Full pickles are refused,
-    because loading one runs whatever code it holds."""
+    """File of the architecture's weights: safetensors, or a state dict that torch.save wrote, alone or in an entry of a
+    checkpoint. Full pickles are refused, because loading one runs whatever code it holds."""
 
     huggingface: Place | None = None
     """A causal language model, instead of `architecture` and `weights`: a Hugging Face folder or the id of a model on

@@ -80,6 +80,7 @@ def _plan_model(config: AuditConfig, model: ModelConfig) -> ModelPlan:
     return ModelPlan(
         config=model,
         source=probed.source,
+        undone=probed.undone,
         digest=probed.digest,
         row_key=_row_key(model, probed, sampling),
         recipe=recipe.model_copy(update={"inputs": inputs}),

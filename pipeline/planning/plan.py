@@ -58,7 +58,7 @@ class ModelPlan:
     used in: the recipe's, or, of stored rows, those of the chosen layers at the rank wanted; `reprojection`: how
     stored rows of a higher rank are read, None where they have that rank. `stored`: the earlier run whose rows are
     used as they are, None where rows are computed. `dropped`: ids of trusted samples that neither explain nor
-    calibrate.
+    calibrate. `undone`: how the weights were taken out of the file's wrappers and prefixes, "" where as they are.
 
     Where a method takes `labels`, that is the number of labels per sample of a `RowTask`.
     """
@@ -74,6 +74,7 @@ class ModelPlan:
     reprojection: Reprojection | None = None
     stored: EarlierRun | None = None
     dropped: tuple[str, ...] = ()
+    undone: str = ""
 
     @property
     def name(self) -> str:
