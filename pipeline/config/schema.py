@@ -48,8 +48,8 @@ class ModelConfig(Section):
     """
 
     name: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")]
-    """Name of the model, unique in the config: letters, digits, `.`, `_` and `-`, at most 100, beginning with a letter
-    or digit. Not `runs`, `report`, `index` or `mad.json`, which are names in the root."""
+    """Name of the model, unique in the config whatever its case: letters, digits, `.`, `_` and `-`, at most 100,
+    beginning with a letter or digit. Not `runs`, `report`, `index` or `mad.json`, which are names in the root."""
 
     architecture: Place | None = None
     """The model's code: `file.py:function` or `package.module:function`, which returns a `torch.nn.Module`. Together

@@ -16,6 +16,7 @@ from pipeline.data.reviews import read_reviews
 from pipeline.data.sources import INPUTS, Source, find_sources, read_ids
 from pipeline.errors import ConfigError, SourceError
 from pipeline.keys import key_of
+from pipeline.planning.labels import labels_outside
 from pipeline.planning.limits import check_samples
 from pipeline.planning.memory import Shapes, project_memory, shapes_of_rows
 from pipeline.planning.plan import (
@@ -59,6 +60,7 @@ def _plan_model(config: AuditConfig, model: ModelConfig) -> ModelPlan:
     sampling = _find_sampling(config, model, trusted)
     samples = _check_trusted(model, trusted)
     probed = run_in_compute_thread(probe, config, model, trusted)
+    remarks = _remarks(model, trusted, sampling, probed.classes)
     recipe = RowRecipe(
         patterns=() if model.traced else model.gradient.layers,
         snapshots_key=_snapshots_key(model, probed, sampling),
@@ -81,6 +83,7 @@ def _plan_model(config: AuditConfig, model: ModelConfig) -> ModelPlan:
         config=model,
         source=probed.source,
         undone=probed.undone,
+        remarks=remarks,
         digest=probed.digest,
         row_key=_row_key(model, probed, sampling),
         recipe=recipe.model_copy(update={"inputs": inputs}),
@@ -88,6 +91,21 @@ def _plan_model(config: AuditConfig, model: ModelConfig) -> ModelPlan:
         refused_files=refused_files,
         memory=project_memory(shapes),
     )
+
+
+def _remarks(model: ModelConfig, trusted: list[Source], sampling: list[Source], classes: int) -> tuple[str, ...]:
+    """What is odd about the labels of a classifier's samples, without being wrong.
+
+    Raises:
+        SourceError: trusted samples have labels, and none is a class; or a label of the sampling set is none.
+    """
+    if model.is_text:
+        return ()
+    wrong = labels_outside("sampling", sampling, classes)
+    if wrong:
+        raise SourceError(f"{wrong}; weights cannot be sampled on them: check the labels of estimator.sampling")
+    odd = labels_outside("trusted", trusted, classes)
+    return (f"{odd}; these samples explain nothing",) if odd else ()
 
 
 def _find_sampling(config: AuditConfig, model: ModelConfig, trusted: list[Source]) -> list[Source]:

@@ -59,6 +59,7 @@ class ModelPlan:
     stored rows of a higher rank are read, None where they have that rank. `stored`: the earlier run whose rows are
     used as they are, None where rows are computed. `dropped`: ids of trusted samples that neither explain nor
     calibrate. `undone`: how the weights were taken out of the file's wrappers and prefixes, "" where as they are.
+    `remarks`: what is odd about its samples without being wrong.
 
     Where a method takes `labels`, that is the number of labels per sample of a `RowTask`.
     """
@@ -75,6 +76,7 @@ class ModelPlan:
     stored: EarlierRun | None = None
     dropped: tuple[str, ...] = ()
     undone: str = ""
+    remarks: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:

@@ -11,6 +11,7 @@ from madcore import Measured, Projection, RowExtractor, RowLayout, TokenBatch, s
 from pipeline.data.batches import TextBytes
 from pipeline.planning.memory import (
     PROCESS_BYTES,
+    Blocks,
     ProjectedMemory,
     Shapes,
     batch_bytes,
@@ -160,3 +161,23 @@ def test_projected_peaks_by_hand() -> None:
     assert project_memory(replace(shapes, reprojected=300)).scoring - project_memory(shapes).scoring == (
         block * 4 * 300 * (12 + 3 * 2)
     )
+
+
+def test_a_small_audit_needs_no_more_than_its_own_blocks() -> None:
+    """One block of 60 rows, read in a task, is scored as one of 512 by one thread of sixteen."""
+    recipe = row_recipe(audited=(source("a", 60),), trusted=(source("t", 2000),), rows_per_task=8192)
+    shapes = replace(shapes_of_rows(model_config(), recipe, SIDES, samples=2000), scored_at_once=16)
+    assert shapes.audited_blocks.rows == 60 and 1 <= shapes.audited_blocks.count <= 2
+    assert shapes.trusted_blocks.rows == 512 and 4 <= shapes.trusted_blocks.count <= 5
+    whole = replace(shapes, audited_blocks=Blocks(), trusted_blocks=Blocks())
+    block, row, reference = 512, 4 * SIDES.rows.k, 1400
+    saved = (16 - shapes.audited_blocks.count) * block * (6 * row + 8 * reference) + (block - 60) * 9 * row
+    assert project_memory(whole).scoring - project_memory(shapes).scoring == saved
+
+
+def test_small_tasks_are_read_in_small_blocks() -> None:
+    recipe = row_recipe(audited=(source("a", 6000), source("b", 10)), rows_per_task=100)
+    blocks = shapes_of_rows(model_config(), recipe, SIDES, samples=20).audited_blocks
+    assert blocks.rows == 100 and blocks.count >= 61
+    labelled = shapes_of_rows(model_config(curvature={"kind": "ggn"}), recipe, SIDES, samples=20).trusted_blocks
+    assert labelled.rows == 200  # 20 samples with 10 labels each
