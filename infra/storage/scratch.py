@@ -19,11 +19,11 @@ def scratch_errors(folder: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno not in FULL:
+        if error.errno is None or error.errno not in FULL:
             raise
         raise Unwritable(
-            f"temporary files in {folder}: {error.strerror}; make room on that disk, or set TMPDIR to a folder on "
-            "another one, then run again; what is done is kept"
+            f"temporary files in {folder}: {error.strerror}; {FULL[error.errno]}, or set TMPDIR to a folder on another "
+            "disk, then run again; what is done is kept"
         ) from error
 
 

@@ -45,28 +45,35 @@ def first_untrue(module: nn.Module, copies: Iterable[tuple[Tensor, Tensor]], giv
         copies: the module's own tensors, and what was copied into each.
         given: the file's tensors, by the module's names.
     """
-    names = {id(tensor): name for name, tensor in module.state_dict(keep_vars=True).items()}
-    named = [(names[id(own)], own, value) for own, value in copies if id(own) in names]
-    quantized = [f"{name} ({kinds(value, own)})" for name, own, value in named if is_quantized(value, own)]
+    held = {
+        tensor.untyped_storage().data_ptr(): (name, isinstance(tensor, nn.Parameter))
+        for name, tensor in module.state_dict(keep_vars=True).items()
+        if isinstance(tensor, Tensor) and tensor.numel()
+    }
+    pairs = [(held.get(own.untyped_storage().data_ptr()), own, value) for own, value in copies]
+    named = [(*place, own, value) for place, own, value in pairs if place is not None]
+    quantized = [
+        f"{name} ({_kinds(value, own)})" for name, trained, own, value in named if _scaled(value, own, trained)
+    ]
     if quantized:
         return f"{name_some({'quantized': quantized})}; {SCALED}"
-    changed = [f"{name} ({kinds(value, own)})" for name, own, value in named if _loses(value, own)]
+    changed = [f"{name} ({_kinds(value, own)})" for name, _, own, value in named if _loses(value, own)]
     if changed:
         found = name_some({"of a type that does not hold their numbers": changed})
         return f"{found}; save them in the architecture's types"
     return _contradiction(module, given)
 
 
-def is_quantized(value: Tensor, own: Tensor) -> bool:
-    """Whether a tensor of whole or of 8-bit numbers is to become one of floats; a mask of truths may."""
+def _scaled(value: Tensor, own: Tensor, trained: bool) -> bool:
+    """Whether a tensor of whole or of 8-bit numbers is to become one of floats; a mask may that is not trained."""
     if not own.is_floating_point():
         return False
     if value.is_floating_point():
         return value.element_size() < 2 <= own.element_size()
-    return isinstance(own, nn.Parameter) or value.dtype != torch.bool
+    return trained or value.dtype != torch.bool
 
 
-def kinds(value: Tensor, own: Tensor) -> str:
+def _kinds(value: Tensor, own: Tensor) -> str:
     """Both types in words."""
     return f"{value.dtype} in the file, {own.dtype} in the architecture".replace("torch.", "")
 

@@ -53,10 +53,20 @@ def fill(module: nn.Module, found: Sequence[StateDict], misfit: str) -> str:
     Raises:
         SourceError: none fits, or several do, or what fits has other values in the file than the module would have.
     """
-    reports = list(_best_of_each(module, found, undoings))
+    with Copies() as copies:
+        report = _only_fitting(module, found, misfit, copies)
+    untrue = first_untrue(module, copies.made, report.state.tensors)
+    if untrue:
+        raise SourceError(f"{misfit}: {untrue}")
+    return ", ".join(report.undone)
+
+
+def _only_fitting(module: nn.Module, found: Sequence[StateDict], misfit: str, copies: Copies) -> _Report:
+    """Find the way that fits, and load it last; `copies` holds those of this loading. Raises as `fill`."""
+    reports = list(_best_of_each(module, found, copies, undoings))
     if not any(report.wrong == 0 for report in reports):
         parts = [part for state in found for part in parts_of(state)]
-        reports += [report for report in _best_of_each(module, parts, undoings) if report.wrong == 0]
+        reports += [report for report in _best_of_each(module, parts, copies, undoings) if report.wrong == 0]
     fitting = [report for report in reports if report.wrong == 0]
     if not fitting:
         best = min(reports, key=lambda report: report.wrong)
@@ -67,23 +77,23 @@ def fill(module: nn.Module, found: Sequence[StateDict], misfit: str) -> str:
         raise SourceError(
             f"{misfit} in one way only, but in {len(fitting)}: {ways}; save the state dict that is meant alone"
         )
-    report = fitting[0]
-    with Copies() as copies:
-        _try(module, report.state)
-    untrue = first_untrue(module, copies.made, report.state.tensors)
-    if untrue:
-        raise SourceError(f"{misfit}: {untrue}")
-    return ", ".join(report.undone)
+    if fitting[0].state is not found[0] or len(found) > 1:  # others were tried since
+        copies.made.clear()
+        _try(module, fitting[0].state)
+    return fitting[0]
 
 
 Variants = Callable[[StateDict], Iterator[StateDict]]
 
 
-def _best_of_each(module: nn.Module, found: Iterable[StateDict], variants: Variants) -> Iterator[_Report]:
+def _best_of_each(
+    module: nn.Module, found: Iterable[StateDict], copies: Copies, variants: Variants
+) -> Iterator[_Report]:
     """The first variant of each state dict that fits, or else the nearest one."""
     for state in found:
         nearest: _Report | None = None
         for variant in variants(state):
+            copies.made.clear()
             report = _try(module, variant)
             if nearest is None or report.wrong < nearest.wrong:
                 nearest = report

@@ -69,25 +69,23 @@ def parse_weights(data: bytes, name: str) -> Sequence[StateDict]:
     else:
         other = foreign(data) or "neither safetensors nor a state dict that torch.save wrote (.pt, .pth, .ckpt, .bin)"
         raise SourceError(f"weights {name}: {other}")
-    for state in found:
-        for key, value in state.tensors.items():
-            if isinstance(value, Tensor):
-                _check_plain(value, key, name, len(data))
-    return found
+    faults = [_first_fault(state, len(data)) for state in found]
+    sound = [state for state, fault in zip(found, faults, strict=True) if not fault]
+    if not sound:
+        raise SourceError(f"weights {name}: {faults[0]}")
+    return sound
 
 
-def _check_plain(tensor: Tensor, key: str, name: str, held: int) -> None:
-    if not _is_plain(tensor):
-        kind = f"{tensor.dtype}, {tensor.layout}, on {tensor.device}".replace("torch.", "")
-        raise SourceError(
-            f"weights {name}: {key!r} is not a plain tensor of numbers ({kind}); "
-            "save weights dense, real and unquantized"
-        )
-    if tensor.nbytes > max(held, SMALL):
-        raise SourceError(
-            f"weights {name}: {key!r} claims {tensor.nbytes:,} bytes by repeating the numbers of a file of {held:,}; "
-            "save it contiguous"
-        )
+def _first_fault(state: StateDict, held: int) -> str:
+    """What is wrong with the first tensor of a file of so many bytes that is not plain; "" if all are."""
+    for key, tensor in state.tensors.items():
+        if isinstance(tensor, Tensor) and not _is_plain(tensor):
+            kind = f"{tensor.dtype}, {tensor.layout}, on {tensor.device}".replace("torch.", "")
+            return f"{key!r} is not a plain tensor of numbers ({kind}); save weights dense, real and unquantized"
+        if isinstance(tensor, Tensor) and tensor.nbytes > max(held, SMALL):
+            claims = f"claims {tensor.nbytes:,} bytes by repeating the numbers of a file of {held:,}"
+            return f"{key!r} {claims}; save it contiguous"
+    return ""
 
 
 def _is_plain(tensor: Tensor) -> bool:
