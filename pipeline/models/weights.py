@@ -7,6 +7,7 @@ pickle may not build objects of a size that it only names.
 
 import json
 from collections.abc import Sequence
+from pathlib import Path
 
 import safetensors
 import safetensors.torch
@@ -18,6 +19,7 @@ from infra.storage.files import read_input, size_of
 from pipeline.errors import SourceError
 from pipeline.models.checkpoint import parse_checkpoint
 from pipeline.models.foreign_files import foreign
+from pipeline.models.mismatches import first_names
 from pipeline.models.state_dicts import StateDict
 
 PICKLES = (b"PK", b"\x80")
@@ -43,6 +45,8 @@ def read_weights(name: str, url: str, granted: int) -> bytes:
     Raises:
         SourceError: there is no such file, or it is too large.
     """
+    if "://" not in url and Path(url).is_dir():
+        raise SourceError(f"weights {name}: {_folder(Path(url))}")
     try:
         size = size_of(url)
         if size > max(2 * granted, ALWAYS_FITS):
@@ -53,6 +57,19 @@ def read_weights(name: str, url: str, granted: int) -> bytes:
         return read_input(url)
     except StorageError as error:
         raise SourceError(f"weights {name}: {error}") from error
+
+
+def _folder(folder: Path) -> str:
+    """What to do with a folder in the place of a file."""
+    files = sorted(path.name for path in folder.iterdir() if path.is_file())
+    if ".metadata" in files and any(name.endswith(".distcp") for name in files):
+        return (
+            "is a folder of torch.distributed.checkpoint; make one file of it with "
+            "torch.distributed.checkpoint.format_utils.dcp_to_torch_save"
+        )
+    if "config.json" in files:
+        return "is a folder, not a file; name the weights in it, or, of a language model, the folder as `huggingface`"
+    return f"is a folder, not a file; name the weights in it, files there: {first_names(files) or 'none'}"
 
 
 def parse_weights(data: bytes, name: str) -> Sequence[StateDict]:

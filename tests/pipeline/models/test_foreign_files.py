@@ -4,6 +4,7 @@ import io
 import warnings
 import zipfile
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ import torch
 from torch import nn
 
 from pipeline.errors import SourceError
-from pipeline.models.weights import parse_weights
+from pipeline.models.weights import parse_weights, read_weights
 
 
 def archive(*entries: str) -> bytes:
@@ -94,3 +95,20 @@ def test_what_makes_a_pickle_a_full_one_is_named() -> None:
     torch.save({"state_dict": {"weight": torch.zeros(1)}, "best": np.float64(0.5)}, sink)
     with pytest.raises(SourceError, match=r"refused, because it is a full pickle, .* \(here numpy\.[\w.]*scalar\);"):
         parse_weights(sink.getvalue(), "net.pt")
+
+
+FOLDERS: dict[str, tuple[tuple[str, ...], str]] = {
+    "of files": (("a.pt", "b.pt"), "is a folder, not a file; name the weights in it, files there: a.pt, b.pt"),
+    "of a model": (("config.json", "model.safetensors"), "or, of a language model, the folder as `huggingface`"),
+    "of a distributed checkpoint": ((".metadata", "__0_0.distcp"), "format_utils.dcp_to_torch_save"),
+    "of nothing": ((), "files there: none"),
+}
+
+
+@pytest.mark.parametrize(("names", "says"), FOLDERS.values(), ids=FOLDERS)
+def test_a_folder_is_no_file(names: tuple[str, ...], says: str, tmp_path: Path) -> None:
+    for name in names:
+        (tmp_path / name).touch()
+    with pytest.raises(SourceError) as caught:
+        read_weights("net", str(tmp_path), 1 << 30)
+    assert str(caught.value).startswith("weights net: is a folder") and says in str(caught.value)
