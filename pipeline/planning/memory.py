@@ -16,9 +16,8 @@ from madcore.scoring.calibration import calibration_size
 from pipeline.artifacts.rows import SCORING_BLOCK
 from pipeline.config.curvature import FACTORED
 from pipeline.config.schema import ModelConfig
-from pipeline.data.batches import BATCH_MULTIPLE
 from pipeline.data.sources import Source
-from pipeline.planning.recipe import RowRecipe, count_labels
+from pipeline.planning.recipe import RowRecipe, count_labels, samples_of
 
 PROCESS_BYTES = 600 << 20  # of Python and torch, before any work
 EVALUATED_BYTES = 250  # of an audited sample whose truth is known
@@ -90,18 +89,18 @@ def step_bytes(model: nn.Module, sample: Measured) -> int:
 
 @dataclass(frozen=True)
 class Blocks:
-    """Blocks of rows that are read one after the other: the rows of the largest, and how many there are at most."""
+    """Blocks of rows that are read one after the other: the rows of the largest, and how many there are."""
 
     rows: int = SCORING_BLOCK
     count: int = 1 << 30
 
     @classmethod
-    def of(cls, sources: Iterable[Source], rows_per_task: int, rows_per_sample: int = 1) -> "Blocks":
-        """Of the rows of files; a task's rows make blocks of their own."""
-        rows = [rows_per_sample * source.rows for source in sources]
-        of_task = max(rows_per_task, BATCH_MULTIPLE) * rows_per_sample
-        largest = min(SCORING_BLOCK, of_task, max(rows, default=0))
-        return cls(largest, sum(-(-each // SCORING_BLOCK) + -(-each // rows_per_task) for each in rows))
+    def of(cls, sources: Iterable[Source], rows_per_task: int, labels: int = 0) -> "Blocks":
+        """Of the rows of files, `labels` for each sample; a task's rows make blocks of their own."""
+        task = samples_of(rows_per_task, labels) * max(1, labels)
+        rows = [max(1, labels) * source.rows for source in sources]
+        count = sum(each // task * -(-task // SCORING_BLOCK) + -(-(each % task) // SCORING_BLOCK) for each in rows)
+        return cls(min(SCORING_BLOCK, task, max(rows, default=0)), count)
 
 
 @dataclass(frozen=True)
@@ -160,7 +159,7 @@ def shapes_of_rows(model: ModelConfig, recipe: RowRecipe, sides: SideLayout, sam
         samples: trusted samples that are used.
     """
     reference, audited = samples - calibration_size(samples, model.calibration.fraction), recipe.audited
-    labels, tasks = max(1, count_labels(model, recipe.classes)), recipe.rows_per_task
+    labels, tasks = count_labels(model, recipe.classes), recipe.rows_per_task
     curved = (*recipe.trusted, *(audited if model.curvature.transductive else ()))
     used = samples + sum(source.rows for source in audited) if model.curvature.transductive else reference
     return Shapes(
@@ -168,7 +167,7 @@ def shapes_of_rows(model: ModelConfig, recipe: RowRecipe, sides: SideLayout, sam
         stored_row_size=max(sides.rows.k, sides.stored.k) if model.curvature.kind in FACTORED else sides.rows.k,
         reference=reference,
         classes=recipe.classes,
-        moments=moment_sizes(model, sides, labels * used),
+        moments=moment_sizes(model, sides, max(1, labels) * used),
         screened=samples if model.screened else 0,
         labelled_samples=sum(source.rows for source in audited if "anomalous" in source.truth),
         trusted_blocks=Blocks.of(curved, tasks, labels),

@@ -14,13 +14,13 @@ from madcore.reprojection import Reprojection
 from pipeline.config.audit_config import AuditConfig
 from pipeline.config.curvature import FACTORED
 from pipeline.config.schema import ModelConfig
-from pipeline.data.batches import BATCH_MULTIPLE, ModelInputs
+from pipeline.data.batches import ModelInputs
 from pipeline.data.sources import Source
 from pipeline.errors import CannotFit
 from pipeline.keys import key_of
 from pipeline.planning.limits import describe_misfit
 from pipeline.planning.memory import ProjectedMemory
-from pipeline.planning.recipe import EarlierRun, RowRecipe, count_labels, projection_of
+from pipeline.planning.recipe import EarlierRun, RowRecipe, count_labels, projection_of, samples_of
 from pipeline.root.logs import Receipts, rows_log
 
 ROWS_FORMAT, CURVATURE_ROWS_FORMAT, SNAPSHOTS_FORMAT = 1, 1, 1
@@ -214,11 +214,6 @@ class ModelPlan:
 
 def _distinct(sources: Iterable[Source]) -> tuple[Source, ...]:
     return tuple({source.key: source for source in sources}.values())
-
-
-def samples_of(rows: int, labels: int) -> int:
-    """How many samples have so many rows, `labels` each: a multiple of BATCH_MULTIPLE, which batches are padded to."""
-    return rows if labels <= 1 else max(1, rows // (labels * BATCH_MULTIPLE)) * BATCH_MULTIPLE
 
 
 @dataclass(frozen=True)

@@ -167,17 +167,15 @@ def test_a_small_audit_needs_no_more_than_its_own_blocks() -> None:
     """One block of 60 rows, read in a task, is scored as one of 512 by one thread of sixteen."""
     recipe = row_recipe(audited=(source("a", 60),), trusted=(source("t", 2000),), rows_per_task=8192)
     shapes = replace(shapes_of_rows(model_config(), recipe, SIDES, samples=2000), scored_at_once=16)
-    assert shapes.audited_blocks.rows == 60 and 1 <= shapes.audited_blocks.count <= 2
-    assert shapes.trusted_blocks.rows == 512 and 4 <= shapes.trusted_blocks.count <= 5
+    assert (shapes.audited_blocks, shapes.trusted_blocks) == (Blocks(60, 1), Blocks(512, 4))
     whole = replace(shapes, audited_blocks=Blocks(), trusted_blocks=Blocks())
     block, row, reference = 512, 4 * SIDES.rows.k, 1400
-    saved = (16 - shapes.audited_blocks.count) * block * (6 * row + 8 * reference) + (block - 60) * 9 * row
+    saved = (16 - 1) * block * (6 * row + 8 * reference) + (block - 60) * 9 * row
     assert project_memory(whole).scoring - project_memory(shapes).scoring == saved
 
 
 def test_small_tasks_are_read_in_small_blocks() -> None:
     recipe = row_recipe(audited=(source("a", 6000), source("b", 10)), rows_per_task=100)
-    blocks = shapes_of_rows(model_config(), recipe, SIDES, samples=20).audited_blocks
-    assert blocks.rows == 100 and blocks.count >= 61
+    assert shapes_of_rows(model_config(), recipe, SIDES, samples=20).audited_blocks == Blocks(100, 61)
     labelled = shapes_of_rows(model_config(curvature={"kind": "ggn"}), recipe, SIDES, samples=20).trusted_blocks
-    assert labelled.rows == 200  # 20 samples with 10 labels each
+    assert labelled == Blocks(80, 3)  # 20 samples with 10 labels each, 8 samples a task
