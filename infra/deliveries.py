@@ -12,6 +12,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from typing import IO
 from urllib.parse import urlsplit
 
 from infra.errors import NotDelivered
@@ -29,6 +30,19 @@ class _NoRedirects(urllib.request.HTTPRedirectHandler):
         """Follow none."""
 
 
+def _scratch_file(content: bytes) -> IO[bytes]:
+    """A temporary file that holds some bytes, at its beginning."""
+    try:
+        file = tempfile.TemporaryFile()  # noqa: SIM115 - the caller closes it
+        file.write(content)
+        file.seek(0)
+    except OSError as error:
+        raise NotDelivered(
+            f"no temporary file can be written ({error}); make room, or set TMPDIR to a folder on another disk"
+        ) from error
+    return file
+
+
 def hand_to_command(
     command: Sequence[str], folder: str, document: bytes, variables: Mapping[str, str], seconds: float
 ) -> None:
@@ -44,9 +58,7 @@ def hand_to_command(
     Raises:
         NotDelivered: it cannot be started, took too long, or ended with a status other than 0.
     """
-    with tempfile.TemporaryFile() as source, tempfile.TemporaryFile() as output:
-        source.write(document)
-        source.seek(0)
+    with _scratch_file(document) as source, _scratch_file(b"") as output:
         try:
             process = subprocess.Popen(  # noqa: S603 - the user's own command
                 command,

@@ -50,6 +50,8 @@ def plan_document(plan: AuditPlan) -> JsonObject:
 def _planned(model: ModelPlan) -> JsonObject:
     return {
         "digest": model.digest,
+        "weights": model.undone,
+        "remarks": list(model.remarks),
         "row_key": model.row_key,
         "trusted": {source.file.name: source.rows for source in model.trusted},
         "audited": {source.file.name: source.rows for source in model.audited},
@@ -107,6 +109,8 @@ def _notes(model: ModelPlan) -> list[str]:
     notes = [_chains(model)] if model.config.traced else []
     notes += [f"the fdr target can flag no fewer than {group:,} samples, if any"] if group else []
     notes += [f"all rows are computed again, once: {model.recomputed}"] if model.recomputed else []
+    notes += [f"weights: taken {model.undone}"] if model.undone else []
+    notes += model.remarks
     notes += [f"by the fallback: {name}: {_rerun(cost)}" for name, cost in model.fallback.items()]
     notes += [f"not covered: {name}: {reason}" for name, reason in model.not_covered.items()]
     notes += [f"file left out: {reason}" for reason in model.refused_files.values()]

@@ -6,8 +6,15 @@ from infra.storage.urls import masked
 
 
 def plain(value: str) -> str:
-    """A value on one line, with unprintable characters replaced."""
-    return "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in value)
+    """A value on one line, with unprintable characters written out: ESC becomes backslash, x, 1, b."""
+    return "".join(
+        character if character.isprintable() or character == "\N{NO-BREAK SPACE}" else _written_out(character)
+        for character in value
+    )
+
+
+def _written_out(character: str) -> str:
+    return character.encode("unicode_escape").decode()
 
 
 def sentence(text: str) -> str:
@@ -16,7 +23,7 @@ def sentence(text: str) -> str:
 
 
 def printable(text: str) -> str:
-    """Lines of text with unprintable characters replaced and passwords in URLs masked."""
+    """Lines of text with unprintable characters written out and passwords in URLs masked."""
     return "\n".join(map(plain, masked(text).replace("\t", "    ").split("\n")))
 
 

@@ -2,7 +2,7 @@
 
 import os
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -94,6 +94,7 @@ class AuditConfig(Section):
         repeated = sorted(name for name, times in names.items() if times > 1)
         if repeated:
             raise ConfigError(f"models: names must be unique, repeated: {', '.join(repeated)}")
+        _refuse_case_twins([model.name for model in config.models])
         found = [line for index, model in enumerate(config.models) for line in misfits(index, model, raw)]
         if found:
             raise ConfigError("; ".join(dict.fromkeys(found)))
@@ -103,6 +104,18 @@ class AuditConfig(Section):
     def locate(self, path: str) -> str:
         """A path of the config as a URL or absolute path."""
         return path if "://" in path else os.path.normpath(Path(self.folder) / Path(path).expanduser())
+
+
+def _refuse_case_twins(names: Sequence[str]) -> None:
+    """Refuse names that differ in case only: some disks would keep both models in one folder."""
+    first: dict[str, str] = {}
+    for name in names:
+        other = first.setdefault(name.casefold(), name)
+        if other != name:
+            raise ConfigError(
+                f"models: the names {other} and {name} differ in case only, and are one folder on some disks; "
+                "rename one of the two"
+            )
 
 
 def _merged_models(raw: Raw) -> list[JsonValue]:

@@ -48,8 +48,8 @@ class ModelConfig(Section):
     """
 
     name: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")]
-    """Name of the model, unique in the config: letters, digits, `.`, `_` and `-`, at most 100, beginning with a letter
-    or digit. Not `runs`, `report`, `index` or `mad.json`, which are names in the root."""
+    """Name of the model, unique in the config whatever its case: letters, digits, `.`, `_` and `-`, at most 100,
+    beginning with a letter or digit. Not `runs`, `report`, `index` or `mad.json`, which are names in the root."""
 
     architecture: Place | None = None
     """The model's code: `file.py:function` or `package.module:function`, which returns a `torch.nn.Module`. Together
@@ -59,8 +59,8 @@ class ModelConfig(Section):
     """Keyword arguments of the architecture's function."""
 
     weights: Place | None = None
-    """File of the architecture's weights: safetensors, or a state dict as `.pt` or `.pth`. Full pickles are refused,
-    because loading one runs whatever code it holds."""
+    """File of the architecture's weights: safetensors, or a state dict that torch.save wrote, alone or in an entry of a
+    checkpoint. Full pickles are refused, because loading one runs whatever code it holds."""
 
     huggingface: Place | None = None
     """A causal language model, instead of `architecture` and `weights`: a Hugging Face folder or the id of a model on

@@ -21,7 +21,9 @@ from infra.storage.files import digest
 from pipeline.config.audit_config import AuditConfig
 from pipeline.data.texts import TextLimits
 from pipeline.errors import SourceError
-from pipeline.models.huggingface_folder import CONFIG, check_sizes, find_folder, weight_files
+from pipeline.models.faithful import SCALED, without_number
+from pipeline.models.fitting import names_left_out
+from pipeline.models.huggingface_folder import CONFIG, check_sizes, find_folder, types_of, weight_files
 from pipeline.models.mismatches import name_some
 from pipeline.models.user_code import user_code
 
@@ -57,6 +59,7 @@ def load_causal_lm(config: AuditConfig, name: str) -> CausalLM:
     check_sizes(folder, files, name)
     with user_code(f"huggingface {name}"), _quiet():
         module = _load(folder, name)
+    _check_values(module, files, name)
     module.config.use_cache = False
     parts = [_file_digest(folder / CONFIG), *(_file_digest(file) for file in files), type(module).__name__]
     text = module.config.get_text_config()
@@ -99,6 +102,7 @@ def _load(folder: Path, name: str) -> "PreTrainedModel":
     config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
         raise SourceError(f"huggingface {name}: a model of type {config.model_type} is not a causal language model")
+    _refuse_quantized(config, name)
     _refuse_more_than_held(config, folder, name)
     model, found = AutoModelForCausalLM.from_pretrained(
         folder,
@@ -111,8 +115,42 @@ def _load(folder: Path, name: str) -> "PreTrainedModel":
         ignore_mismatched_sizes=True,
     )
     _check_class(config, type(model).__name__, name)
-    _check_weights(found, type(model).__name__, name)
+    _check_weights(found, model, name)
     return model
+
+
+def _refuse_quantized(config: "PretrainedConfig", name: str) -> None:
+    """Refuses a config of quantized weights, whose kernels are no parameters."""
+    for key in ("quantization_config", "compression_config"):
+        for part in (config, config.get_text_config()):
+            settings = getattr(part, key, None)
+            if settings is not None:
+                method = settings.get("quant_method", "") if isinstance(settings, dict) else type(settings).__name__
+                raise SourceError(
+                    f"huggingface {name}: its {CONFIG} has a {key} ({method or 'of no named method'}), and quantized "
+                    "weights have no gradient; name the model before it was quantized, or one saved after "
+                    "model.dequantize()"
+                )
+
+
+def _check_values(module: nn.Module, files: Sequence[Path], name: str) -> None:
+    """Refuses parameters that are not what their file holds, or no numbers.
+
+    transformers makes floats of whatever the files hold, so that int8 kernels lose the scale that gives them meaning.
+    """
+    own, base = module.state_dict(), f"{module.base_model_prefix}."
+    types = {key: kind for key, kind in types_of(files).items() if kind not in ("F64", "F32", "F16", "BF16")}
+    left_out = set(names_left_out(module, types))
+    quantized = []
+    for key, kind in types.items():
+        held = next((own[spelling] for spelling in (key, base + key, key.removeprefix(base)) if spelling in own), None)
+        if key not in left_out and (held is None or held.is_floating_point()):
+            quantized.append(f"{key} ({kind} in the file)")
+    if quantized:
+        raise SourceError(f"huggingface {name}: {name_some({'quantized': quantized})}; {SCALED}")
+    lacking = without_number(module)
+    if lacking:
+        raise SourceError(f"huggingface {name}: {lacking}; check how they were trained and saved")
 
 
 def _check_class(config: "PretrainedConfig", loaded: str, name: str) -> None:
@@ -125,23 +163,29 @@ def _check_class(config: "PretrainedConfig", loaded: str, name: str) -> None:
         )
 
 
-def _check_weights(found: Mapping[str, Collection[str] | Collection[Mismatch]], loaded: str, name: str) -> None:
+def _check_weights(
+    found: Mapping[str, Collection[str] | Collection[Mismatch]], model: "PreTrainedModel", name: str
+) -> None:
     """Refuses missing and unknown weights, which transformers would fill with random numbers or drop.
 
-    Tied heads do not count as missing.
+    Tied heads do not count as missing, nor as unknown what the model does not keep in its weights.
     """
+    unexpected = [str(key) for key in found["unexpected_keys"]]
+    left_out = names_left_out(model, unexpected)
     shapes = [
         key if isinstance(key, str) else f"{key[0]} ({tuple(key[1])} in the file, {tuple(key[2])} in the model)"
         for key in found["mismatched_keys"]
     ]
     complaints = {
         "missing in the files": sorted(map(str, found["missing_keys"])),
-        "unknown to the model": sorted(map(str, found["unexpected_keys"])),
+        "unknown to the model": sorted(key for key in unexpected if key not in left_out),
         "of another shape": shapes,
     }
     lines = name_some(complaints)
     if lines:
-        raise SourceError(f"huggingface {name}: the weights do not fit the {loaded} of its {CONFIG}: {lines}")
+        raise SourceError(
+            f"huggingface {name}: the weights do not fit the {type(model).__name__} of its {CONFIG}: {lines}"
+        )
 
 
 @contextmanager

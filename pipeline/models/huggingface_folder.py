@@ -99,6 +99,16 @@ def _shards(folder: Path, name: str) -> list[Path]:
     return [folder / shard for shard in shards]
 
 
+def types_of(files: Sequence[Path]) -> dict[str, str]:
+    """The type of each tensor, as the headers of safetensors files say, which a reader has found sound."""
+    types: dict[str, str] = {}
+    for path in files:
+        with path.open("rb") as file:
+            header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
+        types |= {key: tensor["dtype"] for key, tensor in header.items() if key != "__metadata__"}
+    return types
+
+
 def check_sizes(folder: Path, files: Sequence[Path], name: str) -> None:
     """Checks the size of documents, and what the headers of weights claim, before a library parses them.
 

@@ -1,10 +1,9 @@
 """Models ready to be audited: an architecture with weights, or a Hugging Face folder, and the digest of both."""
 
 import json
-from collections.abc import Mapping
 from dataclasses import dataclass
 
-from torch import Tensor, nn
+from torch import nn
 
 from infra.storage.files import digest
 from pipeline.config.audit_config import AuditConfig
@@ -12,8 +11,9 @@ from pipeline.config.schema import ModelConfig
 from pipeline.data.texts import TextLimits
 from pipeline.errors import SourceError
 from pipeline.models.architecture import find_architecture, is_file
+from pipeline.models.faithful import without_number
+from pipeline.models.fitting import fill
 from pipeline.models.huggingface import load_causal_lm
-from pipeline.models.mismatches import name_some
 from pipeline.models.user_code import user_code
 from pipeline.models.weights import parse_weights, read_weights
 
@@ -23,13 +23,14 @@ class LoadedModel:
     """A model on the CPU, in eval mode, and the digest of its weights and of what gives them meaning.
 
     `source`: the code of an architecture that the config names by file, for workers that may not see that file.
-    `limits`: the texts that a language model takes.
+    `limits`: the texts that a language model takes. `undone`: how the weights were taken out of wrappers and prefixes.
     """
 
     module: nn.Module
     digest: str
     source: bytes | None = None
     limits: TextLimits | None = None
+    undone: str = ""
 
 
 def load_model(config: AuditConfig, model: ModelConfig, source: bytes | None = None) -> LoadedModel:
@@ -61,27 +62,14 @@ def _load_architecture(
             f"architecture {architecture}: returned an object of type {type(module).__name__}, not a torch.nn.Module"
         )
     weights = read_weights(weights_name, config.locate(weights_name), int(config.run.memory_per_worker))
-    _fill(module, parse_weights(weights, weights_name), model)
+    misfit = f"weights {weights_name} do not fit architecture {architecture} with kwargs {model.kwargs}"
+    with user_code(f"architecture {architecture}: loading weights {weights_name}"):
+        undone = fill(module, parse_weights(weights, weights_name), misfit)
+        module.eval()
+    lacking = without_number(module)
+    if lacking:
+        raise SourceError(f"weights {weights_name}: {lacking}; check how they were trained and saved")
     parts = [digest(weights), digest(source), json.dumps(model.kwargs, sort_keys=True)]
-    return LoadedModel(module.eval(), digest("\n".join(parts).encode()), source if is_file(architecture) else None)
-
-
-def _fill(module: nn.Module, weights: Mapping[str, Tensor], model: ModelConfig) -> None:
-    wanted = module.state_dict()
-    complaints = {
-        "missing in the file": [name for name in wanted if name not in weights],
-        "unknown to the architecture": sorted(name for name in weights if name not in wanted),
-        "of another shape": [
-            f"{name} ({tuple(weights[name].shape)} in the file, {tuple(wanted[name].shape)} in the architecture)"
-            for name in wanted
-            if name in weights and weights[name].shape != wanted[name].shape
-        ],
-    }
-    misfit = f"weights {model.weights} do not fit architecture {model.architecture}"
-    found = name_some(complaints)
-    if found:
-        raise SourceError(f"{misfit} with kwargs {model.kwargs}: {found}")
-    try:
-        module.load_state_dict(dict(weights))
-    except RuntimeError as error:
-        raise SourceError(f"{misfit}: {' '.join(str(error).split())}") from error
+    return LoadedModel(
+        module, digest("\n".join(parts).encode()), source if is_file(architecture) else None, undone=undone
+    )

@@ -5,6 +5,12 @@ from collections.abc import Mapping, Sequence
 NAMED = 3
 
 
+def first_names(names: Sequence[str]) -> str:
+    """The first names of many, and how many more there are."""
+    more = f" and {len(names) - NAMED:,} more" if len(names) > NAMED else ""
+    return f"{', '.join(names[:NAMED])}{more}"
+
+
 def name_some(complaints: Mapping[str, Sequence[str]]) -> str:
     """Counts and first names by kind of fault, such as "2 missing in the file: a, b"; "" if nothing is wrong."""
     lines = []

@@ -5,14 +5,9 @@ is checked before it is parsed, a checkpoint's archive must hold its tensors unc
 pickle may not build objects of a size that it only names.
 """
 
-import io
-import pickle
-import pickletools
-import struct
-import warnings
-import zipfile
-from collections.abc import Mapping
-from typing import TypeGuard
+import json
+from collections.abc import Sequence
+from pathlib import Path
 
 import safetensors
 import safetensors.torch
@@ -20,38 +15,23 @@ import torch
 from torch import Tensor
 
 from infra.errors import StorageError
-from infra.execution.contract import describe
 from infra.storage.files import read_input, size_of
 from pipeline.errors import SourceError
+from pipeline.models.checkpoint import parse_checkpoint
+from pipeline.models.foreign_files import foreign
+from pipeline.models.mismatches import first_names
+from pipeline.models.state_dicts import StateDict
 
-PICKLES = (b"PK\x03\x04", b"\x80")
+PICKLES = (b"PK", b"\x80")
 
 
 LARGEST_HEADER = 32 << 20
 
 
-LARGEST_PICKLE = 16 << 20
-
-
 ALWAYS_FITS = 1 << 30
 
 
-UNREADABLE = (
-    RuntimeError,
-    OSError,
-    EOFError,
-    ValueError,
-    LookupError,
-    TypeError,
-    AttributeError,
-    AssertionError,
-    ArithmeticError,
-    MemoryError,
-    struct.error,
-)
-
-
-RESERVING = frozenset({"builtins bytearray", "__builtin__ bytearray"})
+SMALL = 1 << 20  # bytes that a tensor may repeat its numbers to, whatever the size of its file
 
 
 def read_weights(name: str, url: str, granted: int) -> bytes:
@@ -65,6 +45,8 @@ def read_weights(name: str, url: str, granted: int) -> bytes:
     Raises:
         SourceError: there is no such file, or it is too large.
     """
+    if "://" not in url and Path(url).is_dir():
+        raise SourceError(f"weights {name}: {_folder(Path(url))}")
     try:
         size = size_of(url)
         if size > max(2 * granted, ALWAYS_FITS):
@@ -77,27 +59,50 @@ def read_weights(name: str, url: str, granted: int) -> bytes:
         raise SourceError(f"weights {name}: {error}") from error
 
 
-def parse_weights(data: bytes, name: str) -> Mapping[str, Tensor]:
-    """The tensors of a weights file, by name, each plain and on the CPU.
+def _folder(folder: Path) -> str:
+    """What to do with a folder in the place of a file."""
+    files = sorted(path.name for path in folder.iterdir() if path.is_file())
+    if ".metadata" in files and any(name.endswith(".distcp") for name in files):
+        return (
+            "is a folder of torch.distributed.checkpoint; make one file of it with "
+            "torch.distributed.checkpoint.format_utils.dcp_to_torch_save"
+        )
+    if "config.json" in files:
+        return "is a folder, not a file; name the weights in it, or, of a language model, the folder as `huggingface`"
+    return f"is a folder, not a file; name the weights in it, files there: {first_names(files) or 'none'}"
+
+
+def parse_weights(data: bytes, name: str) -> Sequence[StateDict]:
+    """The state dicts of a weights file, each tensor plain and on the CPU. Its bytes say what it is, not its name.
 
     Raises:
-        SourceError: it is neither safetensors nor a state dict, holds code, claims more than it holds, or holds tensors
+        SourceError: it is neither safetensors nor a checkpoint, holds code, claims more than it holds, or holds tensors
             that are not weights.
     """
-    if name.endswith(".safetensors"):
-        state = _parse_safetensors(data, name)
-    elif name.endswith((".pt", ".pth")):
-        state = _parse_checkpoint(data, name)
+    if data.startswith(PICKLES):
+        found = parse_checkpoint(data, name)
+    elif data[8:9] == b"{" or (name.endswith(".safetensors") and not foreign(data)):
+        found = _parse_safetensors(data, name)
     else:
-        raise SourceError(f"weights {name}: expected .safetensors, or a state dict as .pt or .pth")
-    for key, value in state.items():
-        if not _is_plain(value):
-            kind = f"{value.dtype}, {value.layout}, on {value.device}".replace("torch.", "")
-            raise SourceError(
-                f"weights {name}: {key!r} is not a plain tensor of numbers ({kind}); "
-                "save weights dense, real and unquantized"
-            )
-    return state
+        other = foreign(data) or "neither safetensors nor a state dict that torch.save wrote (.pt, .pth, .ckpt, .bin)"
+        raise SourceError(f"weights {name}: {other}")
+    faults = [_first_fault(state, len(data)) for state in found]
+    sound = [state for state, fault in zip(found, faults, strict=True) if not fault]
+    if not sound:
+        raise SourceError(f"weights {name}: {faults[0]}")
+    return sound
+
+
+def _first_fault(state: StateDict, held: int) -> str:
+    """What is wrong with the first tensor of a file of so many bytes that is not plain; "" if all are."""
+    for key, tensor in state.tensors.items():
+        if isinstance(tensor, Tensor) and not _is_plain(tensor):
+            kind = f"{tensor.dtype}, {tensor.layout}, on {tensor.device}".replace("torch.", "")
+            return f"{key!r} is not a plain tensor of numbers ({kind}); save weights dense, real and unquantized"
+        if isinstance(tensor, Tensor) and tensor.nbytes > max(held, SMALL):
+            claims = f"claims {tensor.nbytes:,} bytes by repeating the numbers of a file of {held:,}"
+            return f"{key!r} {claims}; save it contiguous"
+    return ""
 
 
 def _is_plain(tensor: Tensor) -> bool:
@@ -119,10 +124,10 @@ def check_header(start: bytes, name: str) -> None:
         )
 
 
-def _parse_safetensors(data: bytes, name: str) -> Mapping[str, Tensor]:
+def _parse_safetensors(data: bytes, name: str) -> Sequence[StateDict]:
     check_header(data, f"weights {name}")
     try:
-        return safetensors.torch.load(data)
+        tensors = safetensors.torch.load(data)
     except (safetensors.SafetensorError, ValueError, RuntimeError) as error:
         raise SourceError(f"weights {name}: not a readable safetensors file ({error})") from error
     except KeyError as error:
@@ -130,78 +135,5 @@ def _parse_safetensors(data: bytes, name: str) -> Mapping[str, Tensor]:
             f"weights {name}: holds tensors of a type that torch does not know ({error}); "
             "save them as float32, float16 or bfloat16"
         ) from error
-
-
-def _parse_checkpoint(data: bytes, name: str) -> Mapping[str, Tensor]:
-    _refuse_bombs(data, name)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            loaded = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        if not data.startswith(PICKLES):
-            raise SourceError(f"weights {name}: not a torch checkpoint") from error
-        raise SourceError(
-            f"weights {name}: refused, because it is a full pickle, and loading one runs whatever code it holds; "
-            "save the state dict alone, best with safetensors.torch.save_file(model.state_dict(), ...)"
-        ) from error
-    except UNREADABLE as error:
-        raise SourceError(f"weights {name}: not a readable checkpoint ({describe(error)})") from error
-    state = loaded.get("state_dict", loaded) if isinstance(loaded, dict) else loaded
-    if not _is_state_dict(state):
-        raise SourceError(f"weights {name}: holds no state dict, which is a mapping of parameter names to tensors")
-    return state
-
-
-def _is_state_dict(state: object) -> TypeGuard[dict[str, Tensor]]:
-    if not isinstance(state, dict):
-        return False
-    return all(isinstance(key, str) and isinstance(value, Tensor) for key, value in state.items())
-
-
-def _refuse_bombs(data: bytes, name: str) -> None:
-    """Refuses compressed archives, and pickles that are too large or reserve memory by a number that they name."""
-    pickled = _pickled(data, name) if data.startswith(b"PK") else data
-    if _reserves(pickled):
-        raise SourceError(
-            f"weights {name}: refused, because its pickle reserves memory by numbers that it names, "
-            "which no state dict does; save it as safetensors"
-        )
-
-
-def _pickled(data: bytes, name: str) -> bytes:
-    """The pickle in the archive that a checkpoint is."""
-    try:
-        archive = zipfile.ZipFile(io.BytesIO(data))
-    except (zipfile.BadZipFile, NotImplementedError, ValueError, OSError) as error:
-        raise SourceError(f"weights {name}: not a readable checkpoint ({describe(error)})") from error
-    entries = archive.infolist()
-    claimed = sum(entry.file_size for entry in entries)
-    if claimed > len(data) or any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
-        raise SourceError(
-            f"weights {name}: refused, because its {len(data):,} bytes claim to hold {claimed:,}, "
-            "and torch never compresses; save the state dict again, best as safetensors"
-        )
-    pickles = [entry for entry in entries if entry.filename.endswith("data.pkl")]
-    if any(entry.file_size > LARGEST_PICKLE for entry in pickles):
-        largest = max(entry.file_size for entry in pickles)
-        raise SourceError(
-            f"weights {name}: refused, because its pickle has {largest:,} bytes, at most {LARGEST_PICKLE:,} are read; "
-            "save it as safetensors"
-        )
-    try:
-        return b"".join(archive.read(entry) for entry in pickles)
-    except (zipfile.BadZipFile, NotImplementedError, RuntimeError, OSError, EOFError) as error:
-        raise SourceError(f"weights {name}: not a readable checkpoint ({describe(error)})") from error
-
-
-def _reserves(pickled: bytes) -> bool:
-    """Whether one of the pickles in a checkpoint names a type that is filled to a size given by a number."""
-    stream = io.BytesIO(pickled)
-    while True:
-        try:
-            for operation, argument, _ in pickletools.genops(stream):
-                if operation.name == "GLOBAL" and argument in RESERVING:
-                    return True
-        except ValueError:  # the end of the pickles, or of what can be read; torch refuses the latter
-            return False
+    metadata = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")]).get("__metadata__") or {}
+    return [StateDict(tensors, same={left: kept for left, kept in metadata.items() if kept in tensors})]

@@ -17,6 +17,7 @@ from pipeline.data.sources import INPUTS, Source, find_sources, read_ids
 from pipeline.errors import ConfigError, SourceError
 from pipeline.keys import key_of
 from pipeline.planning.earlier_runs import outdated_rows
+from pipeline.planning.labels import labels_outside
 from pipeline.planning.limits import check_samples
 from pipeline.planning.memory import Shapes, project_memory, shapes_of_rows
 from pipeline.planning.plan import (
@@ -62,6 +63,7 @@ def _plan_model(config: AuditConfig, model: ModelConfig) -> ModelPlan:
     sampling = _find_sampling(config, model, trusted)
     samples = _check_trusted(model, trusted)
     probed = run_in_compute_thread(probe, config, model, trusted)
+    remarks = _remarks(model, trusted, sampling, probed.classes)
     recipe = RowRecipe(
         rows_format=ROWS_FORMAT,
         patterns=() if model.traced else model.gradient.layers,
@@ -84,6 +86,8 @@ def _plan_model(config: AuditConfig, model: ModelConfig) -> ModelPlan:
     return ModelPlan(
         config=model,
         source=probed.source,
+        undone=probed.undone,
+        remarks=remarks,
         digest=probed.digest,
         row_key=_row_key(model, probed, sampling),
         recipe=recipe.model_copy(update={"inputs": inputs}),
@@ -91,6 +95,21 @@ def _plan_model(config: AuditConfig, model: ModelConfig) -> ModelPlan:
         refused_files=refused_files,
         memory=project_memory(shapes),
     )
+
+
+def _remarks(model: ModelConfig, trusted: list[Source], sampling: list[Source], classes: int) -> tuple[str, ...]:
+    """What is odd about the labels of a classifier's samples, without being wrong.
+
+    Raises:
+        SourceError: trusted samples have labels, and none is a class; or a label of the sampling set is none.
+    """
+    if model.is_text:
+        return ()
+    wrong = labels_outside("sampling", sampling, classes)
+    if wrong:
+        raise SourceError(f"{wrong}; weights cannot be sampled on them: check the labels of estimator.sampling")
+    odd = labels_outside("trusted", trusted, classes)
+    return (f"{odd}; these samples explain nothing",) if odd else ()
 
 
 def _find_sampling(config: AuditConfig, model: ModelConfig, trusted: list[Source]) -> list[Source]:

@@ -43,7 +43,7 @@ def describe_misfit(model: ModelConfig, memory: ProjectedMemory, granted: int) -
     rank = "estimator.draws" if model.traced else "estimator.projection.rank"
     remedies = {
         "gradients": _remedy_of_rows(model),
-        "curvature": f"lower {rank}",
+        "curvature": f"lower {rank}, or use fewer trusted samples",
         "scoring": f"lower {rank}, or use fewer trusted samples",
         "reporting": "audit fewer samples at once, or set data.columns.anomalous: null",
     }

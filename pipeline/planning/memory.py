@@ -1,6 +1,6 @@
 """How much memory a worker will need, from shapes and from one small pass; all numbers in bytes."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -16,7 +16,8 @@ from madcore.scoring.calibration import calibration_size
 from pipeline.artifacts.rows import SCORING_BLOCK
 from pipeline.config.curvature import FACTORED
 from pipeline.config.schema import ModelConfig
-from pipeline.planning.recipe import RowRecipe, count_labels
+from pipeline.data.sources import Source
+from pipeline.planning.recipe import RowRecipe, count_labels, samples_of
 
 PROCESS_BYTES = 600 << 20  # of Python and torch, before any work
 EVALUATED_BYTES = 250  # of an audited sample whose truth is known
@@ -87,6 +88,22 @@ def step_bytes(model: nn.Module, sample: Measured) -> int:
 
 
 @dataclass(frozen=True)
+class Blocks:
+    """Blocks of rows that are read one after the other: the rows of the largest, and how many there are."""
+
+    rows: int = SCORING_BLOCK
+    count: int = 1 << 30
+
+    @classmethod
+    def of(cls, sources: Iterable[Source], rows_per_task: int, labels: int = 0) -> "Blocks":
+        """Of the rows of files, `labels` for each sample; a task's rows make blocks of their own."""
+        task = samples_of(rows_per_task, labels) * max(1, labels)
+        rows = [max(1, labels) * source.rows for source in sources]
+        count = sum(each // task * -(-task // SCORING_BLOCK) + -(-(each % task) // SCORING_BLOCK) for each in rows)
+        return cls(min(SCORING_BLOCK, task, max(rows, default=0)), count)
+
+
+@dataclass(frozen=True)
 class Shapes:
     """What the memory of a worker follows from.
 
@@ -97,7 +114,8 @@ class Shapes:
     of each layer's part of the curvature, float64, of which one layer's is factored at a time; none for the identity.
     `screened`: trusted samples whose rows are screened, all at once, in the worst case as one class in float64.
     `labelled_samples`: audited samples whose truth is known, which evaluation holds at once. `scored_at_once`: blocks
-    of rows that are scored at the same time, one a thread.
+    of rows that are scored at the same time, one a thread, if there are so many. `trusted_blocks`, `audited_blocks`:
+    those that rows are read in; whatever a block's size, it is scored as one of SCORING_BLOCK rows.
 
     Where rows are computed:
 
@@ -120,6 +138,8 @@ class Shapes:
     labelled_samples: int
     reprojected: int = 0
     scored_at_once: int = 1
+    trusted_blocks: Blocks = Blocks()
+    audited_blocks: Blocks = Blocks()
     model_bytes: int = 0
     sample_bytes: int = 0
     retained_bytes_per_sample: int = 0
@@ -139,15 +159,19 @@ def shapes_of_rows(model: ModelConfig, recipe: RowRecipe, sides: SideLayout, sam
         samples: trusted samples that are used.
     """
     reference, audited = samples - calibration_size(samples, model.calibration.fraction), recipe.audited
+    labels, tasks = count_labels(model, recipe.classes), recipe.rows_per_task
+    curved = (*recipe.trusted, *(audited if model.curvature.transductive else ()))
     used = samples + sum(source.rows for source in audited) if model.curvature.transductive else reference
     return Shapes(
         layout=sides.rows,
         stored_row_size=max(sides.rows.k, sides.stored.k) if model.curvature.kind in FACTORED else sides.rows.k,
         reference=reference,
         classes=recipe.classes,
-        moments=moment_sizes(model, sides, max(1, count_labels(model, recipe.classes)) * used),
+        moments=moment_sizes(model, sides, max(1, labels) * used),
         screened=samples if model.screened else 0,
         labelled_samples=sum(source.rows for source in audited if "anomalous" in source.truth),
+        trusted_blocks=Blocks.of(curved, tasks, labels),
+        audited_blocks=Blocks.of(audited, tasks),
     )
 
 
@@ -173,13 +197,21 @@ def project_memory(shapes: Shapes) -> ProjectedMemory:
     retained = shapes.retained_bytes_per_sample + 3 * stored
     batch = batch_bytes(shapes.batch, shapes.samples_per_pass, shapes.sample_bytes, retained)
     gradients = 2 * shapes.model_bytes + batch + shapes.overhead_bytes + 5 * shapes.task_rows * stored
-    reprojected = SCORING_BLOCK * 4 * shapes.reprojected * (12 + 3 * shapes.scored_at_once)
-    scored = SCORING_BLOCK * (6 * row + 8 * shapes.reference) * shapes.scored_at_once + reprojected
-    waiting = SCORING_BLOCK * 9 * row  # six blocks read ahead by three tasks, three that wait
+    waiting = shapes.audited_blocks.rows * 9 * row  # six blocks read ahead by three tasks, three that wait
     curvature = max(4 * blocks + factor, blocks // 2 + references, 6 * shapes.screened * row)
     return ProjectedMemory(
         gradients=PROCESS_BYTES + gradients,
-        curvature=PROCESS_BYTES + curvature + scored + SCORING_BLOCK * 6 * stored,
-        scoring=PROCESS_BYTES + blocks // 2 + references + scored + waiting,
+        curvature=PROCESS_BYTES
+        + curvature
+        + _scored_bytes(shapes, shapes.trusted_blocks)
+        + shapes.trusted_blocks.rows * 6 * stored,
+        scoring=PROCESS_BYTES + blocks // 2 + references + _scored_bytes(shapes, shapes.audited_blocks) + waiting,
         reporting=PROCESS_BYTES + EVALUATED_BYTES * shapes.labelled_samples,
     )
+
+
+def _scored_bytes(shapes: Shapes, blocks: Blocks) -> int:
+    """Bytes of the blocks that are scored at the same time, and of those that are re-projected as they are read."""
+    at_once = min(shapes.scored_at_once, blocks.count)
+    scored = SCORING_BLOCK * (6 * 4 * shapes.layout.k + 8 * shapes.reference) * at_once
+    return scored + blocks.rows * 4 * shapes.reprojected * (12 + 3 * at_once)

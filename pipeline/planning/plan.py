@@ -14,13 +14,13 @@ from madcore.reprojection import Reprojection
 from pipeline.config.audit_config import AuditConfig
 from pipeline.config.curvature import FACTORED
 from pipeline.config.schema import ModelConfig
-from pipeline.data.batches import BATCH_MULTIPLE, ModelInputs
+from pipeline.data.batches import ModelInputs
 from pipeline.data.sources import Source
 from pipeline.errors import CannotFit
 from pipeline.keys import key_of
 from pipeline.planning.limits import describe_misfit
 from pipeline.planning.memory import ProjectedMemory
-from pipeline.planning.recipe import EarlierRun, RowRecipe, count_labels, projection_of
+from pipeline.planning.recipe import EarlierRun, RowRecipe, count_labels, projection_of, samples_of
 from pipeline.root.logs import Receipts, rows_log
 
 CURVATURE_ROWS_FORMAT, SNAPSHOTS_FORMAT = 1, 2
@@ -59,6 +59,8 @@ class ModelPlan:
     stored rows of a higher rank are read, None where they have that rank. `stored`: the earlier run whose rows are
     used as they are, None where rows are computed. `dropped`: ids of trusted samples that neither explain nor
     calibrate. `recomputed`: why rows that an earlier version stored are computed again, "" where none are.
+    calibrate. `undone`: how the weights were taken out of the file's wrappers and prefixes, "" where as they are.
+    `remarks`: what is odd about its samples without being wrong.
 
     Where a method takes `labels`, that is the number of labels per sample of a `RowTask`.
     """
@@ -75,6 +77,8 @@ class ModelPlan:
     stored: EarlierRun | None = None
     dropped: tuple[str, ...] = ()
     recomputed: str = ""
+    undone: str = ""
+    remarks: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:
@@ -212,11 +216,6 @@ class ModelPlan:
 
 def _distinct(sources: Iterable[Source]) -> tuple[Source, ...]:
     return tuple({source.key: source for source in sources}.values())
-
-
-def samples_of(rows: int, labels: int) -> int:
-    """How many samples have so many rows, `labels` each: a multiple of BATCH_MULTIPLE, which batches are padded to."""
-    return rows if labels <= 1 else max(1, rows // (labels * BATCH_MULTIPLE)) * BATCH_MULTIPLE
 
 
 @dataclass(frozen=True)

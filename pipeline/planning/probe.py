@@ -53,7 +53,7 @@ class Probe:
     `sample_bytes`: one sample's whole pass. `input_bytes`: its input. `retained_bytes_per_sample`: its input, twice,
     and its logits. For texts, these are those of the longest one. `samples_per_pass`: how many go through the model
     together. `fallback`: costs of the covered layers whose modules run again for each sample. `weights`: how many the
-    model has.
+    model has. `undone`: how they were taken out of wrappers and prefixes.
     """
 
     digest: str
@@ -69,6 +69,7 @@ class Probe:
     input_bytes: int
     retained_bytes_per_sample: int
     samples_per_pass: int
+    undone: str = ""
 
 
 def probe(config: AuditConfig, model: ModelConfig, trusted: list[Source]) -> Probe:
@@ -90,11 +91,12 @@ def _probe_images(loaded: LoadedModel, model: ModelConfig, trusted: list[Source]
     forward = f"{model.described}: a forward pass on a trusted sample of shape {tuple(inputs[:1].shape)}"
     with user_code(forward), torch.no_grad():
         outputs = run(loaded.module, inputs)
-    if not isinstance(outputs, Tensor) or outputs.ndim != 2:
-        found = f"an object of type {type(outputs).__name__}"
-        if isinstance(outputs, Tensor):
-            found = f"shape {tuple(outputs.shape)}"
-        raise SourceError(f"{model.described}: expected logits (samples, classes) from a forward pass, got {found}")
+    logits = getattr(outputs, "logits", outputs)
+    if not isinstance(logits, Tensor) or logits.ndim != 2:
+        raise SourceError(
+            f"{model.described}: expected logits (samples, classes) from a forward pass, got {_returned(outputs)}; "
+            "return them as a tensor, or as the attribute `logits` of an object"
+        )
     with user_code(f"{model.described}: a forward and backward pass on trusted samples of shape {tuple(inputs.shape)}"):
         one = Measured(inputs[:1], margin)
         rows = _probe_rows(
@@ -104,18 +106,33 @@ def _probe_images(loaded: LoadedModel, model: ModelConfig, trusted: list[Source]
     return Probe(
         digest=loaded.digest,
         source=loaded.source,
+        undone=loaded.undone,
         coverage=rows.coverage,
         sides=rows.sides,
         fallback=_fallback(loaded.module, rows.coverage),
-        classes=int(outputs.shape[1]),
+        classes=int(logits.shape[1]),
         inputs=ImageInputs((int(images.shape[1]), int(images.shape[2]))),
         model_bytes=_bytes_of(loaded.module),
         weights=flat_weights(loaded.module).numel(),
         sample_bytes=sample_bytes,
         input_bytes=inputs[:1].nbytes,
-        retained_bytes_per_sample=outputs[:1].nbytes + 2 * inputs[:1].nbytes,
+        retained_bytes_per_sample=logits[:1].nbytes + 2 * inputs[:1].nbytes,
         samples_per_pass=rows.samples_per_pass(one),
     )
+
+
+def _returned(outputs: object) -> str:
+    """What a forward pass returned, in words."""
+    if isinstance(outputs, Tensor):
+        return f"shape {tuple(outputs.shape)}"
+    if isinstance(outputs, Mapping):
+        return f"an object of type {type(outputs).__name__} with {', '.join(map(repr, list(outputs)[:5]))}"
+    if isinstance(outputs, tuple | list):
+        inside = [str(tuple(each.shape)) if isinstance(each, Tensor) else type(each).__name__ for each in outputs[:5]]
+        return f"an object of type {type(outputs).__name__} with {', '.join(inside)}"
+    logits = getattr(outputs, "logits", None)
+    held = f", whose logits have the shape {tuple(logits.shape)}" if isinstance(logits, Tensor) else ""
+    return f"an object of type {type(outputs).__name__}{held}"
 
 
 def _probe_texts(loaded: LoadedModel, limits: TextLimits, model: ModelConfig, trusted: list[Source]) -> Probe:
@@ -136,6 +153,7 @@ def _probe_texts(loaded: LoadedModel, limits: TextLimits, model: ModelConfig, tr
     return Probe(
         digest=loaded.digest,
         source=loaded.source,
+        undone=loaded.undone,
         coverage=rows.coverage,
         sides=rows.sides,
         fallback=_fallback(loaded.module, rows.coverage),

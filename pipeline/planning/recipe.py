@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict
 
 from madcore import Layer, Projection, RerunCost, SideLayout
 from pipeline.config.schema import ModelConfig
-from pipeline.data.batches import ModelInputs
+from pipeline.data.batches import BATCH_MULTIPLE, ModelInputs
 from pipeline.data.sources import Source
 
 ROWS_FORMAT = 2
@@ -79,6 +79,11 @@ class EarlierRun:
 def count_labels(model: ModelConfig, classes: int) -> int:
     """Labels that each sample has a curvature row for (see `madcore.extraction.likelihood`); 0 without such rows."""
     return {"ggn": classes, "fisher": 1, "kfac": 1, "ekfac": 1}.get(model.curvature.kind, 0)
+
+
+def samples_of(rows: int, labels: int) -> int:
+    """How many samples have so many rows, `labels` each: a multiple of BATCH_MULTIPLE, which batches are padded to."""
+    return rows if labels <= 1 else max(1, rows // (labels * BATCH_MULTIPLE)) * BATCH_MULTIPLE
 
 
 def projection_of(model: ModelConfig) -> Projection:

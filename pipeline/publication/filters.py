@@ -1,6 +1,7 @@
 """Filters of the pages' templates: numbers, durations, dates and tones as text."""
 
 import re
+import unicodedata
 from datetime import datetime
 
 from pydantic import JsonValue
@@ -8,6 +9,9 @@ from pydantic import JsonValue
 from pipeline.config.on_verdict import CANNOT_TELL, NOTHING_UNUSUAL, UNUSUAL
 
 TONES = {UNUSUAL: "alarm", CANNOT_TELL: "unsure", NOTHING_UNUSUAL: "calm"}
+
+UNSEEN = ("Cc", "Cf", "Cs", "Zl", "Zp")  # controls, signs of direction, lone surrogates, separators of lines
+
 
 EMBEDDED_PNG = re.compile(r"data:image/png;base64,[A-Za-z0-9+/]+=*")
 
@@ -63,3 +67,19 @@ def flatten(value: JsonValue, name: str = "") -> list[tuple[str, str]]:
 def embedded(uri: str | None) -> str | None:
     """The URI if it carries a PNG itself, so that a page can never be made to fetch anything."""
     return uri if uri and EMBEDDED_PNG.fullmatch(uri) else None
+
+
+def visible(text: str) -> str:
+    """Text with its control characters and signs of direction written out, ESC as backslash, x, 1, b.
+
+    Lines and tabs stay.
+    """
+    if text.isascii() and text.isprintable():
+        return text
+    return "".join(map(_seen, text))
+
+
+def _seen(character: str) -> str:
+    if character in "\n\t" or unicodedata.category(character) not in UNSEEN:
+        return character
+    return character.encode("unicode_escape").decode()

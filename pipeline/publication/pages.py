@@ -9,7 +9,7 @@ from urllib.parse import quote
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 
 from pipeline.publication.charts import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH, plot, trend
-from pipeline.publication.filters import TONES, duration, embedded, flatten, number, percent, tone, when
+from pipeline.publication.filters import TONES, duration, embedded, flatten, number, percent, tone, visible, when
 from pipeline.publication.history import History, ZooChanges
 from pipeline.root.summary import Summary
 
@@ -53,7 +53,7 @@ def render(
             history=background.histories.get(summary.model, History()),
             reviews=background.reviews.get(summary.model, {}),
         )
-    return pages
+    return {name: visible(page) for name, page in pages.items()}
 
 
 def _index(summaries: Sequence[Summary], failures: Mapping[str, str], background: Background) -> str:

@@ -6,7 +6,7 @@ Pure: summaries in, text out.
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from pipeline.publication.filters import when
+from pipeline.publication.filters import visible, when
 from pipeline.publication.pages import template
 from pipeline.root.summary import Summary
 
@@ -40,7 +40,7 @@ def as_text(root: str, latest: str, rows: Sequence[Sequence[str]]) -> str:
 
 def as_html(root: str, latest: str, rows: Sequence[Sequence[str]]) -> str:
     """The same as a table; names are escaped, so that nothing in them runs."""
-    return template("audit.html.j2").render(root=root, latest=latest, columns=COLUMNS, rows=rows)
+    return visible(template("audit.html.j2").render(root=root, latest=latest, columns=COLUMNS, rows=rows))
 
 
 def chart(summary: Summary) -> ScoreChart:

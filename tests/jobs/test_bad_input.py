@@ -90,7 +90,7 @@ REFUSED: dict[str, tuple[Json, tuple[str, ...]]] = {
     ),
     "weights of another kind": (
         {"weights": "audited.parquet"},
-        ("weights audited.parquet: expected .safetensors, or a state dict as .pt or .pth",),
+        ("weights audited.parquet: is a table of Parquet, data and not weights; name the weights",),
     ),
     "a list as weights": (
         {"weights": "list.pt"},

@@ -123,7 +123,7 @@ def test_a_number_that_is_not_finite(sections: dict[str, JsonValue], configure: 
 
 
 CANNOT_FIT = (
-    "the stage scoring would need 0.61 GiB a worker, run.memory_per_worker grants 0.25 GiB "
+    "the stage curvature would need 0.60 GiB a worker, run.memory_per_worker grants 0.25 GiB "
     "(0.59 GiB of it for Python and torch alone); "
     "lower estimator.projection.rank, or use fewer trusted samples, or grant more"
 )
@@ -147,7 +147,7 @@ def test_a_plan_that_cannot_fit_is_shown_and_not_run(configure: Configure, root:
     ("rank", "stage", "remedy"),
     [
         (1, "gradients", "lower run.batch_size or run.rows_per_task, or grant more"),
-        (16, "scoring", "lower estimator.projection.rank, or use fewer trusted samples, or grant more"),
+        (16, "curvature", "lower estimator.projection.rank, or use fewer trusted samples, or grant more"),
     ],
 )
 def test_the_remedy_belongs_to_the_stage_that_needs_most(

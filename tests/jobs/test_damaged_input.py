@@ -124,7 +124,7 @@ def test_the_code_that_runs_is_the_code_whose_digest_is_recorded(
 
 
 UNCLEAR: dict[str, tuple[Json, str]] = {
-    "a page instead of weights": ({"weights": "page.pt"}, "weights page.pt: not a torch checkpoint"),
+    "a page instead of weights": ({"weights": "page.pt"}, "weights page.pt: is a web page; the download gave a page"),
     "a value instead of a function": (
         {"architecture": "raising.py:layers"},
         "'layers' in raising.py is not a function, but of type int",

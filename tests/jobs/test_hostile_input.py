@@ -129,7 +129,7 @@ def test_no_command_prints_what_a_terminal_would_obey(audit: Audited) -> None:
     for name in dict.fromkeys(audit.ids):
         text = shown(mad("explain", audit.root, "--model", "digits", "--sample", name, "-v"))
         assert "\nforged" not in text
-    assert "red" in shown(mad("explain", audit.root, "--model", "digits", "--sample", ESCAPE))
+    assert "\\x1b[31mred" in shown(mad("explain", audit.root, "--model", "digits", "--sample", ESCAPE))
 
 
 def test_markup_of_the_printing_library_is_shown_as_it_is(audit: Audited) -> None:
@@ -155,6 +155,8 @@ def test_pages_show_them_as_text(audit: Audited) -> None:
         html = (audit.root / "report" / f"{page}.html").read_text()
         assert not re.search(r"<script|<img(?! src=\"data:image/png;base64,)|onerror=[\"']?doc", html)
         assert len(html) < 1 << 20
+        assert CONTROL.findall(html) == []
+    assert "\\x1b]0;owned\\x07\\x1b[2J" in (audit.root / "report" / "digits.html").read_text()
 
 
 def test_a_hostile_config_path_is_complained_of_in_one_printable_line(tmp_path: Path) -> None:

@@ -35,7 +35,8 @@ from pipeline.config.audit_config import AuditConfig
 from pipeline.config.curvature import FACTORED
 from pipeline.data.batches import Group, Predictions, SampleBatch, no_predictions
 from pipeline.data.statuses import UNREADABLE
-from pipeline.planning.plan import ModelPlan, RowTask, row_task_log, samples_of
+from pipeline.planning.plan import ModelPlan, RowTask, row_task_log
+from pipeline.planning.recipe import samples_of
 from pipeline.stages.gradients.loading import load_planned
 from pipeline.stages.gradients.loss_traces import compute_traces
 from pipeline.stages.gradients.task_results import TaskResults, label_names

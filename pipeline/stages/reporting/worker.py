@@ -7,7 +7,6 @@ public only when the whole run is done: see `pipeline.run`.
 
 import io
 import json
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ from pydantic import JsonValue
 from infra.commits import Measures, Receipt, read_file
 from infra.events import Stopwatch, peak_memory_bytes
 from infra.formats.tables import open_parquet, write_parquet
+from infra.storage.scratch import scratch_errors, scratch_folder
 from infra.storage.storage import Storage
 from madcore import MadcoreError
 from madcore.scoring.calibration import check_target
@@ -96,9 +96,9 @@ class ReportingWorker:
             for part, batch in self._batches(task, COUNTED, check=True):
                 counts.add(batch, truth.read(part, batch))
         flagged = FlaggedSamples(Decisions.of(plan.config.calibration.target, counts), counts)
-        with tempfile.TemporaryDirectory(prefix="mad-") as folder:
-            table = Path(folder) / TABLE
-            with table.open("wb") as sink:
+        with scratch_folder() as folder:
+            table = folder / TABLE
+            with scratch_errors(str(folder.parent)), table.open("wb") as sink:
                 write_parquet(sink, (flagged.decide(batch) for _, batch in self._batches(task)), PUBLISHED_FORMAT)
             ids = count_ids(lambda: self._ids(task), counts.total, set(trusted.ids) - set(plan.dropped))
             inputs = ReportInputs(plan, trusted, counts, flagged, ids)

@@ -400,3 +400,9 @@ def test_names_are_unique() -> None:
     models: list[JsonValue] = [{**MODEL, "name": name} for name in ("b", "a", "b", "c", "a")]
     with pytest.raises(ConfigError, match=r"models: names must be unique, repeated: a, b$"):
         AuditConfig.parse({**MINIMAL, "models": models})
+
+
+def test_names_that_differ_in_case_only_are_refused() -> None:
+    models: list[JsonValue] = [{**MODEL, "name": name} for name in ("Net", "other", "net")]
+    with pytest.raises(ConfigError, match=r"models: the names Net and net differ in case only, and are one folder on"):
+        AuditConfig.parse({**MINIMAL, "models": models})

@@ -218,6 +218,51 @@ def test_weights_that_do_not_fit_are_refused_with_their_names(chat: Path) -> Non
         assert part in message
 
 
+LEFTOVERS: dict[str, torch.Tensor] = {
+    "transformer.h.0.attn.bias": torch.ones(1, 1, 32, 32, dtype=torch.uint8),
+    "h.1.attn.masked_bias": torch.tensor(-1e4),
+}
+
+
+def test_what_the_family_leaves_out_is_left_out(chat: Path, folders: Path) -> None:
+    state = load_file(chat / "model.safetensors")
+    save_file({**state, **LEFTOVERS}, chat / "model.safetensors", metadata={"format": "pt"})
+    expected, found = load(folders, "gpt2").module.state_dict(), load(chat.parent, "chat").module.state_dict()
+    assert all(torch.equal(found[key], tensor) for key, tensor in expected.items())
+
+
+KERNEL = "transformer.h.0.attn.c_attn.weight"
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (
+            lambda kernel: kernel.to(torch.int8),
+            f"1 quantized: {KERNEL} (I8 in the file); quantized weights mean nothing",
+        ),
+        (lambda kernel: kernel.to(torch.float8_e4m3fn), f"1 quantized: {KERNEL} (F8_E4M3 in the file)"),
+        (lambda kernel: kernel * float("nan"), f"1,728 of the 1,728 numbers of {KERNEL} are not finite"),
+    ],
+)
+def test_weights_that_are_not_the_parameters_values_are_refused(
+    chat: Path, change: Callable[[torch.Tensor], torch.Tensor], says: str
+) -> None:
+    state = load_file(chat / "model.safetensors")
+    save_file({**state, KERNEL: change(state[KERNEL])}, chat / "model.safetensors", metadata={"format": "pt"})
+    assert complaint(chat).startswith(says)
+
+
+@pytest.mark.parametrize("key", ["quantization_config", "compression_config"])
+def test_a_quantized_model_is_refused_by_its_config(chat: Path, key: str) -> None:
+    settings: dict[str, JsonValue] = {"quant_method": "gptq", "bits": 4}
+    configure(chat, **{key: settings})
+    assert complaint(chat) == (
+        f"its config.json has a {key} (gptq), and quantized weights have no gradient; "
+        "name the model before it was quantized, or one saved after model.dequantize()"
+    )
+
+
 def test_a_missing_head_is_refused_where_it_is_not_tied(chat: Path) -> None:
     configure(chat, tie_word_embeddings=False)
     assert "1 missing in the files: lm_head.weight" in complaint(chat)

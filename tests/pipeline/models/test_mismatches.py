@@ -1,6 +1,6 @@
 """Weights that do not fit are counted and named, three of each kind of fault."""
 
-from pipeline.models.mismatches import name_some
+from pipeline.models.mismatches import first_names, name_some
 
 
 def test_three_names_and_the_count() -> None:
@@ -11,3 +11,8 @@ def test_three_names_and_the_count() -> None:
 
 def test_nothing_is_wrong() -> None:
     assert name_some({"missing": [], "unknown": []}) == ""
+
+
+def test_the_first_names_of_many() -> None:
+    assert first_names(["a", "b", "c"]) == "a, b, c"
+    assert first_names(list("abcde")) == "a, b, c and 2 more"

@@ -19,8 +19,9 @@ from torch import Tensor, nn
 
 from pipeline.config.audit_config import AuditConfig
 from pipeline.errors import SourceError
+from pipeline.models.checkpoint import LARGEST_PICKLE
 from pipeline.models.load import load_model
-from pipeline.models.weights import LARGEST_HEADER, LARGEST_PICKLE, parse_weights
+from pipeline.models.weights import LARGEST_HEADER, parse_weights
 from tests.strategies import LAW
 
 STATE = {"weight": torch.arange(6.0).reshape(2, 3), "bias": torch.zeros(2)}
@@ -89,7 +90,8 @@ def older(pickled: bytes) -> bytes:
 
 
 SAFETENSORS: dict[str, tuple[Callable[[], bytes], str]] = {
-    "nothing": (lambda: b"", "header too small"),
+    "nothing": (lambda: b"", "is empty; was it copied whole?"),
+    "three bytes": (lambda: b"abc", "header too small"),
     "8 EiB of header": (
         lambda: header(b"{}", claimed=(1 << 63) - 1),
         "its header claims 9,223,372,036,854,775,807 bytes, at most 33,554,432 are read",
@@ -147,7 +149,10 @@ CHECKPOINTS: dict[str, tuple[Callable[[], bytes], str]] = {
         lambda: packed(saved(STATE), pickled=b"\x80\x02cos\nsystem\nX\x04\x00\x00\x00true\x85R."),
         "refused, because it is a full pickle",
     ),
-    "TorchScript": (scripted, "not a readable checkpoint (RuntimeError"),
+    "TorchScript": (
+        scripted,
+        "is TorchScript, a program, whose modules' code is inside the file; name the architecture's",
+    ),
     "sparse": (
         lambda: saved({"weight": torch.eye(3).to_sparse()}),
         "'weight' is not a plain tensor of numbers (float32, sparse_coo, on cpu)",
@@ -184,7 +189,8 @@ def test_a_hostile_checkpoint_is_refused(make: Callable[[], bytes], expected: st
 
 @pytest.mark.parametrize("zipped", [True, False])
 def test_an_honest_checkpoint_is_read(zipped: bool) -> None:
-    read = parse_weights(saved({"epoch": 3, "state_dict": STATE}, zipped), "net.pth")
+    (found,) = parse_weights(saved({"epoch": 3, "state_dict": STATE}, zipped), "net.pth")
+    read = {name: value for name, value in found.tensors.items() if isinstance(value, Tensor)}
     assert read.keys() == STATE.keys()
     assert all(torch.equal(read[name], value) for name, value in STATE.items())
 

@@ -1,5 +1,6 @@
 """What a plan refuses before it loads a model, and what it keys rows by."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pyarrow as pa
@@ -59,3 +60,35 @@ def test_rows_are_keyed_by_what_they_depend_on(make_config: ConfigMaker) -> None
     ]
     assert len({first.row_key, *(plan.row_key for plan in others)}) == 4
     assert {first.digest} == {plan.digest for plan in others}
+
+
+def with_labels(digits: Path, path: Path, change: Callable[[int, int], int]) -> str:
+    """The trusted digits with other labels, each a function of its row and its label."""
+    table = pq.read_table(digits / "trusted.parquet")
+    labels = [change(row, label) for row, label in enumerate(table["label"].to_pylist())]
+    return write(path, table.set_column(table.schema.get_field_index("label"), "label", pa.array(labels)))
+
+
+def test_labels_that_are_no_class_are_said_once(make_config: ConfigMaker, digits: Path, tmp_path: Path) -> None:
+    trusted = with_labels(digits, tmp_path / "odd.parquet", lambda row, label: 255 if row in (7, 40) else label)
+    (model,) = plan_audit(make_config(data={"trusted": trusted})).models
+    assert model.remarks == (
+        "data.trusted: 2 of 500 labels are no class of the model, whose 10 classes are 0 to 9; the first is 255, of "
+        f"{trusted}, row 7; these samples explain nothing",
+    )
+    wrong = with_labels(digits, tmp_path / "wrong.parquet", lambda _, label: label + 10)
+    with pytest.raises(
+        ConfigError, match=r"500 of 500 labels are no class .*; check data\.columns\.label, or set it to"
+    ):
+        plan_audit(make_config(data={"trusted": wrong}))
+
+
+def test_weights_are_not_sampled_on_labels_that_are_no_class(
+    make_config: ConfigMaker, digits: Path, tmp_path: Path
+) -> None:
+    sampling = with_labels(digits, tmp_path / "sampling.parquet", lambda row, label: -2 if row == 3 else label)
+    table = pq.read_table(sampling)
+    renamed = table.set_column(0, "id", pa.array([f"sampling-{row}" for row in range(len(table))]))
+    estimator = {"kind": "loss_trace", "sampling": write(Path(sampling), renamed), "draws": 40, "burn_in": 10}
+    with pytest.raises(ConfigError, match=r"estimator\.sampling: 1 of 500 labels are no class .*; the first is -2, of"):
+        plan_audit(make_config(estimator=estimator, calibration={"target": {"fpr": 0.05}}))

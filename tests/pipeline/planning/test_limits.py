@@ -36,8 +36,8 @@ LOSS_TRACE: dict[str, JsonValue] = {"kind": "loss_trace", "sampling": "sampling.
     [
         ("gradients", None, "lower run.batch_size or run.rows_per_task"),
         ("gradients", LOSS_TRACE, "lower estimator.batch, run.batch_size or run.rows_per_task"),
-        ("curvature", None, "lower estimator.projection.rank"),
-        ("curvature", LOSS_TRACE, "lower estimator.draws"),
+        ("curvature", None, "lower estimator.projection.rank, or use fewer trusted samples"),
+        ("curvature", LOSS_TRACE, "lower estimator.draws, or use fewer trusted samples"),
         ("scoring", None, "lower estimator.projection.rank, or use fewer trusted samples"),
         ("reporting", None, "audit fewer samples at once, or set data.columns.anomalous: null"),
     ],

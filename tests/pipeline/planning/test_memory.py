@@ -11,6 +11,7 @@ from madcore import Measured, Projection, RowExtractor, RowLayout, TokenBatch, s
 from pipeline.data.batches import TextBytes
 from pipeline.planning.memory import (
     PROCESS_BYTES,
+    Blocks,
     ProjectedMemory,
     Shapes,
     batch_bytes,
@@ -160,3 +161,21 @@ def test_projected_peaks_by_hand() -> None:
     assert project_memory(replace(shapes, reprojected=300)).scoring - project_memory(shapes).scoring == (
         block * 4 * 300 * (12 + 3 * 2)
     )
+
+
+def test_a_small_audit_needs_no_more_than_its_own_blocks() -> None:
+    """One block of 60 rows, read in a task, is scored as one of 512 by one thread of sixteen."""
+    recipe = row_recipe(audited=(source("a", 60),), trusted=(source("t", 2000),), rows_per_task=8192)
+    shapes = replace(shapes_of_rows(model_config(), recipe, SIDES, samples=2000), scored_at_once=16)
+    assert (shapes.audited_blocks, shapes.trusted_blocks) == (Blocks(60, 1), Blocks(512, 4))
+    whole = replace(shapes, audited_blocks=Blocks(), trusted_blocks=Blocks())
+    block, row, reference = 512, 4 * SIDES.rows.k, 1400
+    saved = (16 - 1) * block * (6 * row + 8 * reference) + (block - 60) * 9 * row
+    assert project_memory(whole).scoring - project_memory(shapes).scoring == saved
+
+
+def test_small_tasks_are_read_in_small_blocks() -> None:
+    recipe = row_recipe(audited=(source("a", 6000), source("b", 10)), rows_per_task=100)
+    assert shapes_of_rows(model_config(), recipe, SIDES, samples=20).audited_blocks == Blocks(100, 61)
+    labelled = shapes_of_rows(model_config(curvature={"kind": "ggn"}), recipe, SIDES, samples=20).trusted_blocks
+    assert labelled == Blocks(80, 3)  # 20 samples with 10 labels each, 8 samples a task

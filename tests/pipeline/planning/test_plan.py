@@ -7,7 +7,8 @@ from pydantic import JsonValue
 
 from infra.storage.storage import Storage
 from pipeline.errors import CannotFit
-from pipeline.planning.plan import AuditPlan, ModelPlan, row_task_log, samples_of
+from pipeline.planning.plan import AuditPlan, ModelPlan, row_task_log
+from pipeline.planning.recipe import samples_of
 from tests.pipeline.planning.plans import MEMORY, SIDES, audit_config, model_config, model_plan, source
 
 

@@ -1,14 +1,19 @@
 """What a plan learns from a model and a few trusted samples."""
 
+from collections.abc import Callable
+from types import SimpleNamespace
+
 import pytest
+from torch import Tensor, nn
 
 from pipeline.config.audit_config import AuditConfig
 from pipeline.config.schema import ModelConfig
 from pipeline.data.batches import TRACED_AT_ONCE, ImageInputs
 from pipeline.data.sources import Source, find_sources
+from pipeline.demo.network import digit_cnn
 from pipeline.errors import SourceError
 from pipeline.models.load import load_model
-from pipeline.planning.probe import probe
+from pipeline.planning.probe import Probe, probe
 from tests.conftest import ConfigMaker
 
 
@@ -47,3 +52,47 @@ def test_a_model_that_does_not_take_the_samples_is_refused(make_config: ConfigMa
     (model,) = config.models
     with pytest.raises(SourceError, match=r"a forward pass on a trusted sample of shape \(1, 3, 5, 5\)"):
         probe(config, model, trusted(config, model))
+
+
+WRAPS: dict[str, Callable[[Tensor], object]] = {
+    "object": lambda logits: SimpleNamespace(logits=logits),
+    "tuple": lambda logits: (logits, None),
+    "dict": lambda logits: {"logits": logits},
+    "flat": lambda logits: SimpleNamespace(logits=logits[:, 0]),
+}
+
+
+def wrapped(kind: str) -> nn.Module:
+    """The demo's network with outputs of another kind."""
+    module = digit_cnn()
+    module.register_forward_hook(lambda _module, _inputs, logits: WRAPS[kind](logits))
+    return module
+
+
+def probe_wrapped(make_config: ConfigMaker, kind: str) -> Probe:
+    model = {"name": "digits", "weights": "digits.safetensors", "kwargs": {"kind": kind}}
+    config = make_config(models=[model | {"architecture": "tests.pipeline.planning.test_probe:wrapped"}])
+    return probe(config, config.models[0], trusted(config, config.models[0]))
+
+
+def test_outputs_may_be_an_object_with_logits(make_config: ConfigMaker) -> None:
+    plain = make_config()
+    expected = probe(plain, plain.models[0], trusted(plain, plain.models[0]))
+    found = probe_wrapped(make_config, "object")
+    assert (found.classes, found.coverage, found.sides) == (10, expected.coverage, expected.sides)
+
+
+@pytest.mark.parametrize(
+    ("kind", "says"),
+    [
+        ("tuple", r"an object of type tuple with \(16, 10\), NoneType"),
+        ("dict", "an object of type dict with 'logits'"),
+        ("flat", r"an object of type SimpleNamespace, whose logits have the shape \(16,\)"),
+    ],
+)
+def test_other_outputs_are_named_with_the_remedy(make_config: ConfigMaker, kind: str, says: str) -> None:
+    remedy = "return them as a tensor, or as the attribute `logits` of an object"
+    with pytest.raises(
+        SourceError, match=rf"expected logits \(samples, classes\) from a forward pass, got {says}; {remedy}"
+    ):
+        probe_wrapped(make_config, kind)

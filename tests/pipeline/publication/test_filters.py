@@ -2,7 +2,7 @@
 
 import pytest
 
-from pipeline.publication.filters import duration, embedded, flatten, number, percent, tone, when
+from pipeline.publication.filters import duration, embedded, flatten, number, percent, tone, visible, when
 
 
 def test_numbers_are_short() -> None:
@@ -58,3 +58,8 @@ def test_only_a_png_within_the_page_is_embedded() -> None:
     assert [embedded(uri) for uri in (None, "", "https://a/b.png", f"{png} ", "data:image/svg+xml;base64,AA==")] == [
         None
     ] * 5
+
+
+def test_what_cannot_be_seen_is_written_out() -> None:
+    assert visible("a\x1b[31m\x07\u202eb\0") == r"a\x1b[31m\x07\u202eb\x00"
+    assert visible("é\N{NO-BREAK SPACE}%\nlines\t") == "é\N{NO-BREAK SPACE}%\nlines\t"
