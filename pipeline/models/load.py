@@ -8,12 +8,13 @@ from torch import Tensor, nn
 
 from infra.storage.files import digest
 from pipeline.config.audit_config import AuditConfig
-from pipeline.config.schema import ModelConfig
+from pipeline.config.schema import PROBABILITIES, ModelConfig
 from pipeline.data.texts import TextLimits
 from pipeline.errors import SourceError
 from pipeline.models.architecture import find_architecture, is_file
 from pipeline.models.huggingface import load_causal_lm
 from pipeline.models.mismatches import name_some
+from pipeline.models.outputs import take_logarithms
 from pipeline.models.user_code import user_code
 from pipeline.models.weights import parse_weights, read_weights
 
@@ -33,7 +34,7 @@ class LoadedModel:
 
 
 def load_model(config: AuditConfig, model: ModelConfig, source: bytes | None = None) -> LoadedModel:
-    """Builds the architecture and loads the weights.
+    """Builds the architecture and loads the weights; a model of probabilities then returns their logarithms.
 
     Args:
         config: the audit's.
@@ -62,6 +63,8 @@ def _load_architecture(
         )
     weights = read_weights(weights_name, config.locate(weights_name), int(config.run.memory_per_worker))
     _fill(module, parse_weights(weights, weights_name), model)
+    if model.outputs == PROBABILITIES:
+        take_logarithms(module)
     parts = [digest(weights), digest(source), json.dumps(model.kwargs, sort_keys=True)]
     return LoadedModel(module.eval(), digest("\n".join(parts).encode()), source if is_file(architecture) else None)
 

@@ -30,6 +30,7 @@ from pipeline.data.sources import Source
 from pipeline.data.texts import Text, TextLimits, first_texts, longest_text
 from pipeline.errors import SourceError
 from pipeline.models.load import LoadedModel, load_model
+from pipeline.models.outputs import check_outputs
 from pipeline.models.user_code import user_code
 from pipeline.planning.memory import pass_bytes, step_bytes
 from pipeline.planning.recipe import projection_of
@@ -53,7 +54,7 @@ class Probe:
     `sample_bytes`: one sample's whole pass. `input_bytes`: its input. `retained_bytes_per_sample`: its input, twice,
     and its logits. For texts, these are those of the longest one. `samples_per_pass`: how many go through the model
     together. `fallback`: costs of the covered layers whose modules run again for each sample. `weights`: how many the
-    model has.
+    model has. `warnings`: what a reader of the plan and the report should know.
     """
 
     digest: str
@@ -69,6 +70,7 @@ class Probe:
     input_bytes: int
     retained_bytes_per_sample: int
     samples_per_pass: int
+    warnings: tuple[str, ...] = ()
 
 
 def probe(config: AuditConfig, model: ModelConfig, trusted: list[Source]) -> Probe:
@@ -95,6 +97,7 @@ def _probe_images(loaded: LoadedModel, model: ModelConfig, trusted: list[Source]
         if isinstance(outputs, Tensor):
             found = f"shape {tuple(outputs.shape)}"
         raise SourceError(f"{model.described}: expected logits (samples, classes) from a forward pass, got {found}")
+    doubt = check_outputs(model, outputs)
     with user_code(f"{model.described}: a forward and backward pass on trusted samples of shape {tuple(inputs.shape)}"):
         one = Measured(inputs[:1], margin)
         rows = _probe_rows(
@@ -115,6 +118,7 @@ def _probe_images(loaded: LoadedModel, model: ModelConfig, trusted: list[Source]
         input_bytes=inputs[:1].nbytes,
         retained_bytes_per_sample=outputs[:1].nbytes + 2 * inputs[:1].nbytes,
         samples_per_pass=rows.samples_per_pass(one),
+        warnings=(doubt,) if doubt else (),
     )
 
 

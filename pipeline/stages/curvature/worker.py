@@ -121,11 +121,13 @@ class CurvatureWorker:
             remedy = "lower estimator.step" if plan.config.traced else "raise curvature.damping"
             raise StageError(f"model {plan.name}: {what} of the reference part leave the range of float32; {remedy}")
         scorer = Scorer.of(plan, whitening, whitened, trusted)
+        flat_m = torch.zeros(len(trusted.ids), dtype=torch.bool)
+        flat_m[sorted(trusted.flat)] = True
 
         def scored(block: tuple[Tensor, Tensor, Tensor]) -> tuple[Tensor, Tensor]:
             rows, indices, ok = block
             scores = scorer(rows, trusted.predictions[indices].clamp(min=0)).score.double()
-            return indices, torch.where(ok & scores.isfinite(), scores, torch.inf)
+            return indices, torch.where(ok & ~flat_m[indices] & scores.isfinite(), scores, torch.inf)
 
         blocks = self._select(task, plan.row_reader, trusted, "calibration", "suspect calibration")
         for indices, scores in map_in_threads(scored, blocks):

@@ -125,8 +125,9 @@ def scored_batches(
     """Record batches of a score part, one for each block, in order; `busy`: their seconds are appended to it."""
 
     def scored(block: StoredBlock) -> pa.RecordBatch:
-        watch, found = Stopwatch(), scorer(block.rows, block.samples.predictions.clamp(min=0))
-        batch = score_batch(source, _without_overflow(block.samples, found), found, reference_ids, block.layout.names)
+        watch, samples = Stopwatch(), block.samples.recognised()
+        found = scorer(block.rows, samples.predictions.clamp(min=0))
+        batch = score_batch(source, _without_overflow(samples, found), found, reference_ids, block.layout.names)
         busy.append(watch.seconds)
         return batch
 
