@@ -30,14 +30,17 @@ def flat_rows(norms_n: Tensor, outputs_n: Tensor, weights: float, resolution: fl
         |g| |W|  <=  sqrt(eps) |f|.
 
     Rows of margins of logits lie far above: |g| |W| was 90 to 230 |f| in six networks, for any confidence and scale of
-    the logits, since a margin's derivative for its own logit is -1. A row at the bound comes from a derivative that
-    rounding has left a few digits of: of a softmax, 1 - p = 3e-6 in float32.
+    the logits (50 to 220 in language models), since a margin's derivative for its own logit is -1. A row at the bound
+    comes from a derivative that rounding has left a few digits of: of a softmax, 1 - p = 3e-6 in float32.
+
+    The derivative of a likelihood is 1 - p, small for confident samples and yet known to all digits, until 1 - p, which
+    is computed in the precision of the measurement, is itself rounding: at eps instead of sqrt(eps).
 
     Args:
         norms_n: |g|, the norms of rows before whitening, float64.
         outputs_n: |f|, the absolute measured output: a class's logit, or the sum over a completion's tokens.
         weights: |W| of the rows' layers; where it is 0, only a row of zeros is flat.
-        resolution: sqrt(eps), or eps for a measurement whose derivative is small for confident samples by nature.
+        resolution: sqrt(eps) of the outputs, or, of a likelihood, eps of the measurement.
     """
     return (norms_n == 0) | (norms_n * weights < resolution * outputs_n.double()) & (weights > 0)
 

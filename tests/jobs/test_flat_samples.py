@@ -157,9 +157,13 @@ def test_a_trusted_set_that_hides_everything_finds_nothing(place: Place, tmp_pat
 
 
 def test_probabilities_are_refused_by_the_plan_and_audited_where_they_are_meant(place: Place, tmp_path: Path) -> None:
-    ended, kept = [], {"architecture": "constant.py:probabilities"}
-    for name, model in (("silent", {}), ("meant", {"outputs": "probabilities"}), ("logits", {})):
-        own = {**kept, **model} if name != "logits" else {"architecture": "pipeline.demo.network:digit_cnn"}
+    ended = []
+    ends_in_softmax = {"architecture": "constant.py:probabilities"}
+    for name, own in (
+        ("silent", ends_in_softmax),
+        ("meant", {**ends_in_softmax, "outputs": "probabilities"}),
+        ("logits", {"architecture": "pipeline.demo.network:digit_cnn"}),
+    ):
         config = place.write(tmp_path / name, place.trusted, place.audited, name, **own)
         ended.append(mad("run", config, "--output", "json"))
     assert [one.code for one in ended] == [2, 0, 0]
