@@ -8,6 +8,7 @@ evidence, so they are told from the others here.
 import torch
 from torch import Tensor, nn
 
+from madcore.measurements import margin
 from madcore.rows import Layer, RowLayout
 
 CONSTANT_EPSILONS = 4  # of a trace's largest loss: the rounding of the losses, and of their mean
@@ -20,29 +21,37 @@ def weights_norm(model: nn.Module, layers: tuple[Layer, ...]) -> float:
     return float(sum(squares) ** 0.5)
 
 
-def flat_rows(norms_n: Tensor, outputs_n: Tensor, weights: float, resolution: float) -> Tensor:
+def margin_sizes(logits_nc: Tensor) -> Tensor:
+    """Return |m|, (n,), of the margins of logits (n, C), C at least 2, or the absolute predicted logit where smaller.
+
+    So neither a number added to all logits counts, which changes no margin, nor the log(C - 1) of logits near 0.
+    """
+    return torch.minimum(margin(logits_nc).abs(), logits_nc.amax(dim=1).abs())
+
+
+def flat_rows(norms_n: Tensor, sizes_n: Tensor, weights: float, resolution: float) -> Tensor:
     """Return which rows are flat, (n,) bool: zero, or explained by the rounding of the outputs.
 
-    A change dW of the weights changes the measurement by at most |g| |dW|, to first order. The rounding of the measured
-    output f changes it by eps |f|. The step at which a difference sees a derivative best is sqrt(eps) times the size of
-    what is varied (Nocedal & Wright 2006, section 8.1), and at |dW| = sqrt(eps) |W| the rounding hides a row with
+    A change dW of the weights changes the measurement m by at most |g| |dW|, to first order; rounding changes it by
+    eps |m|. The step at which a difference sees a derivative best is sqrt(eps) times the size of what is varied
+    (Nocedal & Wright 2006, section 8.1), and at |dW| = sqrt(eps) |W| rounding hides a row with
 
-        |g| |W|  <=  sqrt(eps) |f|.
+        |g| |W|  <  sqrt(eps) |m|.
 
-    Rows of margins of logits lie far above: |g| |W| was 90 to 230 |f| in six networks, for any confidence and scale of
-    the logits (50 to 220 in language models), since a margin's derivative for its own logit is -1. A row at the bound
-    comes from a derivative that rounding has left a few digits of: of a softmax, 1 - p = 3e-6 in float32.
+    Rows of margins of logits lie far above, for any confidence and scale of the logits, since a margin's derivative for
+    its own logit is -1: |g| |W| was at least 100 |m| in six networks, 40 in language models. A row at the bound comes
+    from a derivative that rounding has left a few digits of: of a softmax, 1 - p = 3e-6 in float32.
 
     The derivative of a likelihood is 1 - p, small for confident samples and yet known to all digits, until 1 - p, which
     is computed in the precision of the measurement, is itself rounding: at eps instead of sqrt(eps).
 
     Args:
         norms_n: |g|, the norms of rows before whitening, float64.
-        outputs_n: |f|, the absolute measured output: a class's logit, or the sum over a completion's tokens.
+        sizes_n: |m|: `margin_sizes`, or the sum of absolute logits over a completion's tokens.
         weights: |W| of the rows' layers; where it is 0, only a row of zeros is flat.
         resolution: sqrt(eps) of the outputs, or, of a likelihood, eps of the measurement.
     """
-    return (norms_n == 0) | (norms_n * weights < resolution * outputs_n.double()) & (weights > 0)
+    return (norms_n == 0) | (norms_n * weights < resolution * sizes_n.double()) & (weights > 0)
 
 
 def flat_traces(traces_nk: Tensor, layout: RowLayout) -> Tensor:

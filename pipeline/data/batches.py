@@ -21,6 +21,7 @@ from madcore import (
     token_margin,
 )
 from madcore.measurements import predictions_and_confidence
+from madcore.scoring.flat import margin_sizes
 from pipeline.config.schema import ModelConfig
 from pipeline.data.images import ImageOptions, read_images, scale_pixels
 from pipeline.data.sources import Source
@@ -62,15 +63,15 @@ class TextBytes:
 class Predictions:
     """What a model predicts for r samples.
 
-    The predicted class (r,), NO_CLASS where there are no classes, its confidence (r,), whether its logits are finite
-    (r,), and the absolute logit of that class (r,), of a text the sum of those of its completion's tokens. `flat`:
-    which samples have no gradient (r,) (see `madcore.scoring.flat`), once that is known.
+    The predicted class (r,), NO_CLASS where there are no classes, its confidence (r,), and whether its logits are
+    finite (r,). `size`: of what is measured (r,), the absolute margin, or of a text the sum of the absolute logits of
+    its completion's tokens. `flat`: which samples have no gradient (r,) (see `madcore.scoring.flat`), once known.
     """
 
     predictions: Tensor
     confidence: Tensor
     finite: Tensor
-    logit: Tensor
+    size: Tensor
     flat: Tensor | None = None
 
 
@@ -189,7 +190,7 @@ def predict_classes(logits_nc: Tensor) -> Predictions:
     finite = torch.isfinite(logits_nc).all(dim=1)
     logits_nc = torch.where(finite.unsqueeze(1), logits_nc, 0.0)
     predictions, confidence = predictions_and_confidence(logits_nc)
-    return Predictions(predictions, confidence, finite, logits_nc.gather(1, predictions.unsqueeze(1)).squeeze(1).abs())
+    return Predictions(predictions, confidence, finite, margin_sizes(logits_nc))
 
 
 def predict_completions(tokens: TokenBatch, logits_nsv: Tensor) -> Predictions:

@@ -184,11 +184,10 @@ class GradientWorker:
         extractor, weights = self._extractor(plan)
         computed = extractor(group.measured.to(self._device), precision)
         rows_rk, outcome = computed.rows[:samples], group.predict(computed.outputs[:samples].float())
-        of_outputs = max(torch.finfo(precision).eps, torch.finfo(computed.outputs.dtype).eps)
         steep = plan.config.measurement in STEEP
-        resolution = of_outputs**0.5 if steep else torch.finfo(rows_rk.dtype).eps
+        resolution = torch.finfo(computed.outputs.dtype).eps ** 0.5 if steep else torch.finfo(rows_rk.dtype).eps
         norms_r = torch.linalg.vector_norm(rows_rk, dim=1, dtype=torch.float64)
-        return rows_rk, replace(outcome, flat=flat_rows(norms_r, outcome.logit, weights, resolution))
+        return rows_rk, replace(outcome, flat=flat_rows(norms_r, outcome.size, weights, resolution))
 
     def _curvature_rows(self, plan: ModelPlan, names: Sequence[str], group: Group) -> tuple[Tensor, Predictions]:
         """Rows (r * labels, k) of a group's r samples, those of a sample together; without predictions."""

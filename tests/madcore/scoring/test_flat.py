@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from madcore import Measured, Projection, RowExtractor, RowLayout, margin, select_layers
-from madcore.scoring.flat import flat_rows, flat_traces, weights_norm
+from madcore.scoring.flat import flat_rows, flat_traces, margin_sizes, weights_norm
 
 SAMPLES, FEATURES, CLASSES = 24, 12, 5
 
@@ -34,10 +34,9 @@ def found(head: Callable[[Tensor], Tensor], precision: torch.dtype = torch.float
     scales = torch.logspace(-1, 2.5, SAMPLES).unsqueeze(1)
     inputs = torch.randn(SAMPLES, FEATURES, generator=torch.Generator().manual_seed(1)) * scales
     computed = RowExtractor(model, layers, Projection(8))(Measured(inputs, margin), precision)
-    eps = max(torch.finfo(precision).eps, torch.finfo(computed.outputs.dtype).eps)
-    own = computed.outputs.float().amax(dim=1).abs()
+    eps, sizes = torch.finfo(computed.outputs.dtype).eps, margin_sizes(computed.outputs.float())
     norms = torch.linalg.vector_norm(computed.rows, dim=1, dtype=torch.float64)
-    flat: list[bool] = flat_rows(norms, own, weights_norm(model, layers), eps**0.5).tolist()
+    flat: list[bool] = flat_rows(norms, sizes, weights_norm(model, layers), eps**0.5).tolist()
     return flat
 
 
@@ -47,6 +46,7 @@ HEALTHY: dict[str, Callable[[Tensor], Tensor]] = {
     "small logits": lambda logits: 1e-6 * logits,
     "log-probabilities": lambda logits: logits.log_softmax(dim=1),
     "probabilities of an unsure model": lambda logits: (logits / 200).softmax(dim=1),
+    "logits of a large offset": lambda logits: logits + 1e6,
     "a class that is masked out": lambda logits: logits.index_fill(1, torch.tensor([2]), torch.finfo().min),
 }
 
