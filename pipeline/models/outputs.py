@@ -42,6 +42,9 @@ def check_outputs(model: ModelConfig, outputs_nc: Tensor) -> str:
     """
     meant = model.outputs == PROBABILITIES
     values_nc = outputs_nc.double().exp() if meant else outputs_nc.double()
+    values_nc = values_nc[values_nc.isfinite().all(dim=1)]
+    if not len(values_nc):
+        return ""
     inside = bool(((values_nc >= 0) & (values_nc <= 1 + ROUNDING)).all())
     whole = inside and bool(((values_nc.sum(dim=1) - 1).abs() <= ROUNDING).all())
     samples = f"{len(values_nc)} trusted samples"

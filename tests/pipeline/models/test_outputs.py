@@ -63,7 +63,9 @@ def test_probabilities_are_refused_unless_they_are_meant() -> None:
     p = LOGITS.softmax(dim=1)
     assert "outputs on 3 trusted samples (the first: 0.786, 0.0391, 0.175) are probabilities" in refusal(None, p)
     assert "Return the logits" in refusal(None, p) and "or set outputs: probabilities" in refusal(None, p)
-    assert check_outputs(model("logits"), p) == ""
+    broken = torch.full((1, 3), torch.nan)
+    assert "outputs on 3 trusted samples" in refusal(None, torch.cat([broken, p])), "others tell nothing"
+    assert check_outputs(model("logits"), p) == check_outputs(model(None), broken) == ""
     assert check_outputs(model("probabilities"), p.log()) == ""
     assert check_outputs(model(None), torch.cat([p, 0.9 * p])).startswith("all outputs on 6"), "some do not sum to 1"
 

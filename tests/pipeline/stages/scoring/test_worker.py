@@ -61,7 +61,7 @@ def test_what_leaves_the_range_of_float32_when_it_is_whitened_is_not_finite(plan
 
 
 def test_a_sample_without_a_gradient_scores_infinity_and_nothing_explains_it(plan: ModelPlan, scorer: Scorer) -> None:
-    """One that is stored as flat, and one that an earlier version stored as ok, with the norm 0."""
+    """One that is stored as flat, and one whose row is zero in the layers that are used, as earlier versions' was."""
     rows = torch.randn(3, plan.layout.k, generator=torch.Generator().manual_seed(1))
     rows[1:] = 0
     block = block_of(plan, 0, rows, ["ok", "flat", "ok"])
