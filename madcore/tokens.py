@@ -151,6 +151,17 @@ def completion_confidence(tokens: TokenBatch, logits_nsv: Tensor) -> Tensor:
     return torch.exp(-nll_n / tokens.predicted.sum(dim=1).to(nll_n))
 
 
+def completion_logits(tokens: TokenBatch, logits_nsv: Tensor) -> Tensor:
+    """Return the sum of the absolute logits of each completion's tokens, (n,) float64.
+
+    Nothing of the size of the logits is copied.
+    """
+    n, s = tokens.ids.shape
+    emitted_ns1 = tokens.ids.roll(-1, dims=1).to(logits_nsv.device).unsqueeze(2)
+    own_ns = logits_nsv.gather(2, emitted_ns1).view(n, s).double().abs()
+    return own_ns[:, :-1].masked_fill(~tokens.predicted.to(logits_nsv.device), 0.0).sum(dim=1)
+
+
 def _margins(logits_nsv: Tensor, places_ns: Tensor, emitted_t1: Tensor) -> Tensor:
     return _Margins.apply(logits_nsv, places_ns, emitted_t1)  # type: ignore[no-untyped-call, no-any-return]
 

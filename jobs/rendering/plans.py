@@ -70,6 +70,7 @@ def _planned(model: ModelPlan) -> JsonObject:
             "fallback_cost": {name: asdict(cost) for name, cost in model.fallback.items()},
             "not_covered": dict(model.not_covered),
         },
+        "warnings": list(model.recipe.warnings),
     }
 
 
@@ -106,7 +107,8 @@ def _model_row(model: ModelPlan) -> list[str]:
 def _notes(model: ModelPlan) -> list[str]:
     """What the table does not say of a model, one sentence each."""
     group = certifiable(model.config, model.recipe)
-    notes = [_chains(model)] if model.config.traced else []
+    notes = [f"warning: {warning}" for warning in model.recipe.warnings]
+    notes += [_chains(model)] if model.config.traced else []
     notes += [f"the fdr target can flag no fewer than {group:,} samples, if any"] if group else []
     notes += [f"all rows are computed again, once: {model.recomputed}"] if model.recomputed else []
     notes += [f"weights: taken {model.undone}"] if model.undone else []

@@ -10,8 +10,18 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from madcore import Measured, Measurement, TokenBatch, completion_confidence, completion_nll, margin, token_margin
+from madcore import (
+    Measured,
+    Measurement,
+    TokenBatch,
+    completion_confidence,
+    completion_logits,
+    completion_nll,
+    margin,
+    token_margin,
+)
 from madcore.measurements import predictions_and_confidence
+from madcore.scoring.flat import margin_sizes
 from pipeline.config.schema import ModelConfig
 from pipeline.data.images import ImageOptions, read_images, scale_pixels
 from pipeline.data.sources import Source
@@ -54,12 +64,15 @@ class Predictions:
     """What a model predicts for r samples.
 
     The predicted class (r,), NO_CLASS where there are no classes, its confidence (r,), and whether its logits are
-    finite (r,).
+    finite (r,). `size`: of what is measured (r,), the absolute margin, or of a text the sum of the absolute logits of
+    its completion's tokens. `flat`: which samples have no gradient (r,) (see `madcore.scoring.flat`), once known.
     """
 
     predictions: Tensor
     confidence: Tensor
     finite: Tensor
+    size: Tensor
+    flat: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -175,22 +188,24 @@ ModelInputs = ImageInputs | TextInputs
 def predict_classes(logits_nc: Tensor) -> Predictions:
     """The predicted class and its probability."""
     finite = torch.isfinite(logits_nc).all(dim=1)
-    predictions, confidence = predictions_and_confidence(torch.where(finite.unsqueeze(1), logits_nc, 0.0))
-    return Predictions(predictions, confidence, finite)
+    logits_nc = torch.where(finite.unsqueeze(1), logits_nc, 0.0)
+    predictions, confidence = predictions_and_confidence(logits_nc)
+    return Predictions(predictions, confidence, finite, margin_sizes(logits_nc))
 
 
 def predict_completions(tokens: TokenBatch, logits_nsv: Tensor) -> Predictions:
     """No class; as confidence, exp of the mean log-probability of the completion's tokens."""
     confidence = completion_confidence(tokens, logits_nsv)
     classes = torch.full_like(confidence, NO_CLASS, dtype=torch.int64)
-    return Predictions(classes, confidence, torch.isfinite(confidence))
+    return Predictions(classes, confidence, torch.isfinite(confidence), completion_logits(tokens, logits_nsv))
 
 
 def no_predictions(samples: int, device: torch.device) -> Predictions:
     """For samples whose predictions are not needed: no class, and all logits finite."""
     classes = torch.full((samples,), NO_CLASS, dtype=torch.int64, device=device)
     finite = torch.ones(samples, dtype=torch.bool, device=device)
-    return Predictions(classes, torch.zeros(samples, device=device), finite)
+    nothing = torch.zeros(samples, device=device)
+    return Predictions(classes, nothing, finite, nothing)
 
 
 def align(inputs: Tensor) -> Tensor:

@@ -7,13 +7,14 @@ from torch import nn
 
 from infra.storage.files import digest
 from pipeline.config.audit_config import AuditConfig
-from pipeline.config.schema import ModelConfig
+from pipeline.config.schema import PROBABILITIES, ModelConfig
 from pipeline.data.texts import TextLimits
 from pipeline.errors import SourceError
 from pipeline.models.architecture import find_architecture, is_file
 from pipeline.models.faithful import without_number
 from pipeline.models.fitting import fill
 from pipeline.models.huggingface import load_causal_lm
+from pipeline.models.outputs import take_logarithms
 from pipeline.models.user_code import user_code
 from pipeline.models.weights import parse_weights, read_weights
 
@@ -34,7 +35,7 @@ class LoadedModel:
 
 
 def load_model(config: AuditConfig, model: ModelConfig, source: bytes | None = None) -> LoadedModel:
-    """Builds the architecture and loads the weights.
+    """Builds the architecture and loads the weights; a model of probabilities then returns their logarithms.
 
     Args:
         config: the audit's.
@@ -69,6 +70,8 @@ def _load_architecture(
     lacking = without_number(module)
     if lacking:
         raise SourceError(f"weights {weights_name}: {lacking}; check how they were trained and saved")
+    if model.outputs == PROBABILITIES:
+        take_logarithms(module)
     parts = [digest(weights), digest(source), json.dumps(model.kwargs, sort_keys=True)]
     return LoadedModel(
         module, digest("\n".join(parts).encode()), source if is_file(architecture) else None, undone=undone

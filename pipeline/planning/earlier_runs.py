@@ -9,7 +9,7 @@ from infra.commits import CommitLog
 from infra.storage.storage import Storage
 from madcore.extraction.selection import is_chosen
 from pipeline.artifacts.truth import TRUTH_FILE
-from pipeline.config.schema import ModelConfig
+from pipeline.config.schema import PROBABILITIES, ModelConfig
 from pipeline.errors import SourceError
 from pipeline.planning.plan import ModelPlan
 from pipeline.planning.recipe import EarlierRun, RowRecipe, rules_changed
@@ -114,6 +114,8 @@ def _differences_but_rank(wanted: ModelConfig, stored: ModelConfig) -> Iterator[
 def _settings_of_rows(model: ModelConfig) -> JsonObject:
     """The settings that rows depend on, without the layers, of which fewer can be used."""
     document: JsonObject = model.model_dump(mode="json", exclude={*FREE, "estimator"})
+    if model.outputs != PROBABILITIES:
+        del document["outputs"]  # logits, said or not
     return {**document, "estimator": model.estimator.model_dump(mode="json", exclude={"layers"})}
 
 

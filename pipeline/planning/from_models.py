@@ -10,7 +10,7 @@ from infra.execution.threads import compute_threads, run_in_compute_thread
 from madcore import MadcoreError
 from madcore.extraction.vjp_fallback import CHUNK_BYTES
 from pipeline.config.audit_config import AuditConfig
-from pipeline.config.schema import ModelConfig
+from pipeline.config.schema import PROBABILITIES, ModelConfig
 from pipeline.data.batches import BATCH_MULTIPLE, ImageInputs, ModelInputs
 from pipeline.data.reviews import read_reviews
 from pipeline.data.sources import INPUTS, Source, find_sources, read_ids
@@ -79,6 +79,7 @@ def _plan_model(config: AuditConfig, model: ModelConfig) -> ModelPlan:
         sampling=tuple(sampling),
         weights=probed.weights,
         rows_per_task=config.run.rows_per_task,
+        warnings=probed.warnings,
     )
     inputs, shapes = _batched(
         probed, _shapes(config, model, probed, recipe, samples), int(config.run.memory_per_worker)
@@ -223,6 +224,8 @@ def _settings_of_rows(
         more = {"sampling": [source.key for source in sampling], "label": columns.label}
     if isinstance(probed.inputs, ImageInputs):
         more |= {"preprocess": model.data.preprocess.model_dump(mode="json"), "input_size": list(probed.inputs.size)}
+    if model.outputs == PROBABILITIES:
+        more |= {"outputs": PROBABILITIES}
     return {
         "model": probed.digest,
         "task": model.task,

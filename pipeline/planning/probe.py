@@ -30,6 +30,7 @@ from pipeline.data.sources import Source
 from pipeline.data.texts import Text, TextLimits, first_texts, longest_text
 from pipeline.errors import SourceError
 from pipeline.models.load import LoadedModel, load_model
+from pipeline.models.outputs import check_outputs
 from pipeline.models.user_code import user_code
 from pipeline.planning.memory import pass_bytes, step_bytes
 from pipeline.planning.recipe import projection_of
@@ -53,7 +54,8 @@ class Probe:
     `sample_bytes`: one sample's whole pass. `input_bytes`: its input. `retained_bytes_per_sample`: its input, twice,
     and its logits. For texts, these are those of the longest one. `samples_per_pass`: how many go through the model
     together. `fallback`: costs of the covered layers whose modules run again for each sample. `weights`: how many the
-    model has. `undone`: how they were taken out of wrappers and prefixes.
+    model has. `undone`: how they were taken out of wrappers and prefixes. `warnings`: what a reader of the plan and
+    the report should know.
     """
 
     digest: str
@@ -70,6 +72,7 @@ class Probe:
     retained_bytes_per_sample: int
     samples_per_pass: int
     undone: str = ""
+    warnings: tuple[str, ...] = ()
 
 
 def probe(config: AuditConfig, model: ModelConfig, trusted: list[Source]) -> Probe:
@@ -97,6 +100,7 @@ def _probe_images(loaded: LoadedModel, model: ModelConfig, trusted: list[Source]
             f"{model.described}: expected logits (samples, classes) from a forward pass, got {_returned(outputs)}; "
             "return them as a tensor, or as the attribute `logits` of an object"
         )
+    doubt = check_outputs(model, logits)
     with user_code(f"{model.described}: a forward and backward pass on trusted samples of shape {tuple(inputs.shape)}"):
         one = Measured(inputs[:1], margin)
         rows = _probe_rows(
@@ -118,6 +122,7 @@ def _probe_images(loaded: LoadedModel, model: ModelConfig, trusted: list[Source]
         input_bytes=inputs[:1].nbytes,
         retained_bytes_per_sample=logits[:1].nbytes + 2 * inputs[:1].nbytes,
         samples_per_pass=rows.samples_per_pass(one),
+        warnings=(doubt,) if doubt else (),
     )
 
 

@@ -36,7 +36,7 @@ class RowRecipe(BaseModel):
     of the weights that loss traces are taken at, "" without them. `layers`, `sides`: the layers, and the layout of
     their rows and of their sides. `fallback`: costs of the layers whose modules run again for each sample.
     `not_covered`: why each other chosen parameter has no row. `classes`: 0 for a language model, whose outputs have
-    none. `weights`: how many numbers the model has.
+    none. `weights`: how many numbers the model has. `warnings`: what planning found that may be a mistake.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -55,6 +55,7 @@ class RowRecipe(BaseModel):
     sampling: tuple[Source, ...]
     weights: int
     rows_per_task: int
+    warnings: tuple[str, ...] = ()
 
     def layers_named(self, names: Collection[str]) -> tuple[Layer, ...]:
         """Those of the layers that have one of these names, in order."""

@@ -119,6 +119,7 @@ def _settings(plan: ModelPlan) -> JsonObject:
     config = plan.config
     of_rows = _trace_settings(config.traced) if config.traced else _gradient_settings(config.gradient)
     curvature: JsonValue = config.curvature.model_dump(mode="json")
+    of_rows |= {"outputs": config.outputs} if config.outputs else {}
     return {**of_rows, "curvature": curvature, "score": config.score.model_dump(mode="json")}
 
 
@@ -144,6 +145,7 @@ def _run_warnings(run: ModelRun) -> Iterator[str]:
         total = sum(source.rows for source in plan.sampling)
         samples = f"{run.sampling_left_out:,} of {total:,} samples of the sampling set"
         yield f"{samples} are unreadable or unlabelled, and no chain saw them"
+    yield from plan.recipe.warnings
     if plan.config.data.preprocess == Preprocess() and not plan.config.is_text:
         yield "data.preprocess is not given: images are only scaled to [0, 1]"
     outdated = rules_changed(plan.recipe.rows_format)

@@ -28,6 +28,7 @@ from madcore import (
     TokenBatch,
     check_layers,
     completion_confidence,
+    completion_logits,
     completion_nll,
     per_sample_rows,
     select_layers,
@@ -289,3 +290,14 @@ def test_a_layer_over_tokens_without_samples_is_refused_by_name() -> None:
     tokens = tokens_of(texts((6, 5)))
     with pytest.raises(LayerError, match="its input has 6 entries first, where the batch has 2 samples"):
         per_sample_rows(Positions().eval(), tokens.inputs, layers=["inner"], measurement=token_margin(tokens))
+
+
+def test_logits_of_completions_are_those_of_their_tokens_alone() -> None:
+    sequences = [torch.arange(1, length + 1) for length in (5, 3)]
+    tokens = TokenBatch.of(sequences, [2, 1])
+    logits = torch.randn(2, 5, VOCABULARY, generator=torch.Generator().manual_seed(0))
+    expected = [
+        sum(float(logits[row, place - 1, ids[place]].abs()) for place in range(start, len(ids)))
+        for row, (ids, start) in enumerate(zip(sequences, (2, 1), strict=True))
+    ]
+    assert completion_logits(tokens, logits).tolist() == pytest.approx(expected)

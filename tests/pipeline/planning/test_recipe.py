@@ -23,6 +23,7 @@ RECORDED = [
     "sampling",
     "weights",
     "rows_per_task",
+    "warnings",
 ]
 
 
