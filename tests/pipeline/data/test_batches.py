@@ -17,7 +17,7 @@ from pipeline.data.batches import (
     predict_classes,
     predict_completions,
 )
-from pipeline.data.texts import TextLimits
+from pipeline.data.text_rows import TextLimits
 from tests.pipeline.data.image_files import picture, sources_of
 from tests.pipeline.data.text_files import source_of, text_table
 
