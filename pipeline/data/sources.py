@@ -134,10 +134,15 @@ def _check_names(schema: pa.Schema, columns: Columns, needed: Sequence[str], nam
             continue
         either = ("completion_start", "labels") if role == "completion_start" and "labels" not in needed else (role,)
         absent = [f"{getattr(columns, one)!r} (data.columns.{one})" for one in either if getattr(columns, one)]
+        if not absent and role == "label":
+            raise SourceError(
+                f"{name}: the sampling set needs labels, and data.columns.label is null; name their column"
+            )
         if not absent:
-            wanted = "the sampling set needs labels" if role == "label" else "a text needs a completion"
-            nulls = " and ".join(f"data.columns.{one}" for one in either)
-            raise SourceError(f"{name}: {wanted}, and {nulls} is null; name their column")
+            raise SourceError(
+                f"{name}: a text needs a completion, and data.columns.completion_start and labels are null; "
+                "name a column that says where it is"
+            )
         raise SourceError(f"{name}: has no column {' nor '.join(absent)}; columns there: {_described(schema)}")
     duplicated = sorted({column for column in schema.names if schema.names.count(column) > 1})
     if duplicated:

@@ -62,7 +62,7 @@ def load_causal_lm(config: AuditConfig, name: str) -> CausalLM:
     parts = [_file_digest(folder / CONFIG), *(_file_digest(file) for file in files), type(module).__name__]
     text = module.config.get_text_config()
     vocabulary = int(text.vocab_size)
-    padding = padding_tokens(module, folder, vocabulary)
+    padding = padding_tokens([module.config, text, getattr(module, "generation_config", None)], folder, vocabulary)
     limits = TextLimits(vocabulary, getattr(text, "max_position_embeddings", None), padding)
     return CausalLM(module.eval(), digest("\n".join(parts).encode()), limits)
 

@@ -1,26 +1,22 @@
 """The tokens that texts of a language model may be padded with, by what its folder says of itself."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from pipeline.models.weights import LARGEST_HEADER
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel
-
 
 TOKENIZER = "tokenizer_config.json"
 
 
-def padding_tokens(model: "PreTrainedModel", folder: Path, vocabulary: int) -> tuple[int, ...]:
+def padding_tokens(configs: Sequence[object], folder: Path, vocabulary: int) -> tuple[int, ...]:
     """Ids of the padding token and of the end of a text, which pads where a tokenizer has no padding token.
 
-    They come from the configs of the model and of its generation, and from the tokenizer's where the folder has one.
+    They come from transformers' configs of the model and of its generation, and from the tokenizer's where the folder
+    has one.
     """
     found = list[object](_of_tokenizer(folder))
-    for config in (model.config, model.config.get_text_config(), getattr(model, "generation_config", None)):
+    for config in configs:
         for name in ("pad_token_id", "eos_token_id"):
             value = getattr(config, name, None)
             found += value if isinstance(value, list) else [value]

@@ -41,12 +41,10 @@ def row(
     end: int | None = None,
     mask: Sequence[int | bool | None] | None = None,
     labels: Sequence[int | None] | None = None,
-    kind: pa.DataType | None = None,
 ) -> TextRow:
     """A row of these values."""
-    lists = (None if own is None else pa.array(own, kind or pa.int32()) for own in (ids, labels))
-    tokens, labelled = lists
-    return TextRow(tokens, start, end, None if mask is None else pa.array(mask), labelled)
+    tokens, hidden, labelled = (None if own is None else pa.array(own) for own in (ids, mask, labels))
+    return TextRow(tokens, start, end, hidden, labelled)
 
 
 def parts(text: Text) -> tuple[list[int], list[int]]:
@@ -65,12 +63,12 @@ def reason(bad: TextRow, limits: TextLimits = LIMITS) -> str:
 def test_a_bad_text_is_unreadable_with_the_numbers(
     ids: list[int] | None, start: int | None, expected: str, kind: pa.DataType
 ) -> None:
-    assert reason(row(ids, start, kind=kind)).startswith(expected)
+    assert reason(TextRow(None if ids is None else pa.array(ids, kind), start)).startswith(expected)
 
 
 @pytest.mark.parametrize(("ids", "start"), [([0, 9], 1), ([5] * 12, 11), ([1, 2, 3], 1)])
 def test_a_good_text_is_read_to_the_last_token(ids: list[int], start: int) -> None:
-    text = parse_text(row(ids, start, kind=pa.uint16()), LIMITS)
+    text = parse_text(TextRow(pa.array(ids, pa.uint16()), start), LIMITS)
     assert (text.ids.tolist(), text.ids.dtype, text.completion_start) == (ids, np.int64, start)
     assert parts(text)[1] == list(range(start, len(ids)))
 

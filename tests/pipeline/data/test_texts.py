@@ -5,8 +5,8 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from pipeline.data.texts import first_texts, longest_text, read_texts
 from pipeline.data.text_rows import TextLimits
+from pipeline.data.texts import first_texts, longest_text, read_texts
 from pipeline.errors import SourceError
 from tests.pipeline.data.text_files import source_of, text_table
 
@@ -71,3 +71,29 @@ def test_no_readable_text_to_probe_is_an_error_with_the_first_reason(tmp_path: P
     ):
         first_texts([source], 2, LIMITS)
     assert longest_text([source], LIMITS) == 1
+
+
+def test_masks_labels_and_ends_are_read_from_their_columns(tmp_path: Path) -> None:
+    table = pa.table(
+        {
+            "id": ["a", "b", "c", "d"],
+            "tokens": pa.array([[0, 1, 2, 3], [1, 2, 3, 0], [1, 2], [1, 2, 3]], pa.large_list(pa.int16())),
+            "mask": pa.array([[0, 1, 1, 1], [1, 1, 1, 0], [1, 1], None], pa.list_(pa.int8())),
+            "labels": pa.array([[-100, -100, 2, -100], None, [-100, 2], None], pa.list_(pa.int64())),
+            "completion_start": pa.array([None, 1, None, 1], pa.int32()),
+            "completion_end": pa.array([None, 2, None, None], pa.int32()),
+        }
+    )
+    source = source_of(tmp_path, table, input_ids="tokens", attention_mask="mask")
+    (batch,) = read_texts(source, 0, 4, LIMITS, 8)
+    assert batch.unreadable == ("", "", "", "attention_mask is null")
+    assert [(text.ids.tolist(), text.measured.tolist()) for text in batch.texts] == [([1, 2], [False, True])] * 3
+
+
+@pytest.mark.parametrize("kind", [pa.list_(pa.int32()), pa.large_list(pa.int8()), pa.list_(pa.bool_(), 6)], ids=str)
+def test_the_longest_text_is_counted_without_its_padding(tmp_path: Path, kind: pa.DataType) -> None:
+    masks = [[1, 1, 0, 0, 0, 0], None, [0, 0, 0, 1, 1, 1], [0] * 6]
+    table = text_table([[1] * 6] * 4, [1] * 4).append_column("attention_mask", pa.array(masks, pa.list_(pa.int32())))
+    source = source_of(tmp_path, table.set_column(3, "attention_mask", table.column(3).cast(kind)))
+    assert longest_text([source], TextLimits(10, 5)) == 3
+    assert longest_text([source_of(tmp_path, table.drop(["attention_mask"]))], LIMITS) == 6
