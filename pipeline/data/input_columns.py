@@ -33,8 +33,12 @@ UNREAD: dict[Task, tuple[str, ...]] = {
         "cu_seq_lens_q",
         "seq_idx",
         "seq_lens",
+        "segment_ids",
+        "label_ids",
+        "label_mask",
         "loss_mask",
         "completion_mask",
+        "assistant_mask",
         "assistant_masks",
     ),
 }

@@ -208,20 +208,20 @@ def _labelled(row: TextRow, ids: TokenIds, begin: int) -> Places:
     return measured
 
 
-def padding_of(ids: TokenIds, limits: TextLimits) -> tuple[int, int]:
-    """The padding token that a text begins or ends with, and how many times; 0 times where it does with none."""
-    found = (0, 0)
-    for own in (ids, ids[::-1]):
-        if own[0] in limits.padding:
-            other = np.flatnonzero(own != own[0])
-            found = max(found, (int(own[0]), int(other[0]) if len(other) else len(own)), key=lambda one: one[1])
-    return found
+def runs_at_ends(ids: TokenIds) -> tuple[tuple[int, int], tuple[int, int]]:
+    """The first and the last token of a text, each with how many times it stands there in a row."""
+    return _run(ids), _run(ids[::-1])
+
+
+def _run(ids: TokenIds) -> tuple[int, int]:
+    other = np.flatnonzero(ids != ids[0])
+    return int(ids[0]), int(other[0]) if len(other) else len(ids)
 
 
 def _refuse_padding(ids: TokenIds, limits: TextLimits) -> None:
-    token, times = padding_of(ids, limits)
-    if times >= PADDING_RUN:
-        raise UnreadableText(
-            f"looks padded: input_ids begins or ends with {times:,} times the token {token}, which pads texts of this "
-            f"model; {PADDING_REMEDY}"
-        )
+    for token, times in runs_at_ends(ids):
+        if token in limits.padding and times >= PADDING_RUN:
+            raise UnreadableText(
+                f"looks padded: input_ids begins or ends with {times:,} times the token {token}, which pads texts of "
+                f"this model; {PADDING_REMEDY}"
+            )

@@ -128,9 +128,9 @@ def _probe_texts(loaded: LoadedModel, limits: TextLimits, model: ModelConfig, tr
         first = _measured(texts[:1], model)
         logits = logits_of(run(loaded.module, first.inputs))
         first.measurement(logits)
-        check_causal(loaded.module, torch.from_numpy(texts[0].ids), limits.vocabulary, model.described)
     with user_code(f"{model.described}: a forward and backward pass on trusted texts of at most {longest:,} tokens"):
         rows = _probe_rows(loaded.module, model, texts, lambda chosen: _measured(chosen, model))
+        check_causal(loaded.module, torch.from_numpy(texts[0].ids), limits.vocabulary, model.described)
         length = min(longest, MEASURED_LENGTH)
         shorter, longer = (_filler(texts[0], tokens, model) for tokens in (max(2, length // 2), length))
         memory = TextBytes.fitted(_text_bytes(rows, shorter), _text_bytes(rows, longer))

@@ -476,7 +476,7 @@ def test_a_plan_says_what_is_read_of_texts_and_leaves_out_what_looks_padded(padd
     ) in ended.out
     assert (
         f"chat: file left out: audited-by-nothing.parquet: looks padded: {AUDITED} of the first {AUDITED} texts begin "
-        "or end with a padding token of the model (0), more than once; add a column attention_mask, or, if"
+        "or end with the token 0 repeated; add a column attention_mask, or, if"
     ) in " ".join(ended.out.split())
     planned = section(mad("plan", path, "--output", "json").document, "models", "chat")
     assert planned["inputs"] == {
