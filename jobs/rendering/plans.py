@@ -55,6 +55,10 @@ def _planned(model: ModelPlan) -> JsonObject:
         "row_key": model.row_key,
         "trusted": {source.file.name: source.rows for source in model.trusted},
         "audited": {source.file.name: source.rows for source in model.audited},
+        "inputs": {
+            source.file.name: {role: str(getattr(source.columns, role)) for role in source.inputs}
+            for source in (*model.trusted, *model.audited, *model.sampling)
+        },
         "refused_files": dict(model.refused_files),
         "tasks": len(model.row_tasks),
         "row_numbers": model.layout.k,
@@ -108,6 +112,7 @@ def _notes(model: ModelPlan) -> list[str]:
     """What the table does not say of a model, one sentence each."""
     group = certifiable(model.config, model.recipe)
     notes = [f"warning: {warning}" for warning in model.recipe.warnings]
+    notes += _columns_read(model) if model.config.is_text else []
     notes += [_chains(model)] if model.config.traced else []
     notes += [f"the fdr target can flag no fewer than {group:,} samples, if any"] if group else []
     notes += [f"all rows are computed again, once: {model.recomputed}"] if model.recomputed else []
@@ -117,6 +122,22 @@ def _notes(model: ModelPlan) -> list[str]:
     notes += [f"not covered: {name}: {reason}" for name, reason in model.not_covered.items()]
     notes += [f"file left out: {reason}" for reason in model.refused_files.values()]
     return [sentence(f"{model.name}: {note}") for note in notes]
+
+
+def _columns_read(model: ModelPlan) -> list[str]:
+    """Which columns texts are made of, by files that have the same ones."""
+    files = dict[str, list[str]]()
+    for source in (*model.sources, *model.sampling):
+        read = ", ".join(str(getattr(source.columns, role)) for role in source.inputs)
+        files.setdefault(read, []).append(source.file.name)
+    if len(files) == 1:
+        return [f"texts are read from {read}" for read in files]
+    return [f"texts of {_some(names)} are read from {read}" for read, names in files.items()]
+
+
+def _some(names: list[str]) -> str:
+    more = f" and {len(names) - 3:,} more" if len(names) > 3 else ""
+    return f"{', '.join(names[:3])}{more}"
 
 
 def cost_text(plan: AuditPlan) -> str:

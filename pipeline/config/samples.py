@@ -12,8 +12,8 @@ Triple = tuple[float, float, float]
 class Columns(Section):
     """Names of columns. A column that the config itself names must be there; a default is only looked for.
 
-    Only columns of the task's own inputs are read: `image`, or, for a language model, `input_ids` and
-    `completion_start`.
+    Only columns of the task's own inputs are read: `image`, or, for a language model, `input_ids` and those that say
+    which of its tokens are padding and which are the completion.
     """
 
     id: str = "id"
@@ -25,8 +25,22 @@ class Columns(Section):
     input_ids: str = "input_ids"
     """Column of token ids, prompt and completion together: a list of integers per sample."""
 
-    completion_start: str = "completion_start"
-    """Column of the index of the completion's first token, 1 or more."""
+    attention_mask: str | None = "attention_mask"
+    """Column that says which of the ids are tokens (1) and which are padding (0), at either end: a list as long as
+    that of the ids. Padding is taken off before anything is measured. Optional; null to ignore it."""
+
+    completion_start: str | None = "completion_start"
+    """Column of the index of the completion's first token in the list of ids, 1 or more. Optional where a file has
+    `labels`; null to ignore it."""
+
+    completion_end: str | None = "completion_end"
+    """Column of the index behind the completion's last token. Optional, and so is its value: without it, a completion
+    ends with its text. null to ignore it."""
+
+    labels: str | None = "labels"
+    """Column of Hugging Face's labels, a list as long as that of the ids: the id of each token that the completion
+    holds, -100 elsewhere. The completion may have gaps, as in a conversation of several turns. Where `completion_start`
+    or `completion_end` is there too, they must say the same. Optional; null to ignore it."""
 
     label: str | None = "label"
     """Column of class indices, optional; null to ignore it. With labels, only trusted samples that the model predicts
@@ -40,6 +54,10 @@ class Columns(Section):
     target: str | None = "target"
     """Column of the class that an attack aims at, optional, in audited files; null to ignore it. Used for evaluation
     only, never seen by a score."""
+
+    ignored: tuple[str, ...] = ()
+    """Columns that are ignored on purpose. A file with a column that would change what a sample is to its model, such
+    as `position_ids` or `token_type_ids`, is refused unless the column is listed here."""
 
     def insists_on(self, column: str) -> bool:
         """Whether the config itself names this column."""

@@ -26,7 +26,8 @@ from pipeline.config.schema import ModelConfig
 from pipeline.data.images import ImageOptions, read_images, scale_pixels
 from pipeline.data.sources import Source
 from pipeline.data.statuses import NO_CLASS
-from pipeline.data.texts import Text, TextBatch, TextLimits, read_texts
+from pipeline.data.text_rows import Text, TextLimits
+from pipeline.data.texts import TextBatch, read_texts
 
 TRACED_AT_ONCE = 64
 
@@ -160,9 +161,7 @@ class TextInputs:
             yield members
 
     def _group(self, places: Tensor, texts: Sequence[Text], measure: Callable[[TokenBatch], Measurement]) -> Group:
-        length = self.limits.padded(max(len(text.ids) for text in texts))
-        starts = [text.completion_start for text in texts]
-        tokens = TokenBatch.of([torch.from_numpy(text.ids) for text in texts], starts, length)
+        tokens = token_batch(texts, self.limits.padded(max(len(text.ids) for text in texts)))
         measured = Measured(tokens.inputs, measure(tokens))
         return Group(places, measured, lambda logits: predict_completions(tokens, logits), tokens)
 
@@ -183,6 +182,12 @@ class TextInputs:
 
 
 ModelInputs = ImageInputs | TextInputs
+
+
+def token_batch(texts: Sequence[Text], padded_length: int | None = None) -> TokenBatch:
+    """Texts as a batch of tokens, padded to this length or to the longest."""
+    ids, measured = [torch.from_numpy(text.ids) for text in texts], [torch.from_numpy(text.measured) for text in texts]
+    return TokenBatch.of_spans(ids, measured, padded_length)
 
 
 def predict_classes(logits_nc: Tensor) -> Predictions:

@@ -8,7 +8,7 @@ from torch import nn
 from infra.storage.files import digest
 from pipeline.config.audit_config import AuditConfig
 from pipeline.config.schema import PROBABILITIES, ModelConfig
-from pipeline.data.texts import TextLimits
+from pipeline.data.text_rows import TextLimits
 from pipeline.errors import SourceError
 from pipeline.models.architecture import find_architecture, is_file
 from pipeline.models.faithful import without_number

@@ -12,14 +12,16 @@ from madcore.extraction.vjp_fallback import CHUNK_BYTES
 from pipeline.config.audit_config import AuditConfig
 from pipeline.config.schema import PROBABILITIES, ModelConfig
 from pipeline.data.batches import BATCH_MULTIPLE, ImageInputs, ModelInputs
+from pipeline.data.input_columns import INPUTS
 from pipeline.data.reviews import read_reviews
-from pipeline.data.sources import INPUTS, Source, find_sources, read_ids
+from pipeline.data.sources import Source, find_sources, read_ids
 from pipeline.errors import ConfigError, SourceError
 from pipeline.keys import key_of
 from pipeline.planning.earlier_runs import outdated_rows
 from pipeline.planning.labels import labels_outside
 from pipeline.planning.limits import check_samples
 from pipeline.planning.memory import Shapes, project_memory, shapes_of_rows
+from pipeline.planning.padding import check_padding, refuse_padded
 from pipeline.planning.plan import (
     HELD_OUT_SAMPLES,
     SNAPSHOT_BYTES,
@@ -64,6 +66,7 @@ def _plan_model(config: AuditConfig, model: ModelConfig) -> ModelPlan:
     samples = _check_trusted(model, trusted)
     probed = run_in_compute_thread(probe, config, model, trusted)
     remarks = _remarks(model, trusted, sampling, probed.classes)
+    audited, padded = _unpadded(probed, [*trusted, *sampling], audited)
     recipe = RowRecipe(
         rows_format=ROWS_FORMAT,
         patterns=() if model.traced else model.gradient.layers,
@@ -93,7 +96,7 @@ def _plan_model(config: AuditConfig, model: ModelConfig) -> ModelPlan:
         row_key=_row_key(model, probed, sampling),
         recipe=recipe.model_copy(update={"inputs": inputs}),
         sides=recipe.sides,
-        refused_files=refused_files,
+        refused_files=refused_files | padded,
         memory=project_memory(shapes),
     )
 
@@ -133,6 +136,21 @@ def _find_sampling(config: AuditConfig, model: ModelConfig, trusted: list[Source
             "weights sampled on trusted samples would explain them better than others; name files of other clean ones"
         )
     return sampling
+
+
+def _unpadded(probed: Probe, needed: list[Source], audited: list[Source]) -> tuple[list[Source], dict[str, str]]:
+    """The audited files without those that look padded, and why those are left out.
+
+    Raises:
+        SourceError: all of them do, or a needed file does.
+    """
+    if isinstance(probed.inputs, ImageInputs):
+        return audited, {}
+    check_padding(needed, probed.inputs.limits)
+    padded = refuse_padded(audited, probed.inputs.limits)
+    if len(padded) == len(audited):
+        raise SourceError("; ".join(padded.values()))
+    return [source for source in audited if source.file.name not in padded], padded
 
 
 def _shapes(config: AuditConfig, model: ModelConfig, probed: Probe, recipe: RowRecipe, samples: int) -> Shapes:
@@ -224,6 +242,8 @@ def _settings_of_rows(
         more = {"sampling": [source.key for source in sampling], "label": columns.label}
     if isinstance(probed.inputs, ImageInputs):
         more |= {"preprocess": model.data.preprocess.model_dump(mode="json"), "input_size": list(probed.inputs.size)}
+    elif probed.inputs.limits.padding and columns.attention_mask is not None:
+        more["padding"] = list(probed.inputs.limits.padding)
     if model.outputs == PROBABILITIES:
         more |= {"outputs": PROBABILITIES}
     return {

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -15,7 +16,6 @@ from madcore import (
     RowExtractor,
     RowLayout,
     SideLayout,
-    TokenBatch,
     check_layers,
     margin,
     select_layers,
@@ -24,14 +24,16 @@ from madcore.measurements import PART_MULTIPLE, logits_of, run
 from madcore.sampling.langevin import flat_weights
 from pipeline.config.audit_config import AuditConfig
 from pipeline.config.schema import ModelConfig
-from pipeline.data.batches import TOKEN_MEASUREMENTS, TRACED_AT_ONCE, ImageInputs, TextBytes, TextInputs
+from pipeline.data.batches import TOKEN_MEASUREMENTS, TRACED_AT_ONCE, ImageInputs, TextBytes, TextInputs, token_batch
 from pipeline.data.images import first_images, scale_pixels
 from pipeline.data.sources import Source
-from pipeline.data.texts import Text, TextLimits, first_texts, longest_text
+from pipeline.data.text_rows import Text, TextLimits
+from pipeline.data.texts import first_texts, longest_text
 from pipeline.errors import SourceError
 from pipeline.models.load import LoadedModel, load_model
 from pipeline.models.outputs import check_outputs
 from pipeline.models.user_code import user_code
+from pipeline.planning.causality import check_causal
 from pipeline.planning.memory import pass_bytes, step_bytes
 from pipeline.planning.recipe import projection_of
 
@@ -150,6 +152,7 @@ def _probe_texts(loaded: LoadedModel, limits: TextLimits, model: ModelConfig, tr
         first.measurement(logits)
     with user_code(f"{model.described}: a forward and backward pass on trusted texts of at most {longest:,} tokens"):
         rows = _probe_rows(loaded.module, model, texts, lambda chosen: _measured(chosen, model))
+        check_causal(loaded.module, torch.from_numpy(texts[0].ids), limits.vocabulary, model.described)
         length = min(longest, MEASURED_LENGTH)
         shorter, longer = (_filler(texts[0], tokens, model) for tokens in (max(2, length // 2), length))
         memory = TextBytes.fitted(_text_bytes(rows, shorter), _text_bytes(rows, longer))
@@ -175,7 +178,7 @@ def _probe_texts(loaded: LoadedModel, limits: TextLimits, model: ModelConfig, tr
 
 def _filler(text: Text, tokens: int, model: ModelConfig) -> Measured:
     """A text repeated to a number of tokens, of which all but the first are the completion."""
-    return _measured([Text(text.ids.repeat(-(-tokens // len(text.ids)))[:tokens], 1)], model)
+    return _measured([Text(text.ids.repeat(-(-tokens // len(text.ids)))[:tokens], np.arange(tokens) > 0)], model)
 
 
 def _text_bytes(rows: "_RowProbe", text: Measured) -> tuple[int, int]:
@@ -184,7 +187,7 @@ def _text_bytes(rows: "_RowProbe", text: Measured) -> tuple[int, int]:
 
 
 def _measured(texts: Sequence[Text], model: ModelConfig) -> Measured:
-    tokens = TokenBatch.of([torch.from_numpy(text.ids) for text in texts], [text.completion_start for text in texts])
+    tokens = token_batch(texts)
     return Measured(tokens.inputs, TOKEN_MEASUREMENTS[model.measurement](tokens))
 
 

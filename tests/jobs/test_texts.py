@@ -1,5 +1,6 @@
 """Audits of language models from the command line: a row for every text, statuses, pages, two tasks in one audit."""
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -427,3 +428,64 @@ def test_a_fisher_samples_a_texts_labels_whatever_the_batch(place: Path, tmp_pat
     one, other, default = (numbers(tmp_path / root, "llama", "score") for root in ("batch30", "batch1", "plain"))
     np.testing.assert_allclose(one, other, atol=1e-5)
     assert plain.code == 0 and not np.allclose(one, default, atol=1e-2)
+
+
+def padded(texts: pa.Table, count: int, by: str) -> pa.Table:
+    """The texts with five zeros at their ends; a mask, or labels alone, say which those are, or nothing does."""
+    rows = texts.slice(0, count).to_pylist()
+    for row in rows:
+        ids, start = row["input_ids"][: POSITIONS - 5], min(row["completion_start"], POSITIONS - 6)
+        row["input_ids"] = [0] * 5 + ids + [0] * 5 if by == "mask" else ids + [0] * 5
+        row["completion_start"] = start + 5 if by == "mask" else start
+        if by == "mask":
+            row["attention_mask"] = [False] * 5 + [True] * len(ids) + [False] * 5
+        if by == "labels":
+            row["labels"] = [-100] * row.pop("completion_start") + ids[start:] + [-100] * 5
+    return pa.Table.from_pylist(rows)
+
+
+@pytest.fixture(scope="module")
+def padding(place: Path) -> Path:
+    """Texts with padding in several forms, and a model that says which token pads its texts."""
+    save(gpt2(), place / "pads")
+    described = json.loads((place / "pads/config.json").read_text())
+    (place / "pads/config.json").write_text(json.dumps({**described, "pad_token_id": 0}))
+    for name, texts in (
+        ("trusted", random_texts(TRUSTED, 3, "trusted")),
+        ("audited", random_texts(AUDITED, 4, "text")),
+    ):
+        for by in ("mask", "labels", "nothing"):
+            pq.write_table(padded(texts, len(texts), by), place / f"{name}-by-{by}.parquet")
+    return place
+
+
+def test_a_plan_says_what_is_read_of_texts_and_leaves_out_what_looks_padded(padding: Path, tmp_path: Path) -> None:
+    models: JsonValue = [{"name": "chat", "huggingface": "pads"}]
+    data: Json = {"trusted": "trusted-by-mask.parquet", "audited": "audited-by-*.parquet"}
+    path = config_of(padding, tmp_path / "root", models=models, data=data)
+    ended = mad("plan", path)
+    assert ended.code == 1
+    assert (
+        "chat: texts of trusted-by-mask.parquet, audited-by-mask.parquet are read from input_ids, completion_start, "
+        "attention_mask\nchat: texts of audited-by-labels.parquet are read from input_ids, labels\n"
+    ) in ended.out
+    assert (
+        f"chat: file left out: audited-by-nothing.parquet: looks padded: {AUDITED} of the first {AUDITED} texts begin "
+        "or end with the token 0 repeated; add a column attention_mask, or, if"
+    ) in " ".join(ended.out.split())
+    planned = section(mad("plan", path, "--output", "json").document, "models", "chat")
+    assert planned["inputs"] == {
+        "trusted-by-mask.parquet": {name: name for name in ("input_ids", "completion_start", "attention_mask")},
+        "audited-by-mask.parquet": {name: name for name in ("input_ids", "completion_start", "attention_mask")},
+        "audited-by-labels.parquet": {name: name for name in ("input_ids", "labels")},
+    }
+
+
+def test_a_trusted_set_that_looks_padded_is_refused(padding: Path, tmp_path: Path) -> None:
+    models: JsonValue = [{"name": "chat", "huggingface": "pads"}]
+    data: Json = {"trusted": "trusted-by-nothing.parquet"}
+    ended = mad("plan", config_of(padding, tmp_path / "root", models=models, data=data))
+    assert ended.code == 2
+    assert "trusted-by-nothing.parquet: none of its first 60 texts can be read; the first: looks padded: " in " ".join(
+        (ended.out + ended.err).split()
+    )

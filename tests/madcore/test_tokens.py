@@ -93,6 +93,26 @@ def test_measurements_equal_their_slow_twins(
     torch.testing.assert_close(measurement(tokens)(logits), torch.stack(expected), rtol=1e-12, atol=1e-12)
 
 
+def test_a_completion_of_several_turns_is_measured_at_its_own_tokens() -> None:
+    ids = [torch.tensor([3, 1, 4, 1, 5]), torch.tensor([9, 2, 6])]
+    turns = [torch.tensor([0, 1, 0, 0, 1]).bool(), torch.tensor([0, 0, 1]).bool()]
+    tokens = TokenBatch.of_spans(ids, turns, 8)
+    assert [row.nonzero().flatten().tolist() for row in tokens.predicted] == [[0, 3], [1]]
+    assert tokens.present.sum(dim=1).tolist() == [5, 3]
+    logits = logits_for(tokens, 0)
+    parts = [completion_nll(TokenBatch.of([ids[0][: stop + 1]], [stop], 8))(logits[:1]) for stop in (1, 4)]
+    torch.testing.assert_close(completion_nll(tokens)(logits)[:1], parts[0] + parts[1])
+    torch.testing.assert_close(completion_nll(tokens.some(slice(1, 2)))(logits[1:]), completion_nll(tokens)(logits)[1:])
+
+
+@pytest.mark.parametrize("turns", [[0, 0, 0], [1, 0, 1], [0, 1]])
+def test_a_completion_of_no_token_of_the_first_or_of_another_length_is_refused(turns: list[int]) -> None:
+    with pytest.raises(ValueError, match=r"a completion must have a token, not the first one, .* sequence 1 has 3 tok"):
+        TokenBatch.of_spans(
+            [torch.arange(2), torch.arange(3)], [torch.tensor([False, True]), torch.tensor(turns).bool()]
+        )
+
+
 def test_the_confidence_is_the_geometric_mean_of_the_completions_probabilities() -> None:
     samples = texts(LENGTHS)
     tokens = tokens_of(samples)
