@@ -15,6 +15,7 @@ from pipeline.config.audit_config import AuditConfig
 from pipeline.config.samples import Columns
 from pipeline.config.schema import ModelConfig, Task
 from pipeline.data.ids import ids_of
+from pipeline.data.image_column import advice, refuse_paths_only
 from pipeline.errors import SourceError
 
 Split = Literal["trusted", "audited", "sampling"]
@@ -96,7 +97,7 @@ def _inspect(file: InputFile, model: ModelConfig, split: Split) -> Source:
     with open_input(file.url) as handle:
         _check_claims(handle, file, [str(getattr(columns, role)) for role in inputs])
         parquet = open_parquet(handle, file.name)
-        schema, rows = parquet.schema_arrow, parquet.metadata.num_rows
+        schema, rows, metadata = parquet.schema_arrow, parquet.metadata.num_rows, parquet.metadata
     if rows == 0:
         raise SourceError(f"{file.name}: has no rows")
     optional = _optional(model.task, split)
@@ -104,6 +105,8 @@ def _inspect(file: InputFile, model: ModelConfig, split: Split) -> Source:
     _check_names(schema, columns, needed, file.name)
     present = tuple(role for role in optional if getattr(columns, role) in schema.names)
     _check_types(schema, columns, (*inputs, *present), file.name)
+    if "image" in inputs:
+        refuse_paths_only(metadata, columns.image, schema.field(columns.image).type, file.name)
     return Source(file, rows, columns, present)
 
 
@@ -128,10 +131,16 @@ def _check_types(schema: pa.Schema, columns: Columns, roles: Sequence[str], name
         kind = schema.field(getattr(columns, role)).type
         if not _fits(role, kind):
             column = f"the column {getattr(columns, role)!r} (data.columns.{role})"
-            remedy = f"; or set data.columns.{role}: null to do without" if role in TRUTH else ""
             raise SourceError(
-                f"{name}: {column} is {kind}, expected {EXPECTED[role]}{remedy}; columns there: {_described(schema)}"
+                f"{name}: {column} is {kind}, expected {EXPECTED[role]}{_remedy(role, kind)}; "
+                f"columns there: {_described(schema)}"
             )
+
+
+def _remedy(role: str, kind: pa.DataType) -> str:
+    if role in TRUTH:
+        return f"; or set data.columns.{role}: null to do without"
+    return f"; {advice(kind)}" if role == "image" and advice(kind) else ""
 
 
 def _described(schema: pa.Schema) -> str:
