@@ -1,7 +1,7 @@
 """Which file formats of images are read, and the names of others, so that a row says what it holds instead."""
 
+import codecs
 import io
-import re
 import struct
 
 from PIL import Image
@@ -10,11 +10,14 @@ FORMATS = ("PNG", "JPEG", "WEBP", "AVIF", "GIF", "BMP", "TIFF", "JPEG2000", "PPM
 """Pillow's names of the formats that are read, in the order in which they are tried; JPEG stands for MPO too.
 
 Their readers start no program and open no other file, and refuse a file that is cut off. (PCX is not among them: cut
-off, it loses its palette without a word.) TGA has no signature, so it is tried last.
+off, it loses its palette without a word.) TGA has no signature, so it is tried last, and where `may_be_tga` allows.
 """
 
 
-READ = "PNG, JPEG, MPO, WebP, AVIF, GIF, BMP, TIFF, JPEG 2000, PPM, PGM, PBM, ICO, SGI and TGA"
+NOT_READ = (
+    "which is not among the formats that are read "
+    "(PNG, JPEG, MPO, WebP, AVIF, GIF, BMP, TIFF, JPEG 2000, PPM, PGM, PBM, ICO, SGI and TGA)"
+)
 
 
 OTHERS: tuple[tuple[int, bytes, str], ...] = (
@@ -29,7 +32,6 @@ OTHERS: tuple[tuple[int, bytes, str], ...] = (
     (4, b"JXL \r\n\x87\n", "a JPEG XL image"),
     (0, b"II\xbc\x01", "a JPEG XR image"),
     (0, b"\xff\xd8\xff\xf7", "a JPEG-LS image"),
-    (8, b"CR\x02", "a Canon CR2 (camera raw) image"),
     (0, b"FUJIFILMCCD-RAW", "a Fujifilm RAF (camera raw) image"),
     (0, b"IIRO", "an Olympus ORF (camera raw) image"),
     (0, b"IIRS", "an Olympus ORF (camera raw) image"),
@@ -67,13 +69,19 @@ OTHERS: tuple[tuple[int, bytes, str], ...] = (
 """Where its signature stands, the signature, and what a file with it is."""
 
 
-SVG = re.compile(rb"(\xef\xbb\xbf)?\s*(<\?xml.*?\?>\s*|<!--.*?-->\s*|<!DOCTYPE\s[^>]*>\s*)*<svg[\s>]", re.DOTALL)
-
-
 HEIF_BRANDS = frozenset((b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"hevm", b"hevs", b"mif1", b"msf1"))
 
 
 AVIF_BRANDS = frozenset((b"avif", b"avis"))
+
+
+TGA_HEADER = struct.Struct("<BBBHHBHHHHBB")
+
+
+TGA_FOOTER = b"TRUEVISION-XFILE.\0"
+
+
+TGA_RUNS, TGA_BITS = 8, {1: (8,), 2: (16, 24, 32), 3: (8, 16)}  # the bit of compressed kinds; bits a pixel by kind
 
 
 SEARCHED = 4096  # bytes at the beginning of a file that names are looked for in
@@ -86,14 +94,11 @@ SUBFILE_TYPE, SUB_DIRECTORIES, DNG_VERSION = 254, 330, 50706  # tags of TIFF 6.0
 
 
 def other_container(data: bytes) -> str | None:
-    """What a file is that is not read, None where its format is read or unknown."""
+    """What a file is that the readers did not take, None where its format is read or unknown."""
     if data[4:8] == b"ftyp":
         return _of_media_brands(data)
-    if data[:4] in (b"II*\0", b"MM\0*"):
-        named = _camera_raw(data)
-        if named is not None:
-            return named
-    if SVG.match(data[:SEARCHED]):
+    text = data[:SEARCHED].removeprefix(codecs.BOM_UTF8).lstrip()
+    if text.startswith((b"<svg", b"<?xml", b"<!")) and b"<svg" in text:
         return "an SVG image"
     return next((name for place, mark, name in OTHERS if data[place : place + len(mark)] == mark), None)
 
@@ -111,13 +116,17 @@ def _of_media_brands(data: bytes) -> str | None:
     return "an MP4, QuickTime or other media file"
 
 
-def _camera_raw(data: bytes) -> str | None:
-    """The name of a camera's raw file, whose first page is a small preview.
+def camera_raw(data: bytes) -> str | None:
+    """The name of a camera's raw file that TIFF's reader would take for its first page, a small preview; else None.
 
-    DNG says what it is. Others (NEF, ARW, PEF) have a first page that is marked as reduced, and the picture itself in a
-    subdirectory.
+    CR2 and DNG say what they are. Others (NEF, ARW, PEF) have a first page that is marked as reduced, and the picture
+    itself in a subdirectory.
     """
+    if data[:4] not in (b"II*\0", b"MM\0*"):
+        return None
     tags = _first_directory(data)
+    if data[8:11] == b"CR\2":
+        return "a Canon CR2 (camera raw) image"
     if DNG_VERSION in tags:
         return "a DNG (camera raw) image"
     if tags.get(SUBFILE_TYPE, 0) & 1 and SUB_DIRECTORIES in tags:
@@ -138,6 +147,24 @@ def _first_directory(data: bytes) -> dict[int, int]:
     except struct.error:  # it ends before the directory does
         pass
     return tags
+
+
+def may_be_tga(data: bytes) -> bool:
+    """Whether bytes, raw pixels for example, are a TGA file beyond chance.
+
+    It has the footer of version 2, or a header whose fields agree and, where it is not compressed, the length that the
+    header says (Truevision TGA File Format Specification, version 2.0).
+    """
+    if data.endswith(TGA_FOOTER):
+        return True
+    if len(data) < TGA_HEADER.size:
+        return False
+    id_bytes, mapped, kind, _, colours, colour_bits, _, _, width, height, bits, flags = TGA_HEADER.unpack_from(data)
+    plain = kind & ~TGA_RUNS
+    if bits not in TGA_BITS.get(plain, ()) or mapped != (plain == 1) or flags & 0xC0 or (not mapped and any(data[3:8])):
+        return False
+    length = TGA_HEADER.size + id_bytes + mapped * colours * ((colour_bits + 7) // 8) + width * height * bits // 8
+    return bool(kind != plain or len(data) == length)
 
 
 def why_unidentified(data: bytes) -> str:

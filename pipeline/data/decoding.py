@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, UnidentifiedImageError
 
-from pipeline.data.containers import FORMATS, READ, other_container, why_unidentified
+from pipeline.data.containers import FORMATS, NOT_READ, camera_raw, may_be_tga, other_container, why_unidentified
 
 LARGEST_PIXELS = 1 << 26
 
@@ -69,9 +69,6 @@ def decode(data: bytes | None, size: tuple[int, int] | None, resize: bool, chann
     """
     if not data:
         raise UnreadableImage("the image is null" if data is None else "the image is empty")
-    other = other_container(data)
-    if other is not None:
-        raise UnreadableImage(f"{other}, which is not among the formats that are read ({READ})")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         image = _decoded(data, channels)
@@ -86,18 +83,20 @@ def decode(data: bytes | None, size: tuple[int, int] | None, resize: bool, chann
 
 
 def _decoded(data: bytes, channels: int) -> Image.Image:
+    raw = camera_raw(data)
+    if raw is not None:
+        raise UnreadableImage(f"{raw}, {NOT_READ}")
     try:
         return _upright(data, channels)
     except UnreadableImage:
         raise
-    except UnidentifiedImageError as error:
-        raise UnreadableImage(why_unidentified(data)) from error
     except Exception as error:
-        raise UnreadableImage(_one_line(error)) from error
+        raise UnreadableImage(_reason(data, error)) from error
 
 
 def _upright(data: bytes, channels: int) -> Image.Image:
-    image = Image.open(io.BytesIO(data), formats=FORMATS)
+    formats = FORMATS if may_be_tga(data) else [name for name in FORMATS if name != "TGA"]
+    image = Image.open(io.BytesIO(data), formats=formats)
     pixels = image.width * image.height
     if pixels > LARGEST_PIXELS:
         raise UnreadableImage(f"the image has {image.width} x {image.height} pixels, more than {LARGEST_PIXELS:,}")
@@ -140,7 +139,12 @@ def _high_byte(image: Image.Image) -> Image.Image:
     return Image.fromarray(255 - high if inverted else high)
 
 
-def _one_line(error: Exception) -> str:
+def _reason(data: bytes, error: Exception) -> str:
+    other = other_container(data)
+    if other is not None:
+        return f"{other}, {NOT_READ}"
+    if isinstance(error, UnidentifiedImageError):
+        return why_unidentified(data)
     if isinstance(error, Image.DecompressionBombError):
         return f"the image has more than {LARGEST_PIXELS:,} pixels"
     return f"corrupt image ({' '.join(str(error).split())[:120]})"

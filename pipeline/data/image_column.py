@@ -72,7 +72,9 @@ def refuse_paths_only(metadata: pq.FileMetaData, column: str, kind: pa.DataType,
     if not pa.types.is_struct(kind):
         return
     leaves = {metadata.schema.column(number).path: number for number in range(metadata.num_columns)}
-    place = leaves[f"{column}.bytes"]
+    place = leaves.get(f"{column}.bytes")
+    if place is None:
+        return
     chunks = [metadata.row_group(number).column(place) for number in range(metadata.num_row_groups)]
     if chunks and all(_holds_nulls_only(chunk) for chunk in chunks):
         raise SourceError(

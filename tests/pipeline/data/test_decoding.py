@@ -134,6 +134,9 @@ CASES: Mapping[str, Callable[[], bytes]] = {
     "SGI RGBA": lambda: encoded("SGI", RGBA),
     "TGA": lambda: encoded("TGA", RGB),
     "TGA RGBA of runs": lambda: encoded("TGA", RGBA, compression="tga_rle"),
+    "TGA grey of runs without a footer": lambda: encoded("TGA", GREY, compression="tga_rle")[:-26],
+    "TGA without a footer": lambda: encoded("TGA", RGBA)[:-26],
+    "TGA palette without a footer": lambda: encoded("TGA", PALETTE)[:-26],
     "TGA palette": lambda: encoded("TGA", PALETTE),
 }
 

@@ -98,6 +98,7 @@ SVG = b'<svg xmlns="http://www.w3.org/2000/svg" width="8" height="8"><image href
 
 OTHERS: dict[str, tuple[bytes, str]] = {
     "SVG": (SVG, "an SVG image"),
+    "SVG with comments": (b"<!-- -->" * 400 + SVG, "an SVG image"),
     "SVG with a declaration": (b'\xef\xbb\xbf<?xml version="1.0"?>\n<!-- a -->\n<!DOCTYPE svg>' + SVG, "an SVG image"),
     "EPS": (
         b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n(%pipe%touch /tmp/x) (w) file\n",
@@ -156,6 +157,15 @@ def test_a_format_that_is_not_read_is_named(data: bytes, name: str) -> None:
 @pytest.mark.parametrize("data", [b"<script>alert(1)</script>", b"Python", bytes(500), b"\0\1\0\0" * 9])
 def test_other_bytes_are_no_images(data: bytes) -> None:
     assert refused(data) == "not an image"
+
+
+def test_raw_pixels_are_not_taken_for_a_tga_file() -> None:
+    """A TGA file has no signature: dark pixels that begin like one are not read as another picture."""
+    header = b"\0\0\2\0\0\0\0\0\0\0\0\0\2\0\2\0\x18\0"
+    assert decode(header + bytes(12), None, resize=False).shape == (2, 2, 3)
+    for pixels in (bytes(13), bytes(784)):
+        assert refused(header + pixels) == "not an image"
+    assert refused(header[:3] + b"\1" + header[4:] + bytes(12)) == "not an image"
 
 
 def test_a_camera_raw_file_is_named_and_not_read_as_its_preview() -> None:
