@@ -71,20 +71,21 @@ def refuse_paths_only(metadata: pq.FileMetaData, column: str, kind: pa.DataType,
     """
     if not pa.types.is_struct(kind):
         return
-    leaves = {metadata.schema.column(number).path: number for number in range(metadata.num_columns)}
-    place = leaves.get(f"{column}.bytes")
-    if place is None:
-        return
-    chunks = [metadata.row_group(number).column(place) for number in range(metadata.num_row_groups)]
-    if chunks and all(_holds_nulls_only(chunk) for chunk in chunks):
+    if _is_null(metadata, f"{column}.bytes") and not _is_null(metadata, f"{column}.path"):
         raise SourceError(
             f"{name}: no image of the column {column!r} (data.columns.image) has bytes, only a path, and paths are not "
             f"followed; {EMBED}"
         )
 
 
+def _is_null(metadata: pq.FileMetaData, leaf: str) -> bool:
+    """Whether the footer says that a leaf column has no value; a file may have no statistics."""
+    places = [number for number in range(metadata.num_columns) if metadata.schema.column(number).path == leaf]
+    groups = range(metadata.num_row_groups)
+    return all(_holds_nulls_only(metadata.row_group(group).column(place)) for group in groups for place in places)
+
+
 def _holds_nulls_only(chunk: pq.ColumnChunkMetaData) -> bool:
-    """Whether the footer says so; a file may have no statistics."""
     known = chunk.statistics
     return known is not None and known.has_null_count and known.null_count == chunk.num_values
 

@@ -27,6 +27,11 @@ def test_a_file_of_paths_only_is_refused_with_the_remedy(tmp_path: Path) -> None
     assert 'ds.with_format("arrow").map(embed_table_storage, batched=True).to_parquet(...)' in message
 
 
+def test_a_file_of_nulls_is_no_file_of_paths(tmp_path: Path) -> None:
+    (source,), _ = sources_of(tmp_path, id=["a", "b"], image=pa.array([None, {"bytes": None, "path": None}], STRUCT))
+    assert source.rows == 2
+
+
 def test_a_row_with_a_path_only_says_so(tmp_path: Path) -> None:
     images = pa.array([{"bytes": picture(1), "path": None}, PATHS[1], None, {"bytes": None, "path": None}], STRUCT)
     (source,), _ = sources_of(tmp_path, id=list("abcd"), image=images)
