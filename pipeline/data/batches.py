@@ -117,10 +117,11 @@ class ImageInputs:
 
     def read(self, model: ModelConfig, source: Source, rows: range, batch_size: int) -> Iterator[SampleBatch]:
         """Rows of a source, `batch_size` at a time."""
-        options = ImageOptions(batch_size, self.size, resize=model.data.preprocess.size is not None)
+        preprocess = model.data.preprocess
+        options = ImageOptions(batch_size, self.size, preprocess.size is not None, preprocess.channels)
         for batch in read_images(source, rows.start, rows.stop, options):
             places = _readable(batch.unreadable)
-            inputs = torch.from_numpy(scale_pixels(batch.pixels, model.data.preprocess))
+            inputs = torch.from_numpy(scale_pixels(batch.pixels, preprocess))
             groups = (Group(places, Measured(align(inputs), margin), predict_classes),) if len(places) else ()
             yield SampleBatch(batch.ids, batch.unreadable, groups)
 

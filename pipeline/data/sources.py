@@ -15,6 +15,7 @@ from pipeline.config.audit_config import AuditConfig
 from pipeline.config.samples import Columns
 from pipeline.config.schema import ModelConfig, Task
 from pipeline.data.ids import ids_of
+from pipeline.data.image_column import advice, refuse_paths_only
 from pipeline.data.input_columns import LOOKED_FOR, input_roles, possible_roles, unread_columns
 from pipeline.errors import SourceError
 
@@ -111,7 +112,7 @@ def _inspect(file: InputFile, model: ModelConfig, split: Split) -> Source:
     with open_input(file.url) as handle:
         _check_claims(handle, file, [str(getattr(columns, role)) for role in ("id", *possible_roles(model.task))])
         parquet = open_parquet(handle, file.name)
-        schema, rows = parquet.schema_arrow, parquet.metadata.num_rows
+        schema, rows, metadata = parquet.schema_arrow, parquet.metadata.num_rows, parquet.metadata
     if rows == 0:
         raise SourceError(f"{file.name}: has no rows")
     inputs, optional = input_roles(model.task, columns, schema.names), _optional(model.task, split)
@@ -124,6 +125,8 @@ def _inspect(file: InputFile, model: ModelConfig, split: Split) -> Source:
             f"{file.name}: has a column {unread!r}, which would change what a sample is to its model and is not read; "
             "drop or rename it, or list it under data.columns.ignored"
         )
+    if "image" in inputs:
+        refuse_paths_only(metadata, columns.image, schema.field(columns.image).type, file.name)
     return Source(file, rows, columns, present, inputs)
 
 
@@ -154,10 +157,16 @@ def _check_types(schema: pa.Schema, columns: Columns, roles: Sequence[str], name
         kind = schema.field(getattr(columns, role)).type
         if not _fits(role, kind):
             column = f"the column {getattr(columns, role)!r} (data.columns.{role})"
-            remedy = f"; or set data.columns.{role}: null to do without" if role in (*TRUTH, *LOOKED_FOR) else ""
             raise SourceError(
-                f"{name}: {column} is {kind}, expected {EXPECTED[role]}{remedy}; columns there: {_described(schema)}"
+                f"{name}: {column} is {kind}, expected {EXPECTED[role]}{_remedy(role, kind)}; "
+                f"columns there: {_described(schema)}"
             )
+
+
+def _remedy(role: str, kind: pa.DataType) -> str:
+    if role in (*TRUTH, *LOOKED_FOR):
+        return f"; or set data.columns.{role}: null to do without"
+    return f"; {advice(kind)}" if role == "image" and advice(kind) else ""
 
 
 def _described(schema: pa.Schema) -> str:

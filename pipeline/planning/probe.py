@@ -23,6 +23,7 @@ from madcore import (
 from madcore.measurements import PART_MULTIPLE, logits_of, run
 from madcore.sampling.langevin import flat_weights
 from pipeline.config.audit_config import AuditConfig
+from pipeline.config.samples import CHANNELS
 from pipeline.config.schema import ModelConfig
 from pipeline.data.batches import TOKEN_MEASUREMENTS, TRACED_AT_ONCE, ImageInputs, TextBytes, TextInputs, token_batch
 from pipeline.data.images import first_images, scale_pixels
@@ -94,7 +95,7 @@ def _probe_images(loaded: LoadedModel, model: ModelConfig, trusted: list[Source]
     images = first_images(trusted, CANDIDATES, model.data.preprocess)
     inputs = torch.from_numpy(scale_pixels(images, model.data.preprocess))
     forward = f"{model.described}: a forward pass on a trusted sample of shape {tuple(inputs[:1].shape)}"
-    with user_code(forward), torch.no_grad():
+    with user_code(forward + _channels_asked(loaded.module, inputs)), torch.no_grad():
         outputs = run(loaded.module, inputs)
     logits = getattr(outputs, "logits", outputs)
     if not isinstance(logits, Tensor) or logits.ndim != 2:
@@ -140,6 +141,19 @@ def _returned(outputs: object) -> str:
     logits = getattr(outputs, "logits", None)
     held = f", whose logits have the shape {tuple(logits.shape)}" if isinstance(logits, Tensor) else ""
     return f"an object of type {type(outputs).__name__}{held}"
+
+
+def _channels_asked(module: nn.Module, inputs_nchw: Tensor) -> str:
+    """What to add to a failure where a model's first convolution is for images of other channels."""
+    first = next((one for one in module.modules() if isinstance(one, nn.Conv2d)), None)
+    taken, given = CHANNELS.get(first.in_channels) if first is not None else None, CHANNELS[inputs_nchw.shape[1]]
+    if first is None or taken is None or taken == given:
+        return ""
+    numbers = "1 number" if first.in_channels == 1 else f"{first.in_channels} numbers"
+    return (
+        f" (its first convolution is for {taken} images, and data.preprocess makes {given} ones: "
+        f"give mean and std {numbers} each)"
+    )
 
 
 def _probe_texts(loaded: LoadedModel, limits: TextLimits, model: ModelConfig, trusted: list[Source]) -> Probe:
