@@ -17,6 +17,9 @@ SCALED = (
 )
 
 
+CHECK = "check how the weights were trained and saved"
+
+
 class Copies(TorchFunctionMode):
     """Notes each tensor that is copied into another, and that one, while it is entered."""
 
@@ -112,9 +115,9 @@ def without_number(module: nn.Module) -> str:
     for name, weight in module.named_parameters():
         bad = weight.numel() - int(torch.isfinite(weight).sum())
         if bad:
-            return f"{bad:,} of the {weight.numel():,} numbers of {name} are not finite"
+            return f"{bad:,} of the {weight.numel():,} numbers of {name} are not finite; {CHECK}"
     for name, buffer in module.named_buffers():
         bad = int(torch.isnan(buffer).sum())
         if bad:
-            return f"{bad:,} of the {buffer.numel():,} numbers of {name} are NaN"
+            return f"{bad:,} of the {buffer.numel():,} numbers of {name} are NaN; {CHECK}"
     return ""

@@ -8,6 +8,7 @@ by the patterns of its family (`_keys_to_ignore_on_load_unexpected` of Hugging F
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
@@ -15,7 +16,7 @@ from torch.nn.parameter import is_lazy
 from pipeline.errors import SourceError
 from pipeline.models.faithful import Copies, first_untrue, place_of
 from pipeline.models.mismatches import first_names, name_some
-from pipeline.models.state_dicts import StateDict, parts_of, undoings
+from pipeline.models.state_dicts import MOST, StateDict, parts_of, undoings
 
 
 @dataclass(frozen=True)
@@ -51,8 +52,14 @@ def fill(module: nn.Module, found: Sequence[StateDict], misfit: str) -> str:
         What was undone, "" for a file that was taken as it is.
 
     Raises:
-        SourceError: none fits, or several do, or what fits has other values in the file than the module would have.
+        SourceError: none fits, or several do, or what fits has other values in the file than the module would have; or
+            the module was built without memory.
     """
+    for name, own in module.state_dict(keep_vars=True).items():
+        if isinstance(own, Tensor) and own.is_meta:
+            raise SourceError(
+                f"{misfit}: {name} is on the device meta, without memory; build the architecture on the CPU"
+            )
     with Copies() as copies:
         report = _only_fitting(module, found, misfit, copies)
     untrue = first_untrue(module, copies.made, report.state.tensors)
@@ -65,7 +72,7 @@ def _only_fitting(module: nn.Module, found: Sequence[StateDict], misfit: str, co
     """Find the way that fits, and load it last; `copies` holds those of this loading. Raises as `fill`."""
     reports = list(_best_of_each(module, found, copies, undoings))
     if not any(report.wrong == 0 for report in reports):
-        parts = [part for state in found for part in parts_of(state)]
+        parts = list(islice((part for state in found for part in parts_of(state)), MOST))
         reports += [report for report in _best_of_each(module, parts, copies, undoings) if report.wrong == 0]
     fitting = [report for report in reports if report.wrong == 0]
     if not fitting:

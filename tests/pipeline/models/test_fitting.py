@@ -24,6 +24,12 @@ def net() -> nn.Module:
     return nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2), nn.Flatten(), nn.Linear(8, 3))
 
 
+def on_meta() -> nn.Module:
+    """Shapes without numbers."""
+    with torch.device("meta"):
+        return net()
+
+
 def lazy() -> nn.Module:
     """Shapes that the first input, or a file, decides."""
     return nn.Sequential(nn.LazyConv2d(2, 3), nn.LazyBatchNorm2d(), nn.Flatten(), nn.LazyLinear(3))
@@ -279,7 +285,22 @@ REFUSED: dict[str, tuple[Callable[[], nn.Module], Callable[[nn.Module], object],
     "not a number": (
         net,
         lambda own: own.state_dict() | {"3.bias": torch.tensor([0.0, float("nan"), float("inf")])},
-        ("weights net.pt: 2 of the 3 numbers of 3.bias are not finite; check how they were trained and saved",),
+        ("weights net.pt: 2 of the 3 numbers of 3.bias are not finite; check how the weights were trained and saved",),
+    ),
+    "an architecture without numbers": (
+        on_meta,
+        lambda _: net().state_dict(),
+        ("0.weight is on the device meta, without memory; build the architecture on the CPU",),
+    ),
+    "statistics that are not numbers": (
+        net,
+        lambda own: own.state_dict() | {"1.running_mean": torch.tensor([0.0, float("nan")])},
+        ("1 of the 2 numbers of 1.running_mean are NaN",),
+    ),
+    "an entry of many names, by many names": (
+        net,
+        lambda own: {f"a{n}": {f"b{m}": {"c": own.state_dict(), "d": {"e": 1}} for m in range(9)} for n in range(9)},
+        ("in one way only, but in 64: from its entry `a0.b0.c`; or from its entry `a0.b1.c`",),
     ),
     "beyond float32": (
         net,
