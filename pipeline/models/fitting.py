@@ -17,6 +17,7 @@ from pipeline.errors import SourceError
 from pipeline.models.faithful import Copies, first_untrue, place_of
 from pipeline.models.mismatches import first_names, name_some
 from pipeline.models.state_dicts import MOST, StateDict, parts_of, undoings
+from pipeline.models.user_code import user_code
 
 
 @dataclass(frozen=True)
@@ -116,8 +117,9 @@ def _try(module: nn.Module, state: StateDict) -> _Report:
     given = dict(state.tensors)
     given |= {name: given[other] for name, other in state.same.items() if name in wanted and other in given}
     try:
-        module.load_state_dict(state.as_torch_takes_it(given))
-    except RuntimeError:
+        with user_code("load_state_dict"):
+            module.load_state_dict(state.as_torch_takes_it(given))
+    except SourceError:
         return _diagnose(module, state, given, wanted)
     return _Report(state)
 
@@ -129,9 +131,11 @@ def _diagnose(
     shapes = _of_another_shape(given, wanted)
     rest = {name: value for name, value in given.items() if name not in shapes}
     try:
-        report = module.load_state_dict(state.as_torch_takes_it(rest), strict=False)
-    except RuntimeError as error:
-        return _Report(state, len(wanted) + len(given), " ".join(str(error).split()))
+        with user_code("load_state_dict"):
+            report = module.load_state_dict(state.as_torch_takes_it(rest), strict=False)
+    except SourceError as error:
+        cause = error.__cause__
+        return _Report(state, len(wanted) + len(given), f"{type(cause).__name__}: {' '.join(str(cause).split())}")
     tied = _tied_to(wanted, rest)
     missing = [name for name in report.missing_keys if name not in shapes and name not in tied]
     left_out = names_left_out(module, report.unexpected_keys)

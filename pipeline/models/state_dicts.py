@@ -69,7 +69,7 @@ def state_dicts_in(loaded: object) -> list[StateDict]:
     A hostile file may name one entry a million times, and each by millions of names: none is looked into twice.
     """
     if is_state_dict(loaded):
-        return [StateDict(loaded, getattr(loaded, "_metadata", None))]
+        return [StateDict(loaded, _versions(loaded))]
     found, known, waiting = list[StateDict](), dict[int, bool](), deque[tuple[tuple[str, ...], object]]([((), loaded)])
     while waiting and len(found) < MOST:
         place, holder = waiting.popleft()
@@ -79,10 +79,22 @@ def state_dicts_in(loaded: object) -> list[StateDict]:
             known_before = id(value) in known
             if known.setdefault(id(value), known_before or is_state_dict(value)):
                 entry = ".".join((*place, key))
-                found.append(StateDict(value, getattr(value, "_metadata", None), undone=(f"from its entry `{entry}`",)))
+                found.append(StateDict(value, _versions(value), undone=(f"from its entry `{entry}`",)))
             elif not known_before and len(place) < DEEPEST - 1:
                 waiting.append(((*place, key), value))
     return found[:MOST]
+
+
+def _versions(state: object) -> Mapping[str, object] | None:
+    """What torch notes of each module beside its tensors, without the setting that makes it replace parameters."""
+    noted = getattr(state, "_metadata", None)
+    if not isinstance(noted, Mapping):
+        return None
+    return {
+        name: {key: value for key, value in of_module.items() if key != "assign_to_params_buffers"}
+        for name, of_module in noted.items()
+        if isinstance(name, str) and isinstance(of_module, Mapping)
+    }
 
 
 def undoings(state: StateDict) -> Iterator[StateDict]:

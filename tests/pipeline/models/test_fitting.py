@@ -84,6 +84,17 @@ def untied() -> nn.Module:
     return Tied(tied=False)
 
 
+class Particular(nn.Module):
+    """Its own way to load, which fails where a name is missing."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(2, 2)
+
+    def load_state_dict(self, state_dict: Mapping[str, object], strict: bool = True, assign: bool = False) -> object:
+        return super().load_state_dict({**state_dict, "layer.bias": state_dict["layer.bias"]}, strict, assign)
+
+
 def state_of(module: nn.Module) -> dict[str, Tensor]:
     """Its state dict, without torch's versions."""
     return dict(module.state_dict())
@@ -168,6 +179,16 @@ LOADED: dict[str, tuple[Callable[[], nn.Module], Callable[[nn.Module], object], 
         net,
         lambda own: {"state_dict": prefixed("module.", own.state_dict())},
         "from its entry `state_dict`, without the prefix `module.`",
+    ),
+    "a way of its own to load": (
+        Particular,
+        lambda own: {"state_dict": own.state_dict()},
+        "from its entry `state_dict`",
+    ),
+    "a way of its own to load, with a prefix": (
+        Particular,
+        lambda own: prefixed("module.", own.state_dict()),
+        "without the prefix `module.`",
     ),
     "averaged": (net, lambda own: torch.optim.swa_utils.AveragedModel(own).state_dict(), "the prefix `module.`"),
     "Lightning": (
@@ -327,6 +348,11 @@ REFUSED: dict[str, tuple[Callable[[], nn.Module], Callable[[nn.Module], object],
         lambda own: prefixed("module.", without(own.state_dict(), "3.bias")),
         ("(taken without the prefix `module.`): 1 missing in the file: 3.bias",),
     ),
+    "a way of its own to load that fails": (
+        Particular,
+        lambda own: without(own.state_dict(), "bias"),
+        ("with kwargs {}: KeyError: 'layer.bias'",),
+    ),
     "a leftover": (
         net,
         lambda own: own.state_dict() | {"4.weight": torch.ones(1)},
@@ -360,3 +386,16 @@ def test_what_is_not_the_parameters_value_or_fits_twice_is_refused(
 def test_a_mask_of_truths_may_become_floats(tmp_path: Path) -> None:
     state = Tied().state_dict() | {"scale": torch.tensor([True, False])}
     assert load(tmp_path, Tied, state).module.get_buffer("scale").tolist() == [1.0, 0.0]
+
+
+def test_a_file_cannot_make_torch_replace_parameters(tmp_path: Path) -> None:
+    state = net().half().state_dict()
+    for noted in state._metadata.values():  # type: ignore[attr-defined]
+        noted["assign_to_params_buffers"] = True
+    assert {value.dtype for value in load(tmp_path, net, state).module.parameters()} == {torch.float32}
+
+
+def test_a_file_may_note_nonsense_beside_its_tensors(tmp_path: Path) -> None:
+    state = net().state_dict()
+    state._metadata = 7  # type: ignore[attr-defined]
+    assert load(tmp_path, net, state).undone == ""
