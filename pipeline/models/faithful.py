@@ -17,6 +17,9 @@ SCALED = (
 )
 
 
+COUNTER = "num_batches_tracked"  # of batch norms; averages of weights average it too, and no output depends on it
+
+
 CHECK = "check how the weights were trained and saved"
 
 
@@ -60,7 +63,11 @@ def first_untrue(module: nn.Module, copies: Iterable[tuple[Tensor, Tensor]], giv
     ]
     if quantized:
         return f"{name_some({'quantized': quantized})}; {SCALED}"
-    changed = [f"{name} ({_kinds(value, own)})" for name, _, own, value in named if _loses(value, own)]
+    changed = [
+        f"{name} ({_kinds(value, own)})"
+        for name, _, own, value in named
+        if _loses(value, own) and not name.endswith(COUNTER)
+    ]
     if changed:
         found = name_some({"of a type that does not hold their numbers": changed})
         return f"{found}; save them in the architecture's types"
