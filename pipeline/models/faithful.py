@@ -17,6 +17,12 @@ SCALED = (
 )
 
 
+COUNTER = "num_batches_tracked"  # of batch norms; averages of weights average it too, and no output depends on it
+
+
+CHECK = "check how the weights were trained and saved"
+
+
 class Copies(TorchFunctionMode):
     """Notes each tensor that is copied into another, and that one, while it is entered."""
 
@@ -57,7 +63,11 @@ def first_untrue(module: nn.Module, copies: Iterable[tuple[Tensor, Tensor]], giv
     ]
     if quantized:
         return f"{name_some({'quantized': quantized})}; {SCALED}"
-    changed = [f"{name} ({_kinds(value, own)})" for name, _, own, value in named if _loses(value, own)]
+    changed = [
+        f"{name} ({_kinds(value, own)})"
+        for name, _, own, value in named
+        if _loses(value, own) and not name.endswith(COUNTER)
+    ]
     if changed:
         found = name_some({"of a type that does not hold their numbers": changed})
         return f"{found}; save them in the architecture's types"
@@ -112,9 +122,9 @@ def without_number(module: nn.Module) -> str:
     for name, weight in module.named_parameters():
         bad = weight.numel() - int(torch.isfinite(weight).sum())
         if bad:
-            return f"{bad:,} of the {weight.numel():,} numbers of {name} are not finite"
+            return f"{bad:,} of the {weight.numel():,} numbers of {name} are not finite; {CHECK}"
     for name, buffer in module.named_buffers():
         bad = int(torch.isnan(buffer).sum())
         if bad:
-            return f"{bad:,} of the {buffer.numel():,} numbers of {name} are NaN"
+            return f"{bad:,} of the {buffer.numel():,} numbers of {name} are NaN; {CHECK}"
     return ""

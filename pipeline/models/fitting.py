@@ -8,6 +8,7 @@ by the patterns of its family (`_keys_to_ignore_on_load_unexpected` of Hugging F
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
@@ -15,7 +16,8 @@ from torch.nn.parameter import is_lazy
 from pipeline.errors import SourceError
 from pipeline.models.faithful import Copies, first_untrue, place_of
 from pipeline.models.mismatches import first_names, name_some
-from pipeline.models.state_dicts import StateDict, parts_of, undoings
+from pipeline.models.state_dicts import MOST, StateDict, parts_of, undoings
+from pipeline.models.user_code import user_code
 
 
 @dataclass(frozen=True)
@@ -51,8 +53,14 @@ def fill(module: nn.Module, found: Sequence[StateDict], misfit: str) -> str:
         What was undone, "" for a file that was taken as it is.
 
     Raises:
-        SourceError: none fits, or several do, or what fits has other values in the file than the module would have.
+        SourceError: none fits, or several do, or what fits has other values in the file than the module would have; or
+            the module was built without memory.
     """
+    for name, own in module.state_dict(keep_vars=True).items():
+        if isinstance(own, Tensor) and own.is_meta:
+            raise SourceError(
+                f"{misfit}: {name} is on the device meta, without memory; build the architecture on the CPU"
+            )
     with Copies() as copies:
         report = _only_fitting(module, found, misfit, copies)
     untrue = first_untrue(module, copies.made, report.state.tensors)
@@ -65,7 +73,7 @@ def _only_fitting(module: nn.Module, found: Sequence[StateDict], misfit: str, co
     """Find the way that fits, and load it last; `copies` holds those of this loading. Raises as `fill`."""
     reports = list(_best_of_each(module, found, copies, undoings))
     if not any(report.wrong == 0 for report in reports):
-        parts = [part for state in found for part in parts_of(state)]
+        parts = list(islice((part for state in found for part in parts_of(state)), MOST))
         reports += [report for report in _best_of_each(module, parts, copies, undoings) if report.wrong == 0]
     fitting = [report for report in reports if report.wrong == 0]
     if not fitting:
@@ -109,8 +117,9 @@ def _try(module: nn.Module, state: StateDict) -> _Report:
     given = dict(state.tensors)
     given |= {name: given[other] for name, other in state.same.items() if name in wanted and other in given}
     try:
-        module.load_state_dict(state.as_torch_takes_it(given))
-    except RuntimeError:
+        with user_code("load_state_dict"):
+            module.load_state_dict(state.as_torch_takes_it(given))
+    except SourceError:
         return _diagnose(module, state, given, wanted)
     return _Report(state)
 
@@ -122,9 +131,11 @@ def _diagnose(
     shapes = _of_another_shape(given, wanted)
     rest = {name: value for name, value in given.items() if name not in shapes}
     try:
-        report = module.load_state_dict(state.as_torch_takes_it(rest), strict=False)
-    except RuntimeError as error:
-        return _Report(state, len(wanted) + len(given), " ".join(str(error).split()))
+        with user_code("load_state_dict"):
+            report = module.load_state_dict(state.as_torch_takes_it(rest), strict=False)
+    except SourceError as error:
+        cause = error.__cause__
+        return _Report(state, len(wanted) + len(given), f"{type(cause).__name__}: {' '.join(str(cause).split())}")
     tied = _tied_to(wanted, rest)
     missing = [name for name in report.missing_keys if name not in shapes and name not in tied]
     left_out = names_left_out(module, report.unexpected_keys)

@@ -60,7 +60,7 @@ def load_causal_lm(config: AuditConfig, name: str) -> CausalLM:
     check_sizes(folder, files, name)
     with user_code(f"huggingface {name}"), _quiet():
         module = _load(folder, name)
-    _check_values(module, files, name)
+        _check_values(module, files, name)
     module.config.use_cache = False
     parts = [_file_digest(folder / CONFIG), *(_file_digest(file) for file in files), type(module).__name__]
     text = module.config.get_text_config()
@@ -153,7 +153,7 @@ def _check_values(module: nn.Module, files: Sequence[Path], name: str) -> None:
         raise SourceError(f"huggingface {name}: {name_some({'quantized': quantized})}; {SCALED}")
     lacking = without_number(module)
     if lacking:
-        raise SourceError(f"huggingface {name}: {lacking}; check how they were trained and saved")
+        raise SourceError(f"huggingface {name}: {lacking}")
 
 
 def _check_class(config: "PretrainedConfig", loaded: str, name: str) -> None:

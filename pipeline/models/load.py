@@ -67,9 +67,9 @@ def _load_architecture(
     with user_code(f"architecture {architecture}: loading weights {weights_name}"):
         undone = fill(module, parse_weights(weights, weights_name), misfit)
         module.eval()
-    lacking = without_number(module)
+        lacking = without_number(module)
     if lacking:
-        raise SourceError(f"weights {weights_name}: {lacking}; check how they were trained and saved")
+        raise SourceError(f"weights {weights_name}: {lacking}")
     if model.outputs == PROBABILITIES:
         take_logarithms(module)
     parts = [digest(weights), digest(source), json.dumps(model.kwargs, sort_keys=True)]

@@ -2,13 +2,13 @@
 
 from collections.abc import Mapping, Sequence
 
-NAMED = 3
+NAMED, LONGEST = 3, 300
 
 
 def first_names(names: Sequence[str]) -> str:
     """The first names of many, and how many more there are."""
     more = f" and {len(names) - NAMED:,} more" if len(names) > NAMED else ""
-    return f"{', '.join(names[:NAMED])}{more}"
+    return f"{', '.join(map(_short, names[:NAMED]))}{more}"
 
 
 def name_some(complaints: Mapping[str, Sequence[str]]) -> str:
@@ -17,5 +17,10 @@ def name_some(complaints: Mapping[str, Sequence[str]]) -> str:
     for what, names in complaints.items():
         if names:
             more = ", ..." if len(names) > NAMED else ""
-            lines.append(f"{len(names)} {what}: {', '.join(names[:NAMED])}{more}")
+            lines.append(f"{len(names)} {what}: {', '.join(map(_short, names[:NAMED]))}{more}")
     return "; ".join(lines)
+
+
+def _short(name: str) -> str:
+    """A name, cut where a file holds one that nobody could read."""
+    return name if len(name) <= LONGEST else f"{name[:LONGEST]}..."

@@ -5,7 +5,7 @@ beside its optimizers), and in prefixes of names (`module.` of DataParallel, `_o
 a class around the network). Which of these undoings is right is not guessed: `pipeline.models.fitting` tries them.
 """
 
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -64,26 +64,37 @@ def is_state_dict(found: object) -> TypeGuard[Mapping[str, object]]:
 
 
 def state_dicts_in(loaded: object) -> list[StateDict]:
-    """The state dicts in what torch loaded from a file: itself, or in entries of it, the outer ones first."""
-    found = sorted(_entries(loaded, ()), key=lambda entry: len(entry[0]))
-    return [
-        StateDict(
-            tensors,
-            getattr(tensors, "_metadata", None),
-            undone=(f"from its entry `{'.'.join(place)}`",) if place else (),
-        )
-        for place, tensors in found[:MOST]
-    ]
+    """The state dicts in what torch loaded from a file: itself, or in entries of it, the outer ones first.
 
-
-def _entries(loaded: object, place: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], Mapping[str, object]]]:
+    A hostile file may name one entry a million times, and each by millions of names: none is looked into twice.
+    """
     if is_state_dict(loaded):
-        if loaded or not place:
-            yield place, loaded
-    elif isinstance(loaded, Mapping) and len(place) < DEEPEST:
-        for key, value in loaded.items():
-            if isinstance(key, str):
-                yield from _entries(value, (*place, key))
+        return [StateDict(loaded, _versions(loaded))]
+    found, known, waiting = list[StateDict](), dict[int, bool](), deque[tuple[tuple[str, ...], object]]([((), loaded)])
+    while waiting and len(found) < MOST:
+        place, holder = waiting.popleft()
+        for key, value in holder.items() if isinstance(holder, Mapping) else ():
+            if not isinstance(key, str) or not isinstance(value, Mapping) or not value:
+                continue
+            known_before = id(value) in known
+            if known.setdefault(id(value), known_before or is_state_dict(value)):
+                entry = ".".join((*place, key))
+                found.append(StateDict(value, _versions(value), undone=(f"from its entry `{entry}`",)))
+            elif not known_before and len(place) < DEEPEST - 1:
+                waiting.append(((*place, key), value))
+    return found[:MOST]
+
+
+def _versions(state: object) -> Mapping[str, object] | None:
+    """What torch notes of each module beside its tensors, without the setting that makes it replace parameters."""
+    noted = getattr(state, "_metadata", None)
+    if not isinstance(noted, Mapping):
+        return None
+    return {
+        name: {key: value for key, value in of_module.items() if key != "assign_to_params_buffers"}
+        for name, of_module in noted.items()
+        if isinstance(name, str) and isinstance(of_module, Mapping)
+    }
 
 
 def undoings(state: StateDict) -> Iterator[StateDict]:

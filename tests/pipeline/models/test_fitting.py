@@ -24,6 +24,12 @@ def net() -> nn.Module:
     return nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2), nn.Flatten(), nn.Linear(8, 3))
 
 
+def on_meta() -> nn.Module:
+    """Shapes without numbers."""
+    with torch.device("meta"):
+        return net()
+
+
 def lazy() -> nn.Module:
     """Shapes that the first input, or a file, decides."""
     return nn.Sequential(nn.LazyConv2d(2, 3), nn.LazyBatchNorm2d(), nn.Flatten(), nn.LazyLinear(3))
@@ -76,6 +82,17 @@ class Stateful(nn.Module):
 def untied() -> nn.Module:
     """`Tied` with a head of its own."""
     return Tied(tied=False)
+
+
+class Particular(nn.Module):
+    """Its own way to load, which fails where a name is missing."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(2, 2)
+
+    def load_state_dict(self, state_dict: Mapping[str, object], strict: bool = True, assign: bool = False) -> object:
+        return super().load_state_dict({**state_dict, "layer.bias": state_dict["layer.bias"]}, strict, assign)
 
 
 def state_of(module: nn.Module) -> dict[str, Tensor]:
@@ -131,6 +148,7 @@ LOADED: dict[str, tuple[Callable[[], nn.Module], Callable[[nn.Module], object], 
     "weight norm of before": (normed, lambda _: older_weight_norm(), ""),
     "a scalar in a row": (net, lambda own: state_of(own) | {"1.num_batches_tracked": torch.tensor([7])}, ""),
     "halves": (net, lambda own: {name: value.half() for name, value in own.state_dict().items()}, ""),
+    "counters averaged": (net, lambda own: state_of(own) | {"1.num_batches_tracked": torch.tensor(7.5)}, ""),
     "doubles": (net, lambda own: {name: value.double() for name, value in own.state_dict().items()}, ""),
     "extra state": (Stateful, lambda own: own.state_dict(), ""),
     "tied, one of two": (Tied, lambda own: without(own.state_dict(), "head.weight"), ""),
@@ -162,6 +180,16 @@ LOADED: dict[str, tuple[Callable[[], nn.Module], Callable[[nn.Module], object], 
         net,
         lambda own: {"state_dict": prefixed("module.", own.state_dict())},
         "from its entry `state_dict`, without the prefix `module.`",
+    ),
+    "a way of its own to load": (
+        Particular,
+        lambda own: {"state_dict": own.state_dict()},
+        "from its entry `state_dict`",
+    ),
+    "a way of its own to load, with a prefix": (
+        Particular,
+        lambda own: prefixed("module.", own.state_dict()),
+        "without the prefix `module.`",
     ),
     "averaged": (net, lambda own: torch.optim.swa_utils.AveragedModel(own).state_dict(), "the prefix `module.`"),
     "Lightning": (
@@ -279,7 +307,22 @@ REFUSED: dict[str, tuple[Callable[[], nn.Module], Callable[[nn.Module], object],
     "not a number": (
         net,
         lambda own: own.state_dict() | {"3.bias": torch.tensor([0.0, float("nan"), float("inf")])},
-        ("weights net.pt: 2 of the 3 numbers of 3.bias are not finite; check how they were trained and saved",),
+        ("weights net.pt: 2 of the 3 numbers of 3.bias are not finite; check how the weights were trained and saved",),
+    ),
+    "an architecture without numbers": (
+        on_meta,
+        lambda _: net().state_dict(),
+        ("0.weight is on the device meta, without memory; build the architecture on the CPU",),
+    ),
+    "statistics that are not numbers": (
+        net,
+        lambda own: own.state_dict() | {"1.running_mean": torch.tensor([0.0, float("nan")])},
+        ("1 of the 2 numbers of 1.running_mean are NaN",),
+    ),
+    "an entry of many names, by many names": (
+        net,
+        lambda own: {f"a{n}": {f"b{m}": {"c": own.state_dict(), "d": {"e": 1}} for m in range(9)} for n in range(9)},
+        ("in one way only, but in 64: from its entry `a0.b0.c`; or from its entry `a0.b1.c`",),
     ),
     "beyond float32": (
         net,
@@ -305,6 +348,11 @@ REFUSED: dict[str, tuple[Callable[[], nn.Module], Callable[[nn.Module], object],
         net,
         lambda own: prefixed("module.", without(own.state_dict(), "3.bias")),
         ("(taken without the prefix `module.`): 1 missing in the file: 3.bias",),
+    ),
+    "a way of its own to load that fails": (
+        Particular,
+        lambda own: without(own.state_dict(), "bias"),
+        ("with kwargs {}: KeyError: 'layer.bias'",),
     ),
     "a leftover": (
         net,
@@ -339,3 +387,16 @@ def test_what_is_not_the_parameters_value_or_fits_twice_is_refused(
 def test_a_mask_of_truths_may_become_floats(tmp_path: Path) -> None:
     state = Tied().state_dict() | {"scale": torch.tensor([True, False])}
     assert load(tmp_path, Tied, state).module.get_buffer("scale").tolist() == [1.0, 0.0]
+
+
+def test_a_file_cannot_make_torch_replace_parameters(tmp_path: Path) -> None:
+    state = net().half().state_dict()
+    for noted in state._metadata.values():  # type: ignore[attr-defined]
+        noted["assign_to_params_buffers"] = True
+    assert {value.dtype for value in load(tmp_path, net, state).module.parameters()} == {torch.float32}
+
+
+def test_a_file_may_note_nonsense_beside_its_tensors(tmp_path: Path) -> None:
+    state = net().state_dict()
+    state._metadata = 7  # type: ignore[attr-defined]
+    assert load(tmp_path, net, state).undone == ""

@@ -16,3 +16,8 @@ def test_nothing_is_wrong() -> None:
 def test_the_first_names_of_many() -> None:
     assert first_names(["a", "b", "c"]) == "a, b, c"
     assert first_names(list("abcde")) == "a, b, c and 2 more"
+
+
+def test_a_name_of_a_megabyte_is_cut() -> None:
+    assert first_names(["x" * (1 << 20)]) == "x" * 300 + "..."
+    assert name_some({"unknown": ["x" * (1 << 20)]}) == f"1 unknown: {'x' * 300}..."
