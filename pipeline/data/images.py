@@ -8,7 +8,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
@@ -16,6 +15,7 @@ from infra.errors import StorageError
 from infra.formats.range_reader import RangeReader
 from infra.formats.tables import read_rows
 from pipeline.config.samples import Preprocess
+from pipeline.data.columns import binary
 from pipeline.data.ids import ids_of
 from pipeline.data.sources import Source
 from pipeline.errors import SourceError
@@ -128,8 +128,7 @@ def first_images(sources: Sequence[Source], wanted: int, preprocess: Preprocess)
 
 def _image_bytes(column: pa.Array) -> Iterator[bytes | None]:
     """The encoded images of a column, one at a time."""
-    values = pc.struct_field(column, "bytes") if pa.types.is_struct(column.type) else column
-    return (value.as_py() for value in values)
+    return (value.as_py() for value in binary(column))
 
 
 def decode(data: bytes | None, size: tuple[int, int] | None, resize: bool) -> Pixels:

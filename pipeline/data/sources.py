@@ -1,5 +1,6 @@
 """Sources: the Parquet files of a data set, found by their paths and checked by their schema."""
 
+import unicodedata
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import IO, Literal
@@ -14,6 +15,7 @@ from infra.storage.files import InputFile, digest, find, is_pattern, open_input
 from pipeline.config.audit_config import AuditConfig
 from pipeline.config.samples import Columns
 from pipeline.config.schema import ModelConfig, Task
+from pipeline.data.columns import EXPECTED, fits, may_not_fit, unfit
 from pipeline.data.ids import ids_of
 from pipeline.errors import SourceError
 
@@ -29,15 +31,10 @@ INPUTS: dict[Task, tuple[str, ...]] = {"classification": ("image",), "causal_lm"
 PLACES: dict[Split, str] = {"trusted": "data.trusted", "audited": "data.audited", "sampling": "estimator.sampling"}
 
 
-EXPECTED = {
-    "id": "a string or an integer",
-    "image": "encoded bytes, or a struct with a field `bytes` of them",
-    "input_ids": "a list of integers",
-    "completion_start": "an integer",
-    "label": "an integer",
-    "anomalous": "a boolean or an integer",
-    "target": "an integer",
-}
+CHECKED_AT_ONCE = 1024
+
+
+NAMED_COLUMNS = 30  # of a file, in a message
 
 
 @dataclass(frozen=True)
@@ -58,12 +55,15 @@ class Source:
 def find_sources(config: AuditConfig, model: ModelConfig, split: Split) -> tuple[list[Source], dict[str, str]]:
     """The files of a model's split, and for each file or pattern that cannot be used, why.
 
+    A file without rows, such as a part that Spark left empty, is used up by being looked at: it has no source.
+
     Raises:
-        SourceError: a file is named twice, or no file is usable.
+        SourceError: a file is named twice, no file is usable, or none has rows.
     """
     sources: list[Source] = []
     refused: dict[str, str] = {}
     known: set[str] = set()
+    empty: list[str] = []
     for path in _paths(model, split):
         try:
             files = find(path, config.locate(path))
@@ -75,11 +75,14 @@ def find_sources(config: AuditConfig, model: ModelConfig, split: Split) -> tuple
         for file in files:
             if file.url in known:
                 raise SourceError(f"{PLACES[split]} names {file.name} twice; every file counts once")
+            known.add(file.url)
             try:
-                sources.append(_inspect(file, model, split))
-                known.add(file.url)
+                source = _inspect(file, model, split)
+                empty += [file.name] if source is None else []
+                sources += [] if source is None else [source]
             except (StorageError, SourceError) as error:
                 refused[file.name] = str(error)
+    refused |= {name: f"{name}: has no rows" for name in empty if not sources}
     if not sources:
         raise SourceError(f"{PLACES[split]}: no usable file; " + "; ".join(refused.values()))
     return sources, refused
@@ -91,20 +94,29 @@ def _paths(model: ModelConfig, split: Split) -> tuple[str, ...]:
     return model.data.trusted if split == "trusted" else model.data.audited
 
 
-def _inspect(file: InputFile, model: ModelConfig, split: Split) -> Source:
+def _inspect(file: InputFile, model: ModelConfig, split: Split) -> Source | None:
+    """The source that a file is; None where it has no rows.
+
+    Raises:
+        SourceError: it has not the columns, types or values that a source needs.
+        StorageError: it cannot be read.
+    """
     columns, inputs = model.data.columns, ("id", *INPUTS[model.task])
     with open_input(file.url) as handle:
-        _check_claims(handle, file, [str(getattr(columns, role)) for role in inputs])
+        named = [getattr(columns, role) for role in (*inputs, *TRUTH)]
+        _check_claims(handle, file, [name for name in named if name is not None])
         parquet = open_parquet(handle, file.name)
         schema, rows = parquet.schema_arrow, parquet.metadata.num_rows
     if rows == 0:
-        raise SourceError(f"{file.name}: has no rows")
+        return None
     optional = _optional(model.task, split)
     needed = [*inputs, *(name for name in optional if _is_needed(name, columns, split))]
     _check_names(schema, columns, needed, file.name)
     present = tuple(role for role in optional if getattr(columns, role) in schema.names)
     _check_types(schema, columns, (*inputs, *present), file.name)
-    return Source(file, rows, columns, present)
+    source = Source(file, rows, columns, present)
+    _check_values(source, schema, (*inputs, *present))
+    return source
 
 
 def _check_names(schema: pa.Schema, columns: Columns, needed: Sequence[str], name: str) -> None:
@@ -116,17 +128,27 @@ def _check_names(schema: pa.Schema, columns: Columns, needed: Sequence[str], nam
             )
         if column not in schema.names:
             raise SourceError(
-                f"{name}: has no column {column!r} (data.columns.{role}); columns there: {_described(schema)}"
+                f"{name}: has no column {column!r} (data.columns.{role}){_near(role, column, schema.names)}; "
+                f"columns there: {_described(schema)}"
             )
-    duplicated = sorted({column for column in schema.names if schema.names.count(column) > 1})
-    if duplicated:
-        raise SourceError(f"{name}: has several columns named {duplicated[0]!r}; rename them")
+        if schema.names.count(column) > 1:
+            raise SourceError(f"{name}: has several columns named {column!r} (data.columns.{role}); rename them")
+
+
+def _near(role: str, column: str, names: Sequence[str]) -> str:
+    """The hint at a column whose name differs only in case or in how its accents are composed."""
+    alike = (name for name in names if _folded(name) == _folded(column))
+    return next((f", but {name!r}: set data.columns.{role}: {name}" for name in alike), "")
+
+
+def _folded(name: str) -> str:
+    return unicodedata.normalize("NFKC", name).casefold()
 
 
 def _check_types(schema: pa.Schema, columns: Columns, roles: Sequence[str], name: str) -> None:
     for role in roles:
         kind = schema.field(getattr(columns, role)).type
-        if not _fits(role, kind):
+        if not fits(role, kind):
             column = f"the column {getattr(columns, role)!r} (data.columns.{role})"
             remedy = f"; or set data.columns.{role}: null to do without" if role in TRUTH else ""
             raise SourceError(
@@ -135,7 +157,24 @@ def _check_types(schema: pa.Schema, columns: Columns, roles: Sequence[str], name
 
 
 def _described(schema: pa.Schema) -> str:
-    return ", ".join(f"{field.name} ({field.type})" for field in schema)
+    named = ", ".join(
+        f"{schema.field(place).name} ({schema.field(place).type})" for place in range(min(len(schema), NAMED_COLUMNS))
+    )
+    return named if len(schema) <= NAMED_COLUMNS else f"{named} and {len(schema) - NAMED_COLUMNS:,} more"
+
+
+def _check_values(source: Source, schema: pa.Schema, roles: Sequence[str]) -> None:
+    """Refuse values that do not fit their column's role, where its type leaves that open."""
+    for role in roles:
+        column = getattr(source.columns, role)
+        if may_not_fit(role, schema.field(column).type):
+            batches = read_rows(source.file.url, 0, source.rows, [column], CHECKED_AT_ONCE)
+            found = unfit(role, (batch.column(column) for batch in batches))
+            if found is not None:
+                raise SourceError(
+                    f"{source.file.name}: row {found.row:,} of the column {column!r} (data.columns.{role}) "
+                    f"{found.reason}; expected {EXPECTED[role]}"
+                )
 
 
 def _check_claims(handle: IO[bytes], file: InputFile, columns: Sequence[str]) -> None:
@@ -161,26 +200,6 @@ def _optional(task: Task, split: Split) -> tuple[str, ...]:
     """Roles of truth that a file may have. A text has no class, so its label or target means nothing to an audit."""
     roles = TRUTH if task == "classification" else ("anomalous",)
     return tuple(role for role in roles if split == "audited" or role == "label")
-
-
-def _fits(role: str, kind: pa.DataType) -> bool:
-    if role == "image":
-        return _is_bytes(kind) or (
-            pa.types.is_struct(kind) and kind.get_field_index("bytes") >= 0 and _is_bytes(kind.field("bytes").type)
-        )
-    if role == "input_ids":
-        listed = pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
-        return bool(listed and pa.types.is_integer(kind.value_type))
-    text = pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
-    if pa.types.is_uint64(kind) and role != "id":
-        return False
-    return bool(
-        pa.types.is_integer(kind) or (role == "id" and text) or (role == "anomalous" and pa.types.is_boolean(kind))
-    )
-
-
-def _is_bytes(kind: pa.DataType) -> bool:
-    return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
 
 
 def read_ids(source: Source, start: int = 0, stop: int | None = None) -> Iterator[list[str | None]]:

@@ -9,6 +9,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from infra.formats.tables import read_rows
+from pipeline.data.columns import integers, token_lists
 from pipeline.data.ids import ids_of
 from pipeline.data.sources import Source
 from pipeline.errors import SourceError
@@ -68,7 +69,7 @@ def read_texts(source: Source, start: int, stop: int, limits: TextLimits, batch_
     names = [columns.id, columns.input_ids, columns.completion_start]
     for batch in read_rows(source.file.url, start, stop, names, batch_rows):
         ids, texts, reasons = ids_of(batch.column(columns.id)), [], []
-        inputs = batch.column(columns.input_ids), batch.column(columns.completion_start)
+        inputs = token_lists(batch.column(columns.input_ids)), integers(batch.column(columns.completion_start))
         for name, tokens, begin in zip(ids, *inputs, strict=True):
             try:
                 if name is None:
@@ -147,7 +148,8 @@ def longest_text(sources: Sequence[Source], limits: TextLimits) -> int:
     longest = 1
     for source in sources:
         for batch in read_rows(source.file.url, 0, source.rows, [source.columns.input_ids], LENGTHS_AT_ONCE):
-            lengths = pc.fill_null(pc.list_value_length(batch.column(source.columns.input_ids)), 0).to_numpy()
+            tokens = token_lists(batch.column(source.columns.input_ids))
+            lengths = pc.fill_null(pc.list_value_length(tokens), 0).to_numpy()
             fitting = lengths if limits.positions is None else lengths[lengths <= limits.positions]
             longest = max(longest, int(fitting.max(initial=1)))
     return longest
