@@ -40,7 +40,7 @@ def read_reviews(config: AuditConfig) -> dict[str, str]:
 
 
 def _read(name: str, url: str) -> pa.Table:
-    files = find(name, url)
+    files = find(name, url).files
     if len(files) != 1:
         raise ConfigError(f"review: {name}: {len(files):,} files match this glob; name one file")
     (file,) = files

@@ -11,7 +11,7 @@ from infra.errors import StorageError
 from infra.formats.parquet_bounds import check_claims
 from infra.formats.parquet_footer import read_footer
 from infra.formats.tables import open_parquet, read_rows
-from infra.storage.files import InputFile, digest, find, is_pattern, open_input
+from infra.storage.files import InputFile, digest, find, open_input
 from pipeline.config.audit_config import AuditConfig
 from pipeline.config.samples import Columns
 from pipeline.config.schema import ModelConfig, Task
@@ -66,13 +66,14 @@ def find_sources(config: AuditConfig, model: ModelConfig, split: Split) -> tuple
     empty: list[str] = []
     for path in _paths(model, split):
         try:
-            files = find(path, config.locate(path))
+            found = find(path, config.locate(path))
         except StorageError as error:
             refused[path] = str(error)
             continue
-        if not files and is_pattern(path):
+        refused |= found.faults
+        if not found.files and not found.faults:
             refused[path] = f"{path}: no file matches this glob ({config.locate(path)})"
-        for file in files:
+        for file in found.files:
             if file.url in known:
                 raise SourceError(f"{PLACES[split]} names {file.name} twice; every file counts once")
             known.add(file.url)

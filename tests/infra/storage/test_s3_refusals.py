@@ -103,7 +103,7 @@ class TestWithoutCredentials:
         grant(service, "public", to="*", rights=["s3:GetObject"], below="")
         service.client().put_object(Bucket="public", Key="inputs/a.parquet", Body=b"data", ACL="public-read")
         speak_to(service.endpoint, None, monkeypatch)
-        (found,) = find("inputs/*.parquet", "s3://public/inputs/*.parquet")
+        (found,) = find("inputs/*.parquet", "s3://public/inputs/*.parquet").files
         assert (found.name, found.url, found.size) == ("inputs/a.parquet", "s3://public/inputs/a.parquet", 4)
         assert read_input(found.url) == b"data"
         with open_input(found.url) as file:

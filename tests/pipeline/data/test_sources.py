@@ -167,6 +167,28 @@ def test_files_without_rows_are_accepted_beside_others_whatever_their_columns(tm
         find(tmp_path, "audited", "*.parquet", "e.parquet")
 
 
+def test_a_config_in_a_folder_of_any_name_finds_its_own_files(tmp_path: Path) -> None:
+    for name in ("run[1] a::b#%20", "run1 a"):
+        (tmp_path / name).mkdir()
+        sources_of(tmp_path / name, id=[name], image=[picture(0)])
+    folder = tmp_path / "run[1] a::b#%20"
+    for path in ("images.parquet", "*.parquet", "../run[1] a::b#%20/i*"):
+        (source,), _ = find(folder, "audited", path)
+        assert list(read_ids(source)) == [["run[1] a::b#%20"]]
+    config = AuditConfig.parse({**MINIMAL, "data": {"trusted": "none.parquet", "audited": "x"}}, str(folder))
+    with pytest.raises(SourceError, match=r"no usable file; none\.parquet: no such file \(/.*/none\.parquet\)"):
+        find_sources(config, config.models[0], "trusted")
+
+
+def test_an_odd_entry_of_a_glob_is_refused_alone(tmp_path: Path) -> None:
+    sources_of(tmp_path, id=["a"], image=[picture(0)])
+    (tmp_path / "old.parquet").symlink_to("gone.parquet")
+    config = AuditConfig.parse({**MINIMAL, "data": {"trusted": "x", "audited": "*.parquet"}}, str(tmp_path))
+    sources, refused = find_sources(config, config.models[0], "audited")
+    assert [source.file.name for source in sources] == ["images.parquet"]
+    assert refused == {"old.parquet": "old.parquet: is a link to gone.parquet, which is not there"}
+
+
 def test_a_file_named_twice_is_refused(tmp_path: Path) -> None:
     sources_of(tmp_path, id=["a"], image=[picture(0)])
     with pytest.raises(SourceError, match=r"data\.audited names images\.parquet twice; every file counts once"):
