@@ -189,12 +189,15 @@ def texts(array: pa.Array) -> list[bytes | None]:
     kind = values.type
     if pa.types.is_fixed_size_binary(kind) and kind.byte_width == UUID_BYTES:
         return [None if value is None else str(uuid.UUID(bytes=value)).encode() for value in values.to_pylist()]
-    if not _is_number(kind):
-        binary_type = kind if pa.types.is_fixed_size_binary(kind) else pa.large_binary()
-        return [value.as_py() for value in values.cast(binary_type)]
-    if pa.types.is_floating(kind):
-        values = integers(values)
-    return [None if value is None else str(value).encode() for value in _whole(values.to_pylist())]
+    if pa.types.is_decimal(kind):
+        return [None if number is None else str(number).encode() for number in _whole(values.to_pylist())]
+    if _is_number(kind):
+        values = integers(values) if pa.types.is_floating(kind) else values
+        values = values.cast(pa.large_string())
+    found: list[bytes | None] = values.cast(
+        kind if pa.types.is_fixed_size_binary(kind) else pa.large_binary()
+    ).to_pylist()
+    return found
 
 
 def token_lists(array: pa.Array) -> pa.Array:

@@ -76,9 +76,9 @@ def find_sources(config: AuditConfig, model: ModelConfig, split: Split) -> tuple
         for file in found.files:
             if file.url in known:
                 raise SourceError(f"{PLACES[split]} names {file.name} twice; every file counts once")
-            known.add(file.url)
             try:
                 source = _inspect(file, model, split)
+                known.add(file.url)
                 empty += [file.name] if source is None else []
                 sources += [] if source is None else [source]
             except (StorageError, SourceError) as error:

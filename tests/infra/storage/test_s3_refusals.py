@@ -41,6 +41,10 @@ class TestRefusals:
     def test_no_bucket_is_named(self) -> None:
         for url in ("s3://", "s3:///", "s3a://"):
             assert "names no bucket; write s3://BUCKET/FOLDER" in complaint(lambda url=url: Storage(url))
+        versioned = complaint(lambda: Storage("s3://bucket/root?versionId=3"))
+        assert (
+            "'?versionId=' names a version of an object, and only latest versions are read; leave it out" in versioned
+        )
 
     @pytest.mark.s3
     @pytest.mark.parametrize("secret", ["stranger", "owner-secret"])

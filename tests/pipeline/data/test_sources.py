@@ -198,7 +198,7 @@ def test_a_file_named_twice_is_refused(tmp_path: Path) -> None:
 def test_the_other_files_are_used_where_one_cannot_be(tmp_path: Path) -> None:
     sources_of(tmp_path, id=["a"], image=[picture(0)])
     (tmp_path / "broken.parquet").write_bytes(b"PAR1")
-    data = {"trusted": "images.parquet", "audited": ["*.parquet", "none/*.parquet"]}
+    data = {"trusted": "images.parquet", "audited": ["*.parquet", "none/*.parquet", "broken.parquet"]}
     config = AuditConfig.parse({**MINIMAL, "data": data}, str(tmp_path))
     sources, refused = find_sources(config, config.models[0], "audited")
     assert [source.file.name for source in sources] == ["images.parquet"]
