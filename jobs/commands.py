@@ -7,6 +7,7 @@ import typer
 
 from infra.events import Notice
 from infra.storage.storage import Storage
+from infra.storage.urls import refuse_encoded
 from jobs.console import CANNOT, FAILED, VERDICT, Common, Stage, complain
 from jobs.progress import ProgressDisplay
 from jobs.rendering.plans import plan_document, plan_text
@@ -129,7 +130,8 @@ def sweep_settings(root: str, path: str, options: RunOptions, common: Common) ->
 
 
 def located(path: str) -> str:
-    """A path from the command line as a URL or absolute path."""
+    """A path from the command line as a URL or absolute path; raises StorageError where it could name another."""
+    refuse_encoded(path)
     return path if "://" in path else str(Path(path).resolve())
 
 

@@ -1,21 +1,24 @@
 """Bounds what a Parquet file may claim and how many rows are decoded at a time: a small file must not fill memory.
 
 Two things turn few bytes into many: compression and run lengths, which the footer declares and `check_claims` bounds by
-the file's own size; and dictionaries, with which each of a million rows can be the same large value, so that only few
-rows are decoded at a time where a dictionary is large.
+the file's own size; and values that are stored once and repeated, by a dictionary or as the beginning of the next
+value, with which each of a million rows can be the same large value, so that only few rows are decoded at a time where
+such a value can be large.
 """
 
 from collections.abc import Iterator, Sequence
 from typing import IO
 
 from infra.errors import StorageError
-from infra.formats.parquet_footer import Chunk, Footer, Group
+from infra.formats.parquet_footer import DECRYPT, Chunk, Footer, Group
 
 DECODED_BYTES = 256 << 20
 LARGEST_DICTIONARY = 512 << 20
 GROWTH = 100
 VALUES_PER_BYTE = 16
-_VARIABLE, _PREFIXED, _DICTIONARY_PAGE = 6, 7, 2  # Parquet's BYTE_ARRAY, DELTA_BYTE_ARRAY and DICTIONARY_PAGE
+VALUES_IN_LISTS_PER_BYTE = 64  # texts that are padded to 2,048 tokens have 20 and more
+_VARIABLE, _FIXED = 6, 7  # Parquet's BYTE_ARRAY and FIXED_LEN_BYTE_ARRAY
+_PREFIXED, _DICTIONARY_PAGE = 7, 2  # the encoding DELTA_BYTE_ARRAY, and the kind of page
 _INT_FIELD = 0x15  # in Thrift's compact protocol: an i32 whose field id is one more than that of the field before
 
 
@@ -50,7 +53,8 @@ def check_claims(footer: Footer, size: int, columns: Sequence[str], place: str) 
 def rows_at_once(footer: Footer, handle: IO[bytes], groups: Sequence[int], columns: Sequence[str], wanted: int) -> int:
     """How many rows of these row groups and columns to decode at a time.
 
-    That is `wanted`, or fewer: as many as need DECODED_BYTES if each holds the largest value.
+    That is `wanted`, or fewer: as many as need DECODED_BYTES if each holds the largest value that there can be. It has
+    the size of a dictionary, or, where values begin with those before them, of the whole chunk.
 
     Raises:
         StorageError: a dictionary is larger than LARGEST_DICTIONARY.
@@ -58,7 +62,7 @@ def rows_at_once(footer: Footer, handle: IO[bytes], groups: Sequence[int], colum
     largest = 1
     for group in groups:
         for chunk in _chunks(footer.groups[group], columns):
-            if chunk.physical_type == _VARIABLE:
+            if chunk.values and chunk.physical_type in (_VARIABLE, _FIXED):
                 found = _dictionary_bytes(handle, chunk)
                 if found > LARGEST_DICTIONARY:
                     raise StorageError(
@@ -66,8 +70,23 @@ def rows_at_once(footer: Footer, handle: IO[bytes], groups: Sequence[int], colum
                         f" at most {LARGEST_DICTIONARY / 2**20:,.0f} are read at once;"
                         " write the file with smaller row groups, or without dictionaries"
                     )
-                largest = max(largest, found)
+                prefixed = chunk.physical_type == _VARIABLE and _PREFIXED in chunk.encodings
+                largest = max(largest, found, chunk.uncompressed if prefixed else 0)
     return max(1, min(wanted, DECODED_BYTES // largest))
+
+
+def rows_of_width(bytes_of_row: int, wanted: int) -> int:
+    """How many rows of so many bytes each to decode at a time, at most `wanted`.
+
+    Raises:
+        StorageError: one is larger than LARGEST_DICTIONARY.
+    """
+    if bytes_of_row > LARGEST_DICTIONARY:
+        raise StorageError(
+            f"each row takes {bytes_of_row / 2**20:,.0f} MiB by its columns' types, at most"
+            f" {LARGEST_DICTIONARY / 2**20:,.0f} are read at once; store values and lists of their own lengths"
+        )
+    return max(1, min(wanted, DECODED_BYTES // max(1, bytes_of_row)))
 
 
 def _chunks(group: Group, columns: Sequence[str]) -> Iterator[Chunk]:
@@ -78,9 +97,12 @@ def _chunks(group: Group, columns: Sequence[str]) -> Iterator[Chunk]:
 
 def _check_chunk(chunk: Chunk, size: int, place: str) -> None:
     compressed, uncompressed = chunk.compressed, chunk.uncompressed
-    if not 0 <= chunk.values <= VALUES_PER_BYTE * size:
+    if chunk.encrypted:
+        raise StorageError(f"{place} is encrypted; {DECRYPT}")
+    if not 0 <= chunk.values <= VALUES_IN_LISTS_PER_BYTE * size:
         raise StorageError(
-            f"{place} claims {chunk.values:,} values in a file of {size:,} bytes; the file is damaged or malicious"
+            f"{place} claims {chunk.values:,} values in a file of {size:,} bytes, more than {VALUES_IN_LISTS_PER_BYTE}"
+            " a byte; the file is damaged or malicious, or its lists are mostly padding: leave that out"
         )
     if not (0 <= compressed <= size and 0 <= chunk.start <= size - compressed):
         raise StorageError(
@@ -92,11 +114,6 @@ def _check_chunk(chunk: Chunk, size: int, place: str) -> None:
             f"{place} claims to grow from {compressed:,} to {uncompressed:,} bytes when it is read, more than"
             f" {GROWTH}-fold, which no images, ids or tokens do;"
             " if that is correct, rewrite the file with smaller row groups"
-        )
-    if chunk.physical_type == _VARIABLE and _PREFIXED in chunk.encodings:
-        raise StorageError(
-            f"{place} is encoded as DELTA_BYTE_ARRAY, with which a few bytes can become any number of bytes;"
-            " rewrite the file in another encoding"
         )
 
 

@@ -11,9 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from infra.errors import StorageError
-from infra.formats.parquet_bounds import rows_at_once
-from infra.formats.parquet_footer import read_footer
-from infra.formats.tables import batches_of, open_parquet
+from infra.formats.tables import batches_of, open_parquet, rows_decoded_at_once
 from infra.storage.files import open_input
 
 NO_GROUP = -1
@@ -80,7 +78,7 @@ class RangeReader:
         """Begin to decode a row group."""
         self._group = NO_GROUP
         try:
-            rows = rows_at_once(read_footer(self._handle), self._handle, [group], self._columns, self._batch_rows)
+            rows = rows_decoded_at_once(self._file, self._handle, [group], self._columns, self._batch_rows)
         except StorageError as error:
             raise StorageError(f"{self._url}: {error}") from error
         self._batches = batches_of(self._file, rows, self._columns, self._url, [group])

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from infra.errors import REPAIR, Corrupt, StorageError
-from infra.formats.parquet_bounds import rows_at_once
+from infra.formats.parquet_bounds import rows_at_once, rows_of_width
 from infra.formats.parquet_footer import read_footer
 from infra.storage.files import digest, open_input
 
@@ -158,7 +158,7 @@ def read_rows(
             )
         groups, position = _row_groups(file, start, stop)
         try:
-            batch_rows = rows_at_once(read_footer(handle), handle, groups, columns, batch_rows)
+            batch_rows = rows_decoded_at_once(file, handle, groups, columns, batch_rows)
         except StorageError as error:
             raise StorageError(f"{url}: {error}") from error
         for batch in batches_of(file, batch_rows, columns, url, groups):
@@ -173,6 +173,31 @@ def read_rows(
                 f"{url}: ends at row {position}, rows up to {stop} were expected; was it replaced while the audit ran?"
                 " Run again"
             )
+
+
+def rows_decoded_at_once(
+    file: pq.ParquetFile, handle: IO[bytes], groups: Sequence[int], columns: Sequence[str], wanted: int
+) -> int:
+    """How many rows of these row groups and columns fit in memory, at most `wanted`.
+
+    Raises:
+        StorageError: a single one may not.
+    """
+    bytes_of_row = sum(_width(file.schema_arrow.field(name).type) for name in columns)
+    return rows_at_once(read_footer(handle), handle, groups, columns, rows_of_width(bytes_of_row, wanted))
+
+
+def _width(kind: pa.DataType) -> int:
+    """Bytes that a row of a type takes even where it is null, about 8 where they depend on its value."""
+    if isinstance(kind, pa.BaseExtensionType):
+        return _width(kind.storage_type)
+    if pa.types.is_fixed_size_binary(kind):
+        return int(kind.byte_width)
+    if pa.types.is_fixed_size_list(kind):
+        return int(kind.list_size) * _width(kind.value_type)
+    if pa.types.is_struct(kind):
+        return sum(_width(field.type) for field in kind)
+    return 8
 
 
 def batches_of(

@@ -1,11 +1,16 @@
 """Input files, on disk or in a store: found by path or glob, identified by size and version, opened for reading."""
 
 import hashlib
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import IO
 
+from fsspec import AbstractFileSystem
+from fsspec.implementations.local import LocalFileSystem
+
 from infra.errors import Missing, StorageError
+from infra.storage.globs import DiskGlob, glob_store, is_pattern
 from infra.storage.storage import resolve
 from infra.storage.system_errors import translated_errors
 
@@ -22,13 +27,19 @@ class InputFile:
     version: str
 
 
-def is_pattern(path: str) -> bool:
-    """Whether a path is a glob."""
-    return any(c in path for c in "*?[")
+@dataclass(frozen=True)
+class Found:
+    """The files that a path or glob names, sorted; and for each entry that a glob matches and that is no file, why."""
+
+    files: tuple[InputFile, ...]
+    faults: Mapping[str, str]
 
 
-def find(name: str, url: str) -> list[InputFile]:
-    """The file at a URL, or the files that a glob matches, sorted; empty where a glob matches none.
+def find(name: str, url: str) -> Found:
+    """The file at a URL, or the files that a glob matches; none where a glob matches none.
+
+    A path that exists as it is written is that file, whatever characters it holds. Links are followed: size and version
+    are those of the file that a link leads to.
 
     Args:
         name: the path or glob as configured; the files' names are derived from it.
@@ -36,19 +47,55 @@ def find(name: str, url: str) -> list[InputFile]:
 
     Raises:
         Missing: a path that is not a glob has no file.
+        StorageError: it is no file, or the store cannot be read.
     """
     filesystem, path = resolve(url)
     with translated_errors(name):
         filesystem.invalidate_cache()
-        globbed = is_pattern(path) and not filesystem.exists(path)
+        if not is_pattern(name) or filesystem.exists(path):
+            return Found((_inspect(filesystem, name, path, None),), {})
+        infos, unlisted = _glob(filesystem, path)
+    files, faults = list[InputFile](), dict[str, str]()
+    for match, info in infos.items():
+        own = _named_like(name, path, match)
         try:
-            infos: dict[str, Info] = filesystem.glob(path, detail=True) if globbed else {path: filesystem.info(path)}
+            files.append(_inspect(filesystem, own, match, info))
+        except StorageError as error:
+            faults[printable(own)] = str(error)
+    for folder, reason in unlisted.items():
+        own = printable(_named_like(name, path, folder))
+        faults[own] = f"{own}: this folder cannot be listed ({reason.strerror}); give this user the right to read it"
+    return Found(tuple(files), faults)
+
+
+def _glob(filesystem: AbstractFileSystem, pattern: str) -> tuple[Mapping[str, Info | None], Mapping[str, OSError]]:
+    """The entries that match, with what the store says of each, if it did; and the folders that cannot be listed."""
+    if not isinstance(filesystem, LocalFileSystem):
+        return glob_store(filesystem, pattern), {}
+    glob = DiskGlob(pattern)
+    return dict.fromkeys(glob.paths()), glob.faults
+
+
+def _inspect(filesystem: AbstractFileSystem, name: str, path: str, info: Info | None) -> InputFile:
+    """The file at a path; raises as `find`."""
+    shown = printable(name)
+    if shown != name:
+        raise StorageError(f"{shown}: its name is not valid UTF-8, or holds a control character; rename it")
+    with translated_errors(name):
+        try:
+            info = filesystem.info(path) if info is None else info
         except FileNotFoundError as error:
+            if isinstance(filesystem, LocalFileSystem) and os.path.islink(path):
+                raise Missing(f"{name}: is a link to {os.readlink(path)}, which is not there") from error
             raise Missing(f"{name}: no such file ({path})") from error
-    return [
-        _described(_named_like(name, path, match), filesystem.unstrip_protocol(match), info)
-        for match, info in sorted(infos.items())
-    ]
+    return _described(name, filesystem.unstrip_protocol(path), info)
+
+
+def printable(name: str) -> str:
+    """A name with `?` for what cannot be written as UTF-8 and for control characters."""
+    return "".join(
+        "?" if ord(one) < 32 or 127 <= ord(one) < 160 or 0xD800 <= ord(one) < 0xE000 else one for one in name
+    )
 
 
 def _named_like(name: str, pattern: str, match: str) -> str:
@@ -61,13 +108,18 @@ def _named_like(name: str, pattern: str, match: str) -> str:
 
 
 def _described(name: str, url: str, info: Info) -> InputFile:
-    if info["type"] != "file":
-        raise StorageError(
-            f"{name}: is a folder, not a file; name the files, or a glob such as {name.rstrip('/')}/*.parquet"
-        )
+    _refuse_others(name, info, f"name the files, or a glob such as {name.rstrip('/')}/*.parquet")
     fields = ("ETag", "etag", "mtime", "LastModified", "created")
     version = next((info[field] for field in fields if info.get(field)), info.get(fields[-1]))
     return InputFile(name, str(url), int(str(info["size"])), str(version).strip('"'))
+
+
+def _refuse_others(name: str, info: Info, instead: str) -> None:
+    """Refuse what is no file; reading a pipe would wait for ever."""
+    if info["type"] == "directory":
+        raise StorageError(f"{name}: is a folder, not a file; {instead}")
+    if info["type"] != "file":
+        raise StorageError(f"{name}: is a pipe, a socket or a device, not a file; name a file")
 
 
 def open_input(url: str) -> IO[bytes]:
@@ -87,7 +139,9 @@ def size_of(url: str) -> int:
     """Bytes of a file; raises as `open_input`."""
     filesystem, path = resolve(url)
     with translated_errors(url):
-        return int(filesystem.info(path)["size"])
+        info: Info = filesystem.info(path)
+    _refuse_others(url, info, "name a file in it")
+    return int(str(info["size"]))
 
 
 def read_input(url: str) -> bytes:

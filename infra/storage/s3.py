@@ -45,6 +45,8 @@ RETRIES_OF_ENVIRONMENT = frozenset({"AWS_RETRY_MODE", "AWS_MAX_ATTEMPTS"})
 
 Parameters = Mapping[str, object]
 
+VERSION = "?versionId="
+
 GET_OF_HEAD: Mapping[str, tuple[str, Parameters]] = {
     "head_object": ("get_object", {"Range": "bytes=0-0"}),
     "head_bucket": ("list_objects_v2", {"MaxKeys": 1}),
@@ -55,11 +57,16 @@ def open_s3(url: str) -> tuple["S3", str]:
     """The filesystem of an S3 URL, one per environment of this process, and the path in it.
 
     Raises:
-        StorageError: the URL names no bucket.
+        StorageError: the URL names no bucket, or a version of an object, which s3fs would leave out.
     """
     path = str(S3._strip_protocol(url)).lstrip("/")
     if not path:
         raise StorageError(f"{url}: names no bucket; write s3://BUCKET/FOLDER")
+    if VERSION in path:
+        raise StorageError(
+            f"{url}: {VERSION!r} names a version of an object, and only latest versions are read; leave it out, or copy"
+            " that version to a key of its own"
+        )
     return S3(environment=_fingerprint()), path
 
 

@@ -25,7 +25,7 @@ from fsspec.implementations.local import LocalFileSystem
 
 from infra.errors import AlreadyExists, StorageError
 from infra.storage.system_errors import translated_errors
-from infra.storage.urls import refuse_credentials
+from infra.storage.urls import path_on_disk, refuse_credentials
 
 SCRATCH = ".tmp"
 S3_SCHEMES = ("s3://", "s3a://")
@@ -35,22 +35,40 @@ def resolve(url: str) -> tuple[fsspec.AbstractFileSystem, str]:
     """The filesystem and the path in it of a URL or plain path.
 
     Raises:
-        StorageError: the protocol is unknown or its package is not installed, or the URL names no bucket or carries
-            credentials.
+        StorageError: the protocol is unknown or its package is not installed, or the URL names no bucket or no folder,
+            or carries credentials.
     """
     refuse_credentials(url)
+    local = path_on_disk(url)
+    if local is not None:
+        return LocalFileSystem(), local
     try:
         if url.startswith(S3_SCHEMES):
             # Takes a third of a second, and local audits need none.
             from infra.storage.s3 import open_s3  # noqa: PLC0415
 
             return open_s3(url)
+        _refuse_broken_chain(url)
         filesystem, path = fsspec.core.url_to_fs(url)
     except (ImportError, ValueError) as error:
         raise StorageError(
             f"{url}: cannot be opened ({error}); use a local path or a URL of an installed fsspec protocol"
         ) from error
     return filesystem, str(path)
+
+
+def _refuse_broken_chain(url: str) -> None:
+    """Refuse `::` where it chains no protocols: fsspec would leave out what follows, and open another folder."""
+    links = url.split("::")
+    unknown = [
+        link
+        for link in links
+        if "://" not in link and not link.startswith("/") and link not in fsspec.available_protocols()
+    ]
+    if len(links) > 1 and unknown:
+        raise StorageError(
+            f"{url}: `::` chains protocols in a URL, and {unknown[0]!r} is none; rename the folder or file"
+        )
 
 
 class Storage:

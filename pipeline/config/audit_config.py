@@ -1,6 +1,5 @@
 """`audit.yaml` to `AuditConfig`: read, merge, check; every complaint says where, what and what would be right."""
 
-import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -8,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, ByteSize, Field, JsonValue, ValidationError
 
-from infra.storage.urls import masked
+from infra.storage.urls import absolute, masked
 from pipeline.config.combinations import misfits, score_kind
 from pipeline.config.complaints import complaints, unknown_keys
 from pipeline.config.curvature import CurvatureSection
@@ -103,7 +102,7 @@ class AuditConfig(Section):
 
     def locate(self, path: str) -> str:
         """A path of the config as a URL or absolute path."""
-        return path if "://" in path else os.path.normpath(Path(self.folder) / Path(path).expanduser())
+        return path if "://" in path else absolute(path, self.folder)
 
 
 def _refuse_case_twins(names: Sequence[str]) -> None:

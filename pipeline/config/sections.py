@@ -5,7 +5,7 @@ from typing import Annotated, get_args
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, JsonValue, StringConstraints
 
 from infra.errors import StorageError
-from infra.storage.urls import refuse_credentials
+from infra.storage.urls import path_on_disk, refuse_credentials, refuse_encoded
 
 MODEL_SECTIONS = ("task", "data", "estimator", "curvature", "score", "calibration")
 
@@ -46,6 +46,8 @@ def _check_place(place: str) -> str:
         raise ValueError("holds a control character, such as a line break or NUL; remove it")
     try:
         refuse_credentials(place)
+        refuse_encoded(place)
+        path_on_disk(place)
     except StorageError as error:
         raise ValueError(str(error)) from error
     return place

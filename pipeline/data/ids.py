@@ -9,6 +9,7 @@ from pyarrow import csv
 from infra.errors import StorageError
 from infra.formats.tables import open_parquet, read_rows
 from infra.storage.files import digest, open_input, read_input
+from pipeline.data.columns import texts
 from pipeline.errors import ConfigError
 
 LONGEST_ID = 512
@@ -24,11 +25,11 @@ def ids_of(column: pa.Array) -> list[str | None]:
     """Ids as text, None where null.
 
     An id that is longer than LONGEST_ID bytes, or not UTF-8, becomes its beginning and its digest.
+
+    Raises:
+        UnfitValue: one is a number that is not whole.
     """
-    if pa.types.is_integer(column.type):
-        return [None if value is None else str(value) for value in column.to_pylist()]
-    values = (value.as_py() for value in column.cast(pa.large_binary()))
-    return [None if data is None else _text(data) for data in values]
+    return [None if data is None else _text(data) for data in texts(column)]
 
 
 def read_id_list(path: str) -> frozenset[str]:

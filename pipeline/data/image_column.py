@@ -7,6 +7,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from pipeline.data.columns import binary, is_text, plain, stored, texts
 from pipeline.data.decoding import UnreadableImage
 from pipeline.errors import SourceError
 
@@ -43,10 +44,8 @@ class EncodedImage:
 
 def encoded_images(column: pa.Array) -> Iterator[EncodedImage]:
     """The images of a column, one at a time."""
-    if not pa.types.is_struct(column.type):
-        return (EncodedImage(value.as_py()) for value in column)
-    data = pc.struct_field(column, "bytes")
-    paths = _paths(column)
+    data, values = binary(column), plain(column)
+    paths = _paths(values) if pa.types.is_struct(values.type) else None
     return (
         EncodedImage(own.as_py(), None if path is None else path.as_py())
         for own, path in zip(data, paths if paths is not None else [None] * len(data), strict=True)
@@ -56,10 +55,10 @@ def encoded_images(column: pa.Array) -> Iterator[EncodedImage]:
 def _paths(column: pa.StructArray) -> pa.Array | None:
     """The field `path` of a struct, None without one. It may hold bytes that are not text."""
     place = column.type.get_field_index("path")
-    if place < 0 or not _is_text(column.type.field(place).type):
+    if place < 0 or not is_text(stored(column.type.field(place).type)):
         return None
-    stored = pc.struct_field(column, "path").cast(pa.large_binary())
-    return pa.array([None if path is None else path.decode(errors="replace") for path in stored.to_pylist()])
+    found = texts(pc.struct_field(column, "path"))
+    return pa.array([None if path is None else path.decode(errors="replace") for path in found])
 
 
 def refuse_paths_only(metadata: pq.FileMetaData, column: str, kind: pa.DataType, name: str) -> None:
@@ -92,14 +91,10 @@ def _holds_nulls_only(chunk: pq.ColumnChunkMetaData) -> bool:
 
 def advice(kind: pa.DataType) -> str:
     """What to do with a column of another type, "" where that is not known."""
-    if _is_text(kind):
+    if is_text(kind):
         return "if it holds paths, store the bytes of the files; if base64, decode it"
     if pa.types.is_struct(kind) and kind.get_field_index("path") >= 0:
         return EMBED
     if pa.types.is_nested(kind) or isinstance(kind, pa.BaseExtensionType):
         return "if it holds pixels, encode each image, for example with PIL.Image.fromarray(pixels).save(buffer, 'PNG')"
     return ""
-
-
-def _is_text(kind: pa.DataType) -> bool:
-    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind))

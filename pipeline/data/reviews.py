@@ -9,6 +9,7 @@ from infra.formats.parquet_footer import read_footer
 from infra.formats.tables import open_parquet, read_rows
 from infra.storage.files import find, open_input, read_input
 from pipeline.config.audit_config import AuditConfig
+from pipeline.data.columns import UnfitValue, fits, is_text, stored
 from pipeline.data.ids import ids_of
 from pipeline.errors import ConfigError
 
@@ -34,12 +35,12 @@ def read_reviews(config: AuditConfig) -> dict[str, str]:
         return {}
     try:
         return _checked(_read(config.review, config.locate(config.review)), config.review)
-    except StorageError as error:
+    except (StorageError, UnfitValue) as error:
         raise ConfigError(f"review: {error}; expected {FORM}") from error
 
 
 def _read(name: str, url: str) -> pa.Table:
-    files = find(name, url)
+    files = find(name, url).files
     if len(files) != 1:
         raise ConfigError(f"review: {name}: {len(files):,} files match this glob; name one file")
     (file,) = files
@@ -87,20 +88,13 @@ def _checked(table: pa.Table, name: str) -> dict[str, str]:
         raise ConfigError(f"review: {name}: has no column {missing}; columns there: {here}; expected {FORM}")
     for column in (ids, VERDICT):
         kind = table.schema.field(column).type
-        if not _is_text(kind) and not (column == ids and pa.types.is_integer(kind)):
+        if not (fits("id", kind) if column == ids else is_text(stored(kind)) or kind == pa.large_binary()):
             raise ConfigError(f"review: {name}: the column {column} is {kind}, expected text; expected {FORM}")
     return _verdicts(_texts(table, ids), _texts(table, VERDICT), name)
 
 
-def _is_text(kind: pa.DataType) -> bool:
-    return any(
-        is_kind(kind)
-        for is_kind in (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view, pa.types.is_large_binary)
-    )
-
-
 def _texts(table: pa.Table, column: str) -> list[str | None]:
-    return [text for chunk in table.column(column).chunks for text in ids_of(chunk)]
+    return ids_of(table.column(column).combine_chunks())
 
 
 def _verdicts(ids: list[str | None], verdicts: list[str | None], name: str) -> dict[str, str]:

@@ -1,5 +1,6 @@
 """Sources: the Parquet files of a data set, found by their paths and checked by their schema."""
 
+import unicodedata
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import IO, Literal
@@ -10,10 +11,11 @@ from infra.errors import StorageError
 from infra.formats.parquet_bounds import check_claims
 from infra.formats.parquet_footer import read_footer
 from infra.formats.tables import open_parquet, read_rows
-from infra.storage.files import InputFile, digest, find, is_pattern, open_input
+from infra.storage.files import InputFile, digest, find, open_input
 from pipeline.config.audit_config import AuditConfig
 from pipeline.config.samples import Columns
 from pipeline.config.schema import ModelConfig, Task
+from pipeline.data.columns import EXPECTED, fits, may_not_fit, unfit
 from pipeline.data.ids import ids_of
 from pipeline.data.image_column import advice, refuse_paths_only
 from pipeline.data.input_columns import LOOKED_FOR, input_roles, possible_roles, unread_columns
@@ -28,18 +30,10 @@ TRUTH = ("label", "anomalous", "target")
 PLACES: dict[Split, str] = {"trusted": "data.trusted", "audited": "data.audited", "sampling": "estimator.sampling"}
 
 
-EXPECTED = {
-    "id": "a string or an integer",
-    "image": "encoded bytes, or a struct with a field `bytes` of them",
-    "input_ids": "a list of integers",
-    "attention_mask": "a list of integers or booleans",
-    "labels": "a list of integers",
-    "completion_start": "an integer",
-    "completion_end": "an integer",
-    "label": "an integer",
-    "anomalous": "a boolean or an integer",
-    "target": "an integer",
-}
+CHECKED_AT_ONCE = 1024
+
+
+NAMED_COLUMNS = 30  # of a file, in a message
 
 
 @dataclass(frozen=True)
@@ -74,28 +68,35 @@ class Source:
 def find_sources(config: AuditConfig, model: ModelConfig, split: Split) -> tuple[list[Source], dict[str, str]]:
     """The files of a model's split, and for each file or pattern that cannot be used, why.
 
+    A file without rows, such as a part that Spark left empty, is used up by being looked at: it has no source.
+
     Raises:
-        SourceError: a file is named twice, or no file is usable.
+        SourceError: a file is named twice, no file is usable, or none has rows.
     """
     sources: list[Source] = []
     refused: dict[str, str] = {}
     known: set[str] = set()
+    empty: list[str] = []
     for path in _paths(model, split):
         try:
-            files = find(path, config.locate(path))
+            found = find(path, config.locate(path))
         except StorageError as error:
             refused[path] = str(error)
             continue
-        if not files and is_pattern(path):
+        refused |= found.faults
+        if not found.files and not found.faults:
             refused[path] = f"{path}: no file matches this glob ({config.locate(path)})"
-        for file in files:
+        for file in found.files:
             if file.url in known:
                 raise SourceError(f"{PLACES[split]} names {file.name} twice; every file counts once")
             try:
-                sources.append(_inspect(file, model, split))
+                source = _inspect(file, model, split)
                 known.add(file.url)
+                empty += [file.name] if source is None else []
+                sources += [] if source is None else [source]
             except (StorageError, SourceError) as error:
                 refused[file.name] = str(error)
+    refused |= {name: f"{name}: has no rows" for name in empty if not sources}
     if not sources:
         raise SourceError(f"{PLACES[split]}: no usable file; " + "; ".join(refused.values()))
     return sources, refused
@@ -107,18 +108,26 @@ def _paths(model: ModelConfig, split: Split) -> tuple[str, ...]:
     return model.data.trusted if split == "trusted" else model.data.audited
 
 
-def _inspect(file: InputFile, model: ModelConfig, split: Split) -> Source:
+def _inspect(file: InputFile, model: ModelConfig, split: Split) -> Source | None:
+    """The source that a file is; None where it has no rows.
+
+    Raises:
+        SourceError: it has not the columns, types or values that a source needs.
+        StorageError: it cannot be read.
+    """
     columns = model.data.columns
     with open_input(file.url) as handle:
-        _check_claims(handle, file, [str(getattr(columns, role)) for role in ("id", *possible_roles(model.task))])
+        named = [getattr(columns, role) for role in ("id", *possible_roles(model.task), *TRUTH)]
+        _check_claims(handle, file, [name for name in named if name is not None])
         parquet = open_parquet(handle, file.name)
         schema, rows, metadata = parquet.schema_arrow, parquet.metadata.num_rows, parquet.metadata
     if rows == 0:
-        raise SourceError(f"{file.name}: has no rows")
+        return None
     inputs, optional = input_roles(model.task, columns, schema.names), _optional(model.task, split)
     needed = ["id", *inputs, *(name for name in optional if _is_needed(name, columns, split))]
     _check_names(schema, columns, needed, file.name)
     present = tuple(role for role in optional if getattr(columns, role) in schema.names)
+    _check_single(schema, columns, ("id", *inputs, *present), file.name)
     _check_types(schema, columns, ("id", *inputs, *present), file.name)
     for unread in unread_columns(model.task, columns, schema.names):
         raise SourceError(
@@ -127,7 +136,9 @@ def _inspect(file: InputFile, model: ModelConfig, split: Split) -> Source:
         )
     if "image" in inputs:
         refuse_paths_only(metadata, columns.image, schema.field(columns.image).type, file.name)
-    return Source(file, rows, columns, present, inputs)
+    source = Source(file, rows, columns, present, inputs)
+    _check_values(source, schema, ("id", *inputs, *present))
+    return source
 
 
 def _check_names(schema: pa.Schema, columns: Columns, needed: Sequence[str], name: str) -> None:
@@ -146,16 +157,31 @@ def _check_names(schema: pa.Schema, columns: Columns, needed: Sequence[str], nam
                 f"{name}: a text needs a completion, and data.columns.completion_start and labels are null; "
                 "name a column that says where it is"
             )
-        raise SourceError(f"{name}: has no column {' nor '.join(absent)}; columns there: {_described(schema)}")
-    duplicated = sorted({column for column in schema.names if schema.names.count(column) > 1})
-    if duplicated:
-        raise SourceError(f"{name}: has several columns named {duplicated[0]!r}; rename them")
+        near = _near(role, column or "", schema.names)
+        raise SourceError(f"{name}: has no column {' nor '.join(absent)}{near}; columns there: {_described(schema)}")
+
+
+def _near(role: str, column: str, names: Sequence[str]) -> str:
+    """The hint at a column whose name differs only in case or in how its accents are composed."""
+    alike = (name for name in names if _folded(name) == _folded(column))
+    return next((f", but {name!r}: set data.columns.{role}: {name}" for name in alike), "")
+
+
+def _folded(name: str) -> str:
+    return unicodedata.normalize("NFKC", name).casefold()
+
+
+def _check_single(schema: pa.Schema, columns: Columns, roles: Sequence[str], name: str) -> None:
+    for role in roles:
+        column = getattr(columns, role)
+        if schema.names.count(column) > 1:
+            raise SourceError(f"{name}: has several columns named {column!r} (data.columns.{role}); rename them")
 
 
 def _check_types(schema: pa.Schema, columns: Columns, roles: Sequence[str], name: str) -> None:
     for role in roles:
         kind = schema.field(getattr(columns, role)).type
-        if not _fits(role, kind):
+        if not fits(role, kind):
             column = f"the column {getattr(columns, role)!r} (data.columns.{role})"
             raise SourceError(
                 f"{name}: {column} is {kind}, expected {EXPECTED[role]}{_remedy(role, kind)}; "
@@ -170,7 +196,24 @@ def _remedy(role: str, kind: pa.DataType) -> str:
 
 
 def _described(schema: pa.Schema) -> str:
-    return ", ".join(f"{field.name} ({field.type})" for field in schema)
+    named = ", ".join(
+        f"{schema.field(place).name} ({schema.field(place).type})" for place in range(min(len(schema), NAMED_COLUMNS))
+    )
+    return named if len(schema) <= NAMED_COLUMNS else f"{named} and {len(schema) - NAMED_COLUMNS:,} more"
+
+
+def _check_values(source: Source, schema: pa.Schema, roles: Sequence[str]) -> None:
+    """Refuse values that do not fit their column's role, where its type leaves that open."""
+    for role in roles:
+        column = getattr(source.columns, role)
+        if may_not_fit(role, schema.field(column).type):
+            batches = read_rows(source.file.url, 0, source.rows, [column], CHECKED_AT_ONCE)
+            found = unfit(role, (batch.column(column) for batch in batches))
+            if found is not None:
+                raise SourceError(
+                    f"{source.file.name}: row {found.row:,} of the column {column!r} (data.columns.{role}) "
+                    f"{found.reason}; expected {EXPECTED[role]}"
+                )
 
 
 def _check_claims(handle: IO[bytes], file: InputFile, columns: Sequence[str]) -> None:
@@ -196,27 +239,6 @@ def _optional(task: Task, split: Split) -> tuple[str, ...]:
     """Roles of truth that a file may have. A text has no class, so its label or target means nothing to an audit."""
     roles = TRUTH if task == "classification" else ("anomalous",)
     return tuple(role for role in roles if split == "audited" or role == "label")
-
-
-def _fits(role: str, kind: pa.DataType) -> bool:
-    if role == "image":
-        return _is_bytes(kind) or (
-            pa.types.is_struct(kind) and kind.get_field_index("bytes") >= 0 and _is_bytes(kind.field("bytes").type)
-        )
-    if role in ("input_ids", "labels", "attention_mask"):
-        listed = pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
-        truths = role == "attention_mask" and listed and pa.types.is_boolean(kind.value_type)
-        return bool(listed and (truths or pa.types.is_integer(kind.value_type)))
-    text = pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
-    if pa.types.is_uint64(kind) and role != "id":
-        return False
-    return bool(
-        pa.types.is_integer(kind) or (role == "id" and text) or (role == "anomalous" and pa.types.is_boolean(kind))
-    )
-
-
-def _is_bytes(kind: pa.DataType) -> bool:
-    return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
 
 
 def read_ids(source: Source, start: int = 0, stop: int | None = None) -> Iterator[list[str | None]]:

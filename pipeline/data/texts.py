@@ -9,6 +9,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from infra.formats.tables import read_rows
+from pipeline.data.columns import integers, token_lists
 from pipeline.data.ids import ids_of
 from pipeline.data.sources import Source
 from pipeline.data.text_rows import Text, TextLimits, TextRow, UnreadableText, parse_text
@@ -41,7 +42,10 @@ def read_texts(source: Source, start: int, stop: int, limits: TextLimits, batch_
     names = [columns.id, *(str(getattr(columns, role)) for role in source.inputs)]
     for batch in read_rows(source.file.url, start, stop, names, batch_rows):
         ids, texts, reasons = ids_of(batch.column(columns.id)), [], []
-        found = {role: batch.column(getattr(columns, role)) for role in source.inputs}
+        found = {
+            role: (token_lists if role in LISTS else integers)(batch.column(getattr(columns, role)))
+            for role in source.inputs
+        }
         for row, name in enumerate(ids):
             try:
                 if name is None:
@@ -110,7 +114,7 @@ def longest_text(sources: Sequence[Source], limits: TextLimits) -> int:
             str(getattr(source.columns, role)) for role in ("input_ids", "attention_mask") if role in source.inputs
         ]
         for batch in read_rows(source.file.url, 0, source.rows, names, LENGTHS_AT_ONCE):
-            lengths = _tokens(*(batch.column(name) for name in names))
+            lengths = _tokens(*(token_lists(batch.column(name)) for name in names))
             fitting = lengths if limits.positions is None else lengths[lengths <= limits.positions]
             longest = max(longest, int(fitting.max(initial=1)))
     return longest

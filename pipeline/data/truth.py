@@ -9,6 +9,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from infra.formats.tables import read_rows
+from pipeline.data.columns import READERS
 from pipeline.data.sources import TRUTH, Source
 
 UNKNOWN = -1
@@ -43,7 +44,8 @@ def truth_of_batches(source: Source, batches: Iterable[pa.RecordBatch], samples:
     position = 0
     for batch in batches:
         for role in source.truth:
-            column = pc.fill_null(pc.cast(batch.column(getattr(source.columns, role)), pa.int64()), UNKNOWN)
+            known = READERS[role](batch.column(getattr(source.columns, role)))
+            column = pc.fill_null(known, UNKNOWN)
             values[role][position : position + batch.num_rows] = column.to_numpy(zero_copy_only=False)
         position += batch.num_rows
     return Truth(**values)

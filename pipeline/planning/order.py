@@ -13,7 +13,7 @@ from fnmatch import fnmatchcase
 from pydantic import JsonValue
 
 from infra.errors import Corrupt
-from infra.storage.files import is_pattern
+from infra.storage.globs import is_pattern
 from infra.storage.storage import Storage
 from pipeline.planning.plan import AuditPlan, ModelPlan
 from pipeline.root.records import ModelRecord, read_summary

@@ -6,14 +6,15 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from infra.errors import StorageError
-from infra.formats.parquet_bounds import DECODED_BYTES, check_claims, rows_at_once
+from infra.formats.parquet_bounds import DECODED_BYTES, VALUES_PER_BYTE, check_claims, rows_at_once, rows_of_width
 from infra.formats.parquet_footer import Footer, read_footer
-from infra.formats.tables import read_rows
+from infra.formats.tables import open_parquet, read_rows, rows_decoded_at_once
 
 ROWS = 2048
 IDS = [f"sample-{number:06d}" for number in range(ROWS)]
@@ -87,19 +88,94 @@ def test_a_column_that_grows_a_thousandfold_is_refused(tmp_path: Path) -> None:
     check(path, ["id"])
 
 
-def test_values_made_of_the_ones_before_are_refused(tmp_path: Path) -> None:
+def test_few_rows_are_decoded_at_once_where_values_begin_with_those_before(tmp_path: Path) -> None:
+    """As Spark and DataFusion write text and bytes in version 2 of Parquet."""
+    value = bytes(range(256)) * (16 << 10)
     path = write(
         tmp_path / "delta.parquet",
-        pa.array([bytes(MIB)] * ROWS),
+        pa.array([value] * 100),
         use_dictionary=False,
-        column_encoding={"image": "DELTA_BYTE_ARRAY"},
+        column_encoding={"id": "DELTA_BYTE_ARRAY", "image": "DELTA_BYTE_ARRAY"},
     )
+    check(path)
     assert path.stat().st_size < 100_000
-    with pytest.raises(
-        StorageError,
-        match="column 'image', is encoded as DELTA_BYTE_ARRAY, with which a few bytes can become any number",
-    ):
-        check(path)
+    with path.open("rb") as handle:
+        assert 50 < rows_at_once(footer_of(path), handle, [0], ["id", "image"], 256) <= DECODED_BYTES // len(value)
+    first, *_ = read_rows(str(path), 0, 100, ["id", "image"], 256)
+    assert first.column("id").to_pylist() == IDS[: len(first)]
+    assert first.column("image")[len(first) - 1].as_py() == value
+
+
+def test_padded_texts_are_not_too_many_values(tmp_path: Path) -> None:
+    texts = np.random.default_rng(0).integers(1, 256, (500, 48))
+    padded = np.pad(texts, ((0, 0), (0, 2048 - 48)))
+    columns = {"id": IDS[:500], "input_ids": list(padded), "attention_mask": list((padded > 0).astype(np.int64))}
+    path = tmp_path / "padded.parquet"
+    pq.write_table(pa.table(columns), path, compression="zstd")
+    assert VALUES_PER_BYTE * path.stat().st_size < 2048 * 500
+    check(path, ["id", "input_ids", "attention_mask"])
+
+
+@pytest.mark.parametrize(
+    ("kind", "rows"),
+    [
+        (pa.string(), 1024),
+        (pa.binary(100 * MIB), 2),
+        (pa.list_(pa.int64(), 10 * MIB), 3),
+        (pa.struct([("bytes", pa.binary(100 * MIB)), ("path", pa.string())]), 2),
+        (pa.fixed_shape_tensor(pa.int64(), (10, MIB)), 3),
+    ],
+)
+def test_nulls_of_a_wide_type_take_its_width_and_are_bounded(tmp_path: Path, kind: pa.DataType, rows: int) -> None:
+    pq.write_table(pa.schema([("image", kind)]).empty_table(), tmp_path / "wide.parquet")
+    with (tmp_path / "wide.parquet").open("rb") as handle:
+        file = open_parquet(handle, "wide.parquet")
+        assert rows_decoded_at_once(file, handle, [], ["image"], 1024) == rows
+
+
+def test_a_row_of_a_type_that_is_too_wide_is_refused() -> None:
+    with pytest.raises(StorageError, match="each row takes 1,000 MiB by its columns' types, at most 512 are read"):
+        rows_of_width(1000 * MIB, 1024)
+
+
+def grouped(path: Path, sizes: Sequence[int], **options: object) -> pa.Table:
+    """A file of row groups of these sizes, and what it holds."""
+    table = pa.table({"id": IDS, "image": pa.array([name.encode() for name in IDS]).dictionary_encode()})
+    with pq.ParquetWriter(path, table.schema, **options) as writer:
+        for size in sizes:
+            writer.write_table(table.slice(0, size))
+    return pa.concat_tables([table.slice(0, size) for size in sizes])
+
+
+SHAPES: dict[str, tuple[list[int], dict[str, object]]] = {
+    "empty row groups": ([0, 3, 0, 0, 2, 0], {}),
+    "tiny row groups": ([1] * 50, {}),
+    "pages of version 2": ([20], {"data_page_version": "2.0", "version": "2.6"}),
+    "no statistics": ([20], {"write_statistics": False, "store_schema": False}),
+    "page indexes": ([20], {"write_page_index": True}),
+    "tiny pages": ([500], {"data_page_size": 10, "write_batch_size": 3}),
+    "lengths as deltas": (
+        [20],
+        {"use_dictionary": False, "column_encoding": {"id": "DELTA_LENGTH_BYTE_ARRAY", "image": "PLAIN"}},
+    ),
+    **{f"compressed with {codec}": ([20], {"compression": codec}) for codec in ("gzip", "brotli", "lz4", "none")},
+}
+
+
+@pytest.mark.parametrize(("sizes", "options"), SHAPES.values(), ids=SHAPES)
+def test_what_pyarrow_reads_is_read(tmp_path: Path, sizes: list[int], options: dict[str, object]) -> None:
+    expected = grouped(tmp_path / "file.parquet", sizes, **options)
+    check(tmp_path / "file.parquet")
+    batches = list(read_rows(str(tmp_path / "file.parquet"), 0, len(expected), ["id", "image"], 7))
+    assert [name for batch in batches for name in batch.column("id").to_pylist()] == expected["id"].to_pylist()
+    assert [data for batch in batches for data in batch.column("image").to_pylist()] == expected["image"].to_pylist()
+
+
+def test_a_file_with_megabytes_of_metadata_is_read(tmp_path: Path) -> None:
+    table = pa.table({"id": ["a"]}).replace_schema_metadata({"huggingface": "{}" * (2 << 20), "pandas": "x" * MIB})
+    pq.write_table(table, tmp_path / "file.parquet")
+    check(tmp_path / "file.parquet", ["id"])
+    assert [batch.num_rows for batch in read_rows(str(tmp_path / "file.parquet"), 0, 1, ["id"])] == [1]
 
 
 def test_few_rows_of_a_large_dictionary_are_decoded_at_once(bomb: Path) -> None:

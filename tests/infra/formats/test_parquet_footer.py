@@ -1,13 +1,16 @@
 """The footer parser: what pyarrow's metadata says of honest files, and a StorageError for everything else."""
 
+import base64
 import io
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from pyarrow.parquet.encryption import CryptoFactory, EncryptionConfiguration, KmsClient, KmsConnectionConfig
 
 from infra.errors import StorageError
+from infra.formats.parquet_bounds import check_claims
 from infra.formats.parquet_footer import LARGEST_FOOTER, MAGIC, Chunk, Footer, read_footer
 
 
@@ -83,3 +86,53 @@ def test_a_footer_that_is_too_large_is_refused_before_it_is_read(tmp_path: Path)
             StorageError, match="its footer claims 33,554,433 bytes, at most 33,554,432 are read; rewrite"
         ):
             read_footer(file)
+
+
+class OpenKeys(KmsClient):
+    """A key management service for tests, whose master keys are in the open."""
+
+    def wrap_key(self, key_bytes: bytes, master_key_identifier: str) -> str:
+        """The key, readable."""
+        return base64.b64encode(key_bytes).decode()
+
+    def unwrap_key(self, wrapped_key: str, master_key_identifier: str) -> bytes:
+        """The key."""
+        return base64.b64decode(wrapped_key)
+
+
+def encrypted(path: Path, plaintext_footer: bool) -> Path:
+    """A file whose column `image` is encrypted."""
+    options = EncryptionConfiguration(
+        footer_key="footer", column_keys={"column": ["image"]}, plaintext_footer=plaintext_footer
+    )
+    properties = CryptoFactory(lambda _: OpenKeys()).file_encryption_properties(KmsConnectionConfig(), options)
+    table = pa.table({"id": ["a"], "image": [b"x"]})
+    with pq.ParquetWriter(path, table.schema, encryption_properties=properties) as writer:
+        writer.write_table(table)
+    return path
+
+
+def test_an_encrypted_file_is_refused_as_such(tmp_path: Path) -> None:
+    with (
+        encrypted(tmp_path / "file", plaintext_footer=False).open("rb") as handle,
+        pytest.raises(StorageError, match="an encrypted Parquet file; write it again without encryption"),
+    ):
+        read_footer(handle)
+
+
+def test_only_encrypted_columns_are_refused_where_the_footer_is_not_encrypted(tmp_path: Path) -> None:
+    path = encrypted(tmp_path / "file", plaintext_footer=True)
+    footer = footer_of(path.read_bytes())
+    assert [(chunk.column, chunk.encrypted) for chunk in footer.groups[0].chunks] == [("id", False), ("image", True)]
+    check_claims(footer, path.stat().st_size, ["id"], "file")
+    with pytest.raises(StorageError, match="row group 0, column 'image', is encrypted; write it again"):
+        check_claims(footer, path.stat().st_size, ["id", "image"], "file")
+
+
+def test_a_summary_of_other_files_is_refused_as_such(tmp_path: Path) -> None:
+    table, collected = pa.table({"id": ["a"]}), list[pq.FileMetaData]()
+    pq.write_table(table, tmp_path / "a.parquet", metadata_collector=collected)
+    collected[0].set_file_path("a.parquet")
+    pq.write_metadata(table.schema, tmp_path / "_metadata", collected)
+    with (tmp_path / "_metadata").open("rb") as handle, pytest.raises(StorageError, match="name those files instead"):
+        read_footer(handle)

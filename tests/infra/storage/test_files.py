@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from infra.errors import Missing, StorageError
-from infra.storage.files import digest, find, is_pattern, open_input, read_input
+from infra.storage.files import digest, find, open_input, read_input
 from infra.storage.storage import Storage
 
 
@@ -33,7 +33,7 @@ PATTERNS = {
 
 @pytest.mark.parametrize(("name", "expected"), PATTERNS.values(), ids=PATTERNS.keys())
 def test_files_are_found_sorted_and_named_as_configured(inputs: Storage, name: str, expected: list[str]) -> None:
-    found = find(name, f"{inputs.url}/{name}")
+    found = find(name, f"{inputs.url}/{name}").files
     assert [file.name for file in found] == expected
     assert [read_input(file.url) for file in found] == [inputs.read(file.name) for file in found]
     assert [file.size for file in found] == [len(inputs.read(file.name)) for file in found]
@@ -42,24 +42,16 @@ def test_files_are_found_sorted_and_named_as_configured(inputs: Storage, name: s
 @pytest.mark.parametrize("lead", ["./", "../here/", "/elsewhere/"])
 def test_names_keep_the_configured_spelling(inputs: Storage, lead: str) -> None:
     """Names are spelled like the configured path, wherever it was resolved to."""
-    found = find(f"{lead}inputs/*.parquet", f"{inputs.url}/inputs/*.parquet")
+    found = find(f"{lead}inputs/*.parquet", f"{inputs.url}/inputs/*.parquet").files
     assert [file.name for file in found] == [f"{lead}inputs/a.parquet", f"{lead}inputs/b.parquet"]
 
 
 def test_a_url_as_name_stays_one(inputs: Storage) -> None:
     pattern = f"{inputs.url}/inputs/*.parquet"
-    assert [file.name for file in find(pattern, pattern)] == [
+    assert [file.name for file in find(pattern, pattern).files] == [
         f"{inputs.url}/inputs/a.parquet",
         f"{inputs.url}/inputs/b.parquet",
     ]
-
-
-@pytest.mark.parametrize(
-    ("path", "pattern"),
-    [("a/b.parquet", False), ("a/*.parquet", True), ("a?", True), ("[ab]", True), ("s3://b/c", False)],
-)
-def test_what_is_a_pattern(path: str, pattern: bool) -> None:
-    assert is_pattern(path) == pattern
 
 
 def test_a_path_without_a_file_is_missing(inputs: Storage) -> None:
@@ -81,18 +73,18 @@ def test_an_unchanged_file_is_the_same_value(inputs: Storage) -> None:
 
 def test_a_file_of_another_size_is_another_version(inputs: Storage) -> None:
     url = f"{inputs.url}/trusted.parquet"
-    (before,) = find("trusted.parquet", url)
+    (before,) = find("trusted.parquet", url).files
     inputs.write("trusted.parquet", b"longer than before")
-    (after,) = find("trusted.parquet", url)
+    (after,) = find("trusted.parquet", url).files
     assert (after.name, after.url, after.size) == (before.name, before.url, 18)
     assert after.version != before.version
 
 
 def test_a_file_rewritten_at_the_same_size_is_another_version(inputs: Storage) -> None:
     url = f"{inputs.url}/trusted.parquet"
-    (before,) = find("trusted.parquet", url)
+    (before,) = find("trusted.parquet", url).files
     inputs.write("trusted.parquet", b"y" * before.size)
-    (after,) = find("trusted.parquet", url)
+    (after,) = find("trusted.parquet", url).files
     assert after.size == before.size
     assert after.version != before.version
 
@@ -100,9 +92,9 @@ def test_a_file_rewritten_at_the_same_size_is_another_version(inputs: Storage) -
 def test_a_touched_local_file_is_another_version(tmp_path: Path) -> None:
     path = tmp_path / "trusted.parquet"
     path.write_bytes(b"1")
-    (before,) = find("trusted.parquet", str(path))
+    (before,) = find("trusted.parquet", str(path)).files
     os.utime(path, ns=(path.stat().st_atime_ns, path.stat().st_mtime_ns + 1_000_000))
-    (after,) = find("trusted.parquet", str(path))
+    (after,) = find("trusted.parquet", str(path)).files
     assert after.version != before.version
 
 

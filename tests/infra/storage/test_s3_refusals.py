@@ -41,6 +41,10 @@ class TestRefusals:
     def test_no_bucket_is_named(self) -> None:
         for url in ("s3://", "s3:///", "s3a://"):
             assert "names no bucket; write s3://BUCKET/FOLDER" in complaint(lambda url=url: Storage(url))
+        versioned = complaint(lambda: Storage("s3://bucket/root?versionId=3"))
+        assert (
+            "'?versionId=' names a version of an object, and only latest versions are read; leave it out" in versioned
+        )
 
     @pytest.mark.s3
     @pytest.mark.parametrize("secret", ["stranger", "owner-secret"])
@@ -103,7 +107,7 @@ class TestWithoutCredentials:
         grant(service, "public", to="*", rights=["s3:GetObject"], below="")
         service.client().put_object(Bucket="public", Key="inputs/a.parquet", Body=b"data", ACL="public-read")
         speak_to(service.endpoint, None, monkeypatch)
-        (found,) = find("inputs/*.parquet", "s3://public/inputs/*.parquet")
+        (found,) = find("inputs/*.parquet", "s3://public/inputs/*.parquet").files
         assert (found.name, found.url, found.size) == ("inputs/a.parquet", "s3://public/inputs/a.parquet", 4)
         assert read_input(found.url) == b"data"
         with open_input(found.url) as file:

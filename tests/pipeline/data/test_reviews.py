@@ -31,6 +31,15 @@ def test_whole_numbers_are_ids(tmp_path: Path) -> None:
     assert reviews(tmp_path, "r.parquet") == {"7": "odd"}
 
 
+def test_ids_and_verdicts_may_have_any_type_that_carries_them(tmp_path: Path) -> None:
+    verdicts = pa.array(["odd", "benign"], pa.string_view()).cast(pa.string()).dictionary_encode()
+    pq.write_table(pa.table({"id": pa.array([7.0, 8.0]), "verdict": verdicts}), tmp_path / "r.parquet")
+    assert reviews(tmp_path, "r.parquet") == {"7": "odd", "8": "benign"}
+    pq.write_table(pa.table({"id": [7.0, 7.5], "verdict": verdicts}), tmp_path / "r.parquet")
+    with pytest.raises(ConfigError, match=r"review: row 1 holds 7\.5, which is no whole number; expected"):
+        reviews(tmp_path, "r.parquet")
+
+
 @pytest.mark.parametrize(
     ("text", "says"),
     [

@@ -9,6 +9,7 @@ import pytest
 
 from pipeline.config.audit_config import AuditConfig
 from pipeline.config.samples import Columns
+from pipeline.data.images import ImageOptions, read_images
 from pipeline.data.sources import find_sources, read_ids
 from pipeline.errors import SourceError
 from tests.pipeline.config.configs import MINIMAL
@@ -29,8 +30,8 @@ MISFITS = {
         r"'labels' .* is int64, expected a list of integers; or set data\.columns\.labels: null to do without",
     ),
     "a mask that is added to scores": (
-        text_table([[1, 2]], [1]).append_column("attention_mask", pa.array([[0.0, -1e9]])),
-        "'attention_mask' .* expected a list of integers or booleans; or set",
+        text_table([[1, 2]], [1]).append_column("attention_mask", pa.array([[0.0, -3.4e38]])),
+        r"row 0 of the column 'attention_mask' .* holds -3\.4e\+38, .* expected a list of integers or booleans",
     ),
     "words": (
         pa.table({"id": ["a"], "input_ids": ["some words"], "completion_start": [1]}),
@@ -42,7 +43,7 @@ MISFITS = {
     ),
     "a decimal start": (
         pa.table({"id": ["a"], "input_ids": [[1, 2]], "completion_start": [1.5]}),
-        "'completion_start' .* is double, expected an integer",
+        r"row 0 of the column 'completion_start' \(.*\) holds 1\.5, which is no whole number; expected an integer",
     ),
 }
 
@@ -153,14 +154,45 @@ def test_globs_are_sorted_and_ids_read_in_order(tmp_path: Path) -> None:
     assert list(read_ids(sources[0], 1)) == [["2"]]
 
 
-WRONG: dict[str, tuple[dict[str, list[object]], str]] = {
-    "no rows": ({"id": pa.array([], pa.string()), "image": pa.array([], pa.binary())}, "has no rows"),
+WRONG: dict[str, tuple[dict[str, list[object]] | pa.Table, str]] = {
+    "no rows": (
+        {"id": pa.array([], pa.string()), "image": pa.array([], pa.binary())},
+        r"data\.audited: no usable file; images\.parquet: has no rows",
+    ),
     "no image": ({"id": ["a"]}, r"has no column 'image' \(data.columns.image\); columns there: id \(string\)"),
     "pixels beside images": (
         {"id": ["a"], "image": [b"x"], "pixel_values": [[0.5]]},
         "has a column 'pixel_values', which would change what a sample is to its model and is not read",
     ),
-    "a decimal id": ({"id": [1.5], "image": [b"x"]}, "'id' .* is double, expected a string or an integer"),
+    "a decimal id": (
+        {"id": [7.0, 1.5], "image": [b"x", b"x"]},
+        r"row 1 of the column 'id' \(data\.columns\.id\) holds 1\.5, which is no whole number; "
+        "expected a string or an integer",
+    ),
+    "a time as an id": (
+        {"id": pa.array([1], pa.timestamp("us")), "image": [b"x"]},
+        r"'id' .* is timestamp\[us\], expected a string or an integer",
+    ),
+    "an id of another spelling": (
+        {"ID": ["a"], "image": [b"x"]},
+        r"has no column 'id' \(data\.columns\.id\), but 'ID': set data\.columns\.id: ID; columns there",
+    ),
+    "an id twice": (
+        pa.Table.from_arrays([pa.array(["a"]), pa.array(["b"]), pa.array([b"x"])], ["id", "id", "image"]),
+        r"has several columns named 'id' \(data\.columns\.id\); rename them",
+    ),
+    "a fraction as a label": (
+        {"id": list("abc"), "image": [b"x"] * 3, "label": [1.0, None, 3.5]},
+        r"row 2 of the column 'label' \(.*\) holds 3\.5, which is no whole number; expected an integer",
+    ),
+    "a label of more than 64 bits": (
+        {"id": ["a"], "image": [b"x"], "label": pa.array([2**64 - 1], pa.uint64())},
+        "row 0 of the column 'label' .* holds 18446744073709551615, which has more than 64 bits",
+    ),
+    "an outlier as scikit-learn marks it": (
+        {"id": ["a", "b"], "image": [b"x"] * 2, "anomalous": [1, -1]},
+        r"row 1 of the column 'anomalous' .* holds -1, which says neither 1 \(anomalous\) nor 0 \(normal\)",
+    ),
     "text as a label": (
         {"id": ["a"], "image": [b"x"], "label": ["cat"]},
         "is string, expected an integer; or set data.columns.label: null to do without",
@@ -170,10 +202,72 @@ WRONG: dict[str, tuple[dict[str, list[object]], str]] = {
 
 @pytest.mark.parametrize(("columns", "says"), WRONG.values(), ids=WRONG)
 def test_a_file_that_does_not_fit_is_refused_by_its_columns(
-    tmp_path: Path, columns: dict[str, list[object]], says: str
+    tmp_path: Path, columns: dict[str, list[object]] | pa.Table, says: str
 ) -> None:
+    pq.write_table(columns if isinstance(columns, pa.Table) else pa.table(columns), tmp_path / "images.parquet")
     with pytest.raises(SourceError, match=says):
-        sources_of(tmp_path, **columns)
+        find(tmp_path, "audited", "images.parquet")
+
+
+def test_other_columns_may_be_many_and_have_any_names_and_types(tmp_path: Path) -> None:
+    used = {"id": ["a"], "image": [picture(0)], "label": [1]}
+    odd = {"id.x": [1], "image.bytes": [b"y"], "a b": [1.5], "\u00e9": [None], "": [[{"id": 2}]], "Label": ["x"]}
+    twice = pa.Table.from_arrays([pa.array([1])] * 2, ["twice"] * 2)
+    table = pa.table(used)
+    for name, values in [*odd.items(), *(("twice", twice.column(place)) for place in range(2))]:
+        table = table.append_column(name, [values] if isinstance(values, list) else values)
+    pq.write_table(table, tmp_path / "images.parquet")
+    (source,), _ = find(tmp_path, "audited", "images.parquet")
+    assert list(read_ids(source)) == [["a"]]
+    (batch,) = read_images(source, 0, 1, ImageOptions(8, (2, 3), resize=False))
+    assert (batch.ids, batch.unreadable) == (("a",), ("",))
+
+
+@pytest.mark.parametrize("name", ["sample.id", "the id", "\u1e9eid", "ID"])
+def test_a_column_of_any_name_is_read(tmp_path: Path, name: str) -> None:
+    pq.write_table(pa.table({name: ["a"], "image": [picture(0)]}), tmp_path / "images.parquet")
+    (source,), _ = find(tmp_path, "audited", "images.parquet", columns={"id": name})
+    assert list(read_ids(source)) == [["a"]]
+
+
+def test_a_message_names_only_so_many_columns(tmp_path: Path) -> None:
+    pq.write_table(pa.table({f"c{place}": [1] for place in range(1000)}), tmp_path / "wide.parquet")
+    with pytest.raises(SourceError, match=r"columns there: c0 \(int64\), .*, c29 \(int64\) and 970 more$"):
+        find(tmp_path, "audited", "wide.parquet")
+
+
+def test_files_without_rows_are_accepted_beside_others_whatever_their_columns(tmp_path: Path) -> None:
+    sources_of(tmp_path, id=["a"], image=[picture(0)])
+    pq.write_table(
+        pa.table({"id": pa.array([], pa.string()), "image": pa.array([], pa.binary())}), tmp_path / "e.parquet"
+    )
+    pq.write_table(pa.table({"id": pa.array([], pa.null())}), tmp_path / "f.parquet")
+    sources, _ = find(tmp_path, "audited", "*.parquet")
+    assert [(source.file.name, source.rows) for source in sources] == [("images.parquet", 1)]
+    with pytest.raises(SourceError, match=r"data\.audited names e\.parquet twice"):
+        find(tmp_path, "audited", "*.parquet", "e.parquet")
+
+
+def test_a_config_in_a_folder_of_any_name_finds_its_own_files(tmp_path: Path) -> None:
+    for name in ("run[1] a::b#%20", "run1 a"):
+        (tmp_path / name).mkdir()
+        sources_of(tmp_path / name, id=[name], image=[picture(0)])
+    folder = tmp_path / "run[1] a::b#%20"
+    for path in ("images.parquet", "*.parquet", "../run[1] a::b#%20/i*"):
+        (source,), _ = find(folder, "audited", path)
+        assert list(read_ids(source)) == [["run[1] a::b#%20"]]
+    config = AuditConfig.parse({**MINIMAL, "data": {"trusted": "none.parquet", "audited": "x"}}, str(folder))
+    with pytest.raises(SourceError, match=r"no usable file; none\.parquet: no such file \(/.*/none\.parquet\)"):
+        find_sources(config, config.models[0], "trusted")
+
+
+def test_an_odd_entry_of_a_glob_is_refused_alone(tmp_path: Path) -> None:
+    sources_of(tmp_path, id=["a"], image=[picture(0)])
+    (tmp_path / "old.parquet").symlink_to("gone.parquet")
+    config = AuditConfig.parse({**MINIMAL, "data": {"trusted": "x", "audited": "*.parquet"}}, str(tmp_path))
+    sources, refused = find_sources(config, config.models[0], "audited")
+    assert [source.file.name for source in sources] == ["images.parquet"]
+    assert refused == {"old.parquet": "old.parquet: is a link to gone.parquet, which is not there"}
 
 
 def test_a_file_named_twice_is_refused(tmp_path: Path) -> None:
@@ -185,7 +279,7 @@ def test_a_file_named_twice_is_refused(tmp_path: Path) -> None:
 def test_the_other_files_are_used_where_one_cannot_be(tmp_path: Path) -> None:
     sources_of(tmp_path, id=["a"], image=[picture(0)])
     (tmp_path / "broken.parquet").write_bytes(b"PAR1")
-    data = {"trusted": "images.parquet", "audited": ["*.parquet", "none/*.parquet"]}
+    data = {"trusted": "images.parquet", "audited": ["*.parquet", "none/*.parquet", "broken.parquet"]}
     config = AuditConfig.parse({**MINIMAL, "data": data}, str(tmp_path))
     sources, refused = find_sources(config, config.models[0], "audited")
     assert [source.file.name for source in sources] == ["images.parquet"]
