@@ -7,9 +7,10 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from madcore import Layer, Projection, RerunCost, SideLayout
+from madcore.extraction.shares import ParameterShare
 from pipeline.config.schema import ModelConfig
 from pipeline.data.batches import ModelInputs
 from pipeline.data.sources import Source
@@ -22,7 +23,8 @@ class RowRecipe(BaseModel):
     of the weights that loss traces are taken at, "" without them. `layers`, `sides`: the layers, and the layout of
     their rows and of their sides. `fallback`: costs of the layers whose modules run again for each sample.
     `not_covered`: why each other chosen parameter has no row. `classes`: 0 for a language model, whose outputs have
-    none. `weights`: how many numbers the model has.
+    none. `weights`: how many numbers the model has. `shares`: what each parameter of the chosen modules is of them all;
+    none of loss traces, and none in what an earlier version of mad recorded.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -40,6 +42,7 @@ class RowRecipe(BaseModel):
     sampling: tuple[Source, ...]
     weights: int
     rows_per_task: int
+    shares: dict[str, ParameterShare] = Field(default_factory=dict)
 
     def layers_named(self, names: Collection[str]) -> tuple[Layer, ...]:
         """Those of the layers that have one of these names, in order."""

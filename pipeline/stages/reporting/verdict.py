@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from madcore.scoring.calibration import flag_count_tail, largest_rank
 from pipeline.config.on_verdict import CANNOT_TELL, NOTHING_UNUSUAL, UNUSUAL
+from pipeline.planning.coverage import TOO_LITTLE, percent
 
 CHANCE = 0.01
 
@@ -38,6 +39,7 @@ class Evidence:
     Of the `audited` samples, `scored` have a score or a gradient that is not finite (`nonfinite`), and `extreme` have a
     p-value <= `alpha`. Of the `calibration` samples, `infinite` have a gradient that is not finite, and score above all
     others. Of the trusted samples outside the calibration part, `reference` meet the criterion, `filtered` do not.
+    `little_gradient`: the share of the gradient that rows cover, where that is too little; else None.
     """
 
     audited: int
@@ -50,6 +52,7 @@ class Evidence:
     filtered: int
     alpha: float
     criterion: Criterion = LABELLED
+    little_gradient: float | None = None
 
 
 def judge(evidence: Evidence) -> Verdict:
@@ -67,6 +70,8 @@ def judge(evidence: Evidence) -> Verdict:
         f"{evidence.extreme:,} of {evidence.scored:,} samples have a p-value <= {evidence.alpha:g}; "
         f"chance alone gives {expected:,.1f} on average, and this many or more with probability {tail:.2g}"
     )
+    if evidence.little_gradient is not None:
+        return Verdict(CANNOT_TELL, (_little(evidence.little_gradient), counted, *notes))
     if tail < CHANCE:
         return Verdict(UNUSUAL, (counted, *notes))
     if evidence.filtered > evidence.reference:
@@ -77,6 +82,14 @@ def judge(evidence: Evidence) -> Verdict:
         few = f"only {evidence.scored:,} of {evidence.audited:,} audited samples could be scored"
         return Verdict(CANNOT_TELL, (few, counted, *notes))
     return Verdict(NOTHING_UNUSUAL, (counted, *notes))
+
+
+def _little(share: float) -> str:
+    return (
+        f"rows cover {percent(share)} of the gradient's squared norm in the modules that estimator.layers selects, and "
+        f"a verdict needs {percent(TOO_LITTLE)}: most of what makes an output is not looked at; cover more layers "
+        "(the warnings name the largest that are left out, and layers.not_covered why)"
+    )
 
 
 def _blind(evidence: Evidence, rank: int) -> str | None:

@@ -22,6 +22,7 @@ RECORDED = [
     "sampling",
     "weights",
     "rows_per_task",
+    "shares",
 ]
 
 
