@@ -6,6 +6,7 @@ from jobs.rendering.tables import size, table
 from jobs.rendering.terminal import sentence
 from madcore import RerunCost
 from pipeline.operations.cost import RUN_REQUESTS
+from pipeline.planning.coverage import coverage_warning, percent, shares_of
 from pipeline.planning.limits import certifiable
 from pipeline.planning.plan import AuditPlan, Cost, ModelPlan
 from pipeline.publication.summary import cost_estimate
@@ -21,6 +22,8 @@ COLUMNS = (
     "rows at rest",
     "memory a worker",
     "layers",
+    "of parameters",
+    "of gradient",
     "by fallback",
     "not covered",
 )
@@ -48,6 +51,7 @@ def plan_document(plan: AuditPlan) -> JsonObject:
 
 
 def _planned(model: ModelPlan) -> JsonObject:
+    shares = shares_of(model)
     return {
         "digest": model.digest,
         "weights": model.undone,
@@ -73,6 +77,8 @@ def _planned(model: ModelPlan) -> JsonObject:
             "fallback": list(model.fallback),
             "fallback_cost": {name: asdict(cost) for name, cost in model.fallback.items()},
             "not_covered": dict(model.not_covered),
+            "share_of_parameters": shares.of_parameters if shares is not None else None,
+            "share_of_gradient": shares.of_gradient if shares is not None else None,
         },
         "warnings": list(model.recipe.warnings),
     }
@@ -103,9 +109,16 @@ def _model_row(model: ModelPlan) -> list[str]:
         size(model.row_bytes),
         size(model.memory.peak),
         str(len(model.layout.names)),
+        *_shares(model),
         str(len(model.fallback)),
         str(len(model.not_covered)),
     ]
+
+
+def _shares(model: ModelPlan) -> list[str]:
+    """Of the selected modules' parameters and of their gradient, what the layers hold."""
+    shares = shares_of(model)
+    return ["-", "-"] if shares is None else [percent(one) for one in (shares.of_parameters, shares.of_gradient)]
 
 
 def _notes(model: ModelPlan) -> list[str]:
@@ -115,6 +128,8 @@ def _notes(model: ModelPlan) -> list[str]:
     notes += _columns_read(model) if model.config.is_text else []
     notes += [_chains(model)] if model.config.traced else []
     notes += [f"the fdr target can flag no fewer than {group:,} samples, if any"] if group else []
+    little = coverage_warning(model)
+    notes += [little] if little is not None else []
     notes += [f"all rows are computed again, once: {model.recomputed}"] if model.recomputed else []
     notes += [f"weights: taken {model.undone}"] if model.undone else []
     notes += model.remarks

@@ -18,11 +18,12 @@ import torch
 from torch import Tensor, nn
 
 from madcore.errors import LayerError, ModelError, first_line
+from madcore.extraction.autograd import whole_gradients
 from madcore.extraction.extractor import RowExtractor
 from madcore.extraction.parameter_copies import ways_to_copy
 from madcore.extraction.selection import Coverage
 from madcore.extraction.vjp_fallback import FAILURES
-from madcore.measurements import Measured, input_shapes, logits_of, run
+from madcore.measurements import Measured, input_shapes
 from madcore.projections import Projection
 from madcore.rows import Layer, Way, row_layout
 
@@ -220,21 +221,8 @@ def _tied(model: nn.Module, layer: Layer) -> str:
 def _autograd_rows(
     model: nn.Module, layers: Sequence[Layer], sample: Measured, projection: Projection
 ) -> dict[str, Tensor]:
-    parameters = [parameter for parameter in model.parameters() if parameter.is_floating_point()]
-    before = [(parameter.requires_grad, parameter.grad) for parameter in parameters]
-    try:
-        for parameter in parameters:
-            parameter.requires_grad_(True).grad = None
-        with torch.enable_grad():
-            measured = sample.measurement(logits_of(run(model, sample.inputs))).sum()
-            if not measured.requires_grad:
-                complaint = "the model's outputs do not depend on its weights through autograd: does it detach them?"
-                raise ModelError(complaint)
-            measured.backward()  # into .grad, because reentrant checkpoints refuse torch.autograd.grad
+    with whole_gradients(model, sample):
         grads = [(layer, model.get_parameter(layer.name).grad) for layer in layers]
-    finally:
-        for parameter, (required, grad) in zip(parameters, before, strict=True):
-            parameter.requires_grad_(required).grad = grad
     return {layer.name: project_gradient(grad, layer, projection) for layer, grad in grads if grad is not None}
 
 

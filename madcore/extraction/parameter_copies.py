@@ -18,6 +18,7 @@ from madcore.rows import Way
 
 AXES_BETWEEN: dict[Way, int] = {"copies": 0, "copies before one axis": 1, "copies before two axes": 2}
 VECTOR = 1
+LARGEST_COPIED = 1 << 20  # numbers; copies of larger matrices take more memory than whole gradients, a few at a time
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,9 @@ class ParameterCopies:
 
 
 def ways_to_copy(parameter: nn.Parameter) -> tuple[Way, ...]:
-    """Return the layouts that copies of a parameter may have, likeliest first."""
+    """Return the layouts that copies of a parameter may have, likeliest first; none for a large matrix."""
+    if parameter.ndim > VECTOR and parameter.numel() > LARGEST_COPIED:
+        return ()
     if parameter.ndim > VECTOR:
         return ("copies for the first axis",) if parameter.shape[0] == 1 else ("copies",)
     return ("copies before one axis", "copies", "copies before two axes")

@@ -8,7 +8,8 @@ from typing import Literal
 from torch import nn
 
 from madcore.errors import LayerError
-from madcore.formulas.of_module import formula_of, holders, is_matrix, matrix_formula, sides_of
+from madcore.formulas.of_module import formula_of, holders, sides_of
+from madcore.formulas.weight_matrices import is_weight_matrix, looks_like_matrix, table_reason
 from madcore.rows import Layer
 
 Parameters = Literal["matrices", "all"]
@@ -16,7 +17,10 @@ Parameters = Literal["matrices", "all"]
 
 @dataclass(frozen=True)
 class Coverage:
-    """The layers that rows are made of, in the model's order, and why each other selected one is not covered."""
+    """The layers that rows are made of, in the model's order, and why each other selected one is not covered.
+
+    A layer is selected if its module is, and, with parameters `matrices`, if it looks like one.
+    """
 
     covered: tuple[Layer, ...]
     not_covered: Mapping[str, str]
@@ -35,7 +39,8 @@ def select_layers(model: nn.Module, patterns: Sequence[str] = ("*",), parameters
     Args:
         model: the model.
         patterns: shell patterns over module names; a leading `!` excludes; exclusions alone choose all others.
-        parameters: `matrices` takes kernels and weight matrices; `all` every parameter of the chosen modules.
+        parameters: `matrices` takes weight matrices (see `madcore.formulas.weight_matrices`); `all` every parameter
+            of the chosen modules.
 
     Raises:
         LayerError: a pattern matches no module that holds such parameters.
@@ -54,22 +59,35 @@ def select_layers(model: nn.Module, patterns: Sequence[str] = ("*",), parameters
         if parameter not in chosen:
             continue
         uses = held_by[parameter]
-        lacking = [f"{own!r} of a {type(module).__name__}" for module, own in uses if formula_of(module, own) is None]
-        if parameters == "matrices" and not any(matrix_formula(module, own) for module, own in uses):
-            reason = f"no per-sample formula for {lacking[0]}, which may be no matrix"
-            not_covered[name] = f"{reason}; with parameters `all` it can be covered"
+        if parameters == "matrices" and not any(is_weight_matrix(module, own) for module, own in uses):
+            reasons = (table_reason(module, own) for module, own in uses if looks_like_matrix(module, own))
+            taken = f"it is taken for a table and no weight matrix, because {next(reasons)}"
+            not_covered[name] = f"{taken}; with parameters `all` it can be covered"
             continue
         module_name, _, own_name = name.rpartition(".")
+        lacking = any(formula_of(module, own) is None for module, own in uses)
         covered.append(Layer(module_name, own_name, sides_of(parameter), "fallback" if lacking else "formula"))
     return Coverage(tuple(covered), not_covered)
 
 
+def parameters_of(model: nn.Module, patterns: Sequence[str]) -> tuple[str, ...]:
+    """Return the names of all parameters of the modules that patterns choose, whatever kind they are; each once."""
+    held_by, names = dict[nn.Parameter, list[str]](), list[str]()
+    for module_name, module in model.named_modules():
+        for parameter in module.parameters(recurse=False):
+            held_by.setdefault(parameter, []).append(module_name)
+    for name, parameter in model.named_parameters():
+        if any(is_chosen(module_name, patterns) for module_name in held_by[parameter]):
+            names.append(name)
+    return tuple(names)
+
+
 def _own(module: nn.Module, parameters: Parameters) -> dict[str, nn.Parameter]:
-    """Return a module's own parameters; for `matrices`, those with two dimensions or more, without tables and norms."""
+    """Return a module's own parameters; for `matrices`, those that look like one."""
     own = dict(module.named_parameters(recurse=False))
     if parameters == "all":
         return own
-    return {name: parameter for name, parameter in own.items() if is_matrix(module, name)}
+    return {name: parameter for name, parameter in own.items() if looks_like_matrix(module, name)}
 
 
 def is_chosen(name: str, patterns: Sequence[str]) -> bool:

@@ -45,20 +45,6 @@ def matrix_formula(module: nn.Module, parameter: str) -> Formula | None:
     return ConvWeight(module) if isinstance(module, Convolution) else None
 
 
-def is_matrix(module: nn.Module, parameter: str) -> bool:
-    """Return whether a parameter is a kernel or weight matrix, or looks like one.
-
-    It looks like one if it has two dimensions or more and belongs to neither an embedding nor a norm.
-    """
-    if matrix_formula(module, parameter) is not None:
-        return True
-    if isinstance(module, nn.MultiheadAttention):
-        return False
-    if isinstance(module, nn.Embedding | nn.EmbeddingBag) or norm_formula(module, parameter) is not None:
-        return False
-    return module.get_parameter(parameter).ndim > 1
-
-
 def formula_of(module: nn.Module, parameter: str) -> Formula | None:
     """Return the formula of a module's own parameter; None where no formula is known for it."""
     return (

@@ -50,8 +50,10 @@ class Estimator(Section):
     """Layers whose parameters count: shell patterns over module names. A leading `!` excludes."""
 
     parameters: Literal["matrices", "all"] = "matrices"
-    """`matrices`: kernels and weight matrices of Linear, Conv, ConvTranspose, Conv1D and attention layers, tied heads
-    included. `all`: also biases, scales and shifts of norms, embeddings, and parameters that modules hold directly."""
+    """`matrices`: everything that inputs are multiplied with: kernels and weight matrices of linear, convolution,
+    attention, recurrent and bilinear layers, tied heads included, and of other modules, such as routed experts, each
+    parameter with two axes or more that are longer than one, unless its shape (a first axis of one), its name or its
+    module's class says that it is a token, a position, another table, a norm or a bias. `all`: these too."""
 
     projection: ProjectionSection = ProjectionSection()
     """How each layer's gradient is projected to the numbers of a row."""

@@ -74,6 +74,7 @@ def _plan_model(config: AuditConfig, model: ModelConfig) -> ModelPlan:
         layers=probed.coverage.covered,
         sides=probed.sides,
         fallback=dict(probed.fallback),
+        shares=dict(probed.shares),
         not_covered=dict(probed.coverage.not_covered),
         classes=probed.classes,
         inputs=probed.inputs,

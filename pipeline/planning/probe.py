@@ -20,6 +20,7 @@ from madcore import (
     margin,
     select_layers,
 )
+from madcore.extraction.shares import ParameterShare, measure_shares
 from madcore.measurements import PART_MULTIPLE, logits_of, run
 from madcore.sampling.langevin import flat_weights
 from pipeline.config.audit_config import AuditConfig
@@ -56,9 +57,9 @@ class Probe:
 
     `sample_bytes`: one sample's whole pass. `input_bytes`: its input. `retained_bytes_per_sample`: its input, twice,
     and its logits. For texts, these are those of the longest one. `samples_per_pass`: how many go through the model
-    together. `fallback`: costs of the covered layers whose modules run again for each sample. `weights`: how many the
-    model has. `undone`: how they were taken out of wrappers and prefixes. `warnings`: what a reader of the plan and
-    the report should know.
+    together. `fallback`: costs of the covered layers whose modules run again for each sample. `shares`: what each
+    parameter of the chosen modules is of them all. `weights`: how many the model has. `undone`: how they were taken out
+    of wrappers and prefixes. `warnings`: what a reader of the plan and the report should know.
     """
 
     digest: str
@@ -66,6 +67,7 @@ class Probe:
     coverage: Coverage
     sides: SideLayout
     fallback: Mapping[str, RerunCost]
+    shares: Mapping[str, ParameterShare]
     classes: int
     inputs: ImageInputs | TextInputs
     model_bytes: int
@@ -117,6 +119,7 @@ def _probe_images(loaded: LoadedModel, model: ModelConfig, trusted: list[Source]
         coverage=rows.coverage,
         sides=rows.sides,
         fallback=_fallback(loaded.module, rows.coverage),
+        shares=rows.shares,
         classes=int(logits.shape[1]),
         inputs=ImageInputs((int(images.shape[1]), int(images.shape[2]))),
         model_bytes=_bytes_of(loaded.module),
@@ -179,6 +182,7 @@ def _probe_texts(loaded: LoadedModel, limits: TextLimits, model: ModelConfig, tr
         coverage=rows.coverage,
         sides=rows.sides,
         fallback=_fallback(loaded.module, rows.coverage),
+        shares=rows.shares,
         classes=0,
         inputs=TextInputs(limits, memory, batch_bytes=0),
         model_bytes=_bytes_of(loaded.module),
@@ -207,9 +211,13 @@ def _measured(texts: Sequence[Text], model: ModelConfig) -> Measured:
 
 @dataclass(frozen=True)
 class _RowProbe:
-    """The layers and sides of rows, the bytes of a batch's pass, and how many samples of its kind fit in one pass."""
+    """The layers and sides of rows, the bytes of a batch's pass, and how many samples of its kind fit in one pass.
+
+    `shares`: what each parameter of the chosen modules is of them all.
+    """
 
     coverage: Coverage
+    shares: Mapping[str, ParameterShare]
     sides: SideLayout
     bytes_of: Callable[[Measured], int]
     samples_per_pass: Callable[[Measured], int]
@@ -223,11 +231,12 @@ def _probe_rows(
         chains = tuple(f"chain {number}" for number in range(model.traced.chains))
         layout = RowLayout(chains, (len(model.traced.kept),) * len(chains))
         sides = SideLayout(layout, (None,) * len(chains))
-        return _RowProbe(Coverage((), {}), sides, partial(step_bytes, module), lambda _: TRACED_AT_ONCE)
+        return _RowProbe(Coverage((), {}), {}, sides, partial(step_bytes, module), lambda _: TRACED_AT_ONCE)
     selected = select_layers(module, model.gradient.layers, model.gradient.parameters)
     coverage = check_layers(module, selected, samples, together, projection_of(model))
+    shares = measure_shares(module, model.gradient.layers, (together([sample]) for sample in samples))
     extractor = RowExtractor(module, coverage.covered, projection_of(model))
-    return _RowProbe(coverage, extractor.side_layout, partial(pass_bytes, extractor), extractor.at_once)
+    return _RowProbe(coverage, shares, extractor.side_layout, partial(pass_bytes, extractor), extractor.at_once)
 
 
 def _fallback(module: nn.Module, coverage: Coverage) -> dict[str, RerunCost]:

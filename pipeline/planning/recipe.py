@@ -7,9 +7,10 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from madcore import Layer, Projection, RerunCost, SideLayout
+from madcore.extraction.shares import ParameterShare
 from pipeline.config.schema import ModelConfig
 from pipeline.data.batches import BATCH_MULTIPLE, ModelInputs
 from pipeline.data.sources import Source
@@ -36,7 +37,9 @@ class RowRecipe(BaseModel):
     of the weights that loss traces are taken at, "" without them. `layers`, `sides`: the layers, and the layout of
     their rows and of their sides. `fallback`: costs of the layers whose modules run again for each sample.
     `not_covered`: why each other chosen parameter has no row. `classes`: 0 for a language model, whose outputs have
-    none. `weights`: how many numbers the model has. `warnings`: what planning found that may be a mistake.
+    none. `weights`: how many numbers the model has. `warnings`: what planning found that may be a mistake. `shares`:
+    what each parameter of the chosen modules is of them all; none of loss traces, and none in what an earlier version
+    of mad recorded.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -56,6 +59,7 @@ class RowRecipe(BaseModel):
     weights: int
     rows_per_task: int
     warnings: tuple[str, ...] = ()
+    shares: dict[str, ParameterShare] = Field(default_factory=dict)
 
     def layers_named(self, names: Collection[str]) -> tuple[Layer, ...]:
         """Those of the layers that have one of these names, in order."""

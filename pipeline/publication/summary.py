@@ -12,6 +12,7 @@ from pipeline.artifacts.scores import FACTS, TABLE
 from pipeline.config.estimators import Estimator, LossTrace
 from pipeline.config.samples import Preprocess
 from pipeline.data.sources import Source
+from pipeline.planning.coverage import coverage_warning, shares_of
 from pipeline.planning.plan import Cost, ModelPlan
 from pipeline.planning.recipe import rules_changed
 from pipeline.root.documents import JsonObject, decode_document
@@ -51,9 +52,7 @@ def summarize(storage: Storage, run_id: str, run: ModelRun) -> Summary:
         "model_digest": plan.digest,
         "settings": _settings(plan),
         "warnings": (*_report_warnings(facts), *_run_warnings(run)),
-        "layers": LayerCoverage(
-            covered=plan.layout.names, fallback=tuple(plan.fallback), not_covered=dict(plan.not_covered)
-        ),
+        "layers": _coverage(plan),
         "files": _files(plan),
         "stages": run.costs,
         "table": TableSummary(rows=facts.counts.audited, bytes=table.bytes, sha256=table.sha256),
@@ -64,6 +63,17 @@ def summarize(storage: Storage, run_id: str, run: ModelRun) -> Summary:
         "rows_of": plan.stored.run_id if plan.stored else None,
     }
     return Summary.model_validate(found | added)
+
+
+def _coverage(plan: ModelPlan) -> LayerCoverage:
+    shares = shares_of(plan)
+    return LayerCoverage(
+        covered=plan.layout.names,
+        fallback=tuple(plan.fallback),
+        not_covered=dict(plan.not_covered),
+        share_of_parameters=shares.of_parameters if shares is not None else None,
+        share_of_gradient=shares.of_gradient if shares is not None else None,
+    )
 
 
 def _read_facts(storage: Storage, run: ModelRun) -> Facts:
@@ -141,6 +151,9 @@ def _report_warnings(facts: Facts) -> Iterator[str]:
 
 def _run_warnings(run: ModelRun) -> Iterator[str]:
     plan = run.plan
+    little = coverage_warning(plan)
+    if little is not None:
+        yield little
     if run.sampling_left_out:
         total = sum(source.rows for source in plan.sampling)
         samples = f"{run.sampling_left_out:,} of {total:,} samples of the sampling set"

@@ -12,11 +12,17 @@ Number = int | float
 
 
 class LayerCoverage(DocumentPart):
-    """Names of layers that rows cover, of those covered by the fallback, and why others are not covered."""
+    """Names of layers that rows cover, of those covered by the fallback, and why others are not covered.
+
+    The shares are those that covered layers hold of the parameters of the modules that `estimator.layers` selects, and
+    of the squared norm of their gradient (see `madcore.extraction.shares`); None where they are not known.
+    """
 
     covered: tuple[str, ...] = ()
     fallback: tuple[str, ...] = ()
     not_covered: dict[str, str] = Field(default_factory=dict)
+    share_of_parameters: float | None = None
+    share_of_gradient: float | None = None
 
 
 class FileRows(DocumentPart):

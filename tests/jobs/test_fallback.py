@@ -126,7 +126,9 @@ def test_a_recurrent_model_goes_one_by_one(recurrent: Json, configure: Configure
     assert {row["status"] for row in table(root, "own")} == {"ok"}
 
 
-def test_without_asking_for_all_parameters_there_is_no_fallback(own_kind: Json, configure: Configure) -> None:
+def test_matrices_that_modules_hold_directly_are_covered_by_default(own_kind: Json, configure: Configure) -> None:
     layers = section(mad("plan", configure(models=[own_kind]), "--output", "json").document, "models", "own", "layers")
-    assert list(section(layers, "covered")) == ["stem.weight", "head.weight"]
-    assert (layers["fallback"], set(section(layers, "not_covered"))) == ([], {"shift", "mixing.mixing"})
+    assert list(section(layers, "covered")) == ["stem.weight", "mixing.mixing", "head.weight"]
+    assert layers["fallback"] == ["mixing.mixing"]
+    shift = "it is taken for a table and no weight matrix, because it has shape (1, 16)"
+    assert layers["not_covered"] == {"shift": f"{shift}; with parameters `all` it can be covered"}

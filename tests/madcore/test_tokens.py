@@ -243,6 +243,9 @@ def test_experts_that_a_router_chooses_are_covered_by_the_block_around_them() ->
     assert {(layer.way, layer.rerun) for layer in coverage.covered if ".mlp." in layer.name} == {
         ("fallback", f"model.layers.{n}.mlp") for n in range(2)
     }
+    matrices = {layer.name for layer in select_layers(model).covered}
+    experts = ("mlp.gate.weight", "mlp.experts.gate_up_proj", "mlp.experts.down_proj")
+    assert {f"model.layers.{n}.{own}" for n in range(2) for own in experts} <= matrices
     samples = texts(LENGTHS)
     rows = RowExtractor(model, coverage.covered, PROJECTION)(together(samples)).rows
     expected = autograd_token_rows(model, coverage.covered, samples, PROJECTION)

@@ -11,6 +11,7 @@ from madcore.scoring.calibration import largest_rank, smallest_certified_group
 from madcore.scoring.coupling import RARE_CLASS
 from pipeline.artifacts.screening import Screening
 from pipeline.artifacts.trusted import TrustedSamples
+from pipeline.planning.coverage import share_without_verdict
 from pipeline.planning.plan import ModelPlan
 from pipeline.stages.reporting.counts import IdCounts, ScoreCounts
 from pipeline.stages.reporting.decisions import FlaggedSamples
@@ -149,6 +150,7 @@ def _evidence(inputs: ReportInputs) -> Evidence:
         criterion=inputs.criterion,
         flat=counts.statuses["flat"],
         flat_calibration=trusted.flat_calibration,
+        little_gradient=share_without_verdict(inputs.plan),
     )
 
 

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from madcore.scoring.calibration import flag_count_tail, largest_rank
 from pipeline.config.on_verdict import CANNOT_TELL, NOTHING_UNUSUAL, UNUSUAL
+from pipeline.planning.coverage import TOO_LITTLE, percent
 
 CHANCE = 0.01
 
@@ -39,6 +40,7 @@ class Evidence:
     p-value <= `alpha`; `flat` have no gradient. Of the `calibration` samples, `infinite` score above all others:
     `flat_calibration` have no gradient, that of the rest is not finite. Of the trusted samples outside the calibration
     part, `reference` meet the criterion, `filtered` do not.
+    `little_gradient`: the share of the gradient that rows cover, where that is too little; else None.
     """
 
     audited: int
@@ -53,6 +55,7 @@ class Evidence:
     criterion: Criterion = LABELLED
     flat: int = 0
     flat_calibration: int = 0
+    little_gradient: float | None = None
 
 
 def judge(evidence: Evidence) -> Verdict:
@@ -70,18 +73,34 @@ def judge(evidence: Evidence) -> Verdict:
         f"{evidence.extreme:,} of {evidence.scored:,} samples have a p-value <= {evidence.alpha:g}; "
         f"chance alone gives {expected:,.1f} on average, and this many or more with probability {tail:.2g}"
     )
+    if evidence.little_gradient is not None:
+        return Verdict(CANNOT_TELL, (_little(evidence.little_gradient), counted, *notes))
     if tail < CHANCE:
         return Verdict(UNUSUAL, (counted, *notes))
+    doubt = _doubt(evidence, rank)
+    if doubt:
+        return Verdict(CANNOT_TELL, (doubt, counted, *notes))
+    return Verdict(NOTHING_UNUSUAL, (counted, *notes))
+
+
+def _doubt(evidence: Evidence, rank: int) -> str | None:
+    """Why few extreme p-values do not mean that nothing is unusual; None where they do."""
     if evidence.filtered > evidence.reference:
         counts = f"only {evidence.reference:,} are {evidence.criterion.kept} and {evidence.filtered:,} are not"
-        doubt = f"of the trusted samples outside the calibration part, {counts}: {evidence.criterion.remedy}"
-        return Verdict(CANNOT_TELL, (doubt, counted, *notes))
+        return f"of the trusted samples outside the calibration part, {counts}: {evidence.criterion.remedy}"
     if 2 * evidence.infinite > rank:
-        return Verdict(CANNOT_TELL, (_nearly_blind(evidence, rank), counted, *notes))
+        return _nearly_blind(evidence, rank)
     if evidence.scored < evidence.audited / 2:
-        few = f"only {evidence.scored:,} of {evidence.audited:,} audited samples could be scored"
-        return Verdict(CANNOT_TELL, (few, counted, *notes))
-    return Verdict(NOTHING_UNUSUAL, (counted, *notes))
+        return f"only {evidence.scored:,} of {evidence.audited:,} audited samples could be scored"
+    return None
+
+
+def _little(share: float) -> str:
+    return (
+        f"rows cover {percent(share)} of the gradient's squared norm in the modules that estimator.layers selects, and "
+        f"a verdict needs {percent(TOO_LITTLE)}: most of what makes an output is not looked at; cover more layers "
+        "(the warnings name the largest that are left out, and layers.not_covered why)"
+    )
 
 
 def _blind(evidence: Evidence, rank: int) -> str | None:

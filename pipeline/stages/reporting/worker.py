@@ -28,6 +28,7 @@ from pipeline.artifacts.trusted import TrustedSamples, read_trusted
 from pipeline.artifacts.truth import read_stored_truth
 from pipeline.errors import StageError
 from pipeline.keys import key_of
+from pipeline.planning.coverage import percent, share_without_verdict
 from pipeline.planning.plan import ModelPlan
 from pipeline.root.logs import reporting_log
 from pipeline.stages.reporting.chain_diagnostics import diagnose
@@ -65,9 +66,12 @@ class ReportTask:
 def reporting_key(plan: ModelPlan, parts: tuple[ScorePart, ...], references_content: str) -> str:
     """Made of the scores' contents, the calibration scores, the target, and the columns that hold the truth.
 
+    Where rows cover too little for a verdict, their share is in it too.
     A report on stored rows has a key of its own: its only pictures are those of an earlier report.
     """
     of_stored: dict[str, JsonValue] = {"pictures": "stored", "dropped": [*plan.dropped]} if plan.stored else {}
+    little = share_without_verdict(plan)
+    of_verdict: dict[str, JsonValue] = {"share_of_gradient": percent(little)} if little is not None else {}
     return key_of(
         format=REPORT_FORMAT,
         classes=plan.classes,
@@ -76,6 +80,7 @@ def reporting_key(plan: ModelPlan, parts: tuple[ScorePart, ...], references_cont
         target=plan.config.calibration.target.model_dump(mode="json"),
         truth={source.key: {role: getattr(source.columns, role) for role in source.truth} for source in plan.audited},
         **of_stored,
+        **of_verdict,
     )
 
 

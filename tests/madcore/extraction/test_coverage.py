@@ -158,10 +158,10 @@ GAPS = {
     ),
     "unused": Gap(Unused, (6,), ("0.unused.weight",), "takes no part in the forward pass"),
     "mapped without a module": Gap(
-        lambda: Mapped(2, 6),
+        lambda: Mapped(1, 6),
         (6,),
         ("0.vector",),
-        "no per-sample formula for 'vector' of a Mapped, which may be no matrix",
+        r"a table and no weight matrix, because it has shape \(1, 6\); with parameters `all` it can be covered",
     ),
     "no gradient": Gap(Frozen, (6,), ("0.features.weight",), "runs it with gradients switched off"),
 }

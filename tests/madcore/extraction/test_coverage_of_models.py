@@ -3,11 +3,12 @@
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.parametrizations import weight_norm
 
-from madcore import LayerError, Measured, RowExtractor, margin, select_layers
+from madcore import LayerError, Measured, RowExtractor, check_layers, margin, select_layers
 from tests.madcore.checks import ABOVE, BELOW, covered
 from tests.madcore.models import LayerCase, batch_of, with_head
-from tests.madcore.zoo import BY_FALLBACK, ZOO, Checkpointed, VisionTransformer
+from tests.madcore.zoo import BY_FALLBACK, ZOO, Checkpointed, Recurrent, VisionTransformer, recurrent
 from tests.reference import autograd_rows
 
 pytestmark = [
@@ -67,6 +68,53 @@ def test_matrices_of_a_vision_transformer_are_its_linear_maps() -> None:
     assert {layer.name for layer in coverage.covered} == matrices
     assert set(coverage.not_covered) == {"0.token", "0.positions"}
     assert "with parameters `all` it can be covered" in coverage.not_covered["0.token"]
+
+
+class HoldsMatrix(nn.Module):
+    """Multiplies by a matrix of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.w = nn.Parameter(torch.zeros(6, 5))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(n, ..., 6) to (n, ..., 5)."""
+        return torch.tanh(x @ self.w)
+
+
+class Cells(nn.Module):
+    """A recurrent cell in a loop."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.cell = nn.GRUCell(6, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(n, s, 6) to (n, 4)."""
+        state = x.new_zeros(len(x), 4)
+        for step in x.unbind(1):
+            state = self.cell(step, state)
+        return state
+
+
+WITHOUT_FORMULA = {
+    "held directly": (LayerCase(HoldsMatrix, (6,)), ("0.w",)),
+    "held directly, with positions": (LayerCase(HoldsMatrix, (4, 6)), ("0.w",)),
+    "parametrised": (LayerCase(lambda: weight_norm(nn.Linear(6, 5)), (6,)), ("0.parametrizations.weight.original1",)),
+    "a cell": (LayerCase(Cells, (3, 6)), ("0.cell.weight_ih", "0.cell.weight_hh")),
+    "an LSTM": (LayerCase(lambda: Recurrent(nn.LSTM), (4, 6)), recurrent("weight_ih", "weight_hh")),
+}
+
+
+@pytest.mark.parametrize(("case", "names"), WITHOUT_FORMULA.values(), ids=WITHOUT_FORMULA.keys())
+def test_matrices_without_a_formula_are_covered_by_default(case: LayerCase, names: tuple[str, ...]) -> None:
+    model = with_head(case.body(), case.sample_shape)
+    selected, samples = select_layers(model), batch_of(3, case.sample_shape, seed=5).split(1)
+    layers = check_layers(model, selected, samples, lambda few: Measured(torch.cat(list(few)), margin), BELOW).covered
+    assert [layer.name for layer in layers] == [*names, "2.weight"]
+    batch = batch_of(5, case.sample_shape)
+    rows = RowExtractor(model, layers, BELOW)(Measured(batch, margin)).rows
+    torch.testing.assert_close(rows, autograd_rows(model, layers, batch, BELOW), rtol=1e-10, atol=1e-10)
 
 
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())

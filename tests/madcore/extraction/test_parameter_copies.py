@@ -83,3 +83,9 @@ def test_modules_get_their_parameters_back_also_after_a_failure() -> None:
     with pytest.raises(RuntimeError, match="broken"), replaced([own], 2):
         raise RuntimeError("broken")
     assert module.scale is parameter and [name for name, _ in module.named_parameters()] == ["scale"]
+
+
+def test_a_large_matrix_is_not_copied_for_every_sample() -> None:
+    assert ways_to_copy(nn.Parameter(torch.zeros(1024, 1024))) == ("copies",)
+    assert ways_to_copy(nn.Parameter(torch.zeros(1025, 1024))) == ()
+    assert ways_to_copy(nn.Parameter(torch.zeros(1 << 21)))[0] == "copies before one axis"

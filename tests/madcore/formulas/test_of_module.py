@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from madcore.formulas.convolutions import ConvWeight, TransposedConvWeight
 from madcore.formulas.matrices import EmbeddingWeight, LinearWeight, TransposedLinearWeight
 from madcore.formulas.norms import Bias, Scale
-from madcore.formulas.of_module import formula_of, holders, is_matrix, matrix_formula, replaceable, sides_of
+from madcore.formulas.of_module import formula_of, holders, matrix_formula, replaceable, sides_of
 
 
 class Conv1D(nn.Module):
@@ -52,22 +52,6 @@ def test_the_formula_of_each_parameter(module: nn.Module, formulas: dict[str, ob
         assert isinstance(formula, expected) if isinstance(expected, type) else formula == expected
         if formula is not None:
             assert formula.shape == sides_of(module.get_parameter(name))
-
-
-MATRICES = {
-    "linear": (nn.Linear(3, 2), {"weight": True, "bias": False}),
-    "embedding": (nn.Embedding(5, 3), {"weight": False}),
-    "norm over two axes": (nn.LayerNorm((3, 2)), {"weight": False, "bias": False}),
-    "bilinear": (nn.Bilinear(3, 2, 2), {"weight": True, "bias": False}),
-    "lstm": (nn.LSTM(3, 2), {"weight_ih_l0": True, "bias_ih_l0": False}),
-    "attention": (nn.MultiheadAttention(4, 2, add_bias_kv=True), {"in_proj_weight": True, "bias_k": False}),
-}
-
-
-@pytest.mark.parametrize(("module", "matrices"), MATRICES.values(), ids=MATRICES)
-def test_what_counts_as_a_matrix(module: nn.Module, matrices: dict[str, bool]) -> None:
-    """A bilinear weight and an LSTM's look like one, although no formula is known for them."""
-    assert {name: is_matrix(module, name) for name in matrices} == matrices
 
 
 def test_a_bilinear_weight_has_no_matrix_formula() -> None:

@@ -24,6 +24,7 @@ RECORDED = [
     "weights",
     "rows_per_task",
     "warnings",
+    "shares",
 ]
 
 

@@ -22,7 +22,8 @@ def evidence(**changes: float) -> Evidence:
         "filtered": 200,
         "alpha": 0.01,
     } | changes
-    return Evidence(**{name: value if name == "alpha" else int(value) for name, value in values.items()})  # type: ignore[arg-type]
+    shares = ("alpha", "little_gradient")
+    return Evidence(**{name: value if name in shares else int(value) for name, value in values.items()})  # type: ignore[arg-type]
 
 
 CASES = {
@@ -78,6 +79,17 @@ CASES = {
         {"reference": 1, "filtered": 1399, "extreme": 200},
         UNUSUAL,
         "200 of 2,000 samples",
+    ),
+    "rows of little of the gradient": (
+        {"little_gradient": 0.4375},
+        CANNOT_TELL,
+        "rows cover 43.7 % of the gradient's squared norm in the modules that estimator.layers selects, and a verdict "
+        "needs 50 %",
+    ),
+    "rows of little of the gradient, and many extreme": (
+        {"little_gradient": 0.4375, "extreme": 200},
+        CANNOT_TELL,
+        "rows cover 43.7 %",
     ),
     "nothing scored": ({"scored": 0, "extreme": 0}, CANNOT_TELL, "no audited sample could be scored"),
     "too few to tell": (

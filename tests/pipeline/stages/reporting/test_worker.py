@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+from madcore.extraction.shares import ParameterShare
 from pipeline.artifacts.parts import ScorePart
 from pipeline.config.scoring import Target
 from pipeline.planning.plan import ModelPlan
@@ -31,6 +32,23 @@ def test_the_key_changes_with_what_a_report_follows_from(plan: ModelPlan) -> Non
         reporting_key(replace(stored, dropped=("an id",)), (part(),), "references"),
     ]
     assert len(set(keys)) == len(keys)
+
+
+def with_shares(plan: ModelPlan, gradient: float) -> ModelPlan:
+    """The plan with layers that hold this share of the gradient; one more parameter holds the rest."""
+    part = gradient / len(plan.layout.names)
+    shares = {
+        **dict.fromkeys(plan.layout.names, ParameterShare(1, part)),
+        "norm.weight": ParameterShare(1, 1 - gradient),
+    }
+    return replace(plan, recipe=plan.recipe.model_copy(update={"shares": shares}))
+
+
+def test_the_share_of_the_gradient_is_in_the_key_where_it_forbids_a_verdict(plan: ModelPlan) -> None:
+    unknown = plan.recipe.model_copy(update={"shares": {}})
+    plans = [replace(plan, recipe=unknown), *(with_shares(plan, gradient) for gradient in (0.95, 0.5, 0.49, 0.3))]
+    keys = [reporting_key(one, (part(),), "references") for one in plans]
+    assert keys[0] == keys[1] == keys[2] and len(set(keys)) == 3
 
 
 def test_where_scores_are_stored_changes_no_key(plan: ModelPlan) -> None:

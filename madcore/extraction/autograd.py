@@ -1,0 +1,36 @@
+"""Whole gradients of one sample by autograd, of all parameters at once: what hooked rows are checked against."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import nn
+
+from madcore.errors import ModelError
+from madcore.measurements import Measured, logits_of, run
+
+
+@contextmanager
+def whole_gradients(model: nn.Module, sample: Measured) -> Iterator[None]:
+    """Inside, the floating-point parameters have the gradient of a sample's measurement as their `grad`.
+
+    It is None where the forward pass does not depend on one. The model is left as it was.
+
+    Raises:
+        ModelError: the measurement depends on no parameter.
+    """
+    parameters = [parameter for parameter in model.parameters() if parameter.is_floating_point()]
+    before = [(parameter.requires_grad, parameter.grad) for parameter in parameters]
+    try:
+        for parameter in parameters:
+            parameter.requires_grad_(True).grad = None
+        with torch.enable_grad():
+            measured = sample.measurement(logits_of(run(model, sample.inputs))).sum()
+            if not measured.requires_grad:
+                complaint = "the model's outputs do not depend on its weights through autograd: does it detach them?"
+                raise ModelError(complaint)
+            measured.backward()  # into .grad, because reentrant checkpoints refuse torch.autograd.grad
+        yield
+    finally:
+        for parameter, (required, grad) in zip(parameters, before, strict=True):
+            parameter.requires_grad_(required).grad = grad
