@@ -1,5 +1,6 @@
 """What a plan learns from a model and a few trusted samples: its layers, its classes, and the memory of a sample."""
 
+import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -20,8 +21,9 @@ from madcore import (
     margin,
     select_layers,
 )
+from madcore.extraction.forward_check import check_forward_pass
+from madcore.extraction.random_sources import NUMPY, RandomSource, mersenne_words
 from madcore.measurements import PART_MULTIPLE, logits_of, run
-from madcore.sampling.langevin import flat_weights
 from pipeline.config.audit_config import AuditConfig
 from pipeline.config.schema import ModelConfig
 from pipeline.data.batches import TOKEN_MEASUREMENTS, TRACED_AT_ONCE, ImageInputs, TextBytes, TextInputs
@@ -41,6 +43,13 @@ MEASURED_LENGTH = 512  # tokens of the longest text that memory is measured with
 
 
 ROOM = 1.5  # what allocators and kernels add to the tensors that are counted
+
+
+PYTHON = RandomSource(
+    random.getstate,
+    random.setstate,
+    {"lowest": (3, (*mersenne_words("lowest"), 0), None), "highest": (3, (*mersenne_words("highest"), 0), None)},
+)
 
 
 Sample = TypeVar("Sample")
@@ -89,7 +98,7 @@ def _probe_images(loaded: LoadedModel, model: ModelConfig, trusted: list[Source]
     inputs = torch.from_numpy(scale_pixels(images, model.data.preprocess))
     forward = f"{model.described}: a forward pass on a trusted sample of shape {tuple(inputs[:1].shape)}"
     with user_code(forward), torch.no_grad():
-        outputs = run(loaded.module, inputs)
+        outputs = run(loaded.module, inputs[:2])
     if not isinstance(outputs, Tensor) or outputs.ndim != 2:
         found = f"an object of type {type(outputs).__name__}"
         if isinstance(outputs, Tensor):
@@ -110,7 +119,7 @@ def _probe_images(loaded: LoadedModel, model: ModelConfig, trusted: list[Source]
         classes=int(outputs.shape[1]),
         inputs=ImageInputs((int(images.shape[1]), int(images.shape[2]))),
         model_bytes=_bytes_of(loaded.module),
-        weights=flat_weights(loaded.module).numel(),
+        weights=_weights_of(loaded.module),
         sample_bytes=sample_bytes,
         input_bytes=inputs[:1].nbytes,
         retained_bytes_per_sample=outputs[:1].nbytes + 2 * inputs[:1].nbytes,
@@ -142,7 +151,7 @@ def _probe_texts(loaded: LoadedModel, limits: TextLimits, model: ModelConfig, tr
         classes=0,
         inputs=TextInputs(limits, memory, batch_bytes=0),
         model_bytes=_bytes_of(loaded.module),
-        weights=flat_weights(loaded.module).numel(),
+        weights=_weights_of(loaded.module),
         sample_bytes=memory.of(longest),
         input_bytes=input_bytes,
         retained_bytes_per_sample=logits[0, 0].nbytes * longest + 2 * input_bytes,
@@ -179,6 +188,7 @@ def _probe_rows(
     module: nn.Module, model: ModelConfig, samples: Sequence[Sample], together: Callable[[Sequence[Sample]], Measured]
 ) -> _RowProbe:
     """Of gradients, those of the covered layers; of loss traces, a number for each kept draw, whatever the model."""
+    check_forward_pass(module, samples, together, (NUMPY, PYTHON))
     if model.traced is not None:
         chains = tuple(f"chain {number}" for number in range(model.traced.chains))
         layout = RowLayout(chains, (len(model.traced.kept),) * len(chains))
@@ -192,6 +202,10 @@ def _probe_rows(
 
 def _fallback(module: nn.Module, coverage: Coverage) -> dict[str, RerunCost]:
     return {layer.name: RerunCost.of(module, layer) for layer in coverage.covered if layer.name in coverage.fallback}
+
+
+def _weights_of(module: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters() if parameter.is_floating_point())
 
 
 def _bytes_of(module: nn.Module) -> int:
