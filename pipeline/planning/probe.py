@@ -55,6 +55,9 @@ PYTHON = RandomSource(
 Sample = TypeVar("Sample")
 
 
+Report = Callable[[str], None]
+
+
 @dataclass(frozen=True)
 class Probe:
     """What a probe found. `classes` is 0 where outputs have none.
@@ -80,20 +83,21 @@ class Probe:
     samples_per_pass: int
 
 
-def probe(config: AuditConfig, model: ModelConfig, trusted: list[Source]) -> Probe:
-    """Load a model and check its layers against autograd.
+def probe(config: AuditConfig, model: ModelConfig, trusted: list[Source], report: Report = lambda _: None) -> Probe:
+    """Load a model and check its forward pass, and its layers against autograd; `report` is told what is being done.
 
     Raises:
         SourceError: the model cannot be loaded, or does not accept the trusted samples.
-        ModelError: none of its layers can be covered.
+        ModelError: its outputs are random or mix samples, or none of its layers can be covered.
     """
+    report("loading the model")
     loaded = load_model(config, model)
     if loaded.limits is None:
-        return _probe_images(loaded, model, trusted)
-    return _probe_texts(loaded, loaded.limits, model, trusted)
+        return _probe_images(loaded, model, trusted, report)
+    return _probe_texts(loaded, loaded.limits, model, trusted, report)
 
 
-def _probe_images(loaded: LoadedModel, model: ModelConfig, trusted: list[Source]) -> Probe:
+def _probe_images(loaded: LoadedModel, model: ModelConfig, trusted: list[Source], report: Report) -> Probe:
     images = first_images(trusted, CANDIDATES, model.data.preprocess)
     inputs = torch.from_numpy(scale_pixels(images, model.data.preprocess))
     forward = f"{model.described}: a forward pass on a trusted sample of shape {tuple(inputs[:1].shape)}"
@@ -107,8 +111,9 @@ def _probe_images(loaded: LoadedModel, model: ModelConfig, trusted: list[Source]
     with user_code(f"{model.described}: a forward and backward pass on trusted samples of shape {tuple(inputs.shape)}"):
         one = Measured(inputs[:1], margin)
         rows = _probe_rows(
-            loaded.module, model, inputs.split(1), lambda chosen: Measured(torch.cat(list(chosen)), margin)
+            loaded.module, model, inputs.split(1), lambda chosen: Measured(torch.cat(list(chosen)), margin), report
         )
+        report("measuring the memory of a pass")
         sample_bytes = round(ROOM * (rows.bytes_of(one) + inputs[:1].nbytes))
     return Probe(
         digest=loaded.digest,
@@ -127,7 +132,9 @@ def _probe_images(loaded: LoadedModel, model: ModelConfig, trusted: list[Source]
     )
 
 
-def _probe_texts(loaded: LoadedModel, limits: TextLimits, model: ModelConfig, trusted: list[Source]) -> Probe:
+def _probe_texts(
+    loaded: LoadedModel, limits: TextLimits, model: ModelConfig, trusted: list[Source], report: Report = lambda _: None
+) -> Probe:
     texts = first_texts(trusted, CANDIDATES, limits)
     longest = limits.padded(longest_text(trusted, limits))
     forward = f"{model.described}: a forward pass on a trusted text of {len(texts[0].ids):,} tokens"
@@ -136,7 +143,8 @@ def _probe_texts(loaded: LoadedModel, limits: TextLimits, model: ModelConfig, tr
         logits = logits_of(run(loaded.module, first.inputs))
         first.measurement(logits)
     with user_code(f"{model.described}: a forward and backward pass on trusted texts of at most {longest:,} tokens"):
-        rows = _probe_rows(loaded.module, model, texts, lambda chosen: _measured(chosen, model))
+        rows = _probe_rows(loaded.module, model, texts, lambda chosen: _measured(chosen, model), report)
+        report("measuring the memory of a pass")
         length = min(longest, MEASURED_LENGTH)
         shorter, longer = (_filler(texts[0], tokens, model) for tokens in (max(2, length // 2), length))
         memory = TextBytes.fitted(_text_bytes(rows, shorter), _text_bytes(rows, longer))
@@ -185,9 +193,14 @@ class _RowProbe:
 
 
 def _probe_rows(
-    module: nn.Module, model: ModelConfig, samples: Sequence[Sample], together: Callable[[Sequence[Sample]], Measured]
+    module: nn.Module,
+    model: ModelConfig,
+    samples: Sequence[Sample],
+    together: Callable[[Sequence[Sample]], Measured],
+    report: Report,
 ) -> _RowProbe:
     """Of gradients, those of the covered layers; of loss traces, a number for each kept draw, whatever the model."""
+    report("running samples twice, together and alone")
     check_forward_pass(module, samples, together, (NUMPY, PYTHON))
     if model.traced is not None:
         chains = tuple(f"chain {number}" for number in range(model.traced.chains))
@@ -195,6 +208,7 @@ def _probe_rows(
         sides = SideLayout(layout, (None,) * len(chains))
         return _RowProbe(Coverage((), {}), sides, partial(step_bytes, module), lambda _: TRACED_AT_ONCE)
     selected = select_layers(module, model.gradient.layers, model.gradient.parameters)
+    report(f"checking {len(selected.covered)} layers against autograd")
     coverage = check_layers(module, selected, samples, together, projection_of(model))
     extractor = RowExtractor(module, coverage.covered, projection_of(model))
     return _RowProbe(coverage, extractor.side_layout, partial(pass_bytes, extractor), extractor.at_once)
