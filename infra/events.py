@@ -43,13 +43,23 @@ class StageEnded:
 
 
 @dataclass(frozen=True)
+class Planning:
+    """What is done to plan a model, the `number`-th of so many `models`."""
+
+    model: str
+    number: int
+    models: int
+    doing: str
+
+
+@dataclass(frozen=True)
 class Notice:
     """A message for the user."""
 
     text: str
 
 
-Event = StageStarted | TaskEnded | StageEnded | Notice
+Event = StageStarted | TaskEnded | StageEnded | Planning | Notice
 Listener = Callable[[Event], None]
 
 

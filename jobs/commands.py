@@ -9,6 +9,7 @@ from infra.events import Notice
 from infra.storage.storage import Storage
 from infra.storage.urls import refuse_encoded
 from jobs.console import CANNOT, FAILED, VERDICT, Common, Stage, complain
+from jobs.planning import PlanningDisplay
 from jobs.progress import ProgressDisplay
 from jobs.rendering.plans import plan_document, plan_text
 from jobs.rendering.results import run_text, unreached_text
@@ -35,13 +36,18 @@ LAST_STAGE = STAGES[-1]
 
 def show_plan(path: str, cost: bool, executor: str, common: Common) -> None:
     """`mad plan`: exit 1 if a model or file of the config cannot be audited, 3 if the plan cannot fit."""
-    plan = plan_audit(AuditConfig.load(path))
+    plan = _planned(AuditConfig.load(path), common)
     plan = estimate_costs(plan, executor) if cost else plan
     common.emit(plan_document(plan), plan_text(plan))
     if plan.misfits:
         raise typer.Exit(CANNOT)
     if not plan.complete:
         raise typer.Exit(FAILED)
+
+
+def _planned(config: AuditConfig, common: Common) -> AuditPlan:
+    with PlanningDisplay(common) as display:
+        return plan_audit(config, display)
 
 
 @dataclass(frozen=True)
@@ -105,7 +111,7 @@ def _wanted_verdict(options: RunOptions) -> str | None:
 
 
 def _plan_and_run(config: AuditConfig, options: RunOptions, verdict: str | None, common: Common) -> None:
-    plan = plan_audit(config)
+    plan = _planned(config, common)
     _run(estimate_costs(plan, options.executor) if options.cost else plan, options, verdict, common)
 
 
@@ -144,7 +150,7 @@ def run_demo(root: str, common: Common) -> None:
     check_root(root_storage(root))
     config = prepare_demo(inputs, root)
     audit_config = AuditConfig.load(config).model_copy(update={"root": located(root)})
-    _run(plan_audit(audit_config), RunOptions(), None, common)
+    _run(_planned(audit_config, common), RunOptions(), None, common)
     if common.output == "text":
         print(f"config: {config} (change it, then: mad run {config})", file=common.results)
 

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from madcore.errors import ModelError
+from madcore.isolation import isolated
 
 PART_MULTIPLE = 8  # matrix products of other sizes may add in another order
 
@@ -101,6 +102,10 @@ class Measured:
 
         return self._each(shuffle)
 
+    def double(self) -> "Measured":
+        """Return the batch with its inputs that are floating-point numbers in float64."""
+        return self._each(lambda tensor: tensor.double() if tensor.is_floating_point() else tensor)
+
     def _each(self, change: Callable[[Tensor], Tensor]) -> "Measured":
         if isinstance(self.inputs, Tensor):
             return Measured(change(self.inputs), self.measurement)
@@ -162,10 +167,11 @@ def input_shapes(model: nn.Module, inputs: Inputs) -> dict[nn.Module, list[torch
 
 
 def run(model: nn.Module, inputs: Inputs) -> object:
-    """Run the model on inputs."""
-    if isinstance(inputs, Tensor):
-        return model(inputs.detach())
-    return model(**{name: tensor.detach() for name, tensor in inputs.items()})
+    """Run the model on a copy of inputs, which it may change, and undo what it keeps (see `madcore.isolation`)."""
+    with isolated(model):
+        if isinstance(inputs, Tensor):
+            return model(inputs.detach().clone())
+        return model(**{name: tensor.detach().clone() for name, tensor in inputs.items()})
 
 
 def logits_of(outputs: object) -> Tensor:

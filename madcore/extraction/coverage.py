@@ -10,7 +10,7 @@ module's input must also keep its shape when the samples' numbers are shuffled.
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TypeVar
 
@@ -23,7 +23,8 @@ from madcore.extraction.extractor import RowExtractor
 from madcore.extraction.parameter_copies import ways_to_copy
 from madcore.extraction.selection import Coverage
 from madcore.extraction.vjp_fallback import FAILURES
-from madcore.measurements import Measured, input_shapes
+from madcore.isolation import fits_float64, in_float64
+from madcore.measurements import Measured, input_shapes, runs_channels_last
 from madcore.projections import Projection
 from madcore.rows import Layer, Way, row_layout
 
@@ -31,6 +32,8 @@ RELATIVE_TOLERANCE = 1e-3
 ROUNDING = 1e-5
 CHECKED_SAMPLES = 3
 SHUFFLES = 4
+
+DIFFERS, ZERO = "its hooked gradient differs from autograd's", "its gradient is zero but for rounding"
 
 FORMULAS: tuple[Way, ...] = "formula", "formula, samples second", "formula, samples merged", "formula, no samples"
 FALLBACKS: tuple[Way, ...] = "fallback", "fallback, one by one"
@@ -48,7 +51,8 @@ def check_layers(
     """Keep the layers whose hooked rows equal autograd's, to a relative 1e-3, on three samples with finite gradients.
 
     The first three are used. They go through the hooks as one batch and through autograd one by one, so a model that
-    mixes the samples of a batch, or that depends on padding, is detected too.
+    mixes the samples of a batch, or that depends on padding, is detected too. Where rows differ, those in float64
+    decide.
 
     Args:
         model: in eval mode.
@@ -61,8 +65,9 @@ def check_layers(
         ModelError: no layer is left.
     """
     alone = [(sample, together([sample])) for sample in samples]
-    chosen, expected = _checked(model, coverage.covered, alone, projection)
-    trial = _Trial(model, together(chosen), projection, expected)
+    if runs_channels_last(model, alone[0][1]):  # as the hooked rows are computed: other kernels round differently
+        alone = [(sample, batch.channels_last()) for sample, batch in alone]
+    trial = _trial(model, coverage.covered, alone, together, projection)
     kept, reasons = _tried(trial, coverage.covered)
     not_covered = dict(coverage.not_covered)
     not_covered |= {
@@ -77,7 +82,9 @@ def check_layers(
 def _tried(trial: "_Trial", layers: Sequence[Layer]) -> tuple[dict[str, Layer], dict[str, str]]:
     """Return the layers that can be covered, each by its cheapest way, and why each other one cannot; both by name."""
     kept, reasons = dict[str, Layer](), dict[str, str]()
-    undecided = {layer.name: _ways(trial.model, layer)[: 1 if trial.hopeless(layer) else None] for layer in layers}
+    undecided = {
+        layer.name: _ways(trial.model, layer)[: 1 if trial.expected.hopeless(layer) else None] for layer in layers
+    }
     while undecided:
         tried = [ways[0] for ways in undecided.values()]
         by_formula = [layer for layer in tried if layer.way == "formula"]
@@ -115,12 +122,20 @@ def _jointly(trial: "_Trial", layers: Sequence[Layer]) -> dict[str, Layer]:
 
 @dataclass(frozen=True)
 class _Trial:
-    """A batch of samples, and autograd's rows of each sample by layer."""
+    """A batch of samples, and autograd's rows of each sample alone.
+
+    Rounding differs between a sample alone and in a batch, and a ReLU near zero turns that into percents of a row. So
+    where rows differ, both are computed in float64, and what agrees there is right.
+
+    `passed`: sets of layers whose rows were right together.
+    """
 
     model: nn.Module
     batch: Measured
+    alone: Sequence[Measured]
     projection: Projection
-    expected: Sequence[Mapping[str, Tensor]]
+    expected: "_Expected"
+    passed: list[set[Layer]] = field(default_factory=list)
 
     def failures(self, layers: Sequence[Layer]) -> dict[str, str]:
         """Return, by layer, why its rows differ from autograd's. The others are tried without a layer that fails."""
@@ -129,29 +144,54 @@ class _Trial:
         left = [layer for layer in layers if layer.name not in routed]
         while left:
             try:
-                rows = RowExtractor(self.model, left, self.projection)(self.batch).rows
+                return found | self._differing(left)
             except LayerError as error:
                 found |= error.reasons
                 left = [layer for layer in left if layer.name not in error.reasons]
-                continue
             except FAILURES as error:
                 if len(left) > 1:
                     alone = [self.failures([layer]) for layer in left]
                     return found | {name: reason for one in alone for name, reason in one.items()}
                 return found | {left[0].name: f"its rows cannot be computed by {left[0].way} ({first_line(error)})"}
-            places = zip(left, row_layout(left, self.projection).slices, strict=True)
-            differences = {layer.name: self._difference(layer, rows[:, place]) for layer, place in places}
-            return found | {name: reason for name, reason in differences.items() if reason is not None}
         return found
 
     def fails(self, layers: Sequence[Layer]) -> bool:
         """Whether rows of all these layers together cannot be computed, or differ from autograd's."""
+        if set(layers) in self.passed:
+            return False
         try:
-            rows = RowExtractor(self.model, layers, self.projection)(self.batch).rows
+            return bool(self._differing(layers))
         except FAILURES:
             return True
-        places = zip(layers, row_layout(layers, self.projection).slices, strict=True)
-        return any(self._difference(layer, rows[:, place]) is not None for layer, place in places)
+
+    def _differing(self, layers: Sequence[Layer]) -> dict[str, str]:
+        """Return, by layer, why its rows, computed with the others', differ from autograd's.
+
+        Raises:
+            LayerError: layers cannot be recorded; or whatever the model raises.
+        """
+        rows = RowExtractor(self.model, layers, self.projection)(self.batch).rows
+        found = self.expected.differing(layers, rows, self.projection)
+        if any(reason.startswith(DIFFERS) for reason in found.values()) and self.exactly is not None:
+            with in_float64(self.model), suppress(*FAILURES):
+                rows = RowExtractor(self.model, layers, self.projection)(self.batch.double()).rows
+                found = self.exactly.confirmed(found, layers, rows, self.projection)
+        if not found:
+            self.passed.append(set(layers))
+        return found
+
+    @cached_property
+    def exactly(self) -> "_Expected | None":
+        """Autograd's rows in float64; None where the model is too large for that, or does not run in it."""
+        if not fits_float64(self.model):
+            return None
+        try:
+            with in_float64(self.model):
+                batches = [batch.double() for batch in self.alone]
+                rows = [_autograd_rows(self.model, self.expected.layers, one, self.projection) for one in batches]
+                return _Expected(self.expected.layers, rows)
+        except (*FAILURES, ModelError):
+            return None
 
     @cached_property
     def unsteady(self) -> set[nn.Module]:
@@ -168,9 +208,39 @@ class _Trial:
                 found |= {module for module in modules if shapes.get(module) != others.get(module)}
         return found
 
+
+@dataclass(frozen=True)
+class _Expected:
+    """Autograd's rows of each sample alone, by the name of the layer."""
+
+    layers: Sequence[Layer]
+    rows: Sequence[Mapping[str, Tensor]]
+
+    def differing(self, layers: Sequence[Layer], hooked: Tensor, projection: Projection) -> dict[str, str]:
+        """Return, by layer, why its hooked rows, which are among those of several layers (n, k), are not these."""
+        places = zip(layers, row_layout(layers, projection).slices, strict=True)
+        differences = {layer.name: self._difference(layer, hooked[:, place]) for layer, place in places}
+        return {name: reason for name, reason in differences.items() if reason is not None}
+
+    def confirmed(
+        self, found: Mapping[str, str], layers: Sequence[Layer], hooked: Tensor, projection: Projection
+    ) -> dict[str, str]:
+        """Return which of the reasons found in float32 are none of rounding, by hooked rows in float64."""
+        largest = [max(float(row.norm()) for row in rows.values()) for rows in self.rows]
+        differing, confirmed = self.differing(layers, hooked, projection), dict[str, str]()
+        for name, reason in found.items():
+            norms = [float(rows[name].norm()) if name in rows else 0.0 for rows in self.rows]
+            if not reason.startswith(DIFFERS):
+                confirmed[name] = reason
+            elif all(norm < ROUNDING * most for norm, most in zip(norms, largest, strict=True)):
+                confirmed[name] = ZERO
+            elif name in differing:
+                confirmed[name] = differing[name]
+        return confirmed
+
     def hopeless(self, layer: Layer) -> str | None:
         """Return why autograd has no rows of a layer to compare with, or None where it has."""
-        rows = [rows[layer.name] for rows in self.expected if layer.name in rows]
+        rows = [rows[layer.name] for rows in self.rows if layer.name in rows]
         if not rows:
             return "its parameter takes no part in the forward pass"
         finite = all(torch.isfinite(row).all() for row in rows)
@@ -180,35 +250,42 @@ class _Trial:
         reason = self.hopeless(layer)
         if reason is not None:
             return reason
-        pairs = zip(self.expected, hooked, strict=True)
+        pairs = zip(self.rows, hooked, strict=True)
         reference = torch.stack([rows.get(layer.name, torch.zeros_like(row)) for rows, row in pairs])
         differences_b, norms_b = (hooked - reference).norm(dim=1), reference.norm(dim=1)
         if (differences_b <= RELATIVE_TOLERANCE * norms_b + 1e-12).all():
             return None
-        largest_b = torch.tensor([max(float(row.norm()) for row in rows.values()) for rows in self.expected])
+        largest_b = torch.tensor([max(float(row.norm()) for row in rows.values()) for rows in self.rows])
         if (torch.maximum(norms_b, hooked.norm(dim=1)).cpu() < ROUNDING * largest_b).all():
-            return "its gradient is zero but for rounding"
+            return ZERO
         worst = float((differences_b / norms_b.clamp(min=1e-12)).max())
-        return f"its hooked gradient differs from autograd's by {worst:.2g} of its norm"
+        return f"{DIFFERS} by {worst:.2g} of its norm"
 
 
-def _checked(
-    model: nn.Module, layers: Sequence[Layer], samples: Sequence[tuple[Sample, Measured]], projection: Projection
-) -> tuple[list[Sample], list[dict[str, Tensor]]]:
-    """Return the samples to check on, and autograd's rows of each.
+def _trial(
+    model: nn.Module,
+    layers: Sequence[Layer],
+    samples: Sequence[tuple[Sample, Measured]],
+    together: Callable[[Sequence[Sample]], Measured],
+    projection: Projection,
+) -> _Trial:
+    """Choose the samples to check on, and compute autograd's rows of each. Each candidate comes with a batch of itself.
 
-    Samples without a finite gradient are used only if no sample has one. Each candidate comes with a batch of itself.
+    Samples without a finite gradient are used only if no sample has one.
     """
-    finite: list[tuple[Sample, dict[str, Tensor]]] = []
-    others: list[tuple[Sample, dict[str, Tensor]]] = []
+    finite: list[tuple[Sample, Measured, dict[str, Tensor]]] = []
+    others: list[tuple[Sample, Measured, dict[str, Tensor]]] = []
     for sample, alone in samples:
         rows = _autograd_rows(model, layers, alone, projection)
         chosen = finite if all(torch.isfinite(row).all() for row in rows.values()) else others
-        chosen.append((sample, rows))
+        chosen.append((sample, alone, rows))
         if len(finite) == CHECKED_SAMPLES:
             break
     kept = finite or others[:CHECKED_SAMPLES]
-    return [sample for sample, _ in kept], [rows for _, rows in kept]
+    expected = _Expected(layers, [rows for *_, rows in kept])
+    return _Trial(
+        model, together([sample for sample, *_ in kept]), [alone for _, alone, _ in kept], projection, expected
+    )
 
 
 def _tied(model: nn.Module, layer: Layer) -> str:

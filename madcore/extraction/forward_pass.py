@@ -14,6 +14,7 @@ from madcore.curvature.kronecker import SideSums
 from madcore.extraction.parameter_copies import ParameterCopies, replaced
 from madcore.extraction.preparation import Preparation
 from madcore.extraction.recording import Recorder, rooted_everywhere
+from madcore.isolation import restored
 from madcore.measurements import Measured, logits_of, run
 
 
@@ -101,6 +102,7 @@ def forward_pass(
         ModelError: the model returns no logits.
     """
     with ExitStack() as stack:
+        stack.enter_context(restored(model))  # a checkpointed block runs again in the backward pass
         stack.enter_context(torch.enable_grad())
         stack.enter_context(frozen(model))
         some = next(model.parameters())

@@ -25,6 +25,7 @@ from madcore.extraction.module_call import ModuleCall
 from madcore.extraction.recording import Recorder
 from madcore.formulas.matrices import Sides
 from madcore.formulas.norms import project_both
+from madcore.isolation import isolated, restored
 from madcore.rows import Layer
 
 CHUNK_BYTES = 64 << 20
@@ -104,10 +105,11 @@ class Rerun:
         if not rows.shape[0]:
             return
         try:
-            if self.one_by_one:
-                self._add_one_by_one(rows, call, which, first, grads)
-            else:
-                self._add_together(rows, call, which, first, grads)
+            with isolated(self.module):
+                if self.one_by_one:
+                    self._add_one_by_one(rows, call, which, first, grads)
+                else:
+                    self._add_together(rows, call, which, first, grads)
         except LayerError:
             raise
         except FAILURES as error:
@@ -170,7 +172,8 @@ class Rerun:
     ) -> Tensor:
         """Compute one of the module's outputs with these parameters instead of its own."""
         args, kwargs = arguments
-        returned = functional_call(self.module, {**self.parameters, **parameters}, args, kwargs, tie_weights=False)
+        with restored(self.module):
+            returned = functional_call(self.module, {**self.parameters, **parameters}, args, kwargs, tie_weights=False)
         output: Tensor = pytree.tree_leaves(returned)[which]
         return output
 

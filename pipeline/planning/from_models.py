@@ -1,11 +1,13 @@
 """The plan of an audit: every model is loaded once, checked, and measured; nothing is written."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from itertools import chain
 
 from pydantic import JsonValue
 
 from infra.errors import StorageError
+from infra.events import Listener, Planning, ignore
 from infra.execution.threads import compute_threads, run_in_compute_thread
 from madcore import MadcoreError
 from madcore.extraction.vjp_fallback import CHUNK_BYTES
@@ -35,8 +37,12 @@ from pipeline.root.mark import check_root, root_storage
 from pipeline.root.runs import Runs
 
 
-def plan_audit(config: AuditConfig) -> AuditPlan:
+def plan_audit(config: AuditConfig, listener: Listener = ignore) -> AuditPlan:
     """Load every model once, check its layers against autograd, read the schemas of all files, and write nothing.
+
+    Args:
+        config: the audit.
+        listener: told what is being done, by events `Planning`, from more than one thread.
 
     Raises:
         ConfigError: no model is left to run, with every reason; or the table of reviews cannot be used.
@@ -46,9 +52,10 @@ def plan_audit(config: AuditConfig) -> AuditPlan:
     check_root(storage)
     reviews, earlier = read_reviews(config), Runs(storage)
     models, refused = [], {}
-    for model in config.models:
+    for number, model in enumerate(config.models, start=1):
+        report = _reporter(listener, model.name, number, len(config.models))
         try:
-            plan = _plan_model(config, model)
+            plan = _plan_model(config, model, report)
             models.append(replace(plan, recomputed=outdated_rows(earlier, plan)))
         except (SourceError, StorageError, MadcoreError) as error:
             refused[model.name] = str(error)
@@ -57,14 +64,19 @@ def plan_audit(config: AuditConfig) -> AuditPlan:
     return AuditPlan(config, tuple(models), refused, reviews)
 
 
-def _plan_model(config: AuditConfig, model: ModelConfig) -> ModelPlan:
+def _reporter(listener: Listener, model: str, number: int, models: int) -> Callable[[str], None]:
+    return lambda doing: listener(Planning(model, number, models, doing))
+
+
+def _plan_model(config: AuditConfig, model: ModelConfig, report: Callable[[str], None]) -> ModelPlan:
+    report("reading the schemas of its files")
     trusted, trusted_refused = find_sources(config, model, "trusted")
     if trusted_refused:
         raise SourceError("; ".join(trusted_refused.values()))
     audited, refused_files = find_sources(config, model, "audited")
     sampling = _find_sampling(config, model, trusted)
     samples = _check_trusted(model, trusted)
-    probed = run_in_compute_thread(probe, config, model, trusted)
+    probed = run_in_compute_thread(probe, config, model, trusted, report)
     remarks = _remarks(model, trusted, sampling, probed.classes)
     audited, padded = _unpadded(probed, [*trusted, *sampling], audited)
     recipe = RowRecipe(

@@ -1,5 +1,6 @@
 """How much memory a worker will need, from shapes and from one small pass; all numbers in bytes."""
 
+import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -7,7 +8,6 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
-from torch.utils.weak import WeakIdKeyDictionary
 
 from madcore import Measured, RowExtractor, RowLayout, SideLayout
 from madcore.measurements import logits_of, run
@@ -20,6 +20,7 @@ from pipeline.data.sources import Source
 from pipeline.planning.recipe import RowRecipe, count_labels, samples_of
 
 PROCESS_BYTES = 600 << 20  # of Python and torch, before any work
+SHARES_STORAGE = torch.ops.aten.set_.source_Storage_storage_offset  # of a copied buffer, whatever the batch
 EVALUATED_BYTES = 250  # of an audited sample whose truth is known
 
 
@@ -43,8 +44,8 @@ class _TensorMemory(TorchDispatchMode):
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.peak: int = 0
-        self._alive = WeakIdKeyDictionary()
+        self.peak, self._now = 0, 0
+        self._alive = dict[int, tuple[weakref.ref[torch.UntypedStorage], int]]()
 
     def __torch_dispatch__(
         self,
@@ -56,10 +57,22 @@ class _TensorMemory(TorchDispatchMode):
         given = {id(storage) for storage in _storages((args, kwargs))}
         made = func(*args, **(kwargs or {}))
         for storage in _storages(made):
-            if id(storage) not in given:
-                self._alive[storage] = storage.nbytes()
-        self.peak = max(self.peak, sum(self._alive.values()))
+            if id(storage) not in given and func is not SHARES_STORAGE:
+                self._count(storage)
+        self.peak = max(self.peak, self._now)
         return made
+
+    def _count(self, storage: torch.UntypedStorage) -> None:
+        name, size = id(storage), storage.nbytes()
+        reference, counted = self._alive.pop(name, (None, 0))
+        self._now += size - counted
+
+        def forget(dead: weakref.ref[torch.UntypedStorage]) -> None:
+            if name in self._alive and self._alive[name][0] is dead:
+                self._now -= self._alive.pop(name)[1]
+
+        known = reference is not None and reference() is storage
+        self._alive[name] = (reference if known and reference else weakref.ref(storage, forget)), size
 
 
 def _storages(tree: object) -> list[torch.UntypedStorage]:

@@ -1,5 +1,6 @@
 """What a plan learns from a model and a few trusted samples: its layers, its classes, and the memory of a sample."""
 
+import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -20,9 +21,10 @@ from madcore import (
     margin,
     select_layers,
 )
+from madcore.extraction.forward_check import check_forward_pass
+from madcore.extraction.random_sources import NUMPY, RandomSource, mersenne_words
 from madcore.extraction.shares import ParameterShare, measure_shares
 from madcore.measurements import PART_MULTIPLE, logits_of, run
-from madcore.sampling.langevin import flat_weights
 from pipeline.config.audit_config import AuditConfig
 from pipeline.config.samples import CHANNELS
 from pipeline.config.schema import ModelConfig
@@ -42,13 +44,26 @@ from pipeline.planning.recipe import projection_of
 CANDIDATES = 16  # trusted samples that layers are checked on
 
 
+CHECKED_OUTPUTS = 4  # trusted images whose outputs tell whether they are logits
+
+
 MEASURED_LENGTH = 512  # tokens of the longest text that memory is measured with
 
 
 ROOM = 1.5  # what allocators and kernels add to the tensors that are counted
 
 
+PYTHON = RandomSource(
+    random.getstate,
+    random.setstate,
+    {"lowest": (3, (*mersenne_words("lowest"), 0), None), "highest": (3, (*mersenne_words("highest"), 0), None)},
+)
+
+
 Sample = TypeVar("Sample")
+
+
+Report = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -80,25 +95,26 @@ class Probe:
     warnings: tuple[str, ...] = ()
 
 
-def probe(config: AuditConfig, model: ModelConfig, trusted: list[Source]) -> Probe:
-    """Load a model and check its layers against autograd.
+def probe(config: AuditConfig, model: ModelConfig, trusted: list[Source], report: Report = lambda _: None) -> Probe:
+    """Load a model and check its forward pass, and its layers against autograd; `report` is told what is being done.
 
     Raises:
         SourceError: the model cannot be loaded, or does not accept the trusted samples.
-        ModelError: none of its layers can be covered.
+        ModelError: its outputs are random or mix samples, or none of its layers can be covered.
     """
+    report("loading the model")
     loaded = load_model(config, model)
     if loaded.limits is None:
-        return _probe_images(loaded, model, trusted)
-    return _probe_texts(loaded, loaded.limits, model, trusted)
+        return _probe_images(loaded, model, trusted, report)
+    return _probe_texts(loaded, loaded.limits, model, trusted, report)
 
 
-def _probe_images(loaded: LoadedModel, model: ModelConfig, trusted: list[Source]) -> Probe:
+def _probe_images(loaded: LoadedModel, model: ModelConfig, trusted: list[Source], report: Report) -> Probe:
     images = first_images(trusted, CANDIDATES, model.data.preprocess)
     inputs = torch.from_numpy(scale_pixels(images, model.data.preprocess))
     forward = f"{model.described}: a forward pass on a trusted sample of shape {tuple(inputs[:1].shape)}"
     with user_code(forward + _channels_asked(loaded.module, inputs)), torch.no_grad():
-        outputs = run(loaded.module, inputs)
+        outputs = run(loaded.module, inputs[:CHECKED_OUTPUTS])
     logits = getattr(outputs, "logits", outputs)
     if not isinstance(logits, Tensor) or logits.ndim != 2:
         raise SourceError(
@@ -109,8 +125,9 @@ def _probe_images(loaded: LoadedModel, model: ModelConfig, trusted: list[Source]
     with user_code(f"{model.described}: a forward and backward pass on trusted samples of shape {tuple(inputs.shape)}"):
         one = Measured(inputs[:1], margin)
         rows = _probe_rows(
-            loaded.module, model, inputs.split(1), lambda chosen: Measured(torch.cat(list(chosen)), margin)
+            loaded.module, model, inputs.split(1), lambda chosen: Measured(torch.cat(list(chosen)), margin), report
         )
+        report("measuring the memory of a pass")
         sample_bytes = round(ROOM * (rows.bytes_of(one) + inputs[:1].nbytes))
     return Probe(
         digest=loaded.digest,
@@ -123,7 +140,7 @@ def _probe_images(loaded: LoadedModel, model: ModelConfig, trusted: list[Source]
         classes=int(logits.shape[1]),
         inputs=ImageInputs((int(images.shape[1]), int(images.shape[2]))),
         model_bytes=_bytes_of(loaded.module),
-        weights=flat_weights(loaded.module).numel(),
+        weights=_weights_of(loaded.module),
         sample_bytes=sample_bytes,
         input_bytes=inputs[:1].nbytes,
         retained_bytes_per_sample=logits[:1].nbytes + 2 * inputs[:1].nbytes,
@@ -159,7 +176,9 @@ def _channels_asked(module: nn.Module, inputs_nchw: Tensor) -> str:
     )
 
 
-def _probe_texts(loaded: LoadedModel, limits: TextLimits, model: ModelConfig, trusted: list[Source]) -> Probe:
+def _probe_texts(
+    loaded: LoadedModel, limits: TextLimits, model: ModelConfig, trusted: list[Source], report: Report = lambda _: None
+) -> Probe:
     texts = first_texts(trusted, CANDIDATES, limits)
     longest = limits.padded(longest_text(trusted, limits))
     forward = f"{model.described}: a forward pass on a trusted text of {len(texts[0].ids):,} tokens"
@@ -168,8 +187,9 @@ def _probe_texts(loaded: LoadedModel, limits: TextLimits, model: ModelConfig, tr
         logits = logits_of(run(loaded.module, first.inputs))
         first.measurement(logits)
     with user_code(f"{model.described}: a forward and backward pass on trusted texts of at most {longest:,} tokens"):
-        rows = _probe_rows(loaded.module, model, texts, lambda chosen: _measured(chosen, model))
+        rows = _probe_rows(loaded.module, model, texts, lambda chosen: _measured(chosen, model), report)
         check_causal(loaded.module, torch.from_numpy(texts[0].ids), limits.vocabulary, model.described)
+        report("measuring the memory of a pass")
         length = min(longest, MEASURED_LENGTH)
         shorter, longer = (_filler(texts[0], tokens, model) for tokens in (max(2, length // 2), length))
         memory = TextBytes.fitted(_text_bytes(rows, shorter), _text_bytes(rows, longer))
@@ -186,7 +206,7 @@ def _probe_texts(loaded: LoadedModel, limits: TextLimits, model: ModelConfig, tr
         classes=0,
         inputs=TextInputs(limits, memory, batch_bytes=0),
         model_bytes=_bytes_of(loaded.module),
-        weights=flat_weights(loaded.module).numel(),
+        weights=_weights_of(loaded.module),
         sample_bytes=memory.of(longest),
         input_bytes=input_bytes,
         retained_bytes_per_sample=logits[0, 0].nbytes * longest + 2 * input_bytes,
@@ -224,15 +244,22 @@ class _RowProbe:
 
 
 def _probe_rows(
-    module: nn.Module, model: ModelConfig, samples: Sequence[Sample], together: Callable[[Sequence[Sample]], Measured]
+    module: nn.Module,
+    model: ModelConfig,
+    samples: Sequence[Sample],
+    together: Callable[[Sequence[Sample]], Measured],
+    report: Report,
 ) -> _RowProbe:
     """Of gradients, those of the covered layers; of loss traces, a number for each kept draw, whatever the model."""
+    report("running samples twice, together and alone")
+    check_forward_pass(module, samples, together, (NUMPY, PYTHON))
     if model.traced is not None:
         chains = tuple(f"chain {number}" for number in range(model.traced.chains))
         layout = RowLayout(chains, (len(model.traced.kept),) * len(chains))
         sides = SideLayout(layout, (None,) * len(chains))
         return _RowProbe(Coverage((), {}), {}, sides, partial(step_bytes, module), lambda _: TRACED_AT_ONCE)
     selected = select_layers(module, model.gradient.layers, model.gradient.parameters)
+    report(f"checking {len(selected.covered)} layers against autograd")
     coverage = check_layers(module, selected, samples, together, projection_of(model))
     shares = measure_shares(module, model.gradient.layers, (together([sample]) for sample in samples))
     extractor = RowExtractor(module, coverage.covered, projection_of(model))
@@ -241,6 +268,10 @@ def _probe_rows(
 
 def _fallback(module: nn.Module, coverage: Coverage) -> dict[str, RerunCost]:
     return {layer.name: RerunCost.of(module, layer) for layer in coverage.covered if layer.name in coverage.fallback}
+
+
+def _weights_of(module: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters() if parameter.is_floating_point())
 
 
 def _bytes_of(module: nn.Module) -> int:

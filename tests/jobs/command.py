@@ -52,7 +52,12 @@ def mad(*arguments: str | Path) -> Ended:
     result = CliRunner().invoke(app, [str(argument) for argument in arguments])
     if result.exception is not None and not isinstance(result.exception, SystemExit):
         raise result.exception
-    return Ended(result.exit_code, result.stdout, result.stderr)
+    return Ended(result.exit_code, result.stdout, without_planning(result.stderr))
+
+
+def without_planning(stderr: str) -> str:
+    """stderr without the lines that say what is planned, which a slow machine shows and a fast one does not."""
+    return "".join(line for line in stderr.splitlines(keepends=True) if not line.startswith("planning: "))
 
 
 def section(document: Json, *path: str) -> Json:

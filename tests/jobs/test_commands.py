@@ -13,7 +13,7 @@ import yaml
 from infra.version import installed_version
 from jobs.main import app
 from pipeline.config.audit_config import AuditConfig
-from tests.jobs.command import mad, published, section, table, tasks
+from tests.jobs.command import mad, published, section, table, tasks, without_planning
 from tests.jobs.conftest import Configure
 from tests.jobs.workshop import AUDITED, TRUSTED
 
@@ -290,7 +290,7 @@ def test_a_stage_runs_as_a_process_of_its_own(configure: Configure, root: Path) 
     done = subprocess.run(arguments, cwd=REPOSITORY, capture_output=True, text=True, check=False)
     assert done.returncode == 0
     assert section(json.loads(done.stdout), "models", "digits", "stages", "gradients")["tasks_run"] == 3
-    assert done.stderr.startswith("gradients: 3 of 3 tasks, 0 of them reused")
+    assert without_planning(done.stderr).startswith("gradients: 3 of 3 tasks, 0 of them reused")
     assert published(root, "digits") == []
     refused = mad("run", root / "none.yaml")
     assert refused.complaint.startswith(f"{root}/none.yaml: no such file")

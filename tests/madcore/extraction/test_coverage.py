@@ -318,3 +318,39 @@ def test_the_check_leaves_the_model_as_found() -> None:
     checked(model, batch_of(3, (4, 6)))
     assert [(parameter.requires_grad, parameter.grad) for parameter in model.parameters()] == before
     assert not any(module._forward_hooks for module in model.modules())
+
+
+class Averages(nn.Module):
+    """A linear map of each position, averaged."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = nn.Linear(6, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(n, s, 6) to (n, 5)."""
+        return self.inner(x).mean(1)
+
+
+def test_rows_that_differ_by_rounding_alone_are_covered(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A gradient that is the small sum of large numbers, which float32 adds up in one order or another."""
+    model, batch = with_head(Averages(), (4, 6)).float(), batch_of(3, (4, 6)).float()
+    batch[:, :2] = 1e5 * batch[:, :2]
+    batch[:, 2:] -= batch[:, :2]
+    assert not checked(model, batch).not_covered
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
+    monkeypatch.setattr("madcore.extraction.coverage.fits_float64", lambda _: False)
+    assert "differs from autograd's" in checked(model, batch).not_covered["0.inner.weight"]
+
+
+def test_autograd_and_hooks_see_images_in_the_same_order_in_memory() -> None:
+    """Other kernels round differently, which flips ReLUs."""
+    model, channels_last = with_head(nn.Conv2d(3, 4, 1), (3, 4, 4)).float(), set[bool]()
+
+    def note(module: nn.Module, args: tuple[Tensor, ...]) -> None:
+        if torch.is_grad_enabled():
+            channels_last.add(args[0].is_contiguous(memory_format=torch.channels_last))
+
+    model[0].register_forward_pre_hook(note)
+    checked(model, batch_of(3, (3, 4, 4)).float())
+    assert channels_last == {True}

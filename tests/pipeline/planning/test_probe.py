@@ -5,9 +5,11 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from pydantic import JsonValue
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from madcore import ModelError
 from pipeline.config.audit_config import AuditConfig
 from pipeline.config.schema import ModelConfig
 from pipeline.data.batches import TRACED_AT_ONCE, ImageInputs
@@ -47,6 +49,49 @@ def test_of_loss_traces_a_row_has_a_number_for_each_kept_draw_of_each_chain(make
     found = probe(config, model, trusted(config, model))
     assert (found.sides.rows.names, found.sides.rows.sizes) == (("chain 0", "chain 1"), (10, 10))
     assert (found.coverage.covered, found.fallback, found.samples_per_pass) == ((), {}, TRACED_AT_ONCE)
+
+
+DROPPING = """
+import torch.nn.functional as F
+from torch import nn
+from pipeline.demo.network import digit_cnn
+
+class Drops(nn.Module):
+    def forward(self, x):
+        return F.dropout(x, 0.002, training=True)
+
+def dropping():
+    model = digit_cnn()
+    model[4] = nn.Sequential(nn.ReLU(), Drops())
+    return model
+"""
+
+
+@pytest.mark.parametrize("estimator", [{"kind": "gradient"}, {"kind": "loss_trace", "sampling": "s"}])
+def test_a_model_that_is_random_in_eval_mode_is_refused_for_both_estimators(
+    make_config: ConfigMaker, tmp_path: Path, estimator: dict[str, JsonValue]
+) -> None:
+    (tmp_path / "dropping.py").write_text(DROPPING)
+    entry: JsonValue = {
+        "name": "digits",
+        "architecture": f"{tmp_path}/dropping.py:dropping",
+        "weights": "digits.safetensors",
+    }
+    config = make_config(models=[entry], estimator=estimator, calibration={"target": {"fpr": 0.05}})
+    (model,) = config.models
+    with pytest.raises(ModelError, match=r"outputs are random: .*, first in 4\.1 \(Drops\)"):
+        probe(config, model, trusted(config, model))
+
+
+def test_what_is_being_done_is_reported(make_config: ConfigMaker) -> None:
+    (model,), done = make_config().models, list[str]()
+    probe(make_config(), model, trusted(make_config(), model), done.append)
+    assert done == [
+        "loading the model",
+        "running samples twice, together and alone",
+        "checking 4 layers against autograd",
+        "measuring the memory of a pass",
+    ]
 
 
 def test_a_model_that_does_not_take_the_samples_is_refused(make_config: ConfigMaker) -> None:
