@@ -132,9 +132,9 @@ def test_outputs_may_be_an_object_with_logits(make_config: ConfigMaker) -> None:
 @pytest.mark.parametrize(
     ("kind", "says"),
     [
-        ("tuple", r"an object of type tuple with \(16, 10\), NoneType"),
+        ("tuple", r"an object of type tuple with \(4, 10\), NoneType"),
         ("dict", "an object of type dict with 'logits'"),
-        ("flat", r"an object of type SimpleNamespace, whose logits have the shape \(16,\)"),
+        ("flat", r"an object of type SimpleNamespace, whose logits have the shape \(4,\)"),
     ],
 )
 def test_other_outputs_are_named_with_the_remedy(make_config: ConfigMaker, kind: str, says: str) -> None:
