@@ -61,9 +61,9 @@ def find(name: str, url: str) -> Found:
         try:
             files.append(_inspect(filesystem, own, match, info))
         except StorageError as error:
-            faults[printable(own)] = str(error)
+            faults[as_text(own)] = str(error)
     for folder, reason in unlisted.items():
-        own = printable(_named_like(name, path, folder))
+        own = as_text(_named_like(name, path, folder))
         faults[own] = f"{own}: this folder cannot be listed ({reason.strerror}); give this user the right to read it"
     return Found(tuple(files), faults)
 
@@ -78,24 +78,22 @@ def _glob(filesystem: AbstractFileSystem, pattern: str) -> tuple[Mapping[str, In
 
 def _inspect(filesystem: AbstractFileSystem, name: str, path: str, info: Info | None) -> InputFile:
     """The file at a path; raises as `find`."""
-    shown = printable(name)
+    shown = as_text(name)
     if shown != name:
-        raise StorageError(f"{shown}: its name is not valid UTF-8, or holds a control character; rename it")
+        raise StorageError(f"{shown}: its name is not valid UTF-8; rename it")
     with translated_errors(name):
         try:
             info = filesystem.info(path) if info is None else info
         except FileNotFoundError as error:
             if isinstance(filesystem, LocalFileSystem) and os.path.islink(path):
-                raise Missing(f"{name}: is a link to {os.readlink(path)}, which is not there") from error
+                raise Missing(f"{name}: is a link to {as_text(os.readlink(path))}, which is not there") from error
             raise Missing(f"{name}: no such file ({path})") from error
     return _described(name, filesystem.unstrip_protocol(path), info)
 
 
-def printable(name: str) -> str:
-    """A name with `?` for what cannot be written as UTF-8 and for control characters."""
-    return "".join(
-        "?" if ord(one) < 32 or 127 <= ord(one) < 160 or 0xD800 <= ord(one) < 0xE000 else one for one in name
-    )
+def as_text(name: str) -> str:
+    """A name with `?` for bytes that are not UTF-8, which no table or document can hold."""
+    return name.encode(errors="replace").decode()
 
 
 def _named_like(name: str, pattern: str, match: str) -> str:

@@ -35,7 +35,7 @@ def read_reviews(config: AuditConfig) -> dict[str, str]:
         return {}
     try:
         return _checked(_read(config.review, config.locate(config.review)), config.review)
-    except (StorageError, UnfitValue) as error:
+    except StorageError as error:
         raise ConfigError(f"review: {error}; expected {FORM}") from error
 
 
@@ -90,11 +90,15 @@ def _checked(table: pa.Table, name: str) -> dict[str, str]:
         kind = table.schema.field(column).type
         if not (fits("id", kind) if column == ids else is_text(stored(kind)) or kind == pa.large_binary()):
             raise ConfigError(f"review: {name}: the column {column} is {kind}, expected text; expected {FORM}")
-    return _verdicts(_texts(table, ids), _texts(table, VERDICT), name)
+    return _verdicts(_texts(table, ids, name), _texts(table, VERDICT, name), name)
 
 
-def _texts(table: pa.Table, column: str) -> list[str | None]:
-    return ids_of(table.column(column).combine_chunks())
+def _texts(table: pa.Table, column: str, name: str) -> list[str | None]:
+    try:
+        return ids_of(table.column(column).combine_chunks())
+    except UnfitValue as error:
+        what = f"row {error.row:,} of the column {column} {error.reason}"
+        raise ConfigError(f"review: {name}: {what}; expected {FORM}") from error
 
 
 def _verdicts(ids: list[str | None], verdicts: list[str | None], name: str) -> dict[str, str]:

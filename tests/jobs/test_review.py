@@ -125,7 +125,7 @@ BAD: dict[str, tuple[str | pa.Table | None, str]] = {
     ),
     "Parquet of decimal ids": (
         pa.table({"id": [1.5], "verdict": ["benign"]}),
-        "the column id is double, expected text",
+        "row 0 of the column id holds 1.5, which is no whole number; expected a Parquet or CSV file",
     ),
     "Parquet without either": (pa.table({"name": ["a"]}), "has no column sample_id or id; columns there: name"),
     "a null": (pa.table({"id": ["a", None], "verdict": ["benign", "benign"]}), "row 1 has no sample id"),

@@ -86,7 +86,7 @@ def _break_data(folder: Path, trusted: pa.Table, audited: pa.Table) -> None:
     tables = {
         "empty": audited.slice(0, 0),
         "text": audited.set_column(number, "image", pa.array(["a picture"] * AUDITED)),
-        "decimal": trusted.set_column(0, "id", pa.array([float(row) for row in range(TRUSTED)])),
+        "decimal": trusted.set_column(0, "id", pa.array([row + 0.5 for row in range(TRUSTED)])),
         "repeated": pa.concat_tables([trusted, trusted.slice(0, 5)]),
         "twins": pa.table([audited["id"], audited["image"], audited["id"]], names=["id", "image", "id"]),
     }

@@ -36,7 +36,9 @@ def test_ids_and_verdicts_may_have_any_type_that_carries_them(tmp_path: Path) ->
     pq.write_table(pa.table({"id": pa.array([7.0, 8.0]), "verdict": verdicts}), tmp_path / "r.parquet")
     assert reviews(tmp_path, "r.parquet") == {"7": "odd", "8": "benign"}
     pq.write_table(pa.table({"id": [7.0, 7.5], "verdict": verdicts}), tmp_path / "r.parquet")
-    with pytest.raises(ConfigError, match=r"review: row 1 holds 7\.5, which is no whole number; expected"):
+    with pytest.raises(
+        ConfigError, match=r"review: r\.parquet: row 1 of the column id holds 7\.5, which is no whole number; expected"
+    ):
         reviews(tmp_path, "r.parquet")
 
 
