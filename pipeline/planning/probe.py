@@ -54,6 +54,7 @@ class Probe:
     and its logits. For texts, these are those of the longest one. `samples_per_pass`: how many go through the model
     together. `fallback`: costs of the covered layers whose modules run again for each sample. `weights`: how many the
     model has. `undone`: how they were taken out of wrappers and prefixes.
+    `lacking`: which of them are not finite.
     """
 
     digest: str
@@ -70,6 +71,7 @@ class Probe:
     retained_bytes_per_sample: int
     samples_per_pass: int
     undone: str = ""
+    lacking: str = ""
 
 
 def probe(config: AuditConfig, model: ModelConfig, trusted: list[Source]) -> Probe:
@@ -97,6 +99,7 @@ def _probe_images(loaded: LoadedModel, model: ModelConfig, trusted: list[Source]
             f"{model.described}: expected logits (samples, classes) from a forward pass, got {_returned(outputs)}; "
             "return them as a tensor, or as the attribute `logits` of an object"
         )
+    _check_finite(loaded, model, logits)
     with user_code(f"{model.described}: a forward and backward pass on trusted samples of shape {tuple(inputs.shape)}"):
         one = Measured(inputs[:1], margin)
         rows = _probe_rows(
@@ -107,6 +110,7 @@ def _probe_images(loaded: LoadedModel, model: ModelConfig, trusted: list[Source]
         digest=loaded.digest,
         source=loaded.source,
         undone=loaded.undone,
+        lacking=loaded.lacking,
         coverage=rows.coverage,
         sides=rows.sides,
         fallback=_fallback(loaded.module, rows.coverage),
@@ -119,6 +123,12 @@ def _probe_images(loaded: LoadedModel, model: ModelConfig, trusted: list[Source]
         retained_bytes_per_sample=logits[:1].nbytes + 2 * inputs[:1].nbytes,
         samples_per_pass=rows.samples_per_pass(one),
     )
+
+
+def _check_finite(loaded: LoadedModel, model: ModelConfig, logits: Tensor) -> None:
+    """Refuses a model of whose outputs none is finite, where its weights are the reason."""
+    if loaded.lacking and not torch.isfinite(logits).any():
+        raise SourceError(f"{model.described}: no output on a trusted sample is finite: {loaded.lacking}")
 
 
 def _returned(outputs: object) -> str:
@@ -143,6 +153,7 @@ def _probe_texts(loaded: LoadedModel, limits: TextLimits, model: ModelConfig, tr
         first = _measured(texts[:1], model)
         logits = logits_of(run(loaded.module, first.inputs))
         first.measurement(logits)
+    _check_finite(loaded, model, logits)
     with user_code(f"{model.described}: a forward and backward pass on trusted texts of at most {longest:,} tokens"):
         rows = _probe_rows(loaded.module, model, texts, lambda chosen: _measured(chosen, model))
         length = min(longest, MEASURED_LENGTH)
@@ -154,6 +165,7 @@ def _probe_texts(loaded: LoadedModel, limits: TextLimits, model: ModelConfig, tr
         digest=loaded.digest,
         source=loaded.source,
         undone=loaded.undone,
+        lacking=loaded.lacking,
         coverage=rows.coverage,
         sides=rows.sides,
         fallback=_fallback(loaded.module, rows.coverage),
