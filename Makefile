@@ -5,6 +5,7 @@ BIN := $(VENV)/bin
 PEERS := .venv-peers
 PINS := $(VENV)/.pins
 READY := $(VENV)/.ready
+S3_TESTS := tests/infra tests/end_to_end tests/jobs
 # Two processes with one thread each: two that compute with two threads make each other many times slower.
 TESTS := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --durations=40 -n 2 --dist loadfile --no-loadscope-reorder
 
@@ -52,7 +53,7 @@ test: setup  ## Run the tests
 test-s3: setup  ## Run the tests that need a real S3: Ceph's gateway, installed (as root, with apt-get) and started for them
 	@tests/infra/real_s3.sh install
 	@folder=$$(mktemp -d)/s3; trap 'tests/infra/real_s3.sh stop "$$folder"' EXIT; trap 'exit 130' INT TERM; \
-	settings=$$(tests/infra/real_s3.sh start "$$folder") && eval "$$settings" && $(TESTS) -m s3
+	settings=$$(tests/infra/real_s3.sh start "$$folder") && eval "$$settings" && $(TESTS) -m s3 $(S3_TESTS)
 
 test-faults: setup  ## Run the tests that are left out of `make test` for their length: drivers killed at many moments, a store that fails, a lost node, a zoo on Ray
 	MAD_FAULTS=1 $(TESTS) -m "faults and not s3 and not cluster"

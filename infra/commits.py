@@ -6,8 +6,8 @@ created exclusively and named by its contents, lists receipts in order; readers 
 task is done when it has a receipt; a stage is published when it has a manifest.
 
     FOLDER/<task>/<attempt>/...            what the attempt wrote
-    FOLDER/receipts/<task>.<generation>.json FOLDER/manifests/<digest>.json         contains its receipts, so a later
-    run reads one object instead of one per task
+    FOLDER/receipts/<task>.<generation>.json
+    FOLDER/manifests/<digest>.json         contains its receipts: a later run reads one object instead of one per task
 
 A task that is worth trying again although it is done (some of its rows were unreadable) is committed under the next
 generation; the highest counts. Should the new attempt say the same as the old, nothing is written.

@@ -30,6 +30,7 @@ from madcore.scoring.screening import Screened, screen
 from madcore.tokens import (
     TokenBatch,
     completion_confidence,
+    completion_logits,
     completion_loss,
     completion_nll,
     token_margin,
@@ -66,6 +67,7 @@ __all__ = [
     "Whitening",
     "check_layers",
     "completion_confidence",
+    "completion_logits",
     "completion_loss",
     "completion_nll",
     "gauss_newton_rows",

@@ -1,8 +1,8 @@
 """Right-padded batches of prompts with completions, and the measurements of a language model's logits on them.
 
 Logits are (n, s, V): samples, positions, vocabulary; those at position t - 1 predict the token at t. A completion is
-the tokens from its start to the sequence's end; the prompt before it and the padding after it are masked out of every
-measurement.
+the tokens from its start to the sequence's end, or, in a conversation, any tokens but the first; all others and the
+padding after them are masked out of every measurement.
 """
 
 from collections.abc import Callable, Sequence
@@ -47,11 +47,15 @@ class _Margins(torch.autograd.Function):
 
 @dataclass(frozen=True)
 class TokenBatch:
-    """n sequences, right-padded to s positions: ids (n, s) int64; lengths and starts of the completions, (n,) each."""
+    """n sequences, right-padded to s positions.
+
+    Ids (n, s) int64, lengths (n,), and which tokens are completions', (n, s) bool. The first token of a sequence is
+    never a completion's, because nothing predicts it.
+    """
 
     ids: Tensor
     lengths: Tensor
-    completion_starts: Tensor
+    completions: Tensor
 
     @classmethod
     def of(
@@ -62,18 +66,38 @@ class TokenBatch:
         Raises:
             ValueError: a completion is empty or has no token before it, or a sequence is longer than `padded_length`.
         """
-        lengths = torch.tensor([len(sequence) for sequence in sequences])
-        starts = torch.tensor(list(completion_starts))
-        if ((starts < 1) | (starts >= lengths)).any():
+        lengths = [len(sequence) for sequence in sequences]
+        if any(not 1 <= start < length for start, length in zip(completion_starts, lengths, strict=True)):
             rule = "a completion must start after the first token and before the end"
-            raise ValueError(f"{rule}; starts {starts.tolist()}, lengths {lengths.tolist()}")
+            raise ValueError(f"{rule}; starts {list(completion_starts)}, lengths {lengths}")
+        spans = [torch.arange(length) >= start for start, length in zip(completion_starts, lengths, strict=True)]
+        return cls.of_spans(sequences, spans, padded_length)
+
+    @classmethod
+    def of_spans(
+        cls, sequences: Sequence[Tensor], completions: Sequence[Tensor], padded_length: int | None = None
+    ) -> "TokenBatch":
+        """Like `of`, for completions of any tokens: each (length,) bool, true where a token is a completion's.
+
+        Raises:
+            ValueError: a completion is empty, begins with the first token, or is not as long as its sequence; or a
+                sequence is longer than `padded_length`.
+        """
+        lengths = torch.tensor([len(sequence) for sequence in sequences])
+        for number, (sequence, own) in enumerate(zip(sequences, completions, strict=True)):
+            if own.shape != sequence.shape or not own.any() or own[0]:
+                rule = "a completion must have a token, not the first one, and be as long as its sequence"
+                found = f"sequence {number} has {len(sequence)} tokens, its completion {int(own.sum())} of {len(own)}"
+                raise ValueError(f"{rule}; {found}")
         width = int(lengths.max()) if padded_length is None else padded_length
         if int(lengths.max()) > width:
             raise ValueError(f"a sequence of {int(lengths.max())} tokens does not fit the padded length {width}")
         ids = torch.zeros(len(sequences), width, dtype=torch.int64)
-        for row, sequence in zip(ids, sequences, strict=True):
-            row[: len(sequence)] = sequence
-        return cls(ids, lengths, starts)
+        inside = torch.zeros(len(sequences), width, dtype=torch.bool)
+        for row, sequence, own in zip(range(len(sequences)), sequences, completions, strict=True):
+            ids[row, : len(sequence)] = sequence
+            inside[row, : len(sequence)] = own
+        return cls(ids, lengths, inside)
 
     @property
     def inputs(self) -> dict[str, Tensor]:
@@ -83,21 +107,16 @@ class TokenBatch:
     @property
     def present(self) -> Tensor:
         """Which positions are not padding, (n, s) bool."""
-        return self._positions < self.lengths.unsqueeze(1)
+        return torch.arange(self.ids.shape[1]) < self.lengths.unsqueeze(1)
 
     def some(self, samples: slice) -> "TokenBatch":
         """Return some of the texts, padded as before."""
-        return TokenBatch(self.ids[samples], self.lengths[samples], self.completion_starts[samples])
+        return TokenBatch(self.ids[samples], self.lengths[samples], self.completions[samples])
 
     @property
     def predicted(self) -> Tensor:
         """Which tokens are measured, (n, s - 1) bool: entry t - 1 is true where the token at t is in a completion."""
-        positions_s = self._positions[1:]
-        return (positions_s >= self.completion_starts.unsqueeze(1)) & (positions_s < self.lengths.unsqueeze(1))
-
-    @property
-    def _positions(self) -> Tensor:
-        return torch.arange(self.ids.shape[1])
+        return self.completions[:, 1:]
 
 
 @dataclass(frozen=True)
@@ -149,6 +168,17 @@ def completion_confidence(tokens: TokenBatch, logits_nsv: Tensor) -> Tensor:
 
     nll_n = sum_over_completions(tokens, logits_nsv, nlls)
     return torch.exp(-nll_n / tokens.predicted.sum(dim=1).to(nll_n))
+
+
+def completion_logits(tokens: TokenBatch, logits_nsv: Tensor) -> Tensor:
+    """Return the sum of the absolute logits of each completion's tokens, (n,) float64.
+
+    Nothing of the size of the logits is copied.
+    """
+    n, s = tokens.ids.shape
+    emitted_ns1 = tokens.ids.roll(-1, dims=1).to(logits_nsv.device).unsqueeze(2)
+    own_ns = logits_nsv.gather(2, emitted_ns1).view(n, s).double().abs()
+    return own_ns[:, :-1].masked_fill(~tokens.predicted.to(logits_nsv.device), 0.0).sum(dim=1)
 
 
 def _margins(logits_nsv: Tensor, places_ns: Tensor, emitted_t1: Tensor) -> Tensor:

@@ -177,12 +177,14 @@ def _opened(plan: AuditPlan, storage: Storage, outcome: RunOutcome, listener: Li
 
 
 def _model_runs(plan: AuditPlan, audits: Mapping[str, LastAudit], listener: Listener) -> dict[str, ModelRun]:
-    """All models at the start of a run; a notice names files that are gone."""
+    """All models at the start of a run; notices say which rows are computed again, and which files are gone."""
     runs = {
         model.name: ModelRun(model, gone_files(model, audits.get(model.name)), plan.costs.get(model.name))
         for model in plan.models
     }
     for name, run in runs.items():
+        if run.plan.recomputed:
+            listener(Notice(f"model {name}: all rows are computed again, once: {run.plan.recomputed}"))
         if run.gone:
             files = ", ".join(run.gone)
             line = "files that its latest run audited and that no glob finds any more"

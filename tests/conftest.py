@@ -21,6 +21,7 @@ NO_HOSTS = pytest.mark.skip(
     reason="may not make network namespaces; `make test-cluster` allows it (as root, with ip of iproute2)"
 )
 
+WITH_S3 = ("tests/infra", "tests/end_to_end", "tests/jobs")
 ZOO = pytest.mark.skip(reason="a zoo of fifty models; `make test-nights` audits it")
 LONG = pytest.mark.skip(reason="takes long; `make test-faults` runs it")
 
@@ -36,6 +37,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         for item in items:
             if not os.environ.get(asked) and item.get_closest_marker(marker):
                 item.add_marker(skip)
+    for item in items:
+        if item.get_closest_marker("s3") and not item.nodeid.startswith(WITH_S3):
+            raise pytest.UsageError(f"{item.nodeid}: `make test-s3` looks for tests in {', '.join(WITH_S3)} only")
 
 
 @pytest.fixture(scope="session")

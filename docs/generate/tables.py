@@ -8,7 +8,7 @@ MEANING = {
     "row": "the row of that file, from 0; with `source` it identifies a sample",
     "prediction": "the predicted class; -1 for a language model and for a sample that could not be read",
     "confidence": "the probability of the predicted class; of a text exp of the mean log-probability of its completion",
-    "score": "the anomaly score; larger is more anomalous, always",
+    "score": "the anomaly score; larger is more anomalous, always; infinite where the status is `flat`",
     "p_value": "the chance that a sample like the trusted ones scores this high",
     "q_value": "the share of normal samples to expect among all that are at least as extreme (Benjamini-Hochberg)",
     "flagged": "whether the sample is beyond the target",
@@ -17,7 +17,7 @@ MEANING = {
     "mechanism": "a group of flagged samples; -1, because groups are not formed in this version",
     "top_trusted": "the trusted samples of largest influence, at most 10, largest first",
     "layer_scores": "minus the cosine of each layer",
-    "status": "`ok`, `nonfinite`, `unreadable: why` or `failed: why`",
+    "status": "`ok`, `flat` (no gradient), `nonfinite`, `unreadable: why` or `failed: why`",
 }
 
 

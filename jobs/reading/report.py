@@ -12,6 +12,7 @@ from jobs.rendering.changes import since_document, since_text
 from jobs.rendering.results import results
 from jobs.rendering.tables import share, table
 from jobs.rendering.terminal import sentence
+from pipeline.data.statuses import FLAT
 from pipeline.publication.history import changes_since, history
 from pipeline.publication.site import latest_failures, publish_pages
 from pipeline.results.audit import Audit, open_audit
@@ -94,14 +95,22 @@ def _listings(models: Mapping[str, _ModelReport]) -> list[str]:
 
 
 def _top_flagged(audit: Audit, name: str, top: int, reviews: Mapping[str, str]) -> list[JsonObject]:
-    """Flagged rows of largest score, with reviews; those without a score, whose gradient is not finite, first."""
+    """Flagged rows of largest score, with reviews.
+
+    Those without a score, whose gradient is not finite, come first, and then those without a gradient, whose infinite
+    score is no number in JSON.
+    """
     kept: list[pa.RecordBatch] = []
     for batch in audit.scores(name):
         flagged = pa.Table.from_batches([batch.filter(batch.column("flagged")).select(list(SHOWN))])
         merged = pa.concat_tables([pa.Table.from_batches(kept), flagged]) if kept else flagged
         order = pc.sort_indices(merged, sort_keys=[("score", "descending", "at_start")])
         kept = merged.take(order[:top]).to_batches()
-    return [{**row, "review": reviews.get(row["sample_id"])} for batch in kept for row in batch.to_pylist()]
+    rows = [row for batch in kept for row in batch.to_pylist()]
+    return [
+        {**row, "score": None if row["status"] == FLAT else row["score"], "review": reviews.get(row["sample_id"])}
+        for row in rows
+    ]
 
 
 def _cell(value: object) -> str:

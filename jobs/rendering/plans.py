@@ -55,10 +55,15 @@ def _planned(model: ModelPlan) -> JsonObject:
         "row_key": model.row_key,
         "trusted": {source.file.name: source.rows for source in model.trusted},
         "audited": {source.file.name: source.rows for source in model.audited},
+        "inputs": {
+            source.file.name: {role: str(getattr(source.columns, role)) for role in source.inputs}
+            for source in (*model.trusted, *model.audited, *model.sampling)
+        },
         "refused_files": dict(model.refused_files),
         "tasks": len(model.row_tasks),
         "row_numbers": model.layout.k,
         "row_bytes": model.row_bytes,
+        "recomputed": model.recomputed or None,
         "sampling": {source.file.name: source.rows for source in model.sampling},
         "snapshot_bytes": model.snapshot_bytes,
         "projected_memory_bytes": asdict(model.memory),
@@ -69,6 +74,7 @@ def _planned(model: ModelPlan) -> JsonObject:
             "fallback_cost": {name: asdict(cost) for name, cost in model.fallback.items()},
             "not_covered": dict(model.not_covered),
         },
+        "warnings": list(model.recipe.warnings),
     }
 
 
@@ -105,14 +111,33 @@ def _model_row(model: ModelPlan) -> list[str]:
 def _notes(model: ModelPlan) -> list[str]:
     """What the table does not say of a model, one sentence each."""
     group = certifiable(model.config, model.recipe)
-    notes = [_chains(model)] if model.config.traced else []
+    notes = [f"warning: {warning}" for warning in model.recipe.warnings]
+    notes += _columns_read(model) if model.config.is_text else []
+    notes += [_chains(model)] if model.config.traced else []
     notes += [f"the fdr target can flag no fewer than {group:,} samples, if any"] if group else []
+    notes += [f"all rows are computed again, once: {model.recomputed}"] if model.recomputed else []
     notes += [f"weights: taken {model.undone}"] if model.undone else []
     notes += model.remarks
     notes += [f"by the fallback: {name}: {_rerun(cost)}" for name, cost in model.fallback.items()]
     notes += [f"not covered: {name}: {reason}" for name, reason in model.not_covered.items()]
     notes += [f"file left out: {reason}" for reason in model.refused_files.values()]
     return [sentence(f"{model.name}: {note}") for note in notes]
+
+
+def _columns_read(model: ModelPlan) -> list[str]:
+    """Which columns texts are made of, by files that have the same ones."""
+    files = dict[str, list[str]]()
+    for source in (*model.sources, *model.sampling):
+        read = ", ".join(str(getattr(source.columns, role)) for role in source.inputs)
+        files.setdefault(read, []).append(source.file.name)
+    if len(files) == 1:
+        return [f"texts are read from {read}" for read in files]
+    return [f"texts of {_some(names)} are read from {read}" for read, names in files.items()]
+
+
+def _some(names: list[str]) -> str:
+    more = f" and {len(names) - 3:,} more" if len(names) > 3 else ""
+    return f"{', '.join(names[:3])}{more}"
 
 
 def cost_text(plan: AuditPlan) -> str:

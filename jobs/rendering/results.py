@@ -71,7 +71,7 @@ def _result_row(summary: Summary) -> list[str]:
         summary.verdict.value,
         f"{counts.audited:,}",
         f"{counts.flagged:,}",
-        f"{counts.not_ok:,}",
+        f"{counts.not_scored:,}",
         ", ".join(f"{kind} {level:g}" for kind, level in summary.calibration.target.items()),
         share(main.auroc if main is not None else None),
         *(share(rate) for rate in ((at.tpr, at.fpr) if at is not None else (None, None))),

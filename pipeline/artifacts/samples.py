@@ -1,6 +1,6 @@
 """The samples of stored rows: an Arrow table beside each task's array of rows."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -12,7 +12,7 @@ from infra.commits import read_file
 from infra.formats.tables import TableFormat, decode_arrow, encode_arrow
 from infra.storage.storage import Storage
 from pipeline.artifacts.parts import RowsPart
-from pipeline.data.statuses import OK
+from pipeline.data.statuses import FLAT, OK
 
 SAMPLES = "samples.arrow"
 
@@ -64,10 +64,23 @@ class SampleColumns:
         """Which samples have a row that counts, (n,) bool."""
         return torch.tensor([status == OK for status in self.statuses], dtype=torch.bool)
 
+    @cached_property
+    def flat(self) -> Tensor:
+        """Which samples have no gradient, (n,) bool: what the model predicts is known, but no row counts."""
+        return torch.tensor([status == FLAT for status in self.statuses], dtype=torch.bool)
+
+    def recognised(self) -> "SampleColumns":
+        """With the status of samples whose own row is zero, which earlier versions stored as ok."""
+        zero = self.ok & (self.gradient_norm == 0)
+        if not zero.any():
+            return self
+        statuses = [FLAT if no else status for no, status in zip(zero.tolist(), self.statuses, strict=True)]
+        return replace(self, statuses=statuses)
+
 
 def encode_samples(samples: SampleColumns, scales_nl: Tensor) -> dict[str, bytes]:
     """The file of n samples, with the scales (n, layers) of their rows."""
-    missing = ~samples.ok.numpy()
+    missing = ~(samples.ok | samples.flat).numpy()
     columns = [
         pa.array(samples.ids, pa.string()),
         pa.array(samples.rows, pa.int64()),

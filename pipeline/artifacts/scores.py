@@ -65,11 +65,13 @@ def score_batch(
     Args:
         source: the file's name as configured.
         samples: n samples.
-        scored: of the same n samples; values of samples that are not ok are left out.
+        scored: of the same n samples; values of samples that are not ok are left out. A flat sample scores infinity,
+            and has no row that trusted samples or layers could have a part in.
         reference_ids: ids of the reference part, to name the top trusted samples by.
         layers: names of the layers.
     """
-    ok = samples.ok.numpy()
+    ok, flat = samples.ok.numpy(), samples.flat.numpy()
+    missing = ~(ok | flat)
     top = pa.StructArray.from_arrays(
         [
             reference_ids.take(pa.array(scored.top_indices[samples.ok].flatten().numpy())),
@@ -85,10 +87,10 @@ def score_batch(
         pa.array([source] * len(ok), pa.string()),
         pa.array(samples.rows, pa.int64()),
         pa.array(samples.predictions.numpy(), pa.int32()),
-        pa.array(samples.confidence.numpy(), pa.float32(), mask=~ok),
-        pa.array(scored.score.numpy(), pa.float32(), mask=~ok),
-        pa.array(scored.leverage.numpy(), pa.float32(), mask=~ok),
-        pa.array(samples.gradient_norm.numpy(), pa.float32(), mask=~ok),
+        pa.array(samples.confidence.numpy(), pa.float32(), mask=missing),
+        pa.array(np.where(flat, np.inf, scored.score.numpy()), pa.float32(), mask=missing),
+        pa.array(np.where(flat, 0.0, scored.leverage.numpy()), pa.float32(), mask=missing),
+        pa.array(samples.gradient_norm.numpy(), pa.float32(), mask=missing),
         pa.array(np.full(len(ok), NO_MECHANISM), pa.int32()),
         pa.ListArray.from_arrays(top_offsets, top, type=PART_FORMAT.schema.field("top_trusted").type),
         pa.MapArray.from_arrays(_offsets(ok, len(layers)), layer_names, layer_scores),

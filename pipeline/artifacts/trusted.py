@@ -24,11 +24,14 @@ TRUSTED_FORMAT = TableFormat(
         pa.field("part", pa.string(), nullable=False),
         pa.field("prediction", pa.int32(), nullable=False),
         pa.field("score", pa.float64()),
+        pa.field("flat", pa.bool_(), nullable=False),
     ),
 )
 
 
-TrustedPart = Literal["reference", "calibration", "filtered", "suspect", "suspect calibration", "unreadable", "dropped"]
+TrustedPart = Literal[
+    "reference", "calibration", "filtered", "flat", "suspect", "suspect calibration", "unreadable", "dropped"
+]
 
 
 @dataclass(frozen=True)
@@ -36,15 +39,17 @@ class TrustedSamples:
     """All trusted samples, in task order: the part that each belongs to, its prediction, and its score.
 
     A suspect was found by screening and is in neither the reference nor the calibration part, whichever it was drawn
-    for; nor is a sample that was dropped by its id. Scores are NaN outside the calibration part, except for suspects
-    that were drawn for it, and +infinity for a calibration sample whose gradient is not finite: the most anomalous
-    there is, as it would be flagged if audited.
+    for; nor is a sample that was dropped by its id, nor one without a gradient that was not drawn for the calibration
+    part. Scores are NaN outside the calibration part, except for suspects that were drawn for it, and +infinity for a
+    calibration sample whose gradient is not finite, or that has none: the most anomalous there is, as it would be if
+    audited. `flat`: indices of the samples without a gradient, whatever their part.
     """
 
     ids: list[str]
     parts: list[TrustedPart]
     predictions: Tensor
     scores: NDArray[np.float64]
+    flat: frozenset[int] = frozenset()
 
     def of(self, part: TrustedPart) -> list[int]:
         """Indices of a part's samples."""
@@ -59,6 +64,11 @@ class TrustedSamples:
     def suspected_scores(self) -> NDArray[np.float64]:
         """Scores of the suspects that were drawn for the calibration part, shape (S,)."""
         return self.scores[self.of("suspect calibration")]
+
+    @property
+    def flat_calibration(self) -> int:
+        """How many samples of the calibration part have no gradient."""
+        return len(self.flat.intersection(self.of("calibration")))
 
     @property
     def reference_ids(self) -> list[str]:
@@ -78,18 +88,24 @@ def encode_trusted(trusted: TrustedSamples) -> dict[str, bytes]:
         pa.array(trusted.parts, pa.string()),
         pa.array(trusted.predictions.numpy(), pa.int32()),
         pa.array(trusted.scores, pa.float64(), mask=np.isnan(trusted.scores)),
+        pa.array([index in trusted.flat for index in range(len(trusted.ids))], pa.bool_()),
     ]
     table = pa.Table.from_arrays(columns, schema=TRUSTED_FORMAT.schema)
     return {TRUSTED: encode_arrow(table)}
 
 
 def read_trusted(storage: Storage, folder: str) -> TrustedSamples:
-    """All trusted samples from the folder of a references task, or, without scores, of a split task."""
+    """All trusted samples from the folder of a references task, or, without scores, of a split task.
+
+    Earlier versions knew no flat ones.
+    """
     path = f"{folder}/{TRUSTED}"
     table = decode_arrow(read_file(storage, path), TRUSTED_FORMAT, storage.locate(path))
+    flat = np.array(table.column("flat").to_pylist(), bool) if "flat" in table.column_names else np.zeros(0, bool)
     return TrustedSamples(
         ids=table.column("sample_id").to_pylist(),
         parts=table.column("part").to_pylist(),
         predictions=torch.from_numpy(np.array(table.column("prediction").to_numpy(), np.int64)),
         scores=np.array(table.column("score").fill_null(float("nan")).to_numpy(), np.float64),
+        flat=frozenset(np.flatnonzero(flat).tolist()),
     )

@@ -1,7 +1,7 @@
 """Sections that make no sense together, each as a complaint that names the place and what would be right."""
 
 from pipeline.config.complaints import place_of
-from pipeline.config.schema import CURVATURES, MEASUREMENTS, SCORES, ModelConfig
+from pipeline.config.schema import CURVATURES, MEASUREMENTS, PROBABILITIES, SCORES, ModelConfig
 from pipeline.config.scoring import CLASS_MEANS
 from pipeline.config.sections import Raw
 
@@ -29,12 +29,14 @@ def misfits(index: int, model: ModelConfig, raw: Raw) -> list[str]:
 
 def _for_the_task(index: int, model: ModelConfig, raw: Raw) -> list[str]:
     """Values that the model's task does not have."""
-    chosen: dict[tuple[str, str], tuple[str, tuple[str, ...]]] = {}
+    chosen: dict[tuple[str, ...], tuple[str, tuple[str, ...]]] = {}
     if model.traced is not None or model.score.kind != "concordance":
         chosen[("score", "kind")] = (model.score.kind, ("auto", *_scores(model)))
     if model.traced is None:
         chosen[("estimator", "measurement")] = (model.gradient.measurement, ("auto", *MEASUREMENTS[model.task]))
         chosen[("curvature", "kind")] = (model.curvature.kind, CURVATURES[model.task])
+    if model.is_text and model.outputs == PROBABILITIES:
+        chosen[("outputs",)] = (PROBABILITIES, ("logits",))
     return [
         f"{place_of(('models', index, *place), raw)}: {value} makes no sense for the task {model.task}; "
         f"valid: {', '.join(valid)}"

@@ -2,31 +2,50 @@
 
 from typing import Annotated
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
-from pipeline.config.sections import Paths, Section
+from pipeline.config.sections import Paths, Raw, Section
 
-Triple = tuple[float, float, float]
+PerChannel = Annotated[
+    tuple[float, ...], BeforeValidator(lambda value: [value] if isinstance(value, int | float) else value)
+]
+
+
+CHANNELS = {1: "grey", 3: "RGB"}
 
 
 class Columns(Section):
     """Names of columns. A column that the config itself names must be there; a default is only looked for.
 
-    Only columns of the task's own inputs are read: `image`, or, for a language model, `input_ids` and
-    `completion_start`.
+    Only columns of the task's own inputs are read: `image`, or, for a language model, `input_ids` and those that say
+    which of its tokens are padding and which are the completion.
     """
 
     id: str = "id"
     """Column of sample ids: strings or integers, unique among the trusted samples."""
 
     image: str = "image"
-    """Column of images: encoded bytes, or a Hugging Face image struct `{bytes, path}`."""
+    """Column of images: encoded bytes, or a Hugging Face image struct `{bytes, path}`. Paths are not followed."""
 
     input_ids: str = "input_ids"
     """Column of token ids, prompt and completion together: a list of integers per sample."""
 
-    completion_start: str = "completion_start"
-    """Column of the index of the completion's first token, 1 or more."""
+    attention_mask: str | None = "attention_mask"
+    """Column that says which of the ids are tokens (1) and which are padding (0), at either end: a list as long as
+    that of the ids. Padding is taken off before anything is measured. Optional; null to ignore it."""
+
+    completion_start: str | None = "completion_start"
+    """Column of the index of the completion's first token in the list of ids, 1 or more. Optional where a file has
+    `labels`; null to ignore it."""
+
+    completion_end: str | None = "completion_end"
+    """Column of the index behind the completion's last token. Optional, and so is its value: without it, a completion
+    ends with its text. null to ignore it."""
+
+    labels: str | None = "labels"
+    """Column of Hugging Face's labels, a list as long as that of the ids: the id of each token that the completion
+    holds, -100 elsewhere. The completion may have gaps, as in a conversation of several turns. Where `completion_start`
+    or `completion_end` is there too, they must say the same. Optional; null to ignore it."""
 
     label: str | None = "label"
     """Column of class indices, optional; null to ignore it. With labels, only trusted samples that the model predicts
@@ -41,26 +60,56 @@ class Columns(Section):
     """Column of the class that an attack aims at, optional, in audited files; null to ignore it. Used for evaluation
     only, never seen by a score."""
 
+    ignored: tuple[str, ...] = ()
+    """Columns that are ignored on purpose. A file with a column that would change what a sample is to its model, such
+    as `position_ids` or `token_type_ids`, is refused unless the column is listed here."""
+
     def insists_on(self, column: str) -> bool:
         """Whether the config itself names this column."""
         return column in self.model_fields_set and getattr(self, column) is not None
 
 
 class Preprocess(Section):
-    """How images become the model's input: RGB in [0, 1], resized if need be, minus `mean`, divided by `std`."""
+    """How images become the model's input: RGB or grey in [0, 1], resized if need be, minus `mean`, divided by `std`.
 
-    mean: Triple = (0.0, 0.0, 0.0)
-    """Subtracted from each of the three channels, after scaling to [0, 1]."""
+    Three numbers each for a model of RGB images, one each for a model of grey ones.
+    """
 
-    std: Triple = (1.0, 1.0, 1.0)
-    """What each of the three channels is then divided by; must be positive."""
+    mean: PerChannel = (0.0, 0.0, 0.0)
+    """Subtracted from each channel, after scaling to [0, 1]: three numbers for RGB, or one for grey, which makes images
+    grey as Pillow's `convert("L")` does. Where only `std` is given, 0 for each channel."""
+
+    std: PerChannel = (1.0, 1.0, 1.0)
+    """What each channel is then divided by, as many numbers as `mean` has; must be positive. Where only `mean` is
+    given, 1 for each channel."""
 
     size: Annotated[int, Field(ge=1, le=8192)] | None = None
     """Height and width in pixels that images are resized to (bilinear) where they differ. With null, all images must
     have the size of the first trusted one."""
 
+    @property
+    def channels(self) -> int:
+        """How many channels the model's images have, 3 or 1."""
+        return len(self.mean)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_as_many(cls, given: Raw) -> Raw:
+        """With mean or std alone, the other for as many channels."""
+        if isinstance(given, dict) and ("mean" in given) != ("std" in given):
+            own, other, value = ("mean", "std", 1.0) if "mean" in given else ("std", "mean", 0.0)
+            if isinstance(numbers := given[own], list | tuple | int | float):
+                return {**given, other: [value] * (len(numbers) if isinstance(numbers, list | tuple) else 1)}
+        return given
+
     @model_validator(mode="after")
-    def _positive(self) -> "Preprocess":
+    def _of_channels(self) -> "Preprocess":
+        if len(self.mean) != len(self.std) or len(self.mean) not in CHANNELS:
+            kinds = " or ".join(f"{count} for {kind}" for count, kind in CHANNELS.items())
+            raise ValueError(
+                f"mean and std have a number for each channel, {kinds}; "
+                f"got {len(self.mean)} in mean and {len(self.std)} in std"
+            )
         if min(self.std) <= 0:
             raise ValueError(f"std must be positive, got {list(self.std)}")
         return self

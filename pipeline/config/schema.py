@@ -22,6 +22,9 @@ CURVATURES: dict[str, tuple[str, ...]] = {
 }
 
 
+PROBABILITIES = "probabilities"
+
+
 MEASUREMENTS: dict[str, tuple[str, ...]] = {
     "classification": ("margin",),
     "causal_lm": ("token_margin", "completion_nll"),
@@ -65,6 +68,11 @@ class ModelConfig(Section):
     huggingface: Place | None = None
     """A causal language model, instead of `architecture` and `weights`: a Hugging Face folder or the id of a model on
     the hub, safetensors only. No code of the model's own is run."""
+
+    outputs: Literal["logits", "probabilities"] | None = None
+    """What a classifier returns. Of `probabilities`, which sum to 1, the measurement is log(1 - p) - log p of the
+    predicted class. `null` takes outputs for logits, and refuses those that look like probabilities; `logits` takes
+    them as they are."""
 
     task: Task
     """`classification` of images, or `causal_lm`, a causal language model. Required here or at the top level."""

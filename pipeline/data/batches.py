@@ -10,13 +10,24 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from madcore import Measured, Measurement, TokenBatch, completion_confidence, completion_nll, margin, token_margin
+from madcore import (
+    Measured,
+    Measurement,
+    TokenBatch,
+    completion_confidence,
+    completion_logits,
+    completion_nll,
+    margin,
+    token_margin,
+)
 from madcore.measurements import predictions_and_confidence
+from madcore.scoring.flat import margin_sizes
 from pipeline.config.schema import ModelConfig
 from pipeline.data.images import ImageOptions, read_images, scale_pixels
 from pipeline.data.sources import Source
 from pipeline.data.statuses import NO_CLASS
-from pipeline.data.texts import Text, TextBatch, TextLimits, read_texts
+from pipeline.data.text_rows import Text, TextLimits
+from pipeline.data.texts import TextBatch, read_texts
 
 TRACED_AT_ONCE = 64
 
@@ -54,12 +65,15 @@ class Predictions:
     """What a model predicts for r samples.
 
     The predicted class (r,), NO_CLASS where there are no classes, its confidence (r,), and whether its logits are
-    finite (r,).
+    finite (r,). `size`: of what is measured (r,), the absolute margin, or of a text the sum of the absolute logits of
+    its completion's tokens. `flat`: which samples have no gradient (r,) (see `madcore.scoring.flat`), once known.
     """
 
     predictions: Tensor
     confidence: Tensor
     finite: Tensor
+    size: Tensor
+    flat: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -103,10 +117,11 @@ class ImageInputs:
 
     def read(self, model: ModelConfig, source: Source, rows: range, batch_size: int) -> Iterator[SampleBatch]:
         """Rows of a source, `batch_size` at a time."""
-        options = ImageOptions(batch_size, self.size, resize=model.data.preprocess.size is not None)
+        preprocess = model.data.preprocess
+        options = ImageOptions(batch_size, self.size, preprocess.size is not None, preprocess.channels)
         for batch in read_images(source, rows.start, rows.stop, options):
             places = _readable(batch.unreadable)
-            inputs = torch.from_numpy(scale_pixels(batch.pixels, model.data.preprocess))
+            inputs = torch.from_numpy(scale_pixels(batch.pixels, preprocess))
             groups = (Group(places, Measured(align(inputs), margin), predict_classes),) if len(places) else ()
             yield SampleBatch(batch.ids, batch.unreadable, groups)
 
@@ -147,9 +162,7 @@ class TextInputs:
             yield members
 
     def _group(self, places: Tensor, texts: Sequence[Text], measure: Callable[[TokenBatch], Measurement]) -> Group:
-        length = self.limits.padded(max(len(text.ids) for text in texts))
-        starts = [text.completion_start for text in texts]
-        tokens = TokenBatch.of([torch.from_numpy(text.ids) for text in texts], starts, length)
+        tokens = token_batch(texts, self.limits.padded(max(len(text.ids) for text in texts)))
         measured = Measured(tokens.inputs, measure(tokens))
         return Group(places, measured, lambda logits: predict_completions(tokens, logits), tokens)
 
@@ -172,25 +185,33 @@ class TextInputs:
 ModelInputs = ImageInputs | TextInputs
 
 
+def token_batch(texts: Sequence[Text], padded_length: int | None = None) -> TokenBatch:
+    """Texts as a batch of tokens, padded to this length or to the longest."""
+    ids, measured = [torch.from_numpy(text.ids) for text in texts], [torch.from_numpy(text.measured) for text in texts]
+    return TokenBatch.of_spans(ids, measured, padded_length)
+
+
 def predict_classes(logits_nc: Tensor) -> Predictions:
     """The predicted class and its probability."""
     finite = torch.isfinite(logits_nc).all(dim=1)
-    predictions, confidence = predictions_and_confidence(torch.where(finite.unsqueeze(1), logits_nc, 0.0))
-    return Predictions(predictions, confidence, finite)
+    logits_nc = torch.where(finite.unsqueeze(1), logits_nc, 0.0)
+    predictions, confidence = predictions_and_confidence(logits_nc)
+    return Predictions(predictions, confidence, finite, margin_sizes(logits_nc))
 
 
 def predict_completions(tokens: TokenBatch, logits_nsv: Tensor) -> Predictions:
     """No class; as confidence, exp of the mean log-probability of the completion's tokens."""
     confidence = completion_confidence(tokens, logits_nsv)
     classes = torch.full_like(confidence, NO_CLASS, dtype=torch.int64)
-    return Predictions(classes, confidence, torch.isfinite(confidence))
+    return Predictions(classes, confidence, torch.isfinite(confidence), completion_logits(tokens, logits_nsv))
 
 
 def no_predictions(samples: int, device: torch.device) -> Predictions:
     """For samples whose predictions are not needed: no class, and all logits finite."""
     classes = torch.full((samples,), NO_CLASS, dtype=torch.int64, device=device)
     finite = torch.ones(samples, dtype=torch.bool, device=device)
-    return Predictions(classes, torch.zeros(samples, device=device), finite)
+    nothing = torch.zeros(samples, device=device)
+    return Predictions(classes, nothing, finite, nothing)
 
 
 def align(inputs: Tensor) -> Tensor:

@@ -15,15 +15,14 @@ from pipeline.config.audit_config import AuditConfig
 from pipeline.config.samples import Columns
 from pipeline.config.schema import ModelConfig, Task
 from pipeline.data.ids import ids_of
+from pipeline.data.image_column import advice, refuse_paths_only
+from pipeline.data.input_columns import LOOKED_FOR, input_roles, possible_roles, unread_columns
 from pipeline.errors import SourceError
 
 Split = Literal["trusted", "audited", "sampling"]
 
 
 TRUTH = ("label", "anomalous", "target")
-
-
-INPUTS: dict[Task, tuple[str, ...]] = {"classification": ("image",), "causal_lm": ("input_ids", "completion_start")}
 
 
 PLACES: dict[Split, str] = {"trusted": "data.trusted", "audited": "data.audited", "sampling": "estimator.sampling"}
@@ -33,7 +32,10 @@ EXPECTED = {
     "id": "a string or an integer",
     "image": "encoded bytes, or a struct with a field `bytes` of them",
     "input_ids": "a list of integers",
+    "attention_mask": "a list of integers or booleans",
+    "labels": "a list of integers",
     "completion_start": "an integer",
+    "completion_end": "an integer",
     "label": "an integer",
     "anomalous": "a boolean or an integer",
     "target": "an integer",
@@ -42,17 +44,31 @@ EXPECTED = {
 
 @dataclass(frozen=True)
 class Source:
-    """One file of samples: its identity, how many rows it has, and which of the optional columns are in it."""
+    """One file of samples: its identity, how many rows it has, and which columns are in it.
+
+    `truth`: the roles of truth that it has. `inputs`: the roles of a model's inputs that are read of it.
+    """
 
     file: InputFile
     rows: int
     columns: Columns
     truth: tuple[str, ...]
+    inputs: tuple[str, ...] = ()
 
     @property
     def key(self) -> str:
-        """Digest of the file's URL, size and version: a changed file is another source."""
-        return digest(f"{self.file.url}\n{self.file.size}\n{self.file.version}".encode())[:24]
+        """Digest of the file's URL, size and version, and of what is read beyond the inputs that all files have.
+
+        A changed file is another source.
+        """
+        more = [role for role in self.inputs if role in LOOKED_FOR and role != "completion_start"]
+        read = "".join(f"\n{role}: {getattr(self.columns, role)}" for role in more)
+        return digest(f"{self.file.url}\n{self.file.size}\n{self.file.version}{read}".encode())[:24]
+
+    @property
+    def may_be_padded(self) -> bool:
+        """Whether its texts may hold padding that no mask hides: there is none, and the config does not decline it."""
+        return "attention_mask" not in self.inputs and self.columns.attention_mask is not None
 
 
 def find_sources(config: AuditConfig, model: ModelConfig, split: Split) -> tuple[list[Source], dict[str, str]]:
@@ -92,32 +108,45 @@ def _paths(model: ModelConfig, split: Split) -> tuple[str, ...]:
 
 
 def _inspect(file: InputFile, model: ModelConfig, split: Split) -> Source:
-    columns, inputs = model.data.columns, ("id", *INPUTS[model.task])
+    columns = model.data.columns
     with open_input(file.url) as handle:
-        _check_claims(handle, file, [str(getattr(columns, role)) for role in inputs])
+        _check_claims(handle, file, [str(getattr(columns, role)) for role in ("id", *possible_roles(model.task))])
         parquet = open_parquet(handle, file.name)
-        schema, rows = parquet.schema_arrow, parquet.metadata.num_rows
+        schema, rows, metadata = parquet.schema_arrow, parquet.metadata.num_rows, parquet.metadata
     if rows == 0:
         raise SourceError(f"{file.name}: has no rows")
-    optional = _optional(model.task, split)
-    needed = [*inputs, *(name for name in optional if _is_needed(name, columns, split))]
+    inputs, optional = input_roles(model.task, columns, schema.names), _optional(model.task, split)
+    needed = ["id", *inputs, *(name for name in optional if _is_needed(name, columns, split))]
     _check_names(schema, columns, needed, file.name)
     present = tuple(role for role in optional if getattr(columns, role) in schema.names)
-    _check_types(schema, columns, (*inputs, *present), file.name)
-    return Source(file, rows, columns, present)
+    _check_types(schema, columns, ("id", *inputs, *present), file.name)
+    for unread in unread_columns(model.task, columns, schema.names):
+        raise SourceError(
+            f"{file.name}: has a column {unread!r}, which would change what a sample is to its model and is not read; "
+            "drop or rename it, or list it under data.columns.ignored"
+        )
+    if "image" in inputs:
+        refuse_paths_only(metadata, columns.image, schema.field(columns.image).type, file.name)
+    return Source(file, rows, columns, present, inputs)
 
 
 def _check_names(schema: pa.Schema, columns: Columns, needed: Sequence[str], name: str) -> None:
     for role in needed:
         column = getattr(columns, role)
-        if column is None:
+        if column is not None and column in schema.names:
+            continue
+        either = ("completion_start", "labels") if role == "completion_start" and "labels" not in needed else (role,)
+        absent = [f"{getattr(columns, one)!r} (data.columns.{one})" for one in either if getattr(columns, one)]
+        if not absent and role == "label":
             raise SourceError(
-                f"{name}: the sampling set needs labels, and data.columns.{role} is null; name their column"
+                f"{name}: the sampling set needs labels, and data.columns.label is null; name their column"
             )
-        if column not in schema.names:
+        if not absent:
             raise SourceError(
-                f"{name}: has no column {column!r} (data.columns.{role}); columns there: {_described(schema)}"
+                f"{name}: a text needs a completion, and data.columns.completion_start and labels are null; "
+                "name a column that says where it is"
             )
+        raise SourceError(f"{name}: has no column {' nor '.join(absent)}; columns there: {_described(schema)}")
     duplicated = sorted({column for column in schema.names if schema.names.count(column) > 1})
     if duplicated:
         raise SourceError(f"{name}: has several columns named {duplicated[0]!r}; rename them")
@@ -128,10 +157,16 @@ def _check_types(schema: pa.Schema, columns: Columns, roles: Sequence[str], name
         kind = schema.field(getattr(columns, role)).type
         if not _fits(role, kind):
             column = f"the column {getattr(columns, role)!r} (data.columns.{role})"
-            remedy = f"; or set data.columns.{role}: null to do without" if role in TRUTH else ""
             raise SourceError(
-                f"{name}: {column} is {kind}, expected {EXPECTED[role]}{remedy}; columns there: {_described(schema)}"
+                f"{name}: {column} is {kind}, expected {EXPECTED[role]}{_remedy(role, kind)}; "
+                f"columns there: {_described(schema)}"
             )
+
+
+def _remedy(role: str, kind: pa.DataType) -> str:
+    if role in (*TRUTH, *LOOKED_FOR):
+        return f"; or set data.columns.{role}: null to do without"
+    return f"; {advice(kind)}" if role == "image" and advice(kind) else ""
 
 
 def _described(schema: pa.Schema) -> str:
@@ -168,9 +203,10 @@ def _fits(role: str, kind: pa.DataType) -> bool:
         return _is_bytes(kind) or (
             pa.types.is_struct(kind) and kind.get_field_index("bytes") >= 0 and _is_bytes(kind.field("bytes").type)
         )
-    if role == "input_ids":
+    if role in ("input_ids", "labels", "attention_mask"):
         listed = pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
-        return bool(listed and pa.types.is_integer(kind.value_type))
+        truths = role == "attention_mask" and listed and pa.types.is_boolean(kind.value_type)
+        return bool(listed and (truths or pa.types.is_integer(kind.value_type)))
     text = pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
     if pa.types.is_uint64(kind) and role != "id":
         return False

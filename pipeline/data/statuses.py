@@ -9,4 +9,7 @@ UNREADABLE = "unreadable: "
 OK, NONFINITE = "ok", "nonfinite"
 
 
+FLAT = "flat"
+
+
 NO_CLASS = -1

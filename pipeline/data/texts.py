@@ -1,7 +1,7 @@
-"""Texts: token sequences and where their completions start, checked one by one, so that a bad text costs one row."""
+"""Texts: token sequences and their completions, read and checked one by one, so that a bad text costs one row."""
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pyarrow as pa
@@ -11,43 +11,16 @@ from numpy.typing import NDArray
 from infra.formats.tables import read_rows
 from pipeline.data.ids import ids_of
 from pipeline.data.sources import Source
+from pipeline.data.text_rows import Text, TextLimits, TextRow, UnreadableText, parse_text
 from pipeline.errors import SourceError
 
-LENGTH_MULTIPLE = 8
+LISTS, INDICES = ("input_ids", "attention_mask", "labels"), ("completion_start", "completion_end")
 
 
 LENGTHS_AT_ONCE = 1024
 
 
 ROWS_SEARCHED = 256
-
-
-TokenIds = NDArray[np.int64]
-
-
-class UnreadableText(ValueError):
-    """Why one text cannot be used; the text becomes the row's status."""
-
-
-@dataclass(frozen=True)
-class TextLimits:
-    """The texts that a model takes: ids below `vocabulary`, at most `positions` tokens (None: any number)."""
-
-    vocabulary: int
-    positions: int | None
-
-    def padded(self, length: int) -> int:
-        """The length that a text is padded to: the next multiple of LENGTH_MULTIPLE, or the model's limit if less."""
-        longer = -(-length // LENGTH_MULTIPLE) * LENGTH_MULTIPLE
-        return longer if self.positions is None else min(longer, self.positions)
-
-
-@dataclass(frozen=True)
-class Text:
-    """A prompt and its completion, which starts at `completion_start`: 1 or more, and below the number of tokens."""
-
-    ids: TokenIds
-    completion_start: int
 
 
 @dataclass(frozen=True)
@@ -64,53 +37,40 @@ class TextBatch:
 
 def read_texts(source: Source, start: int, stop: int, limits: TextLimits, batch_rows: int) -> Iterator[TextBatch]:
     """Rows [start, stop) in batches; a row that cannot be read is in its batch with the reason."""
-    columns = source.columns
-    names = [columns.id, columns.input_ids, columns.completion_start]
+    columns, limits = source.columns, limits if source.may_be_padded else replace(limits, padding=())
+    names = [columns.id, *(str(getattr(columns, role)) for role in source.inputs)]
     for batch in read_rows(source.file.url, start, stop, names, batch_rows):
         ids, texts, reasons = ids_of(batch.column(columns.id)), [], []
-        inputs = batch.column(columns.input_ids), batch.column(columns.completion_start)
-        for name, tokens, begin in zip(ids, *inputs, strict=True):
+        found = {role: batch.column(getattr(columns, role)) for role in source.inputs}
+        for row, name in enumerate(ids):
             try:
                 if name is None:
                     raise UnreadableText("the id is null")
-                texts.append(parse_text(tokens.values if tokens.is_valid else None, begin.as_py(), limits))
+                texts.append(parse_text(_text_row(found, row), limits))
                 reasons.append("")
             except UnreadableText as error:
                 reasons.append(str(error))
         yield TextBatch(tuple(name or "" for name in ids), tuple(reasons), tuple(texts))
 
 
-def parse_text(tokens: pa.Array | None, completion_start: int | None, limits: TextLimits) -> Text:
-    """One row as a text.
+def _text_row(columns: Mapping[str, pa.Array], row: int) -> TextRow:
+    """A row of the columns, by their roles.
 
     Raises:
-        UnreadableText: it is null, empty, longer than the model takes, has an id outside the model's vocabulary, or no
-            completion.
+        UnreadableText: the file has masks, and this row has none.
     """
-    if tokens is None or len(tokens) == 0:
-        raise UnreadableText("input_ids is null" if tokens is None else "input_ids is empty")
-    if limits.positions is not None and len(tokens) > limits.positions:
-        raise UnreadableText(f"input_ids has {len(tokens):,} tokens, the model takes at most {limits.positions:,}")
-    if tokens.null_count:
-        raise UnreadableText("input_ids holds a null")
-    ids = tokens.to_numpy(zero_copy_only=False)
-    outside = np.flatnonzero((ids < 0) | (ids >= limits.vocabulary))
-    if len(outside):
-        first = int(outside[0])
-        raise UnreadableText(
-            f"the token id {ids[first]} at position {first} is outside the model's vocabulary, "
-            f"0 to {limits.vocabulary - 1:,}"
-        )
-    if completion_start is None:
-        raise UnreadableText("completion_start is null")
-    if completion_start < 1:
-        raise UnreadableText(
-            f"completion_start is {completion_start}, "
-            "but a completion needs a token before it to be predicted from: 1 or more"
-        )
-    if completion_start >= len(ids):
-        raise UnreadableText(f"the completion is empty: it starts at {completion_start} of {len(ids)} tokens")
-    return Text(ids.astype(np.int64), completion_start)
+    found = {role: column[row] for role, column in columns.items()}
+    if "attention_mask" in found and not found["attention_mask"].is_valid:
+        raise UnreadableText("attention_mask is null")
+    lists = {role: found[role].values for role in LISTS if role in found and found[role].is_valid}
+    indices = {role: found[role].as_py() for role in INDICES if role in found}
+    return TextRow(
+        lists.get("input_ids"),
+        indices.get("completion_start"),
+        indices.get("completion_end"),
+        lists.get("attention_mask"),
+        lists.get("labels"),
+    )
 
 
 def first_texts(sources: Sequence[Source], wanted: int, limits: TextLimits) -> list[Text]:
@@ -137,17 +97,30 @@ def first_texts(sources: Sequence[Source], wanted: int, limits: TextLimits) -> l
 
 def _shortened(text: Text) -> Text:
     """A text without its last or its first token, so that a batch of texts of one length has padding to be tested."""
-    if len(text.ids) - text.completion_start > 1:
-        return Text(text.ids[:-1], text.completion_start)
-    return Text(text.ids[1:], text.completion_start - 1) if text.completion_start > 1 else text
+    if text.measured[:-1].any():
+        return Text(text.ids[:-1], text.measured[:-1])
+    return text if text.measured[1] else Text(text.ids[1:], text.measured[1:])
 
 
 def longest_text(sources: Sequence[Source], limits: TextLimits) -> int:
-    """Tokens of the longest text in the files that the model takes; 1 where there is none."""
+    """Tokens of the longest text in the files that the model takes, padding aside; 1 where there is none."""
     longest = 1
     for source in sources:
-        for batch in read_rows(source.file.url, 0, source.rows, [source.columns.input_ids], LENGTHS_AT_ONCE):
-            lengths = pc.fill_null(pc.list_value_length(batch.column(source.columns.input_ids)), 0).to_numpy()
+        names = [
+            str(getattr(source.columns, role)) for role in ("input_ids", "attention_mask") if role in source.inputs
+        ]
+        for batch in read_rows(source.file.url, 0, source.rows, names, LENGTHS_AT_ONCE):
+            lengths = _tokens(*(batch.column(name) for name in names))
             fitting = lengths if limits.positions is None else lengths[lengths <= limits.positions]
             longest = max(longest, int(fitting.max(initial=1)))
     return longest
+
+
+def _tokens(lists: pa.Array, masks: pa.Array | None = None) -> NDArray[np.int64]:
+    """How many tokens each row has, padding aside, (n,); 0 where it is null."""
+    lengths: NDArray[np.int64] = pc.fill_null(pc.list_value_length(lists), 0).to_numpy()
+    if masks is None:
+        return lengths
+    left = pc.fill_null(pc.cast(pc.list_flatten(masks), pa.int64()), 0).to_numpy() != 0
+    rows = pc.list_parent_indices(masks).to_numpy()[left]
+    return np.minimum(lengths, np.bincount(rows, minlength=len(masks)))

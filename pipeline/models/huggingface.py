@@ -19,12 +19,13 @@ from torch import nn
 
 from infra.storage.files import digest
 from pipeline.config.audit_config import AuditConfig
-from pipeline.data.texts import TextLimits
+from pipeline.data.text_rows import TextLimits
 from pipeline.errors import SourceError
 from pipeline.models.faithful import SCALED
 from pipeline.models.fitting import names_left_out
 from pipeline.models.huggingface_folder import CONFIG, check_sizes, find_folder, types_of, weight_files
 from pipeline.models.mismatches import name_some
+from pipeline.models.padding import padding_tokens
 from pipeline.models.user_code import user_code
 
 if TYPE_CHECKING:
@@ -63,7 +64,9 @@ def load_causal_lm(config: AuditConfig, name: str) -> CausalLM:
     module.config.use_cache = False
     parts = [_file_digest(folder / CONFIG), *(_file_digest(file) for file in files), type(module).__name__]
     text = module.config.get_text_config()
-    limits = TextLimits(int(text.vocab_size), getattr(text, "max_position_embeddings", None))
+    vocabulary = int(text.vocab_size)
+    padding = padding_tokens([module.config, text, getattr(module, "generation_config", None)], folder, vocabulary)
+    limits = TextLimits(vocabulary, getattr(text, "max_position_embeddings", None), padding)
     return CausalLM(module.eval(), digest("\n".join(parts).encode()), limits)
 
 

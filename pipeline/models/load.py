@@ -7,13 +7,14 @@ from torch import nn
 
 from infra.storage.files import digest
 from pipeline.config.audit_config import AuditConfig
-from pipeline.config.schema import ModelConfig
-from pipeline.data.texts import TextLimits
+from pipeline.config.schema import PROBABILITIES, ModelConfig
+from pipeline.data.text_rows import TextLimits
 from pipeline.errors import SourceError
 from pipeline.models.architecture import find_architecture, is_file
 from pipeline.models.faithful import without_number
 from pipeline.models.fitting import fill
 from pipeline.models.huggingface import load_causal_lm
+from pipeline.models.outputs import take_logarithms
 from pipeline.models.user_code import user_code
 from pipeline.models.weights import parse_weights, read_weights
 
@@ -36,7 +37,7 @@ class LoadedModel:
 
 
 def load_model(config: AuditConfig, model: ModelConfig, source: bytes | None = None) -> LoadedModel:
-    """Builds the architecture and loads the weights.
+    """Builds the architecture and loads the weights; a model of probabilities then returns their logarithms.
 
     Args:
         config: the audit's.
@@ -69,6 +70,8 @@ def _load_architecture(
         undone = fill(module, parse_weights(weights, weights_name), misfit)
         module.eval()
         lacking = without_number(module)
+    if model.outputs == PROBABILITIES:
+        take_logarithms(module)
     parts = [digest(weights), digest(source), json.dumps(model.kwargs, sort_keys=True)]
     return LoadedModel(
         module,

@@ -9,13 +9,15 @@ from infra.commits import CommitLog
 from infra.storage.storage import Storage
 from madcore.extraction.selection import is_chosen
 from pipeline.artifacts.truth import TRUTH_FILE
-from pipeline.config.schema import ModelConfig
+from pipeline.config.schema import PROBABILITIES, ModelConfig
 from pipeline.errors import SourceError
-from pipeline.planning.recipe import EarlierRun, RowRecipe
+from pipeline.planning.plan import ModelPlan
+from pipeline.planning.recipe import EarlierRun, RowRecipe, rules_changed
 from pipeline.root.documents import JsonObject
 from pipeline.root.layout import outcome_file, run_file, run_summary_file, runs
 from pipeline.root.logs import SPLIT
 from pipeline.root.records import ModelRecord, read_record, read_run_summary
+from pipeline.root.runs import Runs
 
 FREE = ("curvature", "score", "calibration")  # sections that rows do not depend on
 
@@ -112,6 +114,8 @@ def _differences_but_rank(wanted: ModelConfig, stored: ModelConfig) -> Iterator[
 def _settings_of_rows(model: ModelConfig) -> JsonObject:
     """The settings that rows depend on, without the layers, of which fewer can be used."""
     document: JsonObject = model.model_dump(mode="json", exclude={*FREE, "estimator"})
+    if model.outputs != PROBABILITIES:
+        del document["outputs"]  # logits, said or not
     return {**document, "estimator": model.estimator.model_dump(mode="json", exclude={"layers"})}
 
 
@@ -121,6 +125,25 @@ def _differences(wanted: JsonValue, stored: JsonValue, place: str) -> Iterator[s
             yield from _differences(wanted.get(name), stored.get(name), f"{place}.{name}" if place else name)
     elif wanted != stored:
         yield f"{place} is {wanted!r}, the stored rows have {stored!r}"
+
+
+def outdated_rows(earlier: Runs, plan: ModelPlan) -> str:
+    """Why the rows that an earlier version stored of a model are computed again; "" where none are.
+
+    Looked at is the latest completed run of the model: whether it had the same weights and settings, and older rules.
+    """
+    records = (earlier.record(run_id) for run_id in earlier.completed())
+    record = next((one for one in records if plan.name in one.models), None)
+    if record is None or record.models[plan.name].digest != plan.digest:
+        return ""
+    entry = record.models[plan.name]
+    before = int(str((entry.rows or {}).get("rows_format", 1)))
+    try:
+        same = not any(differences(plan.config, ModelConfig.model_validate(record.settings(plan.name))))
+    except ValidationError:
+        return ""
+    changes = rules_changed(before)
+    return f"run {record.run_id} stored rows by earlier rules: {changes}" if same and changes else ""
 
 
 def chosen_layers(model: ModelConfig, recipe: RowRecipe) -> tuple[str, ...]:

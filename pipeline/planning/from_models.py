@@ -10,26 +10,29 @@ from infra.execution.threads import compute_threads, run_in_compute_thread
 from madcore import MadcoreError
 from madcore.extraction.vjp_fallback import CHUNK_BYTES
 from pipeline.config.audit_config import AuditConfig
-from pipeline.config.schema import ModelConfig
+from pipeline.config.schema import PROBABILITIES, ModelConfig
 from pipeline.data.batches import BATCH_MULTIPLE, ImageInputs, ModelInputs
+from pipeline.data.input_columns import INPUTS
 from pipeline.data.reviews import read_reviews
-from pipeline.data.sources import INPUTS, Source, find_sources, read_ids
+from pipeline.data.sources import Source, find_sources, read_ids
 from pipeline.errors import ConfigError, SourceError
 from pipeline.keys import key_of
+from pipeline.planning.earlier_runs import outdated_rows
 from pipeline.planning.labels import labels_outside
 from pipeline.planning.limits import check_samples
 from pipeline.planning.memory import Shapes, project_memory, shapes_of_rows
+from pipeline.planning.padding import check_padding, refuse_padded
 from pipeline.planning.plan import (
     HELD_OUT_SAMPLES,
-    ROWS_FORMAT,
     SNAPSHOT_BYTES,
     SNAPSHOTS_FORMAT,
     AuditPlan,
     ModelPlan,
 )
 from pipeline.planning.probe import Probe, probe
-from pipeline.planning.recipe import RowRecipe, count_labels
+from pipeline.planning.recipe import ROWS_FORMAT, RowRecipe, count_labels
 from pipeline.root.mark import check_root, root_storage
+from pipeline.root.runs import Runs
 
 
 def plan_audit(config: AuditConfig) -> AuditPlan:
@@ -39,12 +42,14 @@ def plan_audit(config: AuditConfig) -> AuditPlan:
         ConfigError: no model is left to run, with every reason; or the table of reviews cannot be used.
         RootError: the config's root is not one.
     """
-    check_root(root_storage(config.root))
-    reviews = read_reviews(config)
+    storage = root_storage(config.root)
+    check_root(storage)
+    reviews, earlier = read_reviews(config), Runs(storage)
     models, refused = [], {}
     for model in config.models:
         try:
-            models.append(_plan_model(config, model))
+            plan = _plan_model(config, model)
+            models.append(replace(plan, recomputed=outdated_rows(earlier, plan)))
         except (SourceError, StorageError, MadcoreError) as error:
             refused[model.name] = str(error)
     if not models:
@@ -61,7 +66,9 @@ def _plan_model(config: AuditConfig, model: ModelConfig) -> ModelPlan:
     samples = _check_trusted(model, trusted)
     probed = run_in_compute_thread(probe, config, model, trusted)
     remarks = _remarks(model, trusted, sampling, probed)
+    audited, padded = _unpadded(probed, [*trusted, *sampling], audited)
     recipe = RowRecipe(
+        rows_format=ROWS_FORMAT,
         patterns=() if model.traced else model.gradient.layers,
         snapshots_key=_snapshots_key(model, probed, sampling),
         layers=probed.coverage.covered,
@@ -75,6 +82,7 @@ def _plan_model(config: AuditConfig, model: ModelConfig) -> ModelPlan:
         sampling=tuple(sampling),
         weights=probed.weights,
         rows_per_task=config.run.rows_per_task,
+        warnings=probed.warnings,
     )
     inputs, shapes = _batched(
         probed, _shapes(config, model, probed, recipe, samples), int(config.run.memory_per_worker)
@@ -88,7 +96,7 @@ def _plan_model(config: AuditConfig, model: ModelConfig) -> ModelPlan:
         row_key=_row_key(model, probed, sampling),
         recipe=recipe.model_copy(update={"inputs": inputs}),
         sides=recipe.sides,
-        refused_files=refused_files,
+        refused_files=refused_files | padded,
         memory=project_memory(shapes),
     )
 
@@ -129,6 +137,21 @@ def _find_sampling(config: AuditConfig, model: ModelConfig, trusted: list[Source
             "weights sampled on trusted samples would explain them better than others; name files of other clean ones"
         )
     return sampling
+
+
+def _unpadded(probed: Probe, needed: list[Source], audited: list[Source]) -> tuple[list[Source], dict[str, str]]:
+    """The audited files without those that look padded, and why those are left out.
+
+    Raises:
+        SourceError: all of them do, or a needed file does.
+    """
+    if isinstance(probed.inputs, ImageInputs):
+        return audited, {}
+    check_padding(needed, probed.inputs.limits)
+    padded = refuse_padded(audited, probed.inputs.limits)
+    if len(padded) == len(audited):
+        raise SourceError("; ".join(padded.values()))
+    return [source for source in audited if source.file.name not in padded], padded
 
 
 def _shapes(config: AuditConfig, model: ModelConfig, probed: Probe, recipe: RowRecipe, samples: int) -> Shapes:
@@ -220,6 +243,10 @@ def _settings_of_rows(
         more = {"sampling": [source.key for source in sampling], "label": columns.label}
     if isinstance(probed.inputs, ImageInputs):
         more |= {"preprocess": model.data.preprocess.model_dump(mode="json"), "input_size": list(probed.inputs.size)}
+    elif probed.inputs.limits.padding and columns.attention_mask is not None:
+        more["padding"] = list(probed.inputs.limits.padding)
+    if model.outputs == PROBABILITIES:
+        more |= {"outputs": PROBABILITIES}
     return {
         "model": probed.digest,
         "task": model.task,

@@ -23,7 +23,7 @@ from pipeline.planning.memory import ProjectedMemory
 from pipeline.planning.recipe import EarlierRun, RowRecipe, count_labels, projection_of, samples_of
 from pipeline.root.logs import Receipts, rows_log
 
-ROWS_FORMAT, CURVATURE_ROWS_FORMAT, SNAPSHOTS_FORMAT = 1, 1, 1
+CURVATURE_ROWS_FORMAT, SNAPSHOTS_FORMAT = 1, 2
 
 
 SNAPSHOT_BYTES, HELD_OUT_SAMPLES = 256 << 20, 256
@@ -58,6 +58,7 @@ class ModelPlan:
     used in: the recipe's, or, of stored rows, those of the chosen layers at the rank wanted; `reprojection`: how
     stored rows of a higher rank are read, None where they have that rank. `stored`: the earlier run whose rows are
     used as they are, None where rows are computed. `dropped`: ids of trusted samples that neither explain nor
+    calibrate. `recomputed`: why rows that an earlier version stored are computed again, "" where none are.
     calibrate. `undone`: how the weights were taken out of the file's wrappers and prefixes, "" where as they are.
     `remarks`: what is odd about its samples without being wrong.
 
@@ -75,6 +76,7 @@ class ModelPlan:
     reprojection: Reprojection | None = None
     stored: EarlierRun | None = None
     dropped: tuple[str, ...] = ()
+    recomputed: str = ""
     undone: str = ""
     remarks: tuple[str, ...] = ()
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -15,7 +16,6 @@ from madcore import (
     RowExtractor,
     RowLayout,
     SideLayout,
-    TokenBatch,
     check_layers,
     margin,
     select_layers,
@@ -23,14 +23,18 @@ from madcore import (
 from madcore.measurements import PART_MULTIPLE, logits_of, run
 from madcore.sampling.langevin import flat_weights
 from pipeline.config.audit_config import AuditConfig
+from pipeline.config.samples import CHANNELS
 from pipeline.config.schema import ModelConfig
-from pipeline.data.batches import TOKEN_MEASUREMENTS, TRACED_AT_ONCE, ImageInputs, TextBytes, TextInputs
+from pipeline.data.batches import TOKEN_MEASUREMENTS, TRACED_AT_ONCE, ImageInputs, TextBytes, TextInputs, token_batch
 from pipeline.data.images import first_images, scale_pixels
 from pipeline.data.sources import Source
-from pipeline.data.texts import Text, TextLimits, first_texts, longest_text
+from pipeline.data.text_rows import Text, TextLimits
+from pipeline.data.texts import first_texts, longest_text
 from pipeline.errors import SourceError
 from pipeline.models.load import LoadedModel, load_model
+from pipeline.models.outputs import check_outputs
 from pipeline.models.user_code import user_code
+from pipeline.planning.causality import check_causal
 from pipeline.planning.memory import pass_bytes, step_bytes
 from pipeline.planning.recipe import projection_of
 
@@ -53,8 +57,8 @@ class Probe:
     `sample_bytes`: one sample's whole pass. `input_bytes`: its input. `retained_bytes_per_sample`: its input, twice,
     and its logits. For texts, these are those of the longest one. `samples_per_pass`: how many go through the model
     together. `fallback`: costs of the covered layers whose modules run again for each sample. `weights`: how many the
-    model has. `undone`: how they were taken out of wrappers and prefixes.
-    `lacking`: which of them are not finite.
+    model has. `undone`: how they were taken out of wrappers and prefixes. `lacking`: which of them are not finite.
+    `warnings`: what a reader of the plan and the report should know.
     """
 
     digest: str
@@ -72,6 +76,7 @@ class Probe:
     samples_per_pass: int
     undone: str = ""
     lacking: str = ""
+    warnings: tuple[str, ...] = ()
 
 
 def probe(config: AuditConfig, model: ModelConfig, trusted: list[Source]) -> Probe:
@@ -91,7 +96,7 @@ def _probe_images(loaded: LoadedModel, model: ModelConfig, trusted: list[Source]
     images = first_images(trusted, CANDIDATES, model.data.preprocess)
     inputs = torch.from_numpy(scale_pixels(images, model.data.preprocess))
     forward = f"{model.described}: a forward pass on a trusted sample of shape {tuple(inputs[:1].shape)}"
-    with user_code(forward), torch.no_grad():
+    with user_code(forward + _channels_asked(loaded.module, inputs)), torch.no_grad():
         outputs = run(loaded.module, inputs)
     logits = getattr(outputs, "logits", outputs)
     if not isinstance(logits, Tensor) or logits.ndim != 2:
@@ -100,6 +105,7 @@ def _probe_images(loaded: LoadedModel, model: ModelConfig, trusted: list[Source]
             "return them as a tensor, or as the attribute `logits` of an object"
         )
     _check_finite(loaded, model, logits)
+    doubt = check_outputs(model, logits)
     with user_code(f"{model.described}: a forward and backward pass on trusted samples of shape {tuple(inputs.shape)}"):
         one = Measured(inputs[:1], margin)
         rows = _probe_rows(
@@ -122,6 +128,7 @@ def _probe_images(loaded: LoadedModel, model: ModelConfig, trusted: list[Source]
         input_bytes=inputs[:1].nbytes,
         retained_bytes_per_sample=logits[:1].nbytes + 2 * inputs[:1].nbytes,
         samples_per_pass=rows.samples_per_pass(one),
+        warnings=(doubt,) if doubt else (),
     )
 
 
@@ -145,6 +152,19 @@ def _returned(outputs: object) -> str:
     return f"an object of type {type(outputs).__name__}{held}"
 
 
+def _channels_asked(module: nn.Module, inputs_nchw: Tensor) -> str:
+    """What to add to a failure where a model's first convolution is for images of other channels."""
+    first = next((one for one in module.modules() if isinstance(one, nn.Conv2d)), None)
+    taken, given = CHANNELS.get(first.in_channels) if first is not None else None, CHANNELS[inputs_nchw.shape[1]]
+    if first is None or taken is None or taken == given:
+        return ""
+    numbers = "1 number" if first.in_channels == 1 else f"{first.in_channels} numbers"
+    return (
+        f" (its first convolution is for {taken} images, and data.preprocess makes {given} ones: "
+        f"give mean and std {numbers} each)"
+    )
+
+
 def _probe_texts(loaded: LoadedModel, limits: TextLimits, model: ModelConfig, trusted: list[Source]) -> Probe:
     texts = first_texts(trusted, CANDIDATES, limits)
     longest = limits.padded(longest_text(trusted, limits))
@@ -156,6 +176,7 @@ def _probe_texts(loaded: LoadedModel, limits: TextLimits, model: ModelConfig, tr
     _check_finite(loaded, model, logits)
     with user_code(f"{model.described}: a forward and backward pass on trusted texts of at most {longest:,} tokens"):
         rows = _probe_rows(loaded.module, model, texts, lambda chosen: _measured(chosen, model))
+        check_causal(loaded.module, torch.from_numpy(texts[0].ids), limits.vocabulary, model.described)
         length = min(longest, MEASURED_LENGTH)
         shorter, longer = (_filler(texts[0], tokens, model) for tokens in (max(2, length // 2), length))
         memory = TextBytes.fitted(_text_bytes(rows, shorter), _text_bytes(rows, longer))
@@ -182,7 +203,7 @@ def _probe_texts(loaded: LoadedModel, limits: TextLimits, model: ModelConfig, tr
 
 def _filler(text: Text, tokens: int, model: ModelConfig) -> Measured:
     """A text repeated to a number of tokens, of which all but the first are the completion."""
-    return _measured([Text(text.ids.repeat(-(-tokens // len(text.ids)))[:tokens], 1)], model)
+    return _measured([Text(text.ids.repeat(-(-tokens // len(text.ids)))[:tokens], np.arange(tokens) > 0)], model)
 
 
 def _text_bytes(rows: "_RowProbe", text: Measured) -> tuple[int, int]:
@@ -191,7 +212,7 @@ def _text_bytes(rows: "_RowProbe", text: Measured) -> tuple[int, int]:
 
 
 def _measured(texts: Sequence[Text], model: ModelConfig) -> Measured:
-    tokens = TokenBatch.of([torch.from_numpy(text.ids) for text in texts], [text.completion_start for text in texts])
+    tokens = token_batch(texts)
     return Measured(tokens.inputs, TOKEN_MEASUREMENTS[model.measurement](tokens))
 
 

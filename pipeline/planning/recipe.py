@@ -14,19 +14,34 @@ from pipeline.config.schema import ModelConfig
 from pipeline.data.batches import BATCH_MULTIPLE, ModelInputs
 from pipeline.data.sources import Source
 
+ROWS_FORMAT = 2
+
+# What each format of rows changed: why rows of the one before are computed again.
+ROWS_CHANGED = {
+    2: "pictures and columns of tokens are now read as the models' own loaders read them, "
+    "and samples without a gradient are recognised"
+}
+
+
+def rules_changed(rows_format: int) -> str:
+    """How the rules by which samples become rows changed since this format; "" where they did not."""
+    return "; ".join(change for number, change in ROWS_CHANGED.items() if rows_format < number)
+
 
 class RowRecipe(BaseModel):
     """How the rows of a model are made; recorded in `runs/RUN/_run.json` as the model's `rows`.
 
+    `rows_format`: the version of the rules by which samples become rows; early versions recorded none, and had 1.
     `patterns`: those that chose the layers, none for loss traces, whose rows have no layers. `snapshots_key`: the key
     of the weights that loss traces are taken at, "" without them. `layers`, `sides`: the layers, and the layout of
     their rows and of their sides. `fallback`: costs of the layers whose modules run again for each sample.
     `not_covered`: why each other chosen parameter has no row. `classes`: 0 for a language model, whose outputs have
-    none. `weights`: how many numbers the model has.
+    none. `weights`: how many numbers the model has. `warnings`: what planning found that may be a mistake.
     """
 
     model_config = ConfigDict(frozen=True)
     format: Literal[1] = 1
+    rows_format: int = 1
     patterns: tuple[str, ...]
     snapshots_key: str
     layers: tuple[Layer, ...]
@@ -40,6 +55,7 @@ class RowRecipe(BaseModel):
     sampling: tuple[Source, ...]
     weights: int
     rows_per_task: int
+    warnings: tuple[str, ...] = ()
 
     def layers_named(self, names: Collection[str]) -> tuple[Layer, ...]:
         """Those of the layers that have one of these names, in order."""

@@ -123,7 +123,10 @@ class ComparisonSettings:
 
 @dataclass(frozen=True)
 class _Columns:
-    """What is kept of a table of n samples, in its order; scores are NaN where there is none. Each has shape (n,)."""
+    """What is kept of a table of n samples, in its order; each has shape (n,).
+
+    Scores are NaN where there is none, or an infinite one, of a sample without a gradient: neither can move.
+    """
 
     keys: Indices
     scores: NDArray[np.float32]
@@ -170,7 +173,8 @@ def _read_columns(table: Table, settings: ComparisonSettings) -> _Columns:
         own = slice(position, position + batch.num_rows)
         names = batch.column("sample_id").to_pylist()
         found.keys[own] = _keys(batch, names, numbers)
-        found.scores[own] = pc.fill_null(batch.column("score"), float("nan")).to_numpy()
+        scores = pc.fill_null(batch.column("score"), float("nan")).to_numpy()
+        found.scores[own] = np.where(np.isfinite(scores), scores, np.nan)
         found.predicted[own] = batch.column("prediction").to_numpy()
         found.flagged[own] = batch.column("flagged").to_numpy(zero_copy_only=False)
         if settings.reviews:
@@ -204,7 +208,7 @@ def _partners(before: Indices, after: Indices) -> Indices:
 def _flags(table: Table, columns: _Columns, flags: Mask, known: Mask, top: int) -> Flags:
     """Counts flags, and names the first of those not reviewed.
 
-    Samples without a score, whose gradient is not finite, come first.
+    Samples without a gradient, or with one that is not finite, come first.
     """
     counted = np.flatnonzero(flags & ~columns.reviewed)
     scores, reviewed = columns.scores[counted], int((flags & columns.reviewed).sum())
@@ -218,7 +222,8 @@ def _named(table: Table, wanted: Indices, known: Mask) -> list[Flag]:
     for batch in table.batches(SHOWN) if len(wanted) else ():
         inside = wanted[(wanted >= position) & (wanted < position + batch.num_rows)]
         for index, row in zip(inside.tolist(), batch.take(pa.array(inside - position)).to_pylist(), strict=True):
-            found[index] = Flag(**row, known=bool(known[index]))
+            scored = row["score"] is not None and np.isfinite(row["score"])
+            found[index] = Flag(**{**row, "score": row["score"] if scored else None}, known=bool(known[index]))
         position += batch.num_rows
     return [found[index] for index in wanted.tolist()]
 

@@ -13,6 +13,7 @@ from pipeline.config.estimators import Estimator, LossTrace
 from pipeline.config.samples import Preprocess
 from pipeline.data.sources import Source
 from pipeline.planning.plan import Cost, ModelPlan
+from pipeline.planning.recipe import rules_changed
 from pipeline.root.documents import JsonObject, decode_document
 from pipeline.root.facts import Facts
 from pipeline.root.layout import published_runs, report_file
@@ -118,6 +119,7 @@ def _settings(plan: ModelPlan) -> JsonObject:
     config = plan.config
     of_rows = _trace_settings(config.traced) if config.traced else _gradient_settings(config.gradient)
     curvature: JsonValue = config.curvature.model_dump(mode="json")
+    of_rows |= {"outputs": config.outputs} if config.outputs else {}
     return {**of_rows, "curvature": curvature, "score": config.score.model_dump(mode="json")}
 
 
@@ -143,8 +145,12 @@ def _run_warnings(run: ModelRun) -> Iterator[str]:
         total = sum(source.rows for source in plan.sampling)
         samples = f"{run.sampling_left_out:,} of {total:,} samples of the sampling set"
         yield f"{samples} are unreadable or unlabelled, and no chain saw them"
+    yield from plan.recipe.warnings
     if plan.config.data.preprocess == Preprocess() and not plan.config.is_text:
         yield "data.preprocess is not given: images are only scaled to [0, 1]"
+    outdated = rules_changed(plan.recipe.rows_format)
+    if outdated:
+        yield f"the stored rows follow earlier rules, and `mad run` computes them again: {outdated}"
     if run.gone:
         yield f"files that the latest run audited and that no glob finds any more: {', '.join(run.gone)}"
     if plan.refused_files:

@@ -2,12 +2,13 @@
 
 from collections.abc import Mapping
 from difflib import get_close_matches
+from math import isfinite
 from typing import Any
 
 import pyarrow.compute as pc
 from pydantic import BaseModel, ConfigDict
 
-from pipeline.data.statuses import OK
+from pipeline.data.statuses import FLAT, OK
 from pipeline.errors import ConfigError
 from pipeline.results.audit import Audit
 from pipeline.root.facts import Influence
@@ -91,13 +92,19 @@ def _explanation(row: Mapping[str, Any], summary: Summary, top: int) -> Explanat
         "layers": tuple(LayerScore(layer=layer, score=score) for layer, score in scores[:top]),
         "top_trusted": (row["top_trusted"] or ())[:top],
     }
-    return Explanation.model_validate({**row, **added})
+    finite = row["score"] if row["score"] is not None and isfinite(row["score"]) else None
+    return Explanation.model_validate({**row, **added, "score": finite})
 
 
 def in_words(status: str, p_value: float | None, q_value: float | None, calibration: int) -> str:
     """What a p-value and a q-value among so many calibration samples say, or why a sample has none."""
-    if status != OK or p_value is None or q_value is None:
+    if status not in (OK, FLAT) or p_value is None or q_value is None:
         return f"This sample has no score: {status}."
+    if status == FLAT:
+        return (
+            "This sample has no gradient (status flat): what the model measures on it does not depend on the weights, "
+            f"so nothing explains it. It counts as a score above all others, of p-value {p_value:.3g}."
+        )
     above = round(p_value * (calibration + 1)) - 1
     score = f"{above:,} of {calibration:,} calibration samples score" if above else ""
     others = score or f"None of {calibration:,} calibration samples scores"

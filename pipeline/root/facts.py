@@ -13,6 +13,7 @@ class Counts(DocumentPart):
 
     audited: int
     flagged: int
+    flat: int = 0
     nonfinite: int = 0
     unreadable: int = 0
     failed: int = 0
@@ -21,6 +22,11 @@ class Counts(DocumentPart):
 
     @property
     def not_ok(self) -> int:
+        """Samples that have no gradient or one that is not finite, that cannot be read, or whose task failed."""
+        return self.flat + self.not_scored
+
+    @property
+    def not_scored(self) -> int:
         """Samples whose gradient is not finite, that cannot be read, or whose task failed."""
         return self.nonfinite + self.unreadable + self.failed
 
@@ -36,7 +42,8 @@ class Calibration(DocumentPart):
     """The parts of the trusted set, the target that samples are flagged by, and the threshold that follows from both.
 
     `target` has one key, `fpr` or `fdr`. `threshold` is None where no score can be flagged. `dropped`: trusted
-    samples left out by id.
+    samples left out by id. `flat`: those outside the calibration part that have no gradient; `flat_calibration`: those
+    in it. Both are None where no trusted sample lacks one.
     """
 
     reference: int = 0
@@ -44,6 +51,8 @@ class Calibration(DocumentPart):
     filtered: int = 0
     unreadable: int = 0
     dropped: int | None = optional_key()
+    flat: int | None = optional_key()
+    flat_calibration: int | None = optional_key()
     target: dict[str, float] = Field(default_factory=dict)
     threshold: float | None = None
     smallest_p_value: float | None = None
@@ -132,6 +141,27 @@ class TopSample(DocumentPart):
     top_trusted: tuple[Influence, ...] = ()
 
 
+class FlatSample(DocumentPart):
+    """An audited sample without a gradient; the p-value is that of a score above all others."""
+
+    sample_id: str
+    source: str
+    row: int
+    prediction: int
+    confidence: float | None = None
+    p_value: float | None = None
+    flagged: bool = False
+
+
+class FlatSummary(DocumentPart):
+    """The audited samples without a gradient: how many, their share, how many are flagged, and the first of them."""
+
+    count: int
+    share: float | None = None
+    flagged: int
+    samples: tuple[FlatSample, ...] = ()
+
+
 class ScreeningSummary(DocumentPart):
     """Trusted samples that screening suspects; `flagged_unscreened` is None unless suspects were taken out."""
 
@@ -179,5 +209,6 @@ class Facts(Document):
     histogram: Histogram = Histogram()
     top_flagged: tuple[TopSample, ...] = ()
     warnings: tuple[str, ...] = ()
+    flat: FlatSummary | None = optional_key()
     screening: ScreeningSummary | None = optional_key()
     sampling: SamplingSummary | None = optional_key()

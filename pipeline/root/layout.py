@@ -1,17 +1,20 @@
 """Where things are under a root: its mark, its runs, and what it publishes.
 
-    mad.json                                   the root's mark: format and audit id .lock/
-    which process runs an audit here (see infra.locks) <model>/gradients/<row key>/<source key>/  commit log: rows of
-    one source file <model>/gradients/<snapshots key>/chain-N/ commit log: segments of a chain of sampled weights
-    <model>/curvature/<key>/                   commit log: factor and references <model>/scoring/<key>/<source key>/
-    commit log: score parts <model>/reporting/<key>/                   commit log: the table and its facts
-    <model>/scores/run=<run id>/               the published table <model>/summary.json                       of the
-    latest completed run runs/<run id>/_run.json                    resolved config, versions, digests; written before
-    the first task runs/<run id>/_review.arrow                reviews as the run found them, where the config names a
-    table of them runs/<run id>/<model>.json                 the run's summary of a model runs/<run id>/_outcome.json
-    how the run ended; from this moment on it counts runs/<run id>/_collected.json              marks that `mad gc`
-    removed results of the run; written before it does report/                                    pages;
-    <model>.history.json: its latest runs, and a comparison of the last two
+    mad.json                                   the root's mark: format and audit id
+    .lock/                                     which process runs an audit here (see infra.locks)
+    <model>/gradients/<row key>/<source key>/  commit log: rows of one source file
+    <model>/gradients/<snapshots key>/chain-N/ commit log: segments of a chain of sampled weights
+    <model>/curvature/<key>/                   commit log: factor and references
+    <model>/scoring/<key>/<source key>/        commit log: score parts
+    <model>/reporting/<key>/                   commit log: the table and its facts
+    <model>/scores/run=<run id>/               the published table
+    <model>/summary.json                       of the latest completed run
+    runs/<run id>/_run.json                    resolved config, versions, digests; written before the first task
+    runs/<run id>/_review.arrow                reviews as the run found them, where the config names a table of them
+    runs/<run id>/<model>.json                 the run's summary of a model
+    runs/<run id>/_outcome.json                how the run ended; from this moment on it counts
+    runs/<run id>/_collected.json              marks that `mad gc` removed results of the run; written before it does
+    report/                                    pages; <model>.history.json: its latest runs, the last two compared
 
 Model names start with a letter or digit, so `_` keeps a run's own files apart from its models'.
 """

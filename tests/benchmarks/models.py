@@ -104,9 +104,8 @@ def texts(model: Callable[[], nn.Module], vocabulary: int) -> Case:
     """A language model on texts of 128 tokens, of which all but the first are predicted."""
 
     def measured(ids_ns: Tensor) -> Measured:
-        tokens = TokenBatch(
-            ids_ns, torch.full((len(ids_ns),), ids_ns.shape[1]), torch.ones(len(ids_ns), dtype=torch.int64)
-        )
+        completions_ns = (torch.arange(ids_ns.shape[1]) > 0).expand(ids_ns.shape)
+        tokens = TokenBatch(ids_ns, torch.full((len(ids_ns),), ids_ns.shape[1]), completions_ns)
         return Measured({"input_ids": ids_ns}, token_margin(tokens))
 
     return Case(

@@ -13,6 +13,7 @@ import sys
 import time
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from threading import current_thread
 
 from infra.events import Event, StageEnded, peak_memory_bytes
 from pipeline.config.audit_config import AuditConfig
@@ -56,6 +57,9 @@ class Watch:
         self._begin()
 
     def _heard(self, event: str, arguments: tuple[object, ...]) -> None:
+        """Not what the thread that renews the lock lists, at times of its own."""
+        if current_thread().name == "lock":
+            return
         if event in LISTINGS and str(arguments[0]).startswith(self._root):
             self._listings += 1
 

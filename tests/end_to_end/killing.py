@@ -20,6 +20,7 @@ from urllib.parse import unquote
 
 from pipeline.config.audit_config import AuditConfig
 from pipeline.config.sections import Raw
+from pipeline.planning import chains
 from pipeline.planning.from_models import plan_audit
 from pipeline.root.logs import STAGES
 from pipeline.run import run_audit
@@ -36,13 +37,15 @@ TIMED = ".lock/"  # renewed at intervals, so a killed run may not reach it
 class AuditProcess:
     """An audit to run in a process of its own: its config, relative to a folder, and the variables of its environment.
 
-    Its costs, and its moments on a disk, are in the file `notes` if it ends by itself.
+    Its costs, and its moments on a disk, are in the file `notes` if it ends by itself. `task_draws`: how many draws of
+    a chain a segment has, so that a short chain has several.
     """
 
     raw: Raw
     folder: Path
     notes: Path
     environment: Mapping[str, str] = field(default_factory=dict)
+    task_draws: int = chains.TASK_DRAWS
 
     def start(self, kill_at: int | None = None) -> BaseProcess:
         """Starts it; it kills itself at this moment on a disk, if told to."""
@@ -63,11 +66,6 @@ class AuditProcess:
         """What it did for a model, by stage."""
         costs: Mapping[str, Mapping[str, int]] = json.loads(self.notes.read_text())["stages"][model]
         return costs
-
-
-def audit_in_process(raw: Raw, folder: Path, notes: Path, kill_at: int | None = None) -> int:
-    """Runs an audit in a process of its own; its costs and moments are in `notes` if it ends. Returns the exit code."""
-    return AuditProcess(raw, folder, notes).run(kill_at)
 
 
 def stage_of(path: str) -> str:
@@ -156,6 +154,7 @@ class WritesSeen:
 def _audit(audit: AuditProcess, kill_at: int | None) -> None:
     """In the new process, whose environment is the fork server's."""
     os.environ.update(audit.environment)
+    chains.TASK_DRAWS = audit.task_draws
     config = AuditConfig.parse(audit.raw, str(audit.folder))
     plan = plan_audit(config)
     moments = Moments(config.root, kill_at)

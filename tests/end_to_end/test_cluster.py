@@ -198,10 +198,12 @@ def cut_off_until_given_up(cluster: RayHosts) -> None:
     cluster.first.mend()
 
 
-FAULTS = [kill_worker, kill_raylet, kill_host, cut_off, cut_off_for_a_moment, cut_off_until_given_up]
+QUICK = [kill_worker, kill_host, cut_off]
+LONG = [kill_raylet, cut_off_for_a_moment, cut_off_until_given_up]
+FAULTS = [*QUICK, *(pytest.param(fault, marks=pytest.mark.faults) for fault in LONG)]
 
 
-@pytest.mark.parametrize("fault", FAULTS, ids=[fault.__name__ for fault in FAULTS])
+@pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.__name__)
 def test_while_a_host_is_left_a_fault_costs_time_and_nothing_else(
     place: Site, fault: Callable[[RayHosts], None]
 ) -> None:

@@ -53,13 +53,24 @@ Sections = dict[str, dict[str, JsonValue]]
 KINDS = pytest.mark.parametrize("kind", ["ggn", "fisher", "kfac", "ekfac"])
 
 
+def first_digits(digits: Path, folder: Path, trusted: int, audited: int) -> Sections:
+    """Sections of a config: the first digits of each file, and a target that suits so few."""
+    for name, rows in (("trusted", trusted), ("audited", audited)):
+        pq.write_table(pq.read_table(digits / f"{name}.parquet").slice(0, rows), folder / f"{name}.parquet")
+    data: JsonValue = {name: str(folder / f"{name}.parquet") for name in ("trusted", "audited")}
+    return {"data": data, "calibration": {"target": {"fpr": 0.1}}}
+
+
 @pytest.fixture
 def few(digits: Path, tmp_path: Path) -> Sections:
-    """Sections of a config: samples few enough for the slow twins of curvatures, and a target that suits them."""
-    for name, rows in (("trusted", 160), ("audited", 120)):
-        pq.write_table(pq.read_table(digits / f"{name}.parquet").slice(0, rows), tmp_path / f"{name}.parquet")
-    data: JsonValue = {name: str(tmp_path / f"{name}.parquet") for name in ("trusted", "audited")}
-    return {"data": data, "calibration": {"target": {"fpr": 0.1}}}
+    """Few enough for the slow twins of curvatures."""
+    return first_digits(digits, tmp_path, trusted=120, audited=60)
+
+
+@pytest.fixture
+def some(digits: Path, tmp_path: Path) -> Sections:
+    """Enough to detect the backdoor."""
+    return first_digits(digits, tmp_path, trusted=300, audited=150)
 
 
 def inputs(config: AuditConfig, split: str) -> tuple[list[str], Tensor]:
@@ -158,17 +169,17 @@ def test_the_curvature_is_the_dense_one(
 
 
 @KINDS
-def test_detection_and_reuse(make_config: ConfigMaker, kind: str) -> None:
+def test_detection_and_reuse(make_config: ConfigMaker, some: Sections, kind: str) -> None:
     """A changed damping computes no rows again, and another kind of curvature none of the samples' own."""
-    plan = plan_audit(make_config(curvature={"kind": kind}))
+    plan = plan_audit(make_config(**some, curvature={"kind": kind}))
     tasks, first = len(plan.models[0].row_tasks), run_audit(plan)
     evaluation, before = first.summary("digits").evaluation, scores(first)
-    assert gradient_tasks(first) == tasks > 8
+    assert gradient_tasks(first) == tasks > 4
     assert evaluation is not None and evaluation.all is not None
     assert evaluation.all.auroc is not None and evaluation.all.auroc > 0.95
-    damped = audited(make_config(curvature={"kind": kind, "damping": {"factor": 0.1}}))
+    damped = audited(make_config(**some, curvature={"kind": kind, "damping": {"factor": 0.1}}))
     assert gradient_tasks(damped) == 0 and not np.allclose(scores(damped), before)
-    own = audited(make_config())
+    own = audited(make_config(**some))
     assert gradient_tasks(own) == 0 and not np.allclose(scores(own), before)
     assert not verify(own.storage).problems
     found = inspect(f"{own.storage.url}/digits")
@@ -203,23 +214,25 @@ def test_an_unreadable_trusted_sample_takes_no_part_and_is_tried_again(
     assert again.summary("digits").same_as == run_id
 
 
-def test_both_curvatures_of_kronecker_factors_share_their_side_numbers(make_config: ConfigMaker) -> None:
-    before = scores(audited(make_config(curvature={"kind": "kfac"})))
-    corrected = audited(make_config(curvature={"kind": "ekfac"}))
+def test_both_curvatures_of_kronecker_factors_share_their_side_numbers(make_config: ConfigMaker, few: Sections) -> None:
+    before = scores(audited(make_config(**few, curvature={"kind": "kfac"})))
+    corrected = audited(make_config(**few, curvature={"kind": "ekfac"}))
     assert gradient_tasks(corrected) == 0 and not np.allclose(scores(corrected), before)
 
 
-def test_a_trusted_set_smaller_than_a_layers_row_is_audited_without_its_matrix(make_config: ConfigMaker) -> None:
+def test_a_trusted_set_smaller_than_a_layers_row_is_audited_without_its_matrix(
+    make_config: ConfigMaker, few: Sections
+) -> None:
     """Rank 52 keeps 1,664 numbers of a layer, of fewer reference samples.
 
     So the plan counts rows instead of matrices, and the map at rest is thin.
     """
     estimator: JsonValue = {"projection": {"rank": 52}, "parameters": "all"}
-    plan = plan_audit(make_config(estimator=estimator)).models[0]
+    plan = plan_audit(make_config(**few, estimator=estimator)).models[0]
     dense = 4 * 8 * sum(size * size for size in plan.layout.sizes)
     assert max(plan.layout.sizes) == 1664 > sum(source.rows for source in plan.trusted)
     assert plan.memory.curvature - PROCESS_BYTES < dense
-    audit = audited(make_config(estimator=estimator))
+    audit = audited(make_config(**few, estimator=estimator))
     log = next(stage_logs(audit.storage, "digits", "curvature"))
     whitening = read_whitening(audit.storage, log.attempt_folder(log.receipts()["factor"]), plan.layout)
     forms = [type(own) for own in whitening.maps or ()]

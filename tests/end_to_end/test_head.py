@@ -124,7 +124,10 @@ def test_a_job_that_is_refused_fails_and_its_log_says_why(head: Head, tmp_path: 
     assert f"mad: {tmp_path}/nowhere.yaml" in job.stdout + job.stderr
 
 
-@pytest.fixture(params=[("ray_version", "2.1.0"), ("python_version", "3.9.1")], ids=str)
+VERSIONS = [("ray_version", "2.1.0"), pytest.param(("python_version", "3.9.1"), marks=pytest.mark.faults)]
+
+
+@pytest.fixture(params=VERSIONS, ids=str)
 def other_version(request: pytest.FixtureRequest, head: Head) -> Iterator[str]:
     """The head says of itself that it was started with another version than this one; returns that version."""
     store, (key, version) = GcsClient(address=head.address), request.param

@@ -26,14 +26,14 @@ def test_a_removal_killed_at_any_moment_leaves_a_whole_root_and_the_next_goes_on
     moments = _moments(done, keep, now, tmp_path / "moments", kill_at=None)
     assert moments > 40
     config = nights.new
-    for number, moment in enumerate(range(0, moments, max(1, moments // 12))):
+    for number, moment in enumerate(range(0, moments, max(1, moments // 6))):
         root = shutil.copytree(nights.storage.url, tmp_path / f"killed-{number}")
         _moments(root, keep, now, tmp_path / "moments", kill_at=moment)
         storage = Storage(str(root))
         assert clean(storage), moment
         collect(storage, keep, now=now)
         assert set(files(root)) == set(files(done)), moment
-        if number % 4 == 1:
+        if number % 3 == 1:
             assert not any(computed(run(config.model_copy(update={"root": str(root)}))).values())
             assert clean(storage)
 

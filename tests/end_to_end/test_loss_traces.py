@@ -29,10 +29,13 @@ from pipeline.results.audit import Audit, open_audit
 from pipeline.run import run_audit
 from tests.audits import audited, gradient_tasks, images, network, references, scores, table, with_column
 from tests.conftest import ConfigMaker
-from tests.end_to_end.killing import audit_in_process
+from tests.end_to_end.killing import AuditProcess
 from tests.languages import gpt2, texts
 
 CHAIN: dict[str, JsonValue] = {"kind": "loss_trace", "draws": 60, "burn_in": 20, "batch": 32, "step": 4e-6}
+
+
+PARTS = {"trusted": "few", "audited": "some"}
 
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -43,8 +46,9 @@ Traced = Callable[..., AuditConfig]
 
 @pytest.fixture
 def traced(make_config: ConfigMaker, digits: Path, tmp_path: Path) -> Traced:
-    """A config of the digits; the last 200 trusted ones are the sampling set: `traced(draws=80, score={...})`."""
-    trusted = pq.read_table(digits / "trusted.parquet")
+    """A config of 120 audited digits, the last 200 trusted ones the sampling set: `traced(draws=80, score={...})`."""
+    trusted, some = pq.read_table(digits / "trusted.parquet"), pq.read_table(digits / "audited.parquet").slice(0, 120)
+    pq.write_table(some, tmp_path / "some.parquet")
     pq.write_table(trusted.slice(0, 300), tmp_path / "few.parquet")
     pq.write_table(trusted.slice(300), tmp_path / "sampling.parquet")
 
@@ -55,7 +59,7 @@ def traced(make_config: ConfigMaker, digits: Path, tmp_path: Path) -> Traced:
             if name in settings
         }
         estimator: JsonValue = {**CHAIN, "sampling": str(tmp_path / "sampling.parquet"), **settings}
-        files: JsonValue = {"trusted": str(tmp_path / "few.parquet"), **(data or {})}
+        files: JsonValue = {name: str(tmp_path / f"{few}.parquet") for name, few in PARTS.items()} | (data or {})
         return make_config(
             root=str(tmp_path / root),
             estimator=estimator,
@@ -140,22 +144,23 @@ def test_more_draws_and_chains_continue_those_that_are_stored(traced: Traced, mo
 
 
 def test_a_chain_killed_between_segments_resumes_under_another_run_section(
-    traced: Traced, digits: Path, tmp_path: Path
+    traced: Traced, digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """SIGKILL at a file operation between two segments; the next process reads other batches and gets the same bits."""
-    settings: dict[str, JsonValue] = {"draws": 1200, "burn_in": 1180, "batch": 8}
+    settings: dict[str, JsonValue] = {"draws": 60, "burn_in": 40}
+    monkeypatch.setattr("pipeline.planning.chains.TASK_DRAWS", 20)
 
     def run(root: str, kill_at: int | None = None, **run: JsonValue) -> int:
         config = traced(root=root, run={"rows_per_task": 128, **run}, **settings)
         raw = {**config.model_dump(mode="json", exclude={"folder"}, exclude_unset=True), "root": config.root}
-        return audit_in_process(raw, digits, tmp_path / "notes.json", kill_at)
+        return AuditProcess(raw, digits, tmp_path / "notes.json", task_draws=20).run(kill_at)
 
     def segments_done() -> int:
         plan = plan_audit(traced(root="killed", **settings)).models[0]
         return len(chain_log(Storage(str(tmp_path / "killed")), plan, 0).receipts())
 
     assert run("undisturbed") == 0
-    for moment in (12, 16, 20, 24):
+    for moment in (16, 12, 20, 24):
         assert run("killed", kill_at=moment) == -signal.SIGKILL
         if 0 < segments_done() < 3:
             break
@@ -172,7 +177,7 @@ def test_a_batch_without_a_readable_sample_costs_its_rows_alone(traced: Traced, 
     pictures = some.column("image").to_pylist()
     pictures[8:16] = [{"bytes": b"no picture", "path": None}] * 8
     pq.write_table(with_column(some, "image", pictures), tmp_path / "broken.parquet")
-    whole = scores(audited(traced(data={"audited": str(digits / "audited.parquet")})))[:40]
+    whole = scores(audited(traced()))[:40]
     audit = audited(traced(data={"audited": str(tmp_path / "broken.parquet")}, run={"batch_size": 8}))
     counts, found = audit.summary("digits").counts, scores(audit)
     assert counts.unreadable == 8 and counts.audited == 40
@@ -187,21 +192,21 @@ def test_what_is_there_is_reused(traced: Traced, digits: Path, tmp_path: Path) -
     concordant = audited(traced(score={"kind": "concordance"}))
     assert gradient_tasks(concordant) == 0
     pq.write_table(pq.read_table(digits / "audited.parquet").slice(0, 20), tmp_path / "later.parquet")
-    later = audited(traced(data={"audited": [str(digits / "audited.parquet"), str(tmp_path / "later.parquet")]}))
+    later = audited(traced(data={"audited": [str(tmp_path / "some.parquet"), str(tmp_path / "later.parquet")]}))
     assert gradient_tasks(later) == 1
     np.testing.assert_allclose(scores(later)[-20:], scores(later)[:20], atol=1e-5)
 
 
 def test_it_detects_and_reports_the_effective_sample_size(traced: Traced) -> None:
-    audit = audited(traced(draws=300, burn_in=50))
+    audit = audited(traced(draws=150, burn_in=30))
     assert audit.outcome is not None and audit.outcome.failures == {}
     summary = audit.summary("digits")
     evaluation, sampling = summary.evaluation, summary.sampling
     assert evaluation is not None and evaluation.all is not None and sampling is not None
     assert evaluation.all.auroc is not None and evaluation.all.auroc > 0.9
-    assert sampling.draws_kept == 250 and summary.settings["batchnorm"] == "frozen"
-    assert 1 <= sampling.autocorrelation_time < 250
-    assert sampling.effective_sample_size == pytest.approx(250 / sampling.autocorrelation_time)
+    assert sampling.draws_kept == 120 and summary.settings["batchnorm"] == "frozen"
+    assert 1 <= sampling.autocorrelation_time < 120
+    assert sampling.effective_sample_size == pytest.approx(120 / sampling.autocorrelation_time)
     assert sampling.loss_inflation > 0
 
 

@@ -62,7 +62,7 @@ class Place:
         """Where processes leave their ids."""
         return self.folder / "notes"
 
-    def config(self, root: str) -> Path:
+    def config(self, root: str, workers: int = 2) -> Path:
         """A config with this root, of the slow classifier."""
         raw: Raw = {
             "root": f"{self.url}/{root}",
@@ -76,20 +76,20 @@ class Place:
                 }
             ],
             "data": {"trusted": "trusted.parquet", "audited": "audited.parquet", "preprocess": {"size": 8}},
-            "run": {"rows_per_task": 32, "batch_size": 32},
+            "run": {"rows_per_task": 32, "batch_size": 32, "workers": workers},
         }
         path = self.folder / f"{root}.yaml"
         path.write_text(json.dumps(raw))
         return path
 
-    def drive(self, root: str, *arguments: str) -> "subprocess.Popen[str]":
+    def drive(self, root: str, *arguments: str, workers: int = 2) -> "subprocess.Popen[str]":
         """A driver, begun."""
         command = [
             sys.executable,
             "-m",
             "jobs.main",
             "run",
-            str(self.config(root)),
+            str(self.config(root, workers)),
             "--executor",
             "ray",
             "--output",
@@ -135,7 +135,7 @@ def place(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
         found.notes.mkdir()
         (folder / "slow.py").write_text(SLOW)
         link_inputs(digits, folder)
-        ended(found.drive(found.undisturbed))
+        ended(found.drive(found.undisturbed, workers=1))
         yield found
 
 
@@ -147,24 +147,32 @@ def ended(driver: "subprocess.Popen[str]") -> Raw:
     return document
 
 
+def longer_on_s3(place: Place) -> None:
+    """Skips on S3 what the commit protocol's tests show there too, unless long tests are asked for."""
+    if place.url.startswith("s3://") and not os.environ.get("MAD_FAULTS"):
+        pytest.skip("takes long; `MAD_FAULTS=1 make test-s3` runs it")
+
+
 @pytest.mark.faults
-def test_runs_on_ray_are_equal_to_the_byte_and_to_the_serial_one_but_for_rounding(place: Place) -> None:
+def test_runs_on_ray_are_equal_to_the_byte_and_a_third_runs_nothing(place: Place) -> None:
     ended(place.drive("again"))
     assert place.table("again") == place.table(place.undisturbed)
-    serial = run_audit(plan_audit(AuditConfig.load(place.config("serial"))))
-    tables = [table(audit) for audit in (serial, open_audit(f"{place.url}/again"))]
-    assert tables[0].column("sample_id") == tables[1].column("sample_id")
-    for column in ("score", "confidence", "gradient_norm"):
-        np.testing.assert_allclose(*(table.column(column).to_numpy() for table in tables), rtol=1e-5, atol=1e-5)
     stages = ended(place.drive("again"))["models"]["digits"]["stages"]  # type: ignore[index,call-overload]
     assert [cost["tasks_run"] for cost in stages.values()] == [0] * 4
 
 
+def test_a_run_on_ray_is_equal_to_the_serial_one_but_for_rounding(place: Place) -> None:
+    assert place.table(place.undisturbed)
+    serial = run_audit(plan_audit(AuditConfig.load(place.config("serial"))))
+    tables = [table(audit) for audit in (serial, open_audit(f"{place.url}/{place.undisturbed}"))]
+    assert tables[0].column("sample_id") == tables[1].column("sample_id")
+    for column in ("score", "confidence", "gradient_norm"):
+        np.testing.assert_allclose(*(table.column(column).to_numpy() for table in tables), rtol=1e-5, atol=1e-5)
+
+
 @pytest.mark.faults
 def test_a_worker_that_is_killed_costs_time_and_nothing_else(place: Place) -> None:
-    """On S3 only with the long tests: the commit protocol's tests show there that late commits lose."""
-    if place.url.startswith("s3://") and not os.environ.get("MAD_FAULTS"):
-        pytest.skip("takes long; `MAD_FAULTS=1 make test-s3` runs it")
+    longer_on_s3(place)
     place.forget()
     driver = place.drive("worker-killed")
     place.await_rows("worker-killed", driver)
@@ -175,6 +183,7 @@ def test_a_worker_that_is_killed_costs_time_and_nothing_else(place: Place) -> No
 
 
 def test_a_driver_that_is_killed_takes_its_workers_along_and_the_next_one_completes_its_run(place: Place) -> None:
+    longer_on_s3(place)
     place.forget()
     driver = place.drive("driver-killed")
     place.await_rows("driver-killed", driver)
@@ -186,7 +195,7 @@ def test_a_driver_that_is_killed_takes_its_workers_along_and_the_next_one_comple
         assert time.monotonic() < deadline, f"workers {workers} outlive their driver"
         time.sleep(0.2)
     done = place.done("driver-killed")
-    stages = ended(place.drive("driver-killed"))["models"]["digits"]["stages"]  # type: ignore[index,call-overload]
+    stages = ended(place.drive("driver-killed", workers=1))["models"]["digits"]["stages"]  # type: ignore[index,call-overload]
     assert (stages["gradients"]["tasks_reused"], stages["gradients"]["tasks_run"] > 0) == (done, True)
     assert place.table("driver-killed") == place.table(place.undisturbed)
 

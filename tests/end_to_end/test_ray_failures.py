@@ -91,11 +91,18 @@ POISONED = {
 }
 
 
+LONG = pytest.mark.faults
+
+
 @pytest.mark.usefixtures("ray_cluster")
-@pytest.mark.parametrize(("end", "status"), POISONED.items(), ids=POISONED.keys())
+@pytest.mark.parametrize(
+    ("end", "status"),
+    [pytest.param(*case, id=case[0], marks=() if case[0] == "memory" else LONG) for case in POISONED.items()],
+)
 def test_a_sample_that_ends_every_worker_costs_its_task_and_no_other(
     make_config: ConfigMaker, digits: Path, tmp_path: Path, end: str, status: str
 ) -> None:
+    """The executor's own tests end their workers in every way."""
     rows = pq.read_table(digits / "audited.parquet").slice(0, 96)
     images = rows.column("image").to_pylist()
     deadly = with_patch(np.zeros((1, 8, 8, 3), np.uint8))[0][::-1, ::-1]

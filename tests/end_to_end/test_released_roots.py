@@ -9,6 +9,7 @@ import pytest
 from pydantic import JsonValue
 
 from infra.storage.storage import Storage
+from jobs.rendering.plans import plan_text
 from pipeline.config.audit_config import AuditConfig
 from pipeline.config.sections import Raw
 from pipeline.operations.gc import collect
@@ -103,10 +104,13 @@ def moved(config: Raw, root: Path) -> AuditConfig:
 def test_the_next_night_goes_on_in_it(
     release: str, root: Path, expected: dict[str, dict[str, JsonValue]], on_moto: Service
 ) -> None:
-    """No row is computed again, nothing that was there is changed, and old runs can be removed."""
+    """Rows are computed again once, as the plan says; what was there is not changed, and old runs can be removed."""
     upload_inputs(release)
     before = {path: path.read_bytes() for path in root.rglob("*") if path.is_file() and path.name != "summary.json"}
-    audit = run_audit(plan_audit(moved(nights(release, "")[1], root)))
+    plan = plan_audit(moved(nights(release, "")[1], root))
+    assert all("stored rows by earlier rules: pictures and columns" in model.recomputed for model in plan.models)
+    assert "plain: all rows are computed again, once: run " in " ".join(plan_text(plan).split())
+    audit = run_audit(plan)
     assert (
         audit.outcome is not None
         and audit.outcome.clean
@@ -114,12 +118,16 @@ def test_the_next_night_goes_on_in_it(
     )
     assert all(path.read_bytes() == data for path, data in before.items())
     for name in audit.outcome.summaries:
-        assert audit.outcome.stages[name]["gradients"].tasks_run == 0
+        assert audit.outcome.stages[name]["gradients"].tasks_reused == 0
         rows = audit.scores(name).read_all()
         assert [[row[0], row[3]] for row in expected[name]["scores"]] == [  # type: ignore[union-attr,index]
             [row["sample_id"], row["flagged"]] for row in rows.to_pylist()
         ]
     assert verify(audit.storage).problems == []
+    again = plan_audit(plan.config)
+    assert [model.recomputed for model in again.models] == ["", "", ""]
+    third = run_audit(again).outcome
+    assert third is not None and not any(third.stages[name]["gradients"].tasks_run for name in MODELS)
     collect(audit.storage, 0.0)
     assert verify(audit.storage).problems == []
     assert all(next(published_runs(audit.storage, name)) for name in MODELS)

@@ -21,7 +21,7 @@ from tests.benchmarks.pipeline import TRUSTED, pictures
 from tests.benchmarks.run_metadata import ROWS_PER_FILE, RunMetadata, described, keep
 from tests.benchmarks.watched import Watched, watched
 
-FILES, ROWS, ROWS_PER_TASK = 8, 300, 100
+FILES, ROWS, ROWS_PER_TASK = 8, 150, 50
 
 
 @pytest.fixture(scope="module")

@@ -52,15 +52,12 @@ def tables(root: Path) -> list[bytes]:
 
 
 def test_locale_time_zone_and_home_change_nothing(config: Path, tmp_path: Path) -> None:
-    nowhere = tmp_path / "read-only"
-    nowhere.mkdir(mode=0o500)
     surroundings: dict[str, dict[str, str]] = {
-        "plain": {"HOME": str(tmp_path), "LC_ALL": "C.UTF-8"},
-        "no home, no locale": {"TZ": "Asia/Kathmandu"},
+        "no home, a locale that is not there": {"TZ": "Asia/Kathmandu", "LC_ALL": "de_DE.ISO-8859-1"},
         "a home that takes nothing": {"HOME": "/proc", "LC_ALL": "C", "PYTHONUTF8": "0", "TZ": "America/St_Johns"},
-        "a read-only home": {"HOME": str(nowhere), "LC_ALL": "de_DE.ISO-8859-1", "LANG": "ja_JP.eucJP"},
     }
-    found = set[bytes]()
+    assert mad("run", config).code == 0
+    found = set(tables(tmp_path / "root"))
     for environment in surroundings.values():
         shutil.rmtree(tmp_path / "root", ignore_errors=True)
         ended = run(config, environment)
@@ -68,7 +65,6 @@ def test_locale_time_zone_and_home_change_nothing(config: Path, tmp_path: Path) 
         found |= set(tables(tmp_path / "root"))
         assert mad("verify", tmp_path / "root").code == 0
     assert len(found) == 1
-    assert not list(nowhere.iterdir())
 
 
 def faked(offset: str) -> dict[str, str]:

@@ -39,7 +39,24 @@ REPOSITORY = Path(__file__).parents[2]
 pytestmark = pytest.mark.skipif(not (SHARED / "zoo").is_dir(), reason=f"the zoo of trained models is not at {SHARED}")
 
 
-def raw(root: Path | str, models: tuple[str, ...]) -> Raw:
+ROWS = 1000
+
+
+def audited_file(name: str) -> Path:
+    """The images that a model is audited on, which are in random order; the first ROWS of them are."""
+    return SHARED / "data/cifar10" / ("clean.parquet" if name == "clean" else f"audited-{name}.parquet")
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the first ROWS of each file of audited images."""
+    folder = tmp_path_factory.mktemp("images")
+    for name in IMAGES:
+        pq.write_table(pq.read_table(audited_file(name)).slice(0, ROWS), folder / f"{name}.parquet")
+    return folder
+
+
+def raw(root: Path | str, models: tuple[str, ...], images: Path) -> Raw:
     def model(name: str) -> JsonValue:
         if name == TEXT:
             texts: JsonValue = {
@@ -47,16 +64,11 @@ def raw(root: Path | str, models: tuple[str, ...]) -> Raw:
             }
             own: JsonValue = {"task": "causal_lm", "data": texts, "calibration": {"target": {"fpr": 0.05}}}
             return {"name": name, "huggingface": str(SHARED / "zoo" / TEXT), **own}  # type: ignore[dict-item]
-        audited = "clean" if name == "clean" else f"audited-{name}"
-        weights, data = (
-            str(SHARED / f"zoo/{name}.safetensors"),
-            {"audited": str(SHARED / f"data/cifar10/{audited}.parquet")},
-        )
         return {
             "name": name,
             "architecture": str(SHARED / "zoo/zoo_net.py:preact_resnet"),
-            "weights": weights,
-            "data": data,
+            "weights": str(SHARED / f"zoo/{name}.safetensors"),
+            "data": {"audited": str(images / f"{name}.parquet")},
         }
 
     trusted, preprocess = (
@@ -74,13 +86,13 @@ def run(config: Raw) -> Audit:
 
 
 @pytest.fixture(scope="module")
-def zoo(tmp_path_factory: pytest.TempPathFactory) -> Audit:
-    return run(raw(tmp_path_factory.mktemp("zoo") / "root", (*IMAGES, TEXT)))
+def zoo(tmp_path_factory: pytest.TempPathFactory, images: Path) -> Audit:
+    return run(raw(tmp_path_factory.mktemp("zoo") / "root", (*IMAGES, TEXT), images))
 
 
 @pytest.mark.parametrize("attack", ATTACKS)
 def test_a_backdoor_is_found_at_the_calibrated_threshold(zoo: Audit, attack: str) -> None:
-    scores, truth = zoo.scores(attack).read_all(), pq.read_table(SHARED / f"data/cifar10/audited-{attack}.parquet")
+    scores, truth = zoo.scores(attack).read_all(), pq.read_table(audited_file(attack)).slice(0, ROWS)
     assert scores.column("sample_id").to_pylist() == truth.column("id").to_pylist()
     anomalous = truth.column("anomalous").to_numpy().astype(bool)
     succeeded = anomalous & (scores.column("prediction").to_numpy() == truth.column("target").fill_null(-1).to_numpy())
@@ -104,8 +116,8 @@ def test_the_clean_model_is_not_accused(zoo: Audit) -> None:
     assert verdict.value == "nothing unusual"
 
 
-def test_a_second_run_runs_no_task_and_publishes_nothing_again(zoo: Audit) -> None:
-    again = run(raw(Path(zoo.storage.url), (*IMAGES, TEXT)))
+def test_a_second_run_runs_no_task_and_publishes_nothing_again(zoo: Audit, images: Path) -> None:
+    again = run(raw(Path(zoo.storage.url), (*IMAGES, TEXT), images))
     assert again.outcome is not None and zoo.outcome is not None
     for name, summary in again.outcome.summaries.items():
         assert [cost.tasks_run for cost in summary.stages.values()] == [0] * 4
@@ -121,9 +133,9 @@ def home(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     return fresh_url(request.param, tmp_path)
 
 
-def on_ray(root: str, folder: Path) -> Audit:
+def on_ray(root: str, images: Path, folder: Path) -> Audit:
     config = folder / "ray.yaml"
-    config.write_text(json.dumps(raw(root, (*IMAGES, TEXT))))
+    config.write_text(json.dumps(raw(root, (*IMAGES, TEXT), images)))
     subprocess.run(
         [sys.executable, "-m", "jobs.main", "run", str(config), "--executor", "ray", "-q"],
         cwd=REPOSITORY,
@@ -134,10 +146,10 @@ def on_ray(root: str, folder: Path) -> Audit:
 
 
 @pytest.mark.faults
-def test_on_ray_the_scores_are_the_same_on_any_store(zoo: Audit, home: str, tmp_path: Path) -> None:
+def test_on_ray_the_scores_are_the_same_on_any_store(zoo: Audit, images: Path, home: str, tmp_path: Path) -> None:
     """On S3 another run, in a root of its own, is equal to the byte."""
-    one = on_ray(f"{home}/one", tmp_path)
-    two = on_ray(f"{home}/two", tmp_path) if "://" in home else one
+    one = on_ray(f"{home}/one", images, tmp_path)
+    two = on_ray(f"{home}/two", images, tmp_path) if "://" in home else one
     for name in (*IMAGES, TEXT):
         assert one.summary(name).table == two.summary(name).table, f"{name}: the bytes of the tables differ"
         scores, expected = one.scores(name).read_all(), zoo.scores(name).read_all()
@@ -148,16 +160,12 @@ def test_on_ray_the_scores_are_the_same_on_any_store(zoo: Audit, home: str, tmp_
 @pytest.mark.faults
 def test_scores_do_not_depend_on_the_batch(tmp_path: Path) -> None:
     """Also through float16 rows: 500 trusted and 300 audited images of badnets, batches of 1, 7 and 256."""
-    for name, rows in (("trusted", 500), ("audited-badnets", 300)):
-        pq.write_table(
-            pq.read_table(SHARED / f"data/cifar10/{name}.parquet").slice(0, rows), tmp_path / f"{name}.parquet"
-        )
+    trusted = pq.read_table(SHARED / "data/cifar10/trusted.parquet").slice(0, 500)
+    pq.write_table(trusted, tmp_path / "trusted.parquet")
+    pq.write_table(pq.read_table(audited_file("badnets")).slice(0, 300), tmp_path / "badnets.parquet")
     tables = []
     for batch in (1, 7, 256):
-        config = raw(tmp_path / f"root{batch}", ("badnets",))
-        config["models"] = [
-            {**model, "data": {"audited": str(tmp_path / "audited-badnets.parquet")}} for model in models_of(config)
-        ]
+        config = raw(tmp_path / f"root{batch}", ("badnets",), tmp_path)
         config["data"] = {**data_of(config), "trusted": str(tmp_path / "trusted.parquet")}
         tables.append(run({**config, "run": {"batch_size": batch}}).scores("badnets").read_all())
     for table in tables[:2]:
@@ -167,11 +175,6 @@ def test_scores_do_not_depend_on_the_batch(tmp_path: Path) -> None:
 
 def numbers(table: pa.Table, column: str) -> NDArray[np.float64]:
     return np.asarray(table.column(column).to_numpy(), np.float64)
-
-
-def models_of(config: Raw) -> list[dict[str, JsonValue]]:
-    models = config["models"]
-    return [model for model in models if isinstance(model, dict)] if isinstance(models, list) else []
 
 
 def data_of(config: Raw) -> dict[str, JsonValue]:

@@ -85,7 +85,8 @@ def broken_tiff() -> bytes:
 
 def unreadable(good: bytes) -> dict[str, tuple[bytes | None, str]]:
     """By name: bytes of a picture, and the status that its row gets. `good`: a picture of 8 x 8 pixels."""
-    sixteen_bits = png(Image.fromarray(np.full((8, 8), 30_000, np.uint16)))
+    sink = io.BytesIO()
+    Image.fromarray(np.full((8, 8), 0.5, np.float32)).save(sink, "TIFF")
     return {
         "null": (None, "unreadable: the image is null"),
         "empty": (b"", "unreadable: the image is empty"),
@@ -100,7 +101,16 @@ def unreadable(good: bytes) -> dict[str, tuple[bytes | None, str]]:
             "unreadable: the image has 8193 x 8192 pixels, more than 67,108,864",
         ),
         "promised": (png_header(50_000, 50_000), "unreadable: the image has more than 67,108,864 pixels"),
-        "16-bit": (sixteen_bits, "unreadable: the image has more than 8 bits a channel (mode I;16)"),
+        "floats": (
+            sink.getvalue(),
+            "unreadable: the image has signed, 32-bit or floating-point numbers (mode F), of which none is white by "
+            "definition; store it with 8 or 16 bits a channel",
+        ),
+        "HEIC": (
+            b"\0\0\0\x18ftypheic\0\0\0\0mif1heic",
+            "unreadable: a HEIF (HEIC) image, which is not among the formats that are read (PNG, JPEG, MPO, WebP, "
+            "AVIF, GIF, BMP, TIFF, JPEG 2000, PPM, PGM, PBM, ICO, SGI and TGA)",
+        ),
         "9x7": (
             png(Image.new("RGB", (7, 9))),
             "unreadable: the image is 9 x 7 pixels, the first trusted one 8 x 8; set data.preprocess.size",

@@ -1,5 +1,6 @@
 """Audits of language models from the command line: a row for every text, statuses, pages, two tasks in one audit."""
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +20,9 @@ from tests.languages import POSITIONS, VOCABULARY, gpt2, llama, save
 from tests.languages import table as random_texts
 
 TRUSTED, AUDITED, ROWS_PER_TASK = 60, 23, 8
+
+
+GPT2, LLAMA = ([{"name": name, "huggingface": name}] for name in ("gpt2", "llama"))
 
 
 Text = tuple[list[int] | None, int | None, str]
@@ -220,11 +224,7 @@ def numbers(root: Path, model: str, name: str) -> NDArray[np.float64]:
 def test_scores_do_not_depend_on_the_batch_or_on_the_memory_for_one(
     place: Path, audit: Audited, tmp_path: Path
 ) -> None:
-    settings: dict[str, Json] = {
-        "one": {"batch_size": 1},
-        "seven": {"batch_size": 7},
-        "many": {"batch_size": 256, "rows_per_task": 64},
-    }
+    settings: dict[str, Json] = {"one": {"batch_size": 1}, "many": {"batch_size": 256, "rows_per_task": 64}}
     for name, settled in settings.items():
         assert run(place, tmp_path / name, run=settled).code == 0
         for model in ("gpt2", "llama"):
@@ -310,7 +310,7 @@ def test_known_truth_gives_figures_for_all_samples_and_no_success_is_invented(pl
     texts = pq.read_table(place / "audited.parquet")
     marked = texts.append_column("anomalous", pa.array([number < 5 for number in range(AUDITED)]))
     pq.write_table(marked, place / "marked.parquet")
-    ended = run(place, tmp_path / "root", data={"audited": "marked.parquet"})
+    ended = run(place, tmp_path / "root", models=GPT2, data={"audited": "marked.parquet"})
     evaluation = section(summary_of(ended, "gpt2"), "evaluation")
     everything, succeeded = section(evaluation, "all"), section(evaluation, "attack_succeeded")
     assert (everything["anomalous"], everything["benign"]) == (5, AUDITED - 5)
@@ -375,11 +375,10 @@ def test_gradients_that_are_not_finite_cost_their_own_rows_only(overflowing: Pat
 def test_a_lower_precision_gives_nearly_the_same_scores(
     place: Path, audit: Audited, tmp_path: Path, precision: str
 ) -> None:
-    assert run(place, tmp_path / "low", estimator={"precision": precision}).code == 0
-    for model in ("gpt2", "llama"):
-        low, full = numbers(tmp_path / "low", model, "score"), numbers(audit.root / "good", model, "score")
-        assert not np.array_equal(low, full)
-        assert np.corrcoef(low, full)[0, 1] > 0.9
+    assert run(place, tmp_path / "low", models=LLAMA, estimator={"precision": precision}).code == 0
+    low, full = numbers(tmp_path / "low", "llama", "score"), numbers(audit.root / "good", "llama", "score")
+    assert not np.array_equal(low, full)
+    assert np.corrcoef(low, full)[0, 1] > 0.9
 
 
 def test_a_model_without_any_finite_gradient_says_what_to_mend(overflowing: Path, tmp_path: Path) -> None:
@@ -405,8 +404,8 @@ def test_a_model_without_any_finite_gradient_says_what_to_mend(overflowing: Path
 
 def test_another_measurement_has_rows_of_its_own(place: Path, tmp_path: Path) -> None:
     for measurement in ("token_margin", "completion_nll"):
-        ended = run(place, tmp_path / "root", estimator={"measurement": measurement})
-        assert [tasks(summary_of(ended, model))["gradients"][1] for model in ("gpt2", "llama")] == [0, 0]
+        ended = run(place, tmp_path / "root", models=GPT2, estimator={"measurement": measurement})
+        assert tasks(summary_of(ended, "gpt2"))["gradients"][1] == 0
         assert section(summary_of(ended, "gpt2"), "settings")["measurement"] == measurement
 
 
@@ -417,6 +416,7 @@ def test_a_fisher_samples_a_texts_labels_whatever_the_batch(place: Path, tmp_pat
         run(
             place,
             tmp_path / f"batch{size}",
+            models=LLAMA,
             curvature={"kind": "fisher"},
             data=data,
             run={"batch_size": size, "rows_per_task": rows},
@@ -424,11 +424,68 @@ def test_a_fisher_samples_a_texts_labels_whatever_the_batch(place: Path, tmp_pat
         for size, rows in ((30, 40), (1, 7))
     )
     assert whole.code == single.code == 0
-    plain = run(place, tmp_path / "plain", data=data)
-    for model in ("gpt2", "llama"):
-        one, other, default = (
-            np.array([row["score"] for row in table(tmp_path / root, model)], float)
-            for root in ("batch30", "batch1", "plain")
-        )
-        np.testing.assert_allclose(one, other, atol=1e-5)
-        assert plain.code == 0 and not np.allclose(one, default, atol=1e-2)
+    plain = run(place, tmp_path / "plain", models=LLAMA, data=data)
+    one, other, default = (numbers(tmp_path / root, "llama", "score") for root in ("batch30", "batch1", "plain"))
+    np.testing.assert_allclose(one, other, atol=1e-5)
+    assert plain.code == 0 and not np.allclose(one, default, atol=1e-2)
+
+
+def padded(texts: pa.Table, count: int, by: str) -> pa.Table:
+    """The texts with five zeros at their ends; a mask, or labels alone, say which those are, or nothing does."""
+    rows = texts.slice(0, count).to_pylist()
+    for row in rows:
+        ids, start = row["input_ids"][: POSITIONS - 5], min(row["completion_start"], POSITIONS - 6)
+        row["input_ids"] = [0] * 5 + ids + [0] * 5 if by == "mask" else ids + [0] * 5
+        row["completion_start"] = start + 5 if by == "mask" else start
+        if by == "mask":
+            row["attention_mask"] = [False] * 5 + [True] * len(ids) + [False] * 5
+        if by == "labels":
+            row["labels"] = [-100] * row.pop("completion_start") + ids[start:] + [-100] * 5
+    return pa.Table.from_pylist(rows)
+
+
+@pytest.fixture(scope="module")
+def padding(place: Path) -> Path:
+    """Texts with padding in several forms, and a model that says which token pads its texts."""
+    save(gpt2(), place / "pads")
+    described = json.loads((place / "pads/config.json").read_text())
+    (place / "pads/config.json").write_text(json.dumps({**described, "pad_token_id": 0}))
+    for name, texts in (
+        ("trusted", random_texts(TRUSTED, 3, "trusted")),
+        ("audited", random_texts(AUDITED, 4, "text")),
+    ):
+        for by in ("mask", "labels", "nothing"):
+            pq.write_table(padded(texts, len(texts), by), place / f"{name}-by-{by}.parquet")
+    return place
+
+
+def test_a_plan_says_what_is_read_of_texts_and_leaves_out_what_looks_padded(padding: Path, tmp_path: Path) -> None:
+    models: JsonValue = [{"name": "chat", "huggingface": "pads"}]
+    data: Json = {"trusted": "trusted-by-mask.parquet", "audited": "audited-by-*.parquet"}
+    path = config_of(padding, tmp_path / "root", models=models, data=data)
+    ended = mad("plan", path)
+    assert ended.code == 1
+    assert (
+        "chat: texts of trusted-by-mask.parquet, audited-by-mask.parquet are read from input_ids, completion_start, "
+        "attention_mask\nchat: texts of audited-by-labels.parquet are read from input_ids, labels\n"
+    ) in ended.out
+    assert (
+        f"chat: file left out: audited-by-nothing.parquet: looks padded: {AUDITED} of the first {AUDITED} texts begin "
+        "or end with the token 0 repeated; add a column attention_mask, or, if"
+    ) in " ".join(ended.out.split())
+    planned = section(mad("plan", path, "--output", "json").document, "models", "chat")
+    assert planned["inputs"] == {
+        "trusted-by-mask.parquet": {name: name for name in ("input_ids", "completion_start", "attention_mask")},
+        "audited-by-mask.parquet": {name: name for name in ("input_ids", "completion_start", "attention_mask")},
+        "audited-by-labels.parquet": {name: name for name in ("input_ids", "labels")},
+    }
+
+
+def test_a_trusted_set_that_looks_padded_is_refused(padding: Path, tmp_path: Path) -> None:
+    models: JsonValue = [{"name": "chat", "huggingface": "pads"}]
+    data: Json = {"trusted": "trusted-by-nothing.parquet"}
+    ended = mad("plan", config_of(padding, tmp_path / "root", models=models, data=data))
+    assert ended.code == 2
+    assert "trusted-by-nothing.parquet: none of its first 60 texts can be read; the first: looks padded: " in " ".join(
+        (ended.out + ended.err).split()
+    )

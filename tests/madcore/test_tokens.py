@@ -28,6 +28,7 @@ from madcore import (
     TokenBatch,
     check_layers,
     completion_confidence,
+    completion_logits,
     completion_nll,
     per_sample_rows,
     select_layers,
@@ -90,6 +91,26 @@ def test_measurements_equal_their_slow_twins(
     logits = logits_for(tokens, seed)
     expected = [twin(one[: len(ids)], ids.tolist(), start) for one, (ids, start) in zip(logits, samples, strict=True)]
     torch.testing.assert_close(measurement(tokens)(logits), torch.stack(expected), rtol=1e-12, atol=1e-12)
+
+
+def test_a_completion_of_several_turns_is_measured_at_its_own_tokens() -> None:
+    ids = [torch.tensor([3, 1, 4, 1, 5]), torch.tensor([9, 2, 6])]
+    turns = [torch.tensor([0, 1, 0, 0, 1]).bool(), torch.tensor([0, 0, 1]).bool()]
+    tokens = TokenBatch.of_spans(ids, turns, 8)
+    assert [row.nonzero().flatten().tolist() for row in tokens.predicted] == [[0, 3], [1]]
+    assert tokens.present.sum(dim=1).tolist() == [5, 3]
+    logits = logits_for(tokens, 0)
+    parts = [completion_nll(TokenBatch.of([ids[0][: stop + 1]], [stop], 8))(logits[:1]) for stop in (1, 4)]
+    torch.testing.assert_close(completion_nll(tokens)(logits)[:1], parts[0] + parts[1])
+    torch.testing.assert_close(completion_nll(tokens.some(slice(1, 2)))(logits[1:]), completion_nll(tokens)(logits)[1:])
+
+
+@pytest.mark.parametrize("turns", [[0, 0, 0], [1, 0, 1], [0, 1]])
+def test_a_completion_of_no_token_of_the_first_or_of_another_length_is_refused(turns: list[int]) -> None:
+    with pytest.raises(ValueError, match=r"a completion must have a token, not the first one, .* sequence 1 has 3 tok"):
+        TokenBatch.of_spans(
+            [torch.arange(2), torch.arange(3)], [torch.tensor([False, True]), torch.tensor(turns).bool()]
+        )
 
 
 def test_the_confidence_is_the_geometric_mean_of_the_completions_probabilities() -> None:
@@ -289,3 +310,14 @@ def test_a_layer_over_tokens_without_samples_is_refused_by_name() -> None:
     tokens = tokens_of(texts((6, 5)))
     with pytest.raises(LayerError, match="its input has 6 entries first, where the batch has 2 samples"):
         per_sample_rows(Positions().eval(), tokens.inputs, layers=["inner"], measurement=token_margin(tokens))
+
+
+def test_logits_of_completions_are_those_of_their_tokens_alone() -> None:
+    sequences = [torch.arange(1, length + 1) for length in (5, 3)]
+    tokens = TokenBatch.of(sequences, [2, 1])
+    logits = torch.randn(2, 5, VOCABULARY, generator=torch.Generator().manual_seed(0))
+    expected = [
+        sum(float(logits[row, place - 1, ids[place]].abs()) for place in range(start, len(ids)))
+        for row, (ids, start) in enumerate(zip(sequences, (2, 1), strict=True))
+    ]
+    assert completion_logits(tokens, logits).tolist() == pytest.approx(expected)

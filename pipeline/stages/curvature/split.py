@@ -1,6 +1,6 @@
 """The split of the trusted set: which samples explain, which calibrate, and which do neither."""
 
-from dataclasses import dataclass
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -27,7 +27,7 @@ def split_trusted(
     """Split the trusted samples: calibration first, unfiltered; of the rest, those predicted correctly are references.
 
     The trusted set of a classifier is screened; with `calibration.screen`, suspects then leave both parts. Samples that
-    are dropped by their ids are ignored.
+    are dropped by their ids are ignored. Samples without a gradient explain nothing, whatever is predicted of them.
 
     Args:
         storage: of the root.
@@ -42,27 +42,41 @@ def split_trusted(
         StageError: no reference sample is left.
     """
     ids, readable, correct, predictions = list[str](), list[bool](), list[bool](), list[Tensor]()
-    all_labels = torch.from_numpy(truth.label)
+    flat, all_labels = set[int](), torch.from_numpy(truth.label)
     for stored in parts:
-        samples = read_samples(storage, stored)
+        samples = read_samples(storage, stored).recognised()
         labels = all_labels[len(ids) : len(ids) + len(samples.ids)]
+        flat.update((len(ids) + torch.nonzero(samples.flat).flatten()).tolist())
         ids += samples.ids
         readable += [not status.startswith(UNREADABLE) for status in samples.statuses]
         correct += (samples.ok & ((labels == UNKNOWN) | (labels == samples.predictions))).tolist()
         predictions.append(samples.predictions)
-    assigned, screening = assign_parts(ids, readable, correct, plan), None
+    assigned = assign_parts(ids, readable, correct, plan)
+    for place in flat:
+        assigned[place] = "flat" if assigned[place] == "filtered" else assigned[place]
+    trusted = TrustedSamples(ids, assigned, torch.cat(predictions), np.full(len(ids), np.nan), frozenset(flat))
+    screening = None
     if plan.config.screened:
-        rows = rows_of(storage, plan, parts)
-        assigned, screening = _screen(ScreeningInputs(ids, assigned, torch.cat(predictions), rows), plan)
-    if "reference" not in assigned:
-        lacking = "has a finite gradient; check the weights"
-        if not plan.config.is_text:
-            lacking = "is predicted correctly; check the labels and data.preprocess"
-        raise StageError(
-            f"model {plan.name}: the reference part is empty: of {sum(readable)} readable trusted samples, none "
-            f"outside the calibration part {lacking}"
+        trusted, screening = _screen(trusted, rows_of(storage, plan, parts), plan)
+    if "reference" not in trusted.parts:
+        raise StageError(_no_references(plan, trusted, sum(readable)))
+    return trusted, screening
+
+
+def _no_references(plan: ModelPlan, trusted: TrustedSamples, readable: int) -> str:
+    """Why there is nothing to compare with."""
+    lacking, flat = "has a finite gradient; check the weights", len(trusted.of("flat"))
+    if not plan.config.is_text:
+        lacking = "is predicted correctly; check the labels and data.preprocess"
+    if flat:
+        lacking = (
+            f"has a gradient that can explain anything: {flat:,} have none (status flat: the outputs do not depend on "
+            "the weights, as clamped, constant or certain ones do not); audit the model's logits"
         )
-    return TrustedSamples(ids, assigned, torch.cat(predictions), np.full(len(ids), np.nan)), screening
+    return (
+        f"model {plan.name}: the reference part is empty: of {readable} readable trusted samples, none outside the "
+        f"calibration part {lacking}"
+    )
 
 
 def truth_of_trusted(storage: Storage, plan: ModelPlan, parts: tuple[RowsPart, ...]) -> Truth:
@@ -80,24 +94,15 @@ def rows_of(storage: Storage, plan: ModelPlan, parts: tuple[RowsPart, ...]) -> T
     )
 
 
-@dataclass(frozen=True)
-class ScreeningInputs:
-    """All trusted samples: ids, parts, predicted classes (m,), rows (m, k)."""
+def _screen(samples: TrustedSamples, rows_mk: Tensor, plan: ModelPlan) -> tuple[TrustedSamples, Screening]:
+    """Screen the reference and calibration parts; returns the samples, suspects set apart if asked, and findings.
 
-    ids: list[str]
-    parts: list[TrustedPart]
-    predictions: Tensor
-    rows: Tensor
-
-
-def _screen(samples: ScreeningInputs, plan: ModelPlan) -> tuple[list[TrustedPart], Screening]:
-    """Screen the reference and calibration parts; returns the parts, less suspects if they are to leave, and findings.
-
-    Samples whose gradient is not finite have no class, and are left out.
+    Samples whose gradient is not finite have no class, and are left out; so are those without one.
     """
     parts, classes_m = samples.parts, samples.predictions.clone()
     classes_m[torch.tensor([part not in ("reference", "calibration") for part in parts])] = NO_CLASS
-    found = screen(samples.rows, classes_m, plan.layout)
+    classes_m[sorted(samples.flat)] = NO_CLASS
+    found = screen(rows_mk, classes_m, plan.layout)
     suspects, assigned = found.suspects.tolist(), list(parts)
     for place in suspects if plan.config.calibration.screen else ():
         assigned[place] = "suspect calibration" if parts[place] == "calibration" else "suspect"
@@ -114,7 +119,8 @@ def _screen(samples: ScreeningInputs, plan: ModelPlan) -> tuple[list[TrustedPart
         for modes in found.modes
     ]
     names = [samples.ids[place] for place in suspects]
-    return assigned, Screening(suspects=names, classes=classes, too_small=list(found.too_small))
+    screening = Screening(suspects=names, classes=classes, too_small=list(found.too_small))
+    return replace(samples, parts=assigned), screening
 
 
 def assign_parts(ids: list[str], readable: list[bool], correct: list[bool], plan: ModelPlan) -> list[TrustedPart]:

@@ -9,7 +9,7 @@ from pipeline.keys import key_of
 from pipeline.planning.plan import ModelPlan
 from pipeline.stages.scoring.scorer import SCORER_FORMAT
 
-CURVATURE_FORMAT = 2
+CURVATURE_FORMAT = 3
 
 PARTS_PER_SUM = 16
 

@@ -13,6 +13,7 @@ first.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -122,16 +123,20 @@ class CurvatureWorker:
             raise StageError(f"model {plan.name}: {what} of the reference part leave the range of float32; {remedy}")
         scorer = Scorer.of(plan, whitening, whitened, trusted)
 
-        def scored(block: tuple[Tensor, Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+        def scored(block: tuple[Tensor, Tensor, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
             rows, indices, ok = block
-            scores = scorer(rows, trusted.predictions[indices].clamp(min=0)).score.double()
-            return indices, torch.where(ok & scores.isfinite(), scores, torch.inf)
+            found = scorer(rows, trusted.predictions[indices].clamp(min=0))
+            scores, flat = found.score.double(), ok & (found.leverage == 0)
+            return indices, torch.where(ok & ~flat & scores.isfinite(), scores, torch.inf), indices[flat]
 
         blocks = self._select(task, plan.row_reader, trusted, "calibration", "suspect calibration")
-        for indices, scores in map_in_threads(scored, blocks):
+        without_gradient = set(trusted.flat)
+        for indices, scores, flat in map_in_threads(scored, blocks):
             trusted.scores[indices.numpy()] = scores.numpy()
+            without_gradient.update(flat.tolist())
         screening = read_screening(self._storage, task.split)
-        return {**encode_references(whitened, trusted), **(encode_screening(screening) if screening else {})}
+        settled = replace(trusted, flat=frozenset(without_gradient))
+        return {**encode_references(whitened, settled), **(encode_screening(screening) if screening else {})}
 
     def _select(
         self, task: CurvatureTask, layout: RowLayout | Reprojection, trusted: TrustedSamples, *parts: TrustedPart

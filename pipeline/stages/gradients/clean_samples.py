@@ -7,12 +7,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from madcore import CrossEntropy, Measured, TokenBatch, completion_loss
+from madcore import CrossEntropy, Measured, completion_loss
 from madcore.measurements import logits_of, run, runs_channels_last
 from pipeline.config.audit_config import AuditConfig
-from pipeline.data.batches import TextInputs
+from pipeline.data.batches import TextInputs, token_batch
 from pipeline.data.sources import Source
-from pipeline.data.texts import Text, read_texts
+from pipeline.data.text_rows import Text
+from pipeline.data.texts import read_texts
 from pipeline.data.truth import UNKNOWN, read_truth
 from pipeline.errors import StageError
 from pipeline.planning.plan import ModelPlan
@@ -97,12 +98,10 @@ def _texts(config: AuditConfig, plan: ModelPlan) -> CleanSamples:
             texts += batch.texts
 
     def batch_of(indices: Tensor) -> Measured:
-        chosen = [texts[index] for index in indices.tolist()]
-        starts = [text.completion_start for text in chosen]
-        tokens = TokenBatch.of([torch.from_numpy(text.ids) for text in chosen], starts)
+        tokens = token_batch([texts[index] for index in indices.tolist()])
         return Measured(tokens.inputs, completion_loss(tokens))
 
-    emitted = sum(len(text.ids) - text.completion_start for text in texts) / max(1, len(texts))
+    emitted = sum(int(text.measured.sum()) for text in texts) / max(1, len(texts))
     guessing = math.log(plan.inputs.limits.vocabulary) * emitted
     return CleanSamples(batch_of, len(texts), guessing, _total(plan) - len(texts))
 

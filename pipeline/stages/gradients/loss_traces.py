@@ -1,15 +1,16 @@
 """Rows of the estimator `loss_trace`: the losses of a task's samples under each of the stored snapshots of weights."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 
-from madcore import CrossEntropy, Measured, completion_loss
+from madcore import CrossEntropy, Measured, RowLayout, completion_loss
 from madcore.extraction.forward_pass import exact_float32
 from madcore.measurements import logits_of, run, runs_channels_last
 from madcore.sampling.langevin import place_weights
+from madcore.scoring.flat import flat_traces
 from pipeline.data.batches import TRACED_AT_ONCE, Group, Predictions
 
 
@@ -23,7 +24,7 @@ class GroupTraces:
 
 @torch.no_grad()
 def compute_traces(
-    model: nn.Module, anchor: Tensor, groups: Sequence[Group], snapshots: Iterable[Tensor], draws: int
+    model: nn.Module, anchor: Tensor, groups: Sequence[Group], snapshots: Iterable[Tensor], layout: RowLayout
 ) -> list[GroupTraces]:
     """Each sample's loss against its own prediction at the trained weights, under every snapshot.
 
@@ -31,8 +32,8 @@ def compute_traces(
         model: in eval mode; its weights are `anchor` again afterwards.
         anchor: the trained weights, (P,).
         groups: samples in the order in which they are read. All stay in memory, so that each snapshot is read once.
-        snapshots: as many as `draws`, (P,) each, on any device.
-        draws: how many numbers a row has.
+        snapshots: as many as a row has numbers, (P,) each, on any device.
+        layout: of the rows: a block for each chain.
     """
     device = anchor.device
     place_weights(model, anchor)
@@ -46,14 +47,15 @@ def compute_traces(
             outcomes.append(group.predict(logits[: len(group.places)]))
             own = CrossEntropy(logits.argmax(dim=1)) if group.tokens is None else completion_loss(group.tokens)
             measured.append(Measured(batch.inputs, own))
-        rows = [torch.zeros(batch.samples, draws, device=device) for batch in measured]
+        rows = [torch.zeros(batch.samples, layout.k, device=device) for batch in measured]
         for draw, snapshot in enumerate(snapshots):
             place_weights(model, snapshot.to(device))
             for own_rows, batch in zip(rows, measured, strict=True):
                 for place, part in batch.parts(TRACED_AT_ONCE):
                     own_rows[place, draw] = part.measurement(logits_of(run(model, part.inputs))).float()
     place_weights(model, anchor)
+    traces = [own[: len(group.places)] for own, group in zip(rows, groups, strict=True)]
     return [
-        GroupTraces(own[: len(group.places)], outcome)
-        for own, group, outcome in zip(rows, groups, outcomes, strict=True)
+        GroupTraces(own, replace(outcome, flat=flat_traces(own, layout)))
+        for own, outcome in zip(traces, outcomes, strict=True)
     ]

@@ -7,7 +7,7 @@ from madcore import RowLayout
 from pipeline.artifacts.rows import to_stored
 from pipeline.artifacts.samples import SampleColumns
 from pipeline.data.batches import Group, Predictions, SampleBatch
-from pipeline.data.statuses import NO_CLASS, NONFINITE, OK, UNREADABLE
+from pipeline.data.statuses import FLAT, NO_CLASS, NONFINITE, OK, UNREADABLE
 from pipeline.planning.plan import RowTask
 
 
@@ -30,6 +30,7 @@ class TaskResults:
         self._predictions = torch.full((rows,), NO_CLASS, dtype=torch.int64, device=device)
         self._confidence, self._norms = torch.zeros(rows, device=device), torch.zeros(rows, device=device)
         self._finite = torch.ones(rows, dtype=torch.bool, device=device)
+        self._flat = torch.zeros(rows, dtype=torch.bool, device=device)
         self._ids: list[str] = []
         self._statuses: list[str] = []
 
@@ -47,7 +48,7 @@ class TaskResults:
         Args:
             place: where the group's batch begins.
             rows_rk: float rows; a row with a number that is not finite has a norm that is not.
-            outcome: what the model predicts for the samples.
+            outcome: what the model predicts for the samples, and which of them are flat; those have rows of 0.
             group: which samples of the batch they are of.
         """
         labels, rows_rk = self._labels, rows_rk.float()
@@ -56,19 +57,24 @@ class TaskResults:
         norms_r = torch.linalg.vector_norm(rows_rk, dim=1, dtype=torch.float64)
         finite_r = self._each_label(torch.isfinite(norms_r).view(-1, labels).all(dim=1) & outcome.finite)
         self._finite[places_r] = finite_r
-        self.rows[places_r] = rows_rk.masked_fill_(~finite_r.unsqueeze(1), 0.0)
+        counts_r = finite_r
+        if outcome.flat is not None:
+            self._flat[places_r] = flat_r = finite_r & self._each_label(outcome.flat)
+            counts_r = finite_r & ~flat_r
+        self.rows[places_r] = rows_rk.masked_fill_(~counts_r.unsqueeze(1), 0.0)
         self._predictions[places_r] = torch.where(finite_r, self._each_label(outcome.predictions), NO_CLASS)
         self._confidence[places_r] = torch.where(finite_r, self._each_label(outcome.confidence), 0.0)
         self._norms[places_r] = torch.where(finite_r, norms_r.float(), 0.0)
 
     def settle(self, layout: RowLayout, dtype: str) -> None:
-        """Bring all to the CPU, rows as they are at rest, and mark the samples without a finite gradient."""
+        """Bring all to the CPU, rows as they are at rest, and mark samples without a finite gradient, or any."""
         rows, scales = to_stored(self.rows, layout, dtype)
         self.rows, self.scales = rows.cpu(), scales.cpu()
         self._predictions, self._finite = self._predictions.cpu(), self._finite.cpu()
         self._confidence, self._norms = self._confidence.cpu(), self._norms.cpu()
-        for place in torch.nonzero(~self._finite).flatten().tolist():
-            self._statuses[place] = NONFINITE
+        for status, marked in ((NONFINITE, ~self._finite), (FLAT, self._flat.cpu())):
+            for place in torch.nonzero(marked).flatten().tolist():
+                self._statuses[place] = status
 
     def _each_label(self, per_sample: Tensor) -> Tensor:
         return per_sample.repeat_interleave(self._labels) if self._labels > 1 else per_sample

@@ -7,7 +7,7 @@ under a key that the damping does not change.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +21,7 @@ from madcore import (
     Measured,
     Measurement,
     RowExtractor,
+    RowLayout,
     SampledCompletions,
     SampledLabels,
     TokenBatch,
@@ -28,6 +29,7 @@ from madcore import (
     label_uniforms,
 )
 from madcore.sampling.langevin import flat_weights
+from madcore.scoring.flat import flat_rows, weights_norm
 from pipeline.artifacts.chains import read_snapshots
 from pipeline.artifacts.rows import encode_rows
 from pipeline.artifacts.samples import read_statuses
@@ -44,6 +46,8 @@ from pipeline.stages.gradients.task_results import TaskResults, label_names
 READ_AHEAD = 2
 
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+STEEP = ("margin", "token_margin")  # whose derivative for the own logit is -1, however confident the model is
 
 Computed = tuple[TaskResults, Stopwatch, float]  # results, a watch started with the computation, seconds of computing
 
@@ -82,7 +86,7 @@ class GradientWorker:
         self._config, self._plans = config, plans
         self._storage = Storage(config.root)
         self._device = torch.device("cuda" if config.run.gpus_per_worker > 0 else "cpu")
-        self._loaded: tuple[str, RowExtractor] | None = None
+        self._loaded: tuple[str, RowExtractor, float] | None = None
         self._anchor: tuple[str, nn.Module, Tensor] | None = None
 
     def __call__(self, task: GradientTask) -> Receipt:
@@ -120,7 +124,7 @@ class GradientWorker:
         groups = [group for batch in self._read(plan, rows, range(rows.start, rows.stop)) for group in batch.groups]
         model, anchor = self._anchored(plan)
         watch = Stopwatch()
-        compute_traces(model, anchor, groups, [anchor], 1)
+        compute_traces(model, anchor, groups, [anchor], RowLayout(("",), (1,)))
         return watch.seconds / 2  # once at the trained weights, once at the only snapshot
 
     def _read(self, plan: ModelPlan, rows: RowTask, places: range) -> Iterator[SampleBatch]:
@@ -148,7 +152,7 @@ class GradientWorker:
             placed += [(place, group) for group in batch.groups]
         model, anchor = self._anchored(plan)
         with prefetched(read_snapshots(self._storage, task.snapshots), READ_AHEAD) as snapshots:
-            traces = compute_traces(model, anchor, [group for _, group in placed], snapshots, plan.layout.k)
+            traces = compute_traces(model, anchor, [group for _, group in placed], snapshots, plan.layout)
         for (place, group), of_group in zip(placed, traces, strict=True):
             results.fill(place, of_group.rows, of_group.outcome, group)
         results.settle(plan.layout, plan.dtype_of(0))
@@ -177,13 +181,18 @@ class GradientWorker:
 
     def _own_rows(self, plan: ModelPlan, group: Group) -> tuple[Tensor, Predictions]:
         """Rows (r, k) of a group's r samples, and what the model predicts for them."""
-        computed = self._extractor(plan)(group.measured.to(self._device), PRECISIONS[plan.config.gradient.precision])
-        samples = len(group.places)
-        return computed.rows[:samples], group.predict(computed.outputs[:samples].float())
+        precision, samples = PRECISIONS[plan.config.gradient.precision], len(group.places)
+        extractor, weights = self._extractor(plan)
+        computed = extractor(group.measured.to(self._device), precision)
+        rows_rk, outcome = computed.rows[:samples], group.predict(computed.outputs[:samples].float())
+        steep = plan.config.measurement in STEEP
+        resolution = torch.finfo(computed.outputs.dtype).eps ** 0.5 if steep else torch.finfo(rows_rk.dtype).eps
+        norms_r = torch.linalg.vector_norm(rows_rk, dim=1, dtype=torch.float64)
+        return rows_rk, replace(outcome, flat=flat_rows(norms_r, outcome.size, weights, resolution))
 
     def _curvature_rows(self, plan: ModelPlan, names: Sequence[str], group: Group) -> tuple[Tensor, Predictions]:
         """Rows (r * labels, k) of a group's r samples, those of a sample together; without predictions."""
-        extractor, measured, samples = self._extractor(plan), group.measured.to(self._device), len(group.places)
+        (extractor, _), measured, samples = self._extractor(plan), group.measured.to(self._device), len(group.places)
         if plan.config.curvature.kind in FACTORED:
             present = None if group.tokens is None else group.tokens.present.to(self._device)
             rows_rk = extractor.side_numbers(measured, present)[:samples]
@@ -205,12 +214,14 @@ class GradientWorker:
             self._anchor = (plan.name, model, flat_weights(model))
         return self._anchor[1:]
 
-    def _extractor(self, plan: ModelPlan) -> RowExtractor:
+    def _extractor(self, plan: ModelPlan) -> tuple[RowExtractor, float]:
+        """What makes a model's rows, and the norm of its layers' weights."""
         if self._loaded is None or self._loaded[0] != plan.name:
             self._loaded = None
-            extractor = RowExtractor(load_planned(self._config, plan).to(self._device), plan.layers, plan.projection)
-            self._loaded = (plan.name, extractor)
-        return self._loaded[1]
+            model = load_planned(self._config, plan).to(self._device)
+            extractor = RowExtractor(model, plan.layers, plan.projection)
+            self._loaded = (plan.name, extractor, weights_norm(model, plan.layers))
+        return self._loaded[1:]
 
 
 def sampled_labels(tokens: TokenBatch | None, seed: int, names: Sequence[str]) -> Measurement:

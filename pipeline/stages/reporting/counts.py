@@ -52,8 +52,9 @@ class ScoreCounts:
         unscreened = exceedances(scores[ok], self.unscreened)
         self.by_exceedances_unscreened += _histogram(unscreened, len(self.by_exceedances_unscreened))
         self.predicted.update(batch.column("prediction").to_numpy()[ok].tolist())
-        if ok.any():
-            self.low, self.high = min(self.low, float(scores[ok].min())), max(self.high, float(scores[ok].max()))
+        finite = scores[np.isfinite(scores)]
+        if len(finite):
+            self.low, self.high = min(self.low, float(finite.min())), max(self.high, float(finite.max()))
         if truth is not None:
             nonfinite = np.array([status == NONFINITE for status in statuses])
             self._add_labelled(batch, truth, (truth.anomalous != UNKNOWN) & (ok | nonfinite))
@@ -85,7 +86,8 @@ class ScoreCounts:
     def labelled(self, flag_rank: int) -> LabelledScores | None:
         """The samples whose truth is known; None without any.
 
-        Flagged are those of fewer than `flag_rank` exceedances, and those that are not finite, which score above all.
+        Flagged are those of fewer than `flag_rank` exceedances, and those whose gradient is not finite. These score
+        above all others, as do those without a gradient.
         """
         if not any(len(columns[0]) for columns in self._labelled):
             return None
@@ -96,7 +98,7 @@ class ScoreCounts:
         above = float(scores[finite].max()) + 1 if finite.any() else 0.0
         return LabelledScores(
             scores=np.where(finite, scores, above),
-            flagged=np.where(finite, places < flag_rank, True),
+            flagged=np.where(np.isnan(scores), True, places < flag_rank),
             predictions=predictions.astype(np.int64),
             confidence=confidence,
             gradient_norm=norms,
@@ -111,12 +113,12 @@ def _histogram(places: NDArray[np.int64], levels: int) -> NDArray[np.int64]:
 
 
 def kind_of_status(status: str) -> str:
-    """A status without its reason: ok, nonfinite, unreadable or failed."""
+    """A status without its reason: ok, flat, nonfinite, unreadable or failed."""
     return UNREADABLE[:-2] if status.startswith(UNREADABLE) else FAILED[:-2] if status.startswith(FAILED) else status
 
 
 def scores_of(batch: pa.RecordBatch) -> tuple[Column, NDArray[np.bool_]]:
-    """Scores as float64, NaN where there is none, and which rows have one."""
+    """Scores as float64, infinite where a sample has no gradient, NaN where there is none; and which rows have one."""
     scores = numbers(batch, "score")
     return scores, ~np.isnan(scores)
 

@@ -12,12 +12,16 @@ from pydantic import JsonValue
 from madcore.scoring.calibration import exceedances, largest_rank, q_values_by_exceedances, threshold
 from pipeline.artifacts.scores import PUBLISHED_FORMAT
 from pipeline.config.scoring import Target
-from pipeline.data.statuses import NONFINITE
+from pipeline.data.statuses import FLAT, NONFINITE
 from pipeline.stages.reporting.counts import BINS, ScoreCounts, scores_of
 
 TOP_FLAGGED = 24
 
 TOP_TRUSTED_SHOWN = 3
+
+FLAT_LISTED = 24
+
+FLAT_SHOWN = ("sample_id", "source", "row", "prediction", "confidence", "p_value", "flagged")
 
 
 @dataclass(frozen=True)
@@ -48,7 +52,11 @@ class Decisions:
 
 
 class FlaggedSamples:
-    """Decides batch after batch, and keeps what a report shows: counts of flags, the histogram, the top samples."""
+    """Decides batch after batch, and keeps what a report shows: counts of flags, the histogram, the top samples.
+
+    `flat`: the first of the samples without a gradient, and `flagged_flat`, how many of those are flagged; they are
+    none of the top samples.
+    """
 
     def __init__(self, decisions: Decisions, counts: ScoreCounts):
         """Begin the second pass; `counts` are of the first over the same batches."""
@@ -56,6 +64,8 @@ class FlaggedSamples:
         self.flagged = 0
         self.by_class: Counter[int] = Counter()
         self.bins = np.zeros(BINS, np.int64)
+        self.flat: list[dict[str, JsonValue]] = []
+        self.flagged_flat = 0
         self._counts = counts
         self._top: list[tuple[float, int, dict[str, JsonValue]]] = []
         self._seen = 0
@@ -72,15 +82,18 @@ class FlaggedSamples:
         flagged = ok & (places < self.decisions.flag_rank)
         p_values = pa.array(self.decisions.p_values[places], pa.float64(), mask=~ok)
         q_values = pa.array(self.decisions.q_values[places], pa.float64(), mask=~ok)
-        all_flagged = flagged | (np.array(batch.column("status").to_pylist(), dtype=object) == NONFINITE)
+        statuses = np.array(batch.column("status").to_pylist(), dtype=object)
+        all_flagged, flat = flagged | (statuses == NONFINITE), statuses == FLAT
         decided = {"p_value": p_values, "q_value": q_values, "flagged": pa.array(all_flagged, pa.bool_())}
         names = [field.name for field in PUBLISHED_FORMAT.columns]
         columns = [decided[name] if name in decided else batch.column(name) for name in names]
         published = pa.RecordBatch.from_arrays(columns, schema=PUBLISHED_FORMAT.schema)
         self.flagged += int(all_flagged.sum())
         self.by_class.update(batch.column("prediction").to_numpy()[flagged].tolist())
-        self.bins += np.histogram(scores[ok], self._counts.edges)[0]
-        self._keep_top(published, scores, flagged)
+        self.bins += np.histogram(scores[np.isfinite(scores)], self._counts.edges)[0]
+        self._keep_top(published, scores, flagged & ~flat)
+        self._keep_flat(published, np.flatnonzero(flat)[: FLAT_LISTED - len(self.flat)])
+        self.flagged_flat += int((flagged & flat).sum())
         return published
 
     def _keep_top(self, batch: pa.RecordBatch, scores: NDArray[np.float64], flagged: NDArray[np.bool_]) -> None:
@@ -90,6 +103,10 @@ class FlaggedSamples:
             keep = heapq.heappush if len(self._top) < TOP_FLAGGED else heapq.heappushpop
             keep(self._top, (float(scores[index]), -(self._seen + index), entry))
         self._seen += batch.num_rows
+
+    def _keep_flat(self, batch: pa.RecordBatch, places: NDArray[np.int64]) -> None:
+        rows = batch.select([*FLAT_SHOWN]).take(pa.array(places))
+        self.flat += rows.to_pylist()
 
 
 def _entry(row: dict[str, JsonValue]) -> dict[str, JsonValue]:

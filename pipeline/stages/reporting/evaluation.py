@@ -25,7 +25,8 @@ NOT_KNOWN: dict[str, JsonValue] = {"tpr": None, "fpr": None, "der": None, "thres
 class LabelledScores:
     """Scored samples (n,) whose truth is known.
 
-    A sample whose gradient is not finite counts as the most anomalous of all; its confidence and gradient norm are NaN.
+    A sample whose gradient is not finite, or that has none, counts as the most anomalous of all; where it is not
+    finite, confidence and gradient norm are NaN.
     """
 
     scores: NDArray[np.float64]

@@ -62,7 +62,7 @@ def build_report(inputs: ReportInputs) -> Facts:
         "counts": {
             "audited": counts.total,
             "flagged": inputs.flagged.flagged,
-            **{status: counts.statuses[status] for status in ("nonfinite", "unreadable", "failed")},
+            **{status: counts.statuses[status] for status in ("flat", "nonfinite", "unreadable", "failed")},
             "duplicates": inputs.ids.repeated,
             "shared_with_trusted": inputs.ids.shared,
         },
@@ -74,7 +74,17 @@ def build_report(inputs: ReportInputs) -> Facts:
         "histogram": _histogram(inputs),
         "top_flagged": list(inputs.flagged.top),
         "warnings": _warnings(inputs),
+        **_flat(inputs),
     }
+
+
+def _flat(inputs: ReportInputs) -> Facts:
+    """The section `flat`, where any audited sample has no gradient: how many, and the first of them."""
+    count, flagged = inputs.counts.statuses["flat"], inputs.flagged
+    if not count:
+        return {}
+    share = count / inputs.counts.total
+    return {"flat": {"count": count, "share": share, "flagged": flagged.flagged_flat, "samples": [*flagged.flat]}}
 
 
 def screening_section(plan: ModelPlan, trusted: TrustedSamples, counts: ScoreCounts, screening: Screening) -> Facts:
@@ -128,7 +138,7 @@ def _evidence(inputs: ReportInputs) -> Evidence:
     extreme = int(counts.by_exceedances[:rank].sum()) + (nonfinite if infinite < rank else 0)
     return Evidence(
         audited=counts.total,
-        scored=counts.statuses["ok"] + nonfinite,
+        scored=counts.statuses["ok"] + counts.statuses["flat"] + nonfinite,
         extreme=extreme,
         nonfinite=nonfinite,
         calibration=calibration,
@@ -137,18 +147,22 @@ def _evidence(inputs: ReportInputs) -> Evidence:
         filtered=len(trusted.of("filtered")),
         alpha=alpha,
         criterion=inputs.criterion,
+        flat=counts.statuses["flat"],
+        flat_calibration=trusted.flat_calibration,
     )
 
 
 def _calibration(inputs: ReportInputs) -> Facts:
     plan, trusted, target = inputs.plan, inputs.trusted, inputs.plan.config.calibration.target
-    calibration, scored = len(inputs.counts.calibration), inputs.counts.statuses["ok"]
+    calibration, statuses = len(inputs.counts.calibration), inputs.counts.statuses
+    scored, flat = statuses["ok"] + statuses["flat"], len(trusted.of("flat"))
     return {
         "reference": len(trusted.of("reference")),
         "calibration": calibration,
         "filtered": len(trusted.of("filtered")),
         "unreadable": len(trusted.of("unreadable")),
         **({"dropped": len(plan.dropped)} if plan.dropped else {}),
+        **({"flat": flat, "flat_calibration": trusted.flat_calibration} if trusted.flat else {}),
         "target": {"fpr": target.fpr} if target.fdr is None else {"fdr": target.fdr},
         "threshold": inputs.flagged.decisions.finite_threshold,
         "smallest_p_value": 1 / (calibration + 1),
@@ -185,7 +199,9 @@ def _warnings(inputs: ReportInputs) -> list[JsonValue]:
     unseen = {number: count for number, count in predicted if not references[number]}
     rare = {number: references[number] for number, _ in predicted if 0 < references[number] < RARE_CLASS}
     unreadable, filtered = len(inputs.trusted.of("unreadable")), len(inputs.trusted.of("filtered"))
-    outside, infinite = filtered + len(inputs.trusted.of("reference")), _infinite(inputs.counts)
+    outside, flat = filtered + len(inputs.trusted.of("reference")), len(inputs.trusted.of("flat"))
+    flat_calibration = inputs.trusted.flat_calibration
+    nonfinite = _infinite(inputs.counts) - flat_calibration
     repeated = f"{ids.repeated:,} audited samples repeat an id of an earlier one; (source, row) tells them apart"
     shared = (
         f"{ids.shared:,} audited samples share their id with a trusted one; "
@@ -204,7 +220,11 @@ def _warnings(inputs: ReportInputs) -> list[JsonValue]:
         f"{filtered:,} of {outside:,} trusted samples are not {criterion.kept} and explain nothing; {criterion.remedy}"
     )
     above_all = (
-        f"{infinite:,} calibration samples have a gradient that is not finite; they count as scores above all others"
+        f"{nonfinite:,} calibration samples have a gradient that is not finite; they count as scores above all others"
+    )
+    without_gradient = (
+        f"{flat + flat_calibration:,} trusted samples have no gradient (status flat): {flat:,} explain nothing, "
+        f"and {flat_calibration:,}, of the calibration part, count as scores above all others"
     )
     return _applying(
         {
@@ -214,7 +234,8 @@ def _warnings(inputs: ReportInputs) -> list[JsonValue]:
             few: rare,
             lost: unreadable,
             left_out: 4 * filtered > outside,
-            above_all: infinite,
+            above_all: nonfinite,
+            without_gradient: flat + flat_calibration,
         }
     )
 
@@ -225,7 +246,7 @@ def _applying(lines: Mapping[str, object]) -> list[JsonValue]:
 
 
 def _infinite(counts: ScoreCounts) -> int:
-    """Calibration samples whose gradient is not finite."""
+    """Calibration samples whose gradient is not finite, or that have none."""
     return int(np.isinf(counts.calibration).sum())
 
 

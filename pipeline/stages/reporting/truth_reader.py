@@ -8,7 +8,7 @@ from infra.formats.range_reader import RangeReader
 from pipeline.artifacts.parts import ScorePart
 from pipeline.artifacts.truth import encode_truth
 from pipeline.data.sources import Source
-from pipeline.data.statuses import NONFINITE, OK
+from pipeline.data.statuses import FLAT, NONFINITE, OK
 from pipeline.data.truth import Truth, join_truth, truth_of_batches, unknown_truth
 
 BATCH_ROWS = 65536
@@ -53,7 +53,7 @@ class TruthReader:
             return None
         start, source = self._seen, self._sources[part.source_key]
         self._seen += batch.num_rows
-        scored = any(status in (OK, NONFINITE) for status in batch.column("status").to_pylist())
+        scored = any(status in (OK, FLAT, NONFINITE) for status in batch.column("status").to_pylist())
         if not scored or "anomalous" not in source.truth:
             self._pieces.append(unknown_truth(batch.num_rows))
             return None

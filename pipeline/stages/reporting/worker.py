@@ -37,7 +37,7 @@ from pipeline.stages.reporting.report import Facts, ReportInputs, build_report, 
 from pipeline.stages.reporting.thumbnails import stored_thumbnails, thumbnails
 from pipeline.stages.reporting.truth_reader import TruthReader
 
-REPORT_FORMAT = 1
+REPORT_FORMAT = 2
 
 REPORT = "report"
 

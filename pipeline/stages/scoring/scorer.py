@@ -14,7 +14,7 @@ from pipeline.artifacts.rows import SCORING_BLOCK
 from pipeline.artifacts.trusted import TrustedSamples
 from pipeline.planning.plan import ModelPlan
 
-SCORER_FORMAT = 2  # of the numbers, to the last bit: calibration scores and audited ones must be of the same
+SCORER_FORMAT = 3  # of the numbers, to the last bit: calibration scores and audited ones must be of the same
 
 
 @dataclass(frozen=True)

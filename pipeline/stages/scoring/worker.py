@@ -23,7 +23,7 @@ from pipeline.artifacts.samples import SampleColumns
 from pipeline.artifacts.scores import PART, PART_FORMAT, score_batch
 from pipeline.artifacts.trusted import read_trusted
 from pipeline.data.sources import read_ids
-from pipeline.data.statuses import FAILED, NONFINITE
+from pipeline.data.statuses import FAILED, FLAT, NONFINITE
 from pipeline.keys import key_of
 from pipeline.planning.plan import ModelPlan
 from pipeline.root.logs import scoring_log
@@ -126,22 +126,23 @@ def scored_batches(
 
     def scored(block: StoredBlock) -> pa.RecordBatch:
         watch, found = Stopwatch(), scorer(block.rows, block.samples.predictions.clamp(min=0))
-        batch = score_batch(source, _without_overflow(block.samples, found), found, reference_ids, block.layout.names)
+        batch = score_batch(source, _settled(block.samples, found), found, reference_ids, block.layout.names)
         busy.append(watch.seconds)
         return batch
 
     return map_in_threads(scored, blocks)
 
 
-def _without_overflow(samples: SampleColumns, scored: SampleScores) -> SampleColumns:
-    """Mark samples as not finite whose row is finite, but whose whitened row leaves the range of float32."""
-    overflown = samples.ok & ~torch.isfinite(scored.score)
-    if not overflown.any():
-        return samples
-    statuses = [
-        NONFINITE if over else status for over, status in zip(overflown.tolist(), samples.statuses, strict=True)
-    ]
-    return replace(samples, statuses=statuses)
+def _settled(samples: SampleColumns, scored: SampleScores) -> SampleColumns:
+    """Mark samples as not finite whose row is finite, but whose whitened row leaves the range of float32.
+
+    Those are flat whose row is zero in the layers that are used, or was stored by a version that knew no flat ones.
+    """
+    statuses = list(samples.statuses)
+    for status, marked in ((NONFINITE, ~torch.isfinite(scored.score)), (FLAT, scored.leverage == 0)):
+        for place in torch.nonzero(samples.ok & marked).flatten().tolist():
+            statuses[place] = status
+    return samples if statuses == samples.statuses else replace(samples, statuses=statuses)
 
 
 def _ids(plan: ModelPlan, part: RowsPart) -> list[str]:

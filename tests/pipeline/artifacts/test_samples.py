@@ -14,7 +14,7 @@ from pipeline.artifacts.samples import (
     read_statuses,
     scales_of,
 )
-from pipeline.data.statuses import NO_CLASS, NONFINITE, OK
+from pipeline.data.statuses import FLAT, NO_CLASS, NONFINITE, OK
 from tests.pipeline.artifacts.stores import stored
 
 SAMPLES = SampleColumns(
@@ -35,6 +35,16 @@ def test_samples_come_back_without_the_numbers_of_those_that_are_not_ok(tmp_path
     assert (found.confidence.tolist(), found.gradient_norm.tolist()) == ([0.5, 0, 0], [2.0, 0, 0])
     assert found.ok.tolist() == [True, False, False]
     assert read_statuses(storage, "task") == SAMPLES.statuses
+
+
+def test_a_row_of_zeros_that_an_earlier_version_stored_as_ok_is_flat(tmp_path: Path) -> None:
+    zeros = torch.tensor([0.0, 0.0, 3.0])
+    samples = SampleColumns(["a", "b", "c"], [0, 1, 2], torch.tensor([3, 1, 2]), torch.ones(3), zeros, [OK, FLAT, OK])
+    storage = stored(tmp_path, encode_samples(samples, torch.ones(3, 2)))
+    found = read_samples(storage, RowsPart("s", "k", 0, 3, "task", "c"))
+    assert (found.statuses, found.recognised().statuses) == ([OK, FLAT, OK], [FLAT, FLAT, OK])
+    assert found.confidence.tolist() == [1, 1, 1], "what the model predicts of flat ones is known"
+    assert SAMPLES.recognised() is SAMPLES
 
 
 def test_scales_of_some_samples_are_theirs(tmp_path: Path) -> None:

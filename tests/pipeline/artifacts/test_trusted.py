@@ -5,7 +5,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from pipeline.artifacts.trusted import TrustedSamples, encode_trusted, read_trusted
+from infra.formats.tables import decode_arrow, encode_arrow
+from pipeline.artifacts.trusted import TRUSTED as TRUSTED_FILE
+from pipeline.artifacts.trusted import TRUSTED_FORMAT, TrustedSamples, encode_trusted, read_trusted
 from tests.pipeline.artifacts.stores import stored
 
 NAN, INFINITY = float("nan"), float("inf")
@@ -16,6 +18,7 @@ TRUSTED = TrustedSamples(
     parts=["reference", "calibration", "suspect", "reference", "calibration", "suspect calibration"],
     predictions=torch.tensor([4, 0, 1, 2, 3, 5]),
     scores=np.array([NAN, 0.5, NAN, NAN, INFINITY, 0.25]),
+    flat=frozenset({2, 4}),
 )
 
 
@@ -31,3 +34,10 @@ def test_they_come_back_as_they_were_written(tmp_path: Path) -> None:
     assert (found.ids, found.parts) == (TRUSTED.ids, TRUSTED.parts)
     assert torch.equal(found.predictions, TRUSTED.predictions)
     np.testing.assert_array_equal(found.scores, TRUSTED.scores)
+    assert (found.flat, found.flat_calibration) == ({2, 4}, 1)
+
+
+def test_earlier_versions_wrote_nothing_of_samples_without_a_gradient(tmp_path: Path) -> None:
+    table = decode_arrow(encode_trusted(TRUSTED)[TRUSTED_FILE], TRUSTED_FORMAT, "")
+    earlier = {TRUSTED_FILE: encode_arrow(table.drop_columns(["flat"]))}
+    assert read_trusted(stored(tmp_path, earlier), "task").flat == frozenset()

@@ -21,8 +21,8 @@ data:
   trusted: [trusted.parquet]
   audited: [inputs/*.parquet]
   columns:
-    {id: id, image: image, input_ids: input_ids, completion_start: completion_start, label: label, anomalous: anomalous,
-     target: target}
+    {id: id, image: image, input_ids: input_ids, attention_mask: attention_mask, completion_start: completion_start,
+     completion_end: completion_end, labels: labels, label: label, anomalous: anomalous, target: target, ignored: []}
   preprocess: {mean: [0.0, 0.0, 0.0], std: [1.0, 1.0, 1.0], size: null}
 estimator:
   kind: gradient

@@ -35,6 +35,11 @@ MISFITS = {
         "task: classification\nhuggingface: null\narchitecture: net.py:build\nweights: net.pt",
         "estimator.measurement: token_margin makes no sense for the task classification; valid: auto, margin",
     ),
+    "probabilities of texts": (
+        "",
+        "outputs: probabilities",
+        "models.chat.outputs: probabilities makes no sense for the task causal_lm; valid: logits",
+    ),
     "two models in one": (
         "",
         "architecture: net.py:build\nkwargs: {width: 3}",

@@ -110,8 +110,14 @@ WRONG = {
     "two of three means": (
         "data: {preprocess: {mean: [0, 0]}}",
         "",
-        "data.preprocess.mean.2: required, but not given",
+        "data.preprocess: mean and std have a number for each channel, 1 for grey or 3 for RGB",
+        "got 2 in mean and 2 in std",
+    ),
+    "grey mean and RGB std": (
+        "data: {preprocess: {mean: [0.1], std: [1, 1, 1]}}",
         "",
+        "data.preprocess: mean and std have a number for each channel, 1 for grey or 3 for RGB",
+        "got 1 in mean and 3 in std",
     ),
     "std of 0": (
         "data: {preprocess: {std: [1, 0, 1]}}",

@@ -1,12 +1,16 @@
 """Batches: groups of samples that go through a model together."""
 
 import math
+from collections.abc import Callable
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 import torch
+from pydantic import JsonValue
+from torch import Tensor, nn
 
-from madcore import TokenBatch
+from madcore import Projection, RowExtractor, TokenBatch, select_layers
 from pipeline.config.audit_config import AuditConfig
 from pipeline.data.batches import (
     ImageInputs,
@@ -17,7 +21,9 @@ from pipeline.data.batches import (
     predict_classes,
     predict_completions,
 )
-from pipeline.data.texts import TextLimits
+from pipeline.data.text_rows import TextLimits
+from tests.languages import POSITIONS, VOCABULARY, gpt2, llama
+from tests.languages import table as random_texts
 from tests.pipeline.data.image_files import picture, sources_of
 from tests.pipeline.data.text_files import source_of, text_table
 
@@ -102,3 +108,66 @@ def test_images_of_a_batch_are_one_group_of_those_that_can_be_read(tmp_path: Pat
     inputs = group.measured.inputs
     assert isinstance(inputs, torch.Tensor) and inputs.shape == (8, 3, 2, 3)
     torch.testing.assert_close(inputs[:, 0, 0, 0], torch.tensor([0.2, 1.0] + [0.2] * 6))
+
+
+def rows_of(folder: Path, table: pa.Table, build: Callable[[], nn.Module], batch_size: int) -> tuple[Tensor, Tensor]:
+    """Rows (n, k) and confidences (n,) of the texts of a table."""
+    folder.mkdir()
+    source, extractor = source_of(folder, table), RowExtractor(build(), select_layers(build()).covered, Projection())
+    config = AuditConfig.parse(
+        {
+            "root": "r",
+            "task": "causal_lm",
+            "models": [{"name": "m", "huggingface": "/m"}],
+            "data": {"trusted": "t", "audited": "a"},
+        },
+        str(folder),
+    )
+    rows, confidences, start = torch.zeros(len(table), extractor.layout.k), torch.zeros(len(table)), 0
+    inputs = TextInputs(TextLimits(VOCABULARY, POSITIONS), TextBytes(1, 0), 1 << 20)
+    for batch in inputs.read(config.models[0], source, range(len(table)), batch_size):
+        assert set(batch.unreadable) == {""}
+        for group in batch.groups:
+            computed = extractor(group.measured)
+            rows[start + group.places] = computed.rows
+            confidences[start + group.places] = group.predict(computed.outputs).confidence
+        start += len(batch.ids)
+    return rows, confidences
+
+
+def as_padded(row: dict[str, JsonValue], left: int, right: int, labelled: bool) -> dict[str, JsonValue]:
+    """A text with tokens of no meaning at its ends, which a mask hides."""
+    ids, start = row["input_ids"], row["completion_start"]
+    assert isinstance(ids, list) and isinstance(start, int)
+    padded = {"id": row["id"], "input_ids": [7] * left + ids + [3] * right}
+    padded |= {"attention_mask": [0] * left + [1] * len(ids) + [0] * right}
+    if labelled:
+        return {**padded, "labels": [-100] * (left + start) + ids[start:] + [-100] * right}
+    return {**padded, "completion_start": left + start}
+
+
+@pytest.mark.parametrize("build", [gpt2, llama], ids=["gpt2", "llama"])
+@pytest.mark.parametrize("labelled", [False, True], ids=["a start", "labels"])
+def test_padded_texts_have_the_rows_of_unpadded_ones_in_whatever_company(
+    tmp_path: Path, build: Callable[[], nn.Module], labelled: bool
+) -> None:
+    plain = random_texts(9, 5, "text")
+    expected, confident = rows_of(tmp_path / "plain", plain, build, 9)
+    for name, left, right in (("left", 9, 0), ("right", 0, 7), ("both", 3, 40)):
+        padded = [as_padded(row, left + number, right, labelled) for number, row in enumerate(plain.to_pylist())]
+        rows, confidences = rows_of(tmp_path / name, pa.Table.from_pylist(padded), build, 4)
+        assert float(((rows - expected).norm(dim=1) / expected.norm(dim=1)).max()) < 1e-5
+        torch.testing.assert_close(confidences, confident, rtol=1e-5, atol=0)
+
+
+def test_the_turns_of_a_conversation_have_the_sum_of_their_own_rows(tmp_path: Path) -> None:
+    ids = [5, 9, 2, 30, 17, 8, 11, 4, 25]
+    turns = [range(2, 4), range(6, 9)]
+    spans = [*({*turn} for turn in turns), {*turns[0], *turns[1]}]
+    labels = [[token if place in span else -100 for place, token in enumerate(ids)] for span in spans]
+    table = pa.table({"id": ["one", "two", "both"], "input_ids": [ids] * 3, "labels": labels})
+    rows, confidences = rows_of(tmp_path / "turns", table, gpt2, 3)
+    torch.testing.assert_close(rows[0] + rows[1], rows[2], rtol=1e-4, atol=1e-4)
+    assert float(confidences[2]) ** 5 == pytest.approx(float(confidences[0] ** 2 * confidences[1] ** 3), rel=1e-4)
+    ended = pa.table({"id": ["one"], "input_ids": [ids], "completion_start": [2], "completion_end": [4]})
+    torch.testing.assert_close(rows_of(tmp_path / "ended", ended, gpt2, 1)[0], rows[:1], rtol=1e-4, atol=1e-4)

@@ -6,22 +6,24 @@ import subprocess
 import sys
 import zlib
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import Image, TiffImagePlugin
 
-from pipeline.data.images import FORMATS, LARGEST_PIXELS, UnreadableImage, decode
+from pipeline.data.containers import FORMATS
+from pipeline.data.decoding import LARGEST_PIXELS, UnreadableImage, decode
 from tests.jobs.pictures import SIGNATURE, chunk, png_header
 from tests.strategies import LAW
 
 SMALL = Image.fromarray(np.arange(192, dtype=np.uint8).reshape(8, 8, 3))
 
 
-SAFE = {"PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM"}
+SAFE = {"PNG", "JPEG", "WEBP", "AVIF", "GIF", "BMP", "TIFF", "JPEG2000", "PPM", "ICO", "SGI", "TGA"}
 
 
 def encoded(form: str, picture: Image.Image = SMALL, **options: object) -> bytes:
@@ -36,6 +38,7 @@ def with_text(kind: bytes, data: bytes) -> bytes:
     return whole[:33] + chunk(kind, data) + whole[33:]
 
 
+@cache
 def squeezed(size: int) -> bytes:
     return zlib.compress(bytes(size), 9)
 
@@ -67,6 +70,14 @@ PIXELS: dict[str, Callable[[], bytes]] = {
     "BMP": lambda: patched(encoded("BMP"), 18, "<ii", 1 << 20, 1 << 20),
     "TIFF": lambda: tiff(1 << 20, 1 << 20),
     "PPM": lambda: b"P6 1000000 1000000 255\n" + bytes(100),
+    "JPEG 2000": lambda: patched(encoded("JPEG2000"), encoded("JPEG2000").index(b"ihdr") + 4, ">II", 1 << 30, 1 << 30),
+    "JPEG 2000 whose pixels are more than its header says": lambda: patched(
+        encoded("JPEG2000"), encoded("JPEG2000").index(b"\xff\x51") + 6, ">II", 1 << 20, 1 << 20
+    ),
+    "AVIF": lambda: patched(encoded("AVIF"), encoded("AVIF").index(b"ispe") + 8, ">II", 60_000, 60_000),
+    "ICO": lambda: b"\0\0\1\0\1\0\0\0\0\0\1\0\x20\0" + struct.pack("<II", 100, 22) + png_header(50_000, 50_000),
+    "SGI": lambda: patched(encoded("SGI"), 6, ">HH", 65_535, 65_535),
+    "TGA": lambda: patched(encoded("TGA"), 12, "<HH", 65_535, 65_535),
     "JPEG": lambda: patched(encoded("JPEG"), encoded("JPEG").index(b"\xff\xc0") + 5, ">HH", 65_500, 65_500),
 }
 
@@ -84,16 +95,34 @@ GROWING: dict[str, Callable[[], bytes]] = {
 }
 
 
-OTHERS: dict[str, bytes] = {
-    "SVG": b'<svg xmlns="http://www.w3.org/2000/svg" width="8" height="8"><image href="file:///etc/passwd"/></svg>',
-    "EPS": b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\n(%pipe%touch /tmp/x) (w) file\n%%EOF\n",
-    "PDF": b"%PDF-1.7\n",
-    "ICO": encoded("ICO"),
-    "TGA": encoded("TGA"),
-    "PCX": encoded("PCX"),
-    "SGI": encoded("SGI"),
-    "WMF": b"\xd7\xcd\xc6\x9a" + bytes(100),
-    "HTML": b"<script>alert(1)</script>",
+SVG = b'<svg xmlns="http://www.w3.org/2000/svg" width="8" height="8"><image href="file:///etc/passwd"/></svg>'
+
+
+OTHERS: dict[str, tuple[bytes, str]] = {
+    "SVG": (SVG, "an SVG image"),
+    "SVG with comments": (b"<!-- -->" * 400 + SVG, "an SVG image"),
+    "SVG with a declaration": (b'\xef\xbb\xbf<?xml version="1.0"?>\n<!-- a -->\n<!DOCTYPE svg>' + SVG, "an SVG image"),
+    "EPS": (
+        b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n(%pipe%touch /tmp/x) (w) file\n",
+        "an EPS or PostScript",
+    ),
+    "PDF": (b"%PDF-1.7\n", "a PDF document"),
+    "WMF": (b"\xd7\xcd\xc6\x9a" + bytes(100), "a WMF image"),
+    "PSD": (b"8BPS\0\1" + bytes(40), "a Photoshop"),
+    "HEIC": (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(40), "a HEIF"),
+    "HEIC of another major brand": (b"\0\0\0\x18ftypmif1\0\0\0\0mif1heic" + bytes(40), "a HEIF"),
+    "MP4": (b"\0\0\0\x18ftypisom\0\0\0\0isommp42" + bytes(40), "an MP4"),
+    "CR3": (b"\0\0\0\x18ftypcrx \0\0\0\0crx isom" + bytes(40), "a Canon CR3"),
+    "CR2": (b"II*\0\x10\0\0\0CR\2\0" + bytes(40), "a Canon CR2"),
+    "JPEG XL": (b"\0\0\0\x0cJXL \r\n\x87\n" + bytes(40), "a JPEG XL image"),
+    "JPEG XL codestream": (b"\xff\x0a" + bytes(40), "a JPEG XL image"),
+    "QOI": (encoded("QOI"), "a QOI image"),
+    "PCX": (encoded("PCX"), "a PCX image"),
+    "DDS": (encoded("DDS"), "a DDS image"),
+    "ICNS": (b"icns" + bytes(40), "an ICNS image"),
+    "DICOM": (bytes(128) + b"DICM", "a DICOM image"),
+    "NumPy": (b"\x93NUMPY\1\0", "a NumPy array"),
+    "base64": (b"iVBORw0KGgoAAAANSUhEUg", "an image as base64 text"),
 }
 
 
@@ -116,13 +145,49 @@ def test_more_pixels_than_are_taken_are_refused(name: str) -> None:
     assert (
         "pixels, more than" in message
         or "more than 67,108,864 pixels" in message
-        or message.startswith("corrupt image")
+        or message.startswith(("corrupt image", "an image of the format AVIF that cannot be read"))
     )
 
 
-@pytest.mark.parametrize("data", OTHERS.values(), ids=OTHERS)
-def test_other_formats_are_no_images(data: bytes) -> None:
+@pytest.mark.parametrize(("data", "name"), OTHERS.values(), ids=OTHERS)
+def test_a_format_that_is_not_read_is_named(data: bytes, name: str) -> None:
+    message = refused(data)
+    assert message.startswith(name)
+    assert "which is not among the formats that are read (PNG, JPEG, MPO, WebP, AVIF," in message
+
+
+@pytest.mark.parametrize("data", [b"<script>alert(1)</script>", b"Python", bytes(500), b"\0\1\0\0" * 9])
+def test_other_bytes_are_no_images(data: bytes) -> None:
     assert refused(data) == "not an image"
+
+
+def test_raw_pixels_are_not_taken_for_a_tga_file() -> None:
+    """A TGA file has no signature: dark pixels that begin like one are not read as another picture."""
+    header = b"\0\0\2\0\0\0\0\0\0\0\0\0\2\0\2\0\x18\0"
+    assert decode(header + bytes(12), None, resize=False).shape == (2, 2, 3)
+    for pixels in (bytes(13), bytes(784)):
+        assert refused(header + pixels) == "not an image"
+    assert refused(header[:3] + b"\1" + header[4:] + bytes(12)) == "not an image"
+
+
+def test_a_camera_raw_file_is_named_and_not_read_as_its_preview() -> None:
+    """DNG, NEF and ARW are TIFF files whose first page is a small preview."""
+    preview = TiffImagePlugin.ImageFileDirectory_v2()
+    preview[254], preview[330] = 1, 8
+    assert refused(encoded("TIFF", tiffinfo=preview)).startswith("a camera raw image")
+    negative = TiffImagePlugin.ImageFileDirectory_v2()
+    negative[50706] = b"\1\4\0\0"
+    assert refused(encoded("TIFF", tiffinfo=negative)).startswith("a DNG (camera raw) image")
+    reduced = TiffImagePlugin.ImageFileDirectory_v2()
+    reduced[254] = 1
+    assert decode(encoded("TIFF", tiffinfo=reduced), (8, 8), resize=False).shape == (8, 8, 3)
+
+
+def test_a_kind_of_a_format_that_pillow_does_not_read_is_named() -> None:
+    data = encoded("TIFF")
+    assert data.count(struct.pack("<HHII", 262, 3, 1, 2)) == 1
+    other = data.replace(struct.pack("<HHII", 262, 3, 1, 2), struct.pack("<HHII", 262, 3, 1, 32803))
+    assert refused(other) == "an image of the format TIFF that cannot be read (unknown pixel mode)"
 
 
 def test_of_an_animation_the_first_frame_counts() -> None:
@@ -141,7 +206,7 @@ def test_of_an_animation_the_first_frame_counts() -> None:
 MEMORY = """
 import sys
 from pathlib import Path
-from pipeline.data.images import UnreadableImage, decode
+from pipeline.data.decoding import UnreadableImage, decode
 def peak():
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) // 1024

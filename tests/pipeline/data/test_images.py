@@ -6,15 +6,8 @@ import numpy as np
 import pytest
 
 from pipeline.config.samples import Preprocess
-from pipeline.data.images import (
-    ImageOptions,
-    UnreadableImage,
-    decode,
-    first_images,
-    read_chosen_images,
-    read_images,
-    scale_pixels,
-)
+from pipeline.data.decoding import UnreadableImage, decode
+from pipeline.data.images import ImageOptions, first_images, read_chosen_images, read_images, scale_pixels
 from pipeline.errors import SourceError
 from tests.pipeline.data.image_files import picture, sources_of
 
@@ -63,6 +56,18 @@ def test_the_first_readable_images_have_the_first_ones_size(tmp_path: Path) -> N
     (source,), model = sources_of(tmp_path, id=list("abcd"), image=images)
     assert first_images([source], 2, model.data.preprocess)[:, 0, 0, 0].tolist() == [1, 3]
     assert first_images([source], 9, Preprocess(size=4)).shape == (3, 4, 4, 3)
+
+
+def test_images_of_a_grey_model_have_one_channel(tmp_path: Path) -> None:
+    grey = Preprocess.model_validate({"mean": [0.5], "std": [0.25]})
+    (source,), _ = sources_of(tmp_path, id=["a", "b"], image=[picture(51), b""])
+    (batch,) = read_images(source, 0, 2, ImageOptions(4, (2, 3), resize=False, channels=grey.channels))
+    assert batch.pixels.shape == first_images([source], 1, grey).shape == (1, 2, 3, 1)
+    scaled = scale_pixels(batch.pixels, grey)
+    assert scaled.shape == (1, 1, 2, 3)
+    np.testing.assert_allclose(scaled, -1.2, atol=1e-6)
+    (batch,) = read_images(source, 1, 2, ImageOptions(4, (2, 3), resize=False, channels=1))
+    assert batch.pixels.shape == (0, 2, 3, 1)
 
 
 def test_no_readable_image_is_an_error_with_the_first_reason(tmp_path: Path) -> None:

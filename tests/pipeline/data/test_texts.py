@@ -1,63 +1,16 @@
-"""Texts, one by one: what is readable, and the reason where one is not."""
+"""Files of texts: their columns, batches with bad rows, and the texts that a plan probes with."""
 
 from pathlib import Path
 
-import numpy as np
 import pyarrow as pa
 import pytest
 
-from pipeline.data.texts import TextLimits, UnreadableText, first_texts, longest_text, parse_text, read_texts
+from pipeline.data.text_rows import TextLimits
+from pipeline.data.texts import first_texts, longest_text, read_texts
 from pipeline.errors import SourceError
 from tests.pipeline.data.text_files import source_of, text_table
 
 LIMITS = TextLimits(vocabulary=10, positions=12)
-
-
-BAD = {
-    "null": (None, 1, "input_ids is null"),
-    "empty": ([], 0, "input_ids is empty"),
-    "too long": ([1] * 13, 1, "input_ids has 13 tokens, the model takes at most 12"),
-    "a null inside": ([1, None, 3], 1, "input_ids holds a null"),
-    "beyond the vocabulary": (
-        [1, 2, 10, 11],
-        1,
-        "the token id 10 at position 2 is outside the model's vocabulary, 0 to 9",
-    ),
-    "negative": ([1, -1, 10], 1, "the token id -1 at position 1 is outside the model's vocabulary, 0 to 9"),
-    "no start": ([1, 2], None, "completion_start is null"),
-    "no prompt": (
-        [1, 2],
-        0,
-        "completion_start is 0, but a completion needs a token before it to be predicted from: 1 or more",
-    ),
-    "a negative start": ([1, 2], -1, "completion_start is -1, but a completion needs a token"),
-    "no completion": ([1, 2, 3], 3, "the completion is empty: it starts at 3 of 3 tokens"),
-    "beyond the end": ([1, 2, 3], 7, "the completion is empty: it starts at 7 of 3 tokens"),
-    "one token": ([1], 1, "the completion is empty: it starts at 1 of 1 tokens"),
-}
-
-
-@pytest.mark.parametrize(("ids", "start", "reason"), BAD.values(), ids=BAD)
-@pytest.mark.parametrize("kind", [pa.list_(pa.int32()), pa.large_list(pa.int64()), pa.list_(pa.int8())], ids=str)
-def test_a_bad_text_is_unreadable_with_the_numbers(
-    ids: list[int] | None, start: int | None, reason: str, kind: pa.DataType
-) -> None:
-    tokens = pa.array([ids], kind)[0]
-    with pytest.raises(UnreadableText) as caught:
-        parse_text(tokens.values if tokens.is_valid else None, start, LIMITS)
-    assert str(caught.value).startswith(reason)
-
-
-@pytest.mark.parametrize(("ids", "start"), [([0, 9], 1), ([5] * 12, 11), ([1, 2, 3], 1)])
-def test_a_good_text_is_read_to_the_last_token(ids: list[int], start: int) -> None:
-    text = parse_text(pa.array(ids, pa.uint16()), start, LIMITS)
-    assert (text.ids.tolist(), text.ids.dtype, text.completion_start) == (ids, np.int64, start)
-
-
-def test_a_model_without_a_limit_takes_any_length() -> None:
-    assert len(parse_text(pa.array([1] * 5000), 1, TextLimits(10, None)).ids) == 5000
-    assert TextLimits(10, None).padded(5001) == 5008
-    assert [LIMITS.padded(length) for length in (1, 8, 9, 12)] == [8, 8, 12, 12]
 
 
 @pytest.mark.parametrize("batch_rows", [1, 2, 100])
@@ -118,3 +71,29 @@ def test_no_readable_text_to_probe_is_an_error_with_the_first_reason(tmp_path: P
     ):
         first_texts([source], 2, LIMITS)
     assert longest_text([source], LIMITS) == 1
+
+
+def test_masks_labels_and_ends_are_read_from_their_columns(tmp_path: Path) -> None:
+    table = pa.table(
+        {
+            "id": ["a", "b", "c", "d"],
+            "tokens": pa.array([[0, 1, 2, 3], [1, 2, 3, 0], [1, 2], [1, 2, 3]], pa.large_list(pa.int16())),
+            "mask": pa.array([[0, 1, 1, 1], [1, 1, 1, 0], [1, 1], None], pa.list_(pa.int8())),
+            "labels": pa.array([[-100, -100, 2, -100], None, [-100, 2], None], pa.list_(pa.int64())),
+            "completion_start": pa.array([None, 1, None, 1], pa.int32()),
+            "completion_end": pa.array([None, 2, None, None], pa.int32()),
+        }
+    )
+    source = source_of(tmp_path, table, input_ids="tokens", attention_mask="mask")
+    (batch,) = read_texts(source, 0, 4, LIMITS, 8)
+    assert batch.unreadable == ("", "", "", "attention_mask is null")
+    assert [(text.ids.tolist(), text.measured.tolist()) for text in batch.texts] == [([1, 2], [False, True])] * 3
+
+
+@pytest.mark.parametrize("kind", [pa.list_(pa.int32()), pa.large_list(pa.int8()), pa.list_(pa.bool_(), 6)], ids=str)
+def test_the_longest_text_is_counted_without_its_padding(tmp_path: Path, kind: pa.DataType) -> None:
+    masks = [[1, 1, 0, 0, 0, 0], None, [0, 0, 0, 1, 1, 1], [0] * 6]
+    table = text_table([[1] * 6] * 4, [1] * 4).append_column("attention_mask", pa.array(masks, pa.list_(pa.int32())))
+    source = source_of(tmp_path, table.set_column(3, "attention_mask", table.column(3).cast(kind)))
+    assert longest_text([source], TextLimits(10, 5)) == 3
+    assert longest_text([source_of(tmp_path, table.drop(["attention_mask"]))], LIMITS) == 6

@@ -4,15 +4,16 @@ from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from pydantic import JsonValue
 
 from pipeline.config.audit_config import AuditConfig
 from pipeline.data.sources import Source, find_sources
 
 
-def source_of(folder: Path, table: pa.Table, **columns: str) -> Source:
+def source_of(folder: Path, table: pa.Table, **columns: JsonValue) -> Source:
     """The only source of a config that names this table."""
     pq.write_table(table, folder / "texts.parquet", row_group_size=3)
-    data = {"trusted": "texts.parquet", "audited": "texts.parquet", "columns": columns}
+    data: JsonValue = {"trusted": "texts.parquet", "audited": "texts.parquet", "columns": columns}
     config = AuditConfig.parse(
         {"root": "r", "task": "causal_lm", "models": [{"name": "m", "huggingface": "/m"}], "data": data}, str(folder)
     )

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from transformers import BertConfig, BertForMaskedLM, ViTConfig
 
 from pipeline.config.audit_config import AuditConfig
-from pipeline.data.texts import TextLimits
+from pipeline.data.text_rows import TextLimits
 from pipeline.errors import SourceError
 from pipeline.models.huggingface import CausalLM, load_causal_lm
 from tests.languages import POSITIONS, VOCABULARY, gpt2, llama, save

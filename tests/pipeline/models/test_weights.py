@@ -37,7 +37,7 @@ def saved(state: object, zipped: bool = True) -> bytes:
 def packed(data: bytes, compression: int = zipfile.ZIP_STORED, pickled: bytes | None = None) -> bytes:
     """A checkpoint's archive packed anew, compressed or with another pickle in it."""
     sink = io.BytesIO()
-    with zipfile.ZipFile(io.BytesIO(data)) as old, zipfile.ZipFile(sink, "w", compression) as new:
+    with zipfile.ZipFile(io.BytesIO(data)) as old, zipfile.ZipFile(sink, "w", compression, compresslevel=1) as new:
         for entry in old.infolist():
             new.writestr(
                 entry.filename,

@@ -33,6 +33,14 @@ def test_each_setting_of_rows_that_differs_is_named_with_both_values() -> None:
     assert list(differences(model_config(estimator={"measurement": "margin"}), model_config())) == []  # as auto has it
 
 
+def test_outputs_that_are_called_logits_are_what_nothing_says() -> None:
+    said, nothing, other = (
+        model_config().model_copy(update={"outputs": outputs}) for outputs in ("logits", None, "probabilities")
+    )
+    assert list(differences(said, nothing)) == list(differences(nothing, said)) == []
+    assert list(differences(nothing, other)) == ["outputs is None, the stored rows have 'probabilities'"]
+
+
 def test_patterns_choose_among_stored_layers() -> None:
     def chosen(*patterns: str) -> tuple[str, ...]:
         return chosen_layers(model_config(estimator={"layers": [*patterns]}), row_recipe(patterns=("*",)))

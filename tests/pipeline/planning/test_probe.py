@@ -1,9 +1,11 @@
 """What a plan learns from a model and a few trusted samples."""
 
 from collections.abc import Callable
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from pipeline.config.audit_config import AuditConfig
@@ -96,3 +98,35 @@ def test_other_outputs_are_named_with_the_remedy(make_config: ConfigMaker, kind:
         SourceError, match=rf"expected logits \(samples, classes\) from a forward pass, got {says}; {remedy}"
     ):
         probe_wrapped(make_config, kind)
+
+
+GREY = '''
+"""The demo's classifier for grey images."""
+
+from torch import nn
+
+from pipeline.demo.network import digit_cnn
+
+
+def build() -> nn.Module:
+    layers = [*digit_cnn()]
+    return nn.Sequential(nn.Conv2d(1, 16, 3, padding=1), *layers[1:])
+'''
+
+
+def test_a_model_of_grey_images_is_given_one_channel_or_says_what_to_set(
+    make_config: ConfigMaker, tmp_path: Path
+) -> None:
+    (tmp_path / "grey.py").write_text(GREY)
+    state = load_model(make_config(), make_config().models[0]).module.state_dict()
+    save_file({**state, "0.weight": state["0.weight"].sum(1, keepdim=True)}, tmp_path / "grey.safetensors")
+    models = [
+        {"name": "grey", "architecture": str(tmp_path / "grey.py:build"), "weights": str(tmp_path / "grey.safetensors")}
+    ]
+    config = make_config(models=models, data={"preprocess": {"mean": [0.3], "std": [0.35], "size": 8}})
+    found = probe(config, config.models[0], trusted(config, config.models[0]))
+    assert (found.input_bytes, found.inputs) == (4 * 8 * 8, ImageInputs((8, 8)))
+    of_three = make_config(models=models)
+    says = r"for grey images, and data.preprocess makes RGB ones: give mean and std 1 number each\): failed with"
+    with pytest.raises(SourceError, match=says):
+        probe(of_three, of_three.models[0], trusted(of_three, of_three.models[0]))

@@ -3,12 +3,13 @@
 import json
 
 from pipeline.data.batches import ImageInputs, TextBytes, TextInputs
-from pipeline.data.texts import TextLimits
+from pipeline.data.text_rows import TextLimits
 from pipeline.planning.recipe import RowRecipe
 from tests.pipeline.planning.plans import row_recipe, source
 
 RECORDED = [
     "format",
+    "rows_format",
     "patterns",
     "snapshots_key",
     "layers",
@@ -22,6 +23,7 @@ RECORDED = [
     "sampling",
     "weights",
     "rows_per_task",
+    "warnings",
 ]
 
 

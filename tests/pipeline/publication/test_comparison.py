@@ -96,6 +96,17 @@ def nights(tmp_path: Path) -> tuple[Table, Table]:
     return table_of(tmp_path, "before", before), table_of(tmp_path, "after", after)
 
 
+def test_a_score_that_is_infinite_moves_by_nothing_and_is_no_number(tmp_path: Path) -> None:
+    """A sample that has no gradient in one run or in both, and one that moved."""
+    before = {"a": ("same", 0, np.inf, True), "b": ("same", 1, 1.0, False), "c": ("same", 2, 2.0, False)}
+    after = {"a": ("same", 0, np.inf, True), "b": ("same", 1, np.inf, True), "c": ("same", 2, 3.0, True)}
+    tables = table_of(tmp_path, "before", before), table_of(tmp_path, "after", after)
+    found = difference(*tables, ComparisonSettings(frozenset({"same"}), {}, 10))
+    assert [(flag.sample_id, flag.score) for flag in found.newly_flagged.samples] == [("b", None), ("c", 3.0)]
+    (moved,) = found.drift
+    assert (moved.before, moved.shift) == (1, 1.0)
+
+
 def test_a_difference_by_hand(nights: tuple[Table, Table]) -> None:
     found = difference(*nights, ComparisonSettings(frozenset({"same"}), {}, 10))
     assert (found.common, found.no_longer_audited) == (3, 1)

@@ -31,7 +31,7 @@ FULL = """
  "model_digest": "0123abcd",
  "settings": {"measurement": "margin", "curvature": {"kind": "block_moment",
   "damping": {"kind": "relative_mean", "factor": 1.0}}, "rank": 16},
- "counts": {"audited": 2500, "flagged": 512, "nonfinite": 3, "unreadable": 4, "failed": 0, "duplicates": 0,
+ "counts": {"audited": 2500, "flagged": 512, "flat": 2, "nonfinite": 3, "unreadable": 4, "failed": 0, "duplicates": 0,
   "shared_with_trusted": 0},
  "verdict": {"value": "unusual inputs", "reasons": ["512 of 2,500 p-values are small"]},
  "calibration": {"reference": 1160, "calibration": 600, "filtered": 240, "unreadable": 0,
@@ -49,6 +49,8 @@ FULL = """
   {"sample_id": "x18", "source": "audited.parquet", "row": 18, "score": 0.3, "p_value": 0.001664,
    "q_value": 0.01, "prediction": 0, "confidence": 0.9,
    "top_trusted": []}],
+ "flat": {"count": 2, "share": 0.0008, "flagged": 1, "samples": [{"sample_id": "x19", "source": "audited.parquet",
+  "row": 19, "prediction": 3, "confidence": 1.0, "p_value": 0.001664, "flagged": true}]},
  "warnings": ["class 7 has 8 reference samples"], "table": {"rows": 2500, "bytes": 123456, "sha256": "fedc"},
   "same_as": "20261121T184455-00000000",
  "layers": {"covered": ["stem.weight"], "fallback": ["odd.weight"],
@@ -243,6 +245,13 @@ def test_the_verdict_is_the_first_line_and_warnings_follow_its_reasons() -> None
     assert body.index("512 of") < body.index("class 7 has 8") < body.index("Key figures") < body.index("Anomaly score:")
 
 
+def test_samples_without_a_gradient_are_listed_apart() -> None:
+    text = Page(zoo()["badnets"]).text
+    assert "2 audited samples (0.08 %) are flat" in text and "1 of them are flagged" in text
+    assert "The first 1 of 2" in text and "x19 audited.parquet 19 3 100 % 0.00166 yes" in text
+    assert "9 2 flat, 3 nonfinite" in text
+
+
 def test_the_index_lists_the_worst_first_with_its_figures() -> None:
     body = Page(zoo()["index"].partition("<body>")[2]).text
     assert body.startswith("Unusual inputs for 1 of 4 models")
@@ -255,7 +264,7 @@ def test_the_index_lists_the_worst_first_with_its_figures() -> None:
         "fpr 1 %",
         "0.991",
         "100 % / 1.15 %",
-        "7 3 nonfinite 4 unreadable",
+        "9 2 flat 3 nonfinite 4 unreadable",
         "12.8 s",
         "2026-11-22 18:44 UTC",
     ):

@@ -28,6 +28,12 @@ def test_a_p_value_is_a_count_of_calibration_samples(p_value: float, q_value: fl
     assert in_words("ok", p_value, q_value, calibration=99) == says
 
 
+def test_a_sample_without_a_gradient_says_so() -> None:
+    assert "so nothing explains it. It counts as a score above all others, of p-value 0.01." in in_words(
+        "flat", 0.01, 0.02, calibration=99
+    )
+
+
 @pytest.mark.parametrize("status", ["nonfinite", "unreadable: no picture", "failed: out of memory"])
 def test_a_sample_without_a_score_says_why(status: str) -> None:
     assert in_words(status, None, None, calibration=99) == f"This sample has no score: {status}."

@@ -19,8 +19,8 @@ def test_without_any_evaluation_nothing_comes_first() -> None:
 
 
 def test_samples_that_are_not_ok_are_counted_by_status() -> None:
-    counts = Counts(audited=20, flagged=5, nonfinite=1, unreadable=2, failed=4, duplicates=8, shared_with_trusted=16)
-    assert counts.not_ok == 7
+    counts = Counts(audited=20, flagged=5, flat=32, nonfinite=1, unreadable=2, failed=4, duplicates=8)
+    assert (counts.not_ok, counts.not_scored) == (39, 7)
 
 
 def test_a_class_is_written_under_its_own_key() -> None:

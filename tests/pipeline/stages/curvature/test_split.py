@@ -71,6 +71,27 @@ def test_only_correct_finite_samples_explain(plan: ModelPlan, tmp_path: Path) ->
     assert rows_of(storage, plan, parts)[:, 0].tolist() == list(range(10))
 
 
+def test_samples_without_a_gradient_explain_nothing_and_stay_in_the_calibration_part(
+    plan: ModelPlan, tmp_path: Path
+) -> None:
+    storage, calibration = Storage(str(tmp_path)), drawn(IDS, 3)
+    statuses = ["flat" if number % 2 else "ok" for number in range(10)]
+    part, unknown = stored_part(storage, plan, 0, [1] * 10, statuses), np.full(10, -1)
+    trusted, screening = split_trusted(storage, plan, (part,), Truth(unknown, unknown, unknown))
+    by_id, odd = dict(zip(trusted.ids, trusted.parts, strict=True)), {f"s{number}" for number in (1, 3, 5, 7, 9)}
+    assert {name for name in IDS if by_id[name] == "calibration"} == calibration
+    assert {name for name in IDS if by_id[name] == "flat"} == odd - calibration
+    assert set(trusted.reference_ids) == set(IDS) - odd - calibration
+    assert (trusted.flat, trusted.flat_calibration) == ({1, 3, 5, 7, 9}, len(odd & calibration))
+    assert screening is not None and screening.too_small == [1], "they are no samples of a class"
+
+
+def test_a_trusted_set_without_gradients_is_refused_with_the_remedy(plan: ModelPlan, tmp_path: Path) -> None:
+    part, unknown = stored_part(Storage(str(tmp_path)), plan, 0, [1] * 10, ["flat"] * 10), np.full(10, -1)
+    with pytest.raises(StageError, match=r"7 have none \(status flat: .* audit the model's logits"):
+        split_trusted(Storage(str(tmp_path)), plan, (part,), Truth(unknown, unknown, unknown))
+
+
 def test_an_empty_reference_part_is_refused_with_the_remedy(plan: ModelPlan, tmp_path: Path) -> None:
     storage = Storage(str(tmp_path))
     part = stored_part(storage, plan, 0, [1, 1, 1], ["ok"] * 3)

@@ -19,9 +19,13 @@ def group_of(*places: int) -> Group:
     return Group(torch.tensor(places), Measured(torch.zeros(len(places), 1), margin), outcome_of)
 
 
-def predicted(*classes: int, finite: tuple[bool, ...] | None = None) -> Predictions:
+def predicted(
+    *classes: int, finite: tuple[bool, ...] | None = None, flat: tuple[bool, ...] | None = None
+) -> Predictions:
     n = len(classes)
-    return Predictions(torch.tensor(classes), torch.full((n,), 0.5), torch.tensor(finite or (True,) * n))
+    known = torch.tensor(finite or (True,) * n)
+    which = None if flat is None else torch.tensor(flat)
+    return Predictions(torch.tensor(classes), torch.full((n,), 0.5), known, torch.ones(n), which)
 
 
 def results_of(samples: int, labels: int = 1) -> TaskResults:
@@ -62,6 +66,21 @@ def test_what_is_not_finite_leaves_nothing_but_its_status(number: float) -> None
         [0, 0],
     )
     assert results.nonfinite == 2
+
+
+def test_what_has_no_gradient_keeps_its_prediction_and_no_row() -> None:
+    results = results_of(3)
+    place = results.add(SampleBatch(("a", "b", "c"), ("", "", ""), ()))
+    rows = torch.tensor([[3e-9, 4e-9], [3.0, 4.0], [1.0, torch.nan]])
+    outcome = predicted(7, 8, 9, flat=(True, False, True))
+    results.fill(place, rows, outcome, group_of(0, 1, 2))
+    results.settle(LAYOUT, "float16")
+    columns = results.columns(0)
+    assert columns.statuses == ["flat", "ok", "nonfinite"]
+    assert (columns.predictions.tolist(), columns.confidence.tolist()) == ([7, 8, -1], [0.5, 0.5, 0])
+    assert columns.gradient_norm.tolist() == pytest.approx([5e-9, 5, 0])
+    assert (results.rows != 0).any(dim=1).tolist() == [False, True, False]
+    assert (columns.ok.tolist(), columns.flat.tolist()) == ([False, True, False], [True, False, False])
 
 
 def test_a_norm_beyond_float32_is_of_finite_numbers() -> None:

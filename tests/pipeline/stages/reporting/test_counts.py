@@ -68,6 +68,19 @@ def test_samples_of_known_truth_are_flagged_as_the_table_flags_them() -> None:
     assert labelled.confidence[:2].tolist() == [1.0, 0.5] and np.isnan(labelled.confidence[2])
 
 
+def test_a_sample_without_a_gradient_is_the_most_anomalous_and_flagged_by_its_p_value() -> None:
+    counts = ScoreCounts(CALIBRATION)
+    counts.add(score_part([0.0625, np.inf, None], ["ok", "flat", "nonfinite"]), truth(0, 1, 1))
+    assert (counts.low, counts.high) == (0.0625, 0.5), "the histogram is of finite scores"
+    assert counts.statuses == {"ok": 1, "flat": 1, "nonfinite": 1}
+    assert counts.by_exceedances.tolist() == [0, 1, 0, 0, 1]
+    rare, common = counts.labelled(flag_rank=1), counts.labelled(flag_rank=2)
+    assert rare is not None and common is not None
+    assert rare.scores.tolist() == [0.0625, 1.0625, 1.0625]
+    assert rare.flagged.tolist() == [False, False, True]
+    assert common.flagged.tolist() == [False, True, True]
+
+
 def test_without_truth_nothing_is_labelled() -> None:
     counts = ScoreCounts(CALIBRATION)
     assert counts.labelled(1) is None

@@ -43,6 +43,21 @@ def test_no_finite_score_is_flagged_where_the_threshold_is_infinite() -> None:
     assert table.column("flagged").to_pylist() == [False, False]
 
 
+def test_a_sample_without_a_gradient_scores_above_all_and_ties_with_calibration_samples_without_one() -> None:
+    part = score_part([math.inf, 0.75, 0.0], ["flat", "ok", "ok"], predictions=[3, 0, 0])
+    flagged, table = second_pass(Target(fpr=0.4), part)
+    assert table.column("p_value").to_pylist() == [0.4, 0.4, 1.0], "one of four calibration scores is infinite"
+    assert table.column("flagged").to_pylist() == [True, True, False]
+    assert [entry["row"] for entry in flagged.top] == [1], "flat ones are a group of their own"
+    assert flagged.bins.sum() == 2
+    shown = {"sample_id": "s0", "source": "day.parquet", "row": 0, "prediction": 3, "confidence": 1.0}
+    assert flagged.flat == [{**shown, "p_value": 0.4, "flagged": True}]
+    assert (flagged.flagged_flat, flagged.by_class) == (1, {3: 1, 0: 1})
+    strict, rows = second_pass(Target(fpr=0.2), *[part] * 20)
+    assert not any(rows.column("flagged").to_pylist()), "1 of 4 calibration scores ties"
+    assert len(strict.flat) == 20
+
+
 def test_a_false_discovery_rate_flags_by_q_values() -> None:
     """Benjamini-Hochberg: eight p-values of 0.1 among ten have q = 0.1 x 10 / 8; the two of 1 have q = 1."""
     counts = ScoreCounts(np.arange(1.0, 10.0))

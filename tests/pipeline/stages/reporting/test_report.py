@@ -43,6 +43,7 @@ def test_counts_and_calibration_are_those_of_the_samples(plan: ModelPlan) -> Non
     assert facts["counts"] == {
         "audited": 4,
         "flagged": 2,
+        "flat": 0,
         "nonfinite": 1,
         "unreadable": 0,
         "failed": 0,
@@ -88,6 +89,28 @@ def test_every_warning_names_what_it_counts(plan: ModelPlan) -> None:
         "check the labels, the weights and data.preprocess",
         "1 calibration samples have a gradient that is not finite; they count as scores above all others",
     ]
+
+
+def test_samples_without_a_gradient_are_counted_apart(plan: ModelPlan) -> None:
+    trusted = trusted_samples()
+    trusted.parts[-3], trusted.scores[:3] = "flat", np.inf
+    trusted = replace(trusted, flat=frozenset({0, 1, len(trusted.ids) - 3}))
+    part = score_part([np.inf, 5.0, np.inf], ["flat", "ok", "flat"])
+    counts = ScoreCounts(trusted.calibration_scores)
+    counts.add(part, None)
+    flagged = FlaggedSamples(Decisions.of(plan.config.calibration.target, counts), counts)
+    flagged.decide(part)
+    facts = build_report(ReportInputs(plan, trusted, counts, flagged, IdCounts(0, 0)))
+    section, calibration, warnings = facts["flat"], facts["calibration"], facts["warnings"]
+    assert isinstance(section, dict) and isinstance(calibration, dict) and isinstance(warnings, list)
+    assert (section["count"], section["share"], section["flagged"]) == (2, 2 / 3, 0), "three calibration scores tie"
+    assert (calibration["flat"], calibration["flat_calibration"], calibration["filtered"]) == (1, 2, 19)
+    assert [line for line in warnings if "gradient" in str(line)] == [
+        "1 calibration samples have a gradient that is not finite; they count as scores above all others",
+        "3 trusted samples have no gradient (status flat): 1 explain nothing, and 2, of the calibration part, count as "
+        "scores above all others",
+    ]
+    assert build_report(inputs_of(plan, trusted_samples())).get("flat") is None
 
 
 def test_dropped_samples_are_counted(plan: ModelPlan) -> None:

@@ -44,6 +44,31 @@ CASES = {
         "6 of 600 calibration samples have a gradient that is not finite",
     ),
     "one that some can": ({"infinite": 5, "extreme": 200}, UNUSUAL, "200 of 2,000 samples"),
+    "a calibration part without gradients, whoever arranged it": (
+        {"infinite": 6, "flat_calibration": 6},
+        CANNOT_TELL,
+        "6 of 600 calibration samples have no gradient and score above all others, so that no finite score can reach a "
+        "p-value <= 0.01; audit outputs that depend on the weights",
+    ),
+    "more than half of what hides everything": (
+        {"infinite": 4, "flat_calibration": 3, "extreme": 0},
+        CANNOT_TELL,
+        "4 of 600 calibration samples have no gradient (3) or one that is not finite (1) and score above all others, "
+        "which hides anomalous samples: a p-value <= 0.01 needs fewer than 6 calibration scores as high, and these are "
+        "there already. At most 3 of them leave enough to find nothing unusual; audit outputs",
+    ),
+    "half of it": ({"infinite": 3, "flat_calibration": 3}, NOTHING_UNUSUAL, "20 of 2,000 samples"),
+    "more than half of it, not finite": (
+        {"infinite": 4},
+        CANNOT_TELL,
+        "leave enough to find nothing unusual; repair the model or those trusted samples",
+    ),
+    "more than half, and yet": ({"infinite": 5, "flat_calibration": 5, "extreme": 200}, UNUSUAL, "200 of 2,000"),
+    "many audited ones without a gradient": (
+        {"flat": 98, "extreme": 98},
+        UNUSUAL,
+        "98 of 2,000 audited samples (4.9%) have no gradient (status flat), so that nothing can explain them",
+    ),
     "references mostly filtered": (
         {"reference": 1, "filtered": 1399},
         CANNOT_TELL,

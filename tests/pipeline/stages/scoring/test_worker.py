@@ -60,6 +60,22 @@ def test_what_leaves_the_range_of_float32_when_it_is_whitened_is_not_finite(plan
     assert [len(top) for top in batch.column("top_trusted").to_pylist()] == [10, 0, 0]
 
 
+def test_a_sample_without_a_gradient_scores_infinity_and_nothing_explains_it(plan: ModelPlan, scorer: Scorer) -> None:
+    """One that is stored as flat, and one whose row is zero in the layers that are used, as earlier versions' was."""
+    rows = torch.randn(3, plan.layout.k, generator=torch.Generator().manual_seed(1))
+    rows[1:] = 0
+    block = block_of(plan, 0, rows, ["ok", "flat", "ok"])
+    block.samples.gradient_norm[:] = torch.tensor([1.0, 1e-9, 0.0])
+    (batch,) = scored_batches([block], scorer, IDS, "day.parquet", [])
+    assert batch.column("status").to_pylist() == ["ok", "flat", "flat"]
+    assert batch.column("score").to_pylist()[1:] == [torch.inf] * 2
+    assert batch.column("leverage").to_pylist()[1:] == [0.0] * 2
+    assert batch.column("gradient_norm").to_pylist() == pytest.approx([1, 1e-9, 0])
+    assert batch.column("confidence").to_pylist() == [1.0] * 3
+    assert [len(top) for top in batch.column("top_trusted").to_pylist()] == [10, 0, 0]
+    assert [len(of_layers) for of_layers in batch.column("layer_scores").to_pylist()][1:] == [0, 0]
+
+
 def test_samples_of_a_failed_task_are_named_and_not_scored(plan: ModelPlan, tmp_path: object) -> None:
     storage = Storage(str(tmp_path))
     source = plan.audited[0]

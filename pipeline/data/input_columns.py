@@ -1,0 +1,68 @@
+"""Which columns of a file are a model's inputs: those that it must have, those that it may have, and those not read."""
+
+from collections.abc import Collection, Iterator
+
+from pipeline.config.samples import Columns
+from pipeline.config.schema import Task
+
+INPUTS: dict[Task, tuple[str, ...]] = {"classification": ("image",), "causal_lm": ("input_ids", "completion_start")}
+
+
+LOOKED_FOR = ("completion_start", "completion_end", "attention_mask", "labels")
+
+
+UNREAD: dict[Task, tuple[str, ...]] = {
+    "classification": ("pixel_values", "pixel_mask", "bool_masked_pos"),
+    "causal_lm": (
+        "token_type_ids",
+        "position_ids",
+        "inputs_embeds",
+        "decoder_input_ids",
+        "decoder_attention_mask",
+        "decoder_inputs_embeds",
+        "encoder_hidden_states",
+        "encoder_attention_mask",
+        "past_key_values",
+        "head_mask",
+        "global_attention_mask",
+        "cross_attention_mask",
+        "pixel_values",
+        "input_features",
+        "input_values",
+        "cu_seqlens",
+        "cu_seq_lens_q",
+        "seq_idx",
+        "seq_lens",
+        "segment_ids",
+        "label_ids",
+        "label_mask",
+        "loss_mask",
+        "completion_mask",
+        "assistant_mask",
+        "assistant_masks",
+    ),
+}
+
+
+def possible_roles(task: Task) -> tuple[str, ...]:
+    """The roles of inputs that a file of this task may have."""
+    return INPUTS[task] if task == "classification" else ("input_ids", *LOOKED_FOR)
+
+
+def input_roles(task: Task, columns: Columns, present: Collection[str]) -> tuple[str, ...]:
+    """The roles that are read of a file with these columns: all that a model needs, and of the others those there.
+
+    A text needs one column that says which tokens are its completion; where none is there, `completion_start` is read.
+    """
+    if task == "classification":
+        return INPUTS[task]
+    found = tuple(role for role in LOOKED_FOR if getattr(columns, role) in present or columns.insists_on(role))
+    if not {"completion_start", "labels"} & set(found):
+        return ("input_ids", "completion_start", *found)
+    return ("input_ids", *found)
+
+
+def unread_columns(task: Task, columns: Columns, present: Collection[str]) -> Iterator[str]:
+    """Columns that would change what a sample is to its model, and that no role reads."""
+    read = {getattr(columns, role) for role in possible_roles(task)} | set(columns.ignored)
+    yield from (name for name in UNREAD[task] if name in present and name not in read)
