@@ -21,7 +21,7 @@ from infra.storage.files import digest
 from pipeline.config.audit_config import AuditConfig
 from pipeline.data.text_rows import TextLimits
 from pipeline.errors import SourceError
-from pipeline.models.faithful import SCALED, without_number
+from pipeline.models.faithful import SCALED
 from pipeline.models.fitting import names_left_out
 from pipeline.models.huggingface_folder import CONFIG, check_sizes, find_folder, types_of, weight_files
 from pipeline.models.mismatches import name_some
@@ -137,7 +137,7 @@ def _refuse_quantized(config: "PretrainedConfig", name: str) -> None:
 
 
 def _check_values(module: nn.Module, files: Sequence[Path], name: str) -> None:
-    """Refuses parameters that are not what their file holds, or no numbers.
+    """Refuses parameters that are not what their file holds.
 
     transformers makes floats of whatever the files hold, so that int8 kernels lose the scale that gives them meaning.
     """
@@ -151,9 +151,6 @@ def _check_values(module: nn.Module, files: Sequence[Path], name: str) -> None:
             quantized.append(f"{key} ({kind} in the file)")
     if quantized:
         raise SourceError(f"huggingface {name}: {name_some({'quantized': quantized})}; {SCALED}")
-    lacking = without_number(module)
-    if lacking:
-        raise SourceError(f"huggingface {name}: {lacking}")
 
 
 def _check_class(config: "PretrainedConfig", loaded: str, name: str) -> None:

@@ -25,6 +25,7 @@ class LoadedModel:
 
     `source`: the code of an architecture that the config names by file, for workers that may not see that file.
     `limits`: the texts that a language model takes. `undone`: how the weights were taken out of wrappers and prefixes.
+    `lacking`: which of its numbers are not finite, "" if all are; some samples may never meet them.
     """
 
     module: nn.Module
@@ -32,6 +33,7 @@ class LoadedModel:
     source: bytes | None = None
     limits: TextLimits | None = None
     undone: str = ""
+    lacking: str = ""
 
 
 def load_model(config: AuditConfig, model: ModelConfig, source: bytes | None = None) -> LoadedModel:
@@ -47,7 +49,7 @@ def load_model(config: AuditConfig, model: ModelConfig, source: bytes | None = N
     """
     if model.huggingface is not None:
         found = load_causal_lm(config, model.huggingface)
-        return LoadedModel(found.module, found.digest, limits=found.limits)
+        return LoadedModel(found.module, found.digest, limits=found.limits, lacking=without_number(found.module))
     assert model.architecture is not None and model.weights is not None
     return _load_architecture(config, model, model.architecture, model.weights, source)
 
@@ -68,11 +70,13 @@ def _load_architecture(
         undone = fill(module, parse_weights(weights, weights_name), misfit)
         module.eval()
         lacking = without_number(module)
-    if lacking:
-        raise SourceError(f"weights {weights_name}: {lacking}")
     if model.outputs == PROBABILITIES:
         take_logarithms(module)
     parts = [digest(weights), digest(source), json.dumps(model.kwargs, sort_keys=True)]
     return LoadedModel(
-        module, digest("\n".join(parts).encode()), source if is_file(architecture) else None, undone=undone
+        module,
+        digest("\n".join(parts).encode()),
+        source if is_file(architecture) else None,
+        undone=undone,
+        lacking=lacking,
     )

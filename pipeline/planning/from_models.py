@@ -77,7 +77,7 @@ def _plan_model(config: AuditConfig, model: ModelConfig, report: Callable[[str],
     sampling = _find_sampling(config, model, trusted)
     samples = _check_trusted(model, trusted)
     probed = run_in_compute_thread(probe, config, model, trusted, report)
-    remarks = _remarks(model, trusted, sampling, probed.classes)
+    remarks = _remarks(model, trusted, sampling, probed)
     audited, padded = _unpadded(probed, [*trusted, *sampling], audited)
     recipe = RowRecipe(
         rows_format=ROWS_FORMAT,
@@ -114,19 +114,20 @@ def _plan_model(config: AuditConfig, model: ModelConfig, report: Callable[[str],
     )
 
 
-def _remarks(model: ModelConfig, trusted: list[Source], sampling: list[Source], classes: int) -> tuple[str, ...]:
-    """What is odd about the labels of a classifier's samples, without being wrong.
+def _remarks(model: ModelConfig, trusted: list[Source], sampling: list[Source], probed: Probe) -> tuple[str, ...]:
+    """What is odd about the weights, or about the labels of a classifier's samples, without being wrong.
 
     Raises:
         SourceError: trusted samples have labels, and none is a class; or a label of the sampling set is none.
     """
+    odd = [f"weights: {probed.lacking}"] if probed.lacking else []
     if model.is_text:
-        return ()
-    wrong = labels_outside("sampling", sampling, classes)
+        return tuple(odd)
+    wrong = labels_outside("sampling", sampling, probed.classes)
     if wrong:
         raise SourceError(f"{wrong}; weights cannot be sampled on them: check the labels of estimator.sampling")
-    odd = labels_outside("trusted", trusted, classes)
-    return (f"{odd}; these samples explain nothing",) if odd else ()
+    outside = labels_outside("trusted", trusted, probed.classes)
+    return (*odd, *([f"{outside}; these samples explain nothing"] if outside else []))
 
 
 def _find_sampling(config: AuditConfig, model: ModelConfig, trusted: list[Source]) -> list[Source]:

@@ -74,7 +74,8 @@ class Probe:
     and its logits. For texts, these are those of the longest one. `samples_per_pass`: how many go through the model
     together. `fallback`: costs of the covered layers whose modules run again for each sample. `shares`: what each
     parameter of the chosen modules is of them all. `weights`: how many the model has. `undone`: how they were taken out
-    of wrappers and prefixes. `warnings`: what a reader of the plan and the report should know.
+    of wrappers and prefixes. `lacking`: which of them are not finite. `warnings`: what a reader of the plan and the
+    report should know.
     """
 
     digest: str
@@ -92,6 +93,7 @@ class Probe:
     retained_bytes_per_sample: int
     samples_per_pass: int
     undone: str = ""
+    lacking: str = ""
     warnings: tuple[str, ...] = ()
 
 
@@ -121,6 +123,7 @@ def _probe_images(loaded: LoadedModel, model: ModelConfig, trusted: list[Source]
             f"{model.described}: expected logits (samples, classes) from a forward pass, got {_returned(outputs)}; "
             "return them as a tensor, or as the attribute `logits` of an object"
         )
+    _check_finite(loaded, model, logits)
     doubt = check_outputs(model, logits)
     with user_code(f"{model.described}: a forward and backward pass on trusted samples of shape {tuple(inputs.shape)}"):
         one = Measured(inputs[:1], margin)
@@ -133,6 +136,7 @@ def _probe_images(loaded: LoadedModel, model: ModelConfig, trusted: list[Source]
         digest=loaded.digest,
         source=loaded.source,
         undone=loaded.undone,
+        lacking=loaded.lacking,
         coverage=rows.coverage,
         sides=rows.sides,
         fallback=_fallback(loaded.module, rows.coverage),
@@ -147,6 +151,12 @@ def _probe_images(loaded: LoadedModel, model: ModelConfig, trusted: list[Source]
         samples_per_pass=rows.samples_per_pass(one),
         warnings=(doubt,) if doubt else (),
     )
+
+
+def _check_finite(loaded: LoadedModel, model: ModelConfig, logits: Tensor) -> None:
+    """Refuses a model of whose outputs none is finite, where its weights are the reason."""
+    if loaded.lacking and not torch.isfinite(logits).any():
+        raise SourceError(f"{model.described}: no output on a trusted sample is finite: {loaded.lacking}")
 
 
 def _returned(outputs: object) -> str:
@@ -186,6 +196,7 @@ def _probe_texts(
         first = _measured(texts[:1], model)
         logits = logits_of(run(loaded.module, first.inputs))
         first.measurement(logits)
+    _check_finite(loaded, model, logits)
     with user_code(f"{model.described}: a forward and backward pass on trusted texts of at most {longest:,} tokens"):
         rows = _probe_rows(loaded.module, model, texts, lambda chosen: _measured(chosen, model), report)
         check_causal(loaded.module, torch.from_numpy(texts[0].ids), limits.vocabulary, model.described)
@@ -199,6 +210,7 @@ def _probe_texts(
         digest=loaded.digest,
         source=loaded.source,
         undone=loaded.undone,
+        lacking=loaded.lacking,
         coverage=rows.coverage,
         sides=rows.sides,
         fallback=_fallback(loaded.module, rows.coverage),

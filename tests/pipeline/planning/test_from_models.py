@@ -7,6 +7,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from pydantic import JsonValue
+from safetensors.torch import load_file, save_file
 
 from pipeline.errors import ConfigError
 from pipeline.planning.from_models import plan_audit
@@ -92,3 +93,20 @@ def test_weights_are_not_sampled_on_labels_that_are_no_class(
     estimator = {"kind": "loss_trace", "sampling": write(Path(sampling), renamed), "draws": 40, "burn_in": 10}
     with pytest.raises(ConfigError, match=r"estimator\.sampling: 1 of 500 labels are no class .*; the first is -2, of"):
         plan_audit(make_config(estimator=estimator, calibration={"target": {"fpr": 0.05}}))
+
+
+def test_weights_that_are_not_finite_are_said_and_refused_where_no_output_is(
+    make_config: ConfigMaker, digits: Path, tmp_path: Path
+) -> None:
+    state = load_file(digits / "digits.safetensors")
+    name, weights = str(tmp_path / "odd.safetensors"), {**MODEL, "name": "digits"}
+    bias = state["8.bias"].clone()
+    bias[3] = float("-inf")
+    save_file({**state, "8.bias": bias}, name)
+    (model,) = plan_audit(make_config(models=[{**weights, "weights": name}])).models
+    assert model.remarks[0].startswith("weights: 1 of the 10 numbers of 8.bias are not finite; check how the weights")
+    save_file({**state, "0.weight": state["0.weight"] * float("nan")}, name)
+    with pytest.raises(
+        ConfigError, match=r"no output on a trusted sample is finite: 432 of the 432 numbers of 0\.weight"
+    ):
+        plan_audit(make_config(models=[{**weights, "weights": name}]))
