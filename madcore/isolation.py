@@ -25,7 +25,7 @@ LARGEST_IN_FLOAT64 = 16 << 30  # bytes of a model's parameters
 LARGEST_ENTERED = 1000  # a longer list or dict is a vocabulary or the like: it is restored, what it holds is not
 TORCHS_OWN = frozenset(nn.Module().__dict__) - {"_parameters", "_buffers", "_modules", "training"}
 PLAIN = frozenset({bool, int, float, str, type(None), tuple, nn.Parameter, torch.dtype, torch.Size, FunctionType})
-FOREIGN = sys.stdlib_module_names | {"torch", "numpy"}
+FOREIGN = sys.stdlib_module_names | {"torch", "numpy", "madcore"}  # madcore: what records a pass is no part of a model
 
 
 @contextmanager

@@ -72,10 +72,10 @@ def _check_not_random(model: nn.Module, batch: Measured, sources: Sequence[Rando
         except FAILURES:  # which the draws made
             return torch.tensor(float(which == "lowest"))
 
-    if not _same(first, second):
-        where = first_difference(model, again, again, digests)
-    elif (free or drawn) and not _same(extreme("lowest"), extreme("highest")):
+    if (free or drawn) and not _same(extreme("lowest"), extreme("highest")):
         where = first_difference(model, lambda: extreme("lowest"), lambda: extreme("highest"), digests)
+    elif not _same(first, second):
+        where = first_difference(model, again, again, digests)
     else:
         return first
     raise ModelError(

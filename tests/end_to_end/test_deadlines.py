@@ -196,6 +196,7 @@ def test_on_ray_waves_of_models_make_the_same_scores(zoo: Zoo, ray_cluster: None
     assert audit.scores("cat").read_all().column("score").to_pylist() == pytest.approx(scores, abs=1e-5)
 
 
+@pytest.mark.faults
 def test_on_ray_a_deadline_lets_what_has_begun_end_and_publishes_what_is_whole(zoo: Zoo, ray_cluster: None) -> None:
     config = zoo.config(THREE, root="on-ray", run={"workers": 1, "rows_per_task": 32})
     audit, _ = until(config, lambda event: isinstance(event, TaskEnded) and event.stage == "reporting", "ray")

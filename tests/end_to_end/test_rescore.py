@@ -369,6 +369,7 @@ def test_language_models_are_rescored_with_what_is_unreadable_among_their_texts(
     assert table_bytes(rescore_audit(configured("root", **LESS_DAMPED))) == table_bytes(wanted)
 
 
+@pytest.mark.faults
 @pytest.mark.usefixtures("ray_cluster")
 def test_on_ray_it_scores_as_in_this_process(make: Maker, prepared: Prepared, inputs: Path) -> None:
     prepared(make())

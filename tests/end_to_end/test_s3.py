@@ -118,7 +118,7 @@ def test_credentials_that_expire_during_a_run_lose_nothing(
 def test_a_command_leaves_no_connection_behind(config: Path, place: Storage) -> None:
     """An unclosed one would be complained about when the process ends."""
     ended = subprocess.run(
-        [sys.executable, "-W", "always::ResourceWarning", "-m", "jobs.main", "plan", str(config)],
+        [sys.executable, "-W", "always::ResourceWarning", "-m", "jobs.main", "plan", "-q", str(config)],
         cwd=REPOSITORY,
         capture_output=True,
         text=True,

@@ -18,6 +18,7 @@ from infra.execution.contract import Resources, TaskOutcome
 from infra.execution.on_ray import TRIES, RayExecutor
 
 TWO = Resources(workers=2)
+LONG = pytest.mark.faults
 
 
 @dataclass(frozen=True)
@@ -112,7 +113,7 @@ GIVEN_UP = {
 }
 
 
-@pytest.mark.parametrize("end", ENDS)
+@pytest.mark.parametrize("end", ["killed", "memory", *(pytest.param(end, marks=LONG) for end in ("segfault", "tensor"))])
 def test_a_task_that_ends_its_workers_is_given_up_and_no_other(run: Run, tmp_path: Path, end: str) -> None:
     tasks = [Task(number, deaths=100 if number == 3 else 0, end=end) for number in range(8)]
     outcomes = {outcome.task.number: outcome for outcome in run(tasks)}

@@ -73,9 +73,15 @@ def test_reading_a_folder_is_a_storage_error(tmp_path: Path) -> None:
         storage.read("folder")
 
 
-@pytest.mark.parametrize("url", ["nonsense://bucket/path", "nonsense::memory://x"])
-def test_an_unknown_protocol_says_what_may_be_used(url: str) -> None:
-    with pytest.raises(StorageError, match=r"nonsense.* use a local path or a URL of an installed fsspec protocol"):
+UNKNOWN = {
+    "nonsense://bucket/path": r"nonsense.* use a local path or a URL of an installed fsspec protocol",
+    "nonsense::memory://x": "`::` chains protocols in a URL, and 'nonsense' is none; rename the folder or file",
+}
+
+
+@pytest.mark.parametrize(("url", "said"), UNKNOWN.items())
+def test_an_unknown_protocol_says_what_may_be_used(url: str, said: str) -> None:
+    with pytest.raises(StorageError, match=said):
         Storage(url)
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from madcore import Measured, Projection, RowExtractor, margin, select_layers, token_margin
 from madcore.measurements import PART_MULTIPLE
@@ -17,17 +17,11 @@ PROJECTION = Projection(rank=3, seed=1)
 CASE = LAYER_CASES["conv2d"]
 
 
-class Counting(nn.Module):
-    """Remembers the sizes of the batches that a model sees."""
-
-    def __init__(self, model: nn.Module):
-        super().__init__()
-        self.model, self.seen = model.eval(), list[int]()
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(n, ...) to what the model makes of it."""
-        self.seen.append(len(x))
-        return self.model(x)
+def sizes_seen(model: nn.Module) -> list[int]:
+    """The sizes of the batches that a model sees from now on, in a list that is not its own, which would be undone."""
+    seen = list[int]()
+    model.register_forward_pre_hook(lambda _, args: seen.append(len(args[0])))
+    return seen
 
 
 def extractor(model: nn.Module) -> RowExtractor:
@@ -43,11 +37,11 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("small")
 @pytest.mark.parametrize(("n", "parts"), [(0, [0]), (1, [1]), (8, [8]), (9, [8, 1]), (16, [8, 8]), (29, [8, 8, 8, 5])])
 def test_as_few_parts_as_can_be_and_nearly_equal(n: int, parts: list[int]) -> None:
-    model = Counting(with_head(CASE.body(), CASE.sample_shape))
-    rows_of, batch = extractor(model), batch_of(n, CASE.sample_shape)
+    model = with_head(CASE.body(), CASE.sample_shape)
+    rows_of, batch, seen = extractor(model), batch_of(n, CASE.sample_shape), sizes_seen(model)
     computed = rows_of(Measured(batch, margin))
-    assert model.seen[-len(parts) :] == parts
-    torch.testing.assert_close(computed.outputs, model.model(batch), rtol=1e-12, atol=1e-12)
+    assert seen[-len(parts) :] == parts
+    torch.testing.assert_close(computed.outputs, model(batch), rtol=1e-12, atol=1e-12)
     if n:
         expected = autograd_rows(model, select_layers(model, parameters="all").covered, batch, PROJECTION)
         torch.testing.assert_close(computed.rows, expected, rtol=1e-10, atol=1e-10)
@@ -65,12 +59,12 @@ def test_texts_are_taken_apart_with_what_is_measured_of_them() -> None:
 
 @pytest.mark.usefixtures("small")
 def test_an_unknown_measurement_sees_the_whole_batch() -> None:
-    model = Counting(with_head(CASE.body(), CASE.sample_shape))
-    labels = torch.arange(20) % 3
-    rows = extractor(model)(
+    model = with_head(CASE.body(), CASE.sample_shape)
+    labels, rows_of, seen = torch.arange(20) % 3, extractor(model), sizes_seen(model)
+    rows = rows_of(
         Measured(batch_of(20, CASE.sample_shape), lambda logits: logits.gather(1, labels.unsqueeze(1)).squeeze(1))
     ).rows
-    assert model.seen == [20] and rows.abs().sum() > 0
+    assert seen == [20] and rows.abs().sum() > 0
 
 
 def test_a_part_is_as_large_as_the_largest_input_of_a_layer_lets_it_be() -> None:

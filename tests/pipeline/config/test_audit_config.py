@@ -40,7 +40,7 @@ calibration: {fraction: 0.3, seed: 0, target: {fpr: 0.01, fdr: null}, tail: conf
 
 def test_what_is_not_given_has_the_documented_default() -> None:
     config = parse()
-    assert config.models[0].model_dump(mode="json") == MODEL | yaml.safe_load(DEFAULT_SECTIONS)
+    assert config.models[0].model_dump(mode="json") == MODEL | {"outputs": None} | yaml.safe_load(DEFAULT_SECTIONS)
     run = {
         "rows_per_task": 8192,
         "batch_size": 256,
