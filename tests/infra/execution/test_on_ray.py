@@ -58,6 +58,7 @@ def fill_memory_with_a_tensor() -> None:
     torch.empty(1 << 30)
 
 
+ENDS_ALIKE = ("segfault", "tensor")
 ENDS = {"killed": be_killed, "segfault": read_nothing, "memory": fill_memory, "tensor": fill_memory_with_a_tensor}
 
 
@@ -113,7 +114,7 @@ GIVEN_UP = {
 }
 
 
-@pytest.mark.parametrize("end", ["killed", "memory", *(pytest.param(end, marks=LONG) for end in ("segfault", "tensor"))])
+@pytest.mark.parametrize("end", ["killed", "memory", *(pytest.param(end, marks=LONG) for end in ENDS_ALIKE)])
 def test_a_task_that_ends_its_workers_is_given_up_and_no_other(run: Run, tmp_path: Path, end: str) -> None:
     tasks = [Task(number, deaths=100 if number == 3 else 0, end=end) for number in range(8)]
     outcomes = {outcome.task.number: outcome for outcome in run(tasks)}
