@@ -118,7 +118,7 @@ def test_a_recurrent_model_goes_one_by_one(recurrent: Json, configure: Configure
     layers = section(mad("plan", config, "--output", "json").document, "models", "own", "layers")
     assert layers["not_covered"] == {}
     assert section(layers, "fallback_cost", "cells.weight_hh_l0")["one_by_one"] is True
-    planned = mad("plan", config)
+    planned = mad("plan", config, "-q")
     assert "own: by the fallback: cells.weight_hh_l0: cells, with 93 % of the model's parameters" in planned.out
     assert "runs forward and backward once more, sample by sample in a loop, and each sample has" in planned.out
     assert planned.err == ""

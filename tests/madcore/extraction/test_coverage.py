@@ -354,3 +354,27 @@ def test_autograd_and_hooks_see_images_in_the_same_order_in_memory() -> None:
     model[0].register_forward_pre_hook(note)
     checked(model, batch_of(3, (3, 4, 4)).float())
     assert channels_last == {True}
+
+
+class Recurrent(nn.Module):
+    """Reads a sequence, in float32 by a kernel that takes no bias for each sample, and in float64 by one that does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.cells, self.head = nn.LSTM(6, 5, batch_first=True), nn.Linear(5, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(n, s, 6) to (n, 3)."""
+        return self.head(self.cells(x)[1][0][-1])
+
+
+@pytest.mark.filterwarnings("ignore:There is a performance drop")
+def test_what_is_right_in_float64_alone_is_not_covered_that_way() -> None:
+    torch.manual_seed(0)
+    model, samples = Recurrent().eval(), list(torch.randn(3, 4, 6).split(1))
+    selected = select_layers(model, parameters="all")
+    coverage = check_layers(
+        model, selected, samples, lambda some: Measured(torch.cat(list(some)), margin), Projection(4)
+    )
+    ways = {layer.name: layer.way for layer in coverage.covered}
+    assert ways["cells.bias_ih_l0"].startswith("fallback") and ways["cells.bias_hh_l0"].startswith("fallback")

@@ -57,7 +57,7 @@ def test_what_kept_runs_refer_to_stays_and_the_rest_goes(nights: Nights) -> None
 
 
 def test_the_latest_result_of_a_model_stays_however_old_and_all_runs_that_are_young(nights: Nights) -> None:
-    assert find_garbage(nights.storage, 1000.0).removals == []
+    assert find_garbage(nights.storage, DAY).removals == []
     collect(nights.storage, 30 * DAY, now=time.time() + 300 * DAY)
     assert nights.storage.list("runs") == [run_id(nights.second)]
     assert clean(nights.storage)
