@@ -158,7 +158,7 @@ def test_demo_keeps_a_config_that_was_changed(digits: Path, root: Path) -> None:
 
 def test_plan_shows_what_a_run_will_do_and_writes_nothing(configure: Configure, root: Path) -> None:
     config = configure()
-    planned = mad("plan", config, "--output", "json")
+    planned = mad("plan", config, "--output", "json", "-q")
     assert (planned.code, planned.err) == (0, "")
     document = planned.document
     assert {name: document[name] for name in ("root", "stages", "refused", "cannot_fit")} == {
