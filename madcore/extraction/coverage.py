@@ -93,7 +93,7 @@ def _tried(trial: "_Trial", layers: Sequence[Layer]) -> tuple[dict[str, Layer], 
         by_formula = [layer for layer in tried if layer.way == "formula"]
         failed = trial.failures(by_formula) | trial.failures([layer for layer in tried if layer.way != "formula"])
         kept |= {layer.name: layer for layer in tried if layer.name not in failed}
-        reasons |= {name: reason for name, reason in failed.items() if name not in reasons}
+        reasons |= {name: reason for name, reason in failed.items() if name not in reasons or reason == ZERO}
         undecided = {name: ways[1:] for name, ways in undecided.items() if name in failed and ways[1:]}
     alone_only = {layer.name: "its rows cannot be computed together with the other layers'" for layer in layers}
     return _jointly(trial, [kept[layer.name] for layer in layers if layer.name in kept]), alone_only | reasons
@@ -189,14 +189,17 @@ class _Trial:
 
     @cached_property
     def exactly(self) -> "_Expected | None":
-        """Autograd's rows in float64; None where the model is too large for that, or does not run in it."""
+        """Autograd's rows in float64; None where the model is too large for that, or does not run in it.
+
+        Nor does a model run in float64 whose gradient is finite in its own precision alone.
+        """
         if not fits_float64(self.model):
             return None
         try:
             with in_float64(self.model):
-                batches = [batch.double() for batch in self.alone]
-                rows = [_autograd_rows(self.model, self.expected.layers, one, self.projection) for one in batches]
-                return _Expected(self.expected.layers, rows)
+                layers, batches = self.expected.layers, [batch.double() for batch in self.alone]
+                rows = [_autograd_rows(self.model, layers, one, self.projection) for one in batches]
+                return None if _not_finite(rows) > _not_finite(self.expected.rows) else _Expected(layers, rows)
         except (*FAILURES, ModelError):
             return None
 
@@ -301,6 +304,11 @@ def _trial(
     return _Trial(
         model, together([sample for sample, *_ in kept]), [alone for _, alone, _ in kept], projection, expected
     )
+
+
+def _not_finite(rows: Sequence[Mapping[str, Tensor]]) -> int:
+    """Count the rows, by sample and layer, that are not finite."""
+    return sum(not torch.isfinite(row).all() for of_sample in rows for row in of_sample.values())
 
 
 def _tied(model: nn.Module, layer: Layer) -> str:

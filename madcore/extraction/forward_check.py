@@ -138,13 +138,17 @@ def _fails_alone(model: nn.Module, one: Measured, samples: int, error: Exception
 
 
 def _apart_in_float64(model: nn.Module, one: Measured, batch: Measured, place: int) -> float | None:
-    """Return how far a sample's logits alone and in company are apart, None where that cannot be computed."""
+    """Return how far a sample's logits alone and in company are apart, None where that cannot be computed.
+
+    A model may exceed a range that it fixes itself, such as masks of float64's lowest number in float32: its outputs in
+    float64 then decide nothing.
+    """
     if not fits_float64(model):
         return None
     try:
         with in_float64(model):
             alone, company = (logits_of(run(model, inputs.double().inputs)) for inputs in (one, batch))
-            return _apart(alone, company, place)
+            return _apart(alone, company, place) if torch.isfinite(alone).all() else None
     except FAILURES:
         return None
 

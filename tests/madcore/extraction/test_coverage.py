@@ -62,6 +62,19 @@ class SamplesSecond(nn.Module):
         return self.inner(x.transpose(0, 1)).transpose(0, 1)
 
 
+class SharesOfAll(nn.Module):
+    """Multiplies by the sum of a router's shares, one whatever the router's weight, of which copies do not fit."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner, self.weight = nn.Linear(64, 64), nn.Parameter(torch.arange(192.0).cos().reshape(3, 64))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(n, 64) to the same."""
+        shares = nn.functional.linear(x, self.weight).sigmoid()
+        return self.inner(x) * (shares / shares.sum(dim=1, keepdim=True)).sum(dim=1, keepdim=True)
+
+
 class Doubled(nn.Linear):
     """A Linear by type whose forward pass is another."""
 
@@ -287,6 +300,12 @@ def test_a_gradient_that_is_zero_but_for_rounding_is_not_covered() -> None:
     assert coverage.not_covered == {"0.0.bias": "its gradient is zero but for rounding"}
 
 
+def test_a_gradient_that_is_zero_is_reported_as_such_where_the_first_way_fails_for_another_reason() -> None:
+    model = with_head(SharesOfAll(), (64,)).float()
+    coverage = check(model, select_layers(model), batch_of(3, (64,)).float())
+    assert coverage.not_covered == {"0.weight": "its gradient is zero but for rounding"}
+
+
 def test_a_model_that_mixes_samples_has_no_rows_at_all() -> None:
     with pytest.raises(
         ModelError, match=r"no layer of the model can be covered \(0\.inner\.weight: its hooked gradient differs"
@@ -340,6 +359,22 @@ def test_rows_that_differ_by_rounding_alone_are_covered(monkeypatch: pytest.Monk
     assert not checked(model, batch).not_covered
     assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
     monkeypatch.setattr("madcore.extraction.coverage.fits_float64", lambda _: False)
+    assert "differs from autograd's" in checked(model, batch).not_covered["0.inner.weight"]
+
+
+class AveragesInFloat32(Averages):
+    """The same by way of the largest number of its precision, which float32 does not hold where that is float64's."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(n, s, 6) to (n, 5)."""
+        return super().forward(x) + 0 * torch.tensor(torch.finfo(x.dtype).max).float().to(x.dtype)
+
+
+def test_a_model_that_is_finite_in_its_own_precision_alone_is_judged_in_that() -> None:
+    model, batch = with_head(AveragesInFloat32(), (4, 6)).float(), batch_of(3, (4, 6)).float()
+    assert not checked(model, batch).not_covered
+    batch[:, :2] = 1e5 * batch[:, :2]
+    batch[:, 2:] -= batch[:, :2]
     assert "differs from autograd's" in checked(model, batch).not_covered["0.inner.weight"]
 
 
