@@ -4,11 +4,36 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
 
 from madcore.errors import ModelError
 from madcore.isolation import restored
 from madcore.measurements import Measured, logits_of, run
+
+IMAGE_AXES = 3  # (c, h, w), or more of videos
+
+
+@contextmanager
+def contiguous_gradients(model: nn.Module) -> Iterator[None]:
+    """Inside, gradients of modules' contiguous images are contiguous: needed where a batch is one sample on a CPU.
+
+    The strides of such a batch are ambiguous, and torch's batch norm in eval mode (2.13) reads a gradient in the order
+    of channels last, such as `norm(x).flatten(2).transpose(1, 2)` has, as if it were in the other: it is wrong without
+    a word.
+    """
+
+    def lay_out(module: nn.Module, args: tuple[object, ...], output: object) -> None:
+        if isinstance(output, Tensor) and output.ndim > IMAGE_AXES and output.requires_grad and output.is_contiguous():
+            output.register_hook(Tensor.contiguous)
+
+    normalizing = [one for one in model.modules() if isinstance(one, _NormBase) or not list(one.children())]
+    handles = [module.register_forward_hook(lay_out) for module in normalizing]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 @contextmanager
@@ -25,7 +50,8 @@ def whole_gradients(model: nn.Module, sample: Measured) -> Iterator[None]:
     try:
         for parameter in parameters:
             parameter.requires_grad_(True).grad = None
-        with torch.enable_grad(), restored(model):  # checkpointed blocks run again in the backward pass
+        # until the backward pass is over, because checkpointed blocks run again in it
+        with torch.enable_grad(), restored(model), contiguous_gradients(model):
             measured = sample.measurement(logits_of(run(model, sample.inputs))).sum()
             if not measured.requires_grad:
                 complaint = "the model's outputs do not depend on its weights through autograd: does it detach them?"

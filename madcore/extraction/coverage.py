@@ -17,12 +17,11 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
-from madcore.errors import LayerError, ModelError, first_line
+from madcore.errors import FAILURES, LayerError, ModelError, first_line
 from madcore.extraction.autograd import whole_gradients
 from madcore.extraction.extractor import RowExtractor
 from madcore.extraction.parameter_copies import ways_to_copy
 from madcore.extraction.selection import Coverage
-from madcore.extraction.vjp_fallback import FAILURES
 from madcore.isolation import fits_float64, in_float64
 from madcore.measurements import Measured, input_shapes, runs_channels_last
 from madcore.projections import Projection
@@ -200,7 +199,7 @@ class _Trial:
                 layers, batches = self.expected.layers, [batch.double() for batch in self.alone]
                 rows = [_autograd_rows(self.model, layers, one, self.projection) for one in batches]
                 return None if _not_finite(rows) > _not_finite(self.expected.rows) else _Expected(layers, rows)
-        except (*FAILURES, ModelError):
+        except FAILURES:
             return None
 
     @cached_property

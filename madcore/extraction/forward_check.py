@@ -10,10 +10,9 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
-from madcore.errors import ModelError, first_line
+from madcore.errors import FAILURES, ModelError, first_line
 from madcore.extraction.first_difference import digests, failing_module, first_difference, parts_of
 from madcore.extraction.random_sources import NUMPY, Extreme, RandomSource, TorchDraws, states_kept
-from madcore.extraction.vjp_fallback import FAILURES
 from madcore.isolation import fits_float64, in_float64
 from madcore.measurements import Measured, logits_of, run
 

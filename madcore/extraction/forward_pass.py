@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from madcore.curvature.kronecker import SideSums
+from madcore.extraction.autograd import contiguous_gradients
 from madcore.extraction.parameter_copies import ParameterCopies, replaced
 from madcore.extraction.preparation import Preparation
 from madcore.extraction.recording import Recorder, rooted_everywhere
@@ -106,6 +107,8 @@ def forward_pass(
         stack.enter_context(torch.enable_grad())
         stack.enter_context(frozen(model))
         some = next(model.parameters())
+        if batch.samples == 1:
+            stack.enter_context(contiguous_gradients(model))
         anchor = torch.zeros((), device=some.device, requires_grad=True)
         rows = torch.zeros(batch.samples, settings.k, device=some.device, dtype=some.dtype)
         recorder, copied = Recorder(rows, anchor, sides), settings.preparation.copied

@@ -75,6 +75,24 @@ class SharesOfAll(nn.Module):
         return self.inner(x) * (shares / shares.sum(dim=1, keepdim=True)).sum(dim=1, keepdim=True)
 
 
+class ShapeError(Exception):
+    """What a library raises that checks shapes, and that no model in use meets."""
+
+
+class ChecksShapes(nn.Module):
+    """Adds a learned table (4, 6), having checked its shape, with an error of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rows, self.inner = nn.Parameter(torch.arange(24.0).reshape(4, 6)), nn.Linear(6, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(n, 4, 6) to (n, 4, 5)."""
+        if self.rows.ndim != 2:
+            raise ShapeError(f"expected a table, got shape {tuple(self.rows.shape)}")
+        return self.inner(x + self.rows)
+
+
 class Doubled(nn.Linear):
     """A Linear by type whose forward pass is another."""
 
@@ -304,6 +322,11 @@ def test_a_gradient_that_is_zero_is_reported_as_such_where_the_first_way_fails_f
     model = with_head(SharesOfAll(), (64,)).float()
     coverage = check(model, select_layers(model), batch_of(3, (64,)).float())
     assert coverage.not_covered == {"0.weight": "its gradient is zero but for rounding"}
+
+
+def test_a_way_that_fails_with_an_error_of_a_librarys_own_is_followed_by_the_next() -> None:
+    coverage = checked(with_head(ChecksShapes(), (4, 6)), batch_of(3, (4, 6)))
+    assert {layer.name: layer.way for layer in coverage.covered}["0.rows"] == "fallback"
 
 
 def test_a_model_that_mixes_samples_has_no_rows_at_all() -> None:
