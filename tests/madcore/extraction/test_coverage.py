@@ -312,6 +312,32 @@ def test_samples_and_positions_on_one_axis_are_told_apart(body: Callable[[], nn.
         )
 
 
+class ConvolvesParts(nn.Module):
+    """Convolves the two halves of images as images of their own."""
+
+    def __init__(self, groups: int) -> None:
+        super().__init__()
+        self.inner = nn.Conv2d(2, 4, 2, groups=groups, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(n, 2, h, w) to (n, 8, h - 1, w / 2 - 1)."""
+        halves = torch.stack(x.chunk(2, dim=3), dim=1)
+        return torch.tanh(self.inner(halves.flatten(0, 1))).unflatten(0, (len(x), 2)).flatten(1, 2)
+
+
+@pytest.mark.parametrize("groups", [1, 2])
+def test_a_convolution_of_the_parts_of_images_is_covered(groups: int) -> None:
+    model, batch = with_head(ConvolvesParts(groups), (2, 3, 6)), batch_of(5, (2, 3, 6))
+    coverage = checked(model, batch[:3])
+    assert [layer.way for layer in coverage.covered] == ["formula, samples merged", "formula"]
+    assert not coverage.not_covered
+    for n in (1, 5):
+        rows = RowExtractor(model, coverage.covered, PROJECTION)(Measured(batch[:n], margin)).rows
+        torch.testing.assert_close(
+            rows, autograd_rows(model, coverage.covered, batch[:n], PROJECTION), rtol=1e-10, atol=1e-10
+        )
+
+
 def test_a_gradient_that_is_zero_but_for_rounding_is_not_covered() -> None:
     model = with_head(nn.Sequential(nn.Conv1d(2, 4, 2), nn.InstanceNorm1d(4, affine=True), nn.Tanh()), (2, 5)).float()
     coverage = check(model, select_layers(model, parameters="all"), batch_of(3, (2, 5)).float())
