@@ -33,6 +33,7 @@ from pipeline.planning.plan import (
 )
 from pipeline.planning.probe import Probe, probe
 from pipeline.planning.recipe import ROWS_FORMAT, RowRecipe, count_labels
+from pipeline.planning.token_types import check_token_types, refuse_token_types
 from pipeline.root.mark import check_root, root_storage
 from pipeline.root.runs import Runs
 
@@ -78,7 +79,7 @@ def _plan_model(config: AuditConfig, model: ModelConfig, report: Callable[[str],
     samples = _check_trusted(model, trusted)
     probed = run_in_compute_thread(probe, config, model, trusted, report)
     remarks = _remarks(model, trusted, sampling, probed)
-    audited, padded = _unpadded(probed, [*trusted, *sampling], audited)
+    audited, unlike = _as_meant(probed, [*trusted, *sampling], audited)
     recipe = RowRecipe(
         rows_format=ROWS_FORMAT,
         patterns=() if model.traced else model.gradient.layers,
@@ -109,7 +110,7 @@ def _plan_model(config: AuditConfig, model: ModelConfig, report: Callable[[str],
         row_key=_row_key(model, probed, sampling),
         recipe=recipe.model_copy(update={"inputs": inputs}),
         sides=recipe.sides,
-        refused_files=refused_files | padded,
+        refused_files=refused_files | unlike,
         memory=project_memory(shapes),
     )
 
@@ -152,19 +153,23 @@ def _find_sampling(config: AuditConfig, model: ModelConfig, trusted: list[Source
     return sampling
 
 
-def _unpadded(probed: Probe, needed: list[Source], audited: list[Source]) -> tuple[list[Source], dict[str, str]]:
-    """The audited files without those that look padded, and why those are left out.
+def _as_meant(probed: Probe, needed: list[Source], audited: list[Source]) -> tuple[list[Source], dict[str, str]]:
+    """The audited files without those whose texts would not be read as they are meant, and why those are left out.
 
     Raises:
-        SourceError: all of them do, or a needed file does.
+        SourceError: all of them are left out, or a needed file would be.
     """
     if isinstance(probed.inputs, ImageInputs):
         return audited, {}
+    refused: dict[str, str] = {}
+    if probed.reads_token_types:
+        check_token_types(needed)
+        refused |= refuse_token_types(audited)
     check_padding(needed, probed.inputs.limits)
-    padded = refuse_padded(audited, probed.inputs.limits)
-    if len(padded) == len(audited):
-        raise SourceError("; ".join(padded.values()))
-    return [source for source in audited if source.file.name not in padded], padded
+    refused |= refuse_padded(audited, probed.inputs.limits)
+    if len(refused) == len(audited):
+        raise SourceError("; ".join(refused.values()))
+    return [source for source in audited if source.file.name not in refused], refused
 
 
 def _shapes(config: AuditConfig, model: ModelConfig, probed: Probe, recipe: RowRecipe, samples: int) -> Shapes:

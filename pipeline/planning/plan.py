@@ -58,9 +58,9 @@ class ModelPlan:
     used in: the recipe's, or, of stored rows, those of the chosen layers at the rank wanted; `reprojection`: how
     stored rows of a higher rank are read, None where they have that rank. `stored`: the earlier run whose rows are
     used as they are, None where rows are computed. `dropped`: ids of trusted samples that neither explain nor
-    calibrate. `recomputed`: why rows that an earlier version stored are computed again, "" where none are.
-    calibrate. `undone`: how the weights were taken out of the file's wrappers and prefixes, "" where as they are.
-    `remarks`: what is odd about its samples without being wrong.
+    calibrate. `recomputed`: why rows that an earlier version stored are computed again, "" where none are. `undone`:
+    how the weights were taken out of the file's wrappers and prefixes, "" where as they are. `remarks`: what is odd
+    about its samples without being wrong.
 
     Where a method takes `labels`, that is the number of labels per sample of a `RowTask`.
     """

@@ -40,6 +40,7 @@ from pipeline.models.user_code import user_code
 from pipeline.planning.causality import check_causal
 from pipeline.planning.memory import pass_bytes, step_bytes
 from pipeline.planning.recipe import projection_of
+from pipeline.planning.token_types import zeros_change_logits
 
 CANDIDATES = 16  # trusted samples that layers are checked on
 
@@ -74,8 +75,8 @@ class Probe:
     and its logits. For texts, these are those of the longest one. `samples_per_pass`: how many go through the model
     together. `fallback`: costs of the covered layers whose modules run again for each sample. `shares`: what each
     parameter of the chosen modules is of them all. `weights`: how many the model has. `undone`: how they were taken out
-    of wrappers and prefixes. `lacking`: which of them are not finite. `warnings`: what a reader of the plan and the
-    report should know.
+    of wrappers and prefixes. `lacking`: which of them are not finite. `reads_token_types`: whether zeros as token types
+    change its logits. `warnings`: what a reader of the plan and the report should know.
     """
 
     digest: str
@@ -94,6 +95,7 @@ class Probe:
     samples_per_pass: int
     undone: str = ""
     lacking: str = ""
+    reads_token_types: bool = False
     warnings: tuple[str, ...] = ()
 
 
@@ -205,6 +207,7 @@ def _probe_texts(
         shorter, longer = (_filler(texts[0], tokens, model) for tokens in (max(2, length // 2), length))
         memory = TextBytes.fitted(_text_bytes(rows, shorter), _text_bytes(rows, longer))
         samples_per_pass = rows.samples_per_pass(longer)
+        reads_token_types = zeros_change_logits(loaded.module, torch.from_numpy(texts[0].ids))
         input_bytes = sum(tensor.nbytes for tensor in longer.inputs.values()) * longest // length
     return Probe(
         digest=loaded.digest,
@@ -223,6 +226,7 @@ def _probe_texts(
         input_bytes=input_bytes,
         retained_bytes_per_sample=logits[0, 0].nbytes * longest + 2 * input_bytes,
         samples_per_pass=max(PART_MULTIPLE, samples_per_pass * length // longest),
+        reads_token_types=reads_token_types,
     )
 
 
