@@ -54,6 +54,24 @@ def test_a_url_as_name_stays_one(inputs: Storage) -> None:
     ]
 
 
+def test_a_chain_is_found_and_read_as_a_whole(tmp_path: Path) -> None:
+    (tmp_path / "a.parquet").write_bytes(b"a")
+    for name in ("a.parquet", "*.parquet"):
+        chain = f"simplecache::{tmp_path.as_uri()}/{name}"
+        (file,) = find(chain, chain).files
+        assert (file.url, read_input(file.url)) == (f"simplecache::{tmp_path.as_uri()}/a.parquet", b"a")
+
+
+@pytest.mark.parametrize(
+    "chain", ["zip://a.parquet::/data/all.zip", "filecache::tar://*.parquet::https://host/all.tar"]
+)
+def test_files_within_archives_are_refused(chain: str) -> None:
+    with pytest.raises(
+        StorageError, match=r": files within archives are neither read nor written; unpack the archive$"
+    ):
+        find(chain, chain)
+
+
 def test_a_path_without_a_file_is_missing(inputs: Storage) -> None:
     with pytest.raises(Missing, match=r"nothing\.parquet: no such file"):
         find("nothing.parquet", f"{inputs.url}/nothing.parquet")
