@@ -44,6 +44,13 @@ def isolated(model: nn.Module) -> Iterator[None]:
         yield
 
 
+def held_by(model: nn.Module) -> Iterator[tuple[Container, object, object]]:
+    """Yield what a model keeps, with where it is: attributes or a container, and the key there. What sets have is not."""
+    for container in _Kept.by(model).containers:
+        if not isinstance(container, set):
+            yield from ((container, key, value) for key, value in _items(container))
+
+
 def fits_float64(model: nn.Module) -> bool:
     """Whether a model is in another precision than float64, and not too large for a copy in it."""
     numbers = [parameter for parameter in model.parameters() if parameter.is_floating_point()]
@@ -92,9 +99,7 @@ class _Kept:
                 continue
             seen.add(id(container))
             containers.append(container)
-            if len(container) > LARGEST_ENTERED:
-                continue
-            for key, value in container.items() if isinstance(container, dict) else enumerate(container):
+            for key, value in _items(container):
                 kind = type(value)
                 if kind in PLAIN or key in TORCHS_OWN:
                     continue
@@ -145,6 +150,12 @@ def _inside(value: object) -> Container | None:
     own = isinstance(value, SimpleNamespace | nn.Module) or type(value).__module__.partition(".")[0] not in FOREIGN
     attributes = getattr(value, "__dict__", None) if own and not isinstance(value, type | LazyModuleMixin) else None
     return attributes if isinstance(attributes, dict) else None
+
+
+def _items(container: Container) -> Iterator[tuple[object, object]]:
+    """Yield what a container holds by key or place, nothing of one that is not entered."""
+    if len(container) <= LARGEST_ENTERED:
+        yield from container.items() if isinstance(container, dict) else enumerate(container)
 
 
 def _contents(container: Container) -> Container:

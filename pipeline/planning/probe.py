@@ -21,9 +21,9 @@ from madcore import (
     margin,
     select_layers,
 )
-from madcore.extraction.forward_check import check_forward_pass
-from madcore.extraction.random_sources import NUMPY, RandomSource, mersenne_words
-from madcore.extraction.shares import ParameterShare, measure_shares
+from madcore.coverage.forward_check import check_forward_pass
+from madcore.coverage.random_sources import NUMPY, RandomSource, mersenne_words
+from madcore.coverage.shares import ParameterShare, measure_shares
 from madcore.measurements import PART_MULTIPLE, logits_of, run
 from pipeline.config.audit_config import AuditConfig
 from pipeline.config.samples import CHANNELS

@@ -11,7 +11,7 @@ from typing import Literal
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 Extreme = Literal["lowest", "highest"]
@@ -62,10 +62,11 @@ NUMPY = RandomSource(
 
 
 @contextmanager
-def states_kept(sources: Sequence[RandomSource]) -> Iterator[None]:
-    """Restore the states of sources and of torch's generators afterwards."""
+def states_kept(model: nn.Module, sources: Sequence[RandomSource]) -> Iterator[None]:
+    """Restore the states of sources, and of torch's own generators for the CPU and the model's GPUs, afterwards."""
+    gpus = {parameter.device for parameter in model.parameters() if parameter.is_cuda}
     with ExitStack() as stack:
-        stack.enter_context(torch.random.fork_rng())
+        stack.enter_context(torch.random.fork_rng(gpus))
         for source in sources:
             stack.callback(source.write, source.read())
         yield

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from madcore.extraction.autograd import whole_gradients
+from madcore.coverage.autograd import whole_gradients
 from madcore.extraction.selection import parameters_of
 from madcore.measurements import Measured
 

@@ -339,7 +339,7 @@ def test_rows_that_differ_by_rounding_alone_are_covered(monkeypatch: pytest.Monk
     batch[:, 2:] -= batch[:, :2]
     assert not checked(model, batch).not_covered
     assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
-    monkeypatch.setattr("madcore.extraction.coverage.fits_float64", lambda _: False)
+    monkeypatch.setattr("madcore.coverage.trial.fits_float64", lambda _: False)
     assert "differs from autograd's" in checked(model, batch).not_covered["0.inner.weight"]
 
 
