@@ -19,8 +19,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.lazy import LazyModuleMixin
 
+Contents = dict[object, object] | tuple[object, ...]
 Container = dict[object, object] | list[object] | set[object] | deque[object]
 
+EXACT = frozenset({torch.float64, torch.complex128})
 LARGEST_IN_FLOAT64 = 16 << 30  # bytes of a model's parameters
 LARGEST_ENTERED = 1000  # a longer list or dict is a vocabulary or the like: it is restored, what it holds is not
 TORCHS_OWN = frozenset(nn.Module().__dict__) - {"_parameters", "_buffers", "_modules", "training"}
@@ -37,39 +39,63 @@ def restored(model: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def isolated(model: nn.Module) -> Iterator[None]:
-    """Restore a model's attributes afterwards, and let it change only copies of the tensors that are no parameters."""
+    """Restore a model's attributes afterwards, and let it change only copies of the tensors that are no parameters.
+
+    Inside, torch's transformer layers take no fused kernels, which run only without gradients, and have other outputs
+    at padded positions.
+    """
     kept = _Kept.by(model)
-    with kept.restored():
+    with kept.restored(), _unfused():
         kept.replace_tensors(_Copies())
         yield
 
 
 def held_by(model: nn.Module) -> Iterator[tuple[Container, object, object]]:
-    """Yield what a model keeps, with where it is: attributes or a container, and the key there. What sets have is not."""
+    """Yield what a model keeps outside sets: the attributes or container that refer to it, the key there, and it."""
     for container in _Kept.by(model).containers:
         if not isinstance(container, set):
             yield from ((container, key, value) for key, value in _items(container))
 
 
+@contextmanager
+def _unfused() -> Iterator[None]:
+    before = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(before)
+
+
 def fits_float64(model: nn.Module) -> bool:
     """Whether a model is in another precision than float64, and not too large for a copy in it."""
-    numbers = [parameter for parameter in model.parameters() if parameter.is_floating_point()]
-    small = 8 * sum(parameter.numel() for parameter in numbers) <= LARGEST_IN_FLOAT64
-    return small and all(parameter.dtype is not torch.float64 for parameter in numbers)
+    numbers = [parameter for parameter in model.parameters() if has_gradient(parameter)]
+    small = sum(_exact(parameter.to("meta")).nbytes for parameter in numbers) <= LARGEST_IN_FLOAT64
+    return small and all(parameter.dtype not in EXACT for parameter in numbers)
+
+
+def has_gradient(parameter: Tensor) -> bool:
+    """Return whether a parameter has real or complex numbers, which autograd can differentiate by."""
+    return parameter.is_floating_point() or parameter.is_complex()
+
+
+def _exact(tensor: Tensor) -> Tensor:
+    """Return real numbers in float64, complex ones in twice that, any others as they are."""
+    return tensor.to(torch.complex128) if tensor.is_complex() else tensor.double() if has_gradient(tensor) else tensor
 
 
 @contextmanager
 def in_float64(model: nn.Module) -> Iterator[None]:
     """Inside, a model's floating-point parameters, buffers and other tensors are float64; it needs memory for both."""
-    parameters = [parameter for parameter in model.parameters() if parameter.is_floating_point()]
+    parameters = [parameter for parameter in model.parameters() if has_gradient(parameter)]
     before = [(parameter.data, parameter.grad) for parameter in parameters]
     kept = _Kept.by(model)
     with kept.restored():
         try:
             for parameter in parameters:
                 parameter.grad = None
-                parameter.data = parameter.data.double()
-            kept.replace_tensors(lambda tensor: tensor.double() if tensor.is_floating_point() else tensor)
+                parameter.data = _exact(parameter.data)
+            kept.replace_tensors(_exact)
             yield
         finally:
             for parameter, (values, grad) in zip(parameters, before, strict=True):
@@ -135,7 +161,7 @@ class _Copies:
 
     def __call__(self, tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()
-        if not tensor.numel():
+        if not tensor.numel() or tensor.is_conj() or tensor.is_neg():  # the storage holds the numbers' conjugates
             return tensor.clone()
         copied = self._storages.get(storage.data_ptr())
         if copied is None:
@@ -158,11 +184,11 @@ def _items(container: Container) -> Iterator[tuple[object, object]]:
         yield from container.items() if isinstance(container, dict) else enumerate(container)
 
 
-def _contents(container: Container) -> Container:
-    return dict(container) if isinstance(container, dict) else type(container)(container)
+def _contents(container: Container) -> Contents:
+    return dict(container) if isinstance(container, dict) else tuple(container)
 
 
-def _restore(container: Container, contents: Container) -> None:
+def _restore(container: Container, contents: Contents) -> None:
     if isinstance(container, dict) and isinstance(contents, dict):
         if container.keys() == contents.keys() and all(map(is_, container.values(), contents.values())):
             return

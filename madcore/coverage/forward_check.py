@@ -15,6 +15,7 @@ from madcore.coverage.held_generators import generators_replaced
 from madcore.coverage.random_sources import NUMPY, Extreme, RandomSource, TorchDraws, states_kept
 from madcore.errors import ModelError, first_line
 from madcore.extraction.vjp_fallback import FAILURES
+from madcore.formulas.of_module import holders
 from madcore.isolation import fits_float64, in_float64
 from madcore.measurements import Measured, logits_of, run
 
@@ -95,13 +96,31 @@ def _drawing(
     versions = {name: parameter._version for name, parameter in model.named_parameters()}
     with TorchDraws() as draws:
         logits = logits_of(run(model, batch.inputs))
-    changed = [name for name, parameter in model.named_parameters() if parameter._version != versions[name]]
+    bounded = _bounded_tables(model)
+    changed = [
+        name
+        for name, parameter in model.named_parameters()
+        if parameter._version != versions[name] and parameter not in bounded
+    ]
     if changed:
         raise ModelError(
             f"a forward pass changes the parameter {changed[0]} in place, so a score would depend on the samples "
             "before it: compute a new tensor instead"
         )
     return logits, draws.states, before != [source.read() for source in sources]
+
+
+def _bounded_tables(model: nn.Module) -> set[nn.Parameter]:
+    """Return the tables of embeddings with `max_norm`, and of nothing else.
+
+    Such a module shortens a vector as it looks it up, which changes no later look-up.
+    """
+    tables = nn.Embedding | nn.EmbeddingBag
+    return {
+        parameter
+        for parameter, uses in holders(model).items()
+        if all(isinstance(module, tables) and module.max_norm is not None for module, _ in uses)
+    }
 
 
 def _same(one: Tensor, other: Tensor) -> bool:

@@ -98,7 +98,7 @@ def _ways(model: nn.Module, layer: Layer) -> list[Layer]:
 
 def _jointly(trial: Trial, layers: Sequence[Layer]) -> dict[str, Layer]:
     """Return the layers, usually all, by ways that also work together: a way can change other modules' inputs."""
-    if not trial.fails(layers):
+    if not layers or not trial.fails(layers):
         return {layer.name: layer for layer in layers}
     kept: list[Layer] = []
     for layer in layers:

@@ -58,6 +58,9 @@ def select_layers(model: nn.Module, patterns: Sequence[str] = ("*",), parameters
     for name, parameter in model.named_parameters():
         if parameter not in chosen:
             continue
+        if not parameter.is_floating_point():
+            not_covered[name] = f"it has no real numbers, of which rows are made, but {parameter.dtype}"
+            continue
         uses = held_by[parameter]
         if parameters == "matrices" and not any(is_weight_matrix(module, own) for module, own in uses):
             reasons = (table_reason(module, own) for module, own in uses if looks_like_matrix(module, own))

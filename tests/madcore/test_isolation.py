@@ -130,3 +130,18 @@ def test_a_model_in_float64_is_the_same_float32_model_afterwards() -> None:
     after = model.state_dict(keep_vars=True)
     assert {name: (tensor, tensor.data_ptr()) for name, tensor in after.items()} == before
     assert model.layer.weight.grad is grad
+
+
+class Named(list[int]):
+    """A list that is made otherwise than of its values."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__()
+        self.name = name
+
+
+def test_containers_of_ones_own_are_restored() -> None:
+    model = Keeps(lambda model, x: model.seen.append(x))
+    model.seen = named = Named("lengths")  # type: ignore[assignment]
+    run(model, torch.zeros(3, 4))
+    assert model.seen is named and list(named) == [] and named.name == "lengths"

@@ -343,6 +343,13 @@ def test_rows_that_differ_by_rounding_alone_are_covered(monkeypatch: pytest.Monk
     assert "differs from autograd's" in checked(model, batch).not_covered["0.inner.weight"]
 
 
+def test_a_sample_without_a_gradient_for_a_layer_leaves_it_covered() -> None:
+    """Its row is zero but for rounding, by hooks and by autograd, and the other samples' are right."""
+    model, batch = with_head(Averages(), (4, 6)).float(), batch_of(3, (4, 6)).float()
+    batch[1, 2:] = -batch[1, :2]
+    assert not checked(model, batch).not_covered
+
+
 def test_autograd_and_hooks_see_images_in_the_same_order_in_memory() -> None:
     """Other kernels round differently, which flips ReLUs."""
     model, channels_last = with_head(nn.Conv2d(3, 4, 1), (3, 4, 4)).float(), set[bool]()
