@@ -20,7 +20,7 @@ State = tuple[object, ...]
 MERSENNE_WORDS, EXTREME_WORDS = 624, 512
 ALL_ONES = 0x12DD9BB3  # the word of a Mersenne Twister's state that it returns as 32 ones
 BELOW_ONE = 1 - 2**-24
-DEVIATIONS = 6.0
+DEVIATIONS, LONGEST_WAIT = 6.0, 36.0
 
 
 @dataclass(frozen=True)
@@ -148,6 +148,33 @@ def _dropout(made: object, args: Sequence[object], share: float) -> None:
     made[1].fill_(bool(share))
 
 
+def _integers(made: object, args: Sequence[object], share: float) -> None:
+    assert isinstance(made, Tensor)
+    bounds = [bound for bound in args if isinstance(bound, int)]
+    low, high = bounds if len(bounds) > 1 else (0, *bounds) if bounds else (0, 2)
+    made.fill_(high - 1 if share else low)
+
+
+def _permutation(made: object, args: Sequence[object], share: float) -> None:
+    assert isinstance(made, Tensor)
+    order = torch.arange(len(made), device=made.device)
+    made.copy_(order.flip(0) if share else order)
+
+
+def _choice(made: object, args: Sequence[object], share: float) -> None:
+    """Choose the first or the last of what has a chance, always."""
+    assert isinstance(made, Tensor) and isinstance(args[0], Tensor)
+    possible = (args[0] > 0).int()
+    last = possible.shape[-1] - 1 - possible.flip(-1).argmax(dim=-1, keepdim=True)
+    made.copy_((last if share else possible.argmax(dim=-1, keepdim=True)).expand_as(made))
+
+
+def _exponential(made: object, args: Sequence[object], share: float) -> None:
+    assert isinstance(made, Tensor)
+    rate = args[1] if len(args) > 1 and isinstance(args[1], float) else 1.0
+    made.fill_((LONGEST_WAIT if share else 1 - BELOW_ONE) / rate)
+
+
 EXTREMES: Mapping[str, Callable[[object, Sequence[object], float], None]] = {
     "bernoulli": _bernoulli,
     "uniform": _uniform,
@@ -157,4 +184,10 @@ EXTREMES: Mapping[str, Callable[[object, Sequence[object], float], None]] = {
     "randn": _normal,
     "randn_like": _normal,
     "native_dropout": _dropout,
+    "random": _integers,
+    "randint": _integers,
+    "randint_like": _integers,
+    "randperm": _permutation,
+    "multinomial": _choice,
+    "exponential": _exponential,
 }

@@ -64,7 +64,13 @@ def seeded_projection(x: Tensor) -> Tensor:
 
 def drawn_in_vain(x: Tensor) -> Tensor:
     """Draws numbers and does not use them, as models do whose layers are skipped in training only."""
-    return x + 0 * torch.rand([]) + 0 * random.random() + 0 * np.random.rand()
+    in_vain = [torch.rand([]), torch.randperm(3)[0], torch.randint(9, []), random.random(), np.random.rand()]
+    return x + 0 * sum(in_vain)
+
+
+def skipping(kept: Callable[[], object]) -> Applies:
+    """A module that is skipped unless it is kept."""
+    return Applies(lambda x: x if kept() else 0 * x)
 
 
 class Draws(nn.Module):
@@ -101,13 +107,24 @@ def between(module: nn.Module) -> nn.Module:
     return nn.Sequential(nn.Linear(6, 5), module, nn.Linear(5, 3))
 
 
+IN_APPLIES = r"first in 1 \(Applies\)"
+
+RARELY = {
+    "a number": lambda: torch.rand([]) > 1e-5,
+    "an integer": lambda: torch.randint(10**6, []) > 0,
+    "integers in place": lambda: torch.zeros(1).random_(5, 10**6) > 5,
+    "an order": lambda: torch.randperm(10**5)[0] > 0,
+    "a choice": lambda: torch.multinomial(torch.tensor([0, 1e-6, 1, 0]), 1) > 1,
+    "a waiting time": lambda: torch.empty(1).exponential_() < 20,
+    "Python": lambda: random.random() > 1e-5,
+    "numpy": lambda: np.random.rand() > 1e-5,
+}
+
 RANDOM = {
     "rare dropout": (Dropping(1e-6), r"first in 1 \(Dropping\)"),
     "dropout": (Dropping(0.5), r"first in 1 \(Dropping\)"),
-    "noise": (Applies(lambda x: x + 1e-4 * torch.randn_like(x)), r"first in 1 \(Applies\)"),
-    "a rare skip": (Applies(lambda x: x if torch.rand([]) > 1e-5 else 0 * x), r"first in 1 \(Applies\)"),
-    "a rare skip by Python": (Applies(lambda x: x if random.random() > 1e-5 else 0 * x), r"first in 1 \(Applies\)"),
-    "a rare skip by numpy": (Applies(lambda x: x if np.random.rand() > 1e-5 else 0 * x), r"first in 1 \(Applies\)"),
+    "noise": (Applies(lambda x: x + 1e-4 * torch.randn_like(x)), IN_APPLIES),
+    **{f"a rare skip by {name}": (skipping(kept), IN_APPLIES) for name, kept in RARELY.items()},
 }
 
 
