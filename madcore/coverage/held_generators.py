@@ -84,7 +84,8 @@ def _extreme(generator: object, extreme: Extreme) -> object | None:
     if isinstance(generator, np.random.Generator | np.random.RandomState):
         twister = np.random.MT19937()
         twister.state = {"bit_generator": "MT19937", "state": {"key": np.array(words, np.uint32), "pos": 0}}
-        return type(generator)(twister)
+        kind = np.random.Generator if isinstance(generator, np.random.Generator) else np.random.RandomState
+        return kind(twister)
     made = copy.deepcopy(generator) if _is_pythons(generator) else None
     if made is not None:
         made.setstate((3, (*words, 0), None))  # type: ignore[attr-defined]

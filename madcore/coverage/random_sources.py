@@ -84,6 +84,11 @@ class TorchDraws(TorchDispatchMode):
         self.states = list[bytes]()
         self._extreme, self._replaced = extreme, replaced
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """Spare the import of torch's compiler, which takes seconds; nothing is compiled while draws are seen."""
+        return False
+
     def __torch_dispatch__(
         self,
         func: torch._ops.OpOverload,
