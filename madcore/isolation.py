@@ -9,7 +9,7 @@ parameters are copies during it.
 
 import sys
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from operator import is_
@@ -26,7 +26,7 @@ EXACT = frozenset({torch.float64, torch.complex128})
 LARGEST_IN_FLOAT64 = 16 << 30  # bytes of a model's parameters
 LARGEST_ENTERED = 1000  # a longer list or dict is a vocabulary or the like: it is restored, what it holds is not
 TORCHS_OWN = frozenset(nn.Module().__dict__) - {"_parameters", "_buffers", "_modules", "training"}
-PLAIN = frozenset({bool, int, float, str, type(None), tuple, nn.Parameter, torch.dtype, torch.Size, FunctionType})
+PLAIN = frozenset({bool, int, float, str, type(None), nn.Parameter, torch.dtype, torch.Size, FunctionType})
 FOREIGN = sys.stdlib_module_names | {"torch", "numpy", "madcore"}  # madcore: what records a pass is no part of a model
 
 
@@ -108,16 +108,17 @@ def in_float64(model: nn.Module) -> Iterator[None]:
 class _Kept:
     """Everything in which a model can keep something, and the tensors there that are no parameters, with their places.
 
-    `containers`: attributes of modules, and the containers and objects that these hold, nested.
+    `containers`: attributes of modules, and the containers and objects that these hold, nested. `tensors`: places of
+    tensors, and of tuples that hold any.
     """
 
     containers: Sequence[Container]
-    tensors: Sequence[tuple[Container, object, Tensor]]
+    tensors: Sequence[tuple[Container, object, object]]
 
     @classmethod
     def by(cls, model: nn.Module) -> "_Kept":
         """Walk through a model."""
-        containers, tensors, seen = list[Container](), list[tuple[Container, object, Tensor]](), set[int]()
+        containers, tensors, seen = list[Container](), list[tuple[Container, object, object]](), set[int]()
         waiting = [inner for module in model.modules() if (inner := _inside(module)) is not None]
         while waiting:
             container = waiting.pop()
@@ -129,10 +130,12 @@ class _Kept:
                 kind = type(value)
                 if kind in PLAIN or key in TORCHS_OWN:
                     continue
-                if isinstance(value, Tensor) and kind is Tensor:
+                if kind is Tensor:
                     tensors.append((container, key, value))
-                elif (inner := _inside(value)) is not None:
-                    waiting.append(inner)
+                elif parts := _parts(value):
+                    waiting += [inner for part in parts if (inner := _inside(part)) is not None]
+                    if any(type(part) is Tensor for part in parts):
+                        tensors.append((container, key, value))
         return cls(containers, tensors)
 
     @contextmanager
@@ -147,10 +150,9 @@ class _Kept:
 
     def replace_tensors(self, change: Callable[[Tensor], Tensor]) -> None:
         """Replace the tensors, except for results of autograd and those of an unusual layout."""
-        for container, key, tensor in self.tensors:
-            usual = tensor.layout is torch.strided and not tensor.is_quantized
-            if usual and not tensor.requires_grad and not isinstance(container, set):
-                container[key] = change(tensor)  # type: ignore[index]
+        for container, key, value in self.tensors:
+            if not isinstance(container, set):
+                container[key] = _changed(value, change)  # type: ignore[index]
 
 
 class _Copies:
@@ -178,10 +180,27 @@ def _inside(value: object) -> Container | None:
     return attributes if isinstance(attributes, dict) else None
 
 
-def _items(container: Container) -> Iterator[tuple[object, object]]:
-    """Yield what a container holds by key or place, nothing of one that is not entered."""
-    if len(container) <= LARGEST_ENTERED:
-        yield from container.items() if isinstance(container, dict) else enumerate(container)
+def _parts(value: object) -> list[object]:
+    """Return a value that a pass may change, or instead of a tuple all such values in it, nested."""
+    if type(value) is not tuple:
+        return [value]
+    return [part for inner in value if type(inner) not in PLAIN for part in _parts(inner)]
+
+
+def _changed(value: object, change: Callable[[Tensor], Tensor]) -> object:
+    """Return a tensor changed, or a tuple with its tensors changed; results of autograd and unusual layouts stay."""
+    if type(value) is tuple:
+        return tuple(_changed(part, change) for part in value)
+    if type(value) is not Tensor or value.requires_grad or value.layout is not torch.strided or value.is_quantized:
+        return value
+    return change(value)
+
+
+def _items(container: Container) -> Iterable[tuple[object, object]]:
+    """Return what a container holds by key or place, nothing of one that is not entered."""
+    if len(container) > LARGEST_ENTERED:
+        return ()
+    return container.items() if isinstance(container, dict) else enumerate(container)
 
 
 def _contents(container: Container) -> Contents:
