@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from madcore.coverage.first_difference import digests, failing_module, first_difference, parts_of
 from madcore.coverage.held_generators import generators_replaced
-from madcore.coverage.random_sources import NUMPY, Extreme, RandomSource, TorchDraws, states_kept
+from madcore.coverage.random_draws import TorchDraws
+from madcore.coverage.random_sources import EXTREMES, NUMPY, Extreme, RandomSource, states_kept
 from madcore.errors import ModelError, first_line
 from madcore.extraction.vjp_fallback import FAILURES
 from madcore.formulas.of_module import holders
@@ -58,9 +59,9 @@ def check_forward_pass(
 def _check_not_random(model: nn.Module, batch: Measured, sources: Sequence[RandomSource]) -> Tensor:
     """Return the logits of a batch; raise ModelError if they are random."""
     first, draws, drawn = _drawing(model, batch, sources)
-    second, others, _ = _drawing(model, batch, sources)
-    pairs = list(zip_longest(draws, others))
-    free = {number for number, (one, other) in enumerate(pairs) if one != other}  # drawn from no state set before
+    second, draws_again, _ = _drawing(model, batch, sources)
+    pairs = enumerate(zip_longest(draws, draws_again))
+    free = {number for number, (one, other) in pairs if one != other}  # drawn from no state that was set before
 
     def again() -> object:
         return run(model, batch.inputs)
@@ -74,8 +75,11 @@ def _check_not_random(model: nn.Module, batch: Measured, sources: Sequence[Rando
         except FAILURES:  # which the draws made
             return torch.tensor(float(which == "lowest"))
 
-    if (free or drawn) and not _same(extreme("lowest"), extreme("highest")):
-        where = first_difference(model, lambda: extreme("lowest"), lambda: extreme("highest"), digests)
+    lowest = extreme("lowest") if free or drawn else first
+    others: Sequence[Extreme] = EXTREMES[1:] if free or drawn else ()
+    differing = next((which for which in others if not _same(lowest, extreme(which))), None)
+    if differing is not None:
+        where = first_difference(model, lambda: extreme("lowest"), lambda: extreme(differing), digests)
     elif not _same(first, second):
         where = first_difference(model, again, again, digests)
     else:

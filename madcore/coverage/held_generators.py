@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from madcore.coverage.random_sources import Extreme, RandomSource, State, mersenne_words
+from madcore.coverage.random_sources import EXTREMES, Extreme, RandomSource, State, mersenne_words
 from madcore.isolation import Container, held_by
 
 
@@ -17,7 +17,7 @@ from madcore.isolation import Container, held_by
 def generators_replaced(model: nn.Module) -> Iterator[list[RandomSource]]:
     """Inside, modules hold copies of their generators; yields a source for each of numpy's and Python's.
 
-    Those of torch need none: what draws from them is seen (see `madcore.coverage.random_sources`).
+    Those of torch need none: what draws from them is seen (see `madcore.coverage.random_draws`).
     """
     held = list(_held(model))
     for one in held:
@@ -38,10 +38,9 @@ class _Held:
 
     def source(self) -> RandomSource | None:
         """Return a source whose states are generators, which are never equal; None for a generator of torch's."""
-        lowest, highest = _extreme(self.generator, "lowest"), _extreme(self.generator, "highest")
-        if lowest is None or highest is None:
+        if isinstance(self.generator, torch.Generator):
             return None
-        return RandomSource(self._copied, self.put, {"lowest": (lowest,), "highest": (highest,)})
+        return RandomSource(self._copied, self.put, {each: (_extreme(self.generator, each),) for each in EXTREMES})
 
     def put(self, state: State) -> None:
         """Replace the generator by a copy of another."""
@@ -78,15 +77,14 @@ def _copied(generator: object) -> object:
     return generator.clone_state() if isinstance(generator, torch.Generator) else copy.deepcopy(generator)
 
 
-def _extreme(generator: object, extreme: Extreme) -> object | None:
-    """Return a generator like another that draws its lowest or highest numbers at first; None for one of torch's."""
+def _extreme(generator: object, extreme: Extreme) -> object:
+    """Return a generator like one of numpy's or Python's that draws extreme numbers at first."""
     words = mersenne_words(extreme)
     if isinstance(generator, np.random.Generator | np.random.RandomState):
         twister = np.random.MT19937()
         twister.state = {"bit_generator": "MT19937", "state": {"key": np.array(words, np.uint32), "pos": 0}}
         kind = np.random.Generator if isinstance(generator, np.random.Generator) else np.random.RandomState
         return kind(twister)
-    made = copy.deepcopy(generator) if _is_pythons(generator) else None
-    if made is not None:
-        made.setstate((3, (*words, 0), None))  # type: ignore[attr-defined]
+    made = copy.deepcopy(generator)
+    made.setstate((3, (*words, 0), None))  # type: ignore[attr-defined]
     return made

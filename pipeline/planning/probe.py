@@ -22,7 +22,7 @@ from madcore import (
     select_layers,
 )
 from madcore.coverage.forward_check import check_forward_pass
-from madcore.coverage.random_sources import NUMPY, RandomSource, mersenne_words
+from madcore.coverage.random_sources import EXTREMES, NUMPY, RandomSource, mersenne_words
 from madcore.coverage.shares import ParameterShare, measure_shares
 from madcore.measurements import PART_MULTIPLE, logits_of, run
 from pipeline.config.audit_config import AuditConfig
@@ -56,7 +56,7 @@ ROOM = 1.5  # what allocators and kernels add to the tensors that are counted
 PYTHON = RandomSource(
     random.getstate,
     random.setstate,
-    {"lowest": (3, (*mersenne_words("lowest"), 0), None), "highest": (3, (*mersenne_words("highest"), 0), None)},
+    {extreme: (3, (*mersenne_words(extreme), 0), None) for extreme in EXTREMES},
 )
 
 

@@ -11,12 +11,12 @@ from torch import Tensor, nn
 
 from madcore import Measured, ModelError, margin
 from madcore.coverage.forward_check import check_forward_pass
-from madcore.coverage.random_sources import NUMPY, RandomSource, mersenne_words
+from madcore.coverage.random_sources import EXTREMES, NUMPY, RandomSource, mersenne_words
 
 PYTHON = RandomSource(
     random.getstate,
     random.setstate,
-    {"lowest": (3, (*mersenne_words("lowest"), 0), None), "highest": (3, (*mersenne_words("highest"), 0), None)},
+    {extreme: (3, (*mersenne_words(extreme), 0), None) for extreme in EXTREMES},
 )
 
 
@@ -116,6 +116,13 @@ RARELY = {
     "an order": lambda: torch.randperm(10**5)[0] > 0,
     "a choice": lambda: torch.multinomial(torch.tensor([0, 1e-6, 1, 0]), 1) > 1,
     "a waiting time": lambda: torch.empty(1).exponential_() < 20,
+    "waiting in steps": lambda: torch.empty(1).geometric_(0.9) < 9,
+    "a count": lambda: torch.poisson(torch.tensor([1e-6])) < 1,
+    "successes": lambda: torch.binomial(torch.tensor([1.0]), torch.tensor([1e-6])) < 1,
+    "a far number": lambda: torch.empty(1).cauchy_() < 1e6,
+    "a number of any size": lambda: torch.empty(1).log_normal_() < 200,
+    "the largest of several": lambda: F.gumbel_softmax(torch.tensor([10.0, 0.0]), hard=True)[0],
+    "the largest of several, by numpy": lambda: (np.random.rand(2) * 1.0001 + [1, 0]).argmax() == 0,
     "Python": lambda: random.random() > 1e-5,
     "numpy": lambda: np.random.rand() > 1e-5,
 }
