@@ -6,8 +6,8 @@ from jobs.rendering.tables import size, table
 from jobs.rendering.terminal import sentence
 from madcore import RerunCost
 from pipeline.operations.cost import RUN_REQUESTS
+from pipeline.planning.checks.limits import certifiable
 from pipeline.planning.coverage import coverage_warning, percent, shares_of
-from pipeline.planning.limits import certifiable
 from pipeline.planning.plan import AuditPlan, Cost, ModelPlan
 from pipeline.publication.summary import cost_estimate
 from pipeline.root.documents import JsonObject

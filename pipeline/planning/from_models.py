@@ -19,11 +19,11 @@ from pipeline.data.reviews import read_reviews
 from pipeline.data.sources import Source, find_sources, read_ids
 from pipeline.errors import ConfigError, SourceError
 from pipeline.keys import key_of
-from pipeline.planning.earlier_runs import outdated_rows
-from pipeline.planning.labels import labels_outside
-from pipeline.planning.limits import check_samples
+from pipeline.planning.checks.labels import labels_outside
+from pipeline.planning.checks.limits import check_samples
+from pipeline.planning.checks.padding import check_padding, refuse_padded
+from pipeline.planning.earlier_runs.rows import outdated_rows
 from pipeline.planning.memory import Shapes, project_memory, shapes_of_rows
-from pipeline.planning.padding import check_padding, refuse_padded
 from pipeline.planning.plan import (
     HELD_OUT_SAMPLES,
     SNAPSHOT_BYTES,

@@ -18,7 +18,7 @@ from pipeline.data.batches import ModelInputs
 from pipeline.data.sources import Source
 from pipeline.errors import CannotFit
 from pipeline.keys import key_of
-from pipeline.planning.limits import describe_misfit
+from pipeline.planning.checks.limits import describe_misfit
 from pipeline.planning.memory import ProjectedMemory
 from pipeline.planning.recipe import EarlierRun, RowRecipe, count_labels, projection_of, samples_of
 from pipeline.root.logs import Receipts, rows_log

@@ -29,15 +29,15 @@ from pipeline.config.audit_config import AuditConfig
 from pipeline.config.samples import CHANNELS
 from pipeline.config.schema import ModelConfig
 from pipeline.data.batches import TOKEN_MEASUREMENTS, TRACED_AT_ONCE, ImageInputs, TextBytes, TextInputs, token_batch
-from pipeline.data.images import first_images, scale_pixels
+from pipeline.data.images.reading import first_images, scale_pixels
 from pipeline.data.sources import Source
-from pipeline.data.text_rows import Text, TextLimits
-from pipeline.data.texts import first_texts, longest_text
+from pipeline.data.texts.reading import first_texts, longest_text
+from pipeline.data.texts.rows import Text, TextLimits
 from pipeline.errors import SourceError
 from pipeline.models.load import LoadedModel, load_model
 from pipeline.models.outputs import check_outputs
 from pipeline.models.user_code import user_code
-from pipeline.planning.causality import check_causal
+from pipeline.planning.checks.causality import check_causal
 from pipeline.planning.memory import pass_bytes, step_bytes
 from pipeline.planning.recipe import projection_of
 

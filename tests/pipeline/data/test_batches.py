@@ -21,11 +21,11 @@ from pipeline.data.batches import (
     predict_classes,
     predict_completions,
 )
-from pipeline.data.text_rows import TextLimits
+from pipeline.data.texts.rows import TextLimits
 from tests.languages import POSITIONS, VOCABULARY, gpt2, llama
 from tests.languages import table as random_texts
-from tests.pipeline.data.image_files import picture, sources_of
-from tests.pipeline.data.text_files import source_of, text_table
+from tests.pipeline.data.images.files import picture, sources_of
+from tests.pipeline.data.texts.files import source_of, text_table
 
 TOKEN = 1 << 20
 

@@ -1,0 +1,402 @@
+"""What torch loads is loaded, out of wrappers and prefixes where one undoing fits; what differs in value is refused."""
+
+import io
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import pytest
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.parametrizations import weight_norm
+
+from pipeline.config.audit_config import AuditConfig
+from pipeline.errors import SourceError
+from pipeline.models.load import LoadedModel, load_model
+from tests.pipeline.config.configs import MINIMAL, MODEL
+
+HERE = "tests.pipeline.models.weights.test_fitting"
+
+
+def net() -> nn.Module:
+    """A convolution, a norm and a head."""
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2), nn.Flatten(), nn.Linear(8, 3))
+
+
+def on_meta() -> nn.Module:
+    """Shapes without numbers."""
+    with torch.device("meta"):
+        return net()
+
+
+def lazy() -> nn.Module:
+    """Shapes that the first input, or a file, decides."""
+    return nn.Sequential(nn.LazyConv2d(2, 3), nn.LazyBatchNorm2d(), nn.Flatten(), nn.LazyLinear(3))
+
+
+def normed() -> nn.Module:
+    """Weight norm as torch writes it today."""
+    torch.manual_seed(0)
+    return nn.Sequential(weight_norm(nn.Linear(4, 3)))
+
+
+class Tied(nn.Module):
+    """A head that is the embedding, a buffer that is computed anew, and one of whole numbers."""
+
+    def __init__(self, tied: bool = True) -> None:
+        super().__init__()
+        self.embedding, self.head = nn.Linear(4, 4, bias=False), nn.Linear(4, 4, bias=False)
+        if tied:
+            self.head.weight = self.embedding.weight
+        self.register_buffer("positions", torch.arange(4), persistent=False)
+        self.register_buffer("steps", torch.tensor([3]))
+        self.register_buffer("scale", torch.ones(2))
+
+
+class Family(nn.Module):
+    """A model with the patterns of a family, as Hugging Face's have."""
+
+    _keys_to_ignore_on_load_unexpected = (r"masked_bias", r"^pooler\.")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(2, 2)
+
+
+class Stateful(nn.Module):
+    """Its state is more than tensors."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer, self.seen = nn.Linear(2, 2), {"a": 0}
+
+    def get_extra_state(self) -> dict[str, int]:
+        return self.seen
+
+    def set_extra_state(self, state: object) -> None:
+        assert isinstance(state, dict)
+        self.seen = state
+
+
+def untied() -> nn.Module:
+    """`Tied` with a head of its own."""
+    return Tied(tied=False)
+
+
+class Particular(nn.Module):
+    """Its own way to load, which fails where a name is missing."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(2, 2)
+
+    def load_state_dict(self, state_dict: Mapping[str, object], strict: bool = True, assign: bool = False) -> object:
+        return super().load_state_dict({**state_dict, "layer.bias": state_dict["layer.bias"]}, strict, assign)
+
+
+def state_of(module: nn.Module) -> dict[str, Tensor]:
+    """Its state dict, without torch's versions."""
+    return dict(module.state_dict())
+
+
+def prefixed(prefix: str, state: Mapping[str, object]) -> dict[str, object]:
+    """All names with a prefix."""
+    return {prefix + name: value for name, value in state.items()}
+
+
+def without(state: Mapping[str, object], *ends: str) -> dict[str, object]:
+    """Without the tensors whose names end so."""
+    return {name: value for name, value in state.items() if not name.endswith(ends)}
+
+
+def load(folder: Path, build: Callable[[], nn.Module], held: object, name: str = "net.pt") -> LoadedModel:
+    """An architecture of this file with what torch saves, or with the bytes of a file."""
+    if isinstance(held, bytes):
+        (folder / name).write_bytes(held)
+    else:
+        torch.save(held, folder / name)
+    model = {**MODEL, "architecture": f"{HERE}:{build.__name__}", "weights": name}
+    config = AuditConfig.parse({**MINIMAL, "models": [model]}, str(folder))
+    return load_model(config, config.models[0])
+
+
+def saved_model(module: nn.Module, folder: Path) -> bytes:
+    """What safetensors' save_model writes, which leaves tied tensors out."""
+    safetensors.torch.save_model(module, str(folder / "saved.safetensors"))
+    return (folder / "saved.safetensors").read_bytes()
+
+
+def older_weight_norm() -> object:
+    """A state dict of before parametrizations."""
+    state = state_of(normed())
+    new, old = "0.parametrizations.weight.original", "0.weight_"
+    return {name.replace(f"{new}0", f"{old}g").replace(f"{new}1", f"{old}v"): value for name, value in state.items()}
+
+
+LIGHTNING = {
+    "epoch": 3,
+    "hyper_parameters": {"lr": 0.1},
+    "optimizer_states": [{"state": {0: {"step": torch.ones(())}}}],
+}
+
+
+LOADED: dict[str, tuple[Callable[[], nn.Module], Callable[[nn.Module], object], str]] = {
+    "as it is": (net, lambda own: own.state_dict(), ""),
+    "counters missing, versions unknown": (net, lambda own: without(state_of(own), "num_batches_tracked"), ""),
+    "lazy": (lazy, lambda _: net().state_dict(), ""),
+    "weight norm of before": (normed, lambda _: older_weight_norm(), ""),
+    "a scalar in a row": (net, lambda own: state_of(own) | {"1.num_batches_tracked": torch.tensor([7])}, ""),
+    "halves": (net, lambda own: {name: value.half() for name, value in own.state_dict().items()}, ""),
+    "counters averaged": (net, lambda own: state_of(own) | {"1.num_batches_tracked": torch.tensor(7.5)}, ""),
+    "doubles": (net, lambda own: {name: value.double() for name, value in own.state_dict().items()}, ""),
+    "extra state": (Stateful, lambda own: own.state_dict(), ""),
+    "tied, one of two": (Tied, lambda own: without(own.state_dict(), "head.weight"), ""),
+    "tied, the other": (Tied, lambda own: without(own.state_dict(), "embedding.weight"), ""),
+    "not persistent": (
+        Tied,
+        lambda own: own.state_dict() | {"positions": torch.zeros(1, 9)},
+        "leaving out positions, which the architecture does not keep in its weights",
+    ),
+    "ignored by the family": (
+        Family,
+        lambda own: own.state_dict() | {"layer.masked_bias": torch.zeros(()), "pooler.weight": torch.ones(2)},
+        "leaving out layer.masked_bias, pooler.weight, which the architecture does not keep in its weights",
+    ),
+    "state_dict": (net, lambda own: {"state_dict": own.state_dict(), "epoch": 3}, "from its entry `state_dict`"),
+    "model": (net, lambda own: {"model": own.state_dict(), "args": {"lr": 1}}, "from its entry `model`"),
+    "net": (net, lambda own: {"net": own.state_dict()}, "from its entry `net`"),
+    "model_state_dict": (net, lambda own: {"model_state_dict": own.state_dict(), "loss": 0.1}, "`model_state_dict`"),
+    "an entry of an entry": (net, lambda own: {"app": {"model": own.state_dict()}}, "from its entry `app.model`"),
+    "module.": (net, lambda own: nn.DataParallel(own).state_dict(), "without the prefix `module.`"),
+    "_orig_mod.": (net, lambda own: prefixed("_orig_mod.", own.state_dict()), "without the prefix `_orig_mod.`"),
+    "both": (net, lambda own: prefixed("module._orig_mod.", own.state_dict()), "prefix `module._orig_mod.`"),
+    "inside": (
+        net,
+        lambda own: {name.replace(".", "._orig_mod.", 1): value for name, value in own.state_dict().items()},
+        "without `_orig_mod.` in its names",
+    ),
+    "entry and prefix": (
+        net,
+        lambda own: {"state_dict": prefixed("module.", own.state_dict())},
+        "from its entry `state_dict`, without the prefix `module.`",
+    ),
+    "a way of its own to load": (
+        Particular,
+        lambda own: {"state_dict": own.state_dict()},
+        "from its entry `state_dict`",
+    ),
+    "a way of its own to load, with a prefix": (
+        Particular,
+        lambda own: prefixed("module.", own.state_dict()),
+        "without the prefix `module.`",
+    ),
+    "averaged": (net, lambda own: torch.optim.swa_utils.AveragedModel(own).state_dict(), "the prefix `module.`"),
+    "Lightning": (
+        net,
+        lambda own: LIGHTNING | {"state_dict": prefixed("model.", own.state_dict())},
+        "from its entry `state_dict`, without the prefix `model.`",
+    ),
+    "Lightning, compiled, with the weights of its loss": (
+        net,
+        lambda own: {
+            "state_dict": prefixed("model._orig_mod.", own.state_dict()) | {"criterion.weight": torch.ones(3)}
+        },
+        "without the prefix `model.`, leaving out criterion.weight, without the prefix `_orig_mod.`",
+    ),
+    "wrapped, with optimizers by name": (
+        net,
+        lambda own: {
+            "model": own.state_dict(),
+            "optimizer": {"state": {name: {"exp_avg": value} for name, value in own.state_dict().items()}},
+        },
+        "from its entry `model`",
+    ),
+}
+
+
+@pytest.mark.parametrize(("build", "hold", "undone"), LOADED.values(), ids=LOADED)
+def test_what_torch_loads_is_loaded(
+    build: Callable[[], nn.Module], hold: Callable[[nn.Module], object], undone: str, tmp_path: Path
+) -> None:
+    own = build()
+    loaded = load(tmp_path, build, hold(own))
+    assert undone in loaded.undone and bool(undone) == bool(loaded.undone)
+    expected = net() if build is lazy else own
+    for name, value in expected.state_dict().items():
+        found = loaded.module.state_dict()[name]
+        if isinstance(value, Tensor) and not name.endswith("num_batches_tracked"):
+            assert found.dtype == value.dtype and torch.allclose(found, value, rtol=1e-3)
+
+
+def test_versions_of_the_file_decide_whether_counters_may_be_missing(tmp_path: Path) -> None:
+    state = net().state_dict()
+    del state["1.num_batches_tracked"]
+    with pytest.raises(SourceError, match=r"1 missing in the file: 1\.num_batches_tracked"):
+        load(tmp_path, net, state)
+    state._metadata = {name: {"version": 1} for name in state._metadata}  # type: ignore[attr-defined]
+    assert load(tmp_path, net, state).undone == ""
+    wrapped = type(state)(prefixed("module.", state))
+    wrapped._metadata = prefixed("module.", state._metadata)  # type: ignore[attr-defined]
+    assert load(tmp_path, net, wrapped).undone == "without the prefix `module.`"
+
+
+@pytest.mark.parametrize("build", [Tied, untied])
+def test_tensors_that_save_model_leaves_out_are_filled(build: Callable[[], nn.Module], tmp_path: Path) -> None:
+    own = Tied()
+    module = load(tmp_path, build, saved_model(own, tmp_path), "net.safetensors").module
+    assert torch.equal(module.get_parameter("head.weight"), own.embedding.weight)
+    assert torch.equal(module.get_parameter("embedding.weight"), own.embedding.weight)
+
+
+def test_a_lazy_module_is_ready_to_run(tmp_path: Path) -> None:
+    own, inputs = net().eval(), torch.rand(2, 1, 4, 4)
+    assert torch.equal(load(tmp_path, lazy, own.state_dict()).module(inputs), own(inputs))
+
+
+def test_an_ending_says_nothing(tmp_path: Path) -> None:
+    sink = io.BytesIO()
+    torch.save(net().state_dict(), sink)
+    for name in ("last.ckpt", "pytorch_model.bin", "net.pth.tar", "net.safetensors"):
+        load(tmp_path, net, sink.getvalue(), name)
+    load(tmp_path, net, safetensors.torch.save(state_of(net())), "net.pt")
+
+
+def converted(name: str, dtype: torch.dtype) -> Callable[[nn.Module], object]:
+    """A state dict with one tensor of another type."""
+    return lambda own: own.state_dict() | {name: own.state_dict()[name].to(dtype)}
+
+
+QUANTIZED = "quantized weights mean nothing without their scale: export the dequantized ones"
+
+
+REFUSED: dict[str, tuple[Callable[[], nn.Module], Callable[[nn.Module], object], tuple[str, ...]]] = {
+    "int8": (
+        net,
+        converted("0.weight", torch.int8),
+        ("1 quantized: 0.weight (int8 in the file, float32 in the architecture)", QUANTIZED),
+    ),
+    "uint8": (net, converted("3.weight", torch.uint8), ("3.weight (uint8 in the file", QUANTIZED)),
+    "int64": (net, converted("3.bias", torch.int64), ("3.bias (int64 in the file", QUANTIZED)),
+    "truths": (net, converted("3.weight", torch.bool), ("3.weight (bool in the file", QUANTIZED)),
+    "float8": (net, converted("3.weight", torch.float8_e4m3fn), ("3.weight (float8_e4m3fn in the file", QUANTIZED)),
+    "statistics of int8": (net, converted("1.running_var", torch.int8), ("1.running_var (int8", QUANTIZED)),
+    "int8 with its scale": (
+        net,
+        lambda own: (
+            own.state_dict() | {"3.weight": torch.ones(3, 8, dtype=torch.int8), "3.weight_scale": torch.ones(1)}
+        ),
+        ("1 unknown to the architecture: 3.weight_scale",),
+    ),
+    "int8 in a lazy module": (lazy, lambda _: converted("0.weight", torch.int8)(net()), ("0.weight (int8", QUANTIZED)),
+    "int8 under a former name": (
+        normed,
+        lambda _: {name: value.to(torch.int8) for name, value in dict(older_weight_norm()).items()},  # type: ignore[call-overload]
+        ("3 quantized: 0.", QUANTIZED),
+    ),
+    "fractions for whole numbers": (
+        Tied,
+        lambda own: own.state_dict() | {"steps": torch.tensor([0.5])},
+        ("1 of a type that does not hold their numbers: steps (float32 in the file, int64 in the architecture)",),
+    ),
+    "two values for one tensor": (
+        Tied,
+        lambda own: own.state_dict() | {"head.weight": torch.zeros(4, 4)},
+        ("embedding.weight and head.weight are one tensor in the architecture, and differ in the file",),
+    ),
+    "an architecture without numbers": (
+        on_meta,
+        lambda _: net().state_dict(),
+        ("0.weight is on the device meta, without memory; build the architecture on the CPU",),
+    ),
+    "an entry of many names, by many names": (
+        net,
+        lambda own: {f"a{n}": {f"b{m}": {"c": own.state_dict(), "d": {"e": 1}} for m in range(9)} for n in range(9)},
+        ("in one way only, but in 64: from its entry `a0.b0.c`; or from its entry `a0.b1.c`",),
+    ),
+    "two entries": (
+        net,
+        lambda own: {"state_dict": own.state_dict(), "ema": own.state_dict()},
+        ("in one way only, but in 2: from its entry `state_dict`; or from its entry `ema`; save the state dict that",),
+    ),
+    "two parts": (
+        net,
+        lambda own: prefixed("student.", own.state_dict()) | prefixed("teacher.", own.state_dict()),
+        ("but in 2: without the prefix `student.`", "or without the prefix `teacher.`"),
+    ),
+    "no entry fits": (
+        net,
+        lambda own: {"state_dict": without(own.state_dict(), "3.bias"), "epoch": 3},
+        ("with kwargs {} (taken from its entry `state_dict`): 1 missing in the file: 3.bias",),
+    ),
+    "no prefix fits": (
+        net,
+        lambda own: prefixed("module.", without(own.state_dict(), "3.bias")),
+        ("(taken without the prefix `module.`): 1 missing in the file: 3.bias",),
+    ),
+    "a way of its own to load that fails": (
+        Particular,
+        lambda own: without(own.state_dict(), "bias"),
+        ("with kwargs {}: KeyError: 'layer.bias'",),
+    ),
+    "a leftover": (
+        net,
+        lambda own: own.state_dict() | {"4.weight": torch.ones(1)},
+        ("1 unknown to the architecture: 4.weight",),
+    ),
+    "plain things between its tensors": (
+        net,
+        lambda own: own.state_dict() | {"epoch": 3},
+        ("holds no state dict, which", "beside its tensors it holds 'epoch' (int), save the tensors in an entry"),
+    ),
+    "nothing": (net, lambda _: {}, ("8 missing in the file: 0.weight, 0.bias, 1.weight, ...",)),
+    "a tensor that repeats its numbers": (
+        lazy,
+        lambda _: {"0.weight": torch.zeros(1).expand(1 << 40)},
+        ("'0.weight' claims 4,398,046,511,104 bytes by repeating the numbers of a file of",),
+    ),
+}
+
+
+@pytest.mark.parametrize(("build", "hold", "says"), REFUSED.values(), ids=REFUSED)
+def test_what_is_not_the_parameters_value_or_fits_twice_is_refused(
+    build: Callable[[], nn.Module], hold: Callable[[nn.Module], object], says: tuple[str, ...], tmp_path: Path
+) -> None:
+    with pytest.raises(SourceError) as caught:
+        load(tmp_path, build, hold(build()))
+    for part in says:
+        assert part in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_mask_of_truths_may_become_floats(tmp_path: Path) -> None:
+    state = Tied().state_dict() | {"scale": torch.tensor([True, False])}
+    assert load(tmp_path, Tied, state).module.get_buffer("scale").tolist() == [1.0, 0.0]
+
+
+def test_a_file_cannot_make_torch_replace_parameters(tmp_path: Path) -> None:
+    state = net().half().state_dict()
+    for noted in state._metadata.values():  # type: ignore[attr-defined]
+        noted["assign_to_params_buffers"] = True
+    assert {value.dtype for value in load(tmp_path, net, state).module.parameters()} == {torch.float32}
+
+
+def test_a_file_may_note_nonsense_beside_its_tensors(tmp_path: Path) -> None:
+    state = net().state_dict()
+    state._metadata = 7  # type: ignore[attr-defined]
+    assert load(tmp_path, net, state).undone == ""
+
+
+@pytest.mark.parametrize(
+    ("name", "values", "lacking"),
+    [
+        ("3.bias", [0.0, float("nan"), float("inf")], "2 of the 3 numbers of 3.bias are not finite; check how the"),
+        ("3.bias", [0.0, 1e300, 0.0], "1 of the 3 numbers of 3.bias are not finite"),
+        ("1.running_mean", [0.0, float("nan")], "1 of the 2 numbers of 1.running_mean are NaN"),
+        ("1.running_mean", [0.0, float("inf")], ""),
+    ],
+)
+def test_numbers_that_are_not_finite_are_named(name: str, values: list[float], lacking: str, tmp_path: Path) -> None:
+    state = net().state_dict() | {name: torch.tensor(values, dtype=torch.float64)}
+    found = load(tmp_path, net, state).lacking
+    assert found.startswith(lacking) and bool(found) == bool(lacking)
