@@ -73,7 +73,7 @@ def with_labels(digits: Path, path: Path, change: Callable[[int, int], int]) -> 
 def test_labels_that_are_no_class_are_said_once(make_config: ConfigMaker, digits: Path, tmp_path: Path) -> None:
     trusted = with_labels(digits, tmp_path / "odd.parquet", lambda row, label: 255 if row in (7, 40) else label)
     (model,) = plan_audit(make_config(data={"trusted": trusted})).models
-    assert model.remarks == (
+    assert model.recipe.warnings == (
         "data.trusted: 2 of 500 labels are no class of the model, whose 10 classes are 0 to 9; the first is 255, of "
         f"{trusted}, row 7; these samples explain nothing",
     )
@@ -104,7 +104,9 @@ def test_weights_that_are_not_finite_are_said_and_refused_where_no_output_is(
     bias[3] = float("-inf")
     save_file({**state, "8.bias": bias}, name)
     (model,) = plan_audit(make_config(models=[{**weights, "weights": name}])).models
-    assert model.remarks[0].startswith("weights: 1 of the 10 numbers of 8.bias are not finite; check how the weights")
+    assert model.recipe.warnings[0].startswith(
+        "weights: 1 of the 10 numbers of 8.bias are not finite; check how the weights"
+    )
     save_file({**state, "0.weight": state["0.weight"] * float("nan")}, name)
     with pytest.raises(
         ConfigError, match=r"no output on a trusted sample is finite: 432 of the 432 numbers of 0\.weight"

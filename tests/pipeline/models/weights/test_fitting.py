@@ -291,7 +291,7 @@ REFUSED: dict[str, tuple[Callable[[], nn.Module], Callable[[nn.Module], object],
     "int8 in a lazy module": (lazy, lambda _: converted("0.weight", torch.int8)(net()), ("0.weight (int8", QUANTIZED)),
     "int8 under a former name": (
         normed,
-        lambda _: {name: value.to(torch.int8) for name, value in dict(older_weight_norm()).items()},  # type: ignore[call-overload]
+        lambda _: quantized(dict(older_weight_norm())),  # type: ignore[call-overload]
         ("3 quantized: 0.", QUANTIZED),
     ),
     "fractions for whole numbers": (

@@ -17,7 +17,8 @@ from pipeline.data.sources import Source, find_sources
 from pipeline.demo.network import digit_cnn
 from pipeline.errors import SourceError
 from pipeline.models.load import load_model
-from pipeline.planning.probe import Probe, probe
+from pipeline.planning.probe.found import Probe
+from pipeline.planning.probe.model import probe
 from tests.conftest import ConfigMaker
 
 
@@ -36,8 +37,8 @@ def test_of_an_image_classifier_it_finds_classes_layers_and_sizes(make_config: C
     assert (found.classes, found.inputs) == (10, ImageInputs((8, 8)))
     assert found.weights == sum(parameter.numel() for parameter in parameters)
     assert found.model_bytes >= 4 * found.weights
-    assert found.input_bytes == 4 * 3 * 8 * 8
-    assert found.retained_bytes_per_sample == 4 * 10 + 2 * found.input_bytes
+    assert found.sizes.input_bytes == 4 * 3 * 8 * 8
+    assert found.sizes.retained_bytes_per_sample == 4 * 10 + 2 * found.sizes.input_bytes
     assert [layer.name for layer in found.coverage.covered] == list(found.sides.rows.names)
     assert {layer.name for layer in found.coverage.covered} <= {name for name, _ in module.named_parameters()}
 
@@ -48,7 +49,7 @@ def test_of_loss_traces_a_row_has_a_number_for_each_kept_draw_of_each_chain(make
     (model,) = config.models
     found = probe(config, model, trusted(config, model))
     assert (found.sides.rows.names, found.sides.rows.sizes) == (("chain 0", "chain 1"), (10, 10))
-    assert (found.coverage.covered, found.fallback, found.samples_per_pass) == ((), {}, TRACED_AT_ONCE)
+    assert (found.coverage.covered, found.fallback, found.sizes.samples_per_pass) == ((), {}, TRACED_AT_ONCE)
 
 
 DROPPING = """
@@ -118,7 +119,7 @@ def wrapped(kind: str) -> nn.Module:
 
 def probe_wrapped(make_config: ConfigMaker, kind: str) -> Probe:
     model = {"name": "digits", "weights": "digits.safetensors", "kwargs": {"kind": kind}}
-    config = make_config(models=[model | {"architecture": "tests.pipeline.planning.test_probe:wrapped"}])
+    config = make_config(models=[model | {"architecture": "tests.pipeline.planning.probe.test_model:wrapped"}])
     return probe(config, config.models[0], trusted(config, config.models[0]))
 
 
@@ -170,7 +171,7 @@ def test_a_model_of_grey_images_is_given_one_channel_or_says_what_to_set(
     ]
     config = make_config(models=models, data={"preprocess": {"mean": [0.3], "std": [0.35], "size": 8}})
     found = probe(config, config.models[0], trusted(config, config.models[0]))
-    assert (found.input_bytes, found.inputs) == (4 * 8 * 8, ImageInputs((8, 8)))
+    assert (found.sizes.input_bytes, found.inputs) == (4 * 8 * 8, ImageInputs((8, 8)))
     of_three = make_config(models=models)
     says = r"for grey images, and data.preprocess makes RGB ones: give mean and std 1 number each\): failed with"
     with pytest.raises(SourceError, match=says):
