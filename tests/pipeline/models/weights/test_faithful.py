@@ -8,13 +8,14 @@ import torch
 from torch import Tensor, nn
 
 from tests.pipeline.models.weights.nets import (
+    Refusal,
     Tied,
-    complaint,
     lazy,
     load,
     net,
     normed,
     older_weight_norm,
+    unsaid,
 )
 
 QUANTIZED = "quantized weights mean nothing without their scale: export the dequantized ones"
@@ -30,7 +31,7 @@ def quantized(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name: value.to(torch.int8) for name, value in state.items()}
 
 
-UNTRUE: dict[str, tuple[Callable[[], nn.Module], Callable[[nn.Module], object], tuple[str, ...]]] = {
+UNTRUE: dict[str, Refusal] = {
     "int8": (
         net,
         converted("0.weight", torch.int8),
@@ -67,12 +68,9 @@ UNTRUE: dict[str, tuple[Callable[[], nn.Module], Callable[[nn.Module], object], 
 }
 
 
-@pytest.mark.parametrize(("build", "hold", "says"), UNTRUE.values(), ids=UNTRUE)
-def test_what_is_not_the_parameters_value_is_refused(
-    build: Callable[[], nn.Module], hold: Callable[[nn.Module], object], says: tuple[str, ...], tmp_path: Path
-) -> None:
-    why = complaint(tmp_path, build, hold(build()))
-    assert [part for part in says if part not in why] == []
+@pytest.mark.parametrize("refusal", UNTRUE.values(), ids=UNTRUE)
+def test_what_is_not_the_parameters_value_is_refused(refusal: Refusal, tmp_path: Path) -> None:
+    assert unsaid(tmp_path, *refusal) == []
 
 
 def test_a_mask_of_truths_may_become_floats(tmp_path: Path) -> None:

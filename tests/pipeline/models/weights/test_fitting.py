@@ -13,9 +13,9 @@ from pipeline.errors import SourceError
 from tests.pipeline.models.weights.nets import (
     Family,
     Particular,
+    Refusal,
     Stateful,
     Tied,
-    complaint,
     lazy,
     load,
     net,
@@ -25,6 +25,7 @@ from tests.pipeline.models.weights.nets import (
     prefixed,
     saved_model,
     state_of,
+    unsaid,
     untied,
     without,
 )
@@ -170,7 +171,7 @@ def test_a_file_may_note_nonsense_beside_its_tensors(tmp_path: Path) -> None:
     assert load(tmp_path, net, state).undone == ""
 
 
-REFUSED: dict[str, tuple[Callable[[], nn.Module], Callable[[nn.Module], object], tuple[str, ...]]] = {
+REFUSED: dict[str, Refusal] = {
     "an architecture without numbers": (
         on_meta,
         lambda _: net().state_dict(),
@@ -225,9 +226,6 @@ REFUSED: dict[str, tuple[Callable[[], nn.Module], Callable[[nn.Module], object],
 }
 
 
-@pytest.mark.parametrize(("build", "hold", "says"), REFUSED.values(), ids=REFUSED)
-def test_what_fits_in_no_way_or_in_more_than_one_is_refused(
-    build: Callable[[], nn.Module], hold: Callable[[nn.Module], object], says: tuple[str, ...], tmp_path: Path
-) -> None:
-    why = complaint(tmp_path, build, hold(build()))
-    assert [part for part in says if part not in why] == []
+@pytest.mark.parametrize("refusal", REFUSED.values(), ids=REFUSED)
+def test_what_fits_in_no_way_or_in_more_than_one_is_refused(refusal: Refusal, tmp_path: Path) -> None:
+    assert unsaid(tmp_path, *refusal) == []
