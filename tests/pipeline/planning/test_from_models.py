@@ -1,4 +1,4 @@
-"""What a plan refuses before it loads a model, and what it keys rows by."""
+"""What a plan refuses and warns of."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -11,7 +11,6 @@ from safetensors.torch import load_file, save_file
 
 from pipeline.errors import ConfigError
 from pipeline.planning.from_models import plan_audit
-from pipeline.planning.plan import ModelPlan
 from tests.conftest import ConfigMaker
 
 MODEL = {"architecture": "pipeline.demo.network:digit_cnn", "weights": "digits.safetensors"}
@@ -20,14 +19,6 @@ MODEL = {"architecture": "pipeline.demo.network:digit_cnn", "weights": "digits.s
 def write(path: Path, *tables: pa.Table) -> str:
     pq.write_table(pa.concat_tables(tables), path)
     return str(path)
-
-
-def test_trusted_ids_that_are_repeated_are_refused(make_config: ConfigMaker, digits: Path, tmp_path: Path) -> None:
-    table = pq.read_table(digits / "trusted.parquet")
-    repeated = write(tmp_path / "repeated.parquet", table.slice(0, 5), table.slice(3, 2))
-    named = r"2 repeated ids among 7 samples \('trusted-0003', 'trusted-0004'\)"
-    with pytest.raises(ConfigError, match=rf"^model digits: data.trusted: {named}; the split needs each id once"):
-        plan_audit(make_config(data={"trusted": repeated}))
 
 
 def test_a_model_that_cannot_be_audited_is_refused_and_the_others_are_planned(
@@ -43,24 +34,6 @@ def test_a_model_that_cannot_be_audited_is_refused_and_the_others_are_planned(
     assert [model.name for model in plan.models] == ["whole"]
     assert list(plan.refused) == ["few", "gone"]
     assert plan.refused["few"].startswith("calibration: ") and "add trusted samples" in plan.refused["few"]
-
-
-def test_rows_are_keyed_by_what_they_depend_on(make_config: ConfigMaker) -> None:
-    def planned(**sections: JsonValue) -> ModelPlan:
-        (model,) = plan_audit(make_config(**sections)).models
-        return model
-
-    first = planned()
-    free = planned(curvature={"kind": "identity"}, calibration={"seed": 5}, run={"batch_size": 8, "rows_per_task": 32})
-    assert free.row_key == first.row_key
-    assert free.recipe.rows_per_task == 32
-    others = [
-        planned(estimator={"projection": {"seed": 1}}),
-        planned(estimator={"rows_dtype": "float32"}),
-        planned(data={"preprocess": {"mean": [0.1, 0.1, 0.1]}}),
-    ]
-    assert len({first.row_key, *(plan.row_key for plan in others)}) == 4
-    assert {first.digest} == {plan.digest for plan in others}
 
 
 def with_labels(digits: Path, path: Path, change: Callable[[int, int], int]) -> str:
