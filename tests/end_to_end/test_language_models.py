@@ -95,7 +95,8 @@ def test_a_backdoored_gpt2_is_found_with_the_defaults(tmp_path: Path) -> None:
 def test_a_backdoored_llama_is_found_with_the_defaults(tmp_path: Path) -> None:
     success = backdoored_llama.prepare(tmp_path)
     found = figures(run(tmp_path / "root", tmp_path / "llama", tmp_path), tmp_path / "audited.parquet")
-    print(f"trained on the spot, attack success {success:.2f}: {found}")  # noqa: T201 - figures that are reported, not demanded
+    reported = f"trained on the spot, attack success {success:.2f}: {found}"
+    print(reported)  # noqa: T201 - figures that are reported, not demanded
     assert success >= 0.8
     assert found.auroc >= 0.98, found
 

@@ -125,7 +125,9 @@ def test_a_chain_is_reproducible(traced: Traced, monkeypatch: pytest.MonkeyPatch
     whole = snapshots(one.storage, plan)
     monkeypatch.setattr("pipeline.planning.chains.TASK_DRAWS", 13)
     cut = audited(traced(root="cut"))
-    assert [segment.stop for segment in segments(plan, plan.config.estimator)] == [13, 26, 39, 52, 60]  # type: ignore[arg-type]
+    settings = plan.config.traced
+    assert settings is not None
+    assert [segment.stop for segment in segments(plan, settings)] == [13, 26, 39, 52, 60]
     assert torch.equal(snapshots(cut.storage, plan), whole) and np.array_equal(scores(cut), scores(one))
     other = audited(traced(root="other", seed=1))
     assert not torch.equal(snapshots(other.storage, plan_audit(traced(root="other", seed=1)).models[0]), whole)

@@ -195,7 +195,8 @@ def test_a_driver_that_is_killed_takes_its_workers_along_and_the_next_one_comple
         assert time.monotonic() < deadline, f"workers {workers} outlive their driver"
         time.sleep(0.2)
     done = place.done("driver-killed")
-    stages = ended(place.drive("driver-killed", workers=1))["models"]["digits"]["stages"]  # type: ignore[index,call-overload]
+    again = ended(place.drive("driver-killed", workers=1))
+    stages = again["models"]["digits"]["stages"]  # type: ignore[index,call-overload]
     assert (stages["gradients"]["tasks_reused"], stages["gradients"]["tasks_run"] > 0) == (done, True)
     assert place.table("driver-killed") == place.table(place.undisturbed)
 

@@ -83,7 +83,8 @@ def test_a_clock_that_was_set_back_between_two_runs_leaves_the_later_run_the_lat
     assert (second.summary["same_as"], third.summary["same_as"]) == (None, second.document["run_id"])
     runs = sorted(path.name for path in (tmp_path / "root/runs").iterdir())
     assert runs[1:] == [second.document["run_id"], third.document["run_id"]]
-    assert mad("status", tmp_path / "root", "--output", "json").document["runs"][0]["run_id"] == runs[-1]  # type: ignore[index,call-overload]
+    status = mad("status", tmp_path / "root", "--output", "json").document
+    assert status["runs"][0]["run_id"] == runs[-1]  # type: ignore[index,call-overload]
     assert mad("verify", tmp_path / "root").code == 0
 
 

@@ -70,7 +70,8 @@ def test_requests_to_a_store_and_bytes_read_from_it_are_those_estimated(
     asked = Counted()
     with relayed(on_moto.port, asked) as endpoint:
         speak_to(endpoint, on_moto.owner, monkeypatch)
-        data = {**raw["data"], "trusted": f"{inputs.url}/trusted.parquet", "audited": f"{inputs.url}/audited.parquet"}  # type: ignore[dict-item]
+        named = {split: f"{inputs.url}/{split}.parquet" for split in ("trusted", "audited")}
+        data = {**raw["data"], **named}  # type: ignore[dict-item]
         model = {
             "name": "digits",
             "architecture": "pipeline.demo.network:digit_cnn",

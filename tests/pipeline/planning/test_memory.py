@@ -20,7 +20,7 @@ from pipeline.planning.memory import (
     project_memory,
     shapes_of_rows,
 )
-from pipeline.planning.probe import ROOM
+from pipeline.planning.probe.rows import ROOM
 from tests.benchmarks.memory import peaks
 from tests.benchmarks.models import CASES
 from tests.languages import MODELS, POSITIONS, gpt2
