@@ -76,7 +76,7 @@ class Place:
                 }
             ],
             "data": {"trusted": "trusted.parquet", "audited": "audited.parquet", "preprocess": {"size": 8}},
-            "run": {"rows_per_task": 32, "batch_size": 32, "workers": workers},
+            "run": {"rows_per_task": 64, "batch_size": 32, "workers": workers},
         }
         path = self.folder / f"{root}.yaml"
         path.write_text(json.dumps(raw))

@@ -39,7 +39,7 @@ def run(config: Path, environment: Mapping[str, str], *arguments: str) -> Ended:
     ended = subprocess.run(
         command,
         cwd=REPOSITORY,
-        env={"PATH": os.environ["PATH"], **environment},
+        env={"PATH": os.environ["PATH"], "OMP_NUM_THREADS": "1", **environment},
         capture_output=True,
         text=True,
         check=False,
@@ -104,6 +104,7 @@ def test_a_clock_that_jumps_while_a_run_goes_on_is_not_noticed(config: Path, tmp
         "FAKETIME_TIMESTAMP_FILE": str(clock),
         "FAKETIME_NO_CACHE": "1",
         "PATH": os.environ["PATH"],
+        "OMP_NUM_THREADS": "1",
     }
     del environment["FAKETIME"]
     driver = subprocess.Popen(
