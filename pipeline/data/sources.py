@@ -17,7 +17,7 @@ from pipeline.config.samples import Columns
 from pipeline.config.schema import ModelConfig, Task
 from pipeline.data.columns import EXPECTED, fits, may_not_fit, unfit
 from pipeline.data.ids import ids_of
-from pipeline.data.image_column import advice, refuse_paths_only
+from pipeline.data.images.column import advice, refuse_paths_only
 from pipeline.data.input_columns import LOOKED_FOR, input_roles, possible_roles, unread_columns
 from pipeline.errors import SourceError
 

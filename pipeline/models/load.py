@@ -8,15 +8,15 @@ from torch import nn
 from infra.storage.files import digest
 from pipeline.config.audit_config import AuditConfig
 from pipeline.config.schema import PROBABILITIES, ModelConfig
-from pipeline.data.text_rows import TextLimits
+from pipeline.data.texts.rows import TextLimits
 from pipeline.errors import SourceError
 from pipeline.models.architecture import find_architecture, is_file
-from pipeline.models.faithful import without_number
-from pipeline.models.fitting import fill
-from pipeline.models.huggingface import load_causal_lm
+from pipeline.models.huggingface.causal_lm import load_causal_lm
 from pipeline.models.outputs import take_logarithms
 from pipeline.models.user_code import user_code
-from pipeline.models.weights import parse_weights, read_weights
+from pipeline.models.weights.faithful import without_number
+from pipeline.models.weights.fitting import fill
+from pipeline.models.weights.reading import parse_weights, read_weights
 
 
 @dataclass(frozen=True)
