@@ -10,7 +10,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from madcore import Layer, Projection, RerunCost, SideLayout
-from madcore.extraction.shares import ParameterShare
+from madcore.coverage.shares import ParameterShare
 from pipeline.config.schema import ModelConfig
 from pipeline.data.batches import BATCH_MULTIPLE, ModelInputs
 from pipeline.data.sources import Source

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from madcore import Coverage, RerunCost, SideLayout
-from madcore.extraction.shares import ParameterShare
+from madcore.coverage.shares import ParameterShare
 from pipeline.data.batches import ImageInputs, TextInputs
 
 

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from madcore import Coverage, Measured, RerunCost, RowExtractor, RowLayout, SideLayout, check_layers, select_layers
-from madcore.extraction.forward_check import check_forward_pass
-from madcore.extraction.random_sources import NUMPY, RandomSource, mersenne_words
-from madcore.extraction.shares import ParameterShare, measure_shares
+from madcore.coverage.forward_check import check_forward_pass
+from madcore.coverage.random_sources import EXTREMES, NUMPY, RandomSource, mersenne_words
+from madcore.coverage.shares import ParameterShare, measure_shares
 from pipeline.config.schema import ModelConfig
 from pipeline.data.batches import TRACED_AT_ONCE, ImageInputs, TextInputs
 from pipeline.errors import SourceError
@@ -30,7 +30,7 @@ ROOM = 1.5  # what allocators and kernels add to the tensors that are counted
 PYTHON = RandomSource(
     random.getstate,
     random.setstate,
-    {"lowest": (3, (*mersenne_words("lowest"), 0), None), "highest": (3, (*mersenne_words("highest"), 0), None)},
+    {extreme: (3, (*mersenne_words(extreme), 0), None) for extreme in EXTREMES},
 )
 
 

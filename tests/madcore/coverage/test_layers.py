@@ -339,8 +339,15 @@ def test_rows_that_differ_by_rounding_alone_are_covered(monkeypatch: pytest.Monk
     batch[:, 2:] -= batch[:, :2]
     assert not checked(model, batch).not_covered
     assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
-    monkeypatch.setattr("madcore.extraction.coverage.fits_float64", lambda _: False)
+    monkeypatch.setattr("madcore.coverage.trial.fits_float64", lambda _: False)
     assert "differs from autograd's" in checked(model, batch).not_covered["0.inner.weight"]
+
+
+def test_a_sample_without_a_gradient_for_a_layer_leaves_it_covered() -> None:
+    """Its row is zero but for rounding, by hooks and by autograd, and the other samples' are right."""
+    model, batch = with_head(Averages(), (4, 6)).float(), batch_of(3, (4, 6)).float()
+    batch[1, 2:] = -batch[1, :2]
+    assert not checked(model, batch).not_covered
 
 
 def test_autograd_and_hooks_see_images_in_the_same_order_in_memory() -> None:

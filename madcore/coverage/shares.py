@@ -1,8 +1,9 @@
 """How much of a model its rows are made of: the shares of parameters and of gradients that covered layers hold.
 
-Both are of all floating-point parameters of the modules that were chosen, biases and norms included. A tied parameter
-counts once. The gradient's share is of its squared norm, on samples that layers are checked on: each sample's gradient
-is first scaled to length 1, as scores compare rows by their directions, so that no sample outweighs the others.
+Both are of all parameters of the modules that were chosen, of real or complex numbers, biases and norms included. A
+tied parameter counts once. The gradient's share is of its squared norm, on samples that layers are checked on: each
+sample's gradient is first scaled to length 1, as scores compare rows by their directions, so that no sample outweighs
+the others.
 """
 
 import math
@@ -12,8 +13,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from madcore.extraction.autograd import whole_gradients
+from madcore.coverage.autograd import whole_gradients
 from madcore.extraction.selection import parameters_of
+from madcore.isolation import has_gradient
 from madcore.measurements import Measured
 
 SAMPLES = 3
@@ -59,10 +61,10 @@ def measure_shares(model: nn.Module, patterns: Sequence[str], samples: Iterable[
         samples: candidates, each a batch of its own; the first three whose gradient is finite and not zero count.
 
     Returns:
-        By name, of those with floating-point numbers.
+        By name, of those with real or complex numbers, of which a complex one counts as two.
     """
     named = {name: model.get_parameter(name) for name in parameters_of(model, patterns)}
-    parameters = {name: parameter for name, parameter in named.items() if parameter.is_floating_point()}
+    parameters = {name: parameter for name, parameter in named.items() if has_gradient(parameter)}
     parts, counted = dict.fromkeys(parameters, 0.0), 0
     for sample in samples:
         squares = _squared_norms(model, parameters, sample)
@@ -74,7 +76,8 @@ def measure_shares(model: nn.Module, patterns: Sequence[str], samples: Iterable[
         if counted == SAMPLES:
             break
     return {
-        name: ParameterShare(parameter.numel(), parts[name] / max(1, counted)) for name, parameter in parameters.items()
+        name: ParameterShare(_real(parameter).numel(), parts[name] / max(1, counted))
+        for name, parameter in parameters.items()
     }
 
 
@@ -86,4 +89,9 @@ def _squared_norms(model: nn.Module, parameters: Mapping[str, nn.Parameter], sam
 
 def _squared_norm(grad: Tensor | None) -> float:
     """Return the sum of squares, in float64, of a gradient of any shape."""
-    return 0.0 if grad is None else float(torch.linalg.vector_norm(grad, dtype=torch.float64).square())
+    return 0.0 if grad is None else float(torch.linalg.vector_norm(_real(grad), dtype=torch.float64).square())
+
+
+def _real(tensor: Tensor) -> Tensor:
+    """Return real numbers as they are, complex ones as two each."""
+    return torch.view_as_real(tensor.resolve_conj()) if tensor.is_complex() else tensor

@@ -10,10 +10,13 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
+from madcore.coverage.first_difference import digests, failing_module, first_difference, parts_of
+from madcore.coverage.held_generators import generators_replaced
+from madcore.coverage.random_draws import TorchDraws
+from madcore.coverage.random_sources import EXTREMES, NUMPY, Extreme, RandomSource, states_kept
 from madcore.errors import ModelError, first_line
-from madcore.extraction.first_difference import digests, failing_module, first_difference, parts_of
-from madcore.extraction.random_sources import NUMPY, Extreme, RandomSource, TorchDraws, states_kept
 from madcore.extraction.vjp_fallback import FAILURES
+from madcore.formulas.of_module import holders
 from madcore.isolation import fits_float64, in_float64
 from madcore.measurements import Measured, logits_of, run
 
@@ -40,7 +43,7 @@ def check_forward_pass(
         model: in eval mode.
         samples: a few, at least 1, of any kind.
         together: makes a batch of samples, padded only as far as the longest of them needs.
-        sources: generators of random numbers besides torch's.
+        sources: generators of random numbers that all code shares, besides torch's; those that modules hold are found.
 
     Raises:
         ModelError: the outputs are random, or depend on other samples, or the forward pass changes a parameter; the
@@ -48,17 +51,17 @@ def check_forward_pass(
     """
     company = samples[:COMPANY]
     batch = together(company)
-    with states_kept(sources):
-        outputs = _check_not_random(model, batch, sources)
-    _check_own(model, [together([sample]) for sample in company], batch, outputs)
+    with generators_replaced(model) as held, states_kept(model, sources):
+        outputs = _check_not_random(model, batch, [*sources, *held])
+        _check_own(model, [together([sample]) for sample in company], batch, outputs)
 
 
 def _check_not_random(model: nn.Module, batch: Measured, sources: Sequence[RandomSource]) -> Tensor:
     """Return the logits of a batch; raise ModelError if they are random."""
     first, draws, drawn = _drawing(model, batch, sources)
-    second, others, _ = _drawing(model, batch, sources)
-    pairs = list(zip_longest(draws, others))
-    free = {number for number, (one, other) in enumerate(pairs) if one != other}  # drawn from no state set before
+    second, draws_again, _ = _drawing(model, batch, sources)
+    pairs = enumerate(zip_longest(draws, draws_again))
+    free = {number for number, (one, other) in pairs if one != other}  # drawn from no state that was set before
 
     def again() -> object:
         return run(model, batch.inputs)
@@ -72,8 +75,11 @@ def _check_not_random(model: nn.Module, batch: Measured, sources: Sequence[Rando
         except FAILURES:  # which the draws made
             return torch.tensor(float(which == "lowest"))
 
-    if (free or drawn) and not _same(extreme("lowest"), extreme("highest")):
-        where = first_difference(model, lambda: extreme("lowest"), lambda: extreme("highest"), digests)
+    lowest = extreme("lowest") if free or drawn else first
+    others: Sequence[Extreme] = EXTREMES[1:] if free or drawn else ()
+    differing = next((which for which in others if not _same(lowest, extreme(which))), None)
+    if differing is not None:
+        where = first_difference(model, lambda: extreme("lowest"), lambda: extreme(differing), digests)
     elif not _same(first, second):
         where = first_difference(model, again, again, digests)
     else:
@@ -81,7 +87,8 @@ def _check_not_random(model: nn.Module, batch: Measured, sources: Sequence[Rando
     raise ModelError(
         f"the model's outputs are random: the same {batch.samples} samples, run again, have other outputs"
         f"{where}; in eval mode no dropout, noise or sampling may be active (F.dropout needs training=self.training), "
-        "or no score could be computed twice"
+        "nothing that a pass changes outside the model (a global, a closure) may change the next, or no score could be "
+        "computed twice"
     )
 
 
@@ -93,13 +100,31 @@ def _drawing(
     versions = {name: parameter._version for name, parameter in model.named_parameters()}
     with TorchDraws() as draws:
         logits = logits_of(run(model, batch.inputs))
-    changed = [name for name, parameter in model.named_parameters() if parameter._version != versions[name]]
+    bounded = _bounded_tables(model)
+    changed = [
+        name
+        for name, parameter in model.named_parameters()
+        if parameter._version != versions[name] and parameter not in bounded
+    ]
     if changed:
         raise ModelError(
             f"a forward pass changes the parameter {changed[0]} in place, so a score would depend on the samples "
             "before it: compute a new tensor instead"
         )
     return logits, draws.states, before != [source.read() for source in sources]
+
+
+def _bounded_tables(model: nn.Module) -> set[nn.Parameter]:
+    """Return the tables of embeddings with `max_norm`, and of nothing else.
+
+    Such a module shortens a vector as it looks it up, which changes no later look-up.
+    """
+    tables = nn.Embedding | nn.EmbeddingBag
+    return {
+        parameter
+        for parameter, uses in holders(model).items()
+        if all(isinstance(module, tables) and module.max_norm is not None for module, _ in uses)
+    }
 
 
 def _same(one: Tensor, other: Tensor) -> bool:
@@ -150,27 +175,32 @@ def _apart_in_float64(model: nn.Module, one: Measured, batch: Measured, place: i
 
 
 def _apart(alone: Tensor, company: Tensor, place: int) -> float:
-    """Return how far a sample's logits alone and in company are apart, relative to the largest; padding is left out."""
+    """Return how far a sample's logits alone and in company are apart, infinity where they cannot be compared.
+
+    It is relative to the largest of those that differ: a class that is masked out by a large number, which is the same
+    in both, is no measure of the others. Padding is left out.
+    """
     if alone.ndim != company.ndim or alone.shape[0] != 1 or place >= company.shape[0]:
         return float("inf")
-    own = company[place][tuple(slice(size) for size in alone.shape[1:])].double()
-    only = alone[0].double()
+    own, only = _own(alone, company, place), alone[0].double()
     if own.shape != only.shape:
         return float("inf")
-    if not torch.isfinite(only).all():
-        return 0.0
-    return float((own - only).abs().amax() / only.abs().amax().clamp(min=1e-12)) if only.numel() else 0.0
+    differ = ~torch.isclose(own, only, rtol=0, atol=0, equal_nan=True)
+    if not torch.isfinite(own[differ]).all() or not torch.isfinite(only[differ]).all():
+        return float("inf")
+    gaps, sizes = (own - only)[differ].abs(), only[differ].abs()
+    return float(gaps.amax() / sizes.amax().clamp(min=1e-12)) if len(gaps) else 0.0
+
+
+def _own(alone: Tensor, company: Tensor, place: int) -> Tensor:
+    """Return a sample's logits in company, in float64, without padding."""
+    return company[place][tuple(slice(size) for size in alone.shape[1:])].double()
 
 
 def _mixed(model: nn.Module, one: Measured, batch: Measured, place: int) -> ModelError:
     """Return the error for a model that mixes the samples of a batch."""
     alone, outputs = logits_of(run(model, one.inputs)), logits_of(run(model, batch.inputs))
-    apart = _apart(alone, outputs, place)
-    found = (
-        f"alone its outputs have the shape {tuple(alone.shape)}, in company {tuple(outputs.shape)}"
-        if apart == float("inf")
-        else f"its outputs change by {apart:.2g} of the largest when it runs with {batch.samples - 1} others"
-    )
+    found = _found(alone, outputs, place, batch.samples)
     where = first_difference(
         model,
         lambda: run(model, one.inputs),
@@ -182,3 +212,15 @@ def _mixed(model: nn.Module, one: Measured, batch: Measured, place: int) -> Mode
         "needs running statistics (track_running_stats=True), attention needs the samples on the axis that it takes "
         "for them (batch_first), and padding needs an attention mask"
     )
+
+
+def _found(alone: Tensor, company: Tensor, place: int, samples: int) -> str:
+    """Return in words how a sample's logits alone and in company differ."""
+    apart = _apart(alone, company, place)
+    if apart < float("inf"):
+        return f"its outputs change by {apart:.2g} of the largest when it runs with {samples - 1} others"
+    if alone.ndim == company.ndim and alone.shape[0] == 1 and place < company.shape[0]:
+        own, only = torch.isfinite(_own(alone, company, place)), torch.isfinite(alone[0])
+        if own.shape == only.shape:
+            return f"alone {int(only.sum())} of its {only.numel()} outputs are finite, in company {int(own.sum())}"
+    return f"alone its outputs have the shape {tuple(alone.shape)}, in company {tuple(company.shape)}"

@@ -10,13 +10,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from madcore import Measured, ModelError, margin
-from madcore.extraction.forward_check import check_forward_pass
-from madcore.extraction.random_sources import NUMPY, RandomSource, mersenne_words
+from madcore.coverage.forward_check import check_forward_pass
+from madcore.coverage.random_sources import EXTREMES, NUMPY, RandomSource, mersenne_words
 
 PYTHON = RandomSource(
     random.getstate,
     random.setstate,
-    {"lowest": (3, (*mersenne_words("lowest"), 0), None), "highest": (3, (*mersenne_words("highest"), 0), None)},
+    {extreme: (3, (*mersenne_words(extreme), 0), None) for extreme in EXTREMES},
 )
 
 
@@ -64,7 +64,33 @@ def seeded_projection(x: Tensor) -> Tensor:
 
 def drawn_in_vain(x: Tensor) -> Tensor:
     """Draws numbers and does not use them, as models do whose layers are skipped in training only."""
-    return x + 0 * torch.rand([]) + 0 * random.random() + 0 * np.random.rand()
+    in_vain = [torch.rand([]), torch.randperm(3)[0], torch.randint(9, []), random.random(), np.random.rand()]
+    return x + 0 * sum(in_vain)
+
+
+def skipping(kept: Callable[[], object]) -> Applies:
+    """A module that is skipped unless it is kept."""
+    return Applies(lambda x: x if kept() else 0 * x)
+
+
+class Draws(nn.Module):
+    """Skips now and then, as a generator that it holds says."""
+
+    def __init__(self, generator: object, draw: Callable[[object], float], chance: float = 1e-5) -> None:
+        super().__init__()
+        self.held, self.draw, self.chance = {"generators": [generator]}, draw, chance
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(n, ...) to the same."""
+        return x if self.draw(self.held["generators"][0]) >= self.chance else 0 * x
+
+
+OWN_GENERATORS = {
+    "torch's": (torch.Generator, lambda one: torch.rand([], generator=one).item()),
+    "numpy's": (np.random.default_rng, lambda one: one.random()),
+    "numpy's older one": (np.random.RandomState, lambda one: one.rand()),
+    "Python's": (random.Random, lambda one: one.random()),
+}
 
 
 def check(model: nn.Module, samples: int = 4) -> None:
@@ -81,13 +107,31 @@ def between(module: nn.Module) -> nn.Module:
     return nn.Sequential(nn.Linear(6, 5), module, nn.Linear(5, 3))
 
 
+IN_APPLIES = r"first in 1 \(Applies\)"
+
+RARELY = {
+    "a number": lambda: torch.rand([]) > 1e-5,
+    "an integer": lambda: torch.randint(10**6, []) > 0,
+    "integers in place": lambda: torch.zeros(1).random_(5, 10**6) > 5,
+    "an order": lambda: torch.randperm(10**5)[0] > 0,
+    "a choice": lambda: torch.multinomial(torch.tensor([0, 1e-6, 1, 0]), 1) > 1,
+    "a waiting time": lambda: torch.empty(1).exponential_() < 20,
+    "waiting in steps": lambda: torch.empty(1).geometric_(0.9) < 9,
+    "a count": lambda: torch.poisson(torch.tensor([1e-6])) < 1,
+    "successes": lambda: torch.binomial(torch.tensor([1.0]), torch.tensor([1e-6])) < 1,
+    "a far number": lambda: torch.empty(1).cauchy_() < 1e6,
+    "a number of any size": lambda: torch.empty(1).log_normal_() < 200,
+    "the largest of several": lambda: F.gumbel_softmax(torch.tensor([10.0, 0.0]), hard=True)[0],
+    "the largest of several, by numpy": lambda: (np.random.rand(2) * 1.0001 + [1, 0]).argmax() == 0,
+    "Python": lambda: random.random() > 1e-5,
+    "numpy": lambda: np.random.rand() > 1e-5,
+}
+
 RANDOM = {
     "rare dropout": (Dropping(1e-6), r"first in 1 \(Dropping\)"),
     "dropout": (Dropping(0.5), r"first in 1 \(Dropping\)"),
-    "noise": (Applies(lambda x: x + 1e-4 * torch.randn_like(x)), r"first in 1 \(Applies\)"),
-    "a rare skip": (Applies(lambda x: x if torch.rand([]) > 1e-5 else 0 * x), r"first in 1 \(Applies\)"),
-    "a rare skip by Python": (Applies(lambda x: x if random.random() > 1e-5 else 0 * x), r"first in 1 \(Applies\)"),
-    "a rare skip by numpy": (Applies(lambda x: x if np.random.rand() > 1e-5 else 0 * x), r"first in 1 \(Applies\)"),
+    "noise": (Applies(lambda x: x + 1e-4 * torch.randn_like(x)), IN_APPLIES),
+    **{f"a rare skip by {name}": (skipping(kept), IN_APPLIES) for name, kept in RARELY.items()},
 }
 
 
@@ -98,6 +142,27 @@ def test_what_is_random_is_refused_however_rarely_it_shows(module: nn.Module, wh
         check(model)
     assert torch.equal(torch.get_rng_state(), states[0])
     assert (random.getstate(), NUMPY.read()) == states[1:]
+
+
+@pytest.mark.parametrize(("kind", "draw"), OWN_GENERATORS.values(), ids=OWN_GENERATORS.keys())
+def test_generators_that_a_module_holds_are_seen_too(
+    kind: Callable[[], object], draw: Callable[[object], float]
+) -> None:
+    generator, twin = kind(), kind()
+    for one in (generator, twin):
+        getattr(one, "manual_seed", getattr(one, "seed", lambda _: None))(1)
+    with pytest.raises(ModelError, match=r"outputs are random: .* first in 1 \(Draws\); in eval"):
+        check(between(Draws(generator, draw)))
+    check(between(Draws(generator, draw, chance=-1)))
+    if not isinstance(generator, np.random.Generator):
+        assert draw(generator) == draw(twin)
+
+
+def test_a_generator_is_left_as_found() -> None:
+    model = between(Draws(np.random.default_rng(0), lambda one: one.random(), chance=-1))
+    before = model[1].held["generators"][0]
+    check(model)
+    assert model[1].held["generators"][0] is before and before.random() == np.random.default_rng(0).random()
 
 
 def test_what_a_models_own_code_draws_is_named_by_the_next_module() -> None:
@@ -120,6 +185,10 @@ MIXES = {
         r"change by [\d.e-]+ of the largest when .* 3 others, first in 1 ",
     ),
     "a reference": (Applies(lambda x: x - x[:1]), r"first in 1 \(Applies\)"),
+    "a deviation, which one sample has not": (
+        Applies(lambda x: (x - x.mean(0)) / ((x - x.mean(0)).square().sum(0) / (len(x) - 1)).sqrt()),
+        r"alone 0 of its 3 outputs are finite, in company 3, first in 1 \(Applies\)",
+    ),
     "seeded noise": (Applies(seeded_noise), r"first in 1 \(Applies\)"),
     "a squeeze": (Applies(torch.squeeze), r"alone its outputs have the shape \(3,\), in company \(4, 3\)"),
 }
@@ -129,6 +198,14 @@ MIXES = {
 def test_what_mixes_the_samples_of_a_batch_is_refused(module: nn.Module, found: str) -> None:
     with pytest.raises(ModelError, match=found):
         check(between(module))
+
+
+@pytest.mark.parametrize("mask", [-torch.inf, torch.finfo().min, -1e9])
+def test_a_class_that_is_masked_out_hides_no_mixing(mask: float) -> None:
+    masks = Applies(lambda x: x.index_fill(1, torch.tensor([0]), mask))
+    check(nn.Sequential(between(nn.Tanh()), masks))
+    with pytest.raises(ModelError, match=r"outputs change by [\d.e-]+ of the largest .* first in 0\.1 \(Applies\)"):
+        check(nn.Sequential(between(Applies(lambda x: x - 0.01 * x.mean(0))), masks))
 
 
 def test_a_mean_over_the_batch_in_images_is_named() -> None:

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from madcore import Measured, select_layers
+from madcore.coverage.shares import ParameterShare, Shares, measure_shares
 from madcore.extraction.selection import parameters_of
-from madcore.extraction.shares import ParameterShare, Shares, measure_shares
 
 
 class Scaled(nn.Module):
