@@ -72,7 +72,8 @@ def _load_architecture(
         lacking = without_number(module)
     if model.outputs == PROBABILITIES:
         take_logarithms(module)
-    parts = [digest(weights), digest(source), json.dumps(model.kwargs, sort_keys=True)]
+    function = architecture.rpartition(":")[2]
+    parts = [digest(weights), digest(source), function, json.dumps(model.kwargs, sort_keys=True)]
     return LoadedModel(
         module,
         digest("\n".join(parts).encode()),

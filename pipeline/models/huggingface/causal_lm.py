@@ -1,13 +1,14 @@
 """Causal language models in Hugging Face folders: `config.json` and safetensors, and no code but the library's own.
 
 The digest is made from the bytes of `config.json` and of every safetensors file, and from the class that they are
-loaded into. The version of transformers is not part of it: otherwise each upgrade would make the stored rows of all
-models worthless, although it hardly ever changes any; the cases in which it does can be found by the versions in a
-run's record.
+loaded into and the source of its module. The version of transformers is not part of it: otherwise each upgrade would
+make the stored rows of all models worthless, although few change the code of any; what changes in the library's common
+code can be found by the versions in a run's record.
 """
 
 import hashlib
 import importlib.util
+import inspect
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -67,7 +68,8 @@ def load_causal_lm(config: AuditConfig, name: str) -> CausalLM:
         module = _load(folder, name)
         _check_values(module, files, name)
     module.config.use_cache = False
-    parts = [_file_digest(folder / CONFIG), *(_file_digest(file) for file in files), type(module).__name__]
+    code = Path(inspect.getfile(type(module)))
+    parts = [*(_file_digest(file) for file in (folder / CONFIG, *files, code)), type(module).__name__]
     text = module.config.get_text_config()
     vocabulary = int(text.vocab_size)
     padding = padding_tokens([module.config, text, getattr(module, "generation_config", None)], folder, vocabulary)

@@ -13,16 +13,30 @@ from pipeline.errors import SourceError
 from pipeline.models.load import LoadedModel, load_model
 from tests.pipeline.config.configs import MINIMAL, MODEL
 
-SOURCE = "from torch import nn\n\n\ndef build(width=2, bias=True):\n    return nn.Linear(3, width, bias=bias)\n"
+SOURCE = """from torch import nn
+
+
+def build(width=2, bias=True):
+    return nn.Linear(3, width, bias=bias)
+
+
+def build_steeper():
+    return nn.Sequential(nn.Linear(3, 2), nn.Hardtanh())[0]
+"""
 
 
 def load(
-    folder: Path, kwargs: dict[str, JsonValue] | None = None, source: str = SOURCE, **weights: torch.Tensor
+    folder: Path,
+    kwargs: dict[str, JsonValue] | None = None,
+    source: str = SOURCE,
+    function: str = "build",
+    **weights: torch.Tensor,
 ) -> LoadedModel:
     """A linear layer from a folder of its own code and weights."""
     (folder / "net.py").write_text(source)
     save_file(weights or {"weight": torch.ones(2, 3), "bias": torch.zeros(2)}, folder / "net.safetensors")
-    config = AuditConfig.parse({**MINIMAL, "models": [{**MODEL, "kwargs": kwargs or {}}]}, str(folder))
+    model = {**MODEL, "architecture": f"net.py:{function}", "kwargs": kwargs or {}}
+    config = AuditConfig.parse({**MINIMAL, "models": [model]}, str(folder))
     return load_model(config, config.models[0])
 
 
@@ -33,16 +47,17 @@ def test_weights_fill_the_architecture_in_eval_mode(tmp_path: Path) -> None:
     assert (loaded.source, loaded.limits) == (SOURCE.encode(), None)
 
 
-def test_the_digest_is_of_weights_source_and_kwargs(tmp_path: Path) -> None:
+def test_the_digest_is_of_weights_source_function_and_kwargs(tmp_path: Path) -> None:
     loaded = load(tmp_path)
     weights = (tmp_path / "net.safetensors").read_bytes()
-    assert loaded.digest == digest("\n".join([digest(weights), digest(SOURCE.encode()), "{}"]).encode())
+    assert loaded.digest == digest("\n".join([digest(weights), digest(SOURCE.encode()), "build", "{}"]).encode())
     others = [
         load(tmp_path, {"width": 2}),
         load(tmp_path, source=SOURCE + "# changed\n"),
+        load(tmp_path, function="build_steeper"),
         load(tmp_path, weight=torch.zeros(2, 3), bias=torch.zeros(2)),
     ]
-    assert len({loaded.digest, *(other.digest for other in others)}) == 4
+    assert len({loaded.digest, *(other.digest for other in others)}) == 5
 
 
 @pytest.mark.parametrize(

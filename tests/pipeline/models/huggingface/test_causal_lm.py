@@ -11,7 +11,9 @@ import torch
 from pydantic import JsonValue
 from safetensors.torch import load_file, save_file
 from transformers import BertConfig, BertForMaskedLM, ViTConfig
+from transformers.models.gpt2 import modeling_gpt2
 
+from infra.storage.files import digest
 from pipeline.config.audit_config import AuditConfig
 from pipeline.data.texts.rows import TextLimits
 from pipeline.errors import SourceError
@@ -105,8 +107,11 @@ def shard(folder: Path) -> dict[str, str]:
     return places
 
 
-def test_the_digest_is_of_config_and_every_shard(chat: Path) -> None:
+def test_the_digest_is_of_config_and_every_shard_and_the_models_code(chat: Path) -> None:
     digests = [load(chat.parent, "chat").digest]
+    files = [chat / "config.json", chat / "model.safetensors", Path(modeling_gpt2.__file__)]
+    parts = [*(digest(file.read_bytes()) for file in files), "GPT2LMHeadModel"]
+    assert digests == [digest("\n".join(parts).encode())]
     assert load(chat.parent, "chat").digest == digests[0]
     (chat / "tokenizer.json").write_text("{}")
     assert load(chat.parent, "chat").digest == digests[0]
