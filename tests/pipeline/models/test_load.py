@@ -1,5 +1,6 @@
 """Models with their weights, and what the digest depends on."""
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -58,6 +59,26 @@ def test_the_digest_is_of_weights_source_function_and_kwargs(tmp_path: Path) -> 
         load(tmp_path, weight=torch.zeros(2, 3), bias=torch.zeros(2)),
     ]
     assert len({loaded.digest, *(other.digest for other in others)}) == 5
+
+
+def test_the_digest_is_of_what_the_architecture_imports(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "mynet").mkdir()
+    (tmp_path / "mynet/net.py").write_text(SOURCE.replace("\n\n", "\nfrom mynet.ops import LIMIT\n\n", 1))
+    save_file({"weight": torch.ones(2, 3), "bias": torch.zeros(2)}, tmp_path / "net.safetensors")
+    config = AuditConfig.parse({**MINIMAL, "models": [{**MODEL, "architecture": "mynet.net:build"}]}, str(tmp_path))
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+
+    def digest_with(ops: str) -> str:
+        (tmp_path / "mynet/ops.py").write_text(ops)
+        try:
+            return load_model(config, config.models[0]).digest
+        finally:
+            for name in [name for name in sys.modules if name.partition(".")[0] == "mynet"]:
+                del sys.modules[name]
+
+    first = digest_with("LIMIT = 6\n")
+    assert digest_with("LIMIT = 6\n") == first != digest_with("LIMIT = 7\n")
 
 
 @pytest.mark.parametrize(
