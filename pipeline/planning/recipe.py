@@ -20,7 +20,7 @@ ROWS_FORMAT = 2
 # What each format of rows changed: why rows of the one before are computed again.
 ROWS_CHANGED = {
     2: "images and columns of tokens are now read as the models' own loaders read them, "
-    "and samples without a gradient are recognised"
+    "samples without a gradient are recognised, and a model's key holds the function of its architecture"
 }
 
 

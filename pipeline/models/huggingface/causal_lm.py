@@ -1,13 +1,14 @@
 """Causal language models in Hugging Face folders: `config.json` and safetensors, and no code but the library's own.
 
 The digest is made from the bytes of `config.json` and of every safetensors file, and from the class that they are
-loaded into. The version of transformers is not part of it: otherwise each upgrade would make the stored rows of all
-models worthless, although it hardly ever changes any; the cases in which it does can be found by the versions in a
-run's record.
+loaded into and the source of its module. The version of transformers is not part of it: otherwise each upgrade would
+make the stored rows of all models worthless, although few change the code of any; what changes in the library's common
+code can be found by the versions in a run's record.
 """
 
 import hashlib
 import importlib.util
+import inspect
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from infra.storage.files import digest
 from pipeline.config.audit_config import AuditConfig
 from pipeline.data.texts.rows import TextLimits
 from pipeline.errors import SourceError
+from pipeline.models.huggingface.config_file import check_config
 from pipeline.models.huggingface.folder import CONFIG, check_sizes, find_folder, types_of, weight_files
 from pipeline.models.huggingface.padding import padding_tokens
 from pipeline.models.user_code import user_code
@@ -30,6 +32,9 @@ from pipeline.models.weights.mismatches import name_some
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
+
+
+PLAIN = (None, "eager", "sdpa")
 
 
 Mismatch = tuple[str, Sequence[int], Sequence[int]]
@@ -58,11 +63,13 @@ def load_causal_lm(config: AuditConfig, name: str) -> CausalLM:
     folder = find_folder(config, name)
     files = weight_files(folder, name)
     check_sizes(folder, files, name)
+    check_config(folder, name)
     with user_code(f"huggingface {name}"), _quiet():
         module = _load(folder, name)
         _check_values(module, files, name)
     module.config.use_cache = False
-    parts = [_file_digest(folder / CONFIG), *(_file_digest(file) for file in files), type(module).__name__]
+    code = Path(inspect.getfile(type(module)))
+    parts = [*(_file_digest(file) for file in (folder / CONFIG, *files, code)), type(module).__name__]
     text = module.config.get_text_config()
     vocabulary = int(text.vocab_size)
     padding = padding_tokens([module.config, text, getattr(module, "generation_config", None)], folder, vocabulary)
@@ -105,7 +112,7 @@ def _load(folder: Path, name: str) -> "PreTrainedModel":
     config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
         raise SourceError(f"huggingface {name}: a model of type {config.model_type} is not a causal language model")
-    _refuse_quantized(config, name)
+    _attend_plainly(config)
     _refuse_more_than_held(config, folder, name)
     model, found = AutoModelForCausalLM.from_pretrained(
         folder,
@@ -122,18 +129,14 @@ def _load(folder: Path, name: str) -> "PreTrainedModel":
     return model
 
 
-def _refuse_quantized(config: "PretrainedConfig", name: str) -> None:
-    """Refuses a config of quantized weights, whose kernels are no parameters."""
-    for key in ("quantization_config", "compression_config"):
-        for part in (config, config.get_text_config()):
-            settings = getattr(part, key, None)
-            if settings is not None:
-                method = settings.get("quant_method", "") if isinstance(settings, dict) else type(settings).__name__
-                raise SourceError(
-                    f"huggingface {name}: its {CONFIG} has a {key} ({method or 'of no named method'}), and quantized "
-                    "weights have no gradient; name the model before it was quantized, or one saved after "
-                    "model.dequantize()"
-                )
+def _attend_plainly(config: "PretrainedConfig") -> None:
+    """Leaves the choice of attention to the library where the file asks for a faster kernel of the same function."""
+    from transformers import PretrainedConfig  # noqa: PLC0415 - of the extra, and slow to import
+
+    parts = [part for part in vars(config).values() if isinstance(part, PretrainedConfig)]
+    for part in (*parts, config):
+        if part._attn_implementation not in PLAIN:
+            part._attn_implementation = None
 
 
 def _check_values(module: nn.Module, files: Sequence[Path], name: str) -> None:

@@ -130,11 +130,11 @@ def _differences(wanted: JsonValue, stored: JsonValue, place: str) -> Iterator[s
 def outdated_rows(earlier: Runs, plan: ModelPlan) -> str:
     """Why the rows that an earlier version stored of a model are computed again; "" where none are.
 
-    Looked at is the latest completed run of the model: whether it had the same weights and settings, and older rules.
+    Looked at is the latest completed run of the model: whether it had the same settings, and older rules.
     """
     records = (earlier.record(run_id) for run_id in earlier.completed())
     record = next((one for one in records if plan.name in one.models), None)
-    if record is None or record.models[plan.name].digest != plan.digest:
+    if record is None:
         return ""
     entry = record.models[plan.name]
     before = int(str((entry.rows or {}).get("rows_format", 1)))
