@@ -15,7 +15,7 @@ from madcore.extraction.parameter_copies import ParameterCopies, replaced
 from madcore.extraction.preparation import Preparation
 from madcore.extraction.recording import Recorder, rooted_everywhere
 from madcore.isolation import restored
-from madcore.measurements import Measured, logits_of, run
+from madcore.measurements import Measured, logits_of, real_parameter, run
 
 
 @contextmanager
@@ -105,7 +105,7 @@ def forward_pass(
         stack.enter_context(restored(model))  # a checkpointed block runs again in the backward pass
         stack.enter_context(torch.enable_grad())
         stack.enter_context(frozen(model))
-        some = next(model.parameters())
+        some = real_parameter(model)
         anchor = torch.zeros((), device=some.device, requires_grad=True)
         rows = torch.zeros(batch.samples, settings.k, device=some.device, dtype=some.dtype)
         recorder, copied = Recorder(rows, anchor, sides), settings.preparation.copied

@@ -8,7 +8,7 @@ import pyarrow as pa
 from infra.storage.files import InputFile
 from pipeline.config.samples import Columns
 from pipeline.data.columns import EXPECTED, fits, is_text, stored
-from pipeline.data.image_column import advice
+from pipeline.data.images.column import advice
 from pipeline.data.input_columns import LOOKED_FOR
 from pipeline.errors import SourceError
 

@@ -17,7 +17,7 @@ from pipeline.config.samples import Columns
 from pipeline.config.schema import ModelConfig, Task
 from pipeline.data.columns import EXPECTED, UnfitValue, fits, may_not_fit, token_lists, unfit
 from pipeline.data.ids import ids_of
-from pipeline.data.image_column import refuse_paths_only
+from pipeline.data.images.column import refuse_paths_only
 from pipeline.data.input_columns import (
     LOOKED_FOR,
     TYPE_IDS,

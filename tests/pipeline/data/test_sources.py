@@ -9,12 +9,12 @@ import pytest
 
 from pipeline.config.audit_config import AuditConfig
 from pipeline.config.samples import Columns
-from pipeline.data.images import ImageOptions, read_images
+from pipeline.data.images.reading import ImageOptions, read_images
 from pipeline.data.sources import find_sources, read_ids
 from pipeline.errors import SourceError
 from tests.pipeline.config.configs import MINIMAL
-from tests.pipeline.data.image_files import find, picture, sources_of
-from tests.pipeline.data.text_files import source_of, text_table
+from tests.pipeline.data.images.files import find, picture, sources_of
+from tests.pipeline.data.texts.files import source_of, text_table
 
 MISFITS = {
     "no tokens": (
