@@ -85,10 +85,15 @@ def _inspect(filesystem: AbstractFileSystem, name: str, url: str, path: str, inf
         try:
             info = filesystem.info(path) if info is None else info
         except FileNotFoundError as error:
-            if isinstance(filesystem, LocalFileSystem) and os.path.islink(path):
-                raise Missing(f"{name}: is a link to {as_text(os.readlink(path))}, which is not there") from error
+            _refuse_dangling(filesystem, name, path)
             raise Missing(f"{name}: no such file ({path})") from error
     return _described(name, _url_of(filesystem, url, path), info)
+
+
+def _refuse_dangling(filesystem: AbstractFileSystem, name: str, path: str) -> None:
+    """Say of a missing file that it is a link to nothing."""
+    if isinstance(filesystem, LocalFileSystem) and os.path.islink(path):
+        raise Missing(f"{name}: is a link to {as_text(os.readlink(path))}, which is not there")
 
 
 def _url_of(filesystem: AbstractFileSystem, url: str, path: str) -> str:
@@ -147,6 +152,8 @@ def size_of(url: str) -> int:
     """Bytes of a file; raises as `open_input`."""
     filesystem, path = resolve(url)
     with translated_errors(url):
+        if not filesystem.exists(path):
+            _refuse_dangling(filesystem, url, path)
         info: Info = filesystem.info(path)
     _refuse_others(url, info, "name a file in it")
     return int(str(info["size"]))
