@@ -10,6 +10,7 @@ from pipeline.data.sources import Source, find_sources, read_ids
 from pipeline.data.texts.rows import TextLimits
 from pipeline.errors import SourceError
 from pipeline.planning.checks.padding import check_padding, refuse_padded
+from pipeline.planning.checks.token_types import check_token_types, refuse_token_types
 
 
 @dataclass(frozen=True)
@@ -28,11 +29,22 @@ class SampleFiles:
             SourceError: all of those do, or a file of another kind does.
         """
         check_padding((*self.trusted, *self.sampling), limits)
-        padded = refuse_padded(self.audited, limits)
-        if len(padded) == len(self.audited):
-            raise SourceError("; ".join(padded.values()))
-        whole = tuple(source for source in self.audited if source.file.name not in padded)
-        return replace(self, audited=whole, refused={**self.refused, **padded})
+        return self._without(refuse_padded(self.audited, limits))
+
+    def without_token_types(self) -> "SampleFiles":
+        """The files of texts without audited ones that have token types.
+
+        Raises:
+            SourceError: all of those do, or a file of another kind does.
+        """
+        check_token_types((*self.trusted, *self.sampling))
+        return self._without(refuse_token_types(self.audited))
+
+    def _without(self, refused: Mapping[str, str]) -> "SampleFiles":
+        if len(refused) == len(self.audited):
+            raise SourceError("; ".join(refused.values()))
+        whole = tuple(source for source in self.audited if source.file.name not in refused)
+        return replace(self, audited=whole, refused={**self.refused, **refused})
 
 
 def find_files(config: AuditConfig, model: ModelConfig) -> SampleFiles:

@@ -66,6 +66,7 @@ def _plan_model(config: AuditConfig, model: ModelConfig, report: Callable[[str],
     probed = run_in_compute_thread(probe, config, model, files.trusted, report)
     warnings = (*probed.warnings, *_odd_labels(model, files, probed))
     if isinstance(probed.inputs, TextInputs):
+        files = files.without_token_types() if probed.reads_token_types else files
         files = files.without_padded(probed.inputs.limits)
     recipe = _recipe(config, model, files, probed, warnings)
     inputs, shapes = _batched(

@@ -48,6 +48,14 @@ OTHERS: tuple[tuple[int, bytes, str], ...] = (
     (0, b"\xabKTX ", "a KTX image"),
     (0, b"qoif", "a QOI image"),
     (0, b"\n\5\1", "a PCX image"),
+    (0, b"\xb1\x68\xde\x3a", "a DCX image"),
+    (0, b"BLP1", "a BLP (texture) image"),
+    (0, b"BLP2", "a BLP (texture) image"),
+    (0, b"FTEX", "an FTEX (texture) image"),
+    (0, b"DanM", "a Microsoft Paint (MSP) image"),
+    (0, b"LinS", "a Microsoft Paint (MSP) image"),
+    (0, b"Image type: ", "an IFUNC (IM) image"),
+    (20, b"GIMP", "a GIMP brush"),
     (0, b"icns", "an ICNS image"),
     (0, b"\0\0\2\0\1\0", "a CUR (cursor) image"),
     (0, b"AT&TFORM", "a DjVu document"),
@@ -62,6 +70,8 @@ OTHERS: tuple[tuple[int, bytes, str], ...] = (
     (8, b"AVI LIST", "an AVI video"),
     (0, b"\x1f\x8b", "gzip-compressed data"),
     (0, b"PK\3\4", "a ZIP archive"),
+    (0, b"PAR1", "a Parquet table"),
+    (0, b"version https://git-lfs", "a pointer of Git LFS (run git lfs pull)"),
     (0, b"data:image/", "an image as base64 text"),
     (0, b"iVBORw0KGgo", "an image as base64 text"),
     (0, b"/9j/", "an image as base64 text"),
@@ -100,6 +110,10 @@ def other_container(data: bytes) -> str | None:
     text = data[:SEARCHED].removeprefix(codecs.BOM_UTF8).lstrip()
     if text.startswith((b"<svg", b"<?xml", b"<!")) and b"<svg" in text:
         return "an SVG image"
+    if text.lower().startswith((b"<!doctype html", b"<html")):
+        return "a web page (as a server answers where it has no picture)"
+    if text.startswith(b"<?xml"):
+        return "an XML document (as a store answers where it has no picture)"
     return next((name for place, mark, name in OTHERS if data[place : place + len(mark)] == mark), None)
 
 

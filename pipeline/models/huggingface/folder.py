@@ -6,8 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from infra.execution.contract import describe
+from infra.storage.urls import path_on_disk
 from pipeline.config.audit_config import AuditConfig
 from pipeline.errors import SourceError
+from pipeline.models.weights.foreign_files import foreign
 from pipeline.models.weights.reading import LARGEST_HEADER, check_header
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
@@ -19,6 +21,9 @@ INDEX, ADAPTER = "model.safetensors.index.json", "adapter_config.json"
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl", "*.h5", "*.msgpack")
 
 
+LOOKED_AT = 512  # bytes at the beginning of a file that say what it is
+
+
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 
 
@@ -28,11 +33,12 @@ def find_folder(config: AuditConfig, name: str) -> Path:
     Raises:
         SourceError: there is no such folder, and the hub has no such model.
     """
-    if "://" in name:
+    place = path_on_disk(config.locate(name))
+    if place is None:
         raise SourceError(
             f"huggingface {name}: expected a folder of this machine or an id on the hub; copy the folder here"
         )
-    folder = Path(config.locate(name))
+    folder = Path(place)
     if folder.is_dir():
         return folder
     if folder.exists():
@@ -61,6 +67,14 @@ def weight_files(folder: Path, name: str) -> list[Path]:
     Raises:
         SourceError: there are none, or only pickles; or the folder holds an adapter, or no config.
     """
+    needed = (folder / CONFIG, folder / INDEX, *sorted(folder.glob("*.safetensors")))
+    dangling = [file.name for file in needed if file.is_symlink() and not file.exists()]
+    if dangling:
+        target = (folder / dangling[0]).readlink()
+        raise SourceError(
+            f"huggingface {name}: {dangling[0]} is a link to {target}, which is not there; "
+            "was the folder copied without what its links lead to?"
+        )
     if (folder / ADAPTER).is_file():
         raise SourceError(
             f"huggingface {name}: holds an adapter ({ADAPTER}), whose base model is elsewhere; "
@@ -124,4 +138,8 @@ def check_sizes(folder: Path, files: Sequence[Path], name: str) -> None:
             )
     for path in files:
         with path.open("rb") as file:
-            check_header(file.read(8), f"huggingface {name}: {path.name}")
+            start = file.read(LOOKED_AT)
+        other = "" if start[8:9] == b"{" else foreign(start)
+        if other:
+            raise SourceError(f"huggingface {name}: {path.name} {other}")
+        check_header(start[:8], f"huggingface {name}: {path.name}")

@@ -35,6 +35,9 @@ UNREADABLE = (
 )
 
 
+COPIED = "was it copied whole? If so, save it again, best as safetensors"
+
+
 RESERVING = frozenset({"builtins bytearray", "__builtin__ bytearray"})
 
 
@@ -60,7 +63,7 @@ def parse_checkpoint(data: bytes, name: str) -> Sequence[StateDict]:
             "save the state dict alone, best with safetensors.torch.save_file(model.state_dict(), ...)"
         ) from error
     except UNREADABLE as error:
-        raise SourceError(f"weights {name}: not a readable checkpoint ({describe(error)})") from error
+        raise SourceError(f"weights {name}: not a readable checkpoint ({describe(error)}); {COPIED}") from error
     found = state_dicts_in(loaded)
     if not found:
         raise SourceError(
@@ -71,11 +74,14 @@ def parse_checkpoint(data: bytes, name: str) -> Sequence[StateDict]:
 
 
 def _beside_tensors(loaded: object) -> str:
-    """What else is there in a mapping that would be a state dict without it."""
+    """Why a mapping of tensors is no state dict, or what should have been saved."""
     if not isinstance(loaded, dict) or not any(isinstance(value, Tensor) for value in loaded.values()):
-        return ""
+        return "; save that of the model: torch.save(model.state_dict(), ...)"
     others = [f"{key!r} ({type(value).__name__})" for key, value in loaded.items() if not isinstance(value, Tensor)]
-    return f"; beside its tensors it holds {', '.join(others[:3])}, save the tensors in an entry of their own"
+    if others:
+        return f"; beside its tensors it holds {', '.join(others[:3])}, save the tensors in an entry of their own"
+    unnamed = next(key for key in loaded if not isinstance(key, str))
+    return f"; its tensors have no names, but keys such as {unnamed!r:.80}; save model.state_dict()"
 
 
 def _refuse_bombs(data: bytes, name: str) -> None:
@@ -93,7 +99,7 @@ def _pickled(data: bytes, name: str) -> bytes:
     try:
         archive = zipfile.ZipFile(io.BytesIO(data))
     except (zipfile.BadZipFile, NotImplementedError, ValueError, OSError) as error:
-        raise SourceError(f"weights {name}: not a readable checkpoint ({describe(error)})") from error
+        raise SourceError(f"weights {name}: not a readable checkpoint ({describe(error)}); {COPIED}") from error
     entries = archive.infolist()
     other = foreign_archive([entry.filename for entry in entries])
     if other:
@@ -114,7 +120,7 @@ def _pickled(data: bytes, name: str) -> bytes:
     try:
         return b"".join(archive.read(entry) for entry in pickles)
     except (zipfile.BadZipFile, NotImplementedError, RuntimeError, OSError, EOFError) as error:
-        raise SourceError(f"weights {name}: not a readable checkpoint ({describe(error)})") from error
+        raise SourceError(f"weights {name}: not a readable checkpoint ({describe(error)}); {COPIED}") from error
 
 
 def _reserves(pickled: bytes) -> bool:

@@ -17,7 +17,7 @@ from torch import Tensor
 from infra.errors import StorageError
 from infra.storage.files import read_input, size_of
 from pipeline.errors import SourceError
-from pipeline.models.weights.checkpoint import parse_checkpoint
+from pipeline.models.weights.checkpoint import COPIED, parse_checkpoint
 from pipeline.models.weights.foreign_files import foreign
 from pipeline.models.weights.mismatches import first_names
 from pipeline.models.weights.state_dicts import StateDict
@@ -129,7 +129,7 @@ def _parse_safetensors(data: bytes, name: str) -> Sequence[StateDict]:
     try:
         tensors = safetensors.torch.load(data)
     except (safetensors.SafetensorError, ValueError, RuntimeError) as error:
-        raise SourceError(f"weights {name}: not a readable safetensors file ({error})") from error
+        raise SourceError(f"weights {name}: not a readable safetensors file ({error}); {COPIED}") from error
     except KeyError as error:
         raise SourceError(
             f"weights {name}: holds tensors of a type that torch does not know ({error}); "

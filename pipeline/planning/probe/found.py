@@ -28,7 +28,8 @@ class Probe:
 
     `fallback`: costs of the covered layers whose modules run again for each sample. `shares`: what each parameter of
     the chosen modules is of them all. `weights`: how many the model has. `undone`: how they were taken out of wrappers
-    and prefixes. `warnings`: what a reader of the plan and the report should know.
+    and prefixes. `reads_token_types`: whether zeros as token types change its logits. `warnings`: what a reader of the
+    plan and the report should know.
     """
 
     digest: str
@@ -43,4 +44,5 @@ class Probe:
     weights: int
     sizes: SampleSizes
     undone: str = ""
+    reads_token_types: bool = False
     warnings: tuple[str, ...] = ()

@@ -1,6 +1,7 @@
 """What a plan learns from a language model and a few trusted texts."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -15,6 +16,7 @@ from pipeline.data.texts.rows import Text, TextLimits
 from pipeline.models.load import LoadedModel
 from pipeline.models.user_code import user_code
 from pipeline.planning.checks.causality import check_causal
+from pipeline.planning.checks.token_types import zeros_change_logits
 from pipeline.planning.probe.found import Probe, SampleSizes
 from pipeline.planning.probe.rows import CANDIDATES, ROOM, Report, RowProbe, check_finite, findings, probe_rows
 
@@ -41,6 +43,7 @@ def probe_texts(
     with user_code(f"{model.described}: a forward and backward pass on trusted texts of at most {longest:,} tokens"):
         rows = probe_rows(loaded.module, model, texts, lambda chosen: _measured(chosen, model), report)
         check_causal(loaded.module, torch.from_numpy(texts[0].ids), limits.vocabulary, model.described)
+        reads_token_types = zeros_change_logits(loaded.module, torch.from_numpy(texts[0].ids))
         report("measuring the memory of a pass")
         length = min(longest, MEASURED_LENGTH)
         shorter, longer = (_filler(texts[0], tokens, model) for tokens in (max(2, length // 2), length))
@@ -53,7 +56,8 @@ def probe_texts(
         retained_bytes_per_sample=logits[0, 0].nbytes * longest + 2 * input_bytes,
         samples_per_pass=max(PART_MULTIPLE, samples_per_pass * length // longest),
     )
-    return findings(loaded, rows, TextInputs(limits, memory, batch_bytes=0), sizes)
+    found = findings(loaded, rows, TextInputs(limits, memory, batch_bytes=0), sizes)
+    return replace(found, reads_token_types=reads_token_types)
 
 
 def _filler(text: Text, tokens: int, model: ModelConfig) -> Measured:

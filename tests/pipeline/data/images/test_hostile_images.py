@@ -99,6 +99,12 @@ SVG = b'<svg xmlns="http://www.w3.org/2000/svg" width="8" height="8"><image href
 
 
 OTHERS: dict[str, tuple[bytes, str]] = {
+    "a page of a server": (b"\n<!DOCTYPE HTML><html><head><title>404</title></head></html>", "a web page (as a server"),
+    "an answer of a store": (b'<?xml version="1.0"?>\n<Error><Code>NoSuchKey</Code></Error>', "an XML document (as a"),
+    "a pointer of LFS": (b"version https://git-lfs.github.com/spec/v1\n", "a pointer of Git LFS (run git lfs pull)"),
+    "BLP": (b"BLP2" + bytes(100), "a BLP (texture) image"),
+    "MSP": (b"DanM" + bytes(100), "a Microsoft Paint (MSP) image"),
+    "IM": (b"Image type: RGB image\r\n", "an IFUNC (IM) image"),
     "SVG": (SVG, "an SVG image"),
     "SVG with comments": (b"<!-- -->" * 400 + SVG, "an SVG image"),
     "SVG with a declaration": (b'\xef\xbb\xbf<?xml version="1.0"?>\n<!-- a -->\n<!DOCTYPE svg>' + SVG, "an SVG image"),

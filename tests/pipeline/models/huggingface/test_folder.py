@@ -50,11 +50,42 @@ def test_a_header_that_claims_too_much_is_refused(tmp_path: Path) -> None:
         check_sizes(tmp_path, [tmp_path / "good", tmp_path / "bad"], "chat")
 
 
+@pytest.mark.parametrize(
+    ("held", "says"),
+    [
+        (
+            "version https://git-lfs.github.com/spec/v1\n",
+            "is a pointer of Git LFS, not the file itself; run git lfs pull",
+        ),
+        ("<!DOCTYPE html>", "is a web page; the download gave a page instead of the file; download it again"),
+        ("", "is empty; was it copied whole[?]"),
+    ],
+)
+def test_a_file_that_holds_no_weights_is_called_what_it_is(tmp_path: Path, held: str, says: str) -> None:
+    place = folder(tmp_path, model_safetensors=held)
+    with pytest.raises(SourceError, match=rf"^huggingface chat: model\.safetensors {says}$"):
+        check_sizes(place, weight_files(place, "chat"), "chat")
+
+
+def test_links_are_followed_and_one_to_nothing_is_named(tmp_path: Path) -> None:
+    """A folder of the hub's cache holds links to blobs beside it."""
+    (tmp_path / "snapshot").mkdir()
+    place = folder(tmp_path / "snapshot")
+    (tmp_path / "blob").touch()
+    (place / "model.safetensors").symlink_to("../blob")
+    assert weight_files(place, "chat") == [place / "model.safetensors"]
+    (tmp_path / "blob").unlink()
+    with pytest.raises(
+        SourceError, match=r"model\.safetensors is a link to \.\./blob, which is not there; was the folder"
+    ):
+        weight_files(place, "chat")
+
+
 def test_a_folder_is_found_from_the_config_and_other_places_are_refused(tmp_path: Path) -> None:
     config = AuditConfig.parse(MINIMAL, str(tmp_path))
     (tmp_path / "chat").mkdir()
     (tmp_path / "file").touch()
-    assert find_folder(config, "chat") == tmp_path / "chat"
+    assert find_folder(config, "chat") == find_folder(config, f"file://{tmp_path}/chat") == tmp_path / "chat"
     for name, says in (
         ("s3://b/chat", "expected a folder of this machine or an id on the hub"),
         ("file", "is a file; name the folder"),

@@ -129,6 +129,11 @@ CHECKPOINTS: dict[str, tuple[Callable[[], bytes], str]] = {
         "and torch never compresses",
     ),
     "no archive after all": (lambda: b"PK\x03\x04" + bytes(100), "not a readable checkpoint (BadZipFile"),
+    "an archive that is cut off": (lambda: saved(STATE)[:-200], "was it copied whole? If so, save it again"),
+    "an optimizer alone": (
+        lambda: saved({"state": {}, "param_groups": [{"lr": 0.1}]}),
+        "save that of the model: torch.save(model.state_dict(), ...)",
+    ),
     "a large pickle": (
         lambda: packed(saved(STATE), pickled=b"]" * (LARGEST_PICKLE + 1)),
         "its pickle has 16,777,217 bytes, at most 16,777,216 are read",
@@ -165,7 +170,10 @@ CHECKPOINTS: dict[str, tuple[Callable[[], bytes], str]] = {
         lambda: saved({"weight": torch.zeros(1, dtype=torch.complex64)}),
         "'weight' is not a plain tensor of numbers (complex64",
     ),
-    "keys that are numbers": (lambda: saved({1: torch.zeros(1)}), "holds no state dict"),
+    "keys that are numbers": (
+        lambda: saved({1: torch.zeros(1)}),
+        "its tensors have no names, but keys such as 1; save model.state_dict()",
+    ),
 }
 
 
