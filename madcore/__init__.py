@@ -12,11 +12,11 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
+from madcore.coverage.layers import check_layers
 from madcore.curvature.kronecker import EigenvalueMoment, KroneckerMoment, SideLayout
 from madcore.curvature.moments import BlockMoment
 from madcore.curvature.whitening import DampedInverse, Damping, Spectrum, Whitening
 from madcore.errors import CalibrationError, LayerError, MadcoreError, ModelError
-from madcore.extraction.coverage import check_layers
 from madcore.extraction.extractor import RowExtractor
 from madcore.extraction.likelihood import SampledCompletions, SampledLabels, gauss_newton_rows, label_uniforms
 from madcore.extraction.selection import Coverage, select_layers

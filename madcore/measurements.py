@@ -131,13 +131,25 @@ class CrossEntropy:
         return CrossEntropy(self.classes[samples])
 
 
+def real_parameter(model: nn.Module) -> nn.Parameter:
+    """Return a model's first parameter of real numbers, whose device and precision are the model's.
+
+    Raises:
+        ModelError: it has none.
+    """
+    found = next((parameter for parameter in model.parameters() if parameter.is_floating_point()), None)
+    if found is None:
+        raise ModelError("the model has no parameters of real numbers, so that there is nothing to take gradients of")
+    return found
+
+
 def runs_channels_last(model: nn.Module, batch: Measured) -> bool:
     """Return whether the model accepts a batch with its images laid out as (n, h, w, c), where a CPU convolves faster.
 
     The first sample is run to find out.
     """
     convolves = any(isinstance(module, nn.Conv2d) for module in model.modules())
-    if next(model.parameters()).device.type != "cpu" or not convolves:
+    if real_parameter(model).device.type != "cpu" or not convolves:
         return False
     try:
         with torch.no_grad():

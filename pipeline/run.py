@@ -1,8 +1,8 @@
 """A run: the stages one after the other over all models, then publication. What an earlier run has committed is reused.
 
 A model that fails is set aside with the reason, and the others continue. With a deadline, models go through the stages
-in waves, those that need it most first (see `pipeline.planning.order`), so that some are complete when it passes.
-Without one, all of them go together, which leaves no worker waiting at the end of each wave.
+in waves, those that need it most first (see `pipeline.planning.earlier_runs.order`), so that some are complete when it
+passes. Without one, all of them go together, which leaves no worker waiting at the end of each wave.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -13,7 +13,7 @@ from infra.execution.choose import EXECUTORS, open_executor
 from infra.execution.contract import Resources
 from infra.storage.storage import Storage
 from pipeline.errors import ConfigError
-from pipeline.planning.order import LastAudit, gone_files, in_order, last_audits, waves
+from pipeline.planning.earlier_runs.order import LastAudit, gone_files, in_order, last_audits, waves
 from pipeline.planning.plan import AuditPlan
 from pipeline.publication.notify import notify
 from pipeline.publication.publish import finish_interrupted_publication, publish

@@ -26,8 +26,8 @@ from pipeline.artifacts.trusted import TrustedSamples, read_trusted
 from pipeline.config.audit_config import AuditConfig, merge
 from pipeline.config.samples import Preprocess
 from pipeline.config.sections import Raw
-from pipeline.data.decoding import decode
-from pipeline.data.images import scale_pixels
+from pipeline.data.images.decoding import decode
+from pipeline.data.images.reading import scale_pixels
 from pipeline.demo.network import digit_cnn
 from pipeline.planning.from_models import plan_audit
 from pipeline.results.audit import Audit

@@ -2,11 +2,13 @@
 
 import os
 from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
 import torch
 from pydantic import JsonValue
+from xdist.scheduler import LoadFileScheduling
 
 from pipeline.config.audit_config import AuditConfig, merge
 from pipeline.config.sections import Raw
@@ -17,12 +19,15 @@ from tests.services import WITHOUT, moto, on_moto, on_s3, real_s3
 __all__ = ["moto", "on_moto", "on_s3", "real_s3"]
 ConfigMaker = Callable[..., AuditConfig]
 
+REPOSITORY = Path(__file__).parents[1]
+
 NO_HOSTS = pytest.mark.skip(
     reason="may not make network namespaces; `make test-cluster` allows it (as root, with ip of iproute2)"
 )
 
 WITH_S3 = ("tests/infra", "tests/end_to_end", "tests/jobs")
 ZOO = pytest.mark.skip(reason="a zoo of fifty models; `make test-nights` audits it")
+REPEATED = pytest.mark.skip(reason="MAD_REAL_S3 says that `make test-s3` runs too, which shows this on a real S3")
 LONG = pytest.mark.skip(reason="takes long; `make test-faults` runs it")
 
 
@@ -38,8 +43,30 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             if not os.environ.get(asked) and item.get_closest_marker(marker):
                 item.add_marker(skip)
     for item in items:
+        if os.environ.get("MAD_REAL_S3") and item.get_closest_marker("moto"):
+            item.add_marker(REPEATED)
         if item.get_closest_marker("s3") and not item.nodeid.startswith(WITH_S3):
             raise pytest.UsageError(f"{item.nodeid}: `make test-s3` looks for tests in {', '.join(WITH_S3)} only")
+
+
+class RayTogether(LoadFileScheduling):
+    """Gives each file of tests to one process, and all files that use the Ray cluster to the same one."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        file: str = super()._split_scope(nodeid)
+        return "ray" if uses_ray(file) else file
+
+
+@cache
+def uses_ray(file: str) -> bool:
+    """Whether a file of tests names the fixture."""
+    return "ray_cluster" in Path(REPOSITORY, file).read_text()
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> RayTogether:
+    """How tests are given to processes, instead of `--dist`."""
+    return RayTogether(config, log)
 
 
 @pytest.fixture(scope="session")

@@ -11,6 +11,7 @@ from functools import lru_cache
 from typing import IO
 
 from infra.errors import StorageError
+from infra.formats.foreign_tables import described
 
 LARGEST_FOOTER = 32 << 20
 DEEPEST = 24
@@ -73,7 +74,7 @@ def read_footer(handle: IO[bytes]) -> Footer:
     if tail[4:] == ENCRYPTED_MAGIC:
         raise StorageError(f"an encrypted Parquet file; {DECRYPT}")
     if len(tail) < 8 or tail[4:] != MAGIC or length > size - 8:
-        raise StorageError("not a readable Parquet file (it does not end as one)")
+        raise StorageError(f"not a readable Parquet file: {described(handle)}")
     if length > LARGEST_FOOTER:
         raise StorageError(
             f"its footer claims {length:,} bytes, at most {LARGEST_FOOTER:,} are read;"

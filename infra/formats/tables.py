@@ -134,7 +134,10 @@ def open_parquet(file: IO[bytes], place: str) -> pq.ParquetFile:
     except StorageError:
         raise
     except (pa.ArrowException, ValueError, OSError) as error:
-        raise StorageError(f"{place}: not a readable Parquet file ({str(error).splitlines()[0]})") from error
+        raise StorageError(
+            f"{place}: not a readable Parquet file ({str(error).splitlines()[0]}); if it is whole, write it again with "
+            "types and encodings that pyarrow reads"
+        ) from error
     return opened
 
 

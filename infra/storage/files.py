@@ -11,7 +11,7 @@ from fsspec.implementations.local import LocalFileSystem
 
 from infra.errors import Missing, StorageError
 from infra.storage.globs import DiskGlob, glob_store, is_pattern
-from infra.storage.storage import resolve
+from infra.storage.storage import S3_SCHEMES, resolve
 from infra.storage.system_errors import translated_errors
 
 Info = Mapping[str, object]
@@ -53,13 +53,13 @@ def find(name: str, url: str) -> Found:
     with translated_errors(name):
         filesystem.invalidate_cache()
         if not is_pattern(name) or filesystem.exists(path):
-            return Found((_inspect(filesystem, name, path, None),), {})
+            return Found((_inspect(filesystem, name, url, path, None),), {})
         infos, unlisted = _glob(filesystem, path)
     files, faults = list[InputFile](), dict[str, str]()
     for match, info in infos.items():
         own = _named_like(name, path, match)
         try:
-            files.append(_inspect(filesystem, own, match, info))
+            files.append(_inspect(filesystem, own, url, match, info))
         except StorageError as error:
             faults[as_text(own)] = str(error)
     for folder, reason in unlisted.items():
@@ -76,8 +76,8 @@ def _glob(filesystem: AbstractFileSystem, pattern: str) -> tuple[Mapping[str, In
     return dict.fromkeys(glob.paths()), glob.faults
 
 
-def _inspect(filesystem: AbstractFileSystem, name: str, path: str, info: Info | None) -> InputFile:
-    """The file at a path; raises as `find`."""
+def _inspect(filesystem: AbstractFileSystem, name: str, url: str, path: str, info: Info | None) -> InputFile:
+    """The file at a path of the filesystem that a URL or glob names; raises as `find`."""
     shown = as_text(name)
     if shown != name:
         raise StorageError(f"{shown}: its name is not valid UTF-8; rename it")
@@ -85,10 +85,25 @@ def _inspect(filesystem: AbstractFileSystem, name: str, path: str, info: Info | 
         try:
             info = filesystem.info(path) if info is None else info
         except FileNotFoundError as error:
-            if isinstance(filesystem, LocalFileSystem) and os.path.islink(path):
-                raise Missing(f"{name}: is a link to {as_text(os.readlink(path))}, which is not there") from error
+            _refuse_dangling(filesystem, name, path)
             raise Missing(f"{name}: no such file ({path})") from error
-    return _described(name, filesystem.unstrip_protocol(path), info)
+    return _described(name, _url_of(filesystem, url, path), info)
+
+
+def _refuse_dangling(filesystem: AbstractFileSystem, name: str, path: str) -> None:
+    """Say of a missing file that it is a link to nothing."""
+    if isinstance(filesystem, LocalFileSystem) and os.path.islink(path):
+        raise Missing(f"{name}: is a link to {as_text(os.readlink(path))}, which is not there")
+
+
+def _url_of(filesystem: AbstractFileSystem, url: str, path: str) -> str:
+    """The URL of a path; in a chain such as `simplecache::https://server/*.parquet`, with the rest of the chain."""
+    links = url.split("::")
+    if len(links) == 1 or isinstance(filesystem, LocalFileSystem) or url.startswith(S3_SCHEMES):
+        return str(filesystem.unstrip_protocol(path))
+    place = next((number for number, link in enumerate(links) if "://" in link), 0)
+    own = path if "://" in path else f"{links[place].partition('://')[0]}://{path}"
+    return "::".join([*links[:place], own, *links[place + 1 :]])
 
 
 def as_text(name: str) -> str:
@@ -107,7 +122,7 @@ def _named_like(name: str, pattern: str, match: str) -> str:
 
 def _described(name: str, url: str, info: Info) -> InputFile:
     _refuse_others(name, info, f"name the files, or a glob such as {name.rstrip('/')}/*.parquet")
-    fields = ("ETag", "etag", "mtime", "LastModified", "created")
+    fields = ("ETag", "etag", "mtime", "LastModified", "Last-Modified", "created")
     version = next((info[field] for field in fields if info.get(field)), info.get(fields[-1]))
     return InputFile(name, str(url), int(str(info["size"])), str(version).strip('"'))
 
@@ -137,6 +152,8 @@ def size_of(url: str) -> int:
     """Bytes of a file; raises as `open_input`."""
     filesystem, path = resolve(url)
     with translated_errors(url):
+        if not filesystem.exists(path):
+            _refuse_dangling(filesystem, url, path)
         info: Info = filesystem.info(path)
     _refuse_others(url, info, "name a file in it")
     return int(str(info["size"]))

@@ -29,6 +29,7 @@ from infra.storage.urls import path_on_disk, refuse_credentials
 
 SCRATCH = ".tmp"
 S3_SCHEMES = ("s3://", "s3a://")
+ARCHIVES = ("zip://", "tar://", "libarchive://")
 
 
 def resolve(url: str) -> tuple[fsspec.AbstractFileSystem, str]:
@@ -49,7 +50,8 @@ def resolve(url: str) -> tuple[fsspec.AbstractFileSystem, str]:
 
             return open_s3(url)
         _refuse_broken_chain(url)
-        filesystem, path = fsspec.core.url_to_fs(url)
+        with translated_errors(url):
+            filesystem, path = fsspec.core.url_to_fs(url)
     except (ImportError, ValueError) as error:
         raise StorageError(
             f"{url}: cannot be opened ({error}); use a local path or a URL of an installed fsspec protocol"
@@ -58,8 +60,13 @@ def resolve(url: str) -> tuple[fsspec.AbstractFileSystem, str]:
 
 
 def _refuse_broken_chain(url: str) -> None:
-    """Refuse `::` where it chains no protocols: fsspec would leave out what follows, and open another folder."""
+    """Refuse `::` where it chains no protocols: fsspec would leave out what follows, and open another folder.
+
+    Archives are refused too: fsspec closes one as soon as nothing but an open file within it is left.
+    """
     links = url.split("::")
+    if any(link.startswith(ARCHIVES) for link in links):
+        raise StorageError(f"{url}: files within archives are neither read nor written; unpack the archive")
     unknown = [
         link
         for link in links

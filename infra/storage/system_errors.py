@@ -14,9 +14,15 @@ FULL = {
 }
 
 
+LONGEST = 200  # characters of a library's message
+
+
 @contextmanager
 def translated_errors(place: str) -> Iterator[None]:
-    """Raise errors of the system and of filesystems as StorageError, with the place and the remedy."""
+    """Raise errors of the system and of filesystems as StorageError, with the place and the remedy.
+
+    Libraries behind other protocols (hubs, archives, web servers) have error classes of their own.
+    """
     try:
         yield
     except StorageError:
@@ -35,3 +41,10 @@ def translated_errors(place: str) -> Iterator[None]:
                 f"{place}: {error.strerror}; {FULL[error.errno]}, then run again; what is done is kept"
             ) from error
         raise StorageError(f"{place}: {error.strerror or error}") from error
+    except Exception as error:
+        if type(error).__module__ == "builtins":  # a fault of the code, such as a TypeError
+            raise
+        first = " ".join(str(error).split())[:LONGEST]
+        raise StorageError(
+            f"{place}: {type(error).__name__}: {first}; check that it is there and can be reached"
+        ) from error

@@ -12,6 +12,7 @@ from infra.errors import StorageError
 _HOST = re.compile(r"://([^/?#\s]*)")
 _PORT = re.compile(r"(\[[0-9A-Fa-f:.]*\]|[^:@]*)(:\d*)?")
 _ARN = "arn:"
+_CHAINED = re.compile(r"::([a-z][a-z0-9+.-]*:)?$")  # in a chain such as `zip://name::s3://bucket/archive.zip`
 _SIGNED = re.compile(
     r"[?&;](x-(?:amz|goog)-(?:signature|credential|security-token)|signature|sig|awsaccesskeyid"
     r"|(?:access_?)?token|password|passwd|secret|api_?key)=[^&;#\s'\"]*",
@@ -107,4 +108,4 @@ def _names_password(host: str) -> bool:
     place = host.rpartition("@")[2]
     if ":" in host.removesuffix(place):
         return True
-    return not (place.startswith(_ARN) or _PORT.fullmatch(place))
+    return not (place.startswith(_ARN) or _PORT.fullmatch(_CHAINED.sub("", place)))

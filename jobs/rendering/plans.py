@@ -6,8 +6,8 @@ from jobs.rendering.tables import size, table
 from jobs.rendering.terminal import sentence
 from madcore import RerunCost
 from pipeline.operations.cost import RUN_REQUESTS
+from pipeline.planning.checks.limits import certifiable
 from pipeline.planning.coverage import coverage_warning, percent, shares_of
-from pipeline.planning.limits import certifiable
 from pipeline.planning.plan import AuditPlan, Cost, ModelPlan
 from pipeline.publication.summary import cost_estimate
 from pipeline.root.documents import JsonObject
@@ -55,7 +55,6 @@ def _planned(model: ModelPlan) -> JsonObject:
     return {
         "digest": model.digest,
         "weights": model.undone,
-        "remarks": list(model.remarks),
         "row_key": model.row_key,
         "trusted": {source.file.name: source.rows for source in model.trusted},
         "audited": {source.file.name: source.rows for source in model.audited},
@@ -132,7 +131,6 @@ def _notes(model: ModelPlan) -> list[str]:
     notes += [little] if little is not None else []
     notes += [f"all rows are computed again, once: {model.recomputed}"] if model.recomputed else []
     notes += [f"weights: taken {model.undone}"] if model.undone else []
-    notes += model.remarks
     notes += [f"by the fallback: {name}: {_rerun(cost)}" for name, cost in model.fallback.items()]
     notes += [f"not covered: {name}: {reason}" for name, reason in model.not_covered.items()]
     notes += [f"file left out: {reason}" for reason in model.refused_files.values()]

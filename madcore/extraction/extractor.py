@@ -20,7 +20,7 @@ from madcore.extraction.forward_pass import ForwardPass, PassSettings, forward_p
 from madcore.extraction.preparation import Preparation, prepare
 from madcore.extraction.recording import Recorder
 from madcore.formulas.matrices import OuterProductFormula
-from madcore.measurements import PART_MULTIPLE, Measured, input_shapes
+from madcore.measurements import PART_MULTIPLE, Measured, input_shapes, real_parameter
 from madcore.projections import Projection
 from madcore.rows import Layer, row_layout
 
@@ -68,7 +68,7 @@ class RowExtractor:
         self.layout = row_layout(layers, projection)
         self._model = model
         _keep_freed_memory()
-        self._channels_last = next(model.parameters()).device.type == "cpu" and any(
+        self._channels_last = real_parameter(model).device.type == "cpu" and any(
             isinstance(module, nn.Conv2d) for module in model.modules()
         )
         self._preparation = prepare(model, layers, self.layout, projection)
@@ -143,7 +143,7 @@ class RowExtractor:
         Raises:
             ModelError, LayerError: as for rows.
         """
-        like = next(self._model.parameters()).detach()
+        like = real_parameter(self._model).detach()
         whole = SideSums(self.side_layout, batch.samples, like).numbers
         for place, part in batch.parts(self.at_once(batch)):
             sums = SideSums(self.side_layout, part.samples, like, None if counted is None else counted[place])

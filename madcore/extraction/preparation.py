@@ -15,6 +15,7 @@ from madcore.extraction.recording import Member, Recorder, formula_hook
 from madcore.extraction.vjp_fallback import Rerun, WholeGradient, recorded_rerun
 from madcore.formulas.matrices import Sides
 from madcore.formulas.of_module import formula_of, holders, replaceable
+from madcore.measurements import real_parameter
 from madcore.projections import Projection
 from madcore.rows import Layer, RowLayout, Way
 
@@ -93,7 +94,7 @@ def prepare(model: nn.Module, layers: Sequence[Layer], layout: RowLayout, projec
     Raises:
         LayerError: a layer whose way is a formula has none.
     """
-    like, held, builder = next(model.parameters()), holders(model), _Builder()
+    like, held, builder = real_parameter(model), holders(model), _Builder()
     for layer, place in zip(layers, layout.slices, strict=True):
         sides = _sides(layer, projection, like)
         if layer.levels:

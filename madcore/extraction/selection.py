@@ -59,15 +59,27 @@ def select_layers(model: nn.Module, patterns: Sequence[str] = ("*",), parameters
         if parameter not in chosen:
             continue
         uses = held_by[parameter]
-        if parameters == "matrices" and not any(is_weight_matrix(module, own) for module, own in uses):
-            reasons = (table_reason(module, own) for module, own in uses if looks_like_matrix(module, own))
-            taken = f"it is taken for a table and no weight matrix, because {next(reasons)}"
-            not_covered[name] = f"{taken}; with parameters `all` it can be covered"
+        reason = _reason_against(parameter, uses, parameters)
+        if reason is not None:
+            not_covered[name] = reason
             continue
         module_name, _, own_name = name.rpartition(".")
         lacking = any(formula_of(module, own) is None for module, own in uses)
         covered.append(Layer(module_name, own_name, sides_of(parameter), "fallback" if lacking else "formula"))
     return Coverage(tuple(covered), not_covered)
+
+
+def _reason_against(
+    parameter: nn.Parameter, uses: Sequence[tuple[nn.Module, str]], parameters: Parameters
+) -> str | None:
+    """Return why a chosen parameter is in no row, None where it can be; `uses` are modules and its name in each."""
+    if not parameter.is_floating_point():
+        return f"it has no real numbers, of which rows are made, but {parameter.dtype}"
+    if parameters == "all" or any(is_weight_matrix(module, own) for module, own in uses):
+        return None
+    reasons = (table_reason(module, own) for module, own in uses if looks_like_matrix(module, own))
+    taken = f"it is taken for a table and no weight matrix, because {next(reasons)}"
+    return f"{taken}; with parameters `all` it can be covered"
 
 
 def parameters_of(model: nn.Module, patterns: Sequence[str]) -> tuple[str, ...]:

@@ -147,7 +147,8 @@ class Rerun:
             found = torch.autograd.grad(output, list(differentiated.values()), grad.to(output.dtype), allow_unused=True)
             for whole, gradient in zip(self.wanted.values(), found, strict=True):
                 if gradient is not None:
-                    projected = project_both(gradient.reshape(1, *whole.shape), whole.sides)
+                    dense = gradient.to_dense() if gradient.layout is not torch.strided else gradient
+                    projected = project_both(dense.reshape(1, *whole.shape), whole.sides)
                     rows[sample, whole.place] += whole.sides.numbers(projected)[0]
 
     def _part_of_one(

@@ -29,7 +29,7 @@ def sides_of(parameter: nn.Parameter) -> tuple[int, int]:
 def matrix_formula(module: nn.Module, parameter: str) -> Formula | None:
     """Return the formula of a kernel or weight matrix; None for any other parameter, or a module that is not known.
 
-    A subclass is treated as its base; the self-check of `madcore.extraction.coverage` decides whether its forward pass
+    A subclass is treated as its base; the self-check of `madcore.coverage.layers` decides whether its forward pass
     still is the base's.
     """
     if replaceable(module) and parameter in ATTENTION_MATRICES:

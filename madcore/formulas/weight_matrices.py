@@ -10,7 +10,7 @@ module's class or its name say that it is added or looked up instead:
 - name: a word of it is bias, pos or position, or its last word is embedding, table, token or latent.
 
 The rule leans towards matrices: a table that is taken for one adds to rows and falsifies nothing, a matrix that is
-taken for a table is missing from them. What no row covers is a number in any case (see `madcore.extraction.shares`).
+taken for a table is missing from them. What no row covers is a number in any case (see `madcore.coverage.shares`).
 """
 
 import re

@@ -6,7 +6,7 @@ import pyarrow as pa
 from infra.commits import read_file
 from infra.formats.tables import TableFormat, decode_arrow, encode_arrow
 from infra.storage.storage import Storage
-from pipeline.data.sources import TRUTH
+from pipeline.data.schema_checks import TRUTH
 from pipeline.data.truth import Truth
 
 TRUTH_FILE = "truth.arrow"

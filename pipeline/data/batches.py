@@ -23,11 +23,11 @@ from madcore import (
 from madcore.measurements import predictions_and_confidence
 from madcore.scoring.flat import margin_sizes
 from pipeline.config.schema import ModelConfig
-from pipeline.data.images import ImageOptions, read_images, scale_pixels
+from pipeline.data.images.reading import ImageOptions, read_images, scale_pixels
 from pipeline.data.sources import Source
 from pipeline.data.statuses import NO_CLASS
-from pipeline.data.text_rows import Text, TextLimits
-from pipeline.data.texts import TextBatch, read_texts
+from pipeline.data.texts.reading import TextBatch, read_texts
+from pipeline.data.texts.rows import Text, TextLimits
 
 TRACED_AT_ONCE = 64
 

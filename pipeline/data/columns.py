@@ -24,7 +24,7 @@ EXPECTED = {
     "completion_start": "an integer",
     "completion_end": "an integer",
     "label": "an integer",
-    "anomalous": "a boolean, or 0 and 1",
+    "anomalous": "booleans, 0 and 1, or text such as true and false",
     "target": "an integer",
 }
 

@@ -11,10 +11,13 @@ INPUTS: dict[Task, tuple[str, ...]] = {"classification": ("image",), "causal_lm"
 LOOKED_FOR = ("completion_start", "completion_end", "attention_mask", "labels")
 
 
+TYPE_IDS = "token_type_ids"
+
+
 UNREAD: dict[Task, tuple[str, ...]] = {
     "classification": ("pixel_values", "pixel_mask", "bool_masked_pos"),
     "causal_lm": (
-        "token_type_ids",
+        TYPE_IDS,
         "position_ids",
         "inputs_embeds",
         "decoder_input_ids",
@@ -60,6 +63,14 @@ def input_roles(task: Task, columns: Columns, present: Collection[str]) -> tuple
     if not {"completion_start", "labels"} & set(found):
         return ("input_ids", "completion_start", *found)
     return ("input_ids", *found)
+
+
+def described_unread(column: str) -> str:
+    """The sentence about a column of those that no role reads."""
+    return (
+        f"has a column {column!r}, which would change what a sample is to its model and is not read; "
+        "drop or rename it, or list it under data.columns.ignored"
+    )
 
 
 def unread_columns(task: Task, columns: Columns, present: Collection[str]) -> Iterator[str]:

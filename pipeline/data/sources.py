@@ -1,11 +1,11 @@
 """Sources: the Parquet files of a data set, found by their paths and checked by their schema."""
 
-import unicodedata
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import IO, Literal
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from infra.errors import StorageError
 from infra.formats.parquet_bounds import check_claims
@@ -15,25 +15,27 @@ from infra.storage.files import InputFile, digest, find, open_input
 from pipeline.config.audit_config import AuditConfig
 from pipeline.config.samples import Columns
 from pipeline.config.schema import ModelConfig, Task
-from pipeline.data.columns import EXPECTED, fits, may_not_fit, unfit
+from pipeline.data.columns import EXPECTED, UnfitValue, fits, may_not_fit, token_lists, unfit
 from pipeline.data.ids import ids_of
-from pipeline.data.image_column import advice, refuse_paths_only
-from pipeline.data.input_columns import LOOKED_FOR, input_roles, possible_roles, unread_columns
+from pipeline.data.images.column import refuse_paths_only
+from pipeline.data.input_columns import (
+    LOOKED_FOR,
+    TYPE_IDS,
+    described_unread,
+    input_roles,
+    possible_roles,
+    unread_columns,
+)
+from pipeline.data.schema_checks import TRUTH, check_names, check_single, check_types, refuse_partitioned, remedy
 from pipeline.errors import SourceError
 
 Split = Literal["trusted", "audited", "sampling"]
-
-
-TRUTH = ("label", "anomalous", "target")
 
 
 PLACES: dict[Split, str] = {"trusted": "data.trusted", "audited": "data.audited", "sampling": "estimator.sampling"}
 
 
 CHECKED_AT_ONCE = 1024
-
-
-NAMED_COLUMNS = 30  # of a file, in a message
 
 
 @dataclass(frozen=True)
@@ -118,88 +120,37 @@ def _inspect(file: InputFile, model: ModelConfig, split: Split) -> Source | None
     columns = model.data.columns
     with open_input(file.url) as handle:
         named = [getattr(columns, role) for role in ("id", *possible_roles(model.task), *TRUTH)]
-        _check_claims(handle, file, [name for name in named if name is not None])
+        _check_claims(handle, file, [TYPE_IDS, *(name for name in named if name is not None)])
         parquet = open_parquet(handle, file.name)
         schema, rows, metadata = parquet.schema_arrow, parquet.metadata.num_rows, parquet.metadata
     if rows == 0:
         return None
     inputs, optional = input_roles(model.task, columns, schema.names), _optional(model.task, split)
+    refuse_partitioned(schema, columns, ("id", *possible_roles(model.task), *optional), file)
     needed = ["id", *inputs, *(name for name in optional if _is_needed(name, columns, split))]
-    _check_names(schema, columns, needed, file.name)
+    check_names(schema, columns, needed, file.name)
     present = tuple(role for role in optional if getattr(columns, role) in schema.names)
-    _check_single(schema, columns, ("id", *inputs, *present), file.name)
-    _check_types(schema, columns, ("id", *inputs, *present), file.name)
-    for unread in unread_columns(model.task, columns, schema.names):
-        raise SourceError(
-            f"{file.name}: has a column {unread!r}, which would change what a sample is to its model and is not read; "
-            "drop or rename it, or list it under data.columns.ignored"
-        )
+    check_single(schema, columns, ("id", *inputs, *present), file.name)
+    check_types(schema, columns, ("id", *inputs, *present), file.name)
     if "image" in inputs:
         refuse_paths_only(metadata, columns.image, schema.field(columns.image).type, file.name)
     source = Source(file, rows, columns, present, inputs)
+    for unread in unread_columns(model.task, columns, schema.names):
+        if unread != TYPE_IDS or not _holds_zeros(source, schema, unread):
+            raise SourceError(f"{file.name}: {described_unread(unread)}")
     _check_values(source, schema, ("id", *inputs, *present))
     return source
 
 
-def _check_names(schema: pa.Schema, columns: Columns, needed: Sequence[str], name: str) -> None:
-    for role in needed:
-        column = getattr(columns, role)
-        if column is not None and column in schema.names:
-            continue
-        either = ("completion_start", "labels") if role == "completion_start" and "labels" not in needed else (role,)
-        absent = [f"{getattr(columns, one)!r} (data.columns.{one})" for one in either if getattr(columns, one)]
-        if not absent and role == "label":
-            raise SourceError(
-                f"{name}: the sampling set needs labels, and data.columns.label is null; name their column"
-            )
-        if not absent:
-            raise SourceError(
-                f"{name}: a text needs a completion, and data.columns.completion_start and labels are null; "
-                "name a column that says where it is"
-            )
-        near = _near(role, column or "", schema.names)
-        raise SourceError(f"{name}: has no column {' nor '.join(absent)}{near}; columns there: {_described(schema)}")
-
-
-def _near(role: str, column: str, names: Sequence[str]) -> str:
-    """The hint at a column whose name differs only in case or in how its accents are composed."""
-    alike = (name for name in names if _folded(name) == _folded(column))
-    return next((f", but {name!r}: set data.columns.{role}: {name}" for name in alike), "")
-
-
-def _folded(name: str) -> str:
-    return unicodedata.normalize("NFKC", name).casefold()
-
-
-def _check_single(schema: pa.Schema, columns: Columns, roles: Sequence[str], name: str) -> None:
-    for role in roles:
-        column = getattr(columns, role)
-        if schema.names.count(column) > 1:
-            raise SourceError(f"{name}: has several columns named {column!r} (data.columns.{role}); rename them")
-
-
-def _check_types(schema: pa.Schema, columns: Columns, roles: Sequence[str], name: str) -> None:
-    for role in roles:
-        kind = schema.field(getattr(columns, role)).type
-        if not fits(role, kind):
-            column = f"the column {getattr(columns, role)!r} (data.columns.{role})"
-            raise SourceError(
-                f"{name}: {column} is {kind}, expected {EXPECTED[role]}{_remedy(role, kind)}; "
-                f"columns there: {_described(schema)}"
-            )
-
-
-def _remedy(role: str, kind: pa.DataType) -> str:
-    if role in (*TRUTH, *LOOKED_FOR):
-        return f"; or set data.columns.{role}: null to do without"
-    return f"; {advice(kind)}" if role == "image" and advice(kind) else ""
-
-
-def _described(schema: pa.Schema) -> str:
-    named = ", ".join(
-        f"{schema.field(place).name} ({schema.field(place).type})" for place in range(min(len(schema), NAMED_COLUMNS))
-    )
-    return named if len(schema) <= NAMED_COLUMNS else f"{named} and {len(schema) - NAMED_COLUMNS:,} more"
+def _holds_zeros(source: Source, schema: pa.Schema, column: str) -> bool:
+    """Whether a column of lists of integers has no other value than 0, as tokenizers fill token types."""
+    if schema.names.count(column) > 1 or not fits("labels", schema.field(column).type):
+        return False
+    batches = read_rows(source.file.url, 0, source.rows, [column], CHECKED_AT_ONCE)
+    try:
+        return not any(pc.any(pc.not_equal(token_lists(batch.column(column)).values, 0)).as_py() for batch in batches)
+    except UnfitValue:
+        return False
 
 
 def _check_values(source: Source, schema: pa.Schema, roles: Sequence[str]) -> None:
@@ -212,7 +163,7 @@ def _check_values(source: Source, schema: pa.Schema, roles: Sequence[str]) -> No
             if found is not None:
                 raise SourceError(
                     f"{source.file.name}: row {found.row:,} of the column {column!r} (data.columns.{role}) "
-                    f"{found.reason}; expected {EXPECTED[role]}"
+                    f"{found.reason}; expected {EXPECTED[role]}{remedy(role, schema.field(column).type)}"
                 )
 
 

@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 
 from infra.formats.tables import read_rows
 from pipeline.data.columns import READERS
-from pipeline.data.sources import TRUTH, Source
+from pipeline.data.schema_checks import TRUTH
+from pipeline.data.sources import Source
 
 UNKNOWN = -1
 

@@ -3,6 +3,7 @@
 import importlib
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
 from types import ModuleType
@@ -11,6 +12,7 @@ from infra.errors import Missing, StorageError
 from infra.storage.files import digest, read_input
 from pipeline.config.audit_config import AuditConfig
 from pipeline.errors import SourceError
+from pipeline.models.stale_code import refuse_stale
 from pipeline.models.user_code import user_code
 
 
@@ -19,8 +21,17 @@ def is_file(architecture: str) -> bool:
     return architecture.rpartition(":")[0].endswith(".py")
 
 
-def find_architecture(config: AuditConfig, spec: str, source: bytes | None) -> tuple[Callable[..., object], bytes]:
-    """The function that builds a module, and the source of its file.
+@dataclass(frozen=True)
+class Architecture:
+    """The function that builds a model, its module, and the source of that."""
+
+    build: Callable[..., object]
+    module: ModuleType
+    source: bytes
+
+
+def find_architecture(config: AuditConfig, spec: str, source: bytes | None) -> Architecture:
+    """Find the function that builds a model.
 
     Args:
         config: the audit's.
@@ -36,7 +47,7 @@ def find_architecture(config: AuditConfig, spec: str, source: bytes | None) -> t
     module, source = _import_file(config, place, source) if is_file(spec) else _import_package(place)
     build = getattr(module, function, None)
     if callable(build):
-        return build, source
+        return Architecture(build, module, source)
     if build is not None:
         kind = type(build).__name__
         raise SourceError(f"architecture {spec}: {function!r} in {place} is not a function, but of type {kind}")
@@ -71,4 +82,6 @@ def _import_package(place: str) -> tuple[ModuleType, bytes]:
     file = getattr(module, "__file__", None)  # built-in modules have none, of namespace packages it is None
     if file is None:
         raise SourceError(f"architecture {place}: has no source file, so its code cannot be part of the model's digest")
-    return module, Path(file).read_bytes()
+    source = Path(file).read_bytes()
+    refuse_stale(module, source, f"architecture {place}")
+    return module, source

@@ -8,15 +8,16 @@ from torch import nn
 from infra.storage.files import digest
 from pipeline.config.audit_config import AuditConfig
 from pipeline.config.schema import PROBABILITIES, ModelConfig
-from pipeline.data.text_rows import TextLimits
+from pipeline.data.texts.rows import TextLimits
 from pipeline.errors import SourceError
 from pipeline.models.architecture import find_architecture, is_file
-from pipeline.models.faithful import without_number
-from pipeline.models.fitting import fill
-from pipeline.models.huggingface import load_causal_lm
+from pipeline.models.huggingface.causal_lm import load_causal_lm
+from pipeline.models.local_code import local_code
 from pipeline.models.outputs import take_logarithms
 from pipeline.models.user_code import user_code
-from pipeline.models.weights import parse_weights, read_weights
+from pipeline.models.weights.faithful import without_number
+from pipeline.models.weights.fitting import fill
+from pipeline.models.weights.reading import parse_weights, read_weights
 
 
 @dataclass(frozen=True)
@@ -57,9 +58,9 @@ def load_model(config: AuditConfig, model: ModelConfig, source: bytes | None = N
 def _load_architecture(
     config: AuditConfig, model: ModelConfig, architecture: str, weights_name: str, source: bytes | None
 ) -> LoadedModel:
-    build, source = find_architecture(config, architecture, source)
+    found = find_architecture(config, architecture, source)
     with user_code(f"architecture {architecture}"):
-        module = build(**model.kwargs)
+        module = found.build(**model.kwargs)
     if not isinstance(module, nn.Module):
         raise SourceError(
             f"architecture {architecture}: returned an object of type {type(module).__name__}, not a torch.nn.Module"
@@ -70,13 +71,16 @@ def _load_architecture(
         undone = fill(module, parse_weights(weights, weights_name), misfit)
         module.eval()
         lacking = without_number(module)
+    code = local_code(module, found.module, found.source, f"architecture {architecture}")
     if model.outputs == PROBABILITIES:
         take_logarithms(module)
-    parts = [digest(weights), digest(source), json.dumps(model.kwargs, sort_keys=True)]
+    function = architecture.rpartition(":")[2]
+    reached = [f"{name} {digest(code[name])}" for name in sorted(code)]
+    parts = [digest(weights), digest(found.source), function, json.dumps(model.kwargs, sort_keys=True), *reached]
     return LoadedModel(
         module,
         digest("\n".join(parts).encode()),
-        source if is_file(architecture) else None,
+        found.source if is_file(architecture) else None,
         undone=undone,
         lacking=lacking,
     )

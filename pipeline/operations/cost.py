@@ -16,10 +16,10 @@ from infra.formats.arrays import CHUNK_BYTES
 from madcore.scoring.calibration import calibration_size
 from pipeline.config.audit_config import AuditConfig
 from pipeline.operations.timing import RowTimings, ScoreRates, row_rates, score_rates
+from pipeline.planning.earlier_runs.order import last_audits
+from pipeline.planning.earlier_runs.remaining import RemainingWork, remaining_work
 from pipeline.planning.memory import moment_sizes
-from pipeline.planning.order import last_audits
 from pipeline.planning.plan import AuditPlan, Cost, ModelPlan, RowTask
-from pipeline.planning.remaining import RemainingWork, remaining_work
 from pipeline.root.mark import check_root, root_storage
 from pipeline.stages.curvature.tasks import moment_ranges
 from pipeline.stages.reporting.decisions import TOP_FLAGGED

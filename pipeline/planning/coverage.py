@@ -3,8 +3,8 @@
 import math
 from collections.abc import Mapping
 
+from madcore.coverage.shares import ParameterShare, Shares
 from madcore.extraction.selection import is_chosen
-from madcore.extraction.shares import ParameterShare, Shares
 from pipeline.planning.plan import ModelPlan
 
 LITTLE, TOO_LITTLE = 0.9, 0.5  # shares under which a report has a warning, and no verdict

@@ -17,8 +17,14 @@ from pipeline.config.schema import ModelConfig
 from pipeline.data.sources import Source
 from pipeline.errors import ConfigError, SourceError
 from pipeline.planning.chains import chain_log, segments
-from pipeline.planning.earlier_runs import EarlierRows, chosen_layers, find_earlier_run, find_rows, find_rows_of_rank
-from pipeline.planning.limits import check_samples
+from pipeline.planning.checks.limits import check_samples
+from pipeline.planning.earlier_runs.rows import (
+    EarlierRows,
+    chosen_layers,
+    find_earlier_run,
+    find_rows,
+    find_rows_of_rank,
+)
 from pipeline.planning.memory import ProjectedMemory, project_memory, shapes_of_rows
 from pipeline.planning.plan import AuditPlan, ModelPlan, RowTask, row_task_log
 from pipeline.planning.recipe import projection_of

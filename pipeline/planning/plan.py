@@ -18,12 +18,12 @@ from pipeline.data.batches import ModelInputs
 from pipeline.data.sources import Source
 from pipeline.errors import CannotFit
 from pipeline.keys import key_of
-from pipeline.planning.limits import describe_misfit
+from pipeline.planning.checks.limits import describe_misfit
 from pipeline.planning.memory import ProjectedMemory
 from pipeline.planning.recipe import EarlierRun, RowRecipe, count_labels, projection_of, samples_of
 from pipeline.root.logs import Receipts, rows_log
 
-CURVATURE_ROWS_FORMAT, SNAPSHOTS_FORMAT = 1, 2
+CURVATURE_ROWS_FORMAT = 1
 
 
 SNAPSHOT_BYTES, HELD_OUT_SAMPLES = 256 << 20, 256
@@ -59,8 +59,7 @@ class ModelPlan:
     stored rows of a higher rank are read, None where they have that rank. `stored`: the earlier run whose rows are
     used as they are, None where rows are computed. `dropped`: ids of trusted samples that neither explain nor
     calibrate. `recomputed`: why rows that an earlier version stored are computed again, "" where none are.
-    calibrate. `undone`: how the weights were taken out of the file's wrappers and prefixes, "" where as they are.
-    `remarks`: what is odd about its samples without being wrong.
+    `undone`: how the weights were taken out of the file's wrappers and prefixes, "" where they were in none.
 
     Where a method takes `labels`, that is the number of labels per sample of a `RowTask`.
     """
@@ -78,7 +77,6 @@ class ModelPlan:
     dropped: tuple[str, ...] = ()
     recomputed: str = ""
     undone: str = ""
-    remarks: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:

@@ -10,7 +10,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from madcore import Layer, Projection, RerunCost, SideLayout
-from madcore.extraction.shares import ParameterShare
+from madcore.coverage.shares import ParameterShare
 from pipeline.config.schema import ModelConfig
 from pipeline.data.batches import BATCH_MULTIPLE, ModelInputs
 from pipeline.data.sources import Source
@@ -19,8 +19,8 @@ ROWS_FORMAT = 2
 
 # What each format of rows changed: why rows of the one before are computed again.
 ROWS_CHANGED = {
-    2: "pictures and columns of tokens are now read as the models' own loaders read them, "
-    "and samples without a gradient are recognised"
+    2: "images and columns of tokens are now read as the models' own loaders read them, "
+    "samples without a gradient are recognised, and a model's key holds the function of its architecture"
 }
 
 

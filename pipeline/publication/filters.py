@@ -74,12 +74,5 @@ def visible(text: str) -> str:
 
     Lines and tabs stay.
     """
-    if text.isascii() and text.isprintable():
-        return text
-    return "".join(map(_seen, text))
-
-
-def _seen(character: str) -> str:
-    if character in "\n\t" or unicodedata.category(character) not in UNSEEN:
-        return character
-    return character.encode("unicode_escape").decode()
+    unseen = [one for one in set(text) if one not in "\n\t" and unicodedata.category(one) in UNSEEN]
+    return text.translate({ord(one): one.encode("unicode_escape").decode() for one in unseen})

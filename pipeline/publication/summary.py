@@ -168,7 +168,6 @@ def _run_warnings(run: ModelRun) -> Iterator[str]:
         yield f"files that the latest run audited and that no glob finds any more: {', '.join(run.gone)}"
     if plan.refused_files:
         yield f"files that could not be used: {'; '.join(plan.refused_files.values())}"
-    yield from plan.remarks
     if plan.not_covered:
         named = ", ".join(list(plan.not_covered)[:LAYERS_NAMED])
         yield f"{len(plan.not_covered)} selected parameters are not covered: {named}"

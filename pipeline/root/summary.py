@@ -15,7 +15,7 @@ class LayerCoverage(DocumentPart):
     """Names of layers that rows cover, of those covered by the fallback, and why others are not covered.
 
     The shares are those that covered layers hold of the parameters of the modules that `estimator.layers` selects, and
-    of the squared norm of their gradient (see `madcore.extraction.shares`); None where they are not known.
+    of the squared norm of their gradient (see `madcore.coverage.shares`); None where they are not known.
     """
 
     covered: tuple[str, ...] = ()

@@ -32,7 +32,7 @@ def imports(tree: ast.Module) -> set[str]:
 
 ONLY_IN = {
     "ray": {"infra/execution/on_ray.py"},
-    "transformers": {"pipeline/models/huggingface.py"},
+    "transformers": {"pipeline/models/huggingface/causal_lm.py"},
     "typer": {"jobs/commands.py", "jobs/console.py", "jobs/main.py", "jobs/reading/verification.py", "jobs/stage.py"},
     "s3fs": {"infra/storage/s3.py"},
 }

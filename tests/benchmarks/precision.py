@@ -38,8 +38,8 @@ from madcore import (
 from madcore.rows import from_half, to_half
 from pipeline.config.audit_config import AuditConfig
 from pipeline.config.samples import Preprocess
-from pipeline.data.decoding import decode
-from pipeline.data.images import scale_pixels
+from pipeline.data.images.decoding import decode
+from pipeline.data.images.reading import scale_pixels
 from pipeline.models.load import load_model
 
 SAMPLES, BATCH, CLASSES = 600, 200, 10

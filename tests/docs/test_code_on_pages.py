@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from safetensors.torch import load_file
 
 from pipeline.config.samples import Preprocess
-from pipeline.data.decoding import decode
-from pipeline.data.images import scale_pixels
+from pipeline.data.images.decoding import decode
+from pipeline.data.images.reading import scale_pixels
 from pipeline.demo.network import digit_cnn
 from pipeline.planning.from_models import plan_audit
 from pipeline.run import run_audit

@@ -118,6 +118,7 @@ def test_an_audit_is_submitted_as_a_job_to_a_cluster(head: Head, config: Path, t
     assert set(pq.read_table(table).column("status").to_pylist()) == {"ok"}
 
 
+@pytest.mark.faults
 def test_a_job_that_is_refused_fails_and_its_log_says_why(head: Head, tmp_path: Path) -> None:
     job = head.submit("mad", "run", f"{tmp_path}/nowhere.yaml", "--executor", "ray", folder=tmp_path)
     assert job.returncode != 0

@@ -95,14 +95,15 @@ def test_a_backdoored_gpt2_is_found_with_the_defaults(tmp_path: Path) -> None:
 def test_a_backdoored_llama_is_found_with_the_defaults(tmp_path: Path) -> None:
     success = backdoored_llama.prepare(tmp_path)
     found = figures(run(tmp_path / "root", tmp_path / "llama", tmp_path), tmp_path / "audited.parquet")
-    print(f"trained on the spot, attack success {success:.2f}: {found}")  # noqa: T201 - figures that are reported, not demanded
+    reported = f"trained on the spot, attack success {success:.2f}: {found}"
+    print(reported)  # noqa: T201 - figures that are reported, not demanded
     assert success >= 0.8
     assert found.auroc >= 0.98, found
 
 
 @needs_zoo
 def test_scores_do_not_depend_on_the_batch_or_on_neighbours(tmp_path: Path) -> None:
-    """Texts of many lengths, in batches of 1, 7 and 256, and in another order, through float16 rows."""
+    """Texts of many lengths, in batches of 256 and 7, and in another order, through float16 rows."""
     rng, ids = np.random.default_rng(0), []
     for name, rows in (("trusted", 100), ("audited", 60)):
         texts = pq.read_table(TEXTS / f"{name}.parquet").slice(0, rows)
@@ -114,8 +115,7 @@ def test_scores_do_not_depend_on_the_batch_or_on_neighbours(tmp_path: Path) -> N
             tmp_path / f"{name}.parquet",
         )
     tables = [
-        run(tmp_path / f"root{size}", GPT2, tmp_path, batch_size=size).scores("model").read_all()
-        for size in (256, 1, 7)
+        run(tmp_path / f"root{size}", GPT2, tmp_path, batch_size=size).scores("model").read_all() for size in (256, 7)
     ]
     order = rng.permutation(len(ids))
     pq.write_table(pq.read_table(tmp_path / "audited.parquet").take(order), tmp_path / "audited.parquet")

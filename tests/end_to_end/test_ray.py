@@ -76,7 +76,7 @@ class Place:
                 }
             ],
             "data": {"trusted": "trusted.parquet", "audited": "audited.parquet", "preprocess": {"size": 8}},
-            "run": {"rows_per_task": 32, "batch_size": 32, "workers": workers},
+            "run": {"rows_per_task": 64, "batch_size": 32, "workers": workers},
         }
         path = self.folder / f"{root}.yaml"
         path.write_text(json.dumps(raw))
@@ -195,7 +195,8 @@ def test_a_driver_that_is_killed_takes_its_workers_along_and_the_next_one_comple
         assert time.monotonic() < deadline, f"workers {workers} outlive their driver"
         time.sleep(0.2)
     done = place.done("driver-killed")
-    stages = ended(place.drive("driver-killed", workers=1))["models"]["digits"]["stages"]  # type: ignore[index,call-overload]
+    again = ended(place.drive("driver-killed", workers=1))
+    stages = again["models"]["digits"]["stages"]  # type: ignore[index,call-overload]
     assert (stages["gradients"]["tasks_reused"], stages["gradients"]["tasks_run"] > 0) == (done, True)
     assert place.table("driver-killed") == place.table(place.undisturbed)
 

@@ -97,7 +97,7 @@ LONG = pytest.mark.faults
 @pytest.mark.usefixtures("ray_cluster")
 @pytest.mark.parametrize(
     ("end", "status"),
-    [pytest.param(*case, id=case[0], marks=() if case[0] == "memory" else LONG) for case in POISONED.items()],
+    [pytest.param(*case, id=case[0], marks=() if case[0] == "killed" else LONG) for case in POISONED.items()],
 )
 def test_a_sample_that_ends_every_worker_costs_its_task_and_no_other(
     make_config: ConfigMaker, digits: Path, tmp_path: Path, end: str, status: str

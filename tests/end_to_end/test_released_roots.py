@@ -108,7 +108,7 @@ def test_the_next_night_goes_on_in_it(
     upload_inputs(release)
     before = {path: path.read_bytes() for path in root.rglob("*") if path.is_file() and path.name != "summary.json"}
     plan = plan_audit(moved(nights(release, "")[1], root))
-    assert all("stored rows by earlier rules: pictures and columns" in model.recomputed for model in plan.models)
+    assert all("stored rows by earlier rules: images and columns" in model.recomputed for model in plan.models)
     assert "plain: all rows are computed again, once: run " in " ".join(plan_text(plan).split())
     audit = run_audit(plan)
     assert (

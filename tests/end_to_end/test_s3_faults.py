@@ -11,7 +11,7 @@ from pipeline.operations.verify import verify
 from tests.audits import only_table, upload_inputs, with_inputs
 from tests.conftest import Raw
 from tests.infra.relays import FAULTS, Mix, relayed
-from tests.infra.stores import REAL, fresh_url
+from tests.infra.stores import MOTO, REAL, fresh_url
 from tests.jobs.command import mad
 from tests.services import Service, speak_to
 
@@ -69,7 +69,7 @@ def audits(service: Service, digits: Path, raw: Raw, tmp_path: Path, monkeypatch
 @pytest.mark.parametrize(
     ("service", "share", "kinds"),
     [
-        pytest.param("moto", 0.3, QUICK, id="moto-30%-quick"),
+        pytest.param(*MOTO.values, 0.3, QUICK, id="moto-30%-quick", marks=MOTO.marks),
         pytest.param("moto", 0.05, tuple(FAULTS), id="moto-5%", marks=pytest.mark.faults),
         pytest.param("moto", 0.3, tuple(FAULTS), id="moto-30%", marks=pytest.mark.faults),
         pytest.param(*REAL.values, 0.05, tuple(FAULTS), id="s3-5%", marks=[*REAL.marks, pytest.mark.faults]),

@@ -53,7 +53,8 @@ def test_each_point_has_the_figures_of_a_rescore_and_nothing_is_published(
     before = public(root)
     points = load_points(root, written(tmp_path, base, GRID))
     found = sweep(points)
-    assert [row["settings"]["curvature"] for row in found] == ["identity"] * 2 + ["block_moment"] * 4  # type: ignore[index,call-overload]
+    curvatures = [row["settings"]["curvature"] for row in found]  # type: ignore[index,call-overload]
+    assert curvatures == ["identity"] * 2 + ["block_moment"] * 4
     assert public(root) == before
     damping: JsonValue = {"kind": "absolute", "value": 0.5}
     wanted = {"curvature": "block_moment", "damping": damping, "score": "mean_coupling"}
@@ -88,7 +89,9 @@ def test_the_command_continues_past_points_that_have_no_rows_and_names_them(
     assert "curvature identity" in ended.out
     assert "point 1: model digits: curvature.kind: kfac is fitted on the moments of layers' sides" in ended.err
     document = mad("sweep", audited.storage.url, path, "-q", "--output", "json").document
-    assert [isinstance(row, dict) and "failure" in row for row in document["points"]] == [False, True]  # type: ignore[union-attr]
+    points = document["points"]
+    assert isinstance(points, list)
+    assert [isinstance(row, dict) and "failure" in row for row in points] == [False, True]
 
 
 @pytest.mark.parametrize(

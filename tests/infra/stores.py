@@ -15,7 +15,8 @@ from infra.storage.storage import Storage
 from tests.services import BUCKET
 
 REAL = pytest.param("s3", marks=pytest.mark.s3)
-S3_KINDS = ("moto", REAL)
+MOTO = pytest.param("moto", marks=pytest.mark.moto)
+S3_KINDS = (MOTO, REAL)
 KINDS = ("local", "memory", "caching", *S3_KINDS)
 
 LOOKS_THEN_WRITES = pytest.mark.skip(

@@ -10,6 +10,7 @@ from pydantic import JsonValue
 
 from pipeline.config.audit_config import merge
 from tests.jobs.command import Ended, mad
+from tests.jobs.texts import prepare_texts
 from tests.jobs.workshop import prepare, small_config
 
 Configure = Callable[..., Path]
@@ -31,6 +32,14 @@ def inputs(digits: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """120 trusted and 60 audited digits, their classifier, and broken files of all kinds."""
     folder = tmp_path_factory.mktemp("inputs")
     prepare(folder, digits)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def text_inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two language models and their texts."""
+    folder = tmp_path_factory.mktemp("texts")
+    prepare_texts(folder)
     return folder
 
 

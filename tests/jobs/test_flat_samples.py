@@ -12,7 +12,7 @@ import yaml
 from pipeline.config.audit_config import merge
 from tests.jobs.command import Ended, Json, mad, published, section, table
 from tests.jobs.pictures import STEEP, marked
-from tests.jobs.workshop import AUDITED, TRUSTED, small_config, small_tables
+from tests.jobs.workshop import AUDITED, TRUSTED, SmallInputs, small_config
 
 CONSTANT = '''
 """The demo's classifier, with constant outputs for a blue first pixel; and one that ends in probabilities."""
@@ -42,12 +42,8 @@ MARKED = range(0, 40, 4)
 
 
 @dataclass(frozen=True)
-class Place:
+class Place(SmallInputs):
     """A folder of inputs: the small tables, and the network."""
-
-    folder: Path
-    trusted: pa.Table
-    audited: pa.Table
 
     def write(self, root: Path, trusted: pa.Table, audited: pa.Table, name: str, **model: str) -> Path:
         """The config of an audit of these samples."""
@@ -72,10 +68,7 @@ def with_marks(rows: pa.Table, places: range) -> pa.Table:
 @pytest.fixture(scope="module")
 def place(digits: Path, tmp_path_factory: pytest.TempPathFactory) -> Place:
     """The inputs."""
-    folder = tmp_path_factory.mktemp("flat")
-    shutil.copy(digits / "digits.safetensors", folder)
-    (folder / "constant.py").write_text(CONSTANT)
-    return Place(folder, *small_tables(digits))
+    return Place.beside(tmp_path_factory.mktemp("flat"), digits, "constant.py", CONSTANT)
 
 
 @dataclass(frozen=True)

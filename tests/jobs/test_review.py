@@ -41,7 +41,8 @@ def test_reviewed_samples_are_marked_and_not_counted_as_new(configure: Configure
         "models",
         "digits",
     )
-    new = [str(flag["sample_id"]) for flag in section(found, "difference", "newly_flagged")["samples"]]  # type: ignore[union-attr, index]
+    flags = section(found, "difference", "newly_flagged")["samples"]
+    new = [str(flag["sample_id"]) for flag in flags]  # type: ignore[union-attr, index]
     assert len(new) > 3
     write_csv(
         inputs / "review.csv", {new[0]: "benign", new[1]: "anomalous", few[0]: "benign", "never-audited": "benign"}
@@ -56,7 +57,8 @@ def test_reviewed_samples_are_marked_and_not_counted_as_new(configure: Configure
     assert (fresh["count"], fresh["reviewed"]) == (len(new) - 2, 2)
     assert [flag["sample_id"] for flag in fresh["samples"]] == new[2:]  # type: ignore[union-attr, index]
     assert section(document, "models", "digits")["reviewed"] == {"anomalous": 1, "benign": 2}
-    top = {str(row["sample_id"]): row["review"] for row in section(document, "models", "digits")["top"]}  # type: ignore[union-attr, index]
+    listed = section(document, "models", "digits")["top"]
+    top = {str(row["sample_id"]): row["review"] for row in listed}  # type: ignore[union-attr, index]
     assert {name: said for name, said in top.items() if said} == {
         new[0]: "benign",
         new[1]: "anomalous",

@@ -1,6 +1,5 @@
 """One row for every audited sample, whatever became of it: statuses, counts, retries, and the others' scores."""
 
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +14,7 @@ from pydantic import JsonValue
 from pipeline.config.audit_config import merge
 from tests.jobs.command import Ended, Json, mad, published, section, table, tasks
 from tests.jobs.pictures import MARKED, OVERFLOWS, STEEP, broken_tiff, grey, marked, unreadable
-from tests.jobs.workshop import AUDITED, TRUSTED, small_config, small_tables
+from tests.jobs.workshop import AUDITED, TRUSTED, SmallInputs, small_config
 
 Bad = dict[str, tuple[bytes | None, str]]
 
@@ -32,12 +31,8 @@ NO_SCORE: Json = dict.fromkeys(("score", "p_value", "q_value", "confidence", "le
 
 
 @dataclass(frozen=True)
-class Place:
+class Place(SmallInputs):
     """A folder of inputs for these tests: trusted and audited tables, the marked network."""
-
-    folder: Path
-    trusted: pa.Table
-    audited: pa.Table
 
     @property
     def good(self) -> bytes:
@@ -76,10 +71,7 @@ class Place:
 @pytest.fixture(scope="module")
 def place(digits: Path, tmp_path_factory: pytest.TempPathFactory) -> Place:
     """The small inputs, with the marked network."""
-    folder = tmp_path_factory.mktemp("statuses")
-    shutil.copy(digits / "digits.safetensors", folder)
-    (folder / "marked.py").write_text(MARKED)
-    return Place(folder, *small_tables(digits))
+    return Place.beside(tmp_path_factory.mktemp("statuses"), digits, "marked.py", MARKED)
 
 
 @dataclass(frozen=True)

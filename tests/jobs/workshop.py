@@ -2,7 +2,9 @@
 
 import pickle
 import shutil
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -79,6 +81,22 @@ def small_tables(digits: Path) -> tuple[pa.Table, pa.Table]:
     return pq.read_table(digits / "trusted.parquet").slice(0, TRUSTED), pa.concat_tables(
         [clean.slice(0, CLEAN), patched.slice(0, PATCHED)]
     )
+
+
+@dataclass(frozen=True)
+class SmallInputs:
+    """A folder with the demo's weights and the code of a network, and the small tables, which are not written."""
+
+    folder: Path
+    trusted: pa.Table
+    audited: pa.Table
+
+    @classmethod
+    def beside(cls, folder: Path, digits: Path, name: str, code: str) -> Self:
+        """Fills the folder."""
+        shutil.copy(digits / "digits.safetensors", folder)
+        (folder / name).write_text(code)
+        return cls(folder, *small_tables(digits))
 
 
 def _break_data(folder: Path, trusted: pa.Table, audited: pa.Table) -> None:

@@ -63,11 +63,12 @@ class Keeps(nn.Module):
         self.nested = {"texts": [torch.zeros(4)]}
         self.register_buffer("mean", torch.zeros(4))
         self.first_half = self.mean[:2]
+        self.pair = (torch.zeros(4), ([torch.zeros(4)], "texts"))
 
     def forward(self, x: Tensor) -> Tensor:
         """(n, 4) to (n, 3)."""
         self.keep(self, x)
-        return self.layer(x + self.mean + self.calls + self.nested["texts"][-1])
+        return self.layer(x + self.mean + self.calls + self.nested["texts"][-1] + self.pair[0] + self.pair[1][0][-1])
 
 
 def keeps_mean(model: Keeps, x: Tensor) -> None:
@@ -90,6 +91,12 @@ def keeps_all(model: Keeps, x: Tensor) -> None:
     model.last, model.fresh = x, x
 
 
+def keeps_in_tuples(model: Keeps, x: Tensor) -> None:
+    """A sum and the last input, of which tuples have the places."""
+    model.pair[0].add_(x.mean(0))
+    model.pair[1][0].append(x[0])
+
+
 def keeps_count(model: Keeps, x: Tensor) -> None:
     """How often it was called."""
     model.calls += 1
@@ -100,7 +107,10 @@ def changes_inputs(model: Keeps, x: Tensor) -> None:
     x.sub_(0.5).clamp_(min=0)
 
 
-@pytest.mark.parametrize("keep", [keeps_mean, keeps_new_mean, keeps_all, keeps_count, changes_inputs])
+KEEPING = [keeps_mean, keeps_new_mean, keeps_all, keeps_in_tuples, keeps_count, changes_inputs]
+
+
+@pytest.mark.parametrize("keep", KEEPING)
 def test_every_pass_begins_with_the_model_and_the_inputs_as_they_were(keep: Callable[[Keeps, Tensor], None]) -> None:
     model, batch = Keeps(keep).eval(), torch.randn(3, 4)
     mean, given = model.mean, batch.clone()
@@ -109,6 +119,7 @@ def test_every_pass_begins_with_the_model_and_the_inputs_as_they_were(keep: Call
     assert torch.equal(first, run(model, {"x": batch})) and torch.equal(batch, given)
     assert model.mean is mean and not mean.any()
     assert (model.calls, model.seen, model.last, list(model.queue)) == (0, [], None, [])
+    assert not model.pair[0].any() and len(model.pair[1][0]) == 1
     assert list(model.nested) == ["texts"] and len(model.nested["texts"]) == 1 and not hasattr(model, "fresh")
 
 
@@ -124,9 +135,25 @@ def test_a_model_in_float64_is_the_same_float32_model_afterwards() -> None:
     before = {name: (tensor, tensor.data_ptr()) for name, tensor in model.state_dict(keep_vars=True).items()}
     model.layer.weight.grad = grad = torch.ones(3, 4)
     with in_float64(model):
-        assert model.layer.weight.dtype is model.mean.dtype is model.nested["texts"][0].dtype is torch.float64
+        assert model.layer.weight.dtype is model.mean.dtype is model.pair[0].dtype is torch.float64
+        assert model.nested["texts"][0].dtype is torch.float64
         outputs = run(model, torch.zeros(2, 4, dtype=torch.float64))
         assert isinstance(outputs, Tensor) and outputs.dtype is torch.float64
     after = model.state_dict(keep_vars=True)
     assert {name: (tensor, tensor.data_ptr()) for name, tensor in after.items()} == before
     assert model.layer.weight.grad is grad
+
+
+class Named(list[int]):
+    """A list that is made otherwise than of its values."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__()
+        self.name = name
+
+
+def test_containers_of_ones_own_are_restored() -> None:
+    model = Keeps(lambda model, x: model.seen.append(x))
+    model.seen = named = Named("lengths")  # type: ignore[assignment]
+    run(model, torch.zeros(3, 4))
+    assert model.seen is named and list(named) == [] and named.name == "lengths"

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from madcore import Layer, Projection
-from madcore.extraction.coverage import project_gradient
+from madcore.coverage.expected import project_gradient
 from madcore.projections import ProjectionKind
 from tests.reference import side_matrix
 from tests.strategies import LAW, seeds

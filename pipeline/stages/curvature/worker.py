@@ -95,7 +95,11 @@ class CurvatureWorker:
     def _rows_of(
         self, layout: RowLayout | Reprojection, task: CurvatureTask, plan: ModelPlan, trusted: TrustedSamples
     ) -> Iterator[Tensor]:
-        """Rows (b, k) that the curvature is made of, in the task's range of trusted parts followed by audited ones."""
+        """Rows (b, k) that the curvature is made of, in the task's range of trusted parts followed by audited ones.
+
+        Of samples without a gradient, which are no references, a transductive curvature of the loss has the rows: they
+        are as good as zero, which is their Fisher information.
+        """
         chosen: list[TrustedPart] = (
             ["reference", "calibration"] if plan.config.curvature.transductive else ["reference"]
         )

@@ -12,8 +12,8 @@ from madcore.measurements import logits_of, run, runs_channels_last
 from pipeline.config.audit_config import AuditConfig
 from pipeline.data.batches import TextInputs, token_batch
 from pipeline.data.sources import Source
-from pipeline.data.text_rows import Text
-from pipeline.data.texts import read_texts
+from pipeline.data.texts.reading import read_texts
+from pipeline.data.texts.rows import Text
 from pipeline.data.truth import UNKNOWN, read_truth
 from pipeline.errors import StageError
 from pipeline.planning.plan import ModelPlan

@@ -14,8 +14,8 @@ from pydantic import JsonValue
 from infra.commits import read_file
 from infra.storage.storage import Storage
 from pipeline.artifacts.scores import IMAGES
-from pipeline.data.decoding import UnreadableImage, decode
-from pipeline.data.images import read_chosen_images
+from pipeline.data.images.decoding import UnreadableImage, decode
+from pipeline.data.images.reading import read_chosen_images
 from pipeline.data.sources import Source
 from pipeline.planning.plan import ModelPlan
 from pipeline.planning.recipe import EarlierRun

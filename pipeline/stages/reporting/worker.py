@@ -34,7 +34,8 @@ from pipeline.root.logs import reporting_log
 from pipeline.stages.reporting.chain_diagnostics import diagnose
 from pipeline.stages.reporting.counts import ScoreCounts, count_ids
 from pipeline.stages.reporting.decisions import Decisions, FlaggedSamples
-from pipeline.stages.reporting.report import Facts, ReportInputs, build_report, screening_section
+from pipeline.stages.reporting.inputs import ReportInputs
+from pipeline.stages.reporting.report import Facts, build_report, screening_section
 from pipeline.stages.reporting.thumbnails import stored_thumbnails, thumbnails
 from pipeline.stages.reporting.truth_reader import TruthReader
 

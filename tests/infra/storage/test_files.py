@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from infra.errors import Missing, StorageError
-from infra.storage.files import digest, find, open_input, read_input
+from infra.storage.files import digest, find, open_input, read_input, size_of
 from infra.storage.storage import Storage
 
 
@@ -52,6 +52,24 @@ def test_a_url_as_name_stays_one(inputs: Storage) -> None:
         f"{inputs.url}/inputs/a.parquet",
         f"{inputs.url}/inputs/b.parquet",
     ]
+
+
+def test_a_chain_is_found_and_read_as_a_whole(tmp_path: Path) -> None:
+    (tmp_path / "a.parquet").write_bytes(b"a")
+    for name in ("a.parquet", "*.parquet"):
+        chain = f"simplecache::{tmp_path.as_uri()}/{name}"
+        (file,) = find(chain, chain).files
+        assert (file.url, read_input(file.url)) == (f"simplecache::{tmp_path.as_uri()}/a.parquet", b"a")
+
+
+@pytest.mark.parametrize(
+    "chain", ["zip://a.parquet::/data/all.zip", "filecache::tar://*.parquet::https://host/all.tar"]
+)
+def test_files_within_archives_are_refused(chain: str) -> None:
+    with pytest.raises(
+        StorageError, match=r": files within archives are neither read nor written; unpack the archive$"
+    ):
+        find(chain, chain)
 
 
 def test_a_path_without_a_file_is_missing(inputs: Storage) -> None:
@@ -114,3 +132,11 @@ def test_an_unknown_protocol_is_a_storage_error() -> None:
 
 def test_digest_is_sha256() -> None:
     assert digest(b"abc") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+
+
+def test_the_size_of_a_link_to_nothing_says_where_it_leads(tmp_path: Path) -> None:
+    (tmp_path / "weights.pt").symlink_to("../gone.pt")
+    with pytest.raises(Missing, match=r"weights\.pt: is a link to \.\./gone\.pt, which is not there"):
+        size_of(str(tmp_path / "weights.pt"))
+    with pytest.raises(Missing, match=r"nothing\.pt: no such file"):
+        size_of(str(tmp_path / "nothing.pt"))

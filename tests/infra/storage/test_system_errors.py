@@ -44,3 +44,15 @@ def test_other_errors_pass_unchanged(error: Exception) -> None:
     with pytest.raises(type(error)) as caught, translated_errors("here"):
         raise error
     assert caught.value is error
+
+
+class HubError(Exception):
+    """As libraries behind other protocols have."""
+
+
+def test_an_error_of_a_library_is_told_and_a_fault_of_the_code_is_not_hidden() -> None:
+    says = "here: HubError: the hub is closed; check that it is there and can be reached"
+    with pytest.raises(StorageError, match=says), translated_errors("here"):
+        raise HubError("the hub\nis closed")
+    with pytest.raises(TypeError), translated_errors("here"):
+        raise TypeError("a fault")

@@ -13,6 +13,7 @@ REFUSED = {
     "a key and its secret": "s3://AKIAKEY:hunter2@bucket/root",
     "a secret with a slash": "s3://AKIAKEY:hun/ter2@bucket/root",
     "inside a chain": "simplecache::s3://AKIAKEY:hunter2@bucket/root",
+    "before a chain": "zip://AKIAKEY:hunter2::s3://bucket/root",
     "a signature": "https://store/file?X-Amz-Signature=hunter2",
     "a token": "https://store/file?a=1&access_token=hunter2",
     "a SAS signature": "https://store/file?sv=2024&sig=hunter2",
@@ -36,6 +37,9 @@ ACCEPTED = (
     "https://[::1]:9000/bucket",
     "s3://arn:aws:s3:us-east-1:123456789012:accesspoint/audits/root",
     "simplecache::s3://bucket/root",
+    "zip://a.parquet::/data/archive.zip",
+    "zip://*.parquet::s3://bucket/archive.zip",
+    "filecache::zip://a.parquet::https://store:9000/archive.zip",
 )
 
 

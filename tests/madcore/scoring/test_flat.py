@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from madcore import Measured, Projection, RowExtractor, RowLayout, margin, select_layers
+from madcore import Measured, Projection, RowExtractor, RowLayout, gauss_newton_rows, margin, select_layers
 from madcore.scoring.flat import flat_rows, flat_traces, margin_sizes, weights_norm
 
 SAMPLES, FEATURES, CLASSES = 24, 12, 5
@@ -79,6 +79,17 @@ SATURATED: dict[str, Callable[[Tensor], Tensor]] = {
 @pytest.mark.parametrize("head", SATURATED.values(), ids=SATURATED.keys())
 def test_rows_of_outputs_that_do_not_depend_on_the_weights_are_flat(head: Callable[[Tensor], Tensor]) -> None:
     assert all(found(head))
+
+
+@pytest.mark.parametrize("head", SATURATED.values(), ids=SATURATED.keys())
+def test_samples_without_a_gradient_have_no_fisher_information(head: Callable[[Tensor], Tensor]) -> None:
+    """So it falsifies no curvature of the loss that they are among those that it is made of."""
+    inputs, rows = torch.randn(SAMPLES, FEATURES, generator=torch.Generator().manual_seed(1)), list[Tensor]()
+    for one in (head, HEALTHY["logits"]):
+        model = Net(one).eval()
+        extractor = RowExtractor(model, select_layers(model).covered, Projection(8))
+        rows.append(gauss_newton_rows(extractor, inputs, CLASSES))
+    assert rows[0].norm() < 1e-5 * rows[1].norm()
 
 
 def test_a_row_that_is_zero_in_some_layers_is_not_flat() -> None:

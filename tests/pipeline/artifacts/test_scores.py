@@ -62,8 +62,9 @@ def test_the_published_table_is_a_part_with_decisions() -> None:
 def test_reading_tables_and_configs_imports_no_torch() -> None:
     modules = (
         "pipeline.artifacts.scores, pipeline.artifacts.parts, pipeline.artifacts.screening, pipeline.artifacts.truth, "
-        "pipeline.artifacts.reviews, pipeline.config.audit_config, pipeline.data.images, pipeline.data.reviews, "
-        "pipeline.data.sources, pipeline.data.texts, pipeline.data.truth, pipeline.keys, pipeline.errors"
+        "pipeline.artifacts.reviews, pipeline.config.audit_config, pipeline.data.images.reading, "
+        "pipeline.data.reviews, pipeline.data.sources, pipeline.data.texts.reading, "
+        "pipeline.data.truth, pipeline.keys, pipeline.errors"
     )
     subprocess.run(
         [sys.executable, "-c", f"import sys, {modules}\nassert 'torch' not in sys.modules, 'torch'"], check=True

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from madcore import Projection, RowExtractor, TokenBatch, select_layers
 from pipeline.config.audit_config import AuditConfig
+from pipeline.config.schema import ModelConfig
 from pipeline.data.batches import (
     ImageInputs,
     TextBytes,
@@ -21,18 +22,17 @@ from pipeline.data.batches import (
     predict_classes,
     predict_completions,
 )
-from pipeline.data.text_rows import TextLimits
+from pipeline.data.texts.rows import TextLimits
 from tests.languages import POSITIONS, VOCABULARY, gpt2, llama
 from tests.languages import table as random_texts
-from tests.pipeline.data.image_files import picture, sources_of
-from tests.pipeline.data.text_files import source_of, text_table
+from tests.pipeline.data.images.files import picture, sources_of
+from tests.pipeline.data.texts.files import source_of, text_table
 
 TOKEN = 1 << 20
 
 
-def groups_of(folder: Path, lengths: list[int], batch_bytes: int) -> tuple[list[list[int]], list[str]]:
-    """Places of each group of one batch, and the reasons of what is in none."""
-    source = source_of(folder, text_table([[1] * length for length in lengths], [1] * len(lengths)))
+def model_of_texts(folder: Path) -> ModelConfig:
+    """A language model of an audit whose config lies in a folder."""
     config = AuditConfig.parse(
         {
             "root": "r",
@@ -42,8 +42,14 @@ def groups_of(folder: Path, lengths: list[int], batch_bytes: int) -> tuple[list[
         },
         str(folder),
     )
+    return config.models[0]
+
+
+def groups_of(folder: Path, lengths: list[int], batch_bytes: int) -> tuple[list[list[int]], list[str]]:
+    """Places of each group of one batch, and the reasons of what is in none."""
+    source = source_of(folder, text_table([[1] * length for length in lengths], [1] * len(lengths)))
     inputs = TextInputs(TextLimits(10, None), TextBytes(TOKEN / 2, TOKEN / 32), batch_bytes)
-    (batch,) = inputs.read(config.models[0], source, range(len(lengths)), 100)
+    (batch,) = inputs.read(model_of_texts(folder), source, range(len(lengths)), 100)
     return [group.places.tolist() for group in batch.groups], list(batch.unreadable)
 
 
@@ -114,18 +120,9 @@ def rows_of(folder: Path, table: pa.Table, build: Callable[[], nn.Module], batch
     """Rows (n, k) and confidences (n,) of the texts of a table."""
     folder.mkdir()
     source, extractor = source_of(folder, table), RowExtractor(build(), select_layers(build()).covered, Projection())
-    config = AuditConfig.parse(
-        {
-            "root": "r",
-            "task": "causal_lm",
-            "models": [{"name": "m", "huggingface": "/m"}],
-            "data": {"trusted": "t", "audited": "a"},
-        },
-        str(folder),
-    )
     rows, confidences, start = torch.zeros(len(table), extractor.layout.k), torch.zeros(len(table)), 0
     inputs = TextInputs(TextLimits(VOCABULARY, POSITIONS), TextBytes(1, 0), 1 << 20)
-    for batch in inputs.read(config.models[0], source, range(len(table)), batch_size):
+    for batch in inputs.read(model_of_texts(folder), source, range(len(table)), batch_size):
         assert set(batch.unreadable) == {""}
         for group in batch.groups:
             computed = extractor(group.measured)

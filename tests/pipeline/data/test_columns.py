@@ -13,12 +13,12 @@ import pytest
 
 from pipeline.data.columns import UnfitValue, binary, fits, integers, may_not_fit, token_lists, truth, unfit
 from pipeline.data.ids import ids_of
-from pipeline.data.images import ImageOptions, read_images
+from pipeline.data.images.reading import ImageOptions, read_images
 from pipeline.data.sources import read_ids
-from pipeline.data.texts import TextLimits, read_texts
+from pipeline.data.texts.reading import TextLimits, read_texts
 from pipeline.data.truth import UNKNOWN, read_truth
-from tests.pipeline.data.image_files import find, picture
-from tests.pipeline.data.text_files import source_of
+from tests.pipeline.data.images.files import find, picture
+from tests.pipeline.data.texts.files import source_of
 
 ONE, TWO = uuid.UUID(int=1), uuid.UUID(int=2)
 

@@ -9,17 +9,17 @@ import pytest
 
 from pipeline.config.audit_config import AuditConfig
 from pipeline.config.samples import Columns
-from pipeline.data.images import ImageOptions, read_images
+from pipeline.data.images.reading import ImageOptions, read_images
 from pipeline.data.sources import find_sources, read_ids
 from pipeline.errors import SourceError
 from tests.pipeline.config.configs import MINIMAL
-from tests.pipeline.data.image_files import find, picture, sources_of
-from tests.pipeline.data.text_files import source_of, text_table
+from tests.pipeline.data.images.files import find, picture, sources_of
+from tests.pipeline.data.texts.files import source_of, text_table
 
 MISFITS = {
     "no tokens": (
         text_table([[1, 2]], [1]).drop(["input_ids"]),
-        r"has no column 'input_ids' \(data\.columns\.input_ids\); columns there: id \(string\), completion_start",
+        r"has no column 'input_ids' \(data\.columns\.input_ids\); tokenize .*; columns there: id .*, completion_start",
     ),
     "no start": (
         text_table([[1, 2]], [1]).drop(["completion_start"]),
@@ -35,7 +35,15 @@ MISFITS = {
     ),
     "words": (
         pa.table({"id": ["a"], "input_ids": ["some words"], "completion_start": [1]}),
-        "'input_ids' .* is string, expected a list of integers",
+        "'input_ids' .* is string, expected a list of integers; tokenize the texts with the model's own tokenizer",
+    ),
+    "batches of one": (
+        pa.table({"id": ["a"], "input_ids": [[[1, 2]]], "completion_start": [1]}),
+        "'input_ids' .* expected a list of integers; if each row is a batch of one text, store the text's list itself",
+    ),
+    "texts only": (
+        pa.table({"id": ["a"], "text": ["some words"]}),
+        r"has no column 'input_ids' \(data\.columns\.input_ids\); tokenize the texts .*; columns there: .*, text",
     ),
     "lists of words": (
         pa.table({"id": ["a"], "input_ids": [["some", "words"]], "completion_start": [1]}),
@@ -101,8 +109,21 @@ def test_a_column_that_would_change_what_a_text_is_must_be_declined(tmp_path: Pa
         match=rf"has a column '{name}', which would change what a sample is to its model and is not read; drop or "
         r"rename it, or list it under data\.columns\.ignored",
     ):
-        source_of(tmp_path, more(**{name: [0, 0]}))
-    assert source_of(tmp_path, more(**{name: [0, 0]}), ignored=[name]).inputs == ("input_ids", "completion_start")
+        source_of(tmp_path, more(**{name: [0, 1]}))
+    assert source_of(tmp_path, more(**{name: [0, 1]}), ignored=[name]).inputs == ("input_ids", "completion_start")
+
+
+@pytest.mark.parametrize("values", [[0, 0], [0.0, None], None, [], [False, False]])
+def test_token_types_of_zeros_are_no_reason_to_refuse_a_file(tmp_path: Path, values: list[float] | None) -> None:
+    """Tokenizers add them to texts of one part; whether they mean something to the model, a plan finds out."""
+    table = more(token_type_ids=values).cast(pa.schema([*more().schema, ("token_type_ids", pa.list_(pa.float32()))]))
+    assert source_of(tmp_path, table).inputs == ("input_ids", "completion_start")
+
+
+@pytest.mark.parametrize("values", [[0, 2], [0.5, 0.0], "0 0", 0])
+def test_other_token_types_are_refused(tmp_path: Path, values: object) -> None:
+    with pytest.raises(SourceError, match=r"^.*texts\.parquet: has a column 'token_type_ids', which would change what"):
+        source_of(tmp_path, more(token_type_ids=values))
 
 
 def test_columns_that_change_nothing_are_not_looked_at(tmp_path: Path) -> None:
@@ -197,6 +218,11 @@ WRONG: dict[str, tuple[dict[str, list[object]] | pa.Table, str]] = {
         {"id": ["a"], "image": [b"x"], "label": ["cat"]},
         "is string, expected an integer; or set data.columns.label: null to do without",
     ),
+    "a truth of more than two kinds": (
+        {"id": ["a", "b"], "image": [b"x"] * 2, "anomalous": [1, 2]},
+        r"row 1 .* holds 2, which says neither 1 \(anomalous\) nor 0 \(normal\); expected booleans, 0 and 1, or "
+        r"text such as true and false; or set data\.columns\.anomalous: null to do without",
+    ),
 }
 
 
@@ -268,6 +294,22 @@ def test_an_odd_entry_of_a_glob_is_refused_alone(tmp_path: Path) -> None:
     sources, refused = find_sources(config, config.models[0], "audited")
     assert [source.file.name for source in sources] == ["images.parquet"]
     assert refused == {"old.parquet": "old.parquet: is a link to gone.parquet, which is not there"}
+
+
+def test_columns_in_the_names_of_folders_are_not_passed_over(tmp_path: Path) -> None:
+    """Spark, Hive and fastparquet take a column out of the files that they partition by it."""
+    (tmp_path / "label=3").mkdir()
+    pq.write_table(pa.table({"id": ["a"], "image": [picture(0)]}), tmp_path / "label=3" / "images.parquet")
+    says = (
+        r"label=3/images\.parquet: its folder label=3 holds a column 'label' \(data\.columns\.label\) that the file "
+        r"lacks, and names of folders are not read; write the column into the files, or set data\.columns\.label: null"
+    )
+    with pytest.raises(SourceError, match=says):
+        find(tmp_path, "audited", "label=*/*.parquet")
+    assert find(tmp_path, "audited", "label=3/*.parquet", columns={"label": None})[0][0].rows == 1
+    sources_of(tmp_path / "label=3", id=["a"], image=[picture(0)], label=[3])
+    assert find(tmp_path, "audited", "label=3/*.parquet")[0][0].truth == ("label",)
+    assert find(tmp_path / "label=3", "audited", "*.parquet")[0][0].truth == ("label",)
 
 
 def test_a_file_named_twice_is_refused(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ import pytest
 
 from pipeline.data.sources import Split
 from pipeline.data.truth import UNKNOWN, Truth, join_truth, read_truth, unknown_truth
-from tests.pipeline.data.image_files import picture, sources_of
+from tests.pipeline.data.images.files import picture, sources_of
 
 
 def lists(truth: Truth) -> tuple[list[int], list[int], list[int]]:

@@ -23,17 +23,20 @@ def test_a_file_is_named_by_its_ending() -> None:
 
 
 def test_a_function_of_a_file_comes_with_its_source(config: AuditConfig, tmp_path: Path) -> None:
-    build, source = find_architecture(config, "net.py:build", None)
+    found = find_architecture(config, "net.py:build", None)
+    build, source = found.build, found.source
     assert (build(), source) == (3, (tmp_path / "net.py").read_bytes())
 
 
 def test_given_source_is_run_instead_of_the_file(config: AuditConfig) -> None:
-    build, source = find_architecture(config, "gone.py:build", b"def build():\n    return 4\n")
+    found = find_architecture(config, "gone.py:build", b"def build():\n    return 4\n")
+    build, source = found.build, found.source
     assert (build(), source) == (4, b"def build():\n    return 4\n")
 
 
 def test_a_function_of_a_package_comes_with_the_source_of_its_module(config: AuditConfig) -> None:
-    build, source = find_architecture(config, "pipeline.demo.network:digit_cnn", None)
+    found = find_architecture(config, "pipeline.demo.network:digit_cnn", None)
+    build, source = found.build, found.source
     assert build is digit_cnn
     assert source == Path("pipeline/demo/network.py").read_bytes()
 

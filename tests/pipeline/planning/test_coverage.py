@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import pytest
 from pydantic import JsonValue
 
-from madcore.extraction.shares import ParameterShare, Shares
+from madcore.coverage.shares import ParameterShare, Shares
 from pipeline.planning.coverage import coverage_warning, percent, share_without_verdict, shares_of
 from pipeline.planning.plan import ModelPlan
 from tests.pipeline.planning.plans import model_config, model_plan

@@ -1,4 +1,4 @@
-"""What a plan refuses before it loads a model, and what it keys rows by."""
+"""What a plan refuses and warns of."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -11,7 +11,6 @@ from safetensors.torch import load_file, save_file
 
 from pipeline.errors import ConfigError
 from pipeline.planning.from_models import plan_audit
-from pipeline.planning.plan import ModelPlan
 from tests.conftest import ConfigMaker
 
 MODEL = {"architecture": "pipeline.demo.network:digit_cnn", "weights": "digits.safetensors"}
@@ -20,14 +19,6 @@ MODEL = {"architecture": "pipeline.demo.network:digit_cnn", "weights": "digits.s
 def write(path: Path, *tables: pa.Table) -> str:
     pq.write_table(pa.concat_tables(tables), path)
     return str(path)
-
-
-def test_trusted_ids_that_are_repeated_are_refused(make_config: ConfigMaker, digits: Path, tmp_path: Path) -> None:
-    table = pq.read_table(digits / "trusted.parquet")
-    repeated = write(tmp_path / "repeated.parquet", table.slice(0, 5), table.slice(3, 2))
-    named = r"2 repeated ids among 7 samples \('trusted-0003', 'trusted-0004'\)"
-    with pytest.raises(ConfigError, match=rf"^model digits: data.trusted: {named}; the split needs each id once"):
-        plan_audit(make_config(data={"trusted": repeated}))
 
 
 def test_a_model_that_cannot_be_audited_is_refused_and_the_others_are_planned(
@@ -45,24 +36,6 @@ def test_a_model_that_cannot_be_audited_is_refused_and_the_others_are_planned(
     assert plan.refused["few"].startswith("calibration: ") and "add trusted samples" in plan.refused["few"]
 
 
-def test_rows_are_keyed_by_what_they_depend_on(make_config: ConfigMaker) -> None:
-    def planned(**sections: JsonValue) -> ModelPlan:
-        (model,) = plan_audit(make_config(**sections)).models
-        return model
-
-    first = planned()
-    free = planned(curvature={"kind": "identity"}, calibration={"seed": 5}, run={"batch_size": 8, "rows_per_task": 32})
-    assert free.row_key == first.row_key
-    assert free.recipe.rows_per_task == 32
-    others = [
-        planned(estimator={"projection": {"seed": 1}}),
-        planned(estimator={"rows_dtype": "float32"}),
-        planned(data={"preprocess": {"mean": [0.1, 0.1, 0.1]}}),
-    ]
-    assert len({first.row_key, *(plan.row_key for plan in others)}) == 4
-    assert {first.digest} == {plan.digest for plan in others}
-
-
 def with_labels(digits: Path, path: Path, change: Callable[[int, int], int]) -> str:
     """The trusted digits with other labels, each a function of its row and its label."""
     table = pq.read_table(digits / "trusted.parquet")
@@ -73,7 +46,7 @@ def with_labels(digits: Path, path: Path, change: Callable[[int, int], int]) -> 
 def test_labels_that_are_no_class_are_said_once(make_config: ConfigMaker, digits: Path, tmp_path: Path) -> None:
     trusted = with_labels(digits, tmp_path / "odd.parquet", lambda row, label: 255 if row in (7, 40) else label)
     (model,) = plan_audit(make_config(data={"trusted": trusted})).models
-    assert model.remarks == (
+    assert model.recipe.warnings == (
         "data.trusted: 2 of 500 labels are no class of the model, whose 10 classes are 0 to 9; the first is 255, of "
         f"{trusted}, row 7; these samples explain nothing",
     )
@@ -104,7 +77,9 @@ def test_weights_that_are_not_finite_are_said_and_refused_where_no_output_is(
     bias[3] = float("-inf")
     save_file({**state, "8.bias": bias}, name)
     (model,) = plan_audit(make_config(models=[{**weights, "weights": name}])).models
-    assert model.remarks[0].startswith("weights: 1 of the 10 numbers of 8.bias are not finite; check how the weights")
+    assert model.recipe.warnings[0].startswith(
+        "weights: 1 of the 10 numbers of 8.bias are not finite; check how the weights"
+    )
     save_file({**state, "0.weight": state["0.weight"] * float("nan")}, name)
     with pytest.raises(
         ConfigError, match=r"no output on a trusted sample is finite: 432 of the 432 numbers of 0\.weight"

@@ -20,7 +20,7 @@ from pipeline.planning.memory import (
     project_memory,
     shapes_of_rows,
 )
-from pipeline.planning.probe import ROOM
+from pipeline.planning.probe.rows import ROOM
 from tests.benchmarks.memory import peaks
 from tests.benchmarks.models import CASES
 from tests.languages import MODELS, POSITIONS, gpt2
@@ -74,7 +74,7 @@ def test_nothing_is_left_on_the_model() -> None:
 BATCHES = {"zoo-resnet": 128, "gpt2-1m": 32, "gpt2-25m": 4, "vit-5m": 16}
 
 
-LARGE = ("gpt2-25m", "vit-5m")
+LARGE = ("gpt2-1m", "gpt2-25m", "vit-5m")
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@
 import json
 
 from pipeline.data.batches import ImageInputs, TextBytes, TextInputs
-from pipeline.data.text_rows import TextLimits
+from pipeline.data.texts.rows import TextLimits
 from pipeline.planning.recipe import RowRecipe
 from tests.pipeline.planning.plans import row_recipe, source
 

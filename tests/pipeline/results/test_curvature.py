@@ -49,11 +49,11 @@ def same_maps(audit: Audit, damping: Damping | None = None) -> tuple[list[torch.
 @pytest.mark.parametrize(
     ("curvature", "rows_per_task"),
     [
-        ({"kind": "block_moment"}, 128),
+        pytest.param({"kind": "block_moment"}, 128, marks=pytest.mark.faults),
         ({"kind": "block_moment", "transductive": True}, 16),
-        ({"kind": "fisher", "transductive": True}, 128),
+        pytest.param({"kind": "fisher", "transductive": True}, 128, marks=pytest.mark.faults),
         ({"kind": "ggn"}, 16),
-        ({"kind": "kfac"}, 16),
+        pytest.param({"kind": "kfac"}, 16, marks=pytest.mark.faults),
         ({"kind": "ekfac", "transductive": True}, 128),
     ],
     ids=lambda value: " ".join(map(str, value.values())) if isinstance(value, dict) else str(value),
@@ -161,6 +161,7 @@ def test_it_runs_on_an_active_distributed_client(synthetic: tuple[str, torch.Ten
     assert_close(sums(moment), expected(summed))
 
 
+@pytest.mark.faults
 def test_it_runs_on_a_ray_cluster(synthetic: tuple[str, torch.Tensor], ray_cluster: None) -> None:
     pytest.importorskip("pandas", reason="Ray's scheduler of Dask graphs imports it: needs the extra dask")
     from ray.util.dask import ray_dask_get  # noqa: PLC0415

@@ -12,7 +12,8 @@ from pipeline.data.truth import Truth
 from pipeline.planning.plan import ModelPlan
 from pipeline.stages.reporting.counts import IdCounts, ScoreCounts
 from pipeline.stages.reporting.decisions import Decisions, FlaggedSamples
-from pipeline.stages.reporting.report import ReportInputs, build_report, screening_section
+from pipeline.stages.reporting.inputs import ReportInputs
+from pipeline.stages.reporting.report import build_report, screening_section
 from tests.pipeline.stages.reporting.tables import score_part
 
 SCORES = [0.5, 400.0, None, 0.25]
@@ -26,7 +27,8 @@ def trusted_samples(calibration: int = 199) -> TrustedSamples:
     predictions[calibration] = 1
     scores = np.full(len(parts), np.nan)
     scores[:calibration] = np.arange(calibration)
-    return TrustedSamples([f"t{row}" for row in range(len(parts))], parts, predictions, scores)  # type: ignore[arg-type]
+    ids = [f"t{row}" for row in range(len(parts))]
+    return TrustedSamples(ids, parts, predictions, scores)  # type: ignore[arg-type]
 
 
 def inputs_of(plan: ModelPlan, trusted: TrustedSamples, truth: Truth | None = None) -> ReportInputs:

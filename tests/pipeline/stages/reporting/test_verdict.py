@@ -23,7 +23,8 @@ def evidence(**changes: float) -> Evidence:
         "alpha": 0.01,
     } | changes
     shares = ("alpha", "little_gradient")
-    return Evidence(**{name: value if name in shares else int(value) for name, value in values.items()})  # type: ignore[arg-type]
+    given = {name: value if name in shares else int(value) for name, value in values.items()}
+    return Evidence(**given)  # type: ignore[arg-type]
 
 
 CASES = {

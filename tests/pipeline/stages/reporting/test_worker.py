@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from madcore.extraction.shares import ParameterShare
+from madcore.coverage.shares import ParameterShare
 from pipeline.artifacts.parts import ScorePart
 from pipeline.config.scoring import Target
 from pipeline.planning.plan import ModelPlan

@@ -1,0 +1,1 @@
+"""Images: the column that holds them, what their bytes are, their pixels, and reading those of a source."""

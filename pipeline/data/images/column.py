@@ -1,0 +1,100 @@
+"""The column of images: which Arrow types hold encoded images, and where the bytes of each row are."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from pipeline.data.columns import binary, is_text, plain, stored, texts
+from pipeline.data.images.decoding import UnreadableImage
+from pipeline.errors import SourceError
+
+LONGEST_PATH = 80  # characters of a path in a row's status
+
+
+EMBED = (
+    "store the files' bytes in the column, with Hugging Face datasets by "
+    'ds.with_format("arrow").map(embed_table_storage, batched=True).to_parquet(...), '
+    "embed_table_storage being of datasets.table"
+)
+
+
+@dataclass(frozen=True)
+class EncodedImage:
+    """One row's image: its bytes, and the path that stands beside them; either may be null."""
+
+    data: bytes | None
+    path: str | None = None
+
+    def embedded(self) -> bytes | None:
+        """The bytes.
+
+        Raises:
+            UnreadableImage: there is only a path.
+        """
+        if self.data is None and self.path:
+            shown = self.path if len(self.path) <= LONGEST_PATH else f"{self.path[:LONGEST_PATH]}..."
+            raise UnreadableImage(
+                f"the image has no bytes, only the path {shown!r}; paths are not followed, store its bytes"
+            )
+        return self.data
+
+
+def encoded_images(column: pa.Array) -> Iterator[EncodedImage]:
+    """The images of a column, one at a time."""
+    data, values = binary(column), plain(column)
+    paths = _paths(values) if pa.types.is_struct(values.type) else None
+    return (
+        EncodedImage(own.as_py(), None if path is None else path.as_py())
+        for own, path in zip(data, paths if paths is not None else [None] * len(data), strict=True)
+    )
+
+
+def _paths(column: pa.StructArray) -> pa.Array | None:
+    """The field `path` of a struct, None without one. It may hold bytes that are not text."""
+    place = column.type.get_field_index("path")
+    if place < 0 or not is_text(stored(column.type.field(place).type)):
+        return None
+    found = texts(pc.struct_field(column, "path"))
+    return pa.array([None if path is None else path.decode(errors="replace") for path in found])
+
+
+def refuse_paths_only(metadata: pq.FileMetaData, column: str, kind: pa.DataType, name: str) -> None:
+    """Refuse a file whose footer says that none of its image structs has bytes.
+
+    Raises:
+        SourceError: with the remedy. A path is not followed: the files that it names may change, and whoever wrote the
+            table could name any file.
+    """
+    if not pa.types.is_struct(kind):
+        return
+    if _is_null(metadata, f"{column}.bytes") and not _is_null(metadata, f"{column}.path"):
+        raise SourceError(
+            f"{name}: no image of the column {column!r} (data.columns.image) has bytes, only a path, and paths are not "
+            f"followed; {EMBED}"
+        )
+
+
+def _is_null(metadata: pq.FileMetaData, leaf: str) -> bool:
+    """Whether the footer says that a leaf column has no value; a file may have no statistics."""
+    places = [number for number in range(metadata.num_columns) if metadata.schema.column(number).path == leaf]
+    groups = range(metadata.num_row_groups)
+    return all(_holds_nulls_only(metadata.row_group(group).column(place)) for group in groups for place in places)
+
+
+def _holds_nulls_only(chunk: pq.ColumnChunkMetaData) -> bool:
+    known = chunk.statistics
+    return known is not None and known.has_null_count and known.null_count == chunk.num_values
+
+
+def advice(kind: pa.DataType) -> str:
+    """What to do with a column of another type, "" where that is not known."""
+    if is_text(kind):
+        return "if it holds paths, store the bytes of the files; if base64, decode it"
+    if pa.types.is_struct(kind) and kind.get_field_index("path") >= 0:
+        return EMBED
+    if pa.types.is_nested(kind) or isinstance(kind, pa.BaseExtensionType):
+        return "if it holds pixels, encode each image, for example with PIL.Image.fromarray(pixels).save(buffer, 'PNG')"
+    return ""

@@ -1,0 +1,118 @@
+"""Images of a source: encoded bytes to arrays, decoded one at a time, so that a bad image costs one row."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from infra.errors import StorageError
+from infra.formats.range_reader import RangeReader
+from infra.formats.tables import read_rows
+from pipeline.config.samples import Preprocess
+from pipeline.data.ids import ids_of
+from pipeline.data.images.column import encoded_images
+from pipeline.data.images.decoding import RGB, Pixels, UnreadableImage, decode
+from pipeline.data.sources import Source
+from pipeline.errors import SourceError
+
+ROWS_SEARCHED = 256
+
+
+@dataclass(frozen=True)
+class ImageOptions:
+    """How images are read: rows per batch, the model's (height, width) and channels, and whether others are resized."""
+
+    batch_rows: int
+    size: tuple[int, int]
+    resize: bool
+    channels: int = RGB
+
+
+@dataclass(frozen=True)
+class ImageBatch:
+    """Consecutive rows of a source: their ids, why each is unreadable, and the pixels of those that are not.
+
+    A null id is "", and so is the reason of a readable row; pixels are (readable rows, height, width, channels).
+    """
+
+    ids: tuple[str, ...]
+    unreadable: tuple[str, ...]
+    pixels: Pixels
+
+
+def read_images(source: Source, start: int, stop: int, options: ImageOptions) -> Iterator[ImageBatch]:
+    """Rows [start, stop) in batches; a row that cannot be read is in its batch with the reason."""
+    ids, reasons, pixels = list[str](), list[str](), list[Pixels]()
+    columns = [source.columns.id, source.columns.image]
+    for batch in read_rows(source.file.url, start, stop, columns, options.batch_rows):
+        names = ids_of(batch.column(source.columns.id))
+        for name, image in zip(names, encoded_images(batch.column(source.columns.image)), strict=True):
+            ids.append(name or "")
+            try:
+                if name is None:
+                    raise UnreadableImage("the id is null")
+                pixels.append(decode(image.embedded(), options.size, options.resize, options.channels))
+                reasons.append("")
+            except UnreadableImage as error:
+                reasons.append(str(error))
+            if len(ids) == options.batch_rows:
+                yield _batch(ids, reasons, pixels, options)
+                ids, reasons, pixels = [], [], []
+    if ids:
+        yield _batch(ids, reasons, pixels, options)
+
+
+def _batch(ids: Sequence[str], reasons: Sequence[str], pixels: Sequence[Pixels], options: ImageOptions) -> ImageBatch:
+    stacked = np.stack(pixels) if pixels else np.zeros((0, *options.size, options.channels), np.uint8)
+    return ImageBatch(tuple(ids), tuple(reasons), stacked)
+
+
+def read_chosen_images(source: Source, rows: Iterable[int]) -> dict[int, bytes | None]:
+    """The encoded images of some rows, by row, without those that cannot be read.
+
+    The file is opened once, and each row group decoded once.
+    """
+    images: dict[int, bytes | None] = {}
+    column = str(source.columns.image)
+    with suppress(StorageError), RangeReader(source.file.url, [column]) as reader:
+        for row in sorted(rows):
+            with suppress(StorageError):
+                batches = reader.read(row, row + 1)
+                (images[row],) = (image.data for batch in batches for image in encoded_images(batch.column(column)))
+    return images
+
+
+def first_images(sources: Sequence[Source], wanted: int, preprocess: Preprocess) -> Pixels:
+    """The first readable images of the first file, shape (up to wanted, height, width, channels).
+
+    All have the size of the first one, unless the config sets a size.
+
+    Raises:
+        SourceError: the first rows hold no readable image.
+    """
+    source, found, reasons = sources[0], list[Pixels](), list[str]()
+    size = (preprocess.size, preprocess.size) if preprocess.size else None
+    searched = min(source.rows, ROWS_SEARCHED)
+    for batch in read_rows(source.file.url, 0, searched, [source.columns.image], 16):
+        for image in encoded_images(batch.column(source.columns.image)):
+            expected = size or (found[0].shape[:2] if found else None)
+            try:
+                found.append(decode(image.embedded(), expected, preprocess.size is not None, preprocess.channels))
+            except UnreadableImage as error:
+                reasons.append(str(error))
+            if len(found) == wanted:
+                return np.stack(found)
+    if not found:
+        raise SourceError(
+            f"{source.file.name}: none of its first {searched} images can be read; the first: {reasons[0]}"
+        )
+    return np.stack(found)
+
+
+def scale_pixels(pixels_nhwc: Pixels, preprocess: Preprocess) -> NDArray[np.float32]:
+    """The model's input (n, c, height, width) from pixels (n, height, width, c): to [0, 1], minus mean, over std."""
+    unit = pixels_nhwc.astype(np.float32) / np.float32(255)
+    normal = (unit - np.asarray(preprocess.mean, np.float32)) / np.asarray(preprocess.std, np.float32)
+    return np.ascontiguousarray(normal.transpose(0, 3, 1, 2))

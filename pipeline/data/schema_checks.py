@@ -1,0 +1,121 @@
+"""Whether a file's schema has what a source needs: columns of the right names and types, each once."""
+
+import unicodedata
+from collections.abc import Sequence
+
+import pyarrow as pa
+
+from infra.storage.files import InputFile
+from pipeline.config.samples import Columns
+from pipeline.data.columns import EXPECTED, fits, is_text, stored
+from pipeline.data.images.column import advice
+from pipeline.data.input_columns import LOOKED_FOR
+from pipeline.errors import SourceError
+
+TRUTH = ("label", "anomalous", "target")
+
+
+TOKENIZE = "tokenize the texts with the model's own tokenizer, prompt and completion together"
+
+
+NAMED_COLUMNS = 30  # of a file, in a message
+
+
+def refuse_partitioned(schema: pa.Schema, columns: Columns, roles: Sequence[str], file: InputFile) -> None:
+    """Refuse a file of which a column that is looked for stands in the name of a folder, as `label=3`.
+
+    Raises:
+        SourceError: with the folder's name and the remedy.
+    """
+    folders = file.url.split("/")[:-1]
+    for role in roles:
+        column = getattr(columns, role)
+        named = next((folder for folder in folders if column and folder.startswith(f"{column}=")), None)
+        if named is not None and column not in schema.names:
+            instead = f", or set data.columns.{role}: null" if role in (*TRUTH, *LOOKED_FOR) else ""
+            raise SourceError(
+                f"{file.name}: its folder {named} holds a column {column!r} (data.columns.{role}) that the file lacks, "
+                f"and names of folders are not read; write the column into the files{instead}"
+            )
+
+
+def check_names(schema: pa.Schema, columns: Columns, needed: Sequence[str], name: str) -> None:
+    """Refuse a file without a column of a needed role.
+
+    Raises:
+        SourceError: with the columns there are.
+    """
+    for role in needed:
+        column = getattr(columns, role)
+        if column is not None and column in schema.names:
+            continue
+        either = ("completion_start", "labels") if role == "completion_start" and "labels" not in needed else (role,)
+        absent = [f"{getattr(columns, one)!r} (data.columns.{one})" for one in either if getattr(columns, one)]
+        if not absent and role == "label":
+            raise SourceError(
+                f"{name}: the sampling set needs labels, and data.columns.label is null; name their column"
+            )
+        if not absent:
+            raise SourceError(
+                f"{name}: a text needs a completion, and data.columns.completion_start and labels are null; "
+                "name a column that says where it is"
+            )
+        near = _near(role, column or "", schema.names) or (f"; {TOKENIZE}" if role == "input_ids" else "")
+        raise SourceError(f"{name}: has no column {' nor '.join(absent)}{near}; columns there: {_described(schema)}")
+
+
+def _near(role: str, column: str, names: Sequence[str]) -> str:
+    """The hint at a column whose name differs only in case or in how its accents are composed."""
+    alike = (name for name in names if _folded(name) == _folded(column))
+    return next((f", but {name!r}: set data.columns.{role}: {name}" for name in alike), "")
+
+
+def _folded(name: str) -> str:
+    return unicodedata.normalize("NFKC", name).casefold()
+
+
+def check_single(schema: pa.Schema, columns: Columns, roles: Sequence[str], name: str) -> None:
+    """Refuse a file that has several columns of the name of one that is read.
+
+    Raises:
+        SourceError: with the columns there are.
+    """
+    for role in roles:
+        column = getattr(columns, role)
+        if schema.names.count(column) > 1:
+            raise SourceError(f"{name}: has several columns named {column!r} (data.columns.{role}); rename them")
+
+
+def check_types(schema: pa.Schema, columns: Columns, roles: Sequence[str], name: str) -> None:
+    """Refuse a file with a column whose type cannot have its role.
+
+    Raises:
+        SourceError: with the columns there are.
+    """
+    for role in roles:
+        kind = schema.field(getattr(columns, role)).type
+        if not fits(role, kind):
+            column = f"the column {getattr(columns, role)!r} (data.columns.{role})"
+            raise SourceError(
+                f"{name}: {column} is {kind}, expected {EXPECTED[role]}{remedy(role, kind)}; "
+                f"columns there: {_described(schema)}"
+            )
+
+
+def remedy(role: str, kind: pa.DataType) -> str:
+    """What to do with a column that does not fit its role, beginning with `; `; "" where that is not known."""
+    if role in (*TRUTH, *LOOKED_FOR):
+        return f"; or set data.columns.{role}: null to do without"
+    if role == "input_ids":
+        plain = stored(kind)
+        return (
+            f"; {TOKENIZE}" if is_text(plain) else "; if each row is a batch of one text, store the text's list itself"
+        )
+    return f"; {advice(kind)}" if role == "image" and advice(kind) else ""
+
+
+def _described(schema: pa.Schema) -> str:
+    named = ", ".join(
+        f"{schema.field(place).name} ({schema.field(place).type})" for place in range(min(len(schema), NAMED_COLUMNS))
+    )
+    return named if len(schema) <= NAMED_COLUMNS else f"{named} and {len(schema) - NAMED_COLUMNS:,} more"

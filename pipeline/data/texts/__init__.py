@@ -1,0 +1,1 @@
+"""Texts: what a row of tokens means, and reading those of a source."""

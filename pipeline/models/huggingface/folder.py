@@ -1,0 +1,145 @@
+"""A Hugging Face folder: where it is, which of its files hold the weights, and whether they are safe to parse."""
+
+import json
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from infra.execution.contract import describe
+from infra.storage.urls import path_on_disk
+from pipeline.config.audit_config import AuditConfig
+from pipeline.errors import SourceError
+from pipeline.models.weights.foreign_files import foreign
+from pipeline.models.weights.reading import LARGEST_HEADER, check_header
+
+CONFIG, WEIGHTS = "config.json", "model.safetensors"
+
+
+INDEX, ADAPTER = "model.safetensors.index.json", "adapter_config.json"
+
+
+PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl", "*.h5", "*.msgpack")
+
+
+LOOKED_AT = 512  # bytes at the beginning of a file that say what it is
+
+
+HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
+
+
+def find_folder(config: AuditConfig, name: str) -> Path:
+    """The folder of a model that is named by its path, or by its id on the hub, which downloads it.
+
+    Raises:
+        SourceError: there is no such folder, and the hub has no such model.
+    """
+    place = path_on_disk(config.locate(name))
+    if place is None:
+        raise SourceError(
+            f"huggingface {name}: expected a folder of this machine or an id on the hub; copy the folder here"
+        )
+    folder = Path(place)
+    if folder.is_dir():
+        return folder
+    if folder.exists():
+        raise SourceError(
+            f"huggingface {name}: is a file; name the folder that holds {CONFIG} and the safetensors files"
+        )
+    if not HUB_ID.fullmatch(name):
+        raise SourceError(f"huggingface {name}: no such folder ({folder})")
+    return _from_hub(name, folder)
+
+
+def _from_hub(name: str, folder: Path) -> Path:
+    from huggingface_hub import snapshot_download  # noqa: PLC0415 - of the extra, and slow to import
+
+    try:
+        return Path(snapshot_download(name, allow_patterns=[CONFIG, WEIGHTS, INDEX, "model-*.safetensors"]))
+    except (OSError, ValueError, RuntimeError) as error:
+        raise SourceError(
+            f"huggingface {name}: no such folder ({folder}), and the hub gave no model of this id ({describe(error)})"
+        ) from error
+
+
+def weight_files(folder: Path, name: str) -> list[Path]:
+    """The safetensors files that hold the model's weights, sorted.
+
+    Raises:
+        SourceError: there are none, or only pickles; or the folder holds an adapter, or no config.
+    """
+    needed = (folder / CONFIG, folder / INDEX, *sorted(folder.glob("*.safetensors")))
+    dangling = [file.name for file in needed if file.is_symlink() and not file.exists()]
+    if dangling:
+        target = (folder / dangling[0]).readlink()
+        raise SourceError(
+            f"huggingface {name}: {dangling[0]} is a link to {target}, which is not there; "
+            "was the folder copied without what its links lead to?"
+        )
+    if (folder / ADAPTER).is_file():
+        raise SourceError(
+            f"huggingface {name}: holds an adapter ({ADAPTER}), whose base model is elsewhere; "
+            "merge the two and save the whole model"
+        )
+    if not (folder / CONFIG).is_file():
+        raise SourceError(f"huggingface {name}: has no {CONFIG}; name the folder that model.save_pretrained wrote")
+    if (folder / WEIGHTS).is_file():
+        return [folder / WEIGHTS]
+    if (folder / INDEX).is_file():
+        return _shards(folder, name)
+    pickles = sorted(file.name for pattern in PICKLES for file in folder.glob(pattern))
+    if pickles:
+        raise SourceError(
+            f"huggingface {name}: refused, because its weights are not safetensors but {', '.join(pickles[:3])}, "
+            "and a pickle runs whatever code it holds; "
+            "convert it with model.save_pretrained(folder, safe_serialization=True)"
+        )
+    here = ", ".join(sorted(file.name for file in folder.iterdir())[:8])
+    raise SourceError(f"huggingface {name}: has neither {WEIGHTS} nor {INDEX}; files there: {here}")
+
+
+def _shards(folder: Path, name: str) -> list[Path]:
+    try:
+        shards = sorted(set(json.loads((folder / INDEX).read_bytes())["weight_map"].values()))
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise SourceError(f"huggingface {name}: {INDEX} is not readable ({describe(error)})") from error
+    foreign = [shard for shard in shards if not shard.endswith(".safetensors") or Path(shard).name != shard]
+    if foreign:
+        raise SourceError(
+            f"huggingface {name}: {INDEX} names {foreign[0]}, which is not a safetensors file of this folder"
+        )
+    missing = [shard for shard in shards if not (folder / shard).is_file()]
+    if missing:
+        raise SourceError(f"huggingface {name}: {INDEX} names {len(missing)} files that are not there: {missing[0]}")
+    return [folder / shard for shard in shards]
+
+
+def types_of(files: Sequence[Path]) -> dict[str, str]:
+    """The type of each tensor, as the headers of safetensors files say, which a reader has found sound."""
+    types: dict[str, str] = {}
+    for path in files:
+        with path.open("rb") as file:
+            header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
+        types |= {key: tensor["dtype"] for key, tensor in header.items() if key != "__metadata__"}
+    return types
+
+
+def check_sizes(folder: Path, files: Sequence[Path], name: str) -> None:
+    """Checks the size of documents, and what the headers of weights claim, before a library parses them.
+
+    Raises:
+        SourceError: one is too large, or claims too much.
+    """
+    for document in (folder / CONFIG, folder / INDEX):
+        size = document.stat().st_size if document.is_file() else 0
+        if size > LARGEST_HEADER:
+            raise SourceError(
+                f"huggingface {name}: {document.name} has {size:,} bytes, at most {LARGEST_HEADER:,} are read; "
+                "is it the right folder?"
+            )
+    for path in files:
+        with path.open("rb") as file:
+            start = file.read(LOOKED_AT)
+        other = "" if start[8:9] == b"{" else foreign(start)
+        if other:
+            raise SourceError(f"huggingface {name}: {path.name} {other}")
+        check_header(start[:8], f"huggingface {name}: {path.name}")

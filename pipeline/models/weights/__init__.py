@@ -1,0 +1,1 @@
+"""Weights: reading files of them without trusting what they hold, and fitting their tensors to an architecture."""

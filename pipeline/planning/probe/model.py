@@ -1,0 +1,26 @@
+"""Probing a model: it is loaded once, run on a few trusted samples, and checked against autograd."""
+
+from collections.abc import Sequence
+
+from pipeline.config.audit_config import AuditConfig
+from pipeline.config.schema import ModelConfig
+from pipeline.data.sources import Source
+from pipeline.models.load import load_model
+from pipeline.planning.probe.found import Probe
+from pipeline.planning.probe.images import probe_images
+from pipeline.planning.probe.rows import Report
+from pipeline.planning.probe.texts import probe_texts
+
+
+def probe(config: AuditConfig, model: ModelConfig, trusted: Sequence[Source], report: Report = lambda _: None) -> Probe:
+    """Load a model and check its forward pass, and its layers against autograd; `report` is told what is being done.
+
+    Raises:
+        SourceError: the model cannot be loaded, or does not accept the trusted samples.
+        ModelError: its outputs are random or mix samples, or none of its layers can be covered.
+    """
+    report("loading the model")
+    loaded = load_model(config, model)
+    if loaded.limits is None:
+        return probe_images(loaded, model, trusted, report)
+    return probe_texts(loaded, loaded.limits, model, trusted, report)

@@ -1,0 +1,1 @@
+"""Tests of `madcore.coverage`, a file per module."""
