@@ -2,6 +2,9 @@
 
 from collections.abc import Mapping
 
+# what a model raises where it is run in a way that does not suit it; libraries have errors of their own for shapes
+FAILURES = (Exception,)
+
 
 class MadcoreError(Exception):
     """Root of every error that madcore raises."""

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from madcore.errors import ModelError
+from madcore.errors import FAILURES, ModelError
 from madcore.isolation import isolated
 
 PART_MULTIPLE = 8  # matrix products of other sizes may add in another order
@@ -154,7 +154,7 @@ def runs_channels_last(model: nn.Module, batch: Measured) -> bool:
     try:
         with torch.no_grad():
             run(model, batch.some(slice(0, 1)).channels_last().inputs)
-    except RuntimeError:  # from `view`, in a model that relies on the other order in memory
+    except FAILURES:  # from `view` or a check, in a model that relies on the other order in memory
         return False
     return True
 

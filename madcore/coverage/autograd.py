@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from madcore.errors import ModelError
+from madcore.extraction.forward_pass import contiguous_gradients
 from madcore.isolation import has_gradient, restored
 from madcore.measurements import Measured, logits_of, run
 
@@ -25,7 +26,8 @@ def whole_gradients(model: nn.Module, sample: Measured) -> Iterator[None]:
     try:
         for parameter in parameters:
             parameter.requires_grad_(True).grad = None
-        with torch.enable_grad(), restored(model):  # checkpointed blocks run again in the backward pass
+        # until the backward pass is over, because checkpointed blocks run again in it
+        with torch.enable_grad(), restored(model), contiguous_gradients(model):
             measured = sample.measurement(logits_of(run(model, sample.inputs))).sum()
             if not measured.requires_grad:
                 complaint = "the model's outputs do not depend on its weights through autograd: does it detach them?"

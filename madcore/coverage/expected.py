@@ -78,6 +78,11 @@ class ExpectedRows:
     layers: Sequence[Layer]
     rows: Sequence[Mapping[str, Tensor]]
 
+    @property
+    def not_finite(self) -> int:
+        """How many rows, by sample and layer, are not finite."""
+        return sum(not torch.isfinite(row).all() for of_sample in self.rows for row in of_sample.values())
+
     @classmethod
     def of(
         cls, model: nn.Module, layers: Sequence[Layer], samples: Sequence[Measured], projection: Projection

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from madcore.extraction.vjp_fallback import FAILURES
+from madcore.errors import FAILURES
 
 CLEAR = 1e-4  # of a tensor's norm: more than rounding
 

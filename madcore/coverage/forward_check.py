@@ -14,8 +14,7 @@ from madcore.coverage.first_difference import digests, failing_module, first_dif
 from madcore.coverage.held_generators import generators_replaced
 from madcore.coverage.random_draws import TorchDraws
 from madcore.coverage.random_sources import EXTREMES, NUMPY, Extreme, RandomSource, states_kept
-from madcore.errors import ModelError, first_line
-from madcore.extraction.vjp_fallback import FAILURES
+from madcore.errors import FAILURES, ModelError, first_line
 from madcore.formulas.of_module import holders
 from madcore.isolation import fits_float64, in_float64
 from madcore.measurements import Measured, logits_of, run
@@ -163,13 +162,17 @@ def _fails_alone(model: nn.Module, one: Measured, samples: int, error: Exception
 
 
 def _apart_in_float64(model: nn.Module, one: Measured, batch: Measured, place: int) -> float | None:
-    """Return how far a sample's logits alone and in company are apart, None where that cannot be computed."""
+    """Return how far a sample's logits alone and in company are apart, None where that cannot be computed.
+
+    A model may exceed a range that it fixes itself, such as masks of float64's lowest number in float32: its outputs in
+    float64 then decide nothing.
+    """
     if not fits_float64(model):
         return None
     try:
         with in_float64(model):
             alone, company = (logits_of(run(model, inputs.double().inputs)) for inputs in (one, batch))
-            return _apart(alone, company, place)
+            return _apart(alone, company, place) if torch.isfinite(alone).all() else None
     except FAILURES:
         return None
 

@@ -14,6 +14,7 @@ from typing import TypeVar
 
 from torch import nn
 
+from madcore.coverage.expected import ZERO
 from madcore.coverage.trial import Trial
 from madcore.errors import ModelError
 from madcore.extraction.parameter_copies import ways_to_copy
@@ -77,7 +78,7 @@ def _tried(trial: Trial, layers: Sequence[Layer]) -> tuple[dict[str, Layer], dic
         by_formula = [layer for layer in tried if layer.way == "formula"]
         failed = trial.failures(by_formula) | trial.failures([layer for layer in tried if layer.way != "formula"])
         kept |= {layer.name: layer for layer in tried if layer.name not in failed}
-        reasons |= {name: reason for name, reason in failed.items() if name not in reasons}
+        reasons |= {name: reason for name, reason in failed.items() if name not in reasons or reason == ZERO}
         undecided = {name: ways[1:] for name, ways in undecided.items() if name in failed and ways[1:]}
     alone_only = {layer.name: "its rows cannot be computed together with the other layers'" for layer in layers}
     return _jointly(trial, [kept[layer.name] for layer in layers if layer.name in kept]), alone_only | reasons

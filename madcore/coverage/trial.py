@@ -10,9 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from madcore.coverage.expected import ZERO, Compared, ExpectedRows, autograd_rows
-from madcore.errors import LayerError, ModelError, first_line
+from madcore.errors import FAILURES, LayerError, first_line
 from madcore.extraction.extractor import RowExtractor
-from madcore.extraction.vjp_fallback import FAILURES
 from madcore.isolation import fits_float64, in_float64
 from madcore.measurements import Measured, input_shapes
 from madcore.projections import Projection
@@ -124,14 +123,15 @@ class Trial:
 
     @cached_property
     def exactly(self) -> ExpectedRows | None:
-        """Autograd's rows in float64; None where there are none."""
+        """Autograd's rows in float64; None where there are none, or where they are finite in float32 alone."""
         if not fits_float64(self.model):
             return None
         try:
             with in_float64(self.model):
                 alone = [batch.double() for batch in self.alone]
-                return ExpectedRows.of(self.model, self.expected.layers, alone, self.projection)
-        except (*FAILURES, ModelError):
+                exact = ExpectedRows.of(self.model, self.expected.layers, alone, self.projection)
+            return None if exact.not_finite > self.expected.not_finite else exact
+        except FAILURES:
             return None
 
     @cached_property

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from madcore.curvature.kronecker import SideLayout, SideSums
-from madcore.errors import LayerError, ModelError
+from madcore.errors import FAILURES, LayerError, ModelError
 from madcore.extraction.forward_pass import ForwardPass, PassSettings, forward_pass
 from madcore.extraction.preparation import Preparation, prepare
 from madcore.extraction.recording import Recorder
@@ -89,7 +89,7 @@ class RowExtractor:
                 gradients.
         """
         if self._channels_last:
-            with suppress(RuntimeError):  # from `view`, in a model that relies on the other order in memory
+            with suppress(*FAILURES):  # from `view` or a check, in a model that relies on the other order in memory
                 return self._in_parts(batch.channels_last(), precision)
         computed = self._in_parts(batch, precision)
         self._channels_last = False

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
 
 from madcore.curvature.kronecker import SideSums
 from madcore.extraction.parameter_copies import ParameterCopies, replaced
@@ -16,6 +17,30 @@ from madcore.extraction.preparation import Preparation
 from madcore.extraction.recording import Recorder, rooted_everywhere
 from madcore.isolation import restored
 from madcore.measurements import Measured, logits_of, real_parameter, run
+
+IMAGE_AXES = 3  # (c, h, w), or more of videos
+
+
+@contextmanager
+def contiguous_gradients(model: nn.Module) -> Iterator[None]:
+    """Inside, gradients of modules' contiguous images are contiguous: needed where a batch is one sample on a CPU.
+
+    The strides of such a batch are ambiguous, and torch's batch norm in eval mode (2.13) reads a gradient in the order
+    of channels last, such as `norm(x).flatten(2).transpose(1, 2)` has, as if it were in the other: it is wrong without
+    a word.
+    """
+
+    def lay_out(module: nn.Module, args: tuple[object, ...], output: object) -> None:
+        if isinstance(output, Tensor) and output.ndim > IMAGE_AXES and output.requires_grad and output.is_contiguous():
+            output.register_hook(Tensor.contiguous)
+
+    normalizing = [one for one in model.modules() if isinstance(one, _NormBase) or not list(one.children())]
+    handles = [module.register_forward_hook(lay_out) for module in normalizing]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 @contextmanager
@@ -106,6 +131,8 @@ def forward_pass(
         stack.enter_context(torch.enable_grad())
         stack.enter_context(frozen(model))
         some = real_parameter(model)
+        if batch.samples == 1:
+            stack.enter_context(contiguous_gradients(model))
         anchor = torch.zeros((), device=some.device, requires_grad=True)
         rows = torch.zeros(batch.samples, settings.k, device=some.device, dtype=some.dtype)
         recorder, copied = Recorder(rows, anchor, sides), settings.preparation.copied

@@ -20,7 +20,7 @@ from torch.func import functional_call, vjp, vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils import _pytree as pytree
 
-from madcore.errors import LayerError, first_line
+from madcore.errors import FAILURES, LayerError, first_line
 from madcore.extraction.module_call import ModuleCall
 from madcore.extraction.recording import Recorder
 from madcore.formulas.matrices import Sides
@@ -31,9 +31,6 @@ from madcore.rows import Layer
 CHUNK_BYTES = 64 << 20
 ACTIVATIONS = 16
 LARGEST_DIFFERENCE = 0.05
-
-# what a model raises when it is run in a way that does not suit it
-FAILURES = RuntimeError, ValueError, TypeError, LookupError, AttributeError, AssertionError
 
 
 @dataclass(frozen=True)

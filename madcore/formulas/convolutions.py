@@ -43,7 +43,8 @@ class ConvWeight:
     """Kernel (c_out, c_in / groups, ...) of a convolution.
 
     Projecting the unfolded input equals a convolution with i filters, so patches are never materialised. With groups,
-    the patches and output gradients of each group count as separate positions, and the sum runs over groups too.
+    the patches and output gradients of each group count as separate positions, and the sum runs over groups too. A
+    sample may have several images, (n, m, c, spatial...): those of each count as further positions.
     """
 
     module: Convolution
@@ -56,6 +57,8 @@ class ConvWeight:
     def save(self, inputs: Tensor, sides: Sides) -> Tensor:
         """Projected patches (n, i, groups * positions)."""
         module = self.module
+        if self._has_several(inputs):
+            return _together(self.save(inputs.flatten(0, 1), sides), len(inputs))
         filters = torch.eye(self.shape[1], dtype=inputs.dtype, device=inputs.device) if sides.p1 is None else sides.p1
         kernel, padding = filters.reshape(-1, *module.weight.shape[1:]), module.padding
         if module.groups > 1:
@@ -71,13 +74,26 @@ class ConvWeight:
 
     def by_position(self, saved: Tensor, grads: Tensor, sides: Sides) -> tuple[Tensor, Tensor]:
         """Output gradients and patches."""
-        return channels_by_group(grads.flatten(2), sides.p0, self.module.groups).transpose(1, 2), saved.transpose(1, 2)
+        images = grads.flatten(0, 1) if self._has_several(grads) else grads
+        grads_nos = channels_by_group(images.flatten(2), sides.p0, self.module.groups)
+        grads_nos = _together(grads_nos, len(grads)) if self._has_several(grads) else grads_nos
+        return grads_nos.transpose(1, 2), saved.transpose(1, 2)
 
     def row(self, saved: Tensor, grads: Tensor, sides: Sides) -> Tensor:
         """(n, o, i)."""
-        if self.module.groups == 1:
+        if self.module.groups == 1 and not self._has_several(grads):
             return projected_outer(grads.flatten(2), saved, sides.p0)
         return joined(self.by_position(saved, grads, sides))
+
+    def _has_several(self, images: Tensor) -> bool:
+        return images.ndim > self.module.weight.ndim
+
+
+def _together(numbers_mds: Tensor, samples: int) -> Tensor:
+    """Put the positions of a sample's images side by side: (n * m, d, s) -> (n, d, m * s)."""
+    images = len(numbers_mds) // samples if samples else 1
+    together: Tensor = numbers_mds.unflatten(0, (samples, images)).transpose(1, 2).flatten(2)
+    return together
 
 
 @dataclass(frozen=True)

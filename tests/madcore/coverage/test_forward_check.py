@@ -170,6 +170,12 @@ def test_what_a_models_own_code_draws_is_named_by_the_next_module() -> None:
         check(OwnCode(lambda x: x + torch.rand_like(x)))
 
 
+def finite_in_float32_alone(x: Tensor) -> Tensor:
+    """As it is, by way of the largest number of its precision, rounded to float32."""
+    largest = torch.tensor(torch.finfo(x.dtype).max).float().to(x.dtype)
+    return x + 0 * largest
+
+
 @pytest.mark.parametrize("function", [drawn_in_vain, seeded_projection, torch.tanh])
 def test_numbers_that_are_not_used_or_always_the_same_are_no_randomness(function: Callable[[Tensor], Tensor]) -> None:
     check(between(Applies(function)))
@@ -183,6 +189,10 @@ MIXES = {
     "a mean": (
         Applies(lambda x: x - 0.01 * x.mean(0)),
         r"change by [\d.e-]+ of the largest when .* 3 others, first in 1 ",
+    ),
+    "a mean, in a model that is not finite in float64": (
+        Applies(lambda x: finite_in_float32_alone(x - 0.01 * x.mean(0))),
+        r"depend on the other samples .* first in 1 \(Applies\)",
     ),
     "a reference": (Applies(lambda x: x - x[:1]), r"first in 1 \(Applies\)"),
     "a deviation, which one sample has not": (

@@ -62,6 +62,37 @@ class SamplesSecond(nn.Module):
         return self.inner(x.transpose(0, 1)).transpose(0, 1)
 
 
+class SharesOfAll(nn.Module):
+    """Multiplies by the sum of a router's shares, one whatever the router's weight, of which copies do not fit."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner, self.weight = nn.Linear(64, 64), nn.Parameter(torch.arange(192.0).cos().reshape(3, 64))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(n, 64) to the same."""
+        shares = nn.functional.linear(x, self.weight).sigmoid()
+        return self.inner(x) * (shares / shares.sum(dim=1, keepdim=True)).sum(dim=1, keepdim=True)
+
+
+class ShapeError(Exception):
+    """What a library raises that checks shapes, and that no model in use meets."""
+
+
+class ChecksShapes(nn.Module):
+    """Adds a learned table (4, 6), having checked its shape, with an error of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rows, self.inner = nn.Parameter(torch.arange(24.0).reshape(4, 6)), nn.Linear(6, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(n, 4, 6) to (n, 4, 5)."""
+        if self.rows.ndim != 2:
+            raise ShapeError(f"expected a table, got shape {tuple(self.rows.shape)}")
+        return self.inner(x + self.rows)
+
+
 class Doubled(nn.Linear):
     """A Linear by type whose forward pass is another."""
 
@@ -281,10 +312,47 @@ def test_samples_and_positions_on_one_axis_are_told_apart(body: Callable[[], nn.
         )
 
 
+class ConvolvesParts(nn.Module):
+    """Convolves the two halves of images as images of their own."""
+
+    def __init__(self, groups: int) -> None:
+        super().__init__()
+        self.inner = nn.Conv2d(2, 4, 2, groups=groups, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(n, 2, h, w) to (n, 8, h - 1, w / 2 - 1)."""
+        halves = torch.stack(x.chunk(2, dim=3), dim=1)
+        return torch.tanh(self.inner(halves.flatten(0, 1))).unflatten(0, (len(x), 2)).flatten(1, 2)
+
+
+@pytest.mark.parametrize("groups", [1, 2])
+def test_a_convolution_of_the_parts_of_images_is_covered(groups: int) -> None:
+    model, batch = with_head(ConvolvesParts(groups), (2, 3, 6)), batch_of(5, (2, 3, 6))
+    coverage = checked(model, batch[:3])
+    assert [layer.way for layer in coverage.covered] == ["formula, samples merged", "formula"]
+    assert not coverage.not_covered
+    for n in (1, 5):
+        rows = RowExtractor(model, coverage.covered, PROJECTION)(Measured(batch[:n], margin)).rows
+        torch.testing.assert_close(
+            rows, autograd_rows(model, coverage.covered, batch[:n], PROJECTION), rtol=1e-10, atol=1e-10
+        )
+
+
 def test_a_gradient_that_is_zero_but_for_rounding_is_not_covered() -> None:
     model = with_head(nn.Sequential(nn.Conv1d(2, 4, 2), nn.InstanceNorm1d(4, affine=True), nn.Tanh()), (2, 5)).float()
     coverage = check(model, select_layers(model, parameters="all"), batch_of(3, (2, 5)).float())
     assert coverage.not_covered == {"0.0.bias": "its gradient is zero but for rounding"}
+
+
+def test_a_gradient_that_is_zero_is_reported_as_such_where_the_first_way_fails_for_another_reason() -> None:
+    model = with_head(SharesOfAll(), (64,)).float()
+    coverage = check(model, select_layers(model), batch_of(3, (64,)).float())
+    assert coverage.not_covered == {"0.weight": "its gradient is zero but for rounding"}
+
+
+def test_a_way_that_fails_with_an_error_of_a_librarys_own_is_followed_by_the_next() -> None:
+    coverage = checked(with_head(ChecksShapes(), (4, 6)), batch_of(3, (4, 6)))
+    assert {layer.name: layer.way for layer in coverage.covered}["0.rows"] == "fallback"
 
 
 def test_a_model_that_mixes_samples_has_no_rows_at_all() -> None:
@@ -340,6 +408,22 @@ def test_rows_that_differ_by_rounding_alone_are_covered(monkeypatch: pytest.Monk
     assert not checked(model, batch).not_covered
     assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
     monkeypatch.setattr("madcore.coverage.trial.fits_float64", lambda _: False)
+    assert "differs from autograd's" in checked(model, batch).not_covered["0.inner.weight"]
+
+
+class AveragesInFloat32(Averages):
+    """The same by way of the largest number of its precision, which float32 does not hold where that is float64's."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(n, s, 6) to (n, 5)."""
+        return super().forward(x) + 0 * torch.tensor(torch.finfo(x.dtype).max).float().to(x.dtype)
+
+
+def test_a_model_that_is_finite_in_its_own_precision_alone_is_judged_in_that() -> None:
+    model, batch = with_head(AveragesInFloat32(), (4, 6)).float(), batch_of(3, (4, 6)).float()
+    assert not checked(model, batch).not_covered
+    batch[:, :2] = 1e5 * batch[:, :2]
+    batch[:, 2:] -= batch[:, :2]
     assert "differs from autograd's" in checked(model, batch).not_covered["0.inner.weight"]
 
 

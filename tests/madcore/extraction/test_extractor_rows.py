@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from madcore import Measured, Projection, margin, select_layers
+from madcore import Measured, Projection, check_layers, margin, select_layers
 from madcore.extraction.extractor import RowExtractor
 from tests.madcore.checks import ABOVE, BELOW, RANKS, assert_equals_autograd, hooked_rows
 from tests.madcore.models import IN_PLACE_CASES, LAYER_CASES, LayerCase, ReusesInput, Twice, batch_of, with_head
@@ -74,10 +74,20 @@ class CountsOnItsOrder(nn.Module):
         return hidden.view(hidden.shape[0], -1)
 
 
+class ChecksItsOrder(CountsOnItsOrder):
+    """Says itself that it relies on the order, as code around a kernel of its own does."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(n, 2, h, w) to (n, 4 (h - 2) (w - 2))."""
+        assert x.is_contiguous(), "a view size is not compatible"
+        return super().forward(x)
+
+
 @RANKS
-def test_a_model_that_counts_on_the_order_of_its_memory(projection: Projection) -> None:
-    model, batch = with_head(CountsOnItsOrder(), (2, 5, 4)), batch_of(3, (2, 5, 4))
-    with pytest.raises(RuntimeError, match="view size is not compatible"):
+@pytest.mark.parametrize("body", [CountsOnItsOrder, ChecksItsOrder])
+def test_a_model_that_counts_on_the_order_of_its_memory(body: type[CountsOnItsOrder], projection: Projection) -> None:
+    model, batch = with_head(body(), (2, 5, 4)), batch_of(3, (2, 5, 4))
+    with pytest.raises((RuntimeError, AssertionError), match="view size is not compatible"):
         model(batch.contiguous(memory_format=torch.channels_last))
     assert_equals_autograd(model, batch, projection)
     extractor = RowExtractor(model, select_layers(model).covered, projection)
@@ -135,3 +145,28 @@ def test_outputs_are_the_models_own() -> None:
     outputs = RowExtractor(model, select_layers(model).covered, BELOW)(Measured(batch, margin)).outputs
     assert not outputs.requires_grad
     torch.testing.assert_close(outputs, model(batch).detach(), rtol=1e-12, atol=1e-12)
+
+
+class NormedPatches(nn.Module):
+    """Normalizes images and takes their places for tokens, as models do that begin with convolutions."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.before, self.norm, self.inner = nn.Linear(2, 2), nn.BatchNorm2d(4), nn.Linear(4, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(n, 4, h, w) to (n, 5)."""
+        return self.inner(self.norm(self.before(x)).flatten(2).transpose(1, 2)).tanh().mean(1)
+
+
+def test_a_sample_alone_has_the_rows_that_it_has_in_company_where_torch_misreads_the_gradient_of_a_norm() -> None:
+    model, batch = with_head(NormedPatches(), (4, 2, 2)), batch_of(3, (4, 2, 2))
+    together = hooked_rows(model, batch, ABOVE)
+    for place in range(3):
+        torch.testing.assert_close(
+            hooked_rows(model, batch[place : place + 1], ABOVE), together[place : place + 1], rtol=1e-10, atol=1e-10
+        )
+    selected = select_layers(model, parameters="all")
+    checked = check_layers(model, selected, batch.split(1), lambda some: Measured(torch.cat(list(some)), margin), ABOVE)
+    assert not checked.not_covered
+    assert len(checked.covered) == 8
