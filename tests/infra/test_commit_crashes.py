@@ -19,8 +19,8 @@ places = st.integers(0, 2)  # of a write among those of a commit: its files, the
 Script = Callable[[Operation], None]
 
 
-class Killed(Exception):
-    """A writer was killed."""
+class Killed(BaseException):
+    """A writer was killed: nothing that it would do about an error is done."""
 
 
 def at_write(place: int, what: Script) -> Script:
