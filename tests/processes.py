@@ -13,7 +13,10 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 FORKED = multiprocessing.get_context("forkserver")
-FORKED.set_forkserver_preload(["jobs.main", "pipeline.run", "infra.storage.s3", "tests.end_to_end.killing"])
+FORKED.set_forkserver_preload(
+    # The last three are what a run imports late.
+    ["pipeline.run", "infra.storage.s3", "tests.end_to_end.killing", "jobs.commands", "sklearn.metrics", "pandas"]
+)
 
 
 @dataclass(frozen=True)

@@ -42,6 +42,11 @@ class ProjectedMemory:
 class _TensorMemory(TorchDispatchMode):
     """Counts the bytes of the live tensors that operations in its context have made, and their peak."""
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """No: to be skipped by a compiler that nothing here uses, torch would import it, which takes seconds."""
+        return False
+
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.peak, self._now = 0, 0
