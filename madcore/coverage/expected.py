@@ -14,6 +14,7 @@ from madcore.rows import Layer, row_layout
 RELATIVE_TOLERANCE = 1e-3
 ABSOLUTE_TOLERANCE = 1e-12  # of a sample's largest row of a layer, or of 1: the rounding of a zero in float64
 ROUNDING = 1e-5  # of a sample's largest row of a layer: in float32, nothing is left of a row below it
+VANISHING = 1e-10  # of the same: in float64, a row below it is a zero
 LARGEST_DOUBT = 0.25  # of a row: flipped ReLUs made 0.035, a kernel that reads other numbers makes more than this
 
 DIFFERS, ZERO = "its hooked gradient differs from autograd's", "its gradient is zero but for rounding"
@@ -52,6 +53,16 @@ class Compared:
     def expected_zero(self) -> bool:
         """Whether autograd's rows are nothing but rounding in float32, whatever the hooked ones are."""
         return bool((self.norms_b < ROUNDING * self.largest_b).all())
+
+    @property
+    def faint(self) -> bool:
+        """Whether autograd's rows may be nothing but rounding, which kernels may happen to round alike."""
+        return self.expected_zero and bool((self.norms_b > 0).any())
+
+    @property
+    def vanishes(self) -> bool:
+        """Whether autograd's rows are zeros, if they were computed in float64."""
+        return bool((self.norms_b <= VANISHING * self.largest_b).all())
 
     @property
     def reason(self) -> str | None:

@@ -221,7 +221,8 @@ def _found(alone: Tensor, company: Tensor, place: int, samples: int) -> str:
     """Return in words how a sample's logits alone and in company differ."""
     apart = _apart(alone, company, place)
     if apart < float("inf"):
-        return f"its outputs change by {apart:.2g} of the largest when it runs with {samples - 1} others"
+        change = f"{apart:.2g} of the largest" if apart < 1 else "as much as they are, or more,"
+        return f"its outputs change by {change} when it runs with {samples - 1} others"
     if alone.ndim == company.ndim and alone.shape[0] == 1 and place < company.shape[0]:
         own, only = torch.isfinite(_own(alone, company, place)), torch.isfinite(alone[0])
         if own.shape == only.shape:

@@ -28,7 +28,8 @@ class Trial:
     """A batch of samples, and autograd's rows of each sample alone.
 
     Rounding differs between a sample alone and in a batch, and a ReLU near zero turns that into percents of a row. So
-    where rows differ by what rounding can make, both are computed in float64, and what agrees there is right.
+    where rows differ by what rounding can make, both are computed in float64, and what agrees there is right. Rows
+    of nothing but rounding can also agree, where both round alike: float64 decides on those too.
 
     `passed`: sets of layers whose rows were right together.
     """
@@ -103,10 +104,13 @@ class Trial:
         rows = RowExtractor(self.model, layers, self.projection)(self.batch).rows
         compared = self.expected.compared(layers, rows, self.projection)
         reasons = {name: hopeless[name] or one.reason for name, one in compared.items()}
-        doubtful = [name for name, one in compared.items() if not hopeless[name] and one.doubtful]
-        exactly = self._compared_exactly(layers) if doubtful else None
+        judged = {name: one for name, one in compared.items() if not hopeless[name]}
+        doubtful = [name for name, one in judged.items() if one.doubtful]
+        faint = [name for name, one in judged.items() if one.faint and one.reason is None]
+        exactly = self._compared_exactly(layers) if doubtful or faint else None
         if exactly is not None:
             reasons |= {name: _decided(exactly[name]) for name in doubtful}
+            reasons |= {name: ZERO for name in faint if exactly[name].vanishes}
         found = {name: reason for name, reason in reasons.items() if reason is not None}
         if not found:
             self.passed.append(set(layers))

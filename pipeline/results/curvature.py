@@ -80,7 +80,7 @@ class StoredCurvature:
         moment = _sum(storage.url, parts, delayed(zero, traverse=False))
         if section.kind == "ekfac":
             moment = _sum(storage.url, own, delayed(_along)(layout, moment))
-        return cls(layout, used, moment, delayed(_whitening_of)(summary.model, layout, moment, used))
+        return cls(layout, used, moment, delayed(_whitening_of)(layout, moment, used))
 
 
 def _section(summary: Summary) -> CurvatureSection:
@@ -164,5 +164,5 @@ def _along(layout: RowLayout, moment: KroneckerMoment) -> EigenvalueMoment:
     return EigenvalueMoment.zero(layout, run_in_compute_thread(moment.finalize))
 
 
-def _whitening_of(model: str, layout: RowLayout, moment: Moment, damping: Damping) -> Whitening:
-    return whitening_of(model, layout, run_in_compute_thread(moment.finalize), damping)
+def _whitening_of(layout: RowLayout, moment: Moment, damping: Damping) -> Whitening:
+    return whitening_of(layout, run_in_compute_thread(moment.finalize), damping)

@@ -74,7 +74,7 @@ def _no_references(plan: ModelPlan, trusted: TrustedSamples, readable: int) -> s
             "the weights, as clamped, constant or certain ones do not); audit the model's logits"
         )
     return (
-        f"model {plan.name}: the reference part is empty: of {readable} readable trusted samples, none outside the "
+        f"the reference part is empty: of {readable} readable trusted samples, none outside the "
         f"calibration part {lacking}"
     )
 

@@ -113,7 +113,7 @@ class CurvatureWorker:
     def _factor(self, plan: ModelPlan, task: CurvatureTask, trusted: TrustedSamples) -> dict[str, bytes]:
         blocks, damping = self._sum(plan, task, trusted).finalize(), damping_of(plan.config.curvature)
         mean_eigenvalues = [block.mean_eigenvalue for block in blocks]
-        whitening = whitening_of(plan.name, plan.layout, blocks, damping)
+        whitening = whitening_of(plan.layout, blocks, damping)
         return encode_whitening(whitening, mean_eigenvalues, damping.of_all(blocks))
 
     def _references(self, plan: ModelPlan, task: CurvatureTask, trusted: TrustedSamples) -> dict[str, bytes]:
@@ -124,7 +124,7 @@ class CurvatureWorker:
         if not torch.isfinite(whitened).all():
             what = "traces" if plan.config.traced else "whitened rows"
             remedy = "lower estimator.step" if plan.config.traced else "raise curvature.damping"
-            raise StageError(f"model {plan.name}: {what} of the reference part leave the range of float32; {remedy}")
+            raise StageError(f"{what} of the reference part leave the range of float32; {remedy}")
         scorer = Scorer.of(plan, whitening, whitened, trusted)
 
         def scored(block: tuple[Tensor, Tensor, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
@@ -167,7 +167,7 @@ def damping_of(section: CurvatureSection) -> Damping:
     return Damping("relative_mean", damping.factor)
 
 
-def whitening_of(model: str, layout: RowLayout, blocks: Sequence[Spectrum], damping: Damping) -> Whitening:
+def whitening_of(layout: RowLayout, blocks: Sequence[Spectrum], damping: Damping) -> Whitening:
     """The whitening of a curvature with one block per layer.
 
     Raises:
@@ -178,7 +178,7 @@ def whitening_of(model: str, layout: RowLayout, blocks: Sequence[Spectrum], damp
         name, count = whitening.infinite[0], len(whitening.infinite)
         worst = blocks[layout.names.index(name)]
         raise StageError(
-            f"model {model}: the curvature of {count} layers cannot be inverted in float32, first that of {name} "
+            f"the curvature of {count} layers cannot be inverted in float32, first that of {name} "
             f"(mean eigenvalue {worst.mean_eigenvalue:.3g}, damping {damping.of(worst):.3g}); "
             "raise curvature.damping, or exclude it in estimator.layers"
         )

@@ -111,7 +111,7 @@ class SamplingWorker:
         loss = self._probe_loss(loaded.losses, loaded.probe)
         if not loss <= loaded.clean.guessing:
             raise StageError(
-                f"model {plan.name}: on the sampling set the trained weights have a mean loss of {loss:.3g}, more "
+                f"on the sampling set the trained weights have a mean loss of {loss:.3g}, more "
                 f"than the {loaded.clean.guessing:.3g} of guessing; check estimator.sampling, its labels, and "
                 "data.preprocess"
             )

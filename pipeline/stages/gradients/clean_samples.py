@@ -52,9 +52,7 @@ def read_clean(config: AuditConfig, plan: ModelPlan) -> CleanSamples:
     """
     clean = _texts(config, plan) if plan.config.is_text else _images(config, plan)
     if not clean.samples:
-        raise StageError(
-            f"model {plan.name}: none of the {_total(plan):,} samples of estimator.sampling is readable and labelled"
-        )
+        raise StageError(f"none of the {_total(plan):,} samples of estimator.sampling is readable and labelled")
     return clean
 
 
@@ -85,7 +83,7 @@ def _check_label(plan: ModelPlan, source: Source, largest: int) -> None:
     """Refuse a file with a label that is no class of the model."""
     if largest >= plan.classes:
         raise StageError(
-            f"model {plan.name}: {source.file.name} has the label {largest}, and the model's {plan.classes} classes "
+            f"{source.file.name} has the label {largest}, and the model's {plan.classes} classes "
             f"are 0 to {plan.classes - 1}; check the labels of estimator.sampling"
         )
 

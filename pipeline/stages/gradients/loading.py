@@ -16,5 +16,5 @@ def load_planned(config: AuditConfig, plan: ModelPlan) -> nn.Module:
     """
     loaded = load_model(config, plan.config, plan.source)
     if loaded.digest != plan.digest:
-        raise StageError(f"model {plan.name}: its weights or architecture changed since the plan was made; run again")
+        raise StageError("its weights or architecture changed since the plan was made; run again")
     return loaded.module

@@ -21,7 +21,7 @@ def test_rows_are_whitened_by_the_damped_inverse_square_root() -> None:
     """Moments of four rows: diag(4, 1) and 9; with an absolute damping of 0, the rows are divided by 2, 1 and 3."""
     rows = torch.tensor([[4.0, 0.0, 3.0], [0.0, 2.0, 3.0], [0.0, 0.0, 3.0], [0.0, 0.0, 3.0]])
     blocks = BlockMoment.zero(LAYOUT).update(rows).finalize()
-    whitening = whitening_of("digits", LAYOUT, blocks, Damping("absolute", 1e-12))
+    whitening = whitening_of(LAYOUT, blocks, Damping("absolute", 1e-12))
     expected = torch.tensor([[2.0, 0.0, 1.0], [0.0, 2.0, 1.0], [0.0, 0.0, 1.0], [0.0, 0.0, 1.0]])
     torch.testing.assert_close(whitening(rows), expected, atol=1e-5, rtol=1e-5)
 
@@ -29,8 +29,6 @@ def test_rows_are_whitened_by_the_damped_inverse_square_root() -> None:
 def test_a_layer_that_cannot_be_inverted_is_named_with_its_numbers() -> None:
     blocks = BlockMoment.zero(LAYOUT).update(torch.tensor([[1.0, 1.0, 0.0]])).finalize()
     with pytest.raises(StageError) as refusal:
-        whitening_of("digits", LAYOUT, blocks, Damping("absolute", 1e-300))
-    assert "model digits: the curvature of 2 layers cannot be inverted in float32, first that of first" in str(
-        refusal.value
-    )
+        whitening_of(LAYOUT, blocks, Damping("absolute", 1e-300))
+    assert "the curvature of 2 layers cannot be inverted in float32, first that of first" in str(refusal.value)
     assert "(mean eigenvalue 1, damping 1e-300); raise curvature.damping" in str(refusal.value)
