@@ -9,17 +9,17 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 from infra.events import Event, Listener, Notice, StageEnded, Stopwatch, ignore
-from infra.execution.choose import EXECUTORS, open_executor
-from infra.execution.contract import Resources
+from infra.execution.choose import open_executor
 from infra.storage.storage import Storage
 from pipeline.errors import ConfigError
 from pipeline.planning.earlier_runs.order import LastAudit, gone_files, in_order, last_audits, waves
 from pipeline.planning.plan import AuditPlan
+from pipeline.planning.resources import resources_of
 from pipeline.publication.notify import notify
 from pipeline.publication.publish import finish_interrupted_publication, publish
 from pipeline.publication.record import begin
 from pipeline.results.audit import Audit
-from pipeline.root.logs import STAGES
+from pipeline.root.logs import PROBE, STAGES
 from pipeline.root.mark import claim_root, root_lock
 from pipeline.root.records import RunOutcome
 from pipeline.stages.progress import ModelRun
@@ -71,7 +71,7 @@ def run_audit(
     """
     if until not in STAGES:
         raise ConfigError(f"there is no stage {until!r}; stages: {', '.join(STAGES)}")
-    plan, resources = plan.fitting(), _resources(plan, executor)
+    plan, resources = plan.fitting(), resources_of(plan.config, executor)
     with open_executor(executor, address, resources) as opened:
         runner = StepRunner({}, opened, resources, listener, known=plan.receipts)
         return _run(plan, runner, STAGES[: STAGES.index(until) + 1])
@@ -103,16 +103,10 @@ def run_audit_until(
     Raises:
         ConfigError, ClusterError, CannotFit, RootError, LockHeld, StorageError: as `run_audit`.
     """
-    plan, resources = plan.fitting(), _resources(plan, executor)
+    plan, resources = plan.fitting(), resources_of(plan.config, executor)
     with open_executor(executor, address, resources) as opened:
         runner = StepRunner({}, opened, resources, listener, passed, plan.receipts)
         return _run_in_waves(plan, runner, 1 if executor == "serial" else resources.workers)
-
-
-def _resources(plan: AuditPlan, executor: str) -> Resources:
-    if executor not in EXECUTORS:
-        raise ConfigError(f"executor {executor!r} is not available in this version; available: {', '.join(EXECUTORS)}")
-    return Resources(plan.config.run.workers, plan.config.run.gpus_per_worker, int(plan.config.run.memory_per_worker))
 
 
 def _run(plan: AuditPlan, runner: StepRunner, stages: Sequence[str]) -> Audit:
@@ -122,6 +116,7 @@ def _run(plan: AuditPlan, runner: StepRunner, stages: Sequence[str]) -> Audit:
         finish_interrupted_publication(storage)
         runner = replace(runner, models=_model_runs(plan, last_audits(storage, plan), runner.notify))
         run_id = begin(storage, plan)
+        _publish_probes(storage, runner.models)
         run_stages(StageInputs(plan.config, storage, runner), stages, lock.check)
         outcome = publish(storage, run_id, plan, list(runner.models.values()), complete=stages[-1] == STAGES[-1])
     return _opened(plan, storage, outcome, runner.notify)
@@ -136,6 +131,7 @@ def _run_in_waves(plan: AuditPlan, runner: StepRunner, workers: int) -> Audit:
         plan = in_order(plan, audits)
         models = _model_runs(plan, audits, runner.notify)
         run_id = begin(storage, plan)
+        _publish_probes(storage, models)
         totals = StageTotals(runner.notify)
         for wave in waves(plan.models, workers):
             if runner.deadline_passed():
@@ -174,6 +170,13 @@ def _opened(plan: AuditPlan, storage: Storage, outcome: RunOutcome, listener: Li
     if plan.config.on_verdict is not None:
         notify(plan.config.on_verdict, plan.config.folder, storage.url, outcome.summaries, listener)
     return Audit(storage, outcome)
+
+
+def _publish_probes(storage: Storage, models: Mapping[str, ModelRun]) -> None:
+    """Publish what planning found out about models, which it held back until the root was claimed."""
+    for name, run in models.items():
+        if run.plan.probe is not None:
+            run.manifests[PROBE] = [run.plan.probe.publish(storage, name)]
 
 
 def _model_runs(plan: AuditPlan, audits: Mapping[str, LastAudit], listener: Listener) -> dict[str, ModelRun]:

@@ -1,6 +1,7 @@
 """Models ready to be audited: an architecture with weights, or a Hugging Face folder, and the digest of both."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from torch import nn
@@ -24,6 +25,7 @@ from pipeline.models.weights.reading import parse_weights, read_weights
 class LoadedModel:
     """A model on the CPU, in eval mode, and the digest of its weights and of what gives them meaning.
 
+    `code`: digests of further modules that its code comes from, by name.
     `source`: the code of an architecture that the config names by file, for workers that may not see that file.
     `limits`: the texts that a language model takes. `undone`: how the weights were taken out of wrappers and prefixes.
     `lacking`: which of its numbers are not finite, "" if all are; some samples may never meet them.
@@ -31,6 +33,7 @@ class LoadedModel:
 
     module: nn.Module
     digest: str
+    code: Mapping[str, str]
     source: bytes | None = None
     limits: TextLimits | None = None
     undone: str = ""
@@ -50,7 +53,8 @@ def load_model(config: AuditConfig, model: ModelConfig, source: bytes | None = N
     """
     if model.huggingface is not None:
         found = load_causal_lm(config, model.huggingface)
-        return LoadedModel(found.module, found.digest, limits=found.limits, lacking=without_number(found.module))
+        lacking = without_number(found.module)
+        return LoadedModel(found.module, found.digest, found.code, limits=found.limits, lacking=lacking)
     assert model.architecture is not None and model.weights is not None
     return _load_architecture(config, model, model.architecture, model.weights, source)
 
@@ -71,15 +75,17 @@ def _load_architecture(
         undone = fill(module, parse_weights(weights, weights_name), misfit)
         module.eval()
         lacking = without_number(module)
-    code = local_code(module, found.module, found.source, f"architecture {architecture}")
+    reached = local_code(module, found.module, found.source, f"architecture {architecture}")
+    code = {name: digest(reached[name]) for name in sorted(reached)}
     if model.outputs == PROBABILITIES:
         take_logarithms(module)
     function = architecture.rpartition(":")[2]
-    reached = [f"{name} {digest(code[name])}" for name in sorted(code)]
-    parts = [digest(weights), digest(found.source), function, json.dumps(model.kwargs, sort_keys=True), *reached]
+    named = [f"{name} {sha256}" for name, sha256 in code.items()]
+    parts = [digest(weights), digest(found.source), function, json.dumps(model.kwargs, sort_keys=True), *named]
     return LoadedModel(
         module,
         digest("\n".join(parts).encode()),
+        code,
         found.source if is_file(architecture) else None,
         undone=undone,
         lacking=lacking,

@@ -22,7 +22,7 @@ from infra.storage.storage import Storage
 from pipeline.errors import ConfigError
 from pipeline.operations.garbage import MARK, RUNS, SCORES, Garbage, Removal, find_garbage
 from pipeline.root.layout import collected_file
-from pipeline.root.logs import STAGES
+from pipeline.root.logs import LOGGED
 from pipeline.root.mark import open_root, root_lock
 
 STEP = "gc"
@@ -73,7 +73,7 @@ def _remove(storage: Storage, found: Garbage, lock: Lock, listener: Listener) ->
         if batch[0].order == MARK:
             prune(storage, RUNS)
         listener(TaskEnded(STEP, batch[0].model, 0))
-    for folder in (RUNS, *(f"{name}/{part}" for name in storage.list("") for part in (*STAGES, SCORES))):
+    for folder in (RUNS, *(f"{name}/{part}" for name in storage.list("") for part in (*LOGGED, SCORES))):
         prune(storage, folder)
 
 

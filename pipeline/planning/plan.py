@@ -20,6 +20,7 @@ from pipeline.errors import CannotFit
 from pipeline.keys import key_of
 from pipeline.planning.checks.limits import describe_misfit
 from pipeline.planning.memory import ProjectedMemory
+from pipeline.planning.probe.stored import ProbeArtifact
 from pipeline.planning.recipe import EarlierRun, RowRecipe, count_labels, projection_of, samples_of
 from pipeline.root.logs import Receipts, rows_log
 
@@ -59,7 +60,8 @@ class ModelPlan:
     stored rows of a higher rank are read, None where they have that rank. `stored`: the earlier run whose rows are
     used as they are, None where rows are computed. `dropped`: ids of trusted samples that neither explain nor
     calibrate. `recomputed`: why rows that an earlier version stored are computed again, "" where none are.
-    `undone`: how the weights were taken out of the file's wrappers and prefixes, "" where they were in none.
+    `undone`: how the weights were taken out of the file's wrappers and prefixes, "" where they were in none. `probe`:
+    what planning found out about the model, where that can be used again.
 
     Where a method takes `labels`, that is the number of labels per sample of a `RowTask`.
     """
@@ -77,6 +79,7 @@ class ModelPlan:
     dropped: tuple[str, ...] = ()
     recomputed: str = ""
     undone: str = ""
+    probe: ProbeArtifact | None = None
 
     @property
     def name(self) -> str:

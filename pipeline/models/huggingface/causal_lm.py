@@ -42,11 +42,15 @@ Mismatch = tuple[str, Sequence[int], Sequence[int]]
 
 @dataclass(frozen=True)
 class CausalLM:
-    """A causal language model on the CPU, float32, in eval mode, without a cache of keys and values."""
+    """A causal language model on the CPU, float32, in eval mode, without a cache of keys and values.
+
+    `code`: the digest of the module of its class, by name.
+    """
 
     module: nn.Module
     digest: str
     limits: TextLimits
+    code: Mapping[str, str]
 
 
 def load_causal_lm(config: AuditConfig, name: str) -> CausalLM:
@@ -69,12 +73,13 @@ def load_causal_lm(config: AuditConfig, name: str) -> CausalLM:
         _check_values(module, files, name)
     module.config.use_cache = False
     code = Path(inspect.getfile(type(module)))
-    parts = [*(_file_digest(file) for file in (folder / CONFIG, *files, code)), type(module).__name__]
+    written = [_file_digest(file) for file in (folder / CONFIG, *files, code)]
+    parts = [*written, type(module).__name__]
     text = module.config.get_text_config()
     vocabulary = int(text.vocab_size)
     padding = padding_tokens([module.config, text, getattr(module, "generation_config", None)], folder, vocabulary)
     limits = TextLimits(vocabulary, getattr(text, "max_position_embeddings", None), padding)
-    return CausalLM(module.eval(), digest("\n".join(parts).encode()), limits)
+    return CausalLM(module.eval(), digest("\n".join(parts).encode()), limits, {type(module).__module__: written[-1]})
 
 
 def _refuse_more_than_held(config: "PretrainedConfig", folder: Path, name: str) -> None:

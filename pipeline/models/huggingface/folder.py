@@ -18,6 +18,9 @@ CONFIG, WEIGHTS = "config.json", "model.safetensors"
 INDEX, ADAPTER = "model.safetensors.index.json", "adapter_config.json"
 
 
+GENERATION, TOKENIZER = "generation_config.json", "tokenizer_config.json"
+
+
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl", "*.h5", "*.msgpack")
 
 
@@ -113,6 +116,19 @@ def _shards(folder: Path, name: str) -> list[Path]:
     return [folder / shard for shard in shards]
 
 
+def documents(folder: Path, name: str) -> list[Path]:
+    """The documents there that say what the weights mean and which tokens pad, each small enough to be read.
+
+    Raises:
+        SourceError: one is too large.
+    """
+    here = [folder / document for document in (CONFIG, INDEX, GENERATION, TOKENIZER)]
+    found = [document for document in here if document.is_file()]
+    for document in found:
+        _check_size(document, name)
+    return found
+
+
 def types_of(files: Sequence[Path]) -> dict[str, str]:
     """The type of each tensor, as the headers of safetensors files say, which a reader has found sound."""
     types: dict[str, str] = {}
@@ -130,12 +146,7 @@ def check_sizes(folder: Path, files: Sequence[Path], name: str) -> None:
         SourceError: one is too large, or claims too much.
     """
     for document in (folder / CONFIG, folder / INDEX):
-        size = document.stat().st_size if document.is_file() else 0
-        if size > LARGEST_HEADER:
-            raise SourceError(
-                f"huggingface {name}: {document.name} has {size:,} bytes, at most {LARGEST_HEADER:,} are read; "
-                "is it the right folder?"
-            )
+        _check_size(document, name)
     for path in files:
         with path.open("rb") as file:
             start = file.read(LOOKED_AT)
@@ -143,3 +154,12 @@ def check_sizes(folder: Path, files: Sequence[Path], name: str) -> None:
         if other:
             raise SourceError(f"huggingface {name}: {path.name} {other}")
         check_header(start[:8], f"huggingface {name}: {path.name}")
+
+
+def _check_size(document: Path, name: str) -> None:
+    size = document.stat().st_size if document.is_file() else 0
+    if size > LARGEST_HEADER:
+        raise SourceError(
+            f"huggingface {name}: {document.name} has {size:,} bytes, at most {LARGEST_HEADER:,} are read; "
+            "is it the right folder?"
+        )

@@ -1,7 +1,6 @@
 """What a plan learns from an image classifier and a few trusted images."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -58,7 +57,7 @@ def probe_images(loaded: LoadedModel, model: ModelConfig, trusted: Sequence[Sour
     )
     size = ImageInputs((int(images.shape[1]), int(images.shape[2])))
     found = findings(loaded, rows, size, sizes, int(logits.shape[1]))
-    return replace(found, warnings=(doubt, *found.warnings)) if doubt else found
+    return found.model_copy(update={"warnings": (doubt, *found.warnings)}) if doubt else found
 
 
 def _returned(outputs: object) -> str:

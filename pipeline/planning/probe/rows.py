@@ -87,11 +87,12 @@ def findings(
     """What was found of a model and its rows."""
     return Probe(
         digest=loaded.digest,
+        code=dict(loaded.code),
         source=loaded.source,
         coverage=rows.coverage,
         sides=rows.sides,
         fallback=_fallback(loaded.module, rows.coverage),
-        shares=rows.shares,
+        shares=dict(rows.shares),
         classes=classes,
         inputs=inputs,
         model_bytes=_bytes_of(loaded.module),

@@ -1,7 +1,6 @@
 """What a plan learns from a language model and a few trusted texts."""
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 import numpy as np
 import torch
@@ -57,7 +56,7 @@ def probe_texts(
         samples_per_pass=max(PART_MULTIPLE, samples_per_pass * length // longest),
     )
     found = findings(loaded, rows, TextInputs(limits, memory, batch_bytes=0), sizes)
-    return replace(found, reads_token_types=reads_token_types)
+    return found.model_copy(update={"reads_token_types": reads_token_types})
 
 
 def _filler(text: Text, tokens: int, model: ModelConfig) -> Measured:
