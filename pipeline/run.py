@@ -13,7 +13,7 @@ from infra.execution.choose import open_executor
 from infra.storage.storage import Storage
 from pipeline.errors import ConfigError
 from pipeline.planning.earlier_runs.order import LastAudit, gone_files, in_order, last_audits, waves
-from pipeline.planning.plan import AuditPlan
+from pipeline.planning.plan import AuditPlan, ModelPlan
 from pipeline.planning.resources import resources_of
 from pipeline.publication.notify import notify
 from pipeline.publication.publish import finish_interrupted_publication, publish
@@ -181,10 +181,7 @@ def _publish_probes(storage: Storage, models: Mapping[str, ModelRun]) -> None:
 
 def _model_runs(plan: AuditPlan, audits: Mapping[str, LastAudit], listener: Listener) -> dict[str, ModelRun]:
     """All models at the start of a run; notices say which rows are computed again, and which files are gone."""
-    runs = {
-        model.name: ModelRun(model, gone_files(model, audits.get(model.name)), plan.costs.get(model.name))
-        for model in plan.models
-    }
+    runs = {model.name: _model_run(plan, model, audits.get(model.name)) for model in plan.models}
     for name, run in runs.items():
         if run.plan.recomputed:
             listener(Notice(f"model {name}: all rows are computed again, once: {run.plan.recomputed}"))
@@ -193,3 +190,8 @@ def _model_runs(plan: AuditPlan, audits: Mapping[str, LastAudit], listener: List
             line = "files that its latest run audited and that no glob finds any more"
             listener(Notice(f"model {name}: {line}: {files}"))
     return runs
+
+
+def _model_run(plan: AuditPlan, model: ModelPlan, last: LastAudit | None) -> ModelRun:
+    published = last.published if last is not None else {}
+    return ModelRun(model, gone_files(model, last), plan.costs.get(model.name), published=published)

@@ -8,6 +8,7 @@ model to be made of, and is not used once one of them differs.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 
 from infra.commits import Measures, Receipt, read_file
@@ -68,7 +69,7 @@ def probe_key(model: ModelConfig, files: ModelFiles, trusted: Sequence[Source]) 
         files=list(files.lines),
         settings={**model.model_dump(mode="json", exclude={*NOT_PROBED}), **read},
         trusted=[source.key for source in trusted],
-        versions={"mad": installed_version(), **_versions()},
+        versions=dict(_versions()),
     )
 
 
@@ -87,8 +88,9 @@ def find_probe(storage: Storage, model: str, key: str) -> StoredProbe | None:
     return StoredProbe(parse(read_file(storage, path, receipt.content), Probe, storage.locate(path)), receipt, manifest)
 
 
+@cache
 def _versions() -> Mapping[str, str]:
-    found = {}
+    found = {"mad": installed_version()}
     for package in COMPUTING:
         try:
             found[package] = version(package)
