@@ -55,6 +55,7 @@ def _planned(model: ModelPlan) -> JsonObject:
     return {
         "digest": model.digest,
         "weights": model.undone,
+        "weights_read": not model.known,
         "row_key": model.row_key,
         "trusted": {source.file.name: source.rows for source in model.trusted},
         "audited": {source.file.name: source.rows for source in model.audited},
@@ -88,6 +89,7 @@ def plan_text(plan: AuditPlan) -> str:
     lines = [
         f"root: {plan.config.root}",
         f"stages: {', '.join(STAGES)}",
+        _weights_read(plan),
         table(list(COLUMNS), [_model_row(model) for model in plan.models]),
         *([cost_text(plan)] if plan.costs else []),
     ]
@@ -96,6 +98,13 @@ def plan_text(plan: AuditPlan) -> str:
     lines += [sentence(f"{name}: cannot be audited: {reason}") for name, reason in plan.refused.items()]
     lines += [sentence(f"cannot fit: model {name}: {reason}") for name, reason in plan.misfits.items()]
     return "\n".join(lines)
+
+
+def _weights_read(plan: AuditPlan) -> str:
+    """Of how many models planning read the weights."""
+    read = sum(not model.known for model in plan.models)
+    known = "" if read == len(plan.models) else "; an earlier run read those of the others, which have not changed"
+    return f"weights: read of {read:,} of {len(plan.models):,} models{known}"
 
 
 def _model_row(model: ModelPlan) -> list[str]:

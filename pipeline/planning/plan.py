@@ -87,6 +87,11 @@ class ModelPlan:
         return self.config.name
 
     @property
+    def known(self) -> bool:
+        """Whether the root knew the model, so that planning read no weights."""
+        return self.probe is not None and self.probe.is_published
+
+    @property
     def trusted(self) -> tuple[Source, ...]:
         """The files of the trusted set."""
         return self.recipe.trusted

@@ -44,6 +44,11 @@ class ProbeArtifact:
     measures: Measures | None = None
     supersedes: Receipt | None = None
 
+    @property
+    def is_published(self) -> bool:
+        """Whether the root holds it already."""
+        return bool(self.manifest)
+
     def publish(self, storage: Storage, model: str) -> str:
         """Commit and publish the probe of a model where it is new; returns the path of its manifest."""
         if self.measures is None:

@@ -79,7 +79,7 @@ def test_a_dry_run_lists_what_would_go_and_writes_nothing(nights: Nights) -> Non
     assert isinstance(removed, dict) and set(removed) == {"", "digits"}
     kinds = removed["digits"]
     assert isinstance(kinds, dict)
-    assert set(kinds) == {"gradients", "curvature", "scoring", "reporting", "scores", "runs"}
+    assert set(kinds) == {"probe", "gradients", "curvature", "scoring", "reporting", "scores", "runs"}
     text = mad("gc", nights.storage.url, "--keep", "0s")
     assert (text.code, text.out.splitlines()) == (0, ["runs: 0 removed, 1 kept", "removed: 0 objects, 0 B"])
 
