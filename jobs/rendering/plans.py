@@ -89,8 +89,8 @@ def plan_text(plan: AuditPlan) -> str:
     lines = [
         f"root: {plan.config.root}",
         f"stages: {', '.join(STAGES)}",
-        _weights_read(plan),
         table(list(COLUMNS), [_model_row(model) for model in plan.models]),
+        _weights_read(plan),
         *([cost_text(plan)] if plan.costs else []),
     ]
     for model in plan.models:

@@ -42,7 +42,7 @@ def identify(config: AuditConfig, model: ModelConfig) -> ModelFiles | None:
             return _of_folder(find_folder(config, model.huggingface), model.huggingface)
         assert model.architecture is not None and model.weights is not None
         return _of_architecture(config, model.architecture, model.weights)
-    except (StorageError, SourceError, OSError):
+    except (StorageError, SourceError, OSError, ValueError, ImportError):
         return None
 
 
