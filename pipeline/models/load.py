@@ -4,6 +4,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import torch
 from torch import nn
 
 from infra.storage.files import digest
@@ -11,8 +12,8 @@ from pipeline.config.audit_config import AuditConfig
 from pipeline.config.schema import PROBABILITIES, ModelConfig
 from pipeline.data.texts.rows import TextLimits
 from pipeline.errors import SourceError
-from pipeline.models.architecture import find_architecture, is_file
-from pipeline.models.huggingface.causal_lm import load_causal_lm
+from pipeline.models.architecture import Architecture, find_architecture, is_file
+from pipeline.models.huggingface.causal_lm import causal_lm_shapes, load_causal_lm
 from pipeline.models.local_code import local_code
 from pipeline.models.outputs import take_logarithms
 from pipeline.models.user_code import user_code
@@ -59,16 +60,37 @@ def load_model(config: AuditConfig, model: ModelConfig, source: bytes | None = N
     return _load_architecture(config, model, model.architecture, model.weights, source)
 
 
-def _load_architecture(
-    config: AuditConfig, model: ModelConfig, architecture: str, weights_name: str, source: bytes | None
-) -> LoadedModel:
-    found = find_architecture(config, architecture, source)
+def load_shapes(config: AuditConfig, model: ModelConfig, source: bytes | None = None) -> LoadedModel:
+    """A model without its weights, on torch's meta device: shapes alone, whose digest is "".
+
+    Raises:
+        SourceError: naming what is wrong with the architecture.
+    """
+    if model.huggingface is not None:
+        found = causal_lm_shapes(config, model.huggingface)
+        return LoadedModel(found.module, found.digest, found.code, limits=found.limits)
+    assert model.architecture is not None
+    architecture = find_architecture(config, model.architecture, source)
+    with torch.device("meta"):
+        module = _built(architecture, model.architecture, model).eval()
+    return LoadedModel(module, "", {}, architecture.source if is_file(model.architecture) else None)
+
+
+def _built(found: Architecture, architecture: str, model: ModelConfig) -> nn.Module:
     with user_code(f"architecture {architecture}"):
         module = found.build(**model.kwargs)
     if not isinstance(module, nn.Module):
         raise SourceError(
             f"architecture {architecture}: returned an object of type {type(module).__name__}, not a torch.nn.Module"
         )
+    return module
+
+
+def _load_architecture(
+    config: AuditConfig, model: ModelConfig, architecture: str, weights_name: str, source: bytes | None
+) -> LoadedModel:
+    found = find_architecture(config, architecture, source)
+    module = _built(found, architecture, model)
     weights = read_weights(weights_name, config.locate(weights_name), int(config.run.memory_per_worker))
     misfit = f"weights {weights_name} do not fit architecture {architecture} with kwargs {model.kwargs}"
     with user_code(f"architecture {architecture}: loading weights {weights_name}"):

@@ -65,8 +65,9 @@ def estimate_costs(plan: AuditPlan, executor: str = "serial") -> AuditPlan:
     torch.set_num_threads(before if executor == "serial" else 1)
     try:
         workers = 1 if executor == "serial" else config.run.workers
-        left = {model.name: remaining_work(storage, model, audits.get(model.name)) for model in plan.models}
-        costs = {model.name: _cost(config, model, left[model.name], workers) for model in plan.models}
+        loadable = [model for model in plan.models if not model.from_shapes]
+        left = {model.name: remaining_work(storage, model, audits.get(model.name)) for model in loadable}
+        costs = {model.name: _cost(config, model, left[model.name], workers) for model in loadable}
     finally:
         torch.set_num_threads(before)
     return replace(plan, costs=costs)

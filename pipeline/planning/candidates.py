@@ -57,7 +57,7 @@ class Candidate:
 
     def probed(self, probe: Probe, measures: Measures) -> Probed:
         """What was found by that task."""
-        if not self.key:
+        if not self.key or probe.from_shapes:
             return Probed(probe, None)
         earlier = self.stored.receipt if self.stored is not None else None
         return Probed(probe, ProbeArtifact(self.key, "", encode(probe), measures, earlier))

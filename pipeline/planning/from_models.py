@@ -113,6 +113,8 @@ def _plan_model(config: AuditConfig, candidate: Candidate, probed: Probed) -> Mo
         refused_files=files.refused,
         memory=project_memory(shapes),
         probe=probed.artifact,
+        from_shapes=found.from_shapes,
+        weightless=found.weightless,
     )
 
 

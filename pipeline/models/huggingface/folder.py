@@ -1,9 +1,11 @@
 """A Hugging Face folder: where it is, which of its files hold the weights, and whether they are safe to parse."""
 
 import json
+import math
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from infra.execution.contract import describe
 from infra.storage.urls import path_on_disk
@@ -100,6 +102,14 @@ def weight_files(folder: Path, name: str) -> list[Path]:
     raise SourceError(f"huggingface {name}: has neither {WEIGHTS} nor {INDEX}; files there: {here}")
 
 
+def has_weights(folder: Path) -> bool:
+    """Whether a folder with a config holds any weights, of whatever kind, or an adapter."""
+    names = (WEIGHTS, INDEX, ADAPTER)
+    kinds = ("*.safetensors", *PICKLES)
+    here = any((folder / name).exists() for name in names) or any(any(folder.glob(kind)) for kind in kinds)
+    return here or not (folder / CONFIG).is_file()
+
+
 def _shards(folder: Path, name: str) -> list[Path]:
     try:
         shards = sorted(set(json.loads((folder / INDEX).read_bytes())["weight_map"].values()))
@@ -131,12 +141,28 @@ def documents(folder: Path, name: str) -> list[Path]:
 
 def types_of(files: Sequence[Path]) -> dict[str, str]:
     """The type of each tensor, as the headers of safetensors files say, which a reader has found sound."""
-    types: dict[str, str] = {}
+    return {key: tensor["dtype"] for header in map(_header, files) for key, tensor in header.items()}
+
+
+def count_numbers(files: Sequence[Path], name: str) -> int:
+    """How many numbers safetensors files hold, as their headers say.
+
+    Raises:
+        SourceError: a header claims too much, or is not readable.
+    """
     for path in files:
         with path.open("rb") as file:
-            header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
-        types |= {key: tensor["dtype"] for key, tensor in header.items() if key != "__metadata__"}
-    return types
+            check_header(file.read(8), f"huggingface {name}: {path.name}")
+    try:
+        return sum(math.prod(tensor["shape"]) for header in map(_header, files) for tensor in header.values())
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise SourceError(f"huggingface {name}: a header is not readable ({describe(error)})") from error
+
+
+def _header(path: Path) -> dict[str, Any]:
+    with path.open("rb") as file:
+        header: dict[str, Any] = json.loads(file.read(int.from_bytes(file.read(8), "little")))
+    return {key: tensor for key, tensor in header.items() if key != "__metadata__"}
 
 
 def check_sizes(folder: Path, files: Sequence[Path], name: str) -> None:

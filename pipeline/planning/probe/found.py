@@ -32,7 +32,8 @@ class Probe(BaseModel):
     of the covered layers whose modules run again for each sample. `shares`: what each parameter of the chosen modules
     is of them all. `weights`: how many the model has. `undone`: how they were taken out of wrappers and prefixes.
     `reads_token_types`: whether zeros as token types change its logits. `warnings`: what a reader of the plan and the
-    report should know.
+    report should know. `from_shapes`: why it follows from shapes alone, "" where the model was loaded; `weightless`:
+    whether that is for want of weights.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -52,3 +53,5 @@ class Probe(BaseModel):
     undone: str = ""
     reads_token_types: bool = False
     warnings: tuple[str, ...] = ()
+    from_shapes: str = ""
+    weightless: bool = False

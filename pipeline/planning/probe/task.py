@@ -7,11 +7,13 @@ from infra.commits import Measures
 from infra.events import Stopwatch, peak_memory_bytes
 from infra.execution.threads import run_in_compute_thread
 from pipeline.config.audit_config import AuditConfig
+from pipeline.config.schema import ModelConfig
 from pipeline.data.sources import Source
 from pipeline.errors import SourceError
 from pipeline.models.identity import identify
 from pipeline.planning.probe.found import Probe
 from pipeline.planning.probe.model import probe
+from pipeline.planning.probe.shapes import probe_shapes
 
 Report = Callable[[str, str], None]
 
@@ -45,10 +47,15 @@ class ProbeWorker:
         """
         model = next(one for one in self._config.models if one.name == task.model)
         before, watch = identify(self._config, model), Stopwatch()
-        found = run_in_compute_thread(
-            probe, self._config, model, task.trusted, lambda doing: self._report(task.model, doing), task.source
-        )
+        found = run_in_compute_thread(self._probe, model, task)
         if identify(self._config, model) != before:
             raise SourceError(f"{model.described}: its files changed while they were read; run again")
         rows = sum(source.rows for source in task.trusted)
         return found, Measures(rows=rows, seconds=watch.seconds, peak_memory_bytes=peak_memory_bytes())
+
+    def _probe(self, model: ModelConfig, task: ProbeTask) -> Probe:
+        """From shapes alone where the model is not to be loaded."""
+        found = probe_shapes(self._config, model, task.trusted, task.source)
+        if found is not None:
+            return found
+        return probe(self._config, model, task.trusted, lambda doing: self._report(task.model, doing), task.source)
