@@ -34,6 +34,9 @@ if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
 
 
+MOST_LAYERS = 10_000
+
+
 PLAIN = (None, "eager", "sdpa")
 
 
@@ -85,7 +88,14 @@ def causal_lm_shapes(config: AuditConfig, name: str) -> CausalLM:
     folder = find_folder(config, name)
     check_config(folder, name)
     with user_code(f"huggingface {name}"), _quiet():
-        module = _on_meta(_config_of(folder, name)).float()
+        described = _config_of(folder, name)
+        layers = int(getattr(described.get_text_config(), "num_hidden_layers", 0) or 0)
+        if layers > MOST_LAYERS:
+            raise SourceError(
+                f"huggingface {name}: {CONFIG} describes {layers:,} layers, at most {MOST_LAYERS:,} are planned "
+                "without their weights; is it the right folder?"
+            )
+        module = _on_meta(described).float()
     module.config.use_cache = False
     return CausalLM(module.eval(), "", _limits(module, folder), {})
 

@@ -10,6 +10,8 @@ from contextlib import contextmanager
 
 import torch
 from torch import Tensor
+from torch.nn.functional import scaled_dot_product_attention
+from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from infra.errors import StorageError
@@ -36,6 +38,8 @@ META = torch.device("meta")
 
 GIB = 1 << 30
 
+FUSED = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+
 ITEM = torch.ops.aten._local_scalar_dense.default
 
 
@@ -59,6 +63,37 @@ class _AssumedNumbers(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
+class _FusedAttention(TorchFunctionMode):
+    """Attends as on a CPU, by the kernel that keeps no scores; torch chooses another for tensors without numbers."""
+
+    def __torch_function__(
+        self,
+        func: Callable[..., object],
+        types: Sequence[type],
+        args: tuple[object, ...] = (),
+        kwargs: Mapping[str, object] | None = None,
+    ) -> object:
+        call: Callable[..., object] = _attend if func is scaled_dot_product_attention else func
+        return call(*args, **(kwargs or {}))
+
+
+def _attend(  # noqa: PLR0913, PLR0917 - as torch's own function
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attn_mask: Tensor | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    scale: float | None = None,
+    enable_gqa: bool = False,
+) -> Tensor:
+    if enable_gqa:
+        times = query.shape[-3] // key.shape[-3]
+        key, value = key.repeat_interleave(times, -3), value.repeat_interleave(times, -3)
+    attended: Tensor = FUSED(query, key, value, dropout_p, is_causal, attn_mask=attn_mask, scale=scale)[0]
+    return attended
+
+
 @contextmanager
 def _shapes_alone() -> Iterator[None]:
     from torch.fx.experimental import _config  # noqa: PLC0415 - few plans need it
@@ -66,7 +101,7 @@ def _shapes_alone() -> Iterator[None]:
     before = _config.meta_nonzero_assume_all_nonzero
     _config.meta_nonzero_assume_all_nonzero = True
     try:
-        with _AssumedNumbers():  # type: ignore[no-untyped-call]
+        with _AssumedNumbers(), _FusedAttention():  # type: ignore[no-untyped-call]
             yield
     finally:
         _config.meta_nonzero_assume_all_nonzero = before
@@ -123,7 +158,7 @@ def probe_shapes(
     if not missing and needed <= granted:
         return None  # a checkpoint holds more than the model, such as an optimizer
     reason = (
-        missing or f"to load it takes {needed / GIB:,.2f} GiB, run.memory_per_worker grants {granted / GIB:,.2f} GiB"
+        missing or f"loading it takes {needed / GIB:,.2f} GiB, run.memory_per_worker grants {granted / GIB:,.2f} GiB"
     )
     follow = _images if loaded.limits is None else _texts
     with user_code(f"{model.described}: {reason}; a pass followed on shapes alone"), _shapes_alone():
