@@ -45,7 +45,7 @@ def text_audit(folder: Path, memory: str, vocabulary: int = VOCABULARY) -> Audit
         "data": {"trusted": "trusted.parquet", "audited": "audited.parquet"},
         "estimator": {"projection": {"rank": RANK}},
         "calibration": {"target": {"fpr": 0.1}},
-        "run": {"memory_per_worker": memory},
+        "run": {"memory_per_worker": memory, "batch_size": 8},
     }
     (folder / "audit.yaml").write_text(json.dumps(raw))
     return AuditConfig.parse(raw, str(folder))
@@ -64,6 +64,7 @@ def assert_alike(shapes: Probe, loaded: Probe) -> None:
     assert (shapes.model_bytes, shapes.weights, shapes.classes) == (loaded.model_bytes, loaded.weights, loaded.classes)
     assert shapes.sizes.retained_bytes_per_sample == loaded.sizes.retained_bytes_per_sample
     assert shapes.sizes.sample_bytes == pytest.approx(loaded.sizes.sample_bytes, rel=0.2)
+    assert shapes.sizes.samples_per_pass == loaded.sizes.samples_per_pass
     assert (shapes.digest, shapes.shares, loaded.from_shapes) == ("", {}, "")
 
 
@@ -100,7 +101,7 @@ def expected_gib(config: LlamaConfig) -> tuple[float, int]:
 
 @pytest.mark.parametrize(
     ("hidden", "blocks", "vocabulary"),
-    [(1024, 2, 4000), pytest.param(4096, 32, 128256, marks=pytest.mark.faults, id="Llama-3-8B")],
+    [(2048, 2, 4000), pytest.param(4096, 32, 128256, marks=pytest.mark.faults, id="Llama-3-8B")],
 )
 def test_a_config_without_weights_is_planned_by_formulas_and_not_run(
     tmp_path: Path, hidden: int, blocks: int, vocabulary: int
