@@ -5,7 +5,7 @@ from dataclasses import replace
 
 from infra.commits import CommitLog, Receipt
 from infra.errors import StorageError
-from infra.storage.files import open_input
+from infra.storage.pins import PinnedInput
 from infra.storage.storage import Storage
 from madcore import MadcoreError, SideLayout
 from madcore.reprojection import Reprojection
@@ -212,7 +212,7 @@ def _check_truth(plan: ModelPlan) -> None:
     needed += [source for source in plan.audited if "anomalous" in source.truth and not truth]
     for source in needed:
         try:
-            open_input(source.file.url).close()
+            PinnedInput(source.file).close()
         except StorageError as error:
             raise SourceError(
                 f"{source.file.name}: its labels or truth are not stored, because an earlier version of mad kept none, "

@@ -113,7 +113,9 @@ def _differences_but_rank(wanted: ModelConfig, stored: ModelConfig) -> Iterator[
 
 def _settings_of_rows(model: ModelConfig) -> JsonObject:
     """The settings that rows depend on, without the layers, of which fewer can be used."""
-    document: JsonObject = model.model_dump(mode="json", exclude={*FREE, "estimator"})
+    document: JsonObject = model.model_dump(
+        mode="json", exclude={**dict.fromkeys((*FREE, "estimator"), True), "data": {"identity"}}
+    )
     if model.outputs != PROBABILITIES:
         del document["outputs"]  # logits, said or not
     return {**document, "estimator": model.estimator.model_dump(mode="json", exclude={"layers"})}

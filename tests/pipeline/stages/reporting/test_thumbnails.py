@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 from pydantic import JsonValue
 
-from infra.storage.files import InputFile
+from infra.storage.identity import InputFile
 from infra.storage.storage import Storage
 from pipeline.data.sources import Source
 from pipeline.planning.plan import ModelPlan

@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from infra.formats.tables import decode_arrow
-from infra.storage.files import InputFile
+from infra.storage.identity import InputFile
 from pipeline.artifacts.parts import ScorePart
 from pipeline.artifacts.truth import TRUTH_FILE, TRUTH_FORMAT
 from pipeline.data.sources import Source
