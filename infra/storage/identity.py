@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from hashlib import sha256
+from uuid import uuid4
 
 _VERSIONS = ("ETag", "etag", "mtime", "LastModified", "Last-Modified")
 _OTHER_VERSIONS = (
@@ -73,11 +74,14 @@ def sighting(status: os.stat_result) -> Sighting:
 
 @cache
 def view() -> str:
-    """What this process shares with all that see the same files at the same paths: host and mounts; "" if unknown."""
+    """What this process shares with those that see the same files at the same paths: host and mounts, hashed.
+
+    A process that cannot tell has a view of its own.
+    """
     try:
         with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
             boot = file.read().strip()
         mounts = os.stat("/proc/self/ns/mnt").st_ino
     except OSError:
-        return ""
+        return uuid4().hex[:16]
     return sha256(f"{boot} {mounts}".encode()).hexdigest()[:16]

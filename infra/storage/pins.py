@@ -4,8 +4,9 @@ Planning notes the identity of each file. It is compared at every open, and once
 which is before anything made of it is committed; a store with conditional reads (S3) compares it at each of them.
 
 Size and version must be those that planning saw. Inode and change time are compared where planning looked at the same
-disks; elsewhere, such as on a node with a copy of its own, among the opens of one process. A file of a store that tells
-no version is copied to a scratch file, whose digest must be that of the plan.
+disks; elsewhere, such as on a node with a copy of its own, among the opens of one process. Where they alone differ, as
+after `chmod`, the file is read and its digest decides, if a run has recorded one. A file of a store that tells no
+version is copied to a scratch file, whose digest must be that of the plan.
 """
 
 import hashlib
@@ -27,7 +28,7 @@ from infra.storage.system_errors import translated_errors
 
 CHUNK = 8 << 20
 
-_FIRST_SEEN: dict[tuple[InputFile, Sighting | None], Sighting] = {}  # of files that planning saw on other disks
+_SEEN: dict[tuple[InputFile, Sighting | None], Sighting] = {}  # how this process last saw a pinned file
 
 Opened = tuple[IO[bytes], Callable[[], None]]
 
@@ -117,10 +118,10 @@ def _open(file: InputFile) -> Opened:
 
 
 def _open_on_disk(file: InputFile, filesystem: AbstractFileSystem, path: str) -> Opened:
-    _compare_status(file, _status(file, path))
+    _compare_status(file, path, _status(file, path))
     handle: IO[bytes] = open_input(file.url)
     try:
-        _compare_status(file, os.fstat(handle.fileno()))
+        _compare_status(file, path, os.fstat(handle.fileno()))
     except BaseException:
         handle.close()
         raise
@@ -130,7 +131,7 @@ def _open_on_disk(file: InputFile, filesystem: AbstractFileSystem, path: str) ->
         own = os.fstat(handle.fileno())
         _compare(file, own.st_size, str(own.st_mtime))
         try:
-            _compare_status(file, _status(file, path))
+            _compare_status(file, path, _status(file, path))
         except Missing:
             return  # what was read is the whole file all the same
 
@@ -152,23 +153,31 @@ def _status(file: InputFile, path: str) -> os.stat_result:
             os.close(number)
 
 
-def _compare_status(file: InputFile, status: os.stat_result) -> None:
+def _compare_status(file: InputFile, path: str, status: os.stat_result) -> None:
     if not stat.S_ISREG(status.st_mode):
         raise changed(file, "something that is no file is in its place")
     _compare(file, status.st_size, str(status.st_mtime))
-    here = sighting(status)
-    pinned = file.seen
-    if pinned is None or not here.view or here.view != pinned.view:
-        pinned = _FIRST_SEEN.setdefault((file, file.seen), here)
-    if not pinned.same_file(here):
+    key, here = (file, file.seen), sighting(status)
+    before = _SEEN.get(key) or (file.seen if file.seen is not None and file.seen.view == here.view else here)
+    if not before.same_file(here) and not _has_contents(file, path, here):
         raise changed(file, "another file of the same size and time is in its place, or its rights or links changed")
+    _SEEN[key] = here
+
+
+def _has_contents(file: InputFile, path: str, here: Sighting) -> bool:
+    """Whether the file that was seen has the contents that a run recorded; unknown ones count as others."""
+    if not file.contents:
+        return False
+    with translated_errors(file.name), open(path, "rb") as handle:
+        found = _copy(file, handle, None)
+        return found == file.contents and sighting(os.fstat(handle.fileno())).same_file(here)
 
 
 def _compare(file: InputFile, size: int, version: str) -> None:
     if size != file.size:
         raise changed(file, f"it had {file.size:,} bytes, and has {size:,}")
     if version != file.version and file.version not in NO_VERSION:
-        raise changed(file, f"its version was {file.version}, and is {version or 'unknown'}")
+        raise changed(file, f"its time of modification or ETag was {file.version}, and is {version or 'unknown'}")
 
 
 def _open_on_s3(file: InputFile) -> IO[bytes]:
