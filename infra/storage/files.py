@@ -11,7 +11,7 @@ from fsspec.implementations.local import LocalFileSystem
 
 from infra.errors import Missing, StorageError
 from infra.storage.globs import DiskGlob, glob_store, is_pattern
-from infra.storage.identity import InputFile, sighting, version_of
+from infra.storage.identity import InputFile, sighting, size_in, version_of
 from infra.storage.storage import S3_SCHEMES, resolve
 from infra.storage.system_errors import translated_errors
 
@@ -81,7 +81,7 @@ def _inspect(filesystem: AbstractFileSystem, name: str, url: str, path: str, inf
         _refuse_others(name, info, f"name the files, or a glob such as {name.rstrip('/')}/*.parquet")
         place = _url_of(filesystem, url, path)
         if not isinstance(filesystem, LocalFileSystem):
-            return InputFile(name, place, int(str(info["size"])), version_of(info))
+            return InputFile(name, place, size_in(info, name), version_of(info))
         status = os.stat(path)
     return InputFile(name, place, status.st_size, str(status.st_mtime), sighting(status))
 
@@ -145,7 +145,7 @@ def size_of(url: str) -> int:
             _refuse_dangling(filesystem, url, path)
         info: Info = filesystem.info(path)
     _refuse_others(url, info, "name a file in it")
-    return int(str(info["size"]))
+    return size_in(info, url)
 
 
 def read_input(url: str) -> bytes:

@@ -12,6 +12,8 @@ from functools import cache
 from hashlib import sha256
 from uuid import uuid4
 
+from infra.errors import StorageError
+
 _VERSIONS = ("ETag", "etag", "mtime", "LastModified", "Last-Modified")
 _OTHER_VERSIONS = (
     *("Content-MD5", "Digest", "blob_id", "generation", "sha", "md5Hash"),
@@ -59,6 +61,21 @@ class InputFile:
 def place_of(source: InputFile | str) -> str:
     """The URL of a file, found or not."""
     return source.url if isinstance(source, InputFile) else source
+
+
+def size_in(info: Mapping[str, object], name: str) -> int:
+    """The size that a store tells of a file.
+
+    Raises:
+        StorageError: it tells none.
+    """
+    size = info.get("size")
+    if not isinstance(size, int):
+        raise StorageError(
+            f"{name}: its store does not tell how large it is, so no part of it can be read; copy it to a disk, or "
+            "serve it with its length (Content-Length)"
+        )
+    return size
 
 
 def version_of(info: Mapping[str, object]) -> str:

@@ -14,14 +14,16 @@ import os
 import stat
 import tempfile
 from collections.abc import Callable
+from threading import Lock
 from typing import IO
 
 from fsspec import AbstractFileSystem
+from fsspec.implementations.cached import CachingFileSystem
 from fsspec.implementations.local import LocalFileSystem
 
 from infra.errors import Changed, Missing, StorageError
 from infra.storage.files import open_input
-from infra.storage.identity import NO_VERSION, InputFile, Sighting, sighting, version_of
+from infra.storage.identity import NO_VERSION, InputFile, Sighting, sighting, size_in, version_of
 from infra.storage.scratch import scratch_errors
 from infra.storage.storage import S3_SCHEMES, resolve
 from infra.storage.system_errors import translated_errors
@@ -29,6 +31,8 @@ from infra.storage.system_errors import translated_errors
 CHUNK = 8 << 20
 
 _SEEN: dict[tuple[InputFile, Sighting | None], Sighting] = {}  # how this process last saw a pinned file
+_FETCHED: set[tuple[str, str]] = set()  # files and versions of other stores that this process has opened
+_FETCHING = Lock()
 
 Opened = tuple[IO[bytes], Callable[[], None]]
 
@@ -78,8 +82,10 @@ def digest_of(file: InputFile) -> str:
         Changed: it is not the file that was found.
         StorageError: it cannot be read.
     """
-    place = file.url if file.version in NO_VERSION else file
-    with PinnedInput(place) as handle:
+    if file.version in NO_VERSION:
+        with _FETCHING:
+            _forget_copies(resolve(file.url)[0])
+    with PinnedInput(file.url if file.version in NO_VERSION else file) as handle:
         return _copy(file, handle, None)
 
 
@@ -185,7 +191,7 @@ def _open_on_s3(file: InputFile) -> IO[bytes]:
     handle = open_input(file.url)
     details = getattr(handle, "details", {})
     try:
-        _compare(file, int(str(details["size"])), version_of(details))
+        _compare(file, size_in(details, file.name), version_of(details))
     except BaseException:
         handle.close()
         raise
@@ -197,10 +203,20 @@ def _open_elsewhere(file: InputFile, filesystem: AbstractFileSystem, path: str) 
         with translated_errors(file.name):
             filesystem.invalidate_cache()
             info = filesystem.info(path)
-        _compare(file, int(str(info["size"])), version_of(info))
+        _compare(file, size_in(info, file.name), version_of(info))
 
     check()
-    return open_input(file.url), check
+    with _FETCHING:
+        if (file.url, file.version) not in _FETCHED:
+            _forget_copies(filesystem)
+            _FETCHED.add((file.url, file.version))
+        return open_input(file.url), check
+
+
+def _forget_copies(filesystem: AbstractFileSystem) -> None:
+    """Local copies (`simplecache::`) are of what was there when they were made, which may be an earlier version."""
+    if isinstance(filesystem, CachingFileSystem):
+        filesystem.clear_cache()
 
 
 def _open_copy(file: InputFile) -> IO[bytes]:

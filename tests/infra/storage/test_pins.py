@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from infra.errors import Changed, Missing
+from infra.errors import Changed, Missing, StorageError
 from infra.storage.files import digest
 from infra.storage.pins import PinnedInput, digest_of
 from infra.storage.storage import Storage
@@ -168,6 +168,19 @@ def test_a_web_server_tells_a_version(path: Path, told: str) -> None:
             PinnedInput(file)
 
 
+def test_a_local_copy_of_another_version_is_not_read(path: Path) -> None:
+    """A process that lives long, as that of a notebook, keeps the copies of yesterday."""
+    with served(path.parent, "ETag") as url:
+        for data in (A, B):
+            path.write_bytes(data)
+            with PinnedInput(found(f"simplecache::{url}/day.parquet")) as handle:
+                assert handle.read() == data
+    with served(path.parent) as url:
+        for data in (A, B):
+            path.write_bytes(data)
+            assert digest_of(found(f"simplecache::{url}/day.parquet")) == digest(data)
+
+
 def test_a_file_without_a_version_is_pinned_by_its_contents(path: Path) -> None:
     with served(path.parent) as url:
         file = found(f"{url}/day.parquet")
@@ -182,3 +195,9 @@ def test_a_file_without_a_version_is_pinned_by_its_contents(path: Path) -> None:
         write_over(path, A[:10])
         with pytest.raises(Changed, match="it had 1,000 bytes, and has 10"):
             PinnedInput(file)
+
+
+def test_a_file_whose_size_nobody_tells_is_refused(path: Path) -> None:
+    """fsspec's `filecache` over a web server tells none."""
+    with served(path.parent, "ETag") as url, pytest.raises(StorageError, match=r"does not tell how large it is"):
+        found(f"filecache::{url}/day.parquet")
