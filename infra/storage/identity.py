@@ -5,12 +5,16 @@ the time of the last change cannot be set, but they mean something only where th
 differ for another reason too, such as `chmod`.
 """
 
+import operator
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from hashlib import sha256
+from typing import Annotated
 from uuid import uuid4
+
+from pydantic import Field
 
 from infra.errors import StorageError
 
@@ -19,6 +23,8 @@ _OTHER_VERSIONS = (
     *("Content-MD5", "Digest", "blob_id", "generation", "sha", "md5Hash"),
     *("last_modified", "modified", "modify", "last_write_time"),
 )
+
+_UNSAID = Field(exclude_if=operator.not_)  # early versions of mad recorded no such key
 
 NO_VERSION = ("", "None")  # an early version of mad recorded the second
 
@@ -48,9 +54,9 @@ class InputFile:
     url: str
     size: int
     version: str
-    seen: Sighting | None = field(default=None, compare=False)
-    contents: str = field(default="", compare=False)
-    by_contents: bool = False
+    seen: Annotated[Sighting | None, _UNSAID] = field(default=None, compare=False)
+    contents: Annotated[str, _UNSAID] = field(default="", compare=False)
+    by_contents: Annotated[bool, _UNSAID] = False
 
     @property
     def identity(self) -> str:

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator, Mapping, Set
 from dataclasses import replace
 
 from infra.commits import CommitLog, Receipt
-from infra.errors import StorageError
+from infra.errors import Changed, StorageError
 from infra.storage.pins import PinnedInput
 from infra.storage.storage import Storage
 from madcore import MadcoreError, SideLayout
@@ -214,8 +214,9 @@ def _check_truth(plan: ModelPlan) -> None:
         try:
             PinnedInput(source.file).close()
         except StorageError as error:
+            why = "it is another file now" if isinstance(error, Changed) else f"it cannot be read ({error})"
             raise SourceError(
                 f"{source.file.name}: its labels or truth are not stored, because an earlier version of mad kept none, "
-                f"and it cannot be read ({error}); put it back, or set "
+                f"and {why}; put it back, or set "
                 "data.columns.label and anomalous to null in a `mad run`"
             ) from error
