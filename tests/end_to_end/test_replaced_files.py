@@ -3,6 +3,7 @@
 The files are replaced so that their size, and unless said otherwise their time of modification, stay the same.
 """
 
+import json
 import os
 import shutil
 from collections.abc import Callable
@@ -17,6 +18,7 @@ from pipeline.config.audit_config import AuditConfig
 from pipeline.config.sections import Raw
 from pipeline.data.identities import identify
 from pipeline.planning.from_models import plan_audit
+from pipeline.root.layout import run_file
 from pipeline.run import run_audit
 from tests.audits import INPUTS, audited, counts, table
 from tests.input_files import found, put_in_place, write_over
@@ -164,6 +166,23 @@ def test_over_http_a_new_file_of_equal_size_is_another_one(raw: Raw, inputs: Pat
         assert outcome is not None and len(outcome.failed_tasks["digits"]) == 4
         assert all("audited.parquet: changed while" in reason for reason in outcome.failed_tasks["digits"])
         assert counts(audited(config))["gradients"] == AUDITED
+
+
+def test_rows_of_files_that_only_their_size_told_apart_are_computed_again_and_the_plan_says_so(
+    raw: Raw, inputs: Path
+) -> None:
+    with served(inputs) as url:
+        config = with_weights(raw, inputs, url)
+        outcome = audited(config).outcome
+        assert outcome is not None
+        path = Path(config.root) / run_file(outcome.run_id)
+        record = json.loads(path.read_bytes())
+        for file in record["models"]["digits"]["sources"].values():
+            del file["contents"], file["by_contents"]
+            file["version"] = "None"  # as versions before this one recorded it
+        path.write_text(json.dumps(record))
+        (model,) = plan_audit(config).models
+        assert "told files from others by their size alone" in model.recomputed
 
 
 def test_a_file_that_changes_while_it_is_planned_is_refused(config: AuditConfig, inputs: Path) -> None:
