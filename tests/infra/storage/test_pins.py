@@ -1,6 +1,9 @@
 """Pinned files: read as they were found, or not at all."""
 
 import os
+import pickle
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -118,6 +121,30 @@ def test_another_host_has_a_copy_with_an_inode_of_its_own(path: Path) -> None:
     put_in_place(path, B)
     with pytest.raises(Changed, match="another file of the same size and time"):
         PinnedInput(elsewhere)
+
+
+READ = """
+import pickle, sys
+from infra.errors import Changed
+from infra.storage.pins import PinnedInput
+try:
+    with PinnedInput(pickle.load(sys.stdin.buffer)) as handle:
+        print(len(handle.read()))
+except Changed as error:
+    print(error)
+"""
+
+
+def test_another_process_of_this_host_has_the_same_pin(path: Path) -> None:
+    file = found(path)
+
+    def read() -> str:
+        command = [sys.executable, "-c", READ]
+        return subprocess.run(command, input=pickle.dumps(file), stdout=subprocess.PIPE, check=True).stdout.decode()
+
+    assert read() == "1000\n"
+    put_in_place(path, B)
+    assert "another file of the same size and time is in its place" in read()
 
 
 def test_the_digest_is_of_the_file_that_was_found(path: Path) -> None:
