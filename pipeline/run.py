@@ -14,6 +14,7 @@ from infra.storage.storage import Storage
 from pipeline.errors import ConfigError
 from pipeline.planning.earlier_runs.order import LastAudit, gone_files, in_order, last_audits, waves
 from pipeline.planning.plan import AuditPlan, ModelPlan
+from pipeline.planning.recorded_contents import with_contents
 from pipeline.planning.resources import resources_of
 from pipeline.publication.notify import notify
 from pipeline.publication.publish import finish_interrupted_publication, publish
@@ -114,6 +115,7 @@ def _run(plan: AuditPlan, runner: StepRunner, stages: Sequence[str]) -> Audit:
     claim_root(storage)
     with root_lock(storage) as lock:
         finish_interrupted_publication(storage)
+        plan = with_contents(plan, runner.notify)
         runner = replace(runner, models=_model_runs(plan, last_audits(storage, plan), runner.notify))
         run_id = begin(storage, plan)
         _publish_probes(storage, runner.models)
@@ -128,7 +130,7 @@ def _run_in_waves(plan: AuditPlan, runner: StepRunner, workers: int) -> Audit:
     with root_lock(storage) as lock:
         finish_interrupted_publication(storage)
         audits = last_audits(storage, plan)
-        plan = in_order(plan, audits)
+        plan = with_contents(in_order(plan, audits), runner.notify)
         models = _model_runs(plan, audits, runner.notify)
         run_id = begin(storage, plan)
         _publish_probes(storage, models)

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from infra.errors import StorageError
 from infra.storage.files import digest, find, read_input
+from infra.storage.identity import NO_VERSION
 from infra.storage.urls import path_on_disk
 from pipeline.config.audit_config import AuditConfig
 from pipeline.config.schema import ModelConfig
@@ -19,8 +20,6 @@ from pipeline.errors import SourceError
 from pipeline.models.architecture import is_file
 from pipeline.models.huggingface.folder import documents, find_folder, weight_files
 from pipeline.models.local_code import file_of
-
-NO_VERSION = ("", "None")
 
 
 @dataclass(frozen=True)

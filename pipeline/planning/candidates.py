@@ -14,6 +14,7 @@ from pipeline.config.schema import ModelConfig
 from pipeline.models.identity import ModelFiles, identify
 from pipeline.models.local_code import is_unchanged
 from pipeline.planning.checks.limits import check_samples
+from pipeline.planning.earlier_runs.known_files import KnownFiles
 from pipeline.planning.files import SampleFiles, find_files
 from pipeline.planning.probe.found import Probe
 from pipeline.planning.probe.stored import ProbeArtifact, StoredProbe, find_probe, probe_key
@@ -64,7 +65,7 @@ class Candidate:
 
 
 def find_candidate(
-    config: AuditConfig, model: ModelConfig, root: Storage | None, report: Callable[[str], None]
+    config: AuditConfig, model: ModelConfig, root: Storage | None, data: KnownFiles, report: Callable[[str], None]
 ) -> Candidate:
     """Find a model's files and what a root knows of it; no weights are read.
 
@@ -72,6 +73,7 @@ def find_candidate(
         config: the audit's.
         model: the model's.
         root: the root, None where there is none yet.
+        data: what the root's runs recorded of data files.
         report: told what is being done.
 
     Raises:
@@ -79,7 +81,7 @@ def find_candidate(
         StorageError: what the root holds cannot be read.
     """
     report("reading the schemas of its files")
-    samples = find_files(config, model)
+    samples = find_files(config, model, data.identify)
     check_samples(model, sum(source.rows for source in samples.trusted))
     files = identify(config, model)
     if files is None:

@@ -17,6 +17,7 @@ from pipeline.data.reviews import read_reviews
 from pipeline.errors import ConfigError, SourceError
 from pipeline.planning.candidates import Candidate, Probed, find_candidate, probe_candidates
 from pipeline.planning.checks.labels import labels_outside
+from pipeline.planning.earlier_runs.known_files import KnownFiles
 from pipeline.planning.earlier_runs.rows import outdated_rows
 from pipeline.planning.files import SampleFiles
 from pipeline.planning.memory import Shapes, project_memory, shapes_of_rows
@@ -54,10 +55,10 @@ def plan_audit(
     storage, report = root_storage(config.root), _reporter(config, listener)
     root = storage if check_root(storage) is not None else None
     reviews, earlier = read_reviews(config), Runs(storage)
-    refused, candidates = dict[str, str](), dict[str, Candidate]()
+    refused, candidates, files = dict[str, str](), dict[str, Candidate](), KnownFiles(earlier)
     for model in config.models:
         with _refusal(refused, model.name):
-            candidates[model.name] = find_candidate(config, model, root, partial(report, model.name))
+            candidates[model.name] = find_candidate(config, model, root, files, partial(report, model.name))
     probed = {name: known for name, one in candidates.items() if (known := one.known) is not None}
     unknown = [one for name, one in candidates.items() if name not in probed]
     for outcome in probe_candidates(config, unknown, executor, address, report):
