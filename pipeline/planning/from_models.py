@@ -36,8 +36,8 @@ def plan_audit(
 ) -> AuditPlan:
     """Plan every model: check it, read the schemas of all files, and write nothing.
 
-    A model that the root knows is not loaded. A worker loads any other once, and checks its layers against autograd;
-    a run of the plan stores what was found out.
+    A model that the root knows is not loaded, unless it failed in the latest run. A worker loads any other once, and
+    checks its layers against autograd; a run of the plan stores what was found out.
 
     Args:
         config: the audit.
@@ -59,7 +59,9 @@ def plan_audit(
     for model in config.models:
         with _refusal(refused, model.name):
             candidates[model.name] = find_candidate(config, model, root, files, partial(report, model.name))
-    probed = {name: known for name, one in candidates.items() if (known := one.known) is not None}
+    doubted = earlier.failed_in_latest()
+    settled = {name: one for name, one in candidates.items() if name not in doubted}
+    probed = {name: known for name, one in settled.items() if (known := one.known) is not None}
     unknown = [one for name, one in candidates.items() if name not in probed]
     for outcome in probe_candidates(config, unknown, executor, address, report):
         name = outcome.task.model

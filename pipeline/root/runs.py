@@ -49,6 +49,11 @@ class Runs:
             if summary is not None:
                 yield summary
 
+    def failed_in_latest(self) -> frozenset[str]:
+        """The models of which the latest run that ended, complete or not, could not do everything."""
+        ended = next((found for run_id in self.ids if (found := self.outcome(run_id)).ended), None)
+        return frozenset((*ended.failures, *ended.failed_tasks) if ended is not None else ())
+
     def find(self, text: str) -> str:
         """The completed run whose id begins with a text.
 

@@ -2,6 +2,8 @@
 
 import os
 import shutil
+import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -78,7 +80,7 @@ class Home:
 
 
 @pytest.fixture
-def home(tmp_path: Path, digits: Path, monkeypatch: pytest.MonkeyPatch) -> Home:
+def home(tmp_path: Path, digits: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Home]:
     for name, rows in (("trusted.parquet", 250), ("audited.parquet", 60)):
         pq.write_table(pq.read_table(digits / name).slice(0, rows), tmp_path / name)
     shutil.copy(digits / "digits.safetensors", tmp_path / "w.safetensors")
@@ -86,7 +88,9 @@ def home(tmp_path: Path, digits: Path, monkeypatch: pytest.MonkeyPatch) -> Home:
     made.architecture()
     made.write("scaling.py", "FACTOR = 1\n")
     monkeypatch.syspath_prepend(tmp_path)
-    return made
+    yield made
+    for name in ("scaling", "optional"):
+        sys.modules.pop(name, None)
 
 
 @pytest.fixture
@@ -157,10 +161,10 @@ def test_a_changed_architecture_is_another_model(known: Home) -> None:
     assert built == 1 and plan.digest != before.digest
 
 
-def test_changed_code_that_an_architecture_imports_is_found_once(known: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_changed_code_that_an_architecture_imports_is_found_once(known: Home) -> None:
     before, _ = known.planned()
     known.write("scaling.py", "FACTOR = 2  # twice\n")
-    monkeypatch.delitem(__import__("sys").modules, "scaling")
+    sys.modules.pop("scaling")
     plan, built = known.planned()
     assert built == 1 and plan.digest != before.digest
     known.audited()
@@ -199,6 +203,31 @@ def test_the_probe_of_a_kept_run_stays_and_earlier_ones_go(known: Home) -> None:
     collect(known.storage, 0)
     assert (known.probes(), known.planned()[1]) == (1, 0)
     assert not verify(known.storage).problems
+
+
+def test_a_probe_that_was_committed_and_not_published_is_found_by_the_next_run(known: Home) -> None:
+    (manifest,) = (known.folder / "root/net/probe").glob("*/manifests/*")
+    manifest.unlink()
+    assert known.planned()[1] == 1
+    known.audited()
+    assert manifest.exists() and known.planned()[1] == 0
+
+
+def test_a_model_that_failed_is_loaded_again_so_that_what_was_overlooked_is_found(known: Home) -> None:
+    """A module that was not there when the model was probed, and that its code can do without."""
+    known.write("scaling.py", "try:\n    import optional\nexcept ImportError:\n    optional = None\n")
+    sys.modules.pop("scaling")
+    known.audited()
+    known.write("optional.py", "FACTOR = 3\n")
+    sys.modules.pop("scaling")
+    path = known.folder / "audited.parquet"
+    pq.write_table(pq.read_table(path).slice(0, 40), path)
+    failed = known.audited().outcome
+    assert failed is not None and "changed since the plan was made" in failed.failed_tasks["net"][0]
+    plan, built = known.planned()
+    assert built == 1
+    outcome = known.audited().outcome
+    assert outcome is not None and outcome.clean and known.planned()[0].digest == plan.digest
 
 
 def test_an_unknown_executor_is_refused(home: Home) -> None:
