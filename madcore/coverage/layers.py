@@ -79,9 +79,7 @@ def _tried(trial: Trial, layers: Sequence[Layer]) -> tuple[dict[str, Layer], dic
         failed = trial.failures(by_formula) | trial.failures([layer for layer in tried if layer.way != "formula"])
         kept |= {layer.name: layer for layer in tried if layer.name not in failed}
         reasons |= {name: reason for name, reason in failed.items() if name not in reasons or reason == ZERO}
-        undecided = {
-            name: ways[1:] for name, ways in undecided.items() if ways[1:] and failed.get(name, ZERO) != ZERO
-        }
+        undecided = {name: ways[1:] for name, ways in undecided.items() if ways[1:] and failed.get(name, ZERO) != ZERO}
     alone_only = {layer.name: "its rows cannot be computed together with the other layers'" for layer in layers}
     return _jointly(trial, [kept[layer.name] for layer in layers if layer.name in kept]), alone_only | reasons
 

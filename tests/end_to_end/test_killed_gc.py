@@ -8,7 +8,7 @@ from pathlib import Path
 from threading import current_thread
 
 from infra.storage.storage import Storage
-from pipeline.operations.garbage import UNCLAIMED_SECONDS
+from pipeline.operations.collection.garbage import UNCLAIMED_SECONDS
 from pipeline.operations.gc import collect
 from tests.conftest import ConfigMaker
 from tests.pipeline.operations.two_nights import Nights, clean, computed, files, run

@@ -1,0 +1,53 @@
+"""A driver that is suspended past its lease and wakes up harms nothing of the driver that took over."""
+
+from pathlib import Path
+
+import pytest
+
+from pipeline.operations.gc import collect
+from pipeline.results.audit import open_audit
+from tests.conftest import ConfigMaker
+from tests.end_to_end.sleepers import Collect, Run, Sleep, asleep
+from tests.pipeline.operations.two_nights import Nights, clean, computed, run, run_id
+
+
+@pytest.fixture
+def nights(make_config: ConfigMaker) -> Nights:
+    return Nights(make_config)
+
+
+@pytest.mark.parametrize("place", ["/scores/", "_run.json", "/manifests/", "/receipts/", "/facts.json"])
+def test_a_removal_that_wakes_up_removes_nothing_that_a_run_came_to_use(nights: Nights, place: str) -> None:
+    root = nights.storage.url
+    keep, now = nights.garbage_after()
+    assert collect(nights.storage, keep, now=now).new
+    with asleep(Collect(root, keep, now), Sleep("os.remove", place)):
+        again = run(nights.old)
+    assert clean(nights.storage)
+    assert open_audit(root).summary("digits").run_id == run_id(again)
+    assert not any(computed(run(nights.old)).values()), "what the run used is there"
+    assert not any(computed(run(nights.new)).values()), "what was never garbage is there"
+    for _ in range(2):
+        collect(nights.storage, keep, now=now)
+    assert clean(nights.storage)
+
+
+@pytest.mark.parametrize(
+    ("event", "place"),
+    [
+        ("os.link", "_outcome.json"),
+        ("os.link", "part-00000.parquet"),
+        ("os.rename", "digits/summary.json"),
+        ("os.rename", "report/index.html"),
+    ],
+)
+def test_a_run_that_wakes_up_replaces_nothing_of_a_newer_one(nights: Nights, event: str, place: str) -> None:
+    root = nights.storage.url
+    with asleep(Run(nights.old), Sleep(event, place)):
+        newer = run(nights.new)
+        pages = {path: path.read_bytes() for path in Path(root, "report").glob("*.html")}
+    assert clean(nights.storage)
+    assert open_audit(root).summary("digits").run_id == run_id(newer)
+    assert pages == {path: path.read_bytes() for path in Path(root, "report").glob("*.html")}
+    assert not any(computed(run(nights.old)).values())
+    assert clean(nights.storage)
