@@ -214,7 +214,8 @@ class CommitLog:
         """Undo a task whose files were found damaged: remove the manifests that list its receipt, then the receipt."""
         for path in self.manifests():
             if receipt in self.manifest(path).receipts:
-                self.storage.remove(path)
+                with suppress(Missing):
+                    self.storage.remove(path)
         with suppress(Missing):
             self.storage.remove(self._receipt_path(receipt.task, receipt.generation))
 

@@ -25,7 +25,7 @@ def list_garbage(root: str, keep: str, common: Common) -> None:
             display(Notice(note))
         if holder:
             display(Notice(f"{root}: a run is active here ({holder}); until it ends, `mad gc` removes nothing"))
-    common.emit(_document(root, seconds, found, dry_run=True), _text(found, "to be removed", "to be listed"))
+    common.emit(_document(root, seconds, found, dry_run=True), _text(found, "to be removed", "to be removed later"))
 
 
 def remove_garbage(root: str, keep: str, common: Common) -> None:

@@ -22,7 +22,7 @@ from typing import IO
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
-from infra.errors import AlreadyExists, StorageError
+from infra.errors import AlreadyExists, Missing, StorageError
 from infra.storage.links import link, replace, settle
 from infra.storage.system_errors import translated_errors
 from infra.storage.urls import path_on_disk, refuse_credentials
@@ -232,7 +232,8 @@ class Storage:
         except AlreadyExists:
             return
         finally:
-            self.remove(marker)
+            with suppress(Missing):  # a network file system says so where the answer to the first removal was lost
+                self.remove(marker)
         raise StorageError(
             f"{self.url}: this store lets a second writer replace a file that must be created only once (it ignores"
             " exclusive create, `If-None-Match: *` on S3), so two runs could overwrite each other; use a store that"

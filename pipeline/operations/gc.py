@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict
 from infra.errors import AlreadyExists
 from infra.events import Listener, Notice, StageEnded, Stopwatch, ignore, utc_stamp
 from infra.formats.documents import FORMAT, encode
-from infra.storage.removal import prune
+from infra.storage.removal import prune, remove_all
 from infra.storage.storage import Storage
 from pipeline.errors import ConfigError
 from pipeline.operations.collection.lists import write_list
@@ -56,7 +56,7 @@ def collect(storage: Storage, keep_seconds: float, listener: Listener = ignore, 
         if found.new:
             found = replace(found, due=ceil(write_list(held, found.new) + lock.lease_seconds))
         for path in found.spent:
-            held.remove(path)
+            remove_all(held, [path])
         prune(held, REMOVAL_LISTS)
         listener(StageEnded(STEP, watch.seconds))
     return found
