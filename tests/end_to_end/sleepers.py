@@ -21,6 +21,7 @@ from infra.errors import LockHeld
 from infra.storage.storage import Storage
 from pipeline.config.audit_config import AuditConfig
 from pipeline.operations.gc import collect
+from pipeline.operations.repair import repair
 from pipeline.planning.from_models import plan_audit
 from pipeline.run import run_audit
 from tests.processes import FORKED, ended
@@ -37,7 +38,7 @@ class Sleep:
 
 
 @contextmanager
-def asleep(action: "Run | Collect", sleep: Sleep) -> Iterator[None]:
+def asleep(action: "Run | Collect | Repair", sleep: Sleep) -> Iterator[None]:
     """A driver is asleep during the block, wakes after it, and learns that it lost the lock."""
     process = FORKED.Process(target=_drive, args=(action, sleep))
     process.start()
@@ -76,7 +77,18 @@ class Collect:
         collect(Storage(self.root), self.keep, now=self.now)
 
 
-def _drive(action: Run | Collect, sleep: Sleep) -> None:
+@dataclass(frozen=True)
+class Repair:
+    """The first half of `mad run --repair`."""
+
+    root: str
+
+    def __call__(self) -> None:
+        """To the end."""
+        repair(Storage(self.root), ["digits"])
+
+
+def _drive(action: Run | Collect | Repair, sleep: Sleep) -> None:
     locks.LEASE_SECONDS = LEASE
     socket.gethostname = lambda: "far-away"
     slept = False

@@ -6,9 +6,12 @@ import pytest
 
 from pipeline.operations.collection.garbage import UNCLAIMED_SECONDS
 from pipeline.operations.gc import collect
+from pipeline.operations.repair import repair
 from pipeline.results.audit import open_audit
+from pipeline.root.layout import table_file
+from pipeline.root.logs import stage_logs
 from tests.conftest import ConfigMaker
-from tests.end_to_end.sleepers import Collect, Run, Sleep, asleep
+from tests.end_to_end.sleepers import Collect, Repair, Run, Sleep, asleep
 from tests.pipeline.operations.two_nights import Nights, clean, computed, files, run, run_id
 
 faults = pytest.mark.faults
@@ -61,6 +64,33 @@ def test_a_run_that_wakes_up_replaces_nothing_of_a_newer_one(nights: Nights, eve
     assert pages == {path: path.read_bytes() for path in Path(root, "report").glob("*.html")}
     assert not any(computed(run(nights.old)).values())
     assert clean(nights.storage)
+
+
+def overwrite(path: Path, data: bytes) -> None:
+    """Damages a file; its other names, links to it, keep what they have."""
+    path.unlink()
+    path.write_bytes(data)
+
+
+@pytest.mark.parametrize(
+    "damaged", ["receipt", pytest.param("rows", marks=faults), pytest.param("table", marks=faults)]
+)
+def test_a_repair_that_wakes_up_removes_nothing_that_another_repaired(nights: Nights, damaged: str) -> None:
+    root, newest = nights.storage.url, run_id(nights.second)
+    folder = nights.second.summary("digits").report_folder
+    log = next(log for log in stage_logs(nights.storage, "digits", "reporting") if folder.startswith(log.folder))
+    receipt = log.receipts()["report"]
+    paths = {
+        "receipt": f"{log.folder}/receipts/{log.receipt_name('report', 0)}",
+        "rows": f"{log.attempt_folder(receipt)}/{receipt.files[0].name}",
+        "table": table_file("digits", newest),
+    }
+    overwrite(Path(root, paths[damaged]), b"{")
+    with asleep(Repair(root), Sleep("os.remove", "/receipts/" if damaged == "rows" else paths[damaged])):
+        repair(nights.storage, ["digits"])
+        run(nights.new)
+    assert clean(nights.storage)
+    assert repair(nights.storage, ["digits"]) == []
 
 
 @pytest.mark.parametrize("place", ["/receipts/", pytest.param("/manifests/", marks=faults)])
