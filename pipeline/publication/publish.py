@@ -32,7 +32,7 @@ from pipeline.root.layout import (
     summary_file,
     table_file,
 )
-from pipeline.root.records import OutcomeRecord, RunOutcome, read_outcome, read_run_summary
+from pipeline.root.records import OutcomeRecord, RunOutcome, read_outcome, read_run_summary, read_summary
 from pipeline.root.summary import Summary
 from pipeline.stages.progress import ModelRun
 
@@ -102,9 +102,25 @@ def finish_interrupted_publication(storage: Storage) -> None:
     ended = next((run_id for run_id in reversed(runs(storage)) if storage.exists(outcome_file(run_id))), None)
     for name in models(storage) if ended else ():
         with suppress(Corrupt):  # `mad verify` names what is damaged; the other models must not suffer from it
-            summary = read_run_summary(storage, str(ended), name)
-            if summary is not None and _can_be_published(storage, name, summary):
-                _publish_table(storage, name, summary)
+            _finish_publication(storage, str(ended), name)
+
+
+def _finish_publication(storage: Storage, run_id: str, model: str) -> None:
+    shown = _shown(storage, model)
+    summary = shown if shown is not None and shown.run_id == run_id else read_run_summary(storage, run_id, model)
+    if summary is None:
+        return
+    if _can_be_published(storage, model, summary):
+        _publish_table(storage, model, summary)
+    if shown is None or shown.run_id < run_id:
+        storage.write(summary_file(model), storage.read(run_summary_file(run_id, model)))
+
+
+def _shown(storage: Storage, model: str) -> Summary | None:
+    """The summary shown as a model's latest; None where there is none that can be read."""
+    with suppress(Corrupt):
+        return read_summary(storage, model)
+    return None
 
 
 def _can_be_published(storage: Storage, model: str, summary: Summary) -> bool:

@@ -66,6 +66,18 @@ def test_a_run_that_wakes_up_replaces_nothing_of_a_newer_one(nights: Nights, eve
     assert clean(nights.storage)
 
 
+def test_what_a_run_that_fell_asleep_did_not_publish_the_next_driver_does(nights: Nights) -> None:
+    """Its outcome was written while it had the lock, so it counts."""
+    before = nights.storage.list("runs")
+    with asleep(Run(nights.old), Sleep("os.link", "part-00000.parquet")):
+        run(nights.new, until="gradients")
+        fallen = nights.storage.list("runs")[len(before)]
+        assert open_audit(nights.storage.url).summary("digits").run_id == fallen
+        assert clean(nights.storage)
+    assert open_audit(nights.storage.url).summary("digits").run_id == fallen
+    assert clean(nights.storage)
+
+
 def overwrite(path: Path, data: bytes) -> None:
     """Damages a file; its other names, links to it, keep what they have."""
     path.unlink()
