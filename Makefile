@@ -25,8 +25,9 @@ pins: $(PINS)
 $(PINS): requirements.txt
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' || { echo "mad needs Python 3.11 to 3.13; name one: make setup PYTHON=python3.11" >&2; exit 1; }
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet "$$(grep '^torch==' requirements.txt)"
-	$(BIN)/python -m pip install --quiet -r requirements.txt
+	$(BIN)/python -m pip install --quiet --no-compile "$$(grep '^torch==' requirements.txt)"
+	$(BIN)/python -m pip install --quiet --no-compile -r requirements.txt
+	@$(BIN)/python -m compileall -qq -j 0 $(VENV)/lib || true  # on all cores, pip would use one; some files are no valid Python
 	@touch $(PINS)
 
 $(READY): $(PINS) pyproject.toml

@@ -15,6 +15,10 @@ class Missing(StorageError, FileNotFoundError):
     """There is no such file."""
 
 
+class Changed(StorageError):
+    """An input file is not the one any more that was found when the work on it was planned."""
+
+
 class Corrupt(StorageError, ValueError):
     """A file does not hold what was written, or this version cannot read it."""
 

@@ -15,6 +15,7 @@ from infra.storage.storage import Storage
 from pipeline.errors import ConfigError
 from pipeline.planning.earlier_runs.order import LastAudit, gone_files, in_order, last_audits, waves
 from pipeline.planning.plan import AuditPlan
+from pipeline.planning.recorded_contents import with_contents
 from pipeline.publication.notify import notify
 from pipeline.publication.publish import finish_interrupted_publication, publish
 from pipeline.publication.record import begin
@@ -121,6 +122,7 @@ def _run(plan: AuditPlan, runner: StepRunner, stages: Sequence[str]) -> Audit:
     with root_lock(root) as lock:
         storage = lock.guarded()
         finish_interrupted_publication(storage)
+        plan = with_contents(plan, runner.notify)
         runner = replace(runner, models=_model_runs(plan, last_audits(storage, plan), runner.notify))
         run_id = begin(storage, plan)
         run_stages(StageInputs(plan.config, storage, runner), stages, lock.check)
@@ -135,7 +137,7 @@ def _run_in_waves(plan: AuditPlan, runner: StepRunner, workers: int) -> Audit:
         storage = lock.guarded()
         finish_interrupted_publication(storage)
         audits = last_audits(storage, plan)
-        plan = in_order(plan, audits)
+        plan = with_contents(in_order(plan, audits), runner.notify)
         models = _model_runs(plan, audits, runner.notify)
         run_id = begin(storage, plan)
         totals = StageTotals(runner.notify)

@@ -27,7 +27,7 @@ NO_HOSTS = pytest.mark.skip(
 
 WITH_S3 = ("tests/infra", "tests/end_to_end", "tests/jobs")
 ZOO = pytest.mark.skip(reason="a zoo of fifty models; `make test-nights` audits it")
-REPEATED = pytest.mark.skip(reason="MAD_REAL_S3 says that `make test-s3` runs too, which shows this on a real S3")
+REPEATED = pytest.mark.skip(reason="shown on the real S3 that MAD_S3_ENDPOINT names")
 LONG = pytest.mark.skip(reason="takes long; `make test-faults` runs it")
 
 
@@ -43,7 +43,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             if not os.environ.get(asked) and item.get_closest_marker(marker):
                 item.add_marker(skip)
     for item in items:
-        if os.environ.get("MAD_REAL_S3") and item.get_closest_marker("moto"):
+        if os.environ.get("MAD_S3_ENDPOINT") and item.get_closest_marker("moto"):
             item.add_marker(REPEATED)
         if item.get_closest_marker("s3") and not item.nodeid.startswith(WITH_S3):
             raise pytest.UsageError(f"{item.nodeid}: `make test-s3` looks for tests in {', '.join(WITH_S3)} only")

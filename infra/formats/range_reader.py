@@ -12,7 +12,8 @@ import pyarrow.parquet as pq
 
 from infra.errors import StorageError
 from infra.formats.tables import batches_of, open_parquet, rows_decoded_at_once
-from infra.storage.files import open_input
+from infra.storage.identity import InputFile, place_of
+from infra.storage.pins import PinnedInput
 
 NO_GROUP = -1
 
@@ -20,19 +21,26 @@ NO_GROUP = -1
 class RangeReader:
     """Reads ranges of rows, one after the other. Close it, or use it as a context."""
 
-    def __init__(self, url: str, columns: Sequence[str], batch_rows: int = 1024):
+    def __init__(self, source: InputFile | str, columns: Sequence[str], batch_rows: int = 1024):
         """Open a file, to read these columns, in batches of at most `batch_rows` rows.
 
+        Args:
+            source: a file as it was found, which must still be that file, or a URL.
+            columns: names of columns.
+            batch_rows: rows of a batch at most.
+
         Raises:
+            Changed: it is not the file that was found.
             StorageError: it cannot be read, or lacks a column.
         """
-        self._url, self._columns, self._batch_rows = url, columns, batch_rows
-        self._handle = open_input(url)
+        self._url, self._columns, self._batch_rows = place_of(source), columns, batch_rows
+        self._input = PinnedInput(source)
+        self._handle = self._input.handle
         try:
-            self._file = open_parquet(self._handle, url)
+            self._file = open_parquet(self._handle, self._url)
             self._refuse_absent(self._file.schema_arrow.names)
         except BaseException:
-            self._handle.close()
+            self._input.close()
             raise
         self._bounds = _bounds(self._file)
         self._group, self._position = NO_GROUP, 0  # the row group that is being decoded, and the next row in it
@@ -46,8 +54,12 @@ class RangeReader:
         self.close()
 
     def close(self) -> None:
-        """Close the file."""
-        self._handle.close()
+        """Close the file.
+
+        Raises:
+            Changed: it is not the file that was opened any more.
+        """
+        self._input.close()
 
     def read(self, start: int, stop: int) -> Iterator[pa.RecordBatch]:
         """Batches of rows [start, stop).

@@ -16,7 +16,9 @@ import pyarrow.parquet as pq
 from infra.errors import REPAIR, Corrupt, StorageError
 from infra.formats.parquet_bounds import rows_at_once, rows_of_width
 from infra.formats.parquet_footer import read_footer
-from infra.storage.files import digest, open_input
+from infra.storage.files import digest
+from infra.storage.identity import InputFile, place_of
+from infra.storage.pins import PinnedInput
 
 BUFFER_BYTES = 1 << 20
 GROUP_ROWS = 8192
@@ -142,16 +144,25 @@ def open_parquet(file: IO[bytes], place: str) -> pq.ParquetFile:
 
 
 def read_rows(
-    url: str, start: int, stop: int, columns: Sequence[str], batch_rows: int = 1024
+    source: InputFile | str, start: int, stop: int, columns: Sequence[str], batch_rows: int = 1024
 ) -> Iterator[pa.RecordBatch]:
     """Batches of rows [start, stop) of a Parquet file, of these columns only; reads only the row groups that hold them.
 
     Batches have at most `batch_rows` rows, and fewer where a dictionary is so large that they might not fit in memory.
 
+    Args:
+        source: a file as it was found, which must still be that file, or a URL.
+        start: the first row.
+        stop: one past the last.
+        columns: names of columns.
+        batch_rows: rows of a batch at most.
+
     Raises:
+        Changed: it is not the file that was found.
         StorageError: the file cannot be read, lacks a column, or ends before `stop`.
     """
-    with open_input(url) as handle:
+    url = place_of(source)
+    with PinnedInput(source) as handle:
         file = open_parquet(handle, url)
         absent = [name for name in columns if name not in file.schema_arrow.names]
         if absent:

@@ -1,4 +1,4 @@
-"""Input files, on disk or in a store: found by path or glob, identified by size and version, opened for reading."""
+"""Input files, on disk or in a store: found by path or glob, identified (see `infra.storage.identity`), and opened."""
 
 import hashlib
 import os
@@ -11,20 +11,11 @@ from fsspec.implementations.local import LocalFileSystem
 
 from infra.errors import Missing, StorageError
 from infra.storage.globs import DiskGlob, glob_store, is_pattern
+from infra.storage.identity import InputFile, sighting, size_in, version_of
 from infra.storage.storage import S3_SCHEMES, resolve
 from infra.storage.system_errors import translated_errors
 
 Info = Mapping[str, object]
-
-
-@dataclass(frozen=True)
-class InputFile:
-    """A file as it is now: `name` as configured, `version` its etag or modification time."""
-
-    name: str
-    url: str
-    size: int
-    version: str
 
 
 @dataclass(frozen=True)
@@ -87,7 +78,12 @@ def _inspect(filesystem: AbstractFileSystem, name: str, url: str, path: str, inf
         except FileNotFoundError as error:
             _refuse_dangling(filesystem, name, path)
             raise Missing(f"{name}: no such file ({path})") from error
-    return _described(name, _url_of(filesystem, url, path), info)
+        _refuse_others(name, info, f"name the files, or a glob such as {name.rstrip('/')}/*.parquet")
+        place = _url_of(filesystem, url, path)
+        if not isinstance(filesystem, LocalFileSystem):
+            return InputFile(name, place, size_in(info, name), version_of(info))
+        status = os.stat(path)
+    return InputFile(name, place, status.st_size, str(status.st_mtime), sighting(status))
 
 
 def _refuse_dangling(filesystem: AbstractFileSystem, name: str, path: str) -> None:
@@ -120,13 +116,6 @@ def _named_like(name: str, pattern: str, match: str) -> str:
     return lead + match[len(prefix) :] if match.startswith(prefix) else match
 
 
-def _described(name: str, url: str, info: Info) -> InputFile:
-    _refuse_others(name, info, f"name the files, or a glob such as {name.rstrip('/')}/*.parquet")
-    fields = ("ETag", "etag", "mtime", "LastModified", "Last-Modified", "created")
-    version = next((info[field] for field in fields if info.get(field)), info.get(fields[-1]))
-    return InputFile(name, str(url), int(str(info["size"])), str(version).strip('"'))
-
-
 def _refuse_others(name: str, info: Info, instead: str) -> None:
     """Refuse what is no file; reading a pipe would wait for ever."""
     if info["type"] == "directory":
@@ -156,7 +145,7 @@ def size_of(url: str) -> int:
             _refuse_dangling(filesystem, url, path)
         info: Info = filesystem.info(path)
     _refuse_others(url, info, "name a file in it")
-    return int(str(info["size"]))
+    return size_in(info, url)
 
 
 def read_input(url: str) -> bytes:

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import aiohttp
 from botocore.exceptions import ClientError, ConnectionError, HTTPClientError
 
-from infra.errors import AlreadyExists, Missing, StorageError, Unwritable
+from infra.errors import AlreadyExists, Changed, Missing, StorageError, Unwritable
 from infra.storage.urls import masked
 
 CREDENTIALS = "AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and AWS_SESSION_TOKEN, or AWS_PROFILE"
@@ -84,7 +84,6 @@ REASONS = {
     "NoSuchBucket": NO_BUCKET,
     "InvalidBucketName": "{bucket!r} is not a valid bucket name; correct it",
     "RequestTimeTooSkewed": "this machine's clock differs too much from the store's; set the clock",
-    "PreconditionFailed": "was replaced while it was read; run again",
     "InvalidRange": "the requested range cannot be read, the file is shorter",
     "QuotaExceeded": "the store's quota is used up; make room or raise it, then run again",
     "EntityTooLarge": "too large for a single request; write less at once",
@@ -102,6 +101,7 @@ CLIENT_REASONS = {
     "ResponseParserError": "{endpoint} does not answer as an S3 store does",
     "HTTPClientError": "{endpoint} does not answer as an S3 store does ({error})",
 }
+NOT_KEPT = "nothing that was read of it is kept; run again"
 REACHED = "; tried several times; check AWS_ENDPOINT_URL and the network, then run again, what is done is kept"
 
 
@@ -162,6 +162,8 @@ def explain(
         return Missing(f"{place}: no such file")
     if code in ("PreconditionFailed", "412") and "IfNoneMatch" in parameters:
         return AlreadyExists(f"{place}: already exists")
+    if code in ("PreconditionFailed", "412") and "IfMatch" in parameters:
+        return Changed(f"{place}: changed while the audit ran (it has another ETag); {NOT_KEPT}")
     reason = UNSIGNED if anonymous and code in FORBIDDEN else REASONS.get(code, OTHER_REASON)
     details = {
         "bucket": bucket,

@@ -1,6 +1,6 @@
 """The section `data`: where the samples are, and how they become a model's inputs."""
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
@@ -123,6 +123,11 @@ class Data(Section):
 
     audited: Paths
     """The samples to audit: Parquet files. A path, a glob or a list; globs are sorted."""
+
+    identity: Literal["version", "contents"] = "version"
+    """What tells a changed file, whose rows are computed again. `version`: its size, and its time of modification or,
+    in a store, its ETag. `contents`: the SHA-256 of its bytes, so that a file that was copied again or touched keeps
+    its rows; planning then reads each file that is new, or has another version, to its end."""
 
     columns: Columns = Columns()
     """Names of the columns of these files."""

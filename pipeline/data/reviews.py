@@ -7,7 +7,9 @@ from infra.errors import StorageError
 from infra.formats.parquet_bounds import check_claims
 from infra.formats.parquet_footer import read_footer
 from infra.formats.tables import open_parquet, read_rows
-from infra.storage.files import find, open_input, read_input
+from infra.storage.files import find, read_input
+from infra.storage.identity import InputFile
+from infra.storage.pins import PinnedInput
 from pipeline.config.audit_config import AuditConfig
 from pipeline.data.columns import UnfitValue, fits, is_text, stored
 from pipeline.data.ids import ids_of
@@ -49,7 +51,7 @@ def _read(name: str, url: str) -> pa.Table:
             f"review: {name}: has {file.size:,} bytes, at most {LARGEST_REVIEW:,} are read; "
             "leave out all columns but the id and the verdict"
         )
-    return _read_csv(name, file.url) if name.lower().endswith(".csv") else _read_parquet(name, file.url, file.size)
+    return _read_csv(name, file.url) if name.lower().endswith(".csv") else _read_parquet(name, file)
 
 
 def _read_csv(name: str, url: str) -> pa.Table:
@@ -65,15 +67,15 @@ def _read_csv(name: str, url: str) -> pa.Table:
         raise ConfigError(f"review: {name}: not a readable CSV file ({first}); expected {FORM}") from error
 
 
-def _read_parquet(name: str, url: str, size: int) -> pa.Table:
-    with open_input(url) as handle:
+def _read_parquet(name: str, file: InputFile) -> pa.Table:
+    with PinnedInput(file) as handle:
         parquet = open_parquet(handle, name)
         schema, rows = parquet.schema_arrow, parquet.metadata.num_rows
         columns = [column for column in (*IDS, VERDICT) if column in schema.names]
-        check_claims(read_footer(handle), size, columns, name)
+        check_claims(read_footer(handle), file.size, columns, name)
     if not columns:
         return schema.empty_table()
-    batches = list(read_rows(url, 0, rows, columns, 65536))
+    batches = list(read_rows(file, 0, rows, columns, 65536))
     return pa.Table.from_batches(batches, pa.schema([schema.field(column) for column in columns]))
 
 

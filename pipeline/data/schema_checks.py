@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import pyarrow as pa
 
-from infra.storage.files import InputFile
+from infra.storage.identity import InputFile
 from pipeline.config.samples import Columns
 from pipeline.data.columns import EXPECTED, fits, is_text, stored
 from pipeline.data.images.column import advice

@@ -11,11 +11,14 @@ from infra.errors import StorageError
 from infra.formats.parquet_bounds import check_claims
 from infra.formats.parquet_footer import read_footer
 from infra.formats.tables import open_parquet, read_rows
-from infra.storage.files import InputFile, digest, find, open_input
+from infra.storage.files import digest, find
+from infra.storage.identity import InputFile
+from infra.storage.pins import PinnedInput
 from pipeline.config.audit_config import AuditConfig
 from pipeline.config.samples import Columns
 from pipeline.config.schema import ModelConfig, Task
 from pipeline.data.columns import EXPECTED, UnfitValue, fits, may_not_fit, token_lists, unfit
+from pipeline.data.identities import Identify, identify
 from pipeline.data.ids import ids_of
 from pipeline.data.images.column import refuse_paths_only
 from pipeline.data.input_columns import (
@@ -53,13 +56,13 @@ class Source:
 
     @property
     def key(self) -> str:
-        """Digest of the file's URL, size and version, and of what is read beyond the inputs that all files have.
+        """Digest of the file's URL and identity, and of what is read beyond the inputs that all files have.
 
         A changed file is another source.
         """
         more = [role for role in self.inputs if role in LOOKED_FOR and role != "completion_start"]
         read = "".join(f"\n{role}: {getattr(self.columns, role)}" for role in more)
-        return digest(f"{self.file.url}\n{self.file.size}\n{self.file.version}{read}".encode())[:24]
+        return digest(f"{self.file.url}\n{self.file.identity}{read}".encode())[:24]
 
     @property
     def may_be_padded(self) -> bool:
@@ -67,10 +70,18 @@ class Source:
         return "attention_mask" not in self.inputs and self.columns.attention_mask is not None
 
 
-def find_sources(config: AuditConfig, model: ModelConfig, split: Split) -> tuple[list[Source], dict[str, str]]:
+def find_sources(
+    config: AuditConfig, model: ModelConfig, split: Split, identified: Identify = identify
+) -> tuple[list[Source], dict[str, str]]:
     """The files of a model's split, and for each file or pattern that cannot be used, why.
 
     A file without rows, such as a part that Spark left empty, is used up by being looked at: it has no source.
+
+    Args:
+        config: the audit.
+        model: one of its models.
+        split: which of the model's files.
+        identified: what identifies a file of a model.
 
     Raises:
         SourceError: a file is named twice, no file is usable, or none has rows.
@@ -92,7 +103,7 @@ def find_sources(config: AuditConfig, model: ModelConfig, split: Split) -> tuple
             if file.url in known:
                 raise SourceError(f"{PLACES[split]} names {file.name} twice; every file counts once")
             try:
-                source = _inspect(file, model, split)
+                source = _inspect(identified(file, model), model, split)
                 known.add(file.url)
                 empty += [file.name] if source is None else []
                 sources += [] if source is None else [source]
@@ -118,7 +129,7 @@ def _inspect(file: InputFile, model: ModelConfig, split: Split) -> Source | None
         StorageError: it cannot be read.
     """
     columns = model.data.columns
-    with open_input(file.url) as handle:
+    with PinnedInput(file) as handle:
         named = [getattr(columns, role) for role in ("id", *possible_roles(model.task), *TRUTH)]
         _check_claims(handle, file, [TYPE_IDS, *(name for name in named if name is not None)])
         parquet = open_parquet(handle, file.name)
@@ -146,7 +157,7 @@ def _holds_zeros(source: Source, schema: pa.Schema, column: str) -> bool:
     """Whether a column of lists of integers has no other value than 0, as tokenizers fill token types."""
     if schema.names.count(column) > 1 or not fits("labels", schema.field(column).type):
         return False
-    batches = read_rows(source.file.url, 0, source.rows, [column], CHECKED_AT_ONCE)
+    batches = read_rows(source.file, 0, source.rows, [column], CHECKED_AT_ONCE)
     try:
         return not any(pc.any(pc.not_equal(token_lists(batch.column(column)).values, 0)).as_py() for batch in batches)
     except UnfitValue:
@@ -158,7 +169,7 @@ def _check_values(source: Source, schema: pa.Schema, roles: Sequence[str]) -> No
     for role in roles:
         column = getattr(source.columns, role)
         if may_not_fit(role, schema.field(column).type):
-            batches = read_rows(source.file.url, 0, source.rows, [column], CHECKED_AT_ONCE)
+            batches = read_rows(source.file, 0, source.rows, [column], CHECKED_AT_ONCE)
             found = unfit(role, (batch.column(column) for batch in batches))
             if found is not None:
                 raise SourceError(
@@ -194,5 +205,5 @@ def _optional(task: Task, split: Split) -> tuple[str, ...]:
 
 def read_ids(source: Source, start: int = 0, stop: int | None = None) -> Iterator[list[str | None]]:
     """Ids of rows [start, stop) as text, batch by batch."""
-    for batch in read_rows(source.file.url, start, source.rows if stop is None else stop, [source.columns.id], 65536):
+    for batch in read_rows(source.file, start, source.rows if stop is None else stop, [source.columns.id], 65536):
         yield ids_of(batch.column(source.columns.id))

@@ -35,7 +35,7 @@ class Truth:
 def read_truth(source: Source, start: int, stop: int) -> Truth:
     """Labels, anomaly marks and targets of rows [start, stop)."""
     columns = [getattr(source.columns, role) for role in source.truth]
-    batches = read_rows(source.file.url, start, stop, columns, 65536) if columns else ()
+    batches = read_rows(source.file, start, stop, columns, 65536) if columns else ()
     return truth_of_batches(source, batches, stop - start)
 
 

@@ -6,6 +6,7 @@ from itertools import chain
 
 from pipeline.config.audit_config import AuditConfig
 from pipeline.config.schema import ModelConfig
+from pipeline.data.identities import Identify, identify
 from pipeline.data.sources import Source, find_sources, read_ids
 from pipeline.data.texts.rows import TextLimits
 from pipeline.errors import SourceError
@@ -47,29 +48,31 @@ class SampleFiles:
         return replace(self, audited=whole, refused={**self.refused, **refused})
 
 
-def find_files(config: AuditConfig, model: ModelConfig) -> SampleFiles:
-    """Find the files of a model's samples, and read their schemas.
+def find_files(config: AuditConfig, model: ModelConfig, identified: Identify = identify) -> SampleFiles:
+    """Find the files of a model's samples, and read their schemas; `identified` says what identifies each.
 
     Raises:
         SourceError: a trusted or sampling file, or every audited one, cannot be used; trusted ids are repeated; or a
             sample of the sampling set has the id of a trusted one.
     """
-    trusted, refused = find_sources(config, model, "trusted")
+    trusted, refused = find_sources(config, model, "trusted", identified)
     if refused:
         raise SourceError("; ".join(refused.values()))
-    audited, refused_files = find_sources(config, model, "audited")
-    sampling = _find_sampling(config, model, trusted) if model.traced is not None else []
+    audited, refused_files = find_sources(config, model, "audited", identified)
+    sampling = _find_sampling(config, model, trusted, identified) if model.traced is not None else []
     _refuse_repeated_ids(trusted)
     return SampleFiles(tuple(trusted), tuple(audited), tuple(sampling), refused_files)
 
 
-def _find_sampling(config: AuditConfig, model: ModelConfig, trusted: Sequence[Source]) -> list[Source]:
+def _find_sampling(
+    config: AuditConfig, model: ModelConfig, trusted: Sequence[Source], identified: Identify
+) -> list[Source]:
     """The files of the sampling set.
 
     Raises:
         SourceError: a file cannot be used, or a sample has the id of a trusted one.
     """
-    sampling, refused = find_sources(config, model, "sampling")
+    sampling, refused = find_sources(config, model, "sampling", identified)
     if refused:
         raise SourceError("; ".join(refused.values()))
     known = {name for source in trusted for ids in read_ids(source) for name in ids if name is not None}

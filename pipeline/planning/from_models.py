@@ -15,6 +15,7 @@ from pipeline.data.reviews import read_reviews
 from pipeline.errors import ConfigError, SourceError
 from pipeline.planning.checks.labels import labels_outside
 from pipeline.planning.checks.limits import check_samples
+from pipeline.planning.earlier_runs.known_files import KnownFiles
 from pipeline.planning.earlier_runs.rows import outdated_rows
 from pipeline.planning.files import SampleFiles, find_files
 from pipeline.planning.memory import Shapes, project_memory, shapes_of_rows
@@ -41,11 +42,11 @@ def plan_audit(config: AuditConfig, listener: Listener = ignore) -> AuditPlan:
     storage = root_storage(config.root)
     check_root(storage)
     reviews, earlier = read_reviews(config), Runs(storage)
-    models, refused = [], {}
+    models, refused, known = [], {}, KnownFiles(earlier)
     for number, model in enumerate(config.models, start=1):
         report = _reporter(listener, model.name, number, len(config.models))
         try:
-            plan = _plan_model(config, model, report)
+            plan = _plan_model(config, model, known, report)
             models.append(replace(plan, recomputed=outdated_rows(earlier, plan)))
         except (SourceError, StorageError, MadcoreError) as error:
             refused[model.name] = str(error)
@@ -58,9 +59,9 @@ def _reporter(listener: Listener, model: str, number: int, models: int) -> Calla
     return lambda doing: listener(Planning(model, number, models, doing))
 
 
-def _plan_model(config: AuditConfig, model: ModelConfig, report: Callable[[str], None]) -> ModelPlan:
+def _plan_model(config: AuditConfig, model: ModelConfig, known: KnownFiles, report: Callable[[str], None]) -> ModelPlan:
     report("reading the schemas of its files")
-    files = find_files(config, model)
+    files = find_files(config, model, known.identify)
     samples = sum(source.rows for source in files.trusted)
     check_samples(model, samples)
     probed = run_in_compute_thread(probe, config, model, files.trusted, report)

@@ -4,8 +4,8 @@ from collections.abc import Callable, Iterator, Mapping, Set
 from dataclasses import replace
 
 from infra.commits import CommitLog, Receipt
-from infra.errors import StorageError
-from infra.storage.files import open_input
+from infra.errors import Changed, StorageError
+from infra.storage.pins import PinnedInput
 from infra.storage.storage import Storage
 from madcore import MadcoreError, SideLayout
 from madcore.reprojection import Reprojection
@@ -212,10 +212,11 @@ def _check_truth(plan: ModelPlan) -> None:
     needed += [source for source in plan.audited if "anomalous" in source.truth and not truth]
     for source in needed:
         try:
-            open_input(source.file.url).close()
+            PinnedInput(source.file).close()
         except StorageError as error:
+            why = "it is another file now" if isinstance(error, Changed) else f"it cannot be read ({error})"
             raise SourceError(
                 f"{source.file.name}: its labels or truth are not stored, because an earlier version of mad kept none, "
-                f"and it cannot be read ({error}); put it back, or set "
+                f"and {why}; put it back, or set "
                 "data.columns.label and anomalous to null in a `mad run`"
             ) from error

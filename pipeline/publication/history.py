@@ -12,7 +12,6 @@ from pydantic import BaseModel, ConfigDict
 
 from infra.errors import Corrupt, Missing, StorageError
 from infra.formats.documents import encode, parse
-from infra.storage.files import InputFile
 from infra.storage.storage import Storage
 from pipeline.publication.comparison import ComparisonSettings, Difference, Table, difference, reviewed_flags
 from pipeline.root.layout import history_file, table_file
@@ -107,9 +106,9 @@ def _planned(known: Runs, model: str, summary: Summary) -> ModelRecord:
     return known.record(summary.run_id).models.get(model, ModelRecord())
 
 
-def _files(known: Runs, model: str, summary: Summary) -> dict[str, InputFile]:
-    """The files that a run read for a model, by name, as they were then."""
-    return {file.name: file for file in _planned(known, model, summary).sources.values()}
+def _files(known: Runs, model: str, summary: Summary) -> dict[str, tuple[str, str]]:
+    """Place and identity of the files that a run read for a model, by name."""
+    return {file.name: (file.url, file.identity) for file in _planned(known, model, summary).sources.values()}
 
 
 def _changes(known: Runs, model: str, before: Summary, after: Summary) -> Iterator[str]:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
-from infra.storage.files import InputFile
+from infra.storage.identity import InputFile
 from infra.storage.storage import Storage
 from pipeline.root.documents import RECORD_FORMAT, Document, DocumentPart, JsonObject, optional_key, read_document
 from pipeline.root.layout import outcome_file, run_file, run_summary_file, summary_file

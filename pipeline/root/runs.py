@@ -33,6 +33,11 @@ class Runs:
         self.summary = cache(self._read_summary)
         self.reviews = cache(self._read_reviews)
 
+    @property
+    def ids(self) -> tuple[str, ...]:
+        """Ids of all runs, newest first."""
+        return self._ids()
+
     def completed(self, until: str = "") -> Iterator[str]:
         """Ids of completed runs, newest first; none newer than `until`, where it is given."""
         return (run_id for run_id in self._ids() if (not until or run_id <= until) and self.outcome(run_id).complete)

@@ -30,7 +30,7 @@ from pathlib import Path
 from infra.commits import Measures, Receipt
 from infra.events import ignore
 from infra.execution.contract import Resources, TaskOutcome, never
-from infra.storage.files import InputFile
+from infra.storage.identity import InputFile
 from infra.storage.storage import Storage
 from pipeline.config.audit_config import AuditConfig
 from pipeline.data.sources import Source

@@ -35,7 +35,7 @@ PATIENCE = 150
 
 
 SLOW = '''
-"""The demo's classifier, which takes its time, and on a host that has a note waits for as long as that is there."""
+"""The demo's classifier, which takes its time; on a host that has a note it says so, and waits until that is gone."""
 
 import os
 import pathlib
@@ -50,6 +50,7 @@ def build(notes):
     def wait(*_):
         time.sleep(0.1)
         while note.exists():
+            note.with_suffix(".read").touch()
             time.sleep(0.1)
 
     model = digit_cnn()
@@ -217,12 +218,15 @@ def test_what_a_worker_thought_dead_finishes_late_is_ignored_and_counted(place: 
     """Its host is cut off during a task, and resumes it only when the audit has ended. It still reaches the disk."""
     zombie = place.cluster.second
     driver = place.drive_until_rows(place.cluster.head, "zombie")
-    (place.folder / zombie.name).touch()
-    time.sleep(1)
+    note = place.folder / zombie.name
+    note.touch()
+    while not note.with_suffix(".read").exists():
+        assert driver.poll() is None, "the audit ended without a task on this host"
+        time.sleep(0.05)
     zombie.cut()
     ended(driver)
     before = place.findings("zombie").unclaimed_attempts
-    (place.folder / zombie.name).unlink()
+    note.unlink()
     deadline = time.monotonic() + 40
     while place.findings("zombie").unclaimed_attempts == before:
         assert time.monotonic() < deadline, "the worker that was cut off has left nothing"

@@ -30,6 +30,7 @@ from pipeline.run import run_audit
 from tests.audits import audited, gradient_tasks, images, network, references, scores, table, with_column
 from tests.conftest import ConfigMaker
 from tests.end_to_end.killing import AuditProcess
+from tests.input_files import put_in_place
 from tests.languages import gpt2, texts
 
 CHAIN: dict[str, JsonValue] = {"kind": "loss_trace", "draws": 60, "burn_in": 20, "batch": 32, "step": 4e-6}
@@ -384,3 +385,11 @@ def test_on_ray_scores_are_those_of_one_process(traced: Traced, ray_cluster: Non
         run_audit(plan_audit(traced(root=name, chains=2, draws=40)), executor=name) for name in ("serial", "ray")
     )
     np.testing.assert_allclose(scores(there), scores(here), atol=1e-5)
+
+
+def test_a_sampling_set_that_is_replaced_after_planning_is_not_used(traced: Traced, tmp_path: Path) -> None:
+    plan, path = plan_audit(traced()), tmp_path / "sampling.parquet"
+    put_in_place(path, path.read_bytes()[::-1])
+    outcome = run_audit(plan).outcome
+    assert outcome is not None and "sampling.parquet: changed while the audit ran" in outcome.failures["digits"]
+    assert not list((tmp_path / "root").glob("digits/gradients/**/receipts/*"))

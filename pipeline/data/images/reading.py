@@ -1,13 +1,13 @@
 """Images of a source: encoded bytes to arrays, decoded one at a time, so that a bad image costs one row."""
 
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from infra.errors import StorageError
+from infra.errors import Changed, StorageError
 from infra.formats.range_reader import RangeReader
 from infra.formats.tables import read_rows
 from pipeline.config.samples import Preprocess
@@ -46,7 +46,7 @@ def read_images(source: Source, start: int, stop: int, options: ImageOptions) ->
     """Rows [start, stop) in batches; a row that cannot be read is in its batch with the reason."""
     ids, reasons, pixels = list[str](), list[str](), list[Pixels]()
     columns = [source.columns.id, source.columns.image]
-    for batch in read_rows(source.file.url, start, stop, columns, options.batch_rows):
+    for batch in read_rows(source.file, start, stop, columns, options.batch_rows):
         names = ids_of(batch.column(source.columns.id))
         for name, image in zip(names, encoded_images(batch.column(source.columns.image)), strict=True):
             ids.append(name or "")
@@ -73,15 +73,29 @@ def read_chosen_images(source: Source, rows: Iterable[int]) -> dict[int, bytes |
     """The encoded images of some rows, by row, without those that cannot be read.
 
     The file is opened once, and each row group decoded once.
+
+    Raises:
+        Changed: it is not the file that was found.
     """
     images: dict[int, bytes | None] = {}
     column = str(source.columns.image)
-    with suppress(StorageError), RangeReader(source.file.url, [column]) as reader:
+    with _readable(), RangeReader(source.file, [column]) as reader:
         for row in sorted(rows):
-            with suppress(StorageError):
+            with _readable():
                 batches = reader.read(row, row + 1)
                 (images[row],) = (image.data for batch in batches for image in encoded_images(batch.column(column)))
     return images
+
+
+@contextmanager
+def _readable() -> Iterator[None]:
+    """Pass over what cannot be read, unless the file changed: then what could be read is of another one."""
+    try:
+        yield
+    except Changed:
+        raise
+    except StorageError:
+        return
 
 
 def first_images(sources: Sequence[Source], wanted: int, preprocess: Preprocess) -> Pixels:
@@ -95,7 +109,7 @@ def first_images(sources: Sequence[Source], wanted: int, preprocess: Preprocess)
     source, found, reasons = sources[0], list[Pixels](), list[str]()
     size = (preprocess.size, preprocess.size) if preprocess.size else None
     searched = min(source.rows, ROWS_SEARCHED)
-    for batch in read_rows(source.file.url, 0, searched, [source.columns.image], 16):
+    for batch in read_rows(source.file, 0, searched, [source.columns.image], 16):
         for image in encoded_images(batch.column(source.columns.image)):
             expected = size or (found[0].shape[:2] if found else None)
             try:

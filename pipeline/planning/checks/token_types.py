@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from infra.formats.tables import open_parquet
-from infra.storage.files import open_input
+from infra.storage.pins import PinnedInput
 from madcore import TokenBatch
 from madcore.measurements import logits_of, run
 from pipeline.data.input_columns import TYPE_IDS, described_unread
@@ -50,5 +50,5 @@ def check_token_types(sources: Sequence[Source]) -> None:
 
 
 def _has_token_types(source: Source) -> bool:
-    with open_input(source.file.url) as handle:
+    with PinnedInput(source.file) as handle:
         return TYPE_IDS in open_parquet(handle, source.file.name).schema_arrow.names

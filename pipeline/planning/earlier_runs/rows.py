@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pydantic import JsonValue, ValidationError
 
 from infra.commits import CommitLog
+from infra.storage.identity import NO_VERSION
 from infra.storage.storage import Storage
 from madcore.extraction.selection import is_chosen
 from pipeline.artifacts.truth import TRUTH_FILE
@@ -113,7 +114,9 @@ def _differences_but_rank(wanted: ModelConfig, stored: ModelConfig) -> Iterator[
 
 def _settings_of_rows(model: ModelConfig) -> JsonObject:
     """The settings that rows depend on, without the layers, of which fewer can be used."""
-    document: JsonObject = model.model_dump(mode="json", exclude={*FREE, "estimator"})
+    document: JsonObject = model.model_dump(
+        mode="json", exclude={**dict.fromkeys((*FREE, "estimator"), True), "data": {"identity"}}
+    )
     if model.outputs != PROBABILITIES:
         del document["outputs"]  # logits, said or not
     return {**document, "estimator": model.estimator.model_dump(mode="json", exclude={"layers"})}
@@ -143,7 +146,10 @@ def outdated_rows(earlier: Runs, plan: ModelPlan) -> str:
     except ValidationError:
         return ""
     changes = rules_changed(before)
-    return f"run {record.run_id} stored rows by earlier rules: {changes}" if same and changes else ""
+    reasons = [f"stored rows by earlier rules: {changes}"] if changes else []
+    if entry.sources and all(file.version in NO_VERSION and not file.by_contents for file in entry.sources.values()):
+        reasons.append("told files from others by their size alone, because their store told mad no version")
+    return f"run {record.run_id} {', and '.join(reasons)}" if same and reasons else ""
 
 
 def chosen_layers(model: ModelConfig, recipe: RowRecipe) -> tuple[str, ...]:

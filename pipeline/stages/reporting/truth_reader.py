@@ -39,10 +39,14 @@ class TruthReader:
         self.close()
 
     def close(self) -> None:
-        """Close the file that is open, if any."""
+        """Close the file that is open, if any.
+
+        Raises:
+            Changed: it is not the file that was opened any more.
+        """
         if self._open is not None:
-            self._open[1].close()
-            self._open = None
+            reader, self._open = self._open[1], None
+            reader.close()
 
     def read(self, part: ScorePart, batch: pa.RecordBatch) -> Truth | None:
         """The truth of a batch of a part.
@@ -75,5 +79,5 @@ class TruthReader:
         if self._open is None or self._open[0] != source.key:
             self.close()
             columns = [getattr(source.columns, role) for role in source.truth]
-            self._open = source.key, RangeReader(source.file.url, columns, BATCH_ROWS)
+            self._open = source.key, RangeReader(source.file, columns, BATCH_ROWS)
         return self._open[1]

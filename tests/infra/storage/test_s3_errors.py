@@ -3,7 +3,7 @@
 import pytest
 from botocore.exceptions import ClientError, EndpointConnectionError, NoCredentialsError, ReadTimeoutError
 
-from infra.errors import AlreadyExists, Missing, StorageError, Unwritable
+from infra.errors import AlreadyExists, Changed, Missing, StorageError, Unwritable
 from infra.storage.s3_errors import CutOff, botocore_never_retries, code_of, explain, is_transient, status_of
 
 ENDPOINT = "http://user:hunter2@store:9000"
@@ -94,8 +94,9 @@ def test_a_failed_condition_is_a_lost_race_only_for_a_create() -> None:
     lost = refusal("PreconditionFailed", 412)
     created = explain(lost, "put_object", {**KEY, "IfNoneMatch": "*"}, ENDPOINT, anonymous=False)
     read = explain(lost, "get_object", {**KEY, "IfMatch": "abc"}, ENDPOINT, anonymous=False)
-    assert (type(created), type(read)) == (AlreadyExists, StorageError)
-    assert str(read) == "s3://audits/root/mad.json: was replaced while it was read; run again"
+    assert (type(created), type(read)) == (AlreadyExists, Changed)
+    assert "root/mad.json: changed while the audit ran (it has another ETag)" in str(read)
+    assert str(read).endswith("; run again")
 
 
 def test_a_denied_request_without_credentials_asks_for_them() -> None:

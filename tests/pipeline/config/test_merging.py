@@ -17,6 +17,7 @@ task: classification
 data:
   trusted: [trusted.parquet]
   audited: [inputs/*.parquet]
+  identity: version
   columns:
     {id: id, image: image, input_ids: input_ids, attention_mask: attention_mask, completion_start: completion_start,
      completion_end: completion_end, labels: labels, label: label, anomalous: anomalous, target: target, ignored: []}

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from infra.storage.files import InputFile
+from infra.storage.identity import InputFile
 from pipeline.errors import RootError
 from pipeline.operations.status import status
 from pipeline.root.layout import collected_file, summary_file

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 
 from pydantic import JsonValue
 
-from infra.storage.files import InputFile
+from infra.storage.identity import InputFile
 from madcore import Layer, RowLayout, SideLayout
 from pipeline.config.audit_config import AuditConfig
 from pipeline.config.samples import Columns

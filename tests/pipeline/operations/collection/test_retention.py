@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from infra.errors import Corrupt
-from infra.storage.files import InputFile
+from infra.storage.identity import InputFile
 from infra.storage.storage import Storage
 from pipeline.operations.collection.retention import find_kept, summarised_models
 from pipeline.root.layout import run_summary_file

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from infra.storage.files import InputFile
+from infra.storage.identity import InputFile
 from pipeline.planning.earlier_runs.order import LastAudit, gone_files, in_order, waves
 from pipeline.planning.plan import AuditPlan, ModelPlan
 from pipeline.root.records import ModelRecord

@@ -24,6 +24,11 @@ def test_rows_do_not_depend_on_what_a_rescoring_may_change(section: str) -> None
     assert list(differences(model_config(**{section: FREE[section]}), model_config())) == []
 
 
+def test_rows_do_not_depend_on_what_identified_their_files() -> None:
+    files: dict[str, JsonValue] = {"trusted": "trusted.parquet", "audited": "day-*.parquet"}
+    assert list(differences(model_config(data={**files, "identity": "contents"}), model_config())) == []
+
+
 def test_each_setting_of_rows_that_differs_is_named_with_both_values() -> None:
     wanted = model_config(estimator={"projection": {"rank": 8, "seed": 3}}, task="classification")
     assert list(differences(wanted, model_config())) == [

@@ -12,12 +12,12 @@ import pytest
 from PIL import Image
 from pydantic import JsonValue
 
-from infra.storage.files import InputFile
 from infra.storage.storage import Storage
 from pipeline.data.sources import Source
 from pipeline.planning.plan import ModelPlan
 from pipeline.planning.recipe import EarlierRun
 from pipeline.stages.reporting.thumbnails import LONGEST_SIDE, stored_thumbnails, thumbnails
+from tests.input_files import found
 
 
 def png(shade: int, width: int = 4, height: int = 2) -> bytes:
@@ -30,8 +30,7 @@ def source_of(plan: ModelPlan, path: Path, images: list[bytes | None]) -> Source
     """A file of images in row groups of three."""
     table = pa.table({"id": [str(row) for row in range(len(images))], "image": pa.array(images, pa.binary())})
     pq.write_table(table, path, row_group_size=3, use_dictionary=False, write_page_checksum=True)
-    file = InputFile(path.name, path.as_uri(), path.stat().st_size, "1")
-    return replace(plan.audited[0], file=file, rows=len(images))
+    return replace(plan.audited[0], file=found(path), rows=len(images))
 
 
 def entries(*places: tuple[str, int]) -> list[dict[str, JsonValue]]:
@@ -88,6 +87,7 @@ def test_a_damaged_row_group_costs_its_own_pictures_only(plan: ModelPlan, tmp_pa
     place = middle.data_page_offset + middle.total_compressed_size - 4  # statistics fill the header
     data[place] ^= 0xFF
     path.write_bytes(data)
+    source = replace(source, file=found(path))
     chosen = entries(*(("noisy.parquet", row) for row in (8, 4, 3, 0)))
     assert list(pictures_of(thumbnails(plan, {source.key: source}, chosen))) == ["noisy.parquet#8", "noisy.parquet#0"]
 

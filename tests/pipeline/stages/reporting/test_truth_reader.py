@@ -9,13 +9,13 @@ import pyarrow.parquet as pq
 import pytest
 
 from infra.formats.tables import decode_arrow
-from infra.storage.files import InputFile
 from pipeline.artifacts.parts import ScorePart
 from pipeline.artifacts.truth import TRUTH_FILE, TRUTH_FORMAT
 from pipeline.data.sources import Source
 from pipeline.data.truth import Truth, read_truth
 from pipeline.planning.plan import ModelPlan
 from pipeline.stages.reporting.truth_reader import TruthReader
+from tests.input_files import found
 from tests.pipeline.stages.reporting.tables import score_part
 
 ROWS = 120
@@ -26,7 +26,7 @@ def source(plan: ModelPlan, digits: Path, tmp_path: Path) -> Source:
     """The first audited digits, in row groups of 50."""
     path = tmp_path / "day.parquet"
     pq.write_table(pq.read_table(digits / "audited.parquet").slice(0, ROWS), path, row_group_size=50)
-    return replace(plan.audited[0], file=InputFile("day.parquet", path.as_uri(), path.stat().st_size, "1"), rows=ROWS)
+    return replace(plan.audited[0], file=found(path), rows=ROWS)
 
 
 def part_of(source: Source, start: int = 0, stop: int = ROWS) -> ScorePart:
