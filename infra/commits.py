@@ -24,8 +24,8 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from infra.errors import REPAIR, AlreadyExists, Corrupt, Missing, NotCommitted, StorageError
 from infra.formats.documents import FORMAT, AnyModel, encode, parse
+from infra.guarded import undoing
 from infra.storage.files import digest
-from infra.storage.guarded import undoing
 from infra.storage.storage import Storage
 
 CHUNK = 8 << 20

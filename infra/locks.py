@@ -7,7 +7,7 @@ this host, and otherwise when no other claim follows it for as long as its lease
 for it. A claim with `released` has no owner.
 
 An owner makes sure of its lock right before each change (`confirm`; `guarded` does for all changes of a storage). One
-change can still come late, that of a process which is suspended in between; see `infra.storage.guarded.undoing`.
+change can still come late, that of a process which is suspended in between; see `infra.guarded.undoing`.
 
     FOLDER/000000000012.json    the claim that counts, and the one before it; older ones are removed
 """
@@ -23,8 +23,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from infra.errors import AlreadyExists, Corrupt, LockHeld, Missing, StorageError
 from infra.events import Age
 from infra.formats.documents import encode, parse
+from infra.guarded import GuardedStorage
 from infra.owners import HOLDING, Owner
-from infra.storage.guarded import GuardedStorage
 from infra.storage.storage import Storage
 
 LEASE_SECONDS = 60.0

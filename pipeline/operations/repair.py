@@ -11,8 +11,8 @@ from contextlib import suppress
 from infra.commits import CommitLog, Receipt, damage_of, is_receipt
 from infra.errors import Corrupt, LockHeld, Missing
 from infra.events import Listener, StageEnded, StageStarted, Stopwatch, TaskEnded, ignore
+from infra.guarded import undoing
 from infra.storage.files import digest
-from infra.storage.guarded import undoing
 from infra.storage.storage import Storage
 from pipeline.artifacts.scores import TABLE
 from pipeline.root.documents import AnyDocument, read_document

@@ -15,8 +15,8 @@ from functools import partial
 from infra.commits import damage_of
 from infra.errors import AlreadyExists, Corrupt, Missing
 from infra.events import utc_stamp
+from infra.guarded import undoing
 from infra.storage.files import digest
-from infra.storage.guarded import undoing
 from infra.storage.storage import Storage
 from pipeline.artifacts.scores import TABLE
 from pipeline.planning.plan import AuditPlan

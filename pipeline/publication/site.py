@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pydantic import Field
 
 from infra.errors import StorageError
-from infra.storage.guarded import undoing
+from infra.guarded import undoing
 from infra.storage.storage import Storage
 from pipeline.artifacts.scores import IMAGES
 from pipeline.publication.history import History, history, latest_zoo_changes

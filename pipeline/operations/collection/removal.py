@@ -16,7 +16,7 @@ from infra.commits import CommitLog, Manifest, Receipt
 from infra.errors import AlreadyExists, Corrupt, Missing
 from infra.events import Listener, StageStarted, TaskEnded
 from infra.formats.documents import parse
-from infra.storage.guarded import undoing
+from infra.guarded import undoing
 from infra.storage.removal import BATCH, Entry, prune, remove_all, removed_at_once
 from infra.storage.storage import Storage
 from pipeline.operations.collection.garbage import MANIFEST, MARK, RECEIPT, RUNS, SCORES, Garbage, Removal

@@ -7,7 +7,7 @@ import pytest
 from infra.commits import CommitLog
 from infra.errors import LockHeld
 from infra.events import ignore
-from infra.storage.guarded import GuardedStorage
+from infra.guarded import GuardedStorage
 from infra.storage.removal import entries
 from infra.storage.storage import Storage
 from pipeline.operations.collection.garbage import FILE, MANIFEST, RECEIPT, Garbage, Removal
