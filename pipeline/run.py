@@ -117,22 +117,24 @@ def _resources(plan: AuditPlan, executor: str) -> Resources:
 
 
 def _run(plan: AuditPlan, runner: StepRunner, stages: Sequence[str]) -> Audit:
-    storage = Storage(plan.config.root)
-    claim_root(storage)
-    with root_lock(storage) as lock:
+    root = Storage(plan.config.root)
+    claim_root(root)
+    with root_lock(root) as lock:
+        storage = lock.guarded()
         finish_interrupted_publication(storage)
         plan = with_contents(plan, runner.notify)
         runner = replace(runner, models=_model_runs(plan, last_audits(storage, plan), runner.notify))
         run_id = begin(storage, plan)
         run_stages(StageInputs(plan.config, storage, runner), stages, lock.check)
         outcome = publish(storage, run_id, plan, list(runner.models.values()), complete=stages[-1] == STAGES[-1])
-    return _opened(plan, storage, outcome, runner.notify)
+    return _opened(plan, root, outcome, runner.notify)
 
 
 def _run_in_waves(plan: AuditPlan, runner: StepRunner, workers: int) -> Audit:
-    storage = Storage(plan.config.root)
-    claim_root(storage)
-    with root_lock(storage) as lock:
+    root = Storage(plan.config.root)
+    claim_root(root)
+    with root_lock(root) as lock:
+        storage = lock.guarded()
         finish_interrupted_publication(storage)
         audits = last_audits(storage, plan)
         plan = with_contents(in_order(plan, audits), runner.notify)
@@ -148,7 +150,7 @@ def _run_in_waves(plan: AuditPlan, runner: StepRunner, workers: int) -> Audit:
             runner.notify(Notice(f"{complete} of {len(models)} models are complete"))
         totals.notify()
         outcome = publish(storage, run_id, plan, list(models.values()), complete=True)
-    return _opened(plan, storage, outcome, runner.notify)
+    return _opened(plan, root, outcome, runner.notify)
 
 
 class StageTotals:
