@@ -24,6 +24,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from infra.errors import REPAIR, AlreadyExists, Corrupt, Missing, NotCommitted, StorageError
 from infra.formats.documents import FORMAT, AnyModel, encode, parse
+from infra.guarded import undoing
 from infra.storage.files import digest
 from infra.storage.storage import Storage
 
@@ -190,9 +191,18 @@ class CommitLog:
         """Publish these receipts in this order; returns the manifest's path. Publishing them again changes nothing."""
         body = Manifest(receipts=tuple(receipts)).encode()
         path = f"{self.folder}/manifests/{digest(body)[:32]}.json"
-        with suppress(AlreadyExists):
+        with (
+            suppress(AlreadyExists),
+            undoing(self.storage, lambda root: CommitLog(root, self.folder).drop_broken(path)),
+        ):
             self.storage.create(path, body)
         return path
+
+    def drop_broken(self, path: str) -> None:
+        """Remove a manifest if receipts that it lists are gone: one that was published too late, by a lost driver."""
+        receipts, there = self.manifest(path).receipts, set(self.receipt_names())
+        if any(self.receipt_name(receipt.task, receipt.generation) not in there for receipt in receipts):
+            self.storage.remove(path)
 
     def restore(self, receipt: Receipt) -> Receipt:
         """Write the missing file of a receipt that a manifest contains; returns the receipt."""
@@ -204,7 +214,8 @@ class CommitLog:
         """Undo a task whose files were found damaged: remove the manifests that list its receipt, then the receipt."""
         for path in self.manifests():
             if receipt in self.manifest(path).receipts:
-                self.storage.remove(path)
+                with suppress(Missing):
+                    self.storage.remove(path)
         with suppress(Missing):
             self.storage.remove(self._receipt_path(receipt.task, receipt.generation))
 

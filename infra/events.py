@@ -80,6 +80,27 @@ class Stopwatch:
         return max(0.0, time.monotonic() - self._start)
 
 
+class Age:
+    """Seconds since it was made, with those in which the process or its whole host was suspended.
+
+    Where the wall clock jumped meanwhile, the jump counts too: after a pause of a virtual machine it is all that tells.
+    """
+
+    def __init__(self) -> None:
+        """Starts now."""
+        self._clock, self._wall = _counting_suspension(), time.time()
+
+    @property
+    def seconds(self) -> float:
+        """Seconds so far; too many rather than too few."""
+        return max(_counting_suspension() - self._clock, abs(time.time() - self._wall))
+
+
+def _counting_suspension() -> float:
+    """A clock that never jumps and goes on while the host sleeps; Linux names it otherwise than others do."""
+    return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
+
+
 def peak_memory_bytes() -> int:
     """The largest resident memory of this process so far; on Linux without that of its parent before the fork."""
     if PROCESS_STATUS.exists():

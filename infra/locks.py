@@ -6,6 +6,9 @@ an owner that slept learns that way that it lost the lock. A claim is stale at o
 this host, and otherwise when no other claim follows it for as long as its lease, on the clock of the process that waits
 for it. A claim with `released` has no owner.
 
+An owner makes sure of its lock right before each change (`confirm`; `guarded` does for all changes of a storage). One
+change can still come late, that of a process which is suspended in between; see `infra.guarded.undoing`.
+
     FOLDER/000000000012.json    the claim that counts, and the one before it; older ones are removed
 """
 
@@ -18,12 +21,15 @@ from types import TracebackType
 from pydantic import BaseModel, ConfigDict, Field
 
 from infra.errors import AlreadyExists, Corrupt, LockHeld, Missing, StorageError
+from infra.events import Age
 from infra.formats.documents import encode, parse
+from infra.guarded import GuardedStorage
 from infra.owners import HOLDING, Owner
 from infra.storage.storage import Storage
 
 LEASE_SECONDS = 60.0
 RENEWALS = 4
+SURE = 0.5  # of the lease: an owner that renewed its lock more recently has it for certain
 
 log = logging.getLogger(__name__)
 
@@ -40,18 +46,19 @@ class Claim(BaseModel):
 class Lock:
     """The lock of a folder, held inside a `with` block and renewed by a thread."""
 
-    def __init__(self, storage: Storage, folder: str, lease_seconds: float = LEASE_SECONDS, owner: Owner | None = None):
+    def __init__(self, storage: Storage, folder: str, lease_seconds: float | None = None, owner: Owner | None = None):
         """Reads and writes nothing yet.
 
         Args:
             storage: where the folder is.
             folder: nothing else may be in it.
-            lease_seconds: how long after its last renewal the owner keeps the lock.
+            lease_seconds: how long after its last renewal the owner keeps the lock; LEASE_SECONDS by default.
             owner: this process by default.
         """
-        self._storage, self._folder, self._lease = storage, folder, lease_seconds
-        self._claim = Claim(owner=owner or Owner.here(), lease_seconds=lease_seconds)
+        self._storage, self._folder, self._lease = storage, folder, lease_seconds or LEASE_SECONDS
+        self._claim = Claim(owner=owner or Owner.here(), lease_seconds=self._lease)
         self._number = -1
+        self._renewed: Age | None = None
         self._renewing = threading.Lock()
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._keep, name="lock", daemon=True)
@@ -87,6 +94,29 @@ class Lock:
         if claim is None or claim.released or claim.owner.alive is False:
             return None
         return claim.owner
+
+    @property
+    def lease_seconds(self) -> float:
+        """How long after its last renewal the owner keeps the lock."""
+        return self._lease
+
+    def guarded(self) -> GuardedStorage:
+        """The storage for the owner, which makes sure of the lock right before each change.
+
+        Its changes raise as `confirm`.
+        """
+        return GuardedStorage(self._storage.url, self.confirm)
+
+    def confirm(self) -> None:
+        """Make sure that this process still has the lock; costs a renewal where the last one may have expired.
+
+        It may have expired in a process, or on a host, that was suspended.
+
+        Raises:
+            LockHeld: as `check`.
+        """
+        if self._renewed is None or self._renewed.seconds > SURE * self._lease:
+            self.check()
 
     def check(self) -> None:
         """Renew the lock now.
@@ -166,16 +196,27 @@ class Lock:
             AlreadyExists: another process has made a later one.
         """
         with self._renewing:
-            self._storage.create(self._file(self._number + 1), encode(claim))
-            self._number += 1
-            numbers = self._numbers()
-            # A driver that took over may have removed the number that this one then created.
-            if max(numbers, default=-1) > self._number:
-                raise AlreadyExists(f"{self._storage.locate(self._file(max(numbers)))}: a later claim")
+            renewed = Age()
+            try:
+                numbers = self._claim_next(claim)
+            except AlreadyExists:
+                self._renewed = None
+                raise
+            self._renewed = renewed
             for number in numbers:
                 if number < self._number - 1:  # a listing made while claims come and go may miss one of two
                     with suppress(StorageError):
                         self._storage.remove(self._file(number))
+
+    def _claim_next(self, claim: Claim) -> list[int]:
+        """Make the next claim; returns the numbers of all that are there. Raises as `_advance`."""
+        self._storage.create(self._file(self._number + 1), encode(claim))
+        self._number += 1
+        numbers = self._numbers()
+        # A driver that took over may have removed the number that this one then created.
+        if max(numbers, default=-1) > self._number:
+            raise AlreadyExists(f"{self._storage.locate(self._file(max(numbers)))}: a later claim")
+        return numbers
 
     def _latest(self) -> int:
         """The highest number; -1 where there is no claim."""

@@ -308,14 +308,14 @@ def gc(
         ),
     ],
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Only show what would be removed. Writes nothing.")
+        bool, typer.Option("--dry-run", help="Only show what would be removed and listed. Writes nothing.")
     ] = False,
     output: Output = "text",
     verbose: Verbose = 0,
     quiet: Quiet = False,
     version: Version = False,
 ) -> None:
-    """Remove old runs, and everything that only they refer to."""
+    """List old runs and everything that only they refer to; remove what an earlier call listed, a minute before."""
     with edge(Common(output, verbose, quiet)) as common:
         from jobs.collecting import list_garbage, remove_garbage  # noqa: PLC0415
 

@@ -111,9 +111,10 @@ def run_audit_until(
 
 
 def _run(plan: AuditPlan, runner: StepRunner, stages: Sequence[str]) -> Audit:
-    storage = Storage(plan.config.root)
-    claim_root(storage)
-    with root_lock(storage) as lock:
+    root = Storage(plan.config.root)
+    claim_root(root)
+    with root_lock(root) as lock:
+        storage = lock.guarded()
         finish_interrupted_publication(storage)
         plan = with_contents(plan, runner.notify)
         runner = replace(runner, models=_model_runs(plan, last_audits(storage, plan), runner.notify))
@@ -121,13 +122,14 @@ def _run(plan: AuditPlan, runner: StepRunner, stages: Sequence[str]) -> Audit:
         _publish_probes(storage, runner.models)
         run_stages(StageInputs(plan.config, storage, runner), stages, lock.check)
         outcome = publish(storage, run_id, plan, list(runner.models.values()), complete=stages[-1] == STAGES[-1])
-    return _opened(plan, storage, outcome, runner.notify)
+    return _opened(plan, root, outcome, runner.notify)
 
 
 def _run_in_waves(plan: AuditPlan, runner: StepRunner, workers: int) -> Audit:
-    storage = Storage(plan.config.root)
-    claim_root(storage)
-    with root_lock(storage) as lock:
+    root = Storage(plan.config.root)
+    claim_root(root)
+    with root_lock(root) as lock:
+        storage = lock.guarded()
         finish_interrupted_publication(storage)
         audits = last_audits(storage, plan)
         plan = with_contents(in_order(plan, audits), runner.notify)
@@ -144,7 +146,7 @@ def _run_in_waves(plan: AuditPlan, runner: StepRunner, workers: int) -> Audit:
             runner.notify(Notice(f"{complete} of {len(models)} models are complete"))
         totals.notify()
         outcome = publish(storage, run_id, plan, list(models.values()), complete=True)
-    return _opened(plan, storage, outcome, runner.notify)
+    return _opened(plan, root, outcome, runner.notify)
 
 
 class StageTotals:
@@ -175,10 +177,17 @@ def _opened(plan: AuditPlan, storage: Storage, outcome: RunOutcome, listener: Li
 
 
 def _publish_probes(storage: Storage, models: Mapping[str, ModelRun]) -> None:
-    """Publish what planning found out about models, which it held back until the root was claimed."""
+    """Publish what planning found out about models, which it held back until the root was claimed.
+
+    What `mad gc` removed since then, because no kept run referred to it, is named no more.
+    """
     for name, run in models.items():
-        if run.plan.probe is not None:
-            run.manifests[PROBE] = [run.plan.probe.publish(storage, name)]
+        probe = run.plan.probe
+        if probe is None:
+            continue
+        path = probe.publish(storage, name)
+        if not probe.is_published or path in run.published.values() or storage.exists(path):
+            run.manifests[PROBE] = [path]
 
 
 def _model_runs(plan: AuditPlan, audits: Mapping[str, LastAudit], listener: Listener) -> dict[str, ModelRun]:

@@ -39,6 +39,11 @@ def entries(storage: Storage, folder: str) -> Iterator[Entry]:
             yield Entry(path[start:], int(str(info["size"])), _modified(info))
 
 
+def removed_at_once(storage: Storage) -> int:
+    """How many files one change of the store removes."""
+    return BATCH if storage.url.startswith(S3_SCHEMES) else 1
+
+
 def remove_all(storage: Storage, paths: Sequence[str]) -> None:
     """Remove files, at most BATCH of them; on S3 in one request. Files that are already gone are no error.
 
@@ -47,6 +52,7 @@ def remove_all(storage: Storage, paths: Sequence[str]) -> None:
     """
     if storage.url.startswith(S3_SCHEMES):
         with translated_errors(storage.url):
+            storage.before_change()
             storage.filesystem.remove_keys([storage.full(path) for path in paths])
         return
     for path in paths:
@@ -58,6 +64,7 @@ def prune(storage: Storage, folder: str) -> None:
     """Remove the empty folders below and at a folder, on a disk; an object store has none."""
     if isinstance(storage.filesystem, LocalFileSystem):
         for place, _, _ in os.walk(storage.full(folder), topdown=False):
+            storage.before_change()
             with suppress(OSError):  # not empty
                 Path(place).rmdir()
 

@@ -11,7 +11,6 @@ created exclusively either identifies its writer (it holds the id of an attempt,
 contents, and then it does not matter who wrote it.
 """
 
-import errno
 import os
 import shutil
 import uuid
@@ -23,7 +22,8 @@ from typing import IO
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
-from infra.errors import AlreadyExists, StorageError
+from infra.errors import AlreadyExists, Missing, StorageError
+from infra.storage.links import link, replace, settle
 from infra.storage.system_errors import translated_errors
 from infra.storage.urls import path_on_disk, refuse_credentials
 
@@ -153,15 +153,18 @@ class Storage:
             found = self.filesystem.find(self.full(folder))
         yield from (str(path)[len(self.root.rstrip("/")) + 1 :] for path in found if not str(path).endswith("/"))
 
+    def before_change(self) -> None:
+        """Called right before each change that others can see: `GuardedStorage` refuses some."""
+
     def write(self, path: str, data: bytes) -> None:
         """Write a file, replacing an existing one."""
         with translated_errors(self.locate(path)):
             if self._local:
                 with self._scratch_file() as file:
                     file.write(data)
-                    _settle(file)
-                    os.replace(file.name, self._target(path))
+                    self._replace(file, path)
             else:
+                self.before_change()
                 self._send(path, data, mode="overwrite")
 
     def create(self, path: str, data: bytes) -> None:
@@ -176,6 +179,7 @@ class Storage:
                     file.write(data)
                     self._claim(file, path)
             else:
+                self.before_change()
                 self._create_object(path, data)
 
     def upload(self, path: str, local: Path) -> None:
@@ -184,9 +188,9 @@ class Storage:
             if self._local:
                 with self._scratch_file() as file, local.open("rb") as contents:
                     shutil.copyfileobj(contents, file)
-                    _settle(file)
-                    os.replace(file.name, self._target(path))
+                    self._replace(file, path)
             else:
+                self.before_change()
                 self.filesystem.put_file(str(local), self.full(path))
 
     def publish(self, source: str, target: str) -> None:
@@ -200,8 +204,10 @@ class Storage:
             AlreadyExists: the second name is taken.
         """
         with translated_errors(self.locate(target)):
+            place = self._target(target) if self._local else ""
+            self.before_change()
             if self._local:
-                _link(self.full(source), self._target(target))
+                link(self.full(source), place)
             elif self.exists(target):
                 raise AlreadyExists(f"{self.locate(target)}: already exists")
             else:
@@ -210,6 +216,7 @@ class Storage:
     def remove(self, path: str) -> None:
         """Remove a file. Committed files are never removed, except by a repair that found them damaged."""
         with translated_errors(self.locate(path)):
+            self.before_change()
             self.filesystem.rm_file(self.full(path))
 
     def refuse_without_exclusive_create(self) -> None:
@@ -225,7 +232,8 @@ class Storage:
         except AlreadyExists:
             return
         finally:
-            self.remove(marker)
+            with suppress(Missing):  # a network file system says so where the answer to the first removal was lost
+                self.remove(marker)
         raise StorageError(
             f"{self.url}: this store lets a second writer replace a file that must be created only once (it ignores"
             " exclusive create, `If-None-Match: *` on S3), so two runs could overwrite each other; use a store that"
@@ -256,9 +264,18 @@ class Storage:
         return str(target)
 
     def _claim(self, file: IO[bytes], path: str) -> None:
-        """Give a filled scratch file its name: a hard link is atomic and never replaces a file."""
-        _settle(file)
-        _link(file.name, self._target(path))
+        """Give a filled scratch file its name, if that is free."""
+        settle(file)
+        target = self._target(path)
+        self.before_change()
+        link(file.name, target)
+
+    def _replace(self, file: IO[bytes], path: str) -> None:
+        """Give a filled scratch file its name, whoever has it."""
+        settle(file)
+        target = self._target(path)
+        self.before_change()
+        replace(file, target)
 
     @contextmanager
     def _scratch_file(self) -> Iterator[IO[bytes]]:
@@ -269,20 +286,3 @@ class Storage:
         finally:
             with suppress(FileNotFoundError):
                 os.unlink(scratch)
-
-
-def _link(source: str, target: str) -> None:
-    try:
-        os.link(source, target)
-    except OSError as error:
-        if error.errno in (errno.EPERM, errno.EOPNOTSUPP, errno.EMLINK):
-            raise StorageError(
-                f"{target}: this disk cannot make hard links, which exclusive creation needs; use another disk"
-            ) from error
-        raise
-
-
-def _settle(file: IO[bytes]) -> None:
-    """Flush to disk before the file gets its name, so that a power cut cannot leave a receipt of lost bytes."""
-    file.flush()
-    os.fsync(file.fileno())

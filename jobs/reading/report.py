@@ -14,7 +14,7 @@ from jobs.rendering.tables import share, table
 from jobs.rendering.terminal import sentence
 from pipeline.data.statuses import FLAT
 from pipeline.publication.history import changes_since, history
-from pipeline.publication.site import latest_failures, publish_pages
+from pipeline.publication.site import latest_failures, rewrite_pages
 from pipeline.results.audit import Audit, open_audit
 from pipeline.root.documents import JsonObject
 from pipeline.root.layout import summary_file
@@ -44,7 +44,7 @@ def show_report(root: str, top: int, run: str | None, common: Common) -> None:
     known = Runs(audit.storage)
     changes = changes_since(known, audit.models, run, top) if run is not None else None
     failures = latest_failures(known)
-    page = publish_pages(audit.storage, failures, known)
+    page = rewrite_pages(audit.storage, known)
     models = dict[str, _ModelReport]()
     for name in audit.models:
         try:

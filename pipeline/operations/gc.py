@@ -1,31 +1,29 @@
-"""Garbage collection: what no kept run refers to is removed, in an order that leaves the root sound at any moment.
+"""Garbage collection: what no kept run refers to is listed, and removed by a later call, at least one lease after.
 
-First the records of the runs go, each run marked beforehand as collected; then manifests, receipts, and last the
-files that receipts name. So whatever is left when a removal is interrupted is named by nothing, or names only what is
-left too, and the next removal continues. An attempt that no receipt names stays for a day at least: a worker thought
-dead may still be writing it.
+The order of removal leaves the root sound at any moment. First the records of the runs go, each run marked beforehand
+as collected; then manifests, receipts, and last the files that receipts name. So whatever is left when a removal is
+interrupted is named by nothing, or names only what is left too, and the next removal continues. An attempt that no
+receipt names stays for a day at least: a worker thought dead may still be writing it.
 """
 
 import time
-from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from itertools import groupby
+from dataclasses import replace
+from math import ceil
 
 from pydantic import BaseModel, ConfigDict
 
 from infra.errors import AlreadyExists
-from infra.events import Listener, Notice, StageEnded, StageStarted, Stopwatch, TaskEnded, ignore, utc_stamp
+from infra.events import Listener, Notice, StageEnded, Stopwatch, ignore, utc_stamp
 from infra.formats.documents import FORMAT, encode
-from infra.locks import Lock
-from infra.storage.removal import BATCH, Entry, prune, remove_all
+from infra.storage.removal import prune, remove_all
 from infra.storage.storage import Storage
 from pipeline.errors import ConfigError
-from pipeline.operations.garbage import MARK, RUNS, SCORES, Garbage, Removal, find_garbage
-from pipeline.root.layout import collected_file
-from pipeline.root.logs import LOGGED
+from pipeline.operations.collection.lists import write_list
+from pipeline.operations.collection.removal import STEP, remove
+from pipeline.operations.collection.steps import Collection, next_collection
+from pipeline.root.layout import REMOVAL_LISTS, collected_file
 from pipeline.root.mark import open_root, root_lock
-
-STEP = "gc"
 
 
 class CollectionMark(BaseModel):
@@ -36,50 +34,38 @@ class CollectionMark(BaseModel):
     at: str
 
 
-def collect(storage: Storage, keep_seconds: float, listener: Listener = ignore, now: float | None = None) -> Garbage:
-    """Remove what no kept run refers to, and return it. Arguments and errors are those of `find_garbage`.
+def collect(storage: Storage, keep_seconds: float, listener: Listener = ignore, now: float | None = None) -> Collection:
+    """Remove what no kept run refers to and an earlier call listed, list the rest, and return both.
+
+    Arguments and errors are those of `find_garbage`.
 
     Raises:
-        LockHeld: a run is at work in the root.
+        LockHeld: a run is at work in the root, or has taken over because this process did not renew its lock.
         StorageError: the store refuses to remove something; the next call removes what is left.
     """
     open_root(storage)
     with root_lock(storage) as lock:
-        found, watch = find_garbage(storage, keep_seconds, now), Stopwatch()
+        held, watch = lock.guarded(), Stopwatch()
+        found = next_collection(held, keep_seconds, lock.lease_seconds, now)
         for note in found.notes:
             listener(Notice(note))
-        for run_id in found.marked:
+        for run_id in found.removed.marked:
             with suppress(AlreadyExists):
-                storage.create(collected_file(run_id), encode(CollectionMark(at=utc_stamp())))
-        _remove(storage, found, lock, listener)
+                held.create(collected_file(run_id), encode(CollectionMark(at=utc_stamp())))
+        remove(held, found.removed, listener)
+        if found.new:
+            found = replace(found, due=ceil(write_list(held, found.new) + lock.lease_seconds))
+        for path in found.spent:
+            remove_all(held, [path])
+        prune(held, REMOVAL_LISTS)
         listener(StageEnded(STEP, watch.seconds))
     return found
 
 
-def _remove(storage: Storage, found: Garbage, lock: Lock, listener: Listener) -> None:
-    """Remove batch after batch, each of one kind, so that the order within a batch does not matter."""
-    removals = [
-        *found.removals,
-        *(Removal(MARK, Entry(collected_file(run_id), 0, 0), "", RUNS) for run_id in found.gone),
-    ]
-    removals.sort(key=lambda removal: removal.order)
-    batches = [
-        batch for _, group in groupby(removals, key=lambda removal: removal.order) for batch in _batches(list(group))
-    ]
-    listener(StageStarted(STEP, len(batches), 0))
-    for batch in batches:
-        lock.check()
-        remove_all(storage, [removal.entry.path for removal in batch])
-        if batch[0].order == MARK:
-            prune(storage, RUNS)
-        listener(TaskEnded(STEP, batch[0].model, 0))
-    for folder in (RUNS, *(f"{name}/{part}" for name in storage.list("") for part in (*LOGGED, SCORES))):
-        prune(storage, folder)
-
-
-def _batches(removals: Sequence[Removal]) -> Iterator[Sequence[Removal]]:
-    for first in range(0, len(removals), BATCH):
-        yield removals[first : first + BATCH]
+def preview(storage: Storage, keep_seconds: float) -> Collection:
+    """What `collect` would do now. Writes nothing; raises as `find_garbage`."""
+    open_root(storage)
+    return next_collection(storage, keep_seconds, root_lock(storage).lease_seconds, time.time())
 
 
 def check_keep(seconds: float) -> float:

@@ -6,10 +6,12 @@ for a summary that is still the model's latest.
 """
 
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 
 from infra.commits import CommitLog, Receipt, damage_of, is_receipt
-from infra.errors import Corrupt, Missing
+from infra.errors import Corrupt, LockHeld, Missing
 from infra.events import Listener, StageEnded, StageStarted, Stopwatch, TaskEnded, ignore
+from infra.guarded import undoing
 from infra.storage.files import digest
 from infra.storage.storage import Storage
 from pipeline.artifacts.scores import TABLE
@@ -23,24 +25,24 @@ from pipeline.root.summary import Summary, TableSummary
 STEP = "repair"
 
 
-def repair(storage: Storage, models: Sequence[str], listener: Listener = ignore) -> list[str]:
+def repair(root: Storage, models: Sequence[str], listener: Listener = ignore) -> list[str]:
     """Check all that is stored of these models, and drop what is damaged.
 
     Returns:
         A line for each damage that was found, with what was done about it.
 
     Raises:
-        LockHeld: a run is at work in the root.
+        LockHeld: a run is at work in the root, or has taken over because this process did not renew its lock.
         StorageError: the store does not answer, so the state of what it holds is unknown.
     """
     found, watch = list[str](), Stopwatch()
-    with root_lock(storage) as lock:
+    with root_lock(root) as lock:
+        storage = lock.guarded()
         logs = [(name, log) for name in models for stage in LOGGED for log in stage_logs(storage, name, stage)]
         listener(StageStarted(STEP, len(logs), 0))
         for name, log in logs:
-            found += _repair_log(log)
+            found += _repair_while_held(log)
             listener(TaskEnded(STEP, name, 0))
-        lock.check()
         for name in models:
             for run_id, sha256 in _ended_runs(storage, name):
                 found += [*_repair_summary(storage, name, run_id, sha256), *_drop_table(storage, name, run_id)]
@@ -49,10 +51,25 @@ def repair(storage: Storage, models: Sequence[str], listener: Listener = ignore)
     return found
 
 
-def restore_tables(storage: Storage, models: Sequence[str]) -> list[str]:
+def restore_tables(root: Storage, models: Sequence[str]) -> list[str]:
     """Republish the tables that runs published and that are gone, from reports that hold the same; a line for each."""
-    with root_lock(storage):
-        return [line for name in models for line in _publish_missing(storage, name)]
+    with root_lock(root) as lock:
+        return [line for name in models for line in _publish_missing(lock.guarded(), name)]
+
+
+def _repair_while_held(log: CommitLog) -> list[str]:
+    """Repair a log. A receipt that another driver wrote in place of the one that was removed late is written again."""
+    try:
+        found = list(_repair_log(log))
+        log.storage.before_change()
+    except LockHeld:
+        plain = CommitLog(Storage(log.storage.url), log.folder)
+        for path in plain.manifests():
+            with suppress(Corrupt):
+                for receipt in plain.manifest(path).receipts:
+                    plain.restore(receipt)
+        raise
+    return found
 
 
 def _repair_log(log: CommitLog) -> Iterator[str]:
@@ -139,7 +156,8 @@ def _drop_table(storage: Storage, model: str, run_id: str) -> Iterator[str]:
     if table and storage.exists(path):
         damage = damage_of(storage, path, table.sha256, table.bytes)
         if damage:
-            storage.remove(path)
+            with undoing(storage, lambda root: list(_publish_missing(root, model))):
+                storage.remove(path)
             yield f"{damage}: removed, to be republished"
 
 

@@ -51,16 +51,16 @@ def sweep(
     if len(refused) == len(plans):
         raise ConfigError(refused[0])
     config, found = points[0].config, list[Raw]()
-    storage = root_storage(config.root)
+    root = root_storage(config.root)
     resources = Resources(config.run.workers, config.run.gpus_per_worker, int(config.run.memory_per_worker))
-    with open_executor(executor, address, resources) as opened, root_lock(storage) as lock:
+    with open_executor(executor, address, resources) as opened, root_lock(root) as lock:
         for number, (point, plan) in enumerate(zip(points, plans, strict=True)):
             head: Raw = {"point": number, "settings": point.settings}
             if isinstance(plan, str):
                 found.append({**head, "model": None, "failure": plan})
             else:
                 runner = StepRunner({}, opened, resources, listener, known=known)
-                found += [{**head, **own} for own in _point(storage, plan, runner, lock.check)]
+                found += [{**head, **own} for own in _point(lock.guarded(), plan, runner, lock.check)]
     return found
 
 

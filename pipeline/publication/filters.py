@@ -55,6 +55,11 @@ def when(run_id: str) -> str:
         return ""
 
 
+def when_exactly(stamp: str) -> str:
+    """The time of a stamp, to the second."""
+    return f"{datetime.strptime(stamp[:15], '%Y%m%dT%H%M%S'):%Y-%m-%d %H:%M:%S} UTC"
+
+
 def flatten(value: JsonValue, name: str = "") -> list[tuple[str, str]]:
     """A nested mapping as (dotted key, text)."""
     if isinstance(value, dict):

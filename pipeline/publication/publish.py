@@ -3,14 +3,19 @@
 The outcome is the moment from which a run counts. Before it nothing is public, so a killed run publishes nothing;
 after it tables get their public names, whole and at once. Should a run be killed in between, the next one finishes
 its publication before anything else.
+
+A run that was suspended meanwhile, for so long that another driver took over, publishes nothing more. What it was just
+about to write when it fell asleep it undoes, so that nothing newer is replaced.
 """
 
 from collections.abc import Sequence
 from contextlib import suppress
+from functools import partial
 
 from infra.commits import damage_of
-from infra.errors import AlreadyExists, Corrupt
+from infra.errors import AlreadyExists, Corrupt, Missing
 from infra.events import utc_stamp
+from infra.guarded import undoing
 from infra.storage.files import digest
 from infra.storage.storage import Storage
 from pipeline.artifacts.scores import TABLE
@@ -27,7 +32,7 @@ from pipeline.root.layout import (
     summary_file,
     table_file,
 )
-from pipeline.root.records import OutcomeRecord, RunOutcome, read_run_summary
+from pipeline.root.records import OutcomeRecord, RunOutcome, read_outcome, read_run_summary, read_summary
 from pipeline.root.summary import Summary
 from pipeline.stages.progress import ModelRun
 
@@ -48,13 +53,33 @@ def publish(storage: Storage, run_id: str, plan: AuditPlan, progress: Sequence[M
     for name, data in encoded.items():
         storage.create(run_summary_file(run_id, name), data)
     digests = {name: digest(data) for name, data in encoded.items()}
-    storage.create(outcome_file(run_id), _outcome_record(outcome, digests, complete).encode())
+    with undoing(storage, lambda root: root.remove(outcome_file(run_id))):
+        storage.create(outcome_file(run_id), _outcome_record(outcome, digests, complete).encode())
+    shown = latest_summaries(storage, run_id, tuple(encoded))
     for name, summary in outcome.summaries.items():
         _publish_table(storage, name, summary)
-        storage.write(summary_file(name), encoded[name])
+        with undoing(storage, partial(_show_latest, run_id=run_id, model=name)):
+            storage.write(summary_file(name), shown.get(name, encoded[name]))
     if outcome.summaries:
         publish_pages(storage, outcome.failures)
     return outcome
+
+
+def latest_summaries(storage: Storage, run_id: str, models: Sequence[str]) -> dict[str, bytes]:
+    """The latest summary, as stored, of each of these models of which a newer run than this one has ended with one."""
+    found = dict[str, bytes]()
+    for newer in runs(storage):
+        outcome = read_outcome(storage, newer) if newer > run_id else None
+        for name in set(models) & set(outcome.summaries if outcome is not None else ()):
+            with suppress(Missing):
+                found[name] = storage.read(run_summary_file(newer, name))
+    return found
+
+
+def _show_latest(storage: Storage, run_id: str, model: str) -> None:
+    """Write a model's latest summary again, where a newer run than this one has ended with one."""
+    for data in latest_summaries(storage, run_id, (model,)).values():
+        storage.write(summary_file(model), data)
 
 
 def _outcome_record(outcome: RunOutcome, digests: dict[str, str], complete: bool) -> OutcomeRecord:
@@ -77,9 +102,25 @@ def finish_interrupted_publication(storage: Storage) -> None:
     ended = next((run_id for run_id in reversed(runs(storage)) if storage.exists(outcome_file(run_id))), None)
     for name in models(storage) if ended else ():
         with suppress(Corrupt):  # `mad verify` names what is damaged; the other models must not suffer from it
-            summary = read_run_summary(storage, str(ended), name)
-            if summary is not None and _can_be_published(storage, name, summary):
-                _publish_table(storage, name, summary)
+            _finish_publication(storage, str(ended), name)
+
+
+def _finish_publication(storage: Storage, run_id: str, model: str) -> None:
+    shown = _shown(storage, model)
+    summary = shown if shown is not None and shown.run_id == run_id else read_run_summary(storage, run_id, model)
+    if summary is None:
+        return
+    if _can_be_published(storage, model, summary):
+        _publish_table(storage, model, summary)
+    if shown is None or shown.run_id < run_id:
+        storage.write(summary_file(model), storage.read(run_summary_file(run_id, model)))
+
+
+def _shown(storage: Storage, model: str) -> Summary | None:
+    """The summary shown as a model's latest; None where there is none that can be read."""
+    with suppress(Corrupt):
+        return read_summary(storage, model)
+    return None
 
 
 def _can_be_published(storage: Storage, model: str, summary: Summary) -> bool:

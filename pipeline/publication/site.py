@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from pydantic import Field
 
 from infra.errors import StorageError
+from infra.guarded import undoing
 from infra.storage.storage import Storage
 from pipeline.artifacts.scores import IMAGES
 from pipeline.publication.history import History, history, latest_zoo_changes
@@ -46,8 +47,25 @@ def publish_pages(storage: Storage, failures: Mapping[str, str], known: Runs | N
             failed[name] = str(error)
     background = Background(histories, reviews, latest_zoo_changes(known))
     for name, page in render(summaries, images, failed, background).items():
-        storage.write(page_file(name), page.encode())
+        with undoing(storage, rewrite_pages):
+            storage.write(page_file(name), page.encode())
     return storage.locate(page_file("index"))
+
+
+def rewrite_pages(storage: Storage, known: Runs | None = None) -> str:
+    """Renders the pages again, as of now, and once more where a run ends meanwhile; returns where the first page is.
+
+    Args:
+        storage: of the root.
+        known: the root's runs, where they have been opened already.
+    """
+    while True:
+        known = known or Runs(storage)
+        page = publish_pages(storage, latest_failures(known), known)
+        now = Runs(storage)
+        if next(now.completed(), None) == next(known.completed(), None):
+            return page
+        known = now
 
 
 def latest_failures(known: Runs) -> dict[str, str]:

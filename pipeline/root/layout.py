@@ -2,6 +2,7 @@
 
     mad.json                                   the root's mark: format and audit id
     .lock/                                     which process runs an audit here (see infra.locks)
+    .gc/                                       what `mad gc` found and removes later
     <model>/probe/<key>/                       commit log: what planning found out about the model
     <model>/gradients/<row key>/<source key>/  commit log: rows of one source file
     <model>/gradients/<snapshots key>/chain-N/ commit log: segments of a chain of sampled weights
@@ -24,6 +25,13 @@ from collections.abc import Iterator
 
 from infra.storage.storage import Storage
 from pipeline.config.schema import RESERVED_NAMES
+
+REMOVAL_LISTS = ".gc"
+
+
+def removal_list_file(stamp: str) -> str:
+    """Where a list of what `mad gc` removes later is."""
+    return f"{REMOVAL_LISTS}/{stamp}.json"
 
 
 def run_file(run_id: str) -> str:

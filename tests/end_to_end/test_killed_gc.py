@@ -8,10 +8,10 @@ from pathlib import Path
 from threading import current_thread
 
 from infra.storage.storage import Storage
-from pipeline.operations.garbage import UNCLAIMED_SECONDS
+from pipeline.operations.collection.garbage import UNCLAIMED_SECONDS
 from pipeline.operations.gc import collect
 from tests.conftest import ConfigMaker
-from tests.pipeline.operations.two_nights import Nights, clean, computed, files, run
+from tests.pipeline.operations.two_nights import Nights, clean, computed, files, run, run_id
 from tests.processes import FORKED, ended
 
 
@@ -22,6 +22,7 @@ def test_a_removal_killed_at_any_moment_leaves_a_whole_root_and_the_next_goes_on
     keep, now = nights.garbage_after(
         2 * UNCLAIMED_SECONDS
     )  # a killed one leaves attempts that no receipt names any more
+    collect(nights.storage, keep, now=now)
     done = shutil.copytree(nights.storage.url, tmp_path / "done")
     moments = _moments(done, keep, now, tmp_path / "moments", kill_at=None)
     assert moments > 40
@@ -36,6 +37,25 @@ def test_a_removal_killed_at_any_moment_leaves_a_whole_root_and_the_next_goes_on
         if number % 3 == 1:
             assert not any(computed(run(config.model_copy(update={"root": str(root)}))).values())
             assert clean(storage)
+
+
+def test_a_call_killed_while_it_lists_removes_nothing_and_the_next_ones_do(
+    make_config: ConfigMaker, tmp_path: Path
+) -> None:
+    nights = Nights(make_config)
+    keep, now = nights.garbage_after()
+    before = files(nights.storage.url)
+    whole = shutil.copytree(nights.storage.url, tmp_path / "whole")
+    moments = _moments(whole, keep, now, tmp_path / "moments", kill_at=None)
+    assert moments > 3
+    for moment in range(0, moments, 2):
+        root = shutil.copytree(nights.storage.url, tmp_path / f"killed-{moment}")
+        _moments(root, keep, now, tmp_path / "moments", kill_at=moment)
+        assert files(root) == before
+        for _ in range(2):
+            collect(Storage(str(root)), keep, now=now)
+        assert clean(Storage(str(root)))
+        assert Storage(str(root)).list("runs") == [run_id(nights.second)]
 
 
 def _moments(root: Path, keep: float, now: float, notes: Path, kill_at: int | None) -> int:

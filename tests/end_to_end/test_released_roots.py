@@ -12,7 +12,6 @@ from infra.storage.storage import Storage
 from jobs.rendering.plans import plan_text
 from pipeline.config.audit_config import AuditConfig
 from pipeline.config.sections import Raw
-from pipeline.operations.gc import collect
 from pipeline.operations.verify import verify
 from pipeline.planning.from_models import plan_audit
 from pipeline.results.audit import open_audit
@@ -20,6 +19,7 @@ from pipeline.root.layout import published_runs
 from pipeline.run import run_audit
 from tests.data.roots_of_releases import ROOTS, expected_of, nights, releases, upload_inputs
 from tests.jobs.command import mad
+from tests.pipeline.operations.two_nights import collected
 from tests.services import Service
 
 MODELS = ["factored", "plain", "traced"]
@@ -128,7 +128,7 @@ def test_the_next_night_goes_on_in_it(
     assert [model.recomputed for model in again.models] == ["", "", ""]
     third = run_audit(again).outcome
     assert third is not None and not any(third.stages[name]["gradients"].tasks_run for name in MODELS)
-    collect(audit.storage, 0.0)
+    collected(audit.storage, 0.0)
     assert verify(audit.storage).problems == []
     assert all(next(published_runs(audit.storage, name)) for name in MODELS)
 

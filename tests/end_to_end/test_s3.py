@@ -3,11 +3,13 @@
 import json
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pyarrow as pa
 import pytest
 
+from infra import locks
 from infra.storage.storage import Storage
 from pipeline.config.audit_config import merge
 from pipeline.operations.verify import verify
@@ -16,7 +18,7 @@ from tests.audits import Prepared, upload_inputs, with_inputs
 from tests.conftest import ConfigMaker, Raw
 from tests.infra.stores import S3_KINDS, fresh_url
 from tests.infra.wires import Fault, broken_wire, error_answer
-from tests.jobs.command import mad, tasks
+from tests.jobs.command import mad, section, tasks
 from tests.services import Service, User, speak_to
 
 REPOSITORY = Path(__file__).parents[2]
@@ -75,8 +77,11 @@ def test_an_audit_on_s3_is_that_on_a_disk(config: Path, place: Storage, on_disk:
     assert Storage(root).list("report") == ["digits.history.json", "digits.html", "index.html"]
 
 
-def test_what_only_old_runs_refer_to_is_removed_on_s3(config: Path, place: Storage) -> None:
+def test_what_only_old_runs_refer_to_is_removed_on_s3(
+    config: Path, place: Storage, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The older of two runs with other rows is removed; the root is clean, and the younger config finds all done."""
+    monkeypatch.setattr(locks, "LEASE_SECONDS", 2.0)
     root, raw = f"{place.url}/root", json.loads(config.read_text())
     first = mad("run", str(config), "--output", "json")
     config.write_text(json.dumps({**raw, "estimator": {"projection": {"rank": 2}}}))
@@ -85,11 +90,16 @@ def test_what_only_old_runs_refer_to_is_removed_on_s3(config: Path, place: Stora
     before = sum(1 for _ in Storage(root).walk(""))
     dry = mad("gc", root, "--keep", "0s", "--dry-run", "--output", "json").document
     assert sum(1 for _ in Storage(root).walk("")) == before
+    listing = mad("gc", root, "--keep", "0s", "--output", "json")
+    listed = section(listing.document, "listed")
+    assert (listing.code, listing.document["objects"]) == (0, 0)
+    assert {**listed, "from": None} == {**section(dry, "listed"), "from": None}
+    time.sleep(3)  # times of objects are of whole seconds
     collected = mad("gc", root, "--keep", "0s", "--output", "json")
-    assert (collected.code, collected.document) == (0, {**dry, "dry_run": False})
-    assert dry["runs_removed"] == [first.document["run_id"]]
+    assert (collected.code, collected.document["removed"]) == (0, listed["removed"])
+    assert collected.document["runs_removed"] == [first.document["run_id"]]
     assert sum(1 for path in Storage(root).walk("") if not path.startswith(".lock/")) <= before - int(
-        str(dry["objects"])
+        str(listed["objects"])
     )
     assert verify(Storage(root)).problems == []
     third = mad("run", str(config), "--output", "json")

@@ -1,6 +1,7 @@
 """Clocks, time stamps and peak memory."""
 
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -9,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from infra.events import Notice, Stopwatch, ignore, stamp_after, stamp_of, utc_stamp
+from infra.events import Age, Notice, Stopwatch, ignore, stamp_after, stamp_of, utc_stamp
 
 STATM = Path("/proc/self/statm")
 MORE = 64 << 20
@@ -20,6 +21,35 @@ def test_a_stopwatch_counts_wall_seconds() -> None:
     watch, start = Stopwatch(), time.monotonic()
     time.sleep(0.02)
     assert 0.02 <= watch.seconds <= time.monotonic() - start + 0.01
+
+
+SLEEP = """
+from infra.events import Age
+age = Age()
+print("made", flush=True)
+input()
+print(age.seconds)
+"""
+
+
+def test_an_age_counts_the_seconds_in_which_the_process_was_suspended() -> None:
+    command = [sys.executable, "-c", SLEEP]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None and process.stdout.readline() == "made\n"
+        process.send_signal(signal.SIGSTOP)
+        time.sleep(0.3)
+        process.send_signal(signal.SIGCONT)
+        out, _ = process.communicate("\n")
+        assert float(out) >= 0.3
+
+
+@pytest.mark.parametrize("jump", [-3600.0, 3600.0])
+def test_an_age_takes_a_jump_of_the_clock_for_time_that_has_passed(
+    jump: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    age, true = Age(), time.time
+    monkeypatch.setattr(time, "time", lambda: true() + jump)
+    assert age.seconds > 3500
 
 
 HOLD = f"""

@@ -5,17 +5,18 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import pytest
 
-from infra.errors import LockHeld
+from infra.errors import AlreadyExists, LockHeld
 from infra.formats.documents import encode
 from infra.locks import Claim, Lock
 from infra.owners import Owner
+from infra.storage import removal
 from infra.storage.storage import Storage
 from tests.infra.stores import another_client
 
@@ -119,6 +120,67 @@ def test_a_driver_that_slept_through_its_lease_learns_that_another_has_taken_ove
             successor = f"another took it over (process {os.getpid()} of"
             assert f"this driver did not renew its lock for 1 s, and {successor}" in errors
             lock.check()
+
+
+def remove(storage: Storage) -> None:
+    storage.remove("file")
+
+
+def remove_all(storage: Storage) -> None:
+    removal.remove_all(storage, ["file"])
+
+
+def write(storage: Storage) -> None:
+    storage.write("file", b"late")
+
+
+def create(storage: Storage) -> None:
+    storage.create("other", b"late")
+
+
+def upload(storage: Storage) -> None:
+    storage.upload("file", REPOSITORY / "README.md")
+
+
+def publish(storage: Storage) -> None:
+    storage.publish("file", "other")
+
+
+def taken_over(storage: Storage) -> None:
+    """Makes another driver, elsewhere, the owner, between two renewals."""
+    claim = encode(Claim(owner=elsewhere(), lease_seconds=60))
+    while True:
+        number = max(int(name.removesuffix(".json")) for name in storage.list(FOLDER)) + 1
+        with suppress(AlreadyExists):
+            return storage.create(f"{FOLDER}/{number:012d}.json", claim)
+
+
+@pytest.mark.parametrize("change", [remove, remove_all, write, create, upload, publish])
+def test_a_driver_that_lost_its_lock_changes_nothing_any_more(
+    storage: Storage, change: Callable[[Storage], None]
+) -> None:
+    storage.write("file", b"theirs")
+    with Lock(storage, FOLDER, lease_seconds=0.4) as lock:
+        guarded = lock.guarded()
+        guarded.write("file", b"mine")
+        taken_over(another_client(storage))
+        storage.write("file", b"theirs")
+        time.sleep(0.4)  # a lease: before it, nobody can take over
+        with pytest.raises(LockHeld, match=r"another took it over \(process \d+ of .* on far-away"):
+            change(guarded)
+    assert storage.read("file") == b"theirs"
+    assert storage.list("") == ["file"]
+
+
+def test_making_sure_of_a_lock_just_renewed_asks_nobody(tmp_path: Path) -> None:
+    storage = Storage(str(tmp_path))
+    with Lock(storage, FOLDER) as lock:
+        before = storage.list(FOLDER)
+        for _ in range(100):
+            lock.confirm()
+        assert storage.list(FOLDER) == before
+        lock.check()
+        assert storage.list(FOLDER) != before
 
 
 def test_of_many_that_take_over_a_stale_lock_at_once_one_gets_it(tmp_path: Path) -> None:

@@ -1,6 +1,8 @@
 """What `mad gc` leaves of a root: all that kept runs refer to, whatever moment it is killed at; and nothing else."""
 
 import json
+import os
+import re
 import shutil
 import time
 from pathlib import Path
@@ -11,7 +13,15 @@ from pydantic import JsonValue
 from infra.commits import CommitLog, Measures
 from infra.storage.files import digest
 from infra.storage.storage import Storage
-from pipeline.operations.garbage import UNCLAIMED_SECONDS, find_garbage
+from pipeline.operations.collection.garbage import (
+    FILE,
+    RECEIPT,
+    RECORD,
+    SUMMARY,
+    TABLE,
+    UNCLAIMED_SECONDS,
+    find_garbage,
+)
 from pipeline.operations.gc import collect
 from pipeline.operations.repair import repair
 from pipeline.operations.status import status
@@ -20,14 +30,26 @@ from pipeline.planning.from_models import plan_audit
 from pipeline.results.audit import open_audit
 from pipeline.root.documents import decode_document
 from pipeline.root.layout import collected_file, outcome_file, run_summary_file, table_file
-from pipeline.root.logs import stage_logs
+from pipeline.root.logs import log_folder, stage_logs
 from pipeline.root.mark import root_lock
 from pipeline.root.records import OutcomeRecord
 from pipeline.root.summary import Summary
 from pipeline.run import run_audit
 from tests.conftest import ConfigMaker
-from tests.jobs.command import mad
-from tests.pipeline.operations.two_nights import DAY, OTHER_ROWS, ROWS, Nights, clean, computed, files, run, run_id
+from tests.jobs.command import mad, section
+from tests.pipeline.operations.two_nights import (
+    DAY,
+    OTHER_ROWS,
+    ROWS,
+    Nights,
+    age_lists,
+    clean,
+    collected,
+    computed,
+    files,
+    run,
+    run_id,
+)
 
 
 @pytest.fixture
@@ -38,7 +60,7 @@ def nights(make_config: ConfigMaker) -> Nights:
 def test_what_kept_runs_refer_to_stays_and_the_rest_goes(nights: Nights) -> None:
     scores, before = nights.second.scores("digits").read_all(), nights.second.summary("digits")
     keep, now = nights.garbage_after()
-    found = collect(nights.storage, keep, now=now)
+    found = collected(nights.storage, keep, now=now)
     assert found.gone == [run_id(nights.first)]
     assert clean(nights.storage)
     audit = open_audit(nights.storage.url)
@@ -58,30 +80,79 @@ def test_what_kept_runs_refer_to_stays_and_the_rest_goes(nights: Nights) -> None
 
 def test_the_latest_result_of_a_model_stays_however_old_and_all_runs_that_are_young(nights: Nights) -> None:
     assert find_garbage(nights.storage, DAY).removals == []
-    collect(nights.storage, 30 * DAY, now=time.time() + 300 * DAY)
+    collected(nights.storage, 30 * DAY, now=time.time() + 300 * DAY)
     assert nights.storage.list("runs") == [run_id(nights.second)]
     assert clean(nights.storage)
     assert not any(computed(run(nights.new)).values())
 
 
-def test_a_dry_run_lists_what_would_go_and_writes_nothing(nights: Nights) -> None:
-    before = {path: path.stat().st_mtime_ns for path in Path(nights.storage.url).rglob("*")}
-    ended_dry = mad("gc", nights.storage.url, "--keep", "0s", "--dry-run", "--output", "json")
-    assert {path: path.stat().st_mtime_ns for path in Path(nights.storage.url).rglob("*")} == before
-    document = ended_dry.document
-    assert (ended_dry.code, document["dry_run"], document["runs_removed"]) == (0, True, [run_id(nights.first)])
-    held = files(nights.storage.url)
-    really = mad("gc", nights.storage.url, "--keep", "0s", "--output", "json").document
-    assert {**document, "dry_run": False} == really
-    gone = {path: data for path, data in held.items() if path not in files(nights.storage.url)}
+def test_what_is_found_is_listed_and_removed_by_a_call_a_lease_later(nights: Nights) -> None:
+    root = nights.storage.url
+    before = {path: path.stat().st_mtime_ns for path in Path(root).rglob("*")}
+    dry = mad("gc", root, "--keep", "0s", "--dry-run", "--output", "json")
+    assert {path: path.stat().st_mtime_ns for path in Path(root).rglob("*")} == before
+    assert (dry.code, dry.document["dry_run"], dry.document["objects"]) == (0, True, 0)
+    held = files(root)
+    first = mad("gc", root, "--keep", "0s", "--output", "json").document
+    listed = section(first, "listed")
+    assert {**section(dry.document, "listed"), "from": None} == {**listed, "from": None}
+    assert (listed["runs_removed"], first["runs_removed"]) == ([run_id(nights.first)], [])
+    assert files(root) == held
+    early = mad("gc", root, "--keep", "0s")
+    assert early.out.splitlines()[-3:-1] == ["runs: 0 removed, 1 listed, 1 kept", "removed: 0 objects, 0 B"]
+    assert re.search(r"^listed: \d+ objects, .*B; `mad gc` removes them from \d{4}-.* UTC on$", early.out, re.M)
+    assert files(root) == held and len(list(Path(root, ".gc").iterdir())) == 1
+    age_lists(nights.storage)
+    really = mad("gc", root, "--keep", "0s", "--output", "json").document
+    assert section(really, "removed") == section(listed, "removed")
+    gone = {path: data for path, data in held.items() if path not in files(root)}
     assert (really["objects"], really["bytes"]) == (len(gone), sum(map(len, gone.values())))
-    removed = really["removed"]
-    assert isinstance(removed, dict) and set(removed) == {"", "digits"}
-    kinds = removed["digits"]
-    assert isinstance(kinds, dict)
+    assert set(section(really, "removed")) == {"", "digits"}
+    kinds = section(really, "removed", "digits")
     assert set(kinds) == {"probe", "gradients", "curvature", "scoring", "reporting", "scores", "runs"}
-    text = mad("gc", nights.storage.url, "--keep", "0s")
-    assert (text.code, text.out.splitlines()) == (0, ["runs: 0 removed, 1 kept", "removed: 0 objects, 0 B"])
+    text = mad("gc", root, "--keep", "0s")
+    assert (text.code, text.out.splitlines()) == (0, ["runs: 0 removed, 0 listed, 1 kept", "removed: 0 objects, 0 B"])
+    assert not Path(root, ".gc").exists()
+
+
+def test_what_a_run_came_to_use_after_it_was_listed_stays(nights: Nights) -> None:
+    collect(nights.storage, 0.0)
+    again = run(nights.old)
+    assert not any(computed(again).values())
+    age_lists(nights.storage)
+    found = collect(nights.storage, 0.0)
+    assert clean(nights.storage)
+    assert {one.order for one in found.removed.removals} == {TABLE, SUMMARY, RECORD}
+    assert not any(computed(run(nights.old)).values())
+    assert clean(nights.storage)
+
+
+def test_a_file_written_again_after_it_was_listed_is_listed_again(nights: Nights) -> None:
+    keep, now = nights.garbage_after()
+    first = collect(nights.storage, keep, now=now)
+    receipt = next(one.entry for one in first.new if one.order == RECEIPT)
+    place = Path(nights.storage.url, receipt.path)
+    os.utime(place, (receipt.modified - 5,) * 2)
+    found = collect(nights.storage, keep, now=now)
+    assert place.exists() and receipt.path in {one.entry.path for one in found.new}
+    log = str(log_folder(receipt.path))
+    waiting = [one for one in found.listed.removals if one.entry.path.startswith(f"{log}/")]
+    assert {one.order for one in waiting} == {RECEIPT, FILE}, "files wait until the receipts that name them are gone"
+    assert clean(nights.storage)
+    assert collect(nights.storage, keep, now=now).listed.removals == []
+    assert not place.exists() and clean(nights.storage)
+
+
+def test_a_list_that_cannot_be_read_is_made_again(nights: Nights) -> None:
+    keep, now = nights.garbage_after()
+    first = collect(nights.storage, keep, now=now)
+    (path,) = Path(nights.storage.url, ".gc").iterdir()
+    path.write_text("{")
+    second = collect(nights.storage, keep, now=now)
+    assert len(second.notes) == 1 and "what it lists is listed again" in second.notes[0]
+    assert (second.removed.removals, list(second.new)) == ([], list(first.new))
+    assert collect(nights.storage, keep, now=now).removed.removals == first.new
+    assert clean(nights.storage)
 
 
 def test_while_a_run_is_at_work_nothing_is_removed(nights: Nights) -> None:
@@ -107,7 +178,7 @@ def test_a_table_that_a_later_result_is_the_same_as_stays_and_can_be_repaired(ma
     second = run(make_config(**ROWS))
     assert second.summary("digits").same_as == run_id(first)
     storage = first.storage
-    collect(storage, DAY, now=time.time() + 300 * DAY)
+    collected(storage, DAY, now=time.time() + 300 * DAY)
     assert storage.list("runs") == [run_id(first), run_id(second)]
     assert clean(storage)
     table = Path(storage.url) / table_file("digits", run_id(first))
@@ -128,7 +199,7 @@ def test_a_result_whose_rows_a_later_one_was_made_of_stays(nights: Nights) -> No
     for path, document in ((place, summary), ("digits/summary.json", summary), (outcome, ended)):
         nights.storage.write(path, document.encode())
     before = files(nights.storage.url)
-    found = collect(nights.storage, DAY, now=time.time() + 300 * DAY)
+    found = collected(nights.storage, DAY, now=time.time() + 300 * DAY)
     assert (found.removals, found.marked) == ([], [])
     assert files(nights.storage.url) == before
     assert clean(nights.storage)
@@ -149,7 +220,7 @@ def test_rows_of_a_file_of_which_tasks_failed_stay_with_the_result(
     CommitLog(storage, folder.replace(folder.rpartition("/")[2], plan.models[0].audited[0].key)).commit(
         "half", {}, Measures(rows=1, seconds=1, peak_memory_bytes=1)
     )
-    collect(storage, DAY, now=time.time() + 300 * DAY)
+    collected(storage, DAY, now=time.time() + 300 * DAY)
     assert len(failed) > 1
     assert [len(log.receipts()) for log in stage_logs(storage, "digits", "gradients") if not log.manifests()] == [1]
     assert clean(storage)
@@ -161,7 +232,7 @@ def test_of_a_run_of_two_models_the_superseded_result_goes_and_the_latest_stays(
     first = run(make_config(**ROWS, models=pair))
     second = run(make_config(**OTHER_ROWS, models=[{"name": "b", **model}]))
     storage = first.storage
-    found = collect(storage, DAY, now=time.time() + 300 * DAY)
+    found = collected(storage, DAY, now=time.time() + 300 * DAY)
     assert (found.marked, found.gone) == ([run_id(first)], [])
     assert clean(storage)
     assert storage.exists(collected_file(run_id(first)))
@@ -181,14 +252,14 @@ def test_of_a_run_of_two_models_the_superseded_result_goes_and_the_latest_stays(
 def test_rows_of_a_young_run_that_did_not_get_to_its_end_stay(make_config: ConfigMaker) -> None:
     config = make_config(**ROWS)
     storage = run(config, until="gradients").storage
-    collect(storage, DAY)
+    collected(storage, DAY)
     assert computed(run(config))["gradients"] == 0
     assert clean(storage)
 
 
 def test_rows_of_an_old_run_that_did_not_get_to_its_end_go(nights: Nights, make_config: ConfigMaker) -> None:
     run(make_config(estimator={"projection": {"rank": 3}}), until="gradients")
-    collect(nights.storage, DAY, now=time.time() + 300 * DAY)
+    collected(nights.storage, DAY, now=time.time() + 300 * DAY)
     assert len(nights.storage.list("digits/gradients")) == 1
     assert clean(nights.storage)
     assert not any(computed(run(nights.new)).values())
@@ -201,9 +272,9 @@ def test_attempts_that_no_receipt_names_stay_for_a_day_and_then_go(nights: Night
     )
     nights.storage.write(place, b"half")
     nights.storage.write(".tmp/left-by-a-killed-writer", b"half")
-    collect(nights.storage, 0.0)
+    collected(nights.storage, 0.0)
     assert nights.storage.exists(place)
-    collect(nights.storage, 0.0, now=time.time() + UNCLAIMED_SECONDS + 10)
+    collected(nights.storage, 0.0, now=time.time() + UNCLAIMED_SECONDS + 10)
     assert not nights.storage.exists(place)
     assert not nights.storage.exists(".tmp/left-by-a-killed-writer")
     assert clean(nights.storage)
@@ -216,13 +287,13 @@ def test_a_worker_thought_dead_that_commits_after_its_task_was_removed_harms_nob
     receipt = log.manifest(manifest).receipts[0]
     contents = {file.name: nights.storage.read(f"{log.attempt_folder(receipt)}/{file.name}") for file in receipt.files}
     keep, now = nights.garbage_after()
-    collect(nights.storage, keep, now=now)
+    collected(nights.storage, keep, now=now)
     assert log.receipts() == {}
     late = log.commit(receipt.task, contents, Measures(rows=1, seconds=1.0, peak_memory_bytes=1))
     assert log.receipts() == {receipt.task: late}
     assert clean(nights.storage)
     assert not any(computed(run(nights.new)).values())
-    collect(nights.storage, DAY, now=time.time() + 300 * DAY)
+    collected(nights.storage, DAY, now=time.time() + 300 * DAY)
     assert log.receipts() == {}
     assert clean(nights.storage)
 
@@ -234,8 +305,9 @@ def test_a_log_that_cannot_be_read_stays_whole_and_a_run_that_cannot_be_read_sto
     folder = Path(nights.storage.url) / manifest.rpartition("/manifests/")[0]
     before = files(folder)
     keep, now = nights.garbage_after()
-    found = collect(nights.storage, keep, now=now)
-    assert len(found.notes) == 1 and "cannot be read" in found.notes[0]
+    notes = collect(nights.storage, keep, now=now).notes
+    assert len(notes) == 1 and "cannot be read" in notes[0]
+    collect(nights.storage, keep, now=now)
     assert files(folder) == before
     (Path(nights.storage.url) / run_summary_file(run_id(nights.second), "digits")).write_text("{")
     everything = files(nights.storage.url)

@@ -1,5 +1,6 @@
 """A root after two nights, and what a test of `mad gc` asks of it."""
 
+import os
 import shutil
 import time
 from collections.abc import Mapping
@@ -8,11 +9,15 @@ from pathlib import Path
 
 from pydantic import JsonValue
 
+from infra.locks import LEASE_SECONDS
 from infra.storage.storage import Storage
 from pipeline.config.audit_config import AuditConfig
+from pipeline.operations.collection.garbage import Garbage
+from pipeline.operations.gc import collect
 from pipeline.operations.verify import verify
 from pipeline.planning.from_models import plan_audit
 from pipeline.results.audit import Audit
+from pipeline.root.layout import REMOVAL_LISTS
 from pipeline.run import run_audit
 from tests.conftest import ConfigMaker
 
@@ -43,8 +48,10 @@ def computed(audit: Audit, model: str = "digits") -> dict[str, int]:
 
 
 def files(root: str | Path) -> dict[str, bytes]:
-    """All files of a root but its lock's, and those that a killed writer had not named yet."""
-    paths = (path for path in Path(root).rglob("*") if path.is_file() and not {".lock", ".tmp"} & set(path.parts))
+    """All files of a root but its lock's, lists of garbage, and those that a killed writer had not named yet."""
+    paths = (
+        path for path in Path(root).rglob("*") if path.is_file() and not {".lock", ".gc", ".tmp"} & set(path.parts)
+    )
     return {str(path.relative_to(root)): path.read_bytes() for path in paths}
 
 
@@ -52,6 +59,20 @@ def clean(storage: Storage) -> bool:
     found = verify(storage)
     assert found.problems == []
     return True
+
+
+def collected(storage: Storage, keep: float, now: float | None = None) -> Garbage:
+    """What two calls of `mad gc` remove, a lease apart; the first one only lists it."""
+    now = time.time() + 2 * LEASE_SECONDS if now is None else now
+    first = collect(storage, keep, now=now)
+    assert (first.removed.removals, first.removed.gone) == ([], [])
+    return collect(storage, keep, now=now).removed
+
+
+def age_lists(storage: Storage) -> None:
+    """Makes what was listed listed a lease ago."""
+    for path in (Path(storage.url) / REMOVAL_LISTS).iterdir():
+        os.utime(path, (time.time() - LEASE_SECONDS,) * 2)
 
 
 @dataclass(frozen=True)

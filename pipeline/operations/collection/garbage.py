@@ -11,7 +11,7 @@ from infra.errors import Corrupt, Missing
 from infra.events import stamp_of
 from infra.storage.removal import Entry, entries
 from infra.storage.storage import SCRATCH, Storage
-from pipeline.operations.retention import Retained, find_kept, summarised_models
+from pipeline.operations.collection.retention import Retained, find_kept, summarised_models
 from pipeline.root.layout import collected_file, run_summary_file, runs, table_run
 from pipeline.root.logs import LOGGED, log_folder
 from pipeline.root.mark import open_root
@@ -38,10 +38,17 @@ class Removal:
     model: str
     stage: str
 
+    @property
+    def unit(self) -> str:
+        """The run or commit log that it is part of, whose files go in their order; a scratch file is its own."""
+        path = self.entry.path
+        run_id = path.split("/")[1] if path.startswith(f"{RUNS}/") else table_run(path)
+        return run_id or log_folder(path) or path
+
 
 @dataclass
 class Garbage:
-    """What to remove, in order.
+    """What no kept run refers to, in the order in which to remove it.
 
     `marked`: runs that lose results. `gone`: those that are removed whole. `kept`: how many runs stay. `notes`: what
     stays because it cannot be read.
@@ -68,7 +75,7 @@ class Garbage:
 
 
 def find_garbage(storage: Storage, keep_seconds: float, now: float | None = None) -> Garbage:
-    """What `collect` would remove. Writes nothing.
+    """All that no kept run refers to. Writes nothing.
 
     Args:
         storage: of the root.

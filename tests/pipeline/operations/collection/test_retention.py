@@ -7,7 +7,7 @@ import pytest
 from infra.errors import Corrupt
 from infra.storage.identity import InputFile
 from infra.storage.storage import Storage
-from pipeline.operations.retention import find_kept, summarised_models
+from pipeline.operations.collection.retention import find_kept, summarised_models
 from pipeline.root.layout import run_summary_file
 from pipeline.root.records import ModelRecord
 from tests.pipeline.operations.runs import FIRST, SECOND, THIRD, begin, end, fresh_root, summary

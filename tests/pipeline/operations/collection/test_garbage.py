@@ -7,7 +7,15 @@ import pytest
 from infra.commits import CommitLog
 from infra.storage.removal import Entry
 from infra.storage.storage import Storage
-from pipeline.operations.garbage import FILE, MANIFEST, RECEIPT, UNCLAIMED_SECONDS, Garbage, Removal, find_garbage
+from pipeline.operations.collection.garbage import (
+    FILE,
+    MANIFEST,
+    RECEIPT,
+    UNCLAIMED_SECONDS,
+    Garbage,
+    Removal,
+    find_garbage,
+)
 from pipeline.root.logs import rows_log
 from tests.pipeline.operations.runs import FIRST, begin, commit, end, fresh_root, summary
 

@@ -1,0 +1,1 @@
+"""What `mad gc` finds, lists and removes."""
