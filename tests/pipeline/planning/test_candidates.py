@@ -15,7 +15,6 @@ from safetensors.torch import load_file, save_file
 from infra.storage.storage import Storage
 from pipeline.config.audit_config import AuditConfig, merge
 from pipeline.errors import CannotFit, ConfigError
-from pipeline.operations.gc import collect
 from pipeline.operations.repair import repair
 from pipeline.operations.verify import verify
 from pipeline.planning.from_models import plan_audit
@@ -24,6 +23,7 @@ from pipeline.results.audit import Audit
 from pipeline.root.logs import PROBE, stage_logs
 from pipeline.run import run_audit
 from tests.audits import demo_config, gradient_tasks
+from tests.pipeline.operations.two_nights import collected
 
 ARCHITECTURE = """
 import scaling
@@ -200,7 +200,7 @@ def test_the_probe_of_a_kept_run_stays_and_earlier_ones_go(known: Home) -> None:
     os.utime(known.folder / "w.safetensors", (1, 1))
     known.audited()
     assert known.probes() == 2
-    collect(known.storage, 0)
+    collected(known.storage, 0)
     assert (known.probes(), known.planned()[1]) == (1, 0)
     assert not verify(known.storage).problems
 
@@ -228,6 +228,19 @@ def test_a_model_that_failed_is_loaded_again_so_that_what_was_overlooked_is_foun
     assert built == 1
     outcome = known.audited().outcome
     assert outcome is not None and outcome.clean and known.planned()[0].digest == plan.digest
+
+
+def test_a_probe_that_is_collected_between_plan_and_run_is_not_named(home: Home) -> None:
+    first: dict[str, JsonValue] = {"estimator": {"projection": {"rank": 2}}}
+    home.audited(**first)
+    home.audited()
+    plan = plan_audit(home.config(**first))
+    assert plan.models[0].known
+    collected(home.storage, 0)
+    audit = run_audit(plan)
+    assert PROBE not in audit.summary("net").manifests
+    assert not verify(home.storage).problems
+    assert home.planned(**first)[1] == 1
 
 
 def test_an_unknown_executor_is_refused(home: Home) -> None:
