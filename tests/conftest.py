@@ -1,5 +1,6 @@
 """Fixtures: the demo's inputs, made once a session, and audits of them."""
 
+import gc
 import os
 from collections.abc import Callable, Iterator
 from functools import cache
@@ -29,6 +30,15 @@ WITH_S3 = ("tests/infra", "tests/end_to_end", "tests/jobs")
 ZOO = pytest.mark.skip(reason="a zoo of fifty models; `make test-nights` audits it")
 REPEATED = pytest.mark.skip(reason="shown on the real S3 that MAD_S3_ENDPOINT names")
 LONG = pytest.mark.skip(reason="takes long; `make test-faults` runs it")
+
+
+gc.disable()  # what is imported stays: looking through it again and again takes a third of the collection's time
+
+
+def pytest_collection_finish() -> None:
+    """Collect garbage from now on, but for what was imported."""
+    gc.freeze()
+    gc.enable()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -7,7 +7,8 @@ import multiprocessing
 import os
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -35,14 +36,36 @@ def ended(process: BaseProcess) -> int:
     return process.exitcode
 
 
-def mad_in_process(arguments: Sequence[str], folder: Path, environment: Mapping[str, str]) -> Printed:
-    """Runs the command `mad` in a process that has this working folder and this environment alone."""
+@dataclass(frozen=True)
+class Mad:
+    """The command `mad` at work in a process of its own, and where that prints to."""
+
+    process: BaseProcess
+    printed: Sequence[Path]
+
+    def ended(self) -> Printed:
+        """What there is to see once it has ended."""
+        return Printed(ended(self.process), *(path.read_bytes() for path in self.printed))
+
+
+@contextmanager
+def begun_mad(arguments: Sequence[str], folder: Path, environment: Mapping[str, str]) -> Iterator[Mad]:
+    """The command `mad` in a process that has this working folder and this environment alone."""
     with tempfile.TemporaryDirectory() as scratch:
         printed = [Path(scratch, name) for name in ("out", "err")]
         process = FORKED.Process(target=_mad, args=(list(arguments), folder, dict(environment), printed))
         process.start()
-        code = ended(process)
-        return Printed(code, *(path.read_bytes() for path in printed))
+        try:
+            yield Mad(process, printed)
+        finally:
+            process.kill()  # nothing happens to one that has ended
+            process.join()
+
+
+def mad_in_process(arguments: Sequence[str], folder: Path, environment: Mapping[str, str]) -> Printed:
+    """Runs the command as `begun_mad` does, to its end."""
+    with begun_mad(arguments, folder, environment) as running:
+        return running.ended()
 
 
 def _mad(arguments: list[str], folder: Path, environment: dict[str, str], printed: list[Path]) -> None:
