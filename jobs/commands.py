@@ -45,9 +45,9 @@ def show_plan(path: str, cost: bool, executor: str, common: Common) -> None:
         raise typer.Exit(FAILED)
 
 
-def _planned(config: AuditConfig, common: Common) -> AuditPlan:
+def _planned(config: AuditConfig, common: Common, executor: str = "serial", address: str | None = None) -> AuditPlan:
     with PlanningDisplay(common) as display:
-        return plan_audit(config, display)
+        return plan_audit(config, executor, address, display)
 
 
 @dataclass(frozen=True)
@@ -111,7 +111,7 @@ def _wanted_verdict(options: RunOptions) -> str | None:
 
 
 def _plan_and_run(config: AuditConfig, options: RunOptions, verdict: str | None, common: Common) -> None:
-    plan = _planned(config, common)
+    plan = _planned(config, common, options.executor, options.address)
     _run(estimate_costs(plan, options.executor) if options.cost else plan, options, verdict, common)
 
 

@@ -9,18 +9,18 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 from infra.events import Event, Listener, Notice, StageEnded, Stopwatch, ignore
-from infra.execution.choose import EXECUTORS, open_executor
-from infra.execution.contract import Resources
+from infra.execution.choose import open_executor
 from infra.storage.storage import Storage
 from pipeline.errors import ConfigError
 from pipeline.planning.earlier_runs.order import LastAudit, gone_files, in_order, last_audits, waves
-from pipeline.planning.plan import AuditPlan
+from pipeline.planning.plan import AuditPlan, ModelPlan
 from pipeline.planning.recorded_contents import with_contents
+from pipeline.planning.resources import resources_of
 from pipeline.publication.notify import notify
 from pipeline.publication.publish import finish_interrupted_publication, publish
 from pipeline.publication.record import begin
 from pipeline.results.audit import Audit
-from pipeline.root.logs import STAGES
+from pipeline.root.logs import PROBE, STAGES
 from pipeline.root.mark import claim_root, root_lock
 from pipeline.root.records import RunOutcome
 from pipeline.stages.progress import ModelRun
@@ -72,7 +72,7 @@ def run_audit(
     """
     if until not in STAGES:
         raise ConfigError(f"there is no stage {until!r}; stages: {', '.join(STAGES)}")
-    plan, resources = plan.fitting(), _resources(plan, executor)
+    plan, resources = plan.fitting(), resources_of(plan.config, executor)
     with open_executor(executor, address, resources) as opened:
         runner = StepRunner({}, opened, resources, listener, known=plan.receipts)
         return _run(plan, runner, STAGES[: STAGES.index(until) + 1])
@@ -104,16 +104,10 @@ def run_audit_until(
     Raises:
         ConfigError, ClusterError, CannotFit, RootError, LockHeld, StorageError: as `run_audit`.
     """
-    plan, resources = plan.fitting(), _resources(plan, executor)
+    plan, resources = plan.fitting(), resources_of(plan.config, executor)
     with open_executor(executor, address, resources) as opened:
         runner = StepRunner({}, opened, resources, listener, passed, plan.receipts)
         return _run_in_waves(plan, runner, 1 if executor == "serial" else resources.workers)
-
-
-def _resources(plan: AuditPlan, executor: str) -> Resources:
-    if executor not in EXECUTORS:
-        raise ConfigError(f"executor {executor!r} is not available in this version; available: {', '.join(EXECUTORS)}")
-    return Resources(plan.config.run.workers, plan.config.run.gpus_per_worker, int(plan.config.run.memory_per_worker))
 
 
 def _run(plan: AuditPlan, runner: StepRunner, stages: Sequence[str]) -> Audit:
@@ -125,6 +119,7 @@ def _run(plan: AuditPlan, runner: StepRunner, stages: Sequence[str]) -> Audit:
         plan = with_contents(plan, runner.notify)
         runner = replace(runner, models=_model_runs(plan, last_audits(storage, plan), runner.notify))
         run_id = begin(storage, plan)
+        _publish_probes(storage, runner.models)
         run_stages(StageInputs(plan.config, storage, runner), stages, lock.check)
         outcome = publish(storage, run_id, plan, list(runner.models.values()), complete=stages[-1] == STAGES[-1])
     return _opened(plan, root, outcome, runner.notify)
@@ -140,6 +135,7 @@ def _run_in_waves(plan: AuditPlan, runner: StepRunner, workers: int) -> Audit:
         plan = with_contents(in_order(plan, audits), runner.notify)
         models = _model_runs(plan, audits, runner.notify)
         run_id = begin(storage, plan)
+        _publish_probes(storage, models)
         totals = StageTotals(runner.notify)
         for wave in waves(plan.models, workers):
             if runner.deadline_passed():
@@ -180,12 +176,23 @@ def _opened(plan: AuditPlan, storage: Storage, outcome: RunOutcome, listener: Li
     return Audit(storage, outcome)
 
 
+def _publish_probes(storage: Storage, models: Mapping[str, ModelRun]) -> None:
+    """Publish what planning found out about models, which it held back until the root was claimed.
+
+    What `mad gc` removed since then, because no kept run referred to it, is named no more.
+    """
+    for name, run in models.items():
+        probe = run.plan.probe
+        if probe is None:
+            continue
+        path = probe.publish(storage, name)
+        if not probe.is_published or path in run.published.values() or storage.exists(path):
+            run.manifests[PROBE] = [path]
+
+
 def _model_runs(plan: AuditPlan, audits: Mapping[str, LastAudit], listener: Listener) -> dict[str, ModelRun]:
     """All models at the start of a run; notices say which rows are computed again, and which files are gone."""
-    runs = {
-        model.name: ModelRun(model, gone_files(model, audits.get(model.name)), plan.costs.get(model.name))
-        for model in plan.models
-    }
+    runs = {model.name: _model_run(plan, model, audits.get(model.name)) for model in plan.models}
     for name, run in runs.items():
         if run.plan.recomputed:
             listener(Notice(f"model {name}: all rows are computed again, once: {run.plan.recomputed}"))
@@ -194,3 +201,8 @@ def _model_runs(plan: AuditPlan, audits: Mapping[str, LastAudit], listener: List
             line = "files that its latest run audited and that no glob finds any more"
             listener(Notice(f"model {name}: {line}: {files}"))
     return runs
+
+
+def _model_run(plan: AuditPlan, model: ModelPlan, last: LastAudit | None) -> ModelRun:
+    published = last.published if last is not None else {}
+    return ModelRun(model, gone_files(model, last), plan.costs.get(model.name), published=published)

@@ -12,15 +12,15 @@ from transformers.utils import logging
 VOCABULARY, POSITIONS = 40, 32
 
 
-def gpt2(seed: int = 0, vocabulary: int = VOCABULARY) -> PreTrainedModel:
-    """Two blocks of GPT-2, whose matrices are `Conv1D`s and whose head is tied to its embedding."""
+def gpt2(seed: int = 0, vocabulary: int = VOCABULARY, embedding: int = 24, blocks: int = 2) -> PreTrainedModel:
+    """Blocks of GPT-2, whose matrices are `Conv1D`s and whose head is tied to its embedding."""
     torch.manual_seed(seed)
     config = GPT2Config(
         vocab_size=vocabulary,
         n_positions=POSITIONS,
-        n_embd=24,
-        n_layer=2,
-        n_head=3,
+        n_embd=embedding,
+        n_layer=blocks,
+        n_head=embedding // 8,
         resid_pdrop=0,
         embd_pdrop=0,
         attn_pdrop=0,

@@ -55,6 +55,8 @@ def _planned(model: ModelPlan) -> JsonObject:
     return {
         "digest": model.digest,
         "weights": model.undone,
+        "weights_read": not (model.known or model.from_shapes),
+        "from_shapes": model.from_shapes or None,
         "row_key": model.row_key,
         "trusted": {source.file.name: source.rows for source in model.trusted},
         "audited": {source.file.name: source.rows for source in model.audited},
@@ -89,6 +91,7 @@ def plan_text(plan: AuditPlan) -> str:
         f"root: {plan.config.root}",
         f"stages: {', '.join(STAGES)}",
         table(list(COLUMNS), [_model_row(model) for model in plan.models]),
+        _weights_read(plan),
         *([cost_text(plan)] if plan.costs else []),
     ]
     for model in plan.models:
@@ -96,6 +99,14 @@ def plan_text(plan: AuditPlan) -> str:
     lines += [sentence(f"{name}: cannot be audited: {reason}") for name, reason in plan.refused.items()]
     lines += [sentence(f"cannot fit: model {name}: {reason}") for name, reason in plan.misfits.items()]
     return "\n".join(lines)
+
+
+def _weights_read(plan: AuditPlan) -> str:
+    """Of how many models planning read the weights."""
+    known, shapes = sum(one.known for one in plan.models), sum(bool(one.from_shapes) for one in plan.models)
+    read = f"weights: read of {len(plan.models) - known - shapes:,} of {len(plan.models):,} models"
+    unchanged = f"; an earlier run read those of {known:,}, which have not changed" if known else ""
+    return f"{read}{unchanged}{f'; {shapes:,} planned from shapes alone' if shapes else ''}"
 
 
 def _model_row(model: ModelPlan) -> list[str]:
@@ -124,6 +135,7 @@ def _notes(model: ModelPlan) -> list[str]:
     """What the table does not say of a model, one sentence each."""
     group = certifiable(model.config, model.recipe)
     notes = [f"warning: {warning}" for warning in model.recipe.warnings]
+    notes += [f"planned from shapes alone, no layer is checked: {model.from_shapes}"] if model.from_shapes else []
     notes += _columns_read(model) if model.config.is_text else []
     notes += [_chains(model)] if model.config.traced else []
     notes += [f"the fdr target can flag no fewer than {group:,} samples, if any"] if group else []

@@ -98,11 +98,11 @@ class RowExtractor:
     def at_once(self, batch: Measured) -> int:
         """Return how many samples like the batch's go through the model together.
 
-        On a CPU, as many as keep each layer's input within `PART_BYTES`; a forward pass on one sample, once for each
-        shape of inputs, determines it.
+        On a CPU, and of shapes alone, as many as keep each layer's input within `PART_BYTES`; a forward pass on one
+        sample, once for each shape of inputs, determines it.
         """
         tensors = [batch.inputs] if isinstance(batch.inputs, Tensor) else list(batch.inputs.values())
-        if tensors[0].device.type != "cpu" or not batch.samples:
+        if tensors[0].device.type not in ("cpu", "meta") or not batch.samples:
             return max(1, batch.samples)
         shapes = tuple(tensor.shape[1:] for tensor in tensors)
         if shapes not in self._at_once:

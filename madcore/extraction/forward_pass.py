@@ -14,7 +14,7 @@ from torch.nn.modules.batchnorm import _NormBase
 from madcore.curvature.kronecker import SideSums
 from madcore.extraction.parameter_copies import ParameterCopies, replaced
 from madcore.extraction.preparation import Preparation
-from madcore.extraction.recording import Recorder, rooted_everywhere
+from madcore.extraction.recording import Recorder, autocast_device, rooted_everywhere
 from madcore.isolation import restored
 from madcore.measurements import Measured, logits_of, real_parameter, run
 
@@ -145,6 +145,6 @@ def forward_pass(
         if precision is torch.float32:
             stack.enter_context(exact_float32(some.device))
         copies = stack.enter_context(replaced(copied, batch.samples))
-        with torch.autocast(some.device.type, dtype=precision, enabled=precision is not torch.float32):
+        with torch.autocast(autocast_device(some), dtype=precision, enabled=precision is not torch.float32):
             outputs = logits_of(run(model, batch.inputs))
         yield ForwardPass(recorder, anchor, copied, copies, outputs.to(some.dtype), outputs.detach())

@@ -66,6 +66,11 @@ class _Root(torch.autograd.Function):
         return None, grads[0].new_zeros(())
 
 
+def autocast_device(tensor: Tensor) -> str:
+    """The device that autocast is asked about: what has shapes alone is computed as on a CPU."""
+    return "cpu" if tensor.is_meta else tensor.device.type
+
+
 class Recorder:
     """The rows (n, k) of a pass under way.
 
@@ -104,7 +109,7 @@ class Recorder:
     @contextmanager
     def exact(self) -> Iterator[None]:
         """Switch the graph, autocast and recording off inside."""
-        before, self._paused, device = self._paused, True, self.rows.device.type
+        before, self._paused, device = self._paused, True, autocast_device(self.rows)
         autocast = torch.autocast(device, enabled=False) if torch.is_autocast_enabled(device) else nullcontext()
         try:
             with torch.no_grad(), autocast:

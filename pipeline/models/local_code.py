@@ -8,13 +8,14 @@ process, whatever else was imported before. What is installed is left out: versi
 import ast
 import sys
 import sysconfig
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import cache
 from pathlib import Path
 from types import ModuleType
 
 from torch import nn
 
+from infra.storage.files import digest
 from pipeline.models.stale_code import refuse_stale
 
 OWN = ("infra", "jobs", "madcore", "pipeline")  # packages of this project, whose formats at rest have versions
@@ -103,12 +104,22 @@ def _local_file(name: str) -> Path | None:
     """The file of a module from outside installed packages; None for any other, or where there is none."""
     if not name or name.partition(".")[0] in OWN:
         return None
+    path = file_of(name)
+    return None if path is None or any(path.is_relative_to(folder) for folder in _installed()) else path
+
+
+def file_of(name: str) -> Path | None:
+    """The file of a module, installed or not, found without importing any; None where there is none."""
     loaded = sys.modules.get(name)
     file = _origin(name) if loaded is None else getattr(loaded, "__file__", None)
     path = Path(file).resolve() if isinstance(file, str) else None
-    if path is None or not path.is_file() or any(path.is_relative_to(folder) for folder in _installed()):
-        return None
-    return path
+    return path if path is not None and path.is_file() else None
+
+
+def is_unchanged(code: Mapping[str, str]) -> bool:
+    """Whether the file of each of these modules still has this digest; none is imported."""
+    paths = {name: file_of(name) for name in code}
+    return all(path is not None and digest(path.read_bytes()) == code[name] for name, path in paths.items())
 
 
 def _origin(name: str) -> str | None:

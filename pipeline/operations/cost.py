@@ -24,7 +24,7 @@ from pipeline.root.mark import check_root, root_storage
 from pipeline.stages.curvature.tasks import moment_ranges
 from pipeline.stages.reporting.decisions import TOP_FLAGGED
 
-RUN_REQUESTS, MODEL_REQUESTS, DONE_MODEL_REQUESTS, SOURCE_REQUESTS = 50, 59, 60, 5
+RUN_REQUESTS, MODEL_REQUESTS, DONE_MODEL_REQUESTS, SOURCE_REQUESTS = 50, 62, 26, 5
 
 
 ROW_TASK, TRUSTED_PART, SUMMED_PART, FITTED_PART, SCORED_PART, REPORTED_PART = 4, 13, 4, 3, 5, 5
@@ -65,8 +65,9 @@ def estimate_costs(plan: AuditPlan, executor: str = "serial") -> AuditPlan:
     torch.set_num_threads(before if executor == "serial" else 1)
     try:
         workers = 1 if executor == "serial" else config.run.workers
-        left = {model.name: remaining_work(storage, model, audits.get(model.name)) for model in plan.models}
-        costs = {model.name: _cost(config, model, left[model.name], workers) for model in plan.models}
+        loadable = [model for model in plan.models if not model.from_shapes]
+        left = {model.name: remaining_work(storage, model, audits.get(model.name)) for model in loadable}
+        costs = {model.name: _cost(config, model, left[model.name], workers) for model in loadable}
     finally:
         torch.set_num_threads(before)
     return replace(plan, costs=costs)
@@ -117,7 +118,7 @@ def _read(plan: ModelPlan, left: RemainingWork, sample_bytes: float, part_bytes:
     """Bytes that planning, tasks and workers read; in blocks from a store, so a small file is read whole each time."""
     config, tasks, traced = plan.config, (*left.own, *left.curvature_rows), plan.config.traced is not None
     trusted, scored, audited = (plan.tasks_of(sources) for sources in (plan.trusted, left.scored, plan.audited))
-    weights = 4 * plan.recipe.weights * (1 + workers * bool(tasks))
+    weights = 4 * plan.recipe.weights * ((not plan.known) + workers * bool(tasks))
     planned = PLAN_READS * sum(_block(task) for task in trusted[:1]) + sum(_block(task) for task in audited[:1])
     inputs = sum(_block(task, _share(task)) for task in tasks)
     labels = left.curvature * sum(_block(task) for task in trusted if "label" in task.source.truth)

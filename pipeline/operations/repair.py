@@ -17,7 +17,7 @@ from infra.storage.storage import Storage
 from pipeline.artifacts.scores import TABLE
 from pipeline.root.documents import AnyDocument, read_document
 from pipeline.root.layout import collected_file, outcome_file, run_summary_file, runs, summary_file, table_file
-from pipeline.root.logs import STAGES, stage_logs
+from pipeline.root.logs import LOGGED, stage_logs
 from pipeline.root.mark import root_lock
 from pipeline.root.records import OutcomeRecord
 from pipeline.root.summary import Summary, TableSummary
@@ -38,7 +38,7 @@ def repair(root: Storage, models: Sequence[str], listener: Listener = ignore) ->
     found, watch = list[str](), Stopwatch()
     with root_lock(root) as lock:
         storage = lock.guarded()
-        logs = [(name, log) for name in models for stage in STAGES for log in stage_logs(storage, name, stage)]
+        logs = [(name, log) for name in models for stage in LOGGED for log in stage_logs(storage, name, stage)]
         listener(StageStarted(STEP, len(logs), 0))
         for name, log in logs:
             found += _repair_while_held(log)

@@ -21,7 +21,7 @@ from pipeline.root.layout import (
     summary_file,
     table_file,
 )
-from pipeline.root.logs import STAGES, stage_logs
+from pipeline.root.logs import LOGGED, stage_logs
 from pipeline.root.mark import open_root
 from pipeline.root.records import OutcomeRecord, RunRecord
 from pipeline.root.summary import Summary
@@ -52,7 +52,7 @@ def verify(storage: Storage, listener: Listener = ignore) -> Findings:
     """
     open_root(storage)
     findings, watch = Findings(), Stopwatch()
-    logs = [(name, log) for name in models(storage) for stage in STAGES for log in stage_logs(storage, name, stage)]
+    logs = [(name, log) for name in models(storage) for stage in LOGGED for log in stage_logs(storage, name, stage)]
     listener(StageStarted("verify", len(logs), 0))
     for name, log in logs:
         _check_log(log, findings)

@@ -1,11 +1,13 @@
-"""The plan of an audit: every model is loaded once, checked, and measured; nothing is written."""
+"""The plan of an audit: every model is checked and measured, by loading it where the root does not know it."""
 
-from collections.abc import Callable
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 
 from infra.errors import StorageError
 from infra.events import Listener, Planning, ignore
-from infra.execution.threads import compute_threads, run_in_compute_thread
+from infra.execution.threads import compute_threads
 from madcore import MadcoreError
 from madcore.extraction.vjp_fallback import CHUNK_BYTES
 from pipeline.config.audit_config import AuditConfig
@@ -13,76 +15,109 @@ from pipeline.config.schema import ModelConfig
 from pipeline.data.batches import BATCH_MULTIPLE, ImageInputs, ModelInputs, TextInputs
 from pipeline.data.reviews import read_reviews
 from pipeline.errors import ConfigError, SourceError
+from pipeline.planning.candidates import Candidate, Probed, find_candidate, probe_candidates
 from pipeline.planning.checks.labels import labels_outside
-from pipeline.planning.checks.limits import check_samples
 from pipeline.planning.earlier_runs.known_files import KnownFiles
 from pipeline.planning.earlier_runs.rows import outdated_rows
-from pipeline.planning.files import SampleFiles, find_files
+from pipeline.planning.files import SampleFiles
 from pipeline.planning.memory import Shapes, project_memory, shapes_of_rows
 from pipeline.planning.plan import HELD_OUT_SAMPLES, SNAPSHOT_BYTES, AuditPlan, ModelPlan
 from pipeline.planning.probe.found import Probe
-from pipeline.planning.probe.model import probe
+from pipeline.planning.probe.task import Report
 from pipeline.planning.recipe import ROWS_FORMAT, RowRecipe, count_labels
+from pipeline.planning.resources import resources_of
 from pipeline.planning.row_keys import row_key, snapshots_key
 from pipeline.root.mark import check_root, root_storage
 from pipeline.root.runs import Runs
 
 
-def plan_audit(config: AuditConfig, listener: Listener = ignore) -> AuditPlan:
-    """Load every model once, check its layers against autograd, read the schemas of all files, and write nothing.
+def plan_audit(
+    config: AuditConfig, executor: str = "serial", address: str | None = None, listener: Listener = ignore
+) -> AuditPlan:
+    """Plan every model: check it, read the schemas of all files, and write nothing.
+
+    A model that the root knows is not loaded, unless it failed in the latest run. A worker loads any other once, and
+    checks its layers against autograd; a run of the plan stores what was found out.
 
     Args:
         config: the audit.
+        executor: where models are loaded: `serial`, in this process, or `ray`, on a cluster.
+        address: of the Ray cluster to join; None takes RAY_ADDRESS from the environment, or else starts one here.
         listener: told what is being done, by events `Planning`, from more than one thread.
 
     Raises:
-        ConfigError: no model is left to run, with every reason; or the table of reviews cannot be used.
+        ConfigError: no such executor; no model is left to run, with every reason; or the table of reviews cannot be
+            used.
         RootError: the config's root is not one.
+        ClusterError: no cluster answers, or it lacks what the config requires.
     """
-    storage = root_storage(config.root)
-    check_root(storage)
+    resources_of(config, executor)
+    storage, report = root_storage(config.root), _reporter(config, listener)
+    root = storage if check_root(storage) is not None else None
     reviews, earlier = read_reviews(config), Runs(storage)
-    models, refused, known = [], {}, KnownFiles(earlier)
-    for number, model in enumerate(config.models, start=1):
-        report = _reporter(listener, model.name, number, len(config.models))
-        try:
-            plan = _plan_model(config, model, known, report)
-            models.append(replace(plan, recomputed=outdated_rows(earlier, plan)))
-        except (SourceError, StorageError, MadcoreError) as error:
-            refused[model.name] = str(error)
-    if not models:
+    refused, candidates, files = dict[str, str](), dict[str, Candidate](), KnownFiles(earlier)
+    for model in config.models:
+        with _refusal(refused, model.name):
+            candidates[model.name] = find_candidate(config, model, root, files, partial(report, model.name))
+    doubted = earlier.failed_in_latest()
+    settled = {name: one for name, one in candidates.items() if name not in doubted}
+    probed = {name: known for name, one in settled.items() if (known := one.known) is not None}
+    unknown = [one for name, one in candidates.items() if name not in probed]
+    for outcome in probe_candidates(config, unknown, executor, address, report):
+        name = outcome.task.model
+        if outcome.result is None:
+            refused[name] = str(outcome.error)
+        else:
+            probed[name] = candidates[name].probed(*outcome.result)
+    plans = dict[str, ModelPlan]()
+    for name, one in candidates.items():
+        with _refusal(refused, name):
+            if name in probed:
+                plan = _plan_model(config, one, probed[name])
+                plans[name] = replace(plan, recomputed=outdated_rows(earlier, plan))
+    refused = {model.name: refused[model.name] for model in config.models if model.name in refused}
+    if not plans:
         raise ConfigError("; ".join(f"model {name}: {reason}" for name, reason in refused.items()))
-    return AuditPlan(config, tuple(models), refused, reviews)
+    return AuditPlan(config, tuple(plans.values()), refused, reviews)
 
 
-def _reporter(listener: Listener, model: str, number: int, models: int) -> Callable[[str], None]:
-    return lambda doing: listener(Planning(model, number, models, doing))
+@contextmanager
+def _refusal(refused: dict[str, str], model: str) -> Iterator[None]:
+    """Refuses one model of several for what is wrong with it."""
+    try:
+        yield
+    except (SourceError, StorageError, MadcoreError) as error:
+        refused[model] = str(error)
 
 
-def _plan_model(config: AuditConfig, model: ModelConfig, known: KnownFiles, report: Callable[[str], None]) -> ModelPlan:
-    report("reading the schemas of its files")
-    files = find_files(config, model, known.identify)
+def _reporter(config: AuditConfig, listener: Listener) -> Report:
+    numbers = {model.name: number for number, model in enumerate(config.models, start=1)}
+    return lambda model, doing: listener(Planning(model, numbers[model], len(numbers), doing))
+
+
+def _plan_model(config: AuditConfig, candidate: Candidate, probed: Probed) -> ModelPlan:
+    model, files, found = candidate.model, candidate.samples, probed.probe
     samples = sum(source.rows for source in files.trusted)
-    check_samples(model, samples)
-    probed = run_in_compute_thread(probe, config, model, files.trusted, report)
-    warnings = (*probed.warnings, *_odd_labels(model, files, probed))
-    if isinstance(probed.inputs, TextInputs):
-        files = files.without_token_types() if probed.reads_token_types else files
-        files = files.without_padded(probed.inputs.limits)
-    recipe = _recipe(config, model, files, probed, warnings)
-    inputs, shapes = _batched(
-        probed, _shapes(config, model, probed, recipe, samples), int(config.run.memory_per_worker)
-    )
+    warnings = (*found.warnings, *_odd_labels(model, files, found))
+    if isinstance(found.inputs, TextInputs):
+        files = files.without_token_types() if found.reads_token_types else files
+        files = files.without_padded(found.inputs.limits)
+    recipe = _recipe(config, model, files, found, warnings)
+    shapes = _shapes(config, model, found, recipe, samples)
+    inputs, shapes = _batched(found, shapes, int(config.run.memory_per_worker))
     return ModelPlan(
         config=model,
-        source=probed.source,
-        undone=probed.undone,
-        digest=probed.digest,
-        row_key=row_key(model, probed, files.sampling),
+        source=found.source,
+        undone=found.undone,
+        digest=found.digest,
+        row_key=row_key(model, found, files.sampling),
         recipe=recipe.model_copy(update={"inputs": inputs}),
         sides=recipe.sides,
         refused_files=files.refused,
         memory=project_memory(shapes),
+        probe=probed.artifact,
+        from_shapes=found.from_shapes,
+        weightless=found.weightless,
     )
 
 

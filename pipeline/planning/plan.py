@@ -16,10 +16,11 @@ from pipeline.config.curvature import FACTORED
 from pipeline.config.schema import ModelConfig
 from pipeline.data.batches import ModelInputs
 from pipeline.data.sources import Source
-from pipeline.errors import CannotFit
+from pipeline.errors import CannotFit, ConfigError
 from pipeline.keys import key_of
 from pipeline.planning.checks.limits import describe_misfit
 from pipeline.planning.memory import ProjectedMemory
+from pipeline.planning.probe.stored import ProbeArtifact
 from pipeline.planning.recipe import EarlierRun, RowRecipe, count_labels, projection_of, samples_of
 from pipeline.root.logs import Receipts, rows_log
 
@@ -59,7 +60,9 @@ class ModelPlan:
     stored rows of a higher rank are read, None where they have that rank. `stored`: the earlier run whose rows are
     used as they are, None where rows are computed. `dropped`: ids of trusted samples that neither explain nor
     calibrate. `recomputed`: why rows that an earlier version stored are computed again, "" where none are.
-    `undone`: how the weights were taken out of the file's wrappers and prefixes, "" where they were in none.
+    `undone`: how the weights were taken out of the file's wrappers and prefixes, "" where they were in none. `probe`:
+    what planning found out about the model, where that can be used again. `from_shapes`: why the plan follows from
+    shapes alone, "" where the model has been loaded; `weightless`: whether that is for want of weights.
 
     Where a method takes `labels`, that is the number of labels per sample of a `RowTask`.
     """
@@ -77,11 +80,19 @@ class ModelPlan:
     dropped: tuple[str, ...] = ()
     recomputed: str = ""
     undone: str = ""
+    probe: ProbeArtifact | None = None
+    from_shapes: str = ""
+    weightless: bool = False
 
     @property
     def name(self) -> str:
         """The model's name."""
         return self.config.name
+
+    @property
+    def known(self) -> bool:
+        """Whether the root knew the model, so that planning read no weights."""
+        return self.probe is not None and self.probe.is_published
 
     @property
     def trusted(self) -> tuple[Source, ...]:
@@ -249,7 +260,7 @@ class AuditPlan:
     @property
     def complete(self) -> bool:
         """Whether every model and every file of the config is in the plan."""
-        return not self.refused and not any(model.refused_files for model in self.models)
+        return not self.refused and not any(model.refused_files or model.weightless for model in self.models)
 
     @property
     def misfits(self) -> dict[str, str]:
@@ -259,16 +270,20 @@ class AuditPlan:
         return {model.name: describe_misfit(model.config, model.memory, granted) for model in large}
 
     def fitting(self) -> "AuditPlan":
-        """The plan of the models that fit, the others refused.
+        """The plan of the models that fit and have weights, the others refused.
 
         Raises:
             CannotFit: none fits.
+            ConfigError: none has weights.
         """
-        misfits = self.misfits
-        if len(misfits) == len(self.models):
-            raise CannotFit("; ".join(f"model {name}: {reason}" for name, reason in misfits.items()))
-        models = tuple(model for model in self.models if model.name not in misfits)
-        return replace(self, models=models, refused={**self.refused, **misfits})
+        without = {model.name: model.from_shapes for model in self.models if model.weightless}
+        misfits = {name: reason for name, reason in self.misfits.items() if name not in without}
+        unfit = {**without, **misfits}
+        if len(unfit) == len(self.models):
+            reasons = "; ".join(f"model {name}: {reason}" for name, reason in unfit.items())
+            raise CannotFit(reasons) if misfits else ConfigError(reasons)
+        models = tuple(model for model in self.models if model.name not in unfit)
+        return replace(self, models=models, refused={**self.refused, **unfit})
 
 
 def row_task_log(storage: Storage, plan: ModelPlan, source: Source, labels: int) -> CommitLog:

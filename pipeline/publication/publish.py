@@ -124,8 +124,8 @@ def _shown(storage: Storage, model: str) -> Summary | None:
 
 
 def _can_be_published(storage: Storage, model: str, summary: Summary) -> bool:
-    """Whether a table is not published, and its report is there, undamaged."""
-    if storage.exists(table_file(model, summary.run_id)):
+    """Whether a table of its own is not published, and its report is there, undamaged."""
+    if summary.same_as is not None or storage.exists(table_file(model, summary.run_id)):
         return False
     report, table = report_file(summary.report_folder, TABLE), summary.table
     return not damage_of(storage, report, table.sha256, table.bytes)

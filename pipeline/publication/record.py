@@ -69,4 +69,5 @@ def _model_record(model: ModelPlan) -> ModelRecord:
         rows_of=model.stored.run_id if model.stored else None,
         dropped=tuple(model.dropped) if model.stored else None,
         rows=model.recipe.model_dump(mode="json"),
+        probe=model.probe.key if model.probe is not None else None,
     )

@@ -38,6 +38,7 @@ def publish_pages(storage: Storage, failures: Mapping[str, str], known: Runs | N
         try:
             summary = read_summary(storage, name)
             if summary is not None:
+                known.remember(summary, name)
                 images[name] = _images(storage, summary)
                 summaries.append(summary)
                 histories[name] = history(known, name)

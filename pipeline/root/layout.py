@@ -3,6 +3,7 @@
     mad.json                                   the root's mark: format and audit id
     .lock/                                     which process runs an audit here (see infra.locks)
     .gc/                                       what `mad gc` found and removes later
+    <model>/probe/<key>/                       commit log: what planning found out about the model
     <model>/gradients/<row key>/<source key>/  commit log: rows of one source file
     <model>/gradients/<snapshots key>/chain-N/ commit log: segments of a chain of sampled weights
     <model>/curvature/<key>/                   commit log: factor and references

@@ -10,13 +10,22 @@ SPLIT, FACTOR, MOMENT, BASIS, EIGENVALUES = "split", "factor", "moment", "basis"
 
 STAGES = ("gradients", "curvature", "scoring", "reporting")
 
+PROBE = "probe"  # of a model, which planning makes
+
+LOGGED = (PROBE, *STAGES)  # folders of a model that hold commit logs
+
 READERS = 8
 
 Receipts = Mapping[str, Mapping[str, Receipt]]  # by task, by the folder of their log
 
 NO_RECEIPTS: Receipts = {}
 
-KEYED_ONCE = ("curvature", "reporting")  # the other stages have a log per source file below their key
+KEYED_ONCE = (PROBE, "curvature", "reporting")  # the other stages have a log per source file below their key
+
+
+def probe_log(storage: Storage, model: str, key: str) -> CommitLog:
+    """What planning found out about a model."""
+    return CommitLog(storage, f"{model}/{PROBE}/{key}")
 
 
 def rows_log(storage: Storage, model: str, row_key: str, source_key: str) -> CommitLog:

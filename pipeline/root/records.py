@@ -25,7 +25,8 @@ class ModelRecord(DocumentPart):
     `row_key` and `sources` are the key of its rows and the files that it was planned with, by source key;
     `fitted_key` and `fitted_sources` are those of the rows that the curvature needs besides, where it does.
     `rows_of`: the run whose rows are used, where they are an earlier run's, and `dropped` the trusted samples left
-    out by id. `rows`: a `RowRecipe`, None in records of early versions.
+    out by id. `rows`: a `RowRecipe`, None in records of early versions. `probe`: the key of what planning found out
+    about the model, where that is kept.
     """
 
     digest: str = ""
@@ -37,6 +38,7 @@ class ModelRecord(DocumentPart):
     rows_of: str | None = optional_key()
     dropped: tuple[str, ...] | None = optional_key()
     rows: dict[str, JsonValue] | None = optional_key()
+    probe: str | None = optional_key()
 
     @property
     def row_places(self) -> list[tuple[str, str]]:

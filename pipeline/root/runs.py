@@ -32,6 +32,7 @@ class Runs:
         self.record = cache(self._read_record)
         self.summary = cache(self._read_summary)
         self.reviews = cache(self._read_reviews)
+        self._remembered: dict[tuple[str, str], Summary] = {}
 
     @property
     def ids(self) -> tuple[str, ...]:
@@ -48,6 +49,15 @@ class Runs:
             summary = self.summary(run_id, model) if model in self.outcome(run_id).summaries else None
             if summary is not None:
                 yield summary
+
+    def remember(self, summary: Summary, model: str) -> None:
+        """Take note of a run's summary of a model that was read elsewhere."""
+        self._remembered[summary.run_id, model] = summary
+
+    def failed_in_latest(self) -> frozenset[str]:
+        """The models of which the latest run that ended, complete or not, could not do everything."""
+        ended = next((found for run_id in self.ids if (found := self.outcome(run_id)).ended), None)
+        return frozenset((*ended.failures, *ended.failed_tasks) if ended is not None else ())
 
     def find(self, text: str) -> str:
         """The completed run whose id begins with a text.
@@ -84,7 +94,8 @@ class Runs:
         return self._read(run_file(run_id), RunRecord) or RunRecord()
 
     def _read_summary(self, run_id: str, model: str) -> Summary | None:
-        return self._read(run_summary_file(run_id, model), Summary)
+        known = self._remembered.get((run_id, model))
+        return known if known is not None else self._read(run_summary_file(run_id, model), Summary)
 
     def _read_reviews(self, run_id: str) -> Mapping[str, str]:
         """Verdicts of reviews by sample id, as a run found them; raises StorageError where they are gone or damaged."""

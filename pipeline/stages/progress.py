@@ -1,8 +1,11 @@
 """The progress of each model in a run: what its stages made, what they cost, and why it stopped if it did."""
 
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 
-from infra.commits import Receipt
+from infra.commits import CommitLog, Receipt
+from infra.errors import Missing
 from pipeline.artifacts.parts import CurvatureFolders, RowsPart, ScorePart
 from pipeline.planning.plan import Cost, ModelPlan
 from pipeline.root.logs import STAGES
@@ -44,7 +47,8 @@ class ModelRun:
     that the curvature is made of, where those are others.
     `snapshots`: folders of the weights that traces are taken at, in order; `segments`: all folders of each chain, which
     took their gradients of all but `sampling_left_out` samples of the sampling set.
-    `manifests`: what the stages published, by what it holds.
+    `manifests`: what the stages published, by what it holds. `published`: paths of the manifests that the latest
+    completed run named, by the folders of their logs.
     """
 
     plan: ModelPlan
@@ -66,11 +70,32 @@ class ModelRun:
     report: Receipt | None = None
     report_folder: str = ""
     manifests: dict[str, list[str]] = field(default_factory=dict)
+    published: Mapping[str, str] = field(default_factory=dict)
+    _listed: dict[str, Mapping[str, Receipt]] = field(default_factory=dict)
 
     @property
     def runnable(self) -> bool:
         """Whether its next stage can begin."""
         return not (self.failure or self.unreached)
+
+    def listed(self, log: CommitLog) -> Mapping[str, Receipt]:
+        """The receipts, by task, in the manifest that the latest completed run named of a log; none where it is gone.
+
+        One request tells them, for they are never changed; the log itself may hold more.
+
+        Raises:
+            Corrupt: the manifest is damaged.
+        """
+        path = self.published.get(log.folder)
+        if path is not None and log.folder not in self._listed:
+            with suppress(Missing):
+                self._listed[log.folder] = {receipt.task: receipt for receipt in log.manifest(path).receipts}
+        return self._listed.get(log.folder, {})
+
+    def publish(self, log: CommitLog, receipts: Sequence[Receipt]) -> str:
+        """Publish these receipts in this order; returns the manifest's path. What is published already is left."""
+        listed = self._listed.get(log.folder, {})
+        return self.published[log.folder] if listed and [*listed.values()] == [*receipts] else log.publish(receipts)
 
     @property
     def costs(self) -> dict[str, StageSummary]:

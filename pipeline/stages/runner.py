@@ -136,7 +136,7 @@ class StepRunner:
         self, stage: str, model: str, jobs: Sequence[Job[Task]], results: dict[Place, Receipt | Failure]
     ) -> list[Job[Task]]:
         """The jobs still to do; receipts of the others, and of those to be tried again, go to `results`."""
-        receipts = read_receipts({job.log.folder: job.log for job in jobs}, self.known)
+        receipts = self._receipts(self.models[model], jobs)
         pending = []
         for job in jobs:
             receipt = receipts[job.log.folder].get(job.task.name)
@@ -149,6 +149,13 @@ class StepRunner:
             else:
                 self.models[model].stages[stage].tasks_reused += 1
         return pending
+
+    def _receipts(self, model: ModelRun, jobs: Sequence[Job[Task]]) -> Receipts:
+        """The receipts of each job's log, by folder: those that a manifest lists, where it lists those of all jobs."""
+        logs = {job.log.folder: job.log for job in jobs}
+        listed = {folder: model.listed(log) for folder, log in logs.items()}
+        open_logs = {job.log.folder: job.log for job in jobs if job.task.name not in listed[job.log.folder]}
+        return {**listed, **(read_receipts(open_logs, self.known) if open_logs else {})}
 
     def _execute(
         self,

@@ -111,7 +111,7 @@ def test_credentials_that_expire_during_a_run_lose_nothing(
 ) -> None:
     """What was committed before is reused when the run is started again with new ones."""
     answer = error_answer("400 Bad Request", "ExpiredToken")
-    with broken_wire(service.port, Fault(b"PUT ", after=15, times=1000, answer=answer)) as endpoint:
+    with broken_wire(service.port, Fault(b"PUT ", after=18, times=1000, answer=answer)) as endpoint:
         speak_to(endpoint, service.owner, monkeypatch)
         ended = mad("run", str(config))
     assert ended.code == 1

@@ -79,7 +79,7 @@ def test_verify_reads_all_and_finds_nothing(finished: tuple[Path, Ended]) -> Non
     ended = mad("verify", root)
     assert ended.code == 0
     assert ended.out.splitlines()[-1] == "all as written"
-    assert ended.err.startswith("verify: 5 of 5 tasks")
+    assert ended.err.startswith("verify: 6 of 6 tasks")
     assert mad("verify", root, "-q").err == ""
     found = mad("verify", root, "--output", "json").document
     receipts = sum("/receipts/" in path for path in before)

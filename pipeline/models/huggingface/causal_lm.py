@@ -34,6 +34,9 @@ if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
 
 
+MOST_LAYERS = 10_000
+
+
 PLAIN = (None, "eager", "sdpa")
 
 
@@ -42,11 +45,15 @@ Mismatch = tuple[str, Sequence[int], Sequence[int]]
 
 @dataclass(frozen=True)
 class CausalLM:
-    """A causal language model on the CPU, float32, in eval mode, without a cache of keys and values."""
+    """A causal language model on the CPU, float32, in eval mode, without a cache of keys and values.
+
+    `code`: the digest of the module of its class, by name.
+    """
 
     module: nn.Module
     digest: str
     limits: TextLimits
+    code: Mapping[str, str]
 
 
 def load_causal_lm(config: AuditConfig, name: str) -> CausalLM:
@@ -55,11 +62,7 @@ def load_causal_lm(config: AuditConfig, name: str) -> CausalLM:
     Raises:
         SourceError: transformers is not installed, or the folder, its config or its weights are unusable.
     """
-    if importlib.util.find_spec("transformers") is None:
-        raise SourceError(
-            f"huggingface {name}: needs the package transformers, which is not installed; "
-            "install it with the extra of madaudit, in a clone: pip install '.[text]'"
-        )
+    _check_installed(name)
     folder = find_folder(config, name)
     files = weight_files(folder, name)
     check_sizes(folder, files, name)
@@ -69,12 +72,47 @@ def load_causal_lm(config: AuditConfig, name: str) -> CausalLM:
         _check_values(module, files, name)
     module.config.use_cache = False
     code = Path(inspect.getfile(type(module)))
-    parts = [*(_file_digest(file) for file in (folder / CONFIG, *files, code)), type(module).__name__]
+    written = [_file_digest(file) for file in (folder / CONFIG, *files, code)]
+    parts = [*written, type(module).__name__]
+    limits = _limits(module, folder)
+    return CausalLM(module.eval(), digest("\n".join(parts).encode()), limits, {type(module).__module__: written[-1]})
+
+
+def causal_lm_shapes(config: AuditConfig, name: str) -> CausalLM:
+    """The model that a folder's config describes, on torch's meta device: shapes alone, whose digest is "".
+
+    Raises:
+        SourceError: the folder or its config is unusable.
+    """
+    _check_installed(name)
+    folder = find_folder(config, name)
+    check_config(folder, name)
+    with user_code(f"huggingface {name}"), _quiet():
+        described = _config_of(folder, name)
+        layers = int(getattr(described.get_text_config(), "num_hidden_layers", 0) or 0)
+        if layers > MOST_LAYERS:
+            raise SourceError(
+                f"huggingface {name}: {CONFIG} describes {layers:,} layers, at most {MOST_LAYERS:,} are planned "
+                "without their weights; is it the right folder?"
+            )
+        module = _on_meta(described).float()
+    module.config.use_cache = False
+    return CausalLM(module.eval(), "", _limits(module, folder), {})
+
+
+def _check_installed(name: str) -> None:
+    if importlib.util.find_spec("transformers") is None:
+        raise SourceError(
+            f"huggingface {name}: needs the package transformers, which is not installed; "
+            "install it with the extra of madaudit, in a clone: pip install '.[text]'"
+        )
+
+
+def _limits(module: "PreTrainedModel", folder: Path) -> TextLimits:
     text = module.config.get_text_config()
     vocabulary = int(text.vocab_size)
     padding = padding_tokens([module.config, text, getattr(module, "generation_config", None)], folder, vocabulary)
-    limits = TextLimits(vocabulary, getattr(text, "max_position_embeddings", None), padding)
-    return CausalLM(module.eval(), digest("\n".join(parts).encode()), limits)
+    return TextLimits(vocabulary, getattr(text, "max_position_embeddings", None), padding)
 
 
 def _refuse_more_than_held(config: "PretrainedConfig", folder: Path, name: str) -> None:
@@ -98,21 +136,31 @@ def _refuse_more_than_held(config: "PretrainedConfig", folder: Path, name: str) 
 
 
 def _count_parameters(config: "PretrainedConfig") -> int:
+    return sum(parameter.numel() for parameter in _on_meta(config).parameters())
+
+
+def _on_meta(config: "PretrainedConfig") -> "PreTrainedModel":
     from transformers import AutoModelForCausalLM  # noqa: PLC0415 - of the extra, and slow to import
 
     with torch.device("meta"):
-        module = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
-    return sum(parameter.numel() for parameter in module.parameters())
+        return AutoModelForCausalLM.from_config(config, trust_remote_code=False)
 
 
-def _load(folder: Path, name: str) -> "PreTrainedModel":
+def _config_of(folder: Path, name: str) -> "PretrainedConfig":
     # An extra, and slow to import.
-    from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig, AutoModelForCausalLM  # noqa: PLC0415
+    from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig  # noqa: PLC0415
 
     config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
         raise SourceError(f"huggingface {name}: a model of type {config.model_type} is not a causal language model")
     _attend_plainly(config)
+    return config
+
+
+def _load(folder: Path, name: str) -> "PreTrainedModel":
+    from transformers import AutoModelForCausalLM  # noqa: PLC0415 - of the extra, and slow to import
+
+    config = _config_of(folder, name)
     _refuse_more_than_held(config, folder, name)
     model, found = AutoModelForCausalLM.from_pretrained(
         folder,

@@ -1,9 +1,11 @@
 """A Hugging Face folder: where it is, which of its files hold the weights, and whether they are safe to parse."""
 
 import json
+import math
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from infra.execution.contract import describe
 from infra.storage.urls import path_on_disk
@@ -16,6 +18,9 @@ CONFIG, WEIGHTS = "config.json", "model.safetensors"
 
 
 INDEX, ADAPTER = "model.safetensors.index.json", "adapter_config.json"
+
+
+GENERATION, TOKENIZER = "generation_config.json", "tokenizer_config.json"
 
 
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl", "*.h5", "*.msgpack")
@@ -97,6 +102,14 @@ def weight_files(folder: Path, name: str) -> list[Path]:
     raise SourceError(f"huggingface {name}: has neither {WEIGHTS} nor {INDEX}; files there: {here}")
 
 
+def has_weights(folder: Path) -> bool:
+    """Whether a folder with a config holds any weights, of whatever kind, or an adapter."""
+    names = (WEIGHTS, INDEX, ADAPTER)
+    kinds = ("*.safetensors", *PICKLES)
+    here = any((folder / name).exists() for name in names) or any(any(folder.glob(kind)) for kind in kinds)
+    return here or not (folder / CONFIG).is_file()
+
+
 def _shards(folder: Path, name: str) -> list[Path]:
     try:
         shards = sorted(set(json.loads((folder / INDEX).read_bytes())["weight_map"].values()))
@@ -113,14 +126,43 @@ def _shards(folder: Path, name: str) -> list[Path]:
     return [folder / shard for shard in shards]
 
 
+def documents(folder: Path, name: str) -> list[Path]:
+    """The documents there that say what the weights mean and which tokens pad, each small enough to be read.
+
+    Raises:
+        SourceError: one is too large.
+    """
+    here = [folder / document for document in (CONFIG, INDEX, GENERATION, TOKENIZER)]
+    found = [document for document in here if document.is_file()]
+    for document in found:
+        _check_size(document, name)
+    return found
+
+
 def types_of(files: Sequence[Path]) -> dict[str, str]:
     """The type of each tensor, as the headers of safetensors files say, which a reader has found sound."""
-    types: dict[str, str] = {}
+    return {key: tensor["dtype"] for header in map(_header, files) for key, tensor in header.items()}
+
+
+def count_numbers(files: Sequence[Path], name: str) -> int:
+    """How many numbers safetensors files hold, as their headers say.
+
+    Raises:
+        SourceError: a header claims too much, or is not readable.
+    """
     for path in files:
         with path.open("rb") as file:
-            header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
-        types |= {key: tensor["dtype"] for key, tensor in header.items() if key != "__metadata__"}
-    return types
+            check_header(file.read(8), f"huggingface {name}: {path.name}")
+    try:
+        return sum(math.prod(tensor["shape"]) for header in map(_header, files) for tensor in header.values())
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise SourceError(f"huggingface {name}: a header is not readable ({describe(error)})") from error
+
+
+def _header(path: Path) -> dict[str, Any]:
+    with path.open("rb") as file:
+        header: dict[str, Any] = json.loads(file.read(int.from_bytes(file.read(8), "little")))
+    return {key: tensor for key, tensor in header.items() if key != "__metadata__"}
 
 
 def check_sizes(folder: Path, files: Sequence[Path], name: str) -> None:
@@ -130,12 +172,7 @@ def check_sizes(folder: Path, files: Sequence[Path], name: str) -> None:
         SourceError: one is too large, or claims too much.
     """
     for document in (folder / CONFIG, folder / INDEX):
-        size = document.stat().st_size if document.is_file() else 0
-        if size > LARGEST_HEADER:
-            raise SourceError(
-                f"huggingface {name}: {document.name} has {size:,} bytes, at most {LARGEST_HEADER:,} are read; "
-                "is it the right folder?"
-            )
+        _check_size(document, name)
     for path in files:
         with path.open("rb") as file:
             start = file.read(LOOKED_AT)
@@ -143,3 +180,12 @@ def check_sizes(folder: Path, files: Sequence[Path], name: str) -> None:
         if other:
             raise SourceError(f"huggingface {name}: {path.name} {other}")
         check_header(start[:8], f"huggingface {name}: {path.name}")
+
+
+def _check_size(document: Path, name: str) -> None:
+    size = document.stat().st_size if document.is_file() else 0
+    if size > LARGEST_HEADER:
+        raise SourceError(
+            f"huggingface {name}: {document.name} has {size:,} bytes, at most {LARGEST_HEADER:,} are read; "
+            "is it the right folder?"
+        )

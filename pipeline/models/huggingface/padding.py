@@ -4,9 +4,8 @@ import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from pipeline.models.huggingface.folder import TOKENIZER
 from pipeline.models.weights.reading import LARGEST_HEADER
-
-TOKENIZER = "tokenizer_config.json"
 
 
 def padding_tokens(configs: Sequence[object], folder: Path, vocabulary: int) -> tuple[int, ...]:

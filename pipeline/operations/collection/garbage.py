@@ -13,7 +13,7 @@ from infra.storage.removal import Entry, entries
 from infra.storage.storage import SCRATCH, Storage
 from pipeline.operations.collection.retention import Retained, find_kept, summarised_models
 from pipeline.root.layout import collected_file, run_summary_file, runs, table_run
-from pipeline.root.logs import STAGES, log_folder
+from pipeline.root.logs import LOGGED, log_folder
 from pipeline.root.mark import open_root
 
 UNCLAIMED_SECONDS = 86400.0  # that an attempt without a receipt stays
@@ -98,7 +98,7 @@ def find_garbage(storage: Storage, keep_seconds: float, now: float | None = None
     found = search.found
     search.runs()
     for name in storage.list(""):
-        for stage in STAGES:
+        for stage in LOGGED:
             search.stage(name, stage)
     found.removals += [
         Removal(FILE, entry, "", RUNS)

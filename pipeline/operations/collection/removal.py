@@ -21,7 +21,7 @@ from infra.storage.removal import BATCH, Entry, prune, remove_all, removed_at_on
 from infra.storage.storage import Storage
 from pipeline.operations.collection.garbage import MANIFEST, MARK, RECEIPT, RUNS, SCORES, Garbage, Removal
 from pipeline.root.layout import collected_file
-from pipeline.root.logs import READERS, STAGES, log_folder
+from pipeline.root.logs import LOGGED, READERS, log_folder
 
 STEP = "gc"
 
@@ -46,7 +46,7 @@ def remove(storage: Storage, garbage: Garbage, listener: Listener) -> None:
         _remove_batch(storage, batch)
         listener(TaskEnded(STEP, batch[0].model, 0))
     if removals:
-        for folder in (RUNS, *(f"{name}/{part}" for name in storage.list("") for part in (*STAGES, SCORES))):
+        for folder in (RUNS, *(f"{name}/{part}" for name in storage.list("") for part in (*LOGGED, SCORES))):
             prune(storage, folder)
 
 

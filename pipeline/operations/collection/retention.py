@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from infra.events import stamp_after
 from infra.storage.storage import Storage
 from pipeline.root.layout import models, runs
+from pipeline.root.logs import PROBE
 from pipeline.root.records import ModelRecord, OutcomeRecord, read_outcome, read_record, read_run_summary, read_summary
 
 Result = tuple[str, str]
@@ -64,15 +65,17 @@ class _Retention:
         return frozenset(known)
 
     def add_rows(self, run_id: str, wanted: frozenset[str] | None) -> None:
-        """Add the commit logs of rows of a run's models, all or those wanted, that hold no manifest added before."""
+        """Add the commit logs that a run's models, all or those wanted, were planned with; not those of a manifest."""
         record = read_record(self.storage, run_id)
         published = {path.rpartition("/manifests/")[0] for path in self.manifests}
         for name, model in record.models.items() if record is not None else ():
             if wanted is None or name in wanted:
-                self.folders.update(folder for folder in _row_folders(name, model) if folder not in published)
+                self.folders.update(folder for folder in _folders(name, model) if folder not in published)
 
 
-def _row_folders(name: str, model: ModelRecord) -> Iterator[str]:
+def _folders(name: str, model: ModelRecord) -> Iterator[str]:
+    if model.probe is not None:
+        yield f"{name}/{PROBE}/{model.probe}"
     for row_key, source_key in model.row_places:
         yield f"{name}/gradients/{row_key}/{source_key}"
 

@@ -29,12 +29,18 @@ TASKS_A_WORKER = 4
 class LastAudit:
     """The latest completed run of a model: its id, the model's settings in it, and how it was planned.
 
-    Settings and plan are empty where its record cannot be read.
+    Settings and plan are empty where its record cannot be read. `manifests`: paths of those that it named.
     """
 
     run_id: str
     settings: Mapping[str, JsonValue]
     planned: ModelRecord
+    manifests: tuple[str, ...] = ()
+
+    @property
+    def published(self) -> dict[str, str]:
+        """The manifests by the folders of their commit logs."""
+        return {path.rpartition("/manifests/")[0]: path for path in self.manifests}
 
     def is_of(self, model: ModelPlan) -> bool:
         """Whether it had the same model, files and settings as this plan."""
@@ -55,7 +61,8 @@ def last_audits(storage: Storage, plan: AuditPlan) -> dict[str, LastAudit]:
             if summary is not None:
                 record = known.record(summary.run_id)
                 planned = record.models.get(model.name, ModelRecord())
-                found[model.name] = LastAudit(summary.run_id, record.settings(model.name), planned)
+                paths = tuple(path for paths in summary.manifests.values() for path in paths)
+                found[model.name] = LastAudit(summary.run_id, record.settings(model.name), planned, paths)
     return found
 
 

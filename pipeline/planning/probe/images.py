@@ -1,7 +1,6 @@
 """What a plan learns from an image classifier and a few trusted images."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +17,7 @@ from pipeline.models.load import LoadedModel
 from pipeline.models.outputs import check_outputs
 from pipeline.models.user_code import user_code
 from pipeline.planning.probe.found import Probe, SampleSizes
-from pipeline.planning.probe.rows import CANDIDATES, ROOM, Report, check_finite, findings, probe_rows
+from pipeline.planning.probe.rows import CANDIDATES, ROOM, Report, RowProbe, check_finite, findings, probe_rows
 
 CHECKED_OUTPUTS = 4  # trusted images whose outputs tell whether they are logits
 
@@ -49,16 +48,22 @@ def probe_images(loaded: LoadedModel, model: ModelConfig, trusted: Sequence[Sour
             loaded.module, model, inputs.split(1), lambda chosen: Measured(torch.cat(list(chosen)), margin), report
         )
         report("measuring the memory of a pass")
-        sample_bytes = round(ROOM * (rows.bytes_of(one) + inputs[:1].nbytes))
-    sizes = SampleSizes(
-        sample_bytes=sample_bytes,
-        input_bytes=inputs[:1].nbytes,
-        retained_bytes_per_sample=logits[:1].nbytes + 2 * inputs[:1].nbytes,
-        samples_per_pass=rows.samples_per_pass(one),
-    )
+        sizes = image_sizes(rows, one, logits[:1].nbytes)
     size = ImageInputs((int(images.shape[1]), int(images.shape[2])))
     found = findings(loaded, rows, size, sizes, int(logits.shape[1]))
-    return replace(found, warnings=(doubt, *found.warnings)) if doubt else found
+    return found.model_copy(update={"warnings": (doubt, *found.warnings)}) if doubt else found
+
+
+def image_sizes(rows: RowProbe, one: Measured, logit_bytes: int) -> SampleSizes:
+    """What images take of which this is one, and whose logits have so many bytes."""
+    assert isinstance(one.inputs, Tensor)
+    input_bytes = one.inputs.nbytes
+    return SampleSizes(
+        sample_bytes=round(ROOM * (rows.bytes_of(one) + input_bytes)),
+        input_bytes=input_bytes,
+        retained_bytes_per_sample=logit_bytes + 2 * input_bytes,
+        samples_per_pass=rows.samples_per_pass(one),
+    )
 
 
 def _returned(outputs: object) -> str:

@@ -12,15 +12,28 @@ from pipeline.planning.probe.rows import Report
 from pipeline.planning.probe.texts import probe_texts
 
 
-def probe(config: AuditConfig, model: ModelConfig, trusted: Sequence[Source], report: Report = lambda _: None) -> Probe:
-    """Load a model and check its forward pass, and its layers against autograd; `report` is told what is being done.
+def probe(
+    config: AuditConfig,
+    model: ModelConfig,
+    trusted: Sequence[Source],
+    report: Report = lambda _: None,
+    source: bytes | None = None,
+) -> Probe:
+    """Load a model and check its forward pass, and its layers against autograd.
+
+    Args:
+        config: the audit's.
+        model: the model's.
+        trusted: its trusted samples, of which a few are used.
+        report: told what is being done.
+        source: the code of its architecture file, where it has been read before.
 
     Raises:
         SourceError: the model cannot be loaded, or does not accept the trusted samples.
         ModelError: its outputs are random or mix samples, or none of its layers can be covered.
     """
     report("loading the model")
-    loaded = load_model(config, model)
+    loaded = load_model(config, model, source)
     if loaded.limits is None:
         return probe_images(loaded, model, trusted, report)
     return probe_texts(loaded, loaded.limits, model, trusted, report)

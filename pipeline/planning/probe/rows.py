@@ -13,6 +13,7 @@ from madcore import Coverage, Measured, RerunCost, RowExtractor, RowLayout, Side
 from madcore.coverage.forward_check import check_forward_pass
 from madcore.coverage.random_sources import EXTREMES, NUMPY, RandomSource, mersenne_words
 from madcore.coverage.shares import ParameterShare, measure_shares
+from pipeline.config.estimators import LossTrace
 from pipeline.config.schema import ModelConfig
 from pipeline.data.batches import TRACED_AT_ONCE, ImageInputs, TextInputs
 from pipeline.errors import SourceError
@@ -69,16 +70,31 @@ def probe_rows(
     report("running samples twice, together and alone")
     check_forward_pass(module, samples, together, (NUMPY, PYTHON))
     if model.traced is not None:
-        chains = tuple(f"chain {number}" for number in range(model.traced.chains))
-        layout = RowLayout(chains, (len(model.traced.kept),) * len(chains))
-        sides = SideLayout(layout, (None,) * len(chains))
-        return RowProbe(Coverage((), {}), {}, sides, partial(step_bytes, module), lambda _: TRACED_AT_ONCE)
+        return _traces(module, model.traced)
     selected = select_layers(module, model.gradient.layers, model.gradient.parameters)
     report(f"checking {len(selected.covered)} layers against autograd")
     coverage = check_layers(module, selected, samples, together, projection_of(model))
     shares = measure_shares(module, model.gradient.layers, (together([sample]) for sample in samples))
+    return _rows(module, model, coverage, shares)
+
+
+def shape_rows(module: nn.Module, model: ModelConfig) -> RowProbe:
+    """Like `probe_rows`, of a model that has shapes alone: the selected layers are taken to be covered by formulas."""
+    if model.traced is not None:
+        return _traces(module, model.traced)
+    return _rows(module, model, select_layers(module, model.gradient.layers, model.gradient.parameters), {})
+
+
+def _rows(module: nn.Module, model: ModelConfig, coverage: Coverage, shares: Mapping[str, ParameterShare]) -> RowProbe:
     extractor = RowExtractor(module, coverage.covered, projection_of(model))
     return RowProbe(coverage, shares, extractor.side_layout, partial(pass_bytes, extractor), extractor.at_once)
+
+
+def _traces(module: nn.Module, traced: LossTrace) -> RowProbe:
+    chains = tuple(f"chain {number}" for number in range(traced.chains))
+    layout = RowLayout(chains, (len(traced.kept),) * len(chains))
+    sides = SideLayout(layout, (None,) * len(chains))
+    return RowProbe(Coverage((), {}), {}, sides, partial(step_bytes, module), lambda _: TRACED_AT_ONCE)
 
 
 def findings(
@@ -87,11 +103,12 @@ def findings(
     """What was found of a model and its rows."""
     return Probe(
         digest=loaded.digest,
+        code=dict(loaded.code),
         source=loaded.source,
         coverage=rows.coverage,
         sides=rows.sides,
         fallback=_fallback(loaded.module, rows.coverage),
-        shares=rows.shares,
+        shares=dict(rows.shares),
         classes=classes,
         inputs=inputs,
         model_bytes=_bytes_of(loaded.module),

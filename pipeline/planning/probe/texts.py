@@ -1,7 +1,6 @@
 """What a plan learns from a language model and a few trusted texts."""
 
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -45,22 +44,39 @@ def probe_texts(
         check_causal(loaded.module, torch.from_numpy(texts[0].ids), limits.vocabulary, model.described)
         reads_token_types = zeros_change_logits(loaded.module, torch.from_numpy(texts[0].ids))
         report("measuring the memory of a pass")
-        length = min(longest, MEASURED_LENGTH)
-        shorter, longer = (_filler(texts[0], tokens, model) for tokens in (max(2, length // 2), length))
-        memory = TextBytes.fitted(_text_bytes(rows, shorter), _text_bytes(rows, longer))
-        samples_per_pass = rows.samples_per_pass(longer)
-        input_bytes = sum(tensor.nbytes for tensor in longer.inputs.values()) * longest // length
+        inputs, sizes = text_sizes(
+            rows, limits, longest, logits[0, 0].nbytes, lambda tokens: filler(texts[0], tokens, model)
+        )
+    found = findings(loaded, rows, inputs, sizes)
+    return found.model_copy(update={"reads_token_types": reads_token_types})
+
+
+def text_sizes(
+    rows: RowProbe, limits: TextLimits, longest: int, logit_bytes: int, of_length: Callable[[int], Measured]
+) -> tuple[TextInputs, SampleSizes]:
+    """What texts of a model take, by the passes of two of them.
+
+    Args:
+        rows: what the rows are like.
+        limits: of the model's texts.
+        longest: tokens of the longest trusted one.
+        logit_bytes: of one token's logits.
+        of_length: makes a text of so many tokens.
+    """
+    length = min(longest, MEASURED_LENGTH)
+    shorter, longer = (of_length(tokens) for tokens in (max(2, length // 2), length))
+    memory = TextBytes.fitted(_text_bytes(rows, shorter), _text_bytes(rows, longer))
+    input_bytes = sum(tensor.nbytes for tensor in longer.inputs.values()) * longest // length
     sizes = SampleSizes(
         sample_bytes=memory.of(longest),
         input_bytes=input_bytes,
-        retained_bytes_per_sample=logits[0, 0].nbytes * longest + 2 * input_bytes,
-        samples_per_pass=max(PART_MULTIPLE, samples_per_pass * length // longest),
+        retained_bytes_per_sample=logit_bytes * longest + 2 * input_bytes,
+        samples_per_pass=max(PART_MULTIPLE, rows.samples_per_pass(longer) * length // longest),
     )
-    found = findings(loaded, rows, TextInputs(limits, memory, batch_bytes=0), sizes)
-    return replace(found, reads_token_types=reads_token_types)
+    return TextInputs(limits, memory, batch_bytes=0), sizes
 
 
-def _filler(text: Text, tokens: int, model: ModelConfig) -> Measured:
+def filler(text: Text, tokens: int, model: ModelConfig) -> Measured:
     """A text repeated to a number of tokens, of which all but the first are the completion."""
     return _measured([Text(text.ids.repeat(-(-tokens // len(text.ids)))[:tokens], np.arange(tokens) > 0)], model)
 

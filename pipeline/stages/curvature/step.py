@@ -53,7 +53,7 @@ class _CurvatureTasks:
             content = key_of(contents=[receipt.content for receipt in used])
             model = self.inputs.runner.models[name]
             model.curvature = CurvatureFolders(factors.get(name, ""), self.logs[name].attempt_folder(used[-1]), content)
-            model.manifests["curvature"] = [self.logs[name].publish(self.receipts[name])]
+            model.manifests["curvature"] = [model.publish(self.logs[name], self.receipts[name])]
 
     def _first(self, model: ModelRun) -> CurvatureTask:
         """The first task of a model, which splits its trusted set; opens the model's log."""

@@ -43,7 +43,7 @@ def _note(storage: Storage, model: ModelRun) -> None:
         known = log.receipts()
         receipts = [known[segment.name] for segment in own]
         folders.append([log.attempt_folder(receipt) for receipt in receipts])
-        model.manifests.setdefault("snapshots", []).append(log.publish(receipts))
+        model.manifests.setdefault("snapshots", []).append(model.publish(log, receipts))
         model.sampling_left_out = receipts[-1].measures.unreadable
     model.segments = tuple(tuple(each) for each in folders)
     model.snapshots = tuple(

@@ -54,7 +54,7 @@ def _publish_parts(
         results = {task: done[task] for task in model.plan.tasks(source, labels)}
         receipts = [result for result in results.values() if isinstance(result, Receipt)]
         if len(receipts) == len(results):
-            model.manifests.setdefault(f"fitted_{split}" if labels else split, []).append(log.publish(receipts))
+            model.manifests.setdefault(f"fitted_{split}" if labels else split, []).append(model.publish(log, receipts))
         parts += [rows_part(log, task, result) for task, result in results.items()]
     return tuple(parts)
 

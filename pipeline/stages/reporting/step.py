@@ -18,7 +18,7 @@ def run_reporting(inputs: StageInputs) -> None:
         model, log = runner.models[name], jobs[name][0].log
         model.report = receipt
         model.report_folder = log.attempt_folder(receipt)
-        model.manifests["reporting"] = [log.publish([receipt])]
+        model.manifests["reporting"] = [model.publish(log, [receipt])]
 
 
 def _job(storage: Storage, model: ModelRun) -> Job[ReportTask]:

@@ -43,4 +43,4 @@ def _note(model: ModelRun, jobs: Sequence[Job[ScoreTask]], results: Sequence[Rec
         parts.append(ScorePart(part.source, part.source_key, part.start, part.stop, folder, result.content))
         by_log.setdefault(job.log.folder, (job.log, []))[1].append(result)
     model.score_parts = tuple(parts)
-    model.manifests["scoring"] = [log.publish(receipts) for log, receipts in by_log.values()]
+    model.manifests["scoring"] = [model.publish(log, receipts) for log, receipts in by_log.values()]

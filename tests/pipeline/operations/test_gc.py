@@ -109,7 +109,7 @@ def test_what_is_found_is_listed_and_removed_by_a_call_a_lease_later(nights: Nig
     assert (really["objects"], really["bytes"]) == (len(gone), sum(map(len, gone.values())))
     assert set(section(really, "removed")) == {"", "digits"}
     kinds = section(really, "removed", "digits")
-    assert set(kinds) == {"gradients", "curvature", "scoring", "reporting", "scores", "runs"}
+    assert set(kinds) == {"probe", "gradients", "curvature", "scoring", "reporting", "scores", "runs"}
     text = mad("gc", root, "--keep", "0s")
     assert (text.code, text.out.splitlines()) == (0, ["runs: 0 removed, 0 listed, 1 kept", "removed: 0 objects, 0 B"])
     assert not Path(root, ".gc").exists()

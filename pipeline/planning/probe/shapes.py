@@ -1,0 +1,190 @@
+"""What a plan tells of a model whose weights are not there, or do not fit a worker: what follows from shapes alone.
+
+The model is built on torch's meta device, whose tensors have shapes and no numbers, and a pass is followed there. What
+a model's code makes depend on numbers is taken as for texts without padding: a truth holds, a number is 1, and all
+elements are nonzero. Layers are not checked against autograd, and the digest is "".
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor
+from torch.nn.functional import scaled_dot_product_attention
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from infra.errors import StorageError
+from infra.storage.files import size_of
+from madcore import Measured, margin
+from madcore.measurements import logits_of, run
+from pipeline.config.audit_config import AuditConfig
+from pipeline.config.schema import ModelConfig
+from pipeline.data.batches import ImageInputs
+from pipeline.data.images.reading import first_images, scale_pixels
+from pipeline.data.sources import Source
+from pipeline.data.texts.reading import first_texts, longest_text
+from pipeline.errors import SourceError
+from pipeline.models.huggingface.folder import count_numbers, find_folder, has_weights, weight_files
+from pipeline.models.load import LoadedModel, load_shapes
+from pipeline.models.user_code import user_code
+from pipeline.planning.memory import PROCESS_BYTES
+from pipeline.planning.probe.found import Probe
+from pipeline.planning.probe.images import image_sizes
+from pipeline.planning.probe.rows import findings, shape_rows
+from pipeline.planning.probe.texts import filler, text_sizes
+
+META = torch.device("meta")
+
+GIB = 1 << 30
+
+FUSED = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+
+ITEM = torch.ops.aten._local_scalar_dense.default
+
+
+class _AssumedNumbers(TorchDispatchMode):
+    """Says 1, or true, where a number of a tensor is asked for that has none."""
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """No: to be skipped by a compiler that nothing here uses, torch would import it, which takes seconds."""
+        return False
+
+    def __torch_dispatch__(
+        self,
+        func: Callable[..., object],
+        types: Sequence[type],
+        args: tuple[object, ...] = (),
+        kwargs: Mapping[str, object] | None = None,
+    ) -> object:
+        if func is ITEM and isinstance(args[0], Tensor) and args[0].is_meta:
+            return True if args[0].dtype == torch.bool else 1.0 if args[0].is_floating_point() else 1
+        return func(*args, **(kwargs or {}))
+
+
+class _FusedAttention(TorchFunctionMode):
+    """Attends as on a CPU, by the kernel that keeps no scores; torch chooses another for tensors without numbers."""
+
+    def __torch_function__(
+        self,
+        func: Callable[..., object],
+        types: Sequence[type],
+        args: tuple[object, ...] = (),
+        kwargs: Mapping[str, object] | None = None,
+    ) -> object:
+        call: Callable[..., object] = _attend if func is scaled_dot_product_attention else func
+        return call(*args, **(kwargs or {}))
+
+
+def _attend(  # noqa: PLR0913, PLR0917 - as torch's own function
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attn_mask: Tensor | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    scale: float | None = None,
+    enable_gqa: bool = False,
+) -> Tensor:
+    if enable_gqa:
+        times = query.shape[-3] // key.shape[-3]
+        key, value = key.repeat_interleave(times, -3), value.repeat_interleave(times, -3)
+    attended: Tensor = FUSED(query, key, value, dropout_p, is_causal, attn_mask=attn_mask, scale=scale)[0]
+    return attended
+
+
+@contextmanager
+def _shapes_alone() -> Iterator[None]:
+    from torch.fx.experimental import _config  # noqa: PLC0415 - few plans need it
+
+    before = _config.meta_nonzero_assume_all_nonzero
+    _config.meta_nonzero_assume_all_nonzero = True
+    try:
+        with _AssumedNumbers(), _FusedAttention():  # type: ignore[no-untyped-call]
+            yield
+    finally:
+        _config.meta_nonzero_assume_all_nonzero = before
+
+
+def _fits(config: AuditConfig, model: ModelConfig) -> bool:
+    """Whether a worker can load a model, by the sizes of its files; true of files that are not to be read at all."""
+    try:
+        if model.huggingface is not None:
+            files = weight_files(find_folder(config, model.huggingface), model.huggingface)
+            held = 4 * count_numbers(files, model.huggingface)
+        else:
+            held = size_of(config.locate(str(model.weights)))
+    except (SourceError, StorageError):
+        return True
+    return _loading_bytes(held) <= int(config.run.memory_per_worker)
+
+
+def _loading_bytes(held: int) -> int:
+    return PROCESS_BYTES + 2 * held
+
+
+def _missing_weights(config: AuditConfig, model: ModelConfig) -> str:
+    """What is missing of a folder that has a config and no weights; "" where it has some.
+
+    Raises:
+        SourceError: there is no such folder.
+    """
+    if model.huggingface is None:
+        return ""
+    folder = find_folder(config, model.huggingface)
+    try:
+        if not has_weights(folder):
+            weight_files(folder, model.huggingface)
+    except SourceError as error:
+        return str(error)
+    return ""
+
+
+def probe_shapes(
+    config: AuditConfig, model: ModelConfig, trusted: Sequence[Source], source: bytes | None = None
+) -> Probe | None:
+    """What a plan tells of a model that is not to be loaded; None where it needs to be, because it fits after all.
+
+    Raises:
+        SourceError: its folder or code is unusable, or its pass cannot be followed on shapes.
+        ModelError: none of its layers can be covered.
+    """
+    missing, granted = _missing_weights(config, model), int(config.run.memory_per_worker)
+    if not missing and _fits(config, model):
+        return None
+    loaded = load_shapes(config, model, source)
+    needed = _loading_bytes(sum(tensor.nbytes for tensor in loaded.module.state_dict().values()))
+    if not missing and needed <= granted:
+        return None  # a checkpoint holds more than the model, such as an optimizer
+    reason = (
+        missing or f"loading it takes {needed / GIB:,.2f} GiB, run.memory_per_worker grants {granted / GIB:,.2f} GiB"
+    )
+    follow = _images if loaded.limits is None else _texts
+    with user_code(f"{model.described}: {reason}; a pass followed on shapes alone"), _shapes_alone():
+        found = follow(loaded, model, trusted)
+    return found.model_copy(update={"from_shapes": reason, "weightless": bool(missing)})
+
+
+def _images(loaded: LoadedModel, model: ModelConfig, trusted: Sequence[Source]) -> Probe:
+    images = first_images(trusted, 1, model.data.preprocess)
+    one = Measured(torch.from_numpy(scale_pixels(images, model.data.preprocess)).to(META), margin)
+    with torch.no_grad():
+        logits = logits_of(run(loaded.module, one.inputs))
+    rows = shape_rows(loaded.module, model)
+    size = ImageInputs((int(images.shape[1]), int(images.shape[2])))
+    return findings(loaded, rows, size, image_sizes(rows, one, logits[:1].nbytes), int(logits.shape[1]))
+
+
+def _texts(loaded: LoadedModel, model: ModelConfig, trusted: Sequence[Source]) -> Probe:
+    limits = loaded.limits
+    assert limits is not None
+    (text, *_) = first_texts(trusted, 1, limits)
+    longest = limits.padded(longest_text(trusted, limits))
+    with torch.no_grad():
+        logits = logits_of(run(loaded.module, filler(text, 2, model).to(META).inputs))
+    rows = shape_rows(loaded.module, model)
+    inputs, sizes = text_sizes(
+        rows, limits, longest, logits[0, 0].nbytes, lambda tokens: filler(text, tokens, model).to(META)
+    )
+    return findings(loaded, rows, inputs, sizes)
