@@ -115,9 +115,9 @@ def _run(plan: AuditPlan, runner: StepRunner, stages: Sequence[str]) -> Audit:
     claim_root(root)
     with root_lock(root) as lock:
         storage = lock.guarded()
-        finish_interrupted_publication(storage)
+        shown = finish_interrupted_publication(storage)
         plan = with_contents(plan, runner.notify)
-        runner = replace(runner, models=_model_runs(plan, last_audits(storage, plan), runner.notify))
+        runner = replace(runner, models=_model_runs(plan, last_audits(storage, plan, shown), runner.notify))
         run_id = begin(storage, plan)
         _publish_probes(storage, runner.models)
         run_stages(StageInputs(plan.config, storage, runner), stages, lock.check)
@@ -130,8 +130,7 @@ def _run_in_waves(plan: AuditPlan, runner: StepRunner, workers: int) -> Audit:
     claim_root(root)
     with root_lock(root) as lock:
         storage = lock.guarded()
-        finish_interrupted_publication(storage)
-        audits = last_audits(storage, plan)
+        audits = last_audits(storage, plan, finish_interrupted_publication(storage))
         plan = with_contents(in_order(plan, audits), runner.notify)
         models = _model_runs(plan, audits, runner.notify)
         run_id = begin(storage, plan)
@@ -204,5 +203,5 @@ def _model_runs(plan: AuditPlan, audits: Mapping[str, LastAudit], listener: List
 
 
 def _model_run(plan: AuditPlan, model: ModelPlan, last: LastAudit | None) -> ModelRun:
-    published = last.published if last is not None else {}
-    return ModelRun(model, gone_files(model, last), plan.costs.get(model.name), published=published)
+    latest = last.summary if last is not None else None
+    return ModelRun(model, gone_files(model, last), plan.costs.get(model.name), latest=latest)

@@ -24,7 +24,6 @@ from pipeline.publication.site import publish_pages
 from pipeline.publication.summary import summarize
 from pipeline.root.documents import RECORD_FORMAT
 from pipeline.root.layout import (
-    models,
     outcome_file,
     report_file,
     run_summary_file,
@@ -33,6 +32,7 @@ from pipeline.root.layout import (
     table_file,
 )
 from pipeline.root.records import OutcomeRecord, RunOutcome, read_outcome, read_run_summary, read_summary
+from pipeline.root.runs import Runs
 from pipeline.root.summary import Summary
 from pipeline.stages.progress import ModelRun
 
@@ -61,7 +61,12 @@ def publish(storage: Storage, run_id: str, plan: AuditPlan, progress: Sequence[M
         with undoing(storage, partial(_show_latest, run_id=run_id, model=name)):
             storage.write(summary_file(name), shown.get(name, encoded[name]))
     if outcome.summaries:
-        publish_pages(storage, outcome.failures)
+        known = Runs(storage)
+        for run in done:
+            if run.latest is not None:
+                known.remember(run.latest, run.plan.name)
+        own = {name: summary for name, summary in outcome.summaries.items() if name not in shown}
+        publish_pages(storage, outcome.failures, known, own)
     return outcome
 
 
@@ -97,23 +102,33 @@ def _outcome_record(outcome: RunOutcome, digests: dict[str, str], complete: bool
     )
 
 
-def finish_interrupted_publication(storage: Storage) -> None:
-    """Publishes what the latest run that ended did not publish, because it was killed right then."""
-    ended = next((run_id for run_id in reversed(runs(storage)) if storage.exists(outcome_file(run_id))), None)
-    for name in models(storage) if ended else ():
+def finish_interrupted_publication(storage: Storage) -> dict[str, Summary]:
+    """Publishes what the latest run that ended did not publish, because it was killed right then.
+
+    Returns the summaries that are then shown as the latest ones of its models, but for those that are damaged.
+    """
+    known, found = Runs(storage), dict[str, Summary]()
+    ended = next((run_id for run_id in known.ids if known.outcome(run_id).ended), None)
+    for name in known.outcome(ended).summaries if ended else ():
         with suppress(Corrupt):  # `mad verify` names what is damaged; the other models must not suffer from it
-            _finish_publication(storage, str(ended), name)
+            summary = _finish_publication(storage, str(ended), name)
+            if summary is not None:
+                found[name] = summary
+    return found
 
 
-def _finish_publication(storage: Storage, run_id: str, model: str) -> None:
+def _finish_publication(storage: Storage, run_id: str, model: str) -> Summary | None:
+    """Finish a model's publication by a run; returns the summary that is then shown as the model's latest."""
     shown = _shown(storage, model)
     summary = shown if shown is not None and shown.run_id == run_id else read_run_summary(storage, run_id, model)
     if summary is None:
-        return
+        return shown
     if _can_be_published(storage, model, summary):
         _publish_table(storage, model, summary)
     if shown is None or shown.run_id < run_id:
         storage.write(summary_file(model), storage.read(run_summary_file(run_id, model)))
+        return summary
+    return shown
 
 
 def _shown(storage: Storage, model: str) -> Summary | None:

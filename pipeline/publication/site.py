@@ -11,10 +11,10 @@ from pipeline.artifacts.scores import IMAGES
 from pipeline.publication.history import History, history, latest_zoo_changes
 from pipeline.publication.pages import Background, render
 from pipeline.root.documents import Document, read_document
-from pipeline.root.layout import models, page_file, report_file
+from pipeline.root.layout import model_names, page_file, report_file
 from pipeline.root.records import read_summary
 from pipeline.root.runs import Runs
-from pipeline.root.summary import Summary
+from pipeline.root.summary import NO_SUMMARIES, Summary
 
 
 class Pictures(Document):
@@ -23,20 +23,26 @@ class Pictures(Document):
     pictures: dict[str, str] = Field(default_factory=dict)
 
 
-def publish_pages(storage: Storage, failures: Mapping[str, str], known: Runs | None = None) -> str:
+def publish_pages(
+    storage: Storage,
+    failures: Mapping[str, str],
+    known: Runs | None = None,
+    shown: Mapping[str, Summary] = NO_SUMMARIES,
+) -> str:
     """Renders the pages of the latest summaries of all models in the root, and returns where the first page is.
 
     Args:
         storage: of the root.
         failures: models that the latest run could not audit, and why.
         known: the root's runs, where they have been opened already.
+        shown: the latest summaries of models, as far as they are known already.
     """
     known = known or Runs(storage)
     summaries, failed = list[Summary](), dict(failures)
     images, histories, reviews = dict[str, Mapping[str, str]](), dict[str, History](), dict[str, Mapping[str, str]]()
-    for name in models(storage):
+    for name in model_names(storage):
         try:
-            summary = read_summary(storage, name)
+            summary = shown.get(name) or read_summary(storage, name)
             if summary is not None:
                 known.remember(summary, name)
                 images[name] = _images(storage, summary)

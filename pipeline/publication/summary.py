@@ -17,8 +17,7 @@ from pipeline.planning.plan import Cost, ModelPlan
 from pipeline.planning.recipe import rules_changed
 from pipeline.root.documents import JsonObject, decode_document
 from pipeline.root.facts import Facts
-from pipeline.root.layout import published_runs, report_file
-from pipeline.root.records import read_run_summary
+from pipeline.root.layout import report_file, table_file
 from pipeline.root.summary import (
     CostEstimate,
     CostRatio,
@@ -56,7 +55,7 @@ def summarize(storage: Storage, run_id: str, run: ModelRun) -> Summary:
         "files": _files(plan),
         "stages": run.costs,
         "table": TableSummary(rows=facts.counts.audited, bytes=table.bytes, sha256=table.sha256),
-        "same_as": _same_table(storage, plan.name, table.sha256),
+        "same_as": _same_table(storage, run, table.sha256),
         "cost": cost_summary(run.expected, run) if run.expected is not None else None,
         "manifests": run.manifests,
         "report_folder": run.report_folder,
@@ -173,11 +172,10 @@ def _run_warnings(run: ModelRun) -> Iterator[str]:
         yield f"{len(plan.not_covered)} selected parameters are not covered: {named}"
 
 
-def _same_table(storage: Storage, model: str, sha256: str) -> str | None:
-    """The run whose published table is this very table, if it is the latest one."""
-    latest = next(published_runs(storage, model), None)
-    try:
-        summary = read_run_summary(storage, latest, model) if latest else None
-    except Corrupt:
+def _same_table(storage: Storage, run: ModelRun, sha256: str) -> str | None:
+    """The run whose published table is this very table, if it is that of the latest completed run."""
+    latest = run.latest
+    if latest is None or latest.table.sha256 != sha256:
         return None
-    return latest if summary is not None and summary.table.sha256 == sha256 else None
+    published = latest.same_as or latest.run_id
+    return published if storage.exists(table_file(run.plan.name, published)) else None

@@ -96,9 +96,14 @@ def runs(storage: Storage) -> list[str]:
     return storage.list("runs")
 
 
+def model_names(storage: Storage) -> list[str]:
+    """Names in this root that are a model's, if they are not those of other files in it."""
+    return [name for name in storage.list("") if name not in RESERVED_NAMES]
+
+
 def models(storage: Storage) -> list[str]:
     """Names of all models with rows or a summary in this root; other files in it are ignored."""
-    names = [name for name in storage.list("") if name not in RESERVED_NAMES]
+    names = model_names(storage)
     return [name for name in names if storage.list(f"{name}/gradients") or storage.exists(summary_file(name))]
 
 

@@ -3,6 +3,8 @@
 The facts of the model's report are its first half; what a run adds to them is the second.
 """
 
+from collections.abc import Mapping
+
 from pydantic import Field, JsonValue
 
 from pipeline.root.documents import DocumentPart, optional_key
@@ -118,3 +120,6 @@ class Summary(Facts):
     def table_run(self) -> str:
         """The run under whose id the table is published."""
         return self.same_as or self.run_id
+
+
+NO_SUMMARIES: Mapping[str, Summary] = {}

@@ -3,13 +3,14 @@
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import cached_property
 
 from infra.commits import CommitLog, Receipt
 from infra.errors import Missing
 from pipeline.artifacts.parts import CurvatureFolders, RowsPart, ScorePart
 from pipeline.planning.plan import Cost, ModelPlan
 from pipeline.root.logs import STAGES
-from pipeline.root.summary import StageSummary
+from pipeline.root.summary import StageSummary, Summary
 
 
 @dataclass
@@ -47,8 +48,8 @@ class ModelRun:
     that the curvature is made of, where those are others.
     `snapshots`: folders of the weights that traces are taken at, in order; `segments`: all folders of each chain, which
     took their gradients of all but `sampling_left_out` samples of the sampling set.
-    `manifests`: what the stages published, by what it holds. `published`: paths of the manifests that the latest
-    completed run named, by the folders of their logs.
+    `manifests`: what the stages published, by what it holds. `latest`: the summary of the model's latest
+    completed run, None where it has none.
     """
 
     plan: ModelPlan
@@ -70,13 +71,19 @@ class ModelRun:
     report: Receipt | None = None
     report_folder: str = ""
     manifests: dict[str, list[str]] = field(default_factory=dict)
-    published: Mapping[str, str] = field(default_factory=dict)
+    latest: Summary | None = None
     _listed: dict[str, Mapping[str, Receipt]] = field(default_factory=dict)
 
     @property
     def runnable(self) -> bool:
         """Whether its next stage can begin."""
         return not (self.failure or self.unreached)
+
+    @cached_property
+    def published(self) -> dict[str, str]:
+        """Paths of the manifests that the latest completed run named, by the folders of their logs."""
+        named = self.latest.manifests.values() if self.latest is not None else ()
+        return {path.rpartition("/manifests/")[0]: path for paths in named for path in paths}
 
     def listed(self, log: CommitLog) -> Mapping[str, Receipt]:
         """The receipts, by task, in the manifest that the latest completed run named of a log; none where it is gone.

@@ -25,7 +25,7 @@ from tests.languages import gpt2
 from tests.processes import FORKED, ended
 from tests.services import Service, speak_to
 
-REQUESTS_OF_A_MODEL = 26
+REQUESTS_OF_A_MODEL = 20
 
 BYTES_OF_WEIGHTS = 1 << 20
 

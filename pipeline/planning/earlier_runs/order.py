@@ -18,6 +18,7 @@ from infra.storage.storage import Storage
 from pipeline.planning.plan import AuditPlan, ModelPlan
 from pipeline.root.records import ModelRecord, read_summary
 from pipeline.root.runs import Runs
+from pipeline.root.summary import NO_SUMMARIES, Summary
 
 NEVER, CHANGED, UNCHANGED = range(3)
 
@@ -29,18 +30,13 @@ TASKS_A_WORKER = 4
 class LastAudit:
     """The latest completed run of a model: its id, the model's settings in it, and how it was planned.
 
-    Settings and plan are empty where its record cannot be read. `manifests`: paths of those that it named.
+    Settings and plan are empty where its record cannot be read.
     """
 
     run_id: str
     settings: Mapping[str, JsonValue]
     planned: ModelRecord
-    manifests: tuple[str, ...] = ()
-
-    @property
-    def published(self) -> dict[str, str]:
-        """The manifests by the folders of their commit logs."""
-        return {path.rpartition("/manifests/")[0]: path for path in self.manifests}
+    summary: Summary | None = None
 
     def is_of(self, model: ModelPlan) -> bool:
         """Whether it had the same model, files and settings as this plan."""
@@ -52,17 +48,22 @@ class LastAudit:
         return planned == (self.settings, self.planned.digest, self.planned.row_key)
 
 
-def last_audits(storage: Storage, plan: AuditPlan) -> dict[str, LastAudit]:
-    """The latest completed run of each model of a plan that has one; a damaged document counts as none."""
+def last_audits(storage: Storage, plan: AuditPlan, shown: Mapping[str, Summary] = NO_SUMMARIES) -> dict[str, LastAudit]:
+    """The latest completed run of each model of a plan that has one; a damaged document counts as none.
+
+    Args:
+        storage: of the root.
+        plan: the models.
+        shown: the latest summaries of models, as far as they have been read already.
+    """
     known, found = Runs(storage), {}
     for model in plan.models:
         with suppress(Corrupt):
-            summary = read_summary(storage, model.name)
+            summary = shown.get(model.name) or read_summary(storage, model.name)
             if summary is not None:
                 record = known.record(summary.run_id)
                 planned = record.models.get(model.name, ModelRecord())
-                paths = tuple(path for paths in summary.manifests.values() for path in paths)
-                found[model.name] = LastAudit(summary.run_id, record.settings(model.name), planned, paths)
+                found[model.name] = LastAudit(summary.run_id, record.settings(model.name), planned, summary)
     return found
 
 
