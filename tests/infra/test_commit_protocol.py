@@ -126,6 +126,7 @@ TestCommitsOnDisk = CommitsOnDisk.TestCase
 TestCommitsOnDisk.settings = settings(max_examples=10, stateful_step_count=15, deadline=None, derandomize=True)
 
 
+@pytest.mark.moto
 @pytest.mark.usefixtures("on_moto")
 class TestCommitsOnMoto(CommitsOnS3.TestCase):
     """On moto's server."""
