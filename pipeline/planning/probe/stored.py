@@ -1,9 +1,9 @@
 """Probes under a root: under which key a probe is committed, and how it is found again.
 
 The key holds what a probe depends on, and no more: the model's files, known without reading its weights; the settings
-of the model, its samples and its rows; the trusted samples; and the versions of what computes. So a model that did not
-change is planned without being loaded. Its code is known by contents: the probe names the modules that it found the
-model to be made of, and is not used once one of them differs.
+of the model, its samples and its rows; the trusted samples; and the versions of what computes, mad's with its source.
+So a model that did not change is planned without being loaded. Its code is known by contents: the probe names the
+modules that it found the model to be made of, and is not used once one of them differs.
 """
 
 from collections.abc import Mapping, Sequence
@@ -14,7 +14,7 @@ from importlib.metadata import PackageNotFoundError, version
 from infra.commits import Measures, Receipt, read_file
 from infra.formats.documents import parse
 from infra.storage.storage import Storage
-from infra.version import installed_version
+from infra.version import installed_version, source_digest
 from pipeline.config.schema import ModelConfig
 from pipeline.data.sources import Source
 from pipeline.keys import key_of
@@ -95,7 +95,7 @@ def find_probe(storage: Storage, model: str, key: str) -> StoredProbe | None:
 
 @cache
 def _versions() -> Mapping[str, str]:
-    found = {"mad": installed_version()}
+    found = {"mad": f"{installed_version()} {source_digest('madcore', 'pipeline')}"}
     for package in COMPUTING:
         try:
             found[package] = version(package)
