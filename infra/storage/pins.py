@@ -1,7 +1,7 @@
 """Input files pinned: what is read under a file's key is that file, from the first byte to the last.
 
-Planning notes the identity of each file. It is compared at every open, and once more after the last byte was read,
-which is before anything made of it is committed; a store with conditional reads (S3) compares it at each of them.
+Planning notes the identity of each file. It is compared at every open, once more after the last byte was read, and
+right before anything made of it is committed (`confirm`); a store with conditional reads (S3) compares it at each read.
 
 Size and version must be those that planning saw. Inode and change time are compared where planning looked at the same
 disks; elsewhere, such as on a node with a copy of its own, among the opens of one process. Where they alone differ, as
@@ -13,7 +13,8 @@ import hashlib
 import os
 import stat
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from contextlib import suppress
 from threading import Lock
 from typing import IO
 
@@ -75,6 +76,21 @@ class PinnedInput:
             self.handle.close()
 
 
+def confirm(files: Iterable[InputFile]) -> None:
+    """Compare files with the plan, right before what was made of them is committed.
+
+    One that is gone was read whole, and so was the copy of one without a version.
+
+    Raises:
+        Changed: one is not the file that was found any more.
+        StorageError: one cannot be opened.
+    """
+    for file in files:
+        if not _is_copied(file):
+            with suppress(Missing):
+                PinnedInput(file).handle.close()
+
+
 def digest_of(file: InputFile) -> str:
     """The SHA-256 of a file's contents, in hexadecimal. Reads all of it.
 
@@ -116,11 +132,16 @@ def _open(file: InputFile) -> Opened:
     filesystem, path = resolve(file.url)
     if isinstance(filesystem, LocalFileSystem):
         return _open_on_disk(file, filesystem, path)
-    if file.version in NO_VERSION and file.contents:
+    if _is_copied(file):
         return _open_copy(file), _nothing
     if file.url.startswith(S3_SCHEMES):
         return _open_on_s3(file), _nothing
     return _open_elsewhere(file, filesystem, path)
+
+
+def _is_copied(file: InputFile) -> bool:
+    """Whether it is of a store that tells no version."""
+    return file.version in NO_VERSION and bool(file.contents)
 
 
 def _open_on_disk(file: InputFile, filesystem: AbstractFileSystem, path: str) -> Opened:

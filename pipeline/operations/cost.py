@@ -30,7 +30,7 @@ RUN_REQUESTS, MODEL_REQUESTS, DONE_MODEL_REQUESTS, SOURCE_REQUESTS = 50, 62, 26,
 ROW_TASK, TRUSTED_PART, SUMMED_PART, FITTED_PART, SCORED_PART, REPORTED_PART = 4, 13, 4, 3, 5, 5
 
 
-OPENED = 3  # requests for a Parquet file's size and footer
+OPENED, CONFIRMED = 3, 1  # requests for a Parquet file's size and footer, and for its identity before a commit
 
 
 READ_BYTES = 4 << 20  # that one request for a part of a file reads
@@ -198,7 +198,7 @@ def _requests(plan: ModelPlan, left: RemainingWork, rates: ScoreRates) -> int:
     if not left.anything:
         return DONE_MODEL_REQUESTS + SOURCE_REQUESTS * len(plan.sources)
     tasks = (*left.own, *left.curvature_rows)
-    inputs = sum(OPENED + -(-_share(task) // READ_BYTES) for task in tasks if "://" in task.source.file.url)
+    inputs = sum(OPENED + CONFIRMED + -(-_share(task) // READ_BYTES) for task in tasks if "://" in task.source.file.url)
     files = (plan.trusted, plan.curvature_sources, left.scored, plan.audited)
     trusted, fitted, scored, audited = (len(plan.tasks_of(sources)) for sources in files)
     transductive = audited if plan.config.curvature.transductive else 0
@@ -206,7 +206,7 @@ def _requests(plan: ModelPlan, left: RemainingWork, rates: ScoreRates) -> int:
     curvature = left.curvature * (TRUSTED_PART * trusted + FITTED_PART * (fitted + transductive) + summed)
     more = sum(int(source.rows * rates.part_bytes) // READ_BYTES for source in left.scored)
     opened = sum("anomalous" in source.truth for source in plan.audited) + min(_pictures(plan), len(plan.audited))
-    parts = SCORED_PART * scored + left.report * (REPORTED_PART * audited + OPENED * opened) + 2 * more
+    parts = SCORED_PART * scored + left.report * (REPORTED_PART * audited + (OPENED + CONFIRMED) * opened) + 2 * more
     return MODEL_REQUESTS + SOURCE_REQUESTS * len(plan.sources) + ROW_TASK * len(tasks) + inputs + curvature + parts
 
 

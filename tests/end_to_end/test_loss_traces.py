@@ -27,6 +27,7 @@ from pipeline.planning.from_models import plan_audit
 from pipeline.planning.plan import ModelPlan
 from pipeline.results.audit import Audit, open_audit
 from pipeline.run import run_audit
+from pipeline.stages.gradients import chain_worker
 from tests.audits import audited, gradient_tasks, images, network, references, scores, table, with_column
 from tests.conftest import ConfigMaker
 from tests.end_to_end.killing import AuditProcess
@@ -390,6 +391,23 @@ def test_on_ray_scores_are_those_of_one_process(traced: Traced, ray_cluster: Non
 def test_a_sampling_set_that_is_replaced_after_planning_is_not_used(traced: Traced, tmp_path: Path) -> None:
     plan, path = plan_audit(traced()), tmp_path / "sampling.parquet"
     put_in_place(path, path.read_bytes()[::-1])
-    outcome = run_audit(plan).outcome
+    assert_nothing_stored(run_audit(plan), tmp_path)
+
+
+def test_a_chain_is_not_committed_once_another_file_has_the_place_of_its_sampling_set(
+    traced: Traced, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, step = tmp_path / "sampling.parquet", chain_worker.encode_segment
+
+    def late(*args: object) -> object:
+        put_in_place(path, path.read_bytes()[::-1])
+        return step(*args)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(chain_worker, "encode_segment", late)
+    assert_nothing_stored(run_audit(plan_audit(traced())), tmp_path)
+
+
+def assert_nothing_stored(audit: Audit, folder: Path) -> None:
+    outcome = audit.outcome
     assert outcome is not None and "sampling.parquet: changed while the audit ran" in outcome.failures["digits"]
-    assert not list((tmp_path / "root").glob("digits/gradients/**/receipts/*"))
+    assert not list((folder / "root").glob("digits/gradients/**/receipts/*"))

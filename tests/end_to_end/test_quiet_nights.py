@@ -3,7 +3,6 @@
 import ctypes
 import mmap
 import os
-import time
 from collections import Counter
 from pathlib import Path
 from threading import Lock
@@ -18,11 +17,10 @@ from infra.storage.storage import Storage
 from pipeline.config.audit_config import AuditConfig
 from pipeline.planning.from_models import plan_audit
 from pipeline.run import run_audit
-from tests.end_to_end.zoos import ran, three_models
+from tests.end_to_end.zoos import cpu_seconds_of_a_quiet_night, ran, three_models
 from tests.infra.relays import Exchange, relayed
 from tests.infra.stores import fresh_url
 from tests.languages import gpt2
-from tests.processes import FORKED, ended
 from tests.services import Service, speak_to
 
 REQUESTS_OF_A_MODEL = 20
@@ -95,13 +93,6 @@ def night(config: AuditConfig) -> None:
     run_audit(plan_audit(config))
 
 
-def quiet_night(config: AuditConfig, measured: Path) -> None:
-    """A night in a process that has only been started; writes down the CPU seconds that it costs."""
-    before = time.process_time()
-    assert ran(run_audit(plan_audit(config))) == {}
-    measured.write_text(str(time.process_time() - before))
-
-
 def audited_language_model(folder: Path, embedding: int, blocks: int) -> AuditConfig:
     """An audit of a language model of this size, with texts for it, that has run once."""
     gpt2(vocabulary=32000, embedding=embedding, blocks=blocks).save_pretrained(folder / "model")
@@ -135,9 +126,7 @@ def test_a_model_on_a_disk_costs_next_to_nothing_and_its_weights_stay_unread(
     uncached(weights)
     if cached_bytes(weights):
         pytest.skip("this file system does not forget what it has read")
-    process = FORKED.Process(target=quiet_night, args=(config, tmp_path / "seconds"))
-    process.start()
-    assert ended(process) == 0
+    spent = cpu_seconds_of_a_quiet_night(config, tmp_path)
     assert cached_bytes(weights) < BYTES_OF_WEIGHTS
-    assert float((tmp_path / "seconds").read_text()) < cpu_seconds
+    assert spent < cpu_seconds
     assert len(weights.read_bytes()) <= cached_bytes(weights)  # what reading them would have shown

@@ -20,6 +20,9 @@ from pipeline.data.identities import identify
 from pipeline.planning.from_models import plan_audit
 from pipeline.root.layout import run_file
 from pipeline.run import run_audit
+from pipeline.stages.curvature import worker as curvature_worker
+from pipeline.stages.gradients import worker as rows_worker
+from pipeline.stages.reporting import worker as reporting_worker
 from tests.audits import INPUTS, audited, counts, table
 from tests.input_files import found, put_in_place, write_over
 from tests.servers import served
@@ -113,6 +116,34 @@ def test_labels_and_truth_are_of_the_file_whose_rows_they_meet(
     outcome = run_audit(plan_audit(config), listener=listener).outcome
     assert outcome is not None and not outcome.summaries
     assert f"{split}.parquet: changed while the audit ran (another file" in outcome.failures["digits"]
+
+
+LATE = {
+    "gradients": (rows_worker, "encode_rows", "trusted"),
+    "curvature": (curvature_worker, "encode_trusted", "trusted"),
+    "reporting": (reporting_worker, "build_report", "audited"),
+}
+
+
+@pytest.mark.parametrize("stage", LATE)
+def test_what_was_made_of_a_file_is_not_committed_once_another_has_its_place(
+    config: AuditConfig, inputs: Path, stage: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After all of it was read, and compared."""
+    module, last_step, split = LATE[stage]
+    path, step = inputs / f"{split}.parquet", getattr(module, last_step)
+
+    def late(*args: object) -> object:
+        put_in_place(path, bytes(path.stat().st_size))
+        return step(*args)
+
+    monkeypatch.setattr(module, last_step, late)
+    plan = plan_audit(config)
+    outcome = run_audit(plan).outcome
+    assert outcome is not None and not outcome.summaries
+    assert f"{split}.parquet: changed while the audit ran (another file" in outcome.failures["digits"]
+    of_file = f"*/{plan.models[0].trusted[0].key}" if stage == "gradients" else "**"
+    assert not list(Path(config.root).glob(f"digits/{stage}/{of_file}/receipts/*"))
 
 
 SAME: dict[str, Callable[[Path], object]] = {

@@ -1,5 +1,6 @@
 """A small zoo in a root: variants of the demo's classifier, its trusted digits, and audited ones in a file a day."""
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,8 +11,11 @@ from pydantic import JsonValue
 from safetensors.torch import load_file, save_file
 
 from pipeline.config.audit_config import AuditConfig, merge
+from pipeline.planning.from_models import plan_audit
 from pipeline.results.audit import Audit
+from pipeline.run import run_audit
 from tests.audits import counts
+from tests.processes import FORKED, ended
 
 DAY_ROWS, THREE = 100, ("ant", "bee", "cat")
 
@@ -71,6 +75,21 @@ def ran(audit: Audit) -> dict[str, int]:
     assert audit.outcome is not None
     totals = {model: sum(run for run, _ in counts(audit, model).values()) for model in audit.outcome.stages}
     return {model: total for model, total in totals.items() if total}
+
+
+def cpu_seconds_of_a_quiet_night(config: AuditConfig, scratch: Path) -> float:
+    """What a night without a change costs a process that has only been started; its children count too."""
+    measured = scratch / "cpu-seconds"
+    process = FORKED.Process(target=_quiet_night, args=(config, measured))
+    process.start()
+    assert ended(process) == 0
+    return float(measured.read_text())
+
+
+def _quiet_night(config: AuditConfig, measured: Path) -> None:
+    before = os.times()
+    assert ran(run_audit(plan_audit(config))) == {}
+    measured.write_text(str(sum(now - then for now, then in zip(os.times()[:4], before[:4], strict=True))))
 
 
 def three_models(folder: Path, digits: Path) -> Zoo:

@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from infra.storage.identity import InputFile
 from infra.storage.storage import Storage
 from madcore import screen, split_order
 from madcore.scoring.calibration import calibration_size
@@ -85,6 +86,12 @@ def truth_of_trusted(storage: Storage, plan: ModelPlan, parts: tuple[RowsPart, .
         return read_stored_truth(storage, plan.stored.labels)
     sources = {source.key: source for source in plan.trusted}
     return join_truth([read_truth(sources[stored.source_key], stored.start, stored.stop) for stored in parts])
+
+
+def files_of_truth(plan: ModelPlan) -> list[InputFile]:
+    """The files that `truth_of_trusted` reads."""
+    stored = plan.stored is not None and plan.stored.labels
+    return [] if stored else [source.file for source in plan.trusted if "label" in source.truth]
 
 
 def rows_of(storage: Storage, plan: ModelPlan, parts: tuple[RowsPart, ...]) -> Tensor:

@@ -21,6 +21,7 @@ from torch import Tensor
 from infra.commits import Measures, Receipt
 from infra.events import Stopwatch, peak_memory_bytes
 from infra.execution.threads import map_in_threads
+from infra.storage.pins import confirm
 from infra.storage.storage import Storage
 from madcore import BlockMoment, Damping, EigenvalueMoment, KroneckerMoment, RowLayout, Whitening
 from madcore.curvature.moments import Moment
@@ -35,7 +36,7 @@ from pipeline.config.curvature import FACTORED, Absolute, CurvatureSection
 from pipeline.errors import StageError
 from pipeline.planning.plan import ModelPlan
 from pipeline.root.logs import BASIS, EIGENVALUES, FACTOR, MOMENT, SPLIT, curvature_log
-from pipeline.stages.curvature.split import split_trusted, truth_of_trusted
+from pipeline.stages.curvature.split import files_of_truth, split_trusted, truth_of_trusted
 from pipeline.stages.curvature.tasks import CurvatureTask
 from pipeline.stages.scoring.scorer import Scorer
 
@@ -65,11 +66,13 @@ class CurvatureWorker:
         truth = truth_of_trusted(self._storage, plan, task.parts)
         trusted, screening = split_trusted(self._storage, plan, task.parts, truth)
         labelled = any("label" in source.truth for source in plan.trusted)
-        return trusted, {
+        files = {
             **encode_trusted(trusted),
             **(encode_screening(screening) if screening else {}),
             **(encode_truth(truth) if labelled else {}),
         }
+        confirm(files_of_truth(plan))
+        return trusted, files
 
     def _moment(self, plan: ModelPlan, task: CurvatureTask, trusted: TrustedSamples) -> dict[str, bytes]:
         return encode_moment(self._sum(plan, task, trusted))

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from infra.commits import Measures, Receipt
 from infra.events import Stopwatch, peak_memory_bytes
 from infra.execution.threads import run_in_compute_thread
+from infra.storage.pins import confirm
 from infra.storage.storage import Storage
 from madcore.sampling.langevin import (
     Chain,
@@ -77,6 +78,7 @@ class SamplingWorker:
                 computing_seconds=seconds,
                 unreadable=left_out,
             )
+            confirm(source.file for source in plan.sampling)
             receipt = log.commit(segment.name, files, measures)
         assert receipt is not None
         return receipt

@@ -16,6 +16,7 @@ from infra.commits import Measures, Receipt
 from infra.events import Stopwatch, peak_memory_bytes
 from infra.execution.prefetch import prefetched
 from infra.execution.threads import run_in_compute_thread
+from infra.storage.pins import confirm
 from infra.storage.storage import Storage
 from madcore import (
     Measured,
@@ -96,6 +97,7 @@ class GradientWorker:
             return task.supersedes
         files, measures = self.compute(task)
         log = row_task_log(self._storage, plan, rows.source, rows.labels_per_sample)
+        confirm([rows.source.file])
         return log.commit(rows.name, files, measures, task.supersedes)
 
     def compute(self, task: GradientTask) -> tuple[dict[str, bytes], Measures]:

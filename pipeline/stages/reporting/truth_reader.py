@@ -5,6 +5,8 @@ from collections.abc import Mapping
 import pyarrow as pa
 
 from infra.formats.range_reader import RangeReader
+from infra.storage.identity import InputFile
+from infra.storage.pins import confirm
 from pipeline.artifacts.parts import ScorePart
 from pipeline.artifacts.truth import encode_truth
 from pipeline.data.sources import Source
@@ -29,7 +31,7 @@ class TruthReader:
         """
         self._sources, self._stored, self._pieces = sources, stored, list[Truth]()
         self._any = any("anomalous" in source.truth for source in sources.values())
-        self._seen = 0
+        self._seen, self._read = 0, dict[str, InputFile]()
         self._open: tuple[str, RangeReader] | None = None
 
     def __enter__(self) -> "TruthReader":
@@ -47,6 +49,14 @@ class TruthReader:
         if self._open is not None:
             reader, self._open = self._open[1], None
             reader.close()
+
+    def confirm(self) -> None:
+        """Compare all files that were read with the plan.
+
+        Raises:
+            Changed: one is not the file that was read any more.
+        """
+        confirm(self._read.values())
 
     def read(self, part: ScorePart, batch: pa.RecordBatch) -> Truth | None:
         """The truth of a batch of a part.
@@ -80,4 +90,5 @@ class TruthReader:
             self.close()
             columns = [getattr(source.columns, role) for role in source.truth]
             self._open = source.key, RangeReader(source.file, columns, BATCH_ROWS)
+            self._read[source.key] = source.file
         return self._open[1]

@@ -112,6 +112,7 @@ class ReportingWorker:
             pictures = self._pictures(plan, flagged.top)
             files: dict[str, bytes | Path] = {TABLE: table, FACTS: _json(facts), IMAGES: _json(pictures), **truth.files}
             measures = Measures(rows=counts.total, seconds=watch.seconds, peak_memory_bytes=peak_memory_bytes())
+            truth.confirm()
             return reporting_log(self._storage, plan.name, task.key).commit(REPORT, files, measures)
 
     def _truth_reader(self, plan: ModelPlan) -> TruthReader:
