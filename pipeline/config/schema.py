@@ -66,8 +66,9 @@ class ModelConfig(Section):
     checkpoint. Full pickles are refused, because loading one runs whatever code it holds."""
 
     huggingface: Place | None = None
-    """A causal language model, instead of `architecture` and `weights`: a Hugging Face folder or the id of a model on
-    the hub, safetensors only. No code of the model's own is run."""
+    """A model of transformers, instead of `architecture` and `weights`: a Hugging Face folder, also in a store
+    (`s3://zoo/bert`), or the id of a model on the hub, safetensors only. Its `config.json` says whether it is a causal
+    language model or a classifier. No code of the model's own is run."""
 
     outputs: Literal["logits", "probabilities"] | None = None
     """What a classifier returns. Of `probabilities`, which sum to 1, the measurement is log(1 - p) - log p of the

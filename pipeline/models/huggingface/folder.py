@@ -135,7 +135,7 @@ def documents(folder: Path, name: str) -> list[Path]:
     here = [folder / document for document in (CONFIG, INDEX, GENERATION, TOKENIZER)]
     found = [document for document in here if document.is_file()]
     for document in found:
-        _check_size(document, name)
+        check_size(document, name)
     return found
 
 
@@ -172,7 +172,7 @@ def check_sizes(folder: Path, files: Sequence[Path], name: str) -> None:
         SourceError: one is too large, or claims too much.
     """
     for document in (folder / CONFIG, folder / INDEX):
-        _check_size(document, name)
+        check_size(document, name)
     for path in files:
         with path.open("rb") as file:
             start = file.read(LOOKED_AT)
@@ -182,7 +182,8 @@ def check_sizes(folder: Path, files: Sequence[Path], name: str) -> None:
         check_header(start[:8], f"huggingface {name}: {path.name}")
 
 
-def _check_size(document: Path, name: str) -> None:
+def check_size(document: Path, name: str) -> None:
+    """Refuse a document that is too large to be read; raises SourceError."""
     size = document.stat().st_size if document.is_file() else 0
     if size > LARGEST_HEADER:
         raise SourceError(

@@ -13,7 +13,7 @@ from pipeline.data.batches import ImageInputs
 from pipeline.data.images.reading import first_images, scale_pixels
 from pipeline.data.sources import Source
 from pipeline.errors import SourceError
-from pipeline.models.load import LoadedModel
+from pipeline.models.interface import LoadedModel
 from pipeline.models.outputs import check_outputs
 from pipeline.models.user_code import user_code
 from pipeline.planning.probe.found import Probe, SampleSizes

@@ -17,7 +17,7 @@ from pipeline.config.estimators import LossTrace
 from pipeline.config.schema import ModelConfig
 from pipeline.data.batches import TRACED_AT_ONCE, ImageInputs, TextInputs
 from pipeline.errors import SourceError
-from pipeline.models.load import LoadedModel
+from pipeline.models.interface import LoadedModel
 from pipeline.planning.memory import pass_bytes, step_bytes
 from pipeline.planning.probe.found import Probe, SampleSizes
 from pipeline.planning.recipe import projection_of
@@ -110,6 +110,7 @@ def findings(
         fallback=_fallback(loaded.module, rows.coverage),
         shares=dict(rows.shares),
         classes=classes,
+        class_names=loaded.known.class_names,
         inputs=inputs,
         model_bytes=_bytes_of(loaded.module),
         weights=_weights_of(loaded.module),

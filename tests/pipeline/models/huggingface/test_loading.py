@@ -17,7 +17,8 @@ from infra.storage.files import digest
 from pipeline.config.audit_config import AuditConfig
 from pipeline.data.texts.rows import TextLimits
 from pipeline.errors import SourceError
-from pipeline.models.huggingface.causal_lm import CausalLM, load_causal_lm
+from pipeline.models.interface import LoadedModel
+from pipeline.models.load import load_model
 from tests.languages import POSITIONS, VOCABULARY, gpt2, llama, save
 
 
@@ -37,16 +38,13 @@ def chat(folders: Path, tmp_path: Path) -> Path:
     return tmp_path / "chat"
 
 
-def load(folder: Path, name: str) -> CausalLM:
+def load(folder: Path, name: str) -> LoadedModel:
     """By a path relative to the config's folder."""
     data: JsonValue = {"trusted": "a", "audited": "b"}
-    return load_causal_lm(
-        AuditConfig.parse(
-            {"root": "r", "task": "causal_lm", "models": [{"name": "m", "huggingface": name}], "data": data},
-            str(folder),
-        ),
-        name,
+    config = AuditConfig.parse(
+        {"root": "r", "task": "causal_lm", "models": [{"name": "m", "huggingface": name}], "data": data}, str(folder)
     )
+    return load_model(config, config.models[0])
 
 
 def complaint(folder: Path) -> str:
@@ -302,7 +300,7 @@ def test_code_in_a_folder_is_never_run(chat: Path) -> None:
     (chat / "own.py").write_text(f"open({str(marker)!r}, 'w')\n")
     own: dict[str, JsonValue] = {"AutoConfig": "own.Config", "AutoModelForCausalLM": "own.Model"}
     configure(chat, auto_map=own)
-    assert load(chat.parent, "chat").limits.vocabulary == VOCABULARY
+    assert load(chat.parent, "chat").limits == TextLimits(VOCABULARY, POSITIONS)
     configure(chat, auto_map=own, model_type="own")
     assert complaint(chat).startswith("failed with ValueError: The repository")
     assert not marker.exists()
