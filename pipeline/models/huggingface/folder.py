@@ -1,15 +1,12 @@
-"""A Hugging Face folder: where it is, which of its files hold the weights, and whether they are safe to parse."""
+"""A Hugging Face folder: which of its files hold the weights, and whether they are safe to parse."""
 
 import json
 import math
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from infra.execution.contract import describe
-from infra.storage.urls import path_on_disk
-from pipeline.config.audit_config import AuditConfig
 from pipeline.errors import SourceError
 from pipeline.models.weights.foreign_files import foreign
 from pipeline.models.weights.reading import LARGEST_HEADER, check_header
@@ -27,43 +24,6 @@ PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl", "*.h5", "*.msgpack")
 
 
 LOOKED_AT = 512  # bytes at the beginning of a file that say what it is
-
-
-HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
-
-
-def find_folder(config: AuditConfig, name: str) -> Path:
-    """The folder of a model that is named by its path, or by its id on the hub, which downloads it.
-
-    Raises:
-        SourceError: there is no such folder, and the hub has no such model.
-    """
-    place = path_on_disk(config.locate(name))
-    if place is None:
-        raise SourceError(
-            f"huggingface {name}: expected a folder of this machine or an id on the hub; copy the folder here"
-        )
-    folder = Path(place)
-    if folder.is_dir():
-        return folder
-    if folder.exists():
-        raise SourceError(
-            f"huggingface {name}: is a file; name the folder that holds {CONFIG} and the safetensors files"
-        )
-    if not HUB_ID.fullmatch(name):
-        raise SourceError(f"huggingface {name}: no such folder ({folder})")
-    return _from_hub(name, folder)
-
-
-def _from_hub(name: str, folder: Path) -> Path:
-    from huggingface_hub import snapshot_download  # noqa: PLC0415 - of the extra, and slow to import
-
-    try:
-        return Path(snapshot_download(name, allow_patterns=[CONFIG, WEIGHTS, INDEX, "model-*.safetensors"]))
-    except (OSError, ValueError, RuntimeError) as error:
-        raise SourceError(
-            f"huggingface {name}: no such folder ({folder}), and the hub gave no model of this id ({describe(error)})"
-        ) from error
 
 
 def weight_files(folder: Path, name: str) -> list[Path]:

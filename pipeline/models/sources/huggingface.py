@@ -3,12 +3,14 @@
 from dataclasses import dataclass
 
 from infra.storage.files import digest
+from infra.storage.urls import path_on_disk
 from pipeline.config.audit_config import AuditConfig
 from pipeline.config.schema import ModelConfig
 from pipeline.errors import SourceError
 from pipeline.models.file_versions import version_on_disk
-from pipeline.models.huggingface.folder import count_numbers, documents, find_folder, has_weights, weight_files
+from pipeline.models.huggingface.folder import count_numbers, documents, has_weights, weight_files
 from pipeline.models.huggingface.loading import folder_shapes, load_folder
+from pipeline.models.huggingface.places import files_in_store, find_folder
 from pipeline.models.huggingface.preprocessing import preprocessing_documents
 from pipeline.models.interface import LoadedModel, ModelFiles
 
@@ -34,6 +36,9 @@ class HuggingFaceSource:
 
     def files(self) -> ModelFiles | None:
         """Of documents the contents; of weights what tells a changed file."""
+        url = self.config.locate(self._name)
+        if path_on_disk(url) is None:
+            return ModelFiles(tuple(f"{file.url} {file.identity}" for file in files_in_store(self._name, url)))
         folder = find_folder(self.config, self._name)
         weights = sorted({*weight_files(folder, self._name), *folder.glob("*.safetensors")})
         small = {*documents(folder, self._name), *preprocessing_documents(folder, self._name)}

@@ -137,11 +137,6 @@ def test_a_place_that_holds_no_model_is_refused(tmp_path: Path) -> None:
     assert complaint(tmp_path / "file").startswith("is a file; name the folder that holds config.json")
     (tmp_path / "empty").mkdir()
     assert complaint(tmp_path / "empty") == "has no config.json; name the folder that model.save_pretrained wrote"
-    with pytest.raises(
-        SourceError,
-        match="s3://bucket/chat: expected a folder of this machine or an id on the hub; copy the folder here",
-    ):
-        load(tmp_path, "s3://bucket/chat")
 
 
 def test_an_id_is_looked_for_on_the_hub_and_the_folder_it_could_have_been_is_named(
