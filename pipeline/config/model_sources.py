@@ -8,7 +8,7 @@ from pipeline.config.sections import Raw
 
 KINDS: dict[str, tuple[str, ...]] = {
     "architecture": ("weights", "kwargs"),
-    "huggingface": (),
+    "huggingface": ("adapter",),
 }
 NEEDED: dict[str, tuple[str, ...]] = {"architecture": ("weights",), "huggingface": ()}
 KEYS = tuple(dict.fromkeys([*KINDS, *(key for own in KINDS.values() for key in own)]))

@@ -70,6 +70,10 @@ class ModelConfig(Section):
     (`s3://zoo/bert`), or the id of a model on the hub, safetensors only. Its `config.json` says whether it is a causal
     language model or a classifier. No code of the model's own is run."""
 
+    adapter: Place | None = None
+    """A folder of PEFT with a LoRA adapter, on the base that `huggingface` names, whatever base the adapter names
+    itself; safetensors only. Its own matrices are the default of `estimator.layers`."""
+
     outputs: Literal["logits", "probabilities"] | None = None
     """What a classifier returns. Of `probabilities`, which sum to 1, the measurement is log(1 - p) - log p of the
     predicted class. `null` takes outputs for logits, and refuses those that look like probabilities; `logits` takes
@@ -104,6 +108,8 @@ class ModelConfig(Section):
     @property
     def described(self) -> str:
         """The model's code as errors name it."""
+        if self.adapter is not None:
+            return f"adapter {self.adapter} on huggingface {self.huggingface}"
         if self.huggingface is not None:
             return f"huggingface {self.huggingface}"
         return f"architecture {self.architecture}"

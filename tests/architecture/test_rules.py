@@ -35,6 +35,7 @@ ONLY_IN = {
     "transformers": {
         f"pipeline/models/huggingface/{name}.py" for name in ("heads", "limits", "loaded_weights", "loading")
     },
+    "peft": {"pipeline/models/adapters/loading.py"},
     "typer": {"jobs/commands.py", "jobs/console.py", "jobs/main.py", "jobs/reading/verification.py", "jobs/stage.py"},
     "s3fs": {"infra/storage/s3.py"},
 }

@@ -43,7 +43,7 @@ def weight_files(folder: Path, name: str) -> list[Path]:
     if (folder / ADAPTER).is_file():
         raise SourceError(
             f"huggingface {name}: holds an adapter ({ADAPTER}), whose base model is elsewhere; "
-            "merge the two and save the whole model"
+            "name the base under huggingface, and this folder under adapter"
         )
     if not (folder / CONFIG).is_file():
         raise SourceError(f"huggingface {name}: has no {CONFIG}; name the folder that model.save_pretrained wrote")
@@ -125,28 +125,28 @@ def _header(path: Path) -> dict[str, Any]:
     return {key: tensor for key, tensor in header.items() if key != "__metadata__"}
 
 
-def check_sizes(folder: Path, files: Sequence[Path], name: str) -> None:
+def check_sizes(folder: Path, files: Sequence[Path], name: str, key: str = "huggingface") -> None:
     """Checks the size of documents, and what the headers of weights claim, before a library parses them.
 
     Raises:
         SourceError: one is too large, or claims too much.
     """
     for document in (folder / CONFIG, folder / INDEX):
-        check_size(document, name)
+        check_size(document, name, key)
     for path in files:
         with path.open("rb") as file:
             start = file.read(LOOKED_AT)
         other = "" if start[8:9] == b"{" else foreign(start)
         if other:
-            raise SourceError(f"huggingface {name}: {path.name} {other}")
-        check_header(start[:8], f"huggingface {name}: {path.name}")
+            raise SourceError(f"{key} {name}: {path.name} {other}")
+        check_header(start[:8], f"{key} {name}: {path.name}")
 
 
-def check_size(document: Path, name: str) -> None:
+def check_size(document: Path, name: str, key: str = "huggingface") -> None:
     """Refuse a document that is too large to be read; raises SourceError."""
     size = document.stat().st_size if document.is_file() else 0
     if size > LARGEST_HEADER:
         raise SourceError(
-            f"huggingface {name}: {document.name} has {size:,} bytes, at most {LARGEST_HEADER:,} are read; "
+            f"{key} {name}: {document.name} has {size:,} bytes, at most {LARGEST_HEADER:,} are read; "
             "is it the right folder?"
         )

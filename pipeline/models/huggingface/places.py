@@ -16,13 +16,13 @@ from pipeline.models.huggingface.preprocessing import DOCUMENTS
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 
-OF_HUB = [CONFIG, GENERATION, INDEX, *DOCUMENTS, WEIGHTS, "model-*.safetensors"]
+OF_HUB = [CONFIG, GENERATION, INDEX, ADAPTER, *DOCUMENTS, WEIGHTS, "model-*.safetensors", "adapter_model.safetensors"]
 
 FETCHED = (CONFIG, GENERATION, INDEX, ADAPTER, *DOCUMENTS, "*.safetensors")
 
 
-def find_folder(config: AuditConfig, name: str) -> Path:
-    """The folder of a model that is named by its path, its URL, or its id on the hub; these two are fetched.
+def find_folder(config: AuditConfig, name: str, key: str = "huggingface") -> Path:
+    """The folder of a model or, with the key `adapter`, of an adapter, by its path, its URL, or its id on the hub.
 
     Raises:
         SourceError: there is no such folder, and the hub has no such model.
@@ -31,20 +31,18 @@ def find_folder(config: AuditConfig, name: str) -> Path:
     url = config.locate(name)
     place = path_on_disk(url)
     if place is None:
-        return local_copy(files_in_store(name, url))
+        return local_copy(files_in_store(name, url, key))
     folder = Path(place)
     if folder.is_dir():
         return folder
     if folder.exists():
-        raise SourceError(
-            f"huggingface {name}: is a file; name the folder that holds {CONFIG} and the safetensors files"
-        )
+        raise SourceError(f"{key} {name}: is a file; name the folder that holds {CONFIG} and the safetensors files")
     if not HUB_ID.fullmatch(name):
-        raise SourceError(f"huggingface {name}: no such folder ({folder})")
-    return _from_hub(name, folder)
+        raise SourceError(f"{key} {name}: no such folder ({folder})")
+    return _from_hub(name, folder, key)
 
 
-def files_in_store(name: str, url: str) -> tuple[InputFile, ...]:
+def files_in_store(name: str, url: str, key: str = "huggingface") -> tuple[InputFile, ...]:
     """The files of a folder in a store that a model is made of, as they are now.
 
     Raises:
@@ -54,11 +52,11 @@ def files_in_store(name: str, url: str) -> tuple[InputFile, ...]:
     found = find(f"{name.rstrip('/')}/*", f"{url.rstrip('/')}/*").files
     wanted = [file for file in found if any(fnmatchcase(file.url.rpartition("/")[2], pattern) for pattern in FETCHED)]
     if not wanted:
-        raise SourceError(f"huggingface {name}: no such folder in its store, or it holds neither {CONFIG} nor weights")
+        raise SourceError(f"{key} {name}: no such folder in its store, or it holds neither {CONFIG} nor weights")
     return tuple(wanted)
 
 
-def _from_hub(name: str, folder: Path) -> Path:
+def _from_hub(name: str, folder: Path, key: str) -> Path:
     from huggingface_hub import snapshot_download  # noqa: PLC0415 - of the extra, and slow to import
 
     try:
@@ -69,5 +67,5 @@ def _from_hub(name: str, folder: Path) -> Path:
         )
     except (OSError, ValueError, RuntimeError) as error:
         raise SourceError(
-            f"huggingface {name}: no such folder ({folder}), and the hub gave no model of this id ({describe(error)})"
+            f"{key} {name}: no such folder ({folder}), and the hub gave no model of this id ({describe(error)})"
         ) from error

@@ -164,7 +164,8 @@ def test_no_safetensors_is_refused_and_a_pickle_is_not_opened(chat: Path) -> Non
 def test_an_adapter_is_refused_since_its_base_is_elsewhere(chat: Path) -> None:
     (chat / "adapter_config.json").write_text('{"base_model_name_or_path": "nobody/base"}')
     assert complaint(chat) == (
-        "holds an adapter (adapter_config.json), whose base model is elsewhere; merge the two and save the whole model"
+        "holds an adapter (adapter_config.json), whose base model is elsewhere; "
+        "name the base under huggingface, and this folder under adapter"
     )
 
 
