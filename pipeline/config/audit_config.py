@@ -17,6 +17,8 @@ from pipeline.config.schema import DEFAULT_KINDS, ModelConfig
 from pipeline.config.sections import MODEL_SECTIONS, Place, Raw, Section
 from pipeline.errors import ConfigError
 
+ADAPTER_LAYERS = ("*.default*",)  # as PEFT names what an adapter adds
+
 REPLACED_WHOLE = ("columns", "preprocess", "target")
 
 
@@ -153,8 +155,12 @@ def _resolve_auto(model: ModelConfig) -> ModelConfig:
     resolved = model.model_copy(update={"score": model.score.model_copy(update=changes)})
     if model.traced is not None:
         return resolved.model_copy(update={"curvature": CurvatureSection(kind="identity")})
-    measurement = model.facts.measurements[0] if model.gradient.measurement == "auto" else model.gradient.measurement
-    return resolved.model_copy(update={"estimator": model.gradient.model_copy(update={"measurement": measurement})})
+    own = dict[str, str | tuple[str, ...]]()
+    if model.gradient.measurement == "auto":
+        own["measurement"] = model.facts.measurements[0]
+    if model.adapter is not None and "layers" not in model.gradient.model_fields_set:
+        own["layers"] = ADAPTER_LAYERS
+    return resolved.model_copy(update={"estimator": model.gradient.model_copy(update=own)})
 
 
 def read_mapping(path: Path) -> Raw:

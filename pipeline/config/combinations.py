@@ -1,6 +1,7 @@
 """Sections that make no sense together, each as a complaint that names the place and what would be right."""
 
 from pipeline.config.complaints import place_of
+from pipeline.config.model_sources import odd_sources
 from pipeline.config.schema import ModelConfig
 from pipeline.config.scoring import CLASS_MEANS
 from pipeline.config.sections import Raw
@@ -25,7 +26,7 @@ def misfits(index: int, model: ModelConfig, raw: Raw) -> list[str]:
         *_for_the_task(index, model, raw),
         *_for_the_score(index, model, raw),
         *_for_the_estimator(index, model, raw),
-        *_in_the_code(index, model, raw),
+        *odd_sources(index, model, raw),
     ]
 
 
@@ -100,35 +101,3 @@ def _for_the_estimator(index: int, model: ModelConfig, raw: Raw) -> list[str]:
         columns = place_of(("models", index, "data", "columns"), raw)
         lines.append(f"{columns}: inputs is for models of tensors; the task causal_lm reads input_ids")
     return lines
-
-
-def _in_the_code(index: int, model: ModelConfig, raw: Raw) -> list[str]:
-    """A model is an architecture with weights, or a Hugging Face folder; which of them follows from the task so far."""
-    where = place_of(("models", index), raw)
-    own = {"architecture": model.architecture, "weights": model.weights, "kwargs": model.kwargs or None}
-    given = [name for name, value in own.items() if value is not None]
-    if model.huggingface is None:
-        return _without_huggingface(where, model, given)
-    if given:
-        return [
-            f"{where}: give either architecture and weights, or huggingface, not both "
-            f"(here: huggingface, {', '.join(given)})"
-        ]
-    if model.is_text:
-        return []
-    return [
-        f"{where}: huggingface is for the task causal_lm, not {model.task}; set task: causal_lm, "
-        "or give architecture and weights"
-    ]
-
-
-def _without_huggingface(where: str, model: ModelConfig, given: list[str]) -> list[str]:
-    missing = [name for name in ("architecture", "weights") if name not in given]
-    remedy = "give huggingface, the folder of a causal language model"
-    if not model.is_text:
-        remedy = "give architecture and weights"
-    if len(missing) == 2:
-        return [f"{where}: {remedy}"]
-    if model.is_text and not missing:
-        return [f"{where}: {remedy}; architecture and weights are for the task classification, not {model.task}"]
-    return [f"{where}.{name}: required, but not given" for name in missing]

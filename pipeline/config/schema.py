@@ -42,8 +42,13 @@ class ModelConfig(Section):
     checkpoint. Full pickles are refused, because loading one runs whatever code it holds."""
 
     huggingface: Place | None = None
-    """A causal language model, instead of `architecture` and `weights`: a Hugging Face folder or the id of a model on
-    the hub, safetensors only. No code of the model's own is run."""
+    """A model of transformers, instead of `architecture` and `weights`: a Hugging Face folder, also in a store
+    (`s3://zoo/bert`), or the id of a model on the hub, safetensors only. Its `config.json` says whether it is a causal
+    language model or a classifier. No code of the model's own is run."""
+
+    adapter: Annotated[Place | None, Field(exclude_if=lambda adapter: adapter is None)] = None
+    """A folder of PEFT with a LoRA adapter, on the base that `huggingface` names, whatever base the adapter names
+    itself; safetensors only. Its own matrices are the default of `estimator.layers`."""
 
     outputs: Literal["logits", "probabilities"] | None = None
     """What a classifier returns. Of `probabilities`, which sum to 1, or are one for each label, the measurement is
@@ -80,6 +85,8 @@ class ModelConfig(Section):
     @property
     def described(self) -> str:
         """The model's code as errors name it."""
+        if self.adapter is not None:
+            return f"adapter {self.adapter} on huggingface {self.huggingface}"
         if self.huggingface is not None:
             return f"huggingface {self.huggingface}"
         return f"architecture {self.architecture}"

@@ -15,7 +15,6 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from infra.errors import StorageError
-from infra.storage.files import size_of
 from madcore import Measured
 from madcore.measurements import logits_of, run
 from pipeline.config.audit_config import AuditConfig
@@ -23,8 +22,8 @@ from pipeline.config.schema import ModelConfig
 from pipeline.data.sources import Source
 from pipeline.data.texts.reading import first_texts, longest_text
 from pipeline.errors import SourceError
-from pipeline.models.huggingface.folder import count_numbers, find_folder, has_weights, weight_files
-from pipeline.models.load import LoadedModel, load_shapes
+from pipeline.models.interface import LoadedModel, ModelSource
+from pipeline.models.sources.choose import source_of
 from pipeline.models.user_code import user_code
 from pipeline.planning.memory import PROCESS_BYTES
 from pipeline.planning.probe.found import Probe
@@ -106,38 +105,16 @@ def _shapes_alone() -> Iterator[None]:
         _config.meta_nonzero_assume_all_nonzero = before
 
 
-def _fits(config: AuditConfig, model: ModelConfig) -> bool:
+def _fits(source: ModelSource, granted: int) -> bool:
     """Whether a worker can load a model, by the sizes of its files; true of files that are not to be read at all."""
     try:
-        if model.huggingface is not None:
-            files = weight_files(find_folder(config, model.huggingface), model.huggingface)
-            held = 4 * count_numbers(files, model.huggingface)
-        else:
-            held = size_of(config.locate(str(model.weights)))
+        return _loading_bytes(source.weight_bytes()) <= granted
     except (SourceError, StorageError):
         return True
-    return _loading_bytes(held) <= int(config.run.memory_per_worker)
 
 
 def _loading_bytes(held: int) -> int:
     return PROCESS_BYTES + 2 * held
-
-
-def _missing_weights(config: AuditConfig, model: ModelConfig) -> str:
-    """What is missing of a folder that has a config and no weights; "" where it has some.
-
-    Raises:
-        SourceError: there is no such folder.
-    """
-    if model.huggingface is None:
-        return ""
-    folder = find_folder(config, model.huggingface)
-    try:
-        if not has_weights(folder):
-            weight_files(folder, model.huggingface)
-    except SourceError as error:
-        return str(error)
-    return ""
 
 
 def probe_shapes(
@@ -149,10 +126,11 @@ def probe_shapes(
         SourceError: its folder or code is unusable, or its pass cannot be followed on shapes.
         ModelError: none of its layers can be covered.
     """
-    missing, granted = _missing_weights(config, model), int(config.run.memory_per_worker)
-    if not missing and _fits(config, model):
+    origin, granted = source_of(config, model), int(config.run.memory_per_worker)
+    missing = origin.missing_weights()
+    if not missing and _fits(origin, granted):
         return None
-    loaded = load_shapes(config, model, source)
+    loaded = origin.shapes(source)
     needed = _loading_bytes(sum(tensor.nbytes for tensor in loaded.module.state_dict().values()))
     if not missing and needed <= granted:
         return None  # a checkpoint holds more than the model, such as an optimizer

@@ -18,7 +18,7 @@ from infra.version import installed_version, source_digest
 from pipeline.config.schema import ModelConfig
 from pipeline.data.sources import Source
 from pipeline.keys import key_of
-from pipeline.models.identity import ModelFiles
+from pipeline.models.interface import ModelFiles
 from pipeline.planning.probe.found import Probe
 from pipeline.root.logs import probe_log
 

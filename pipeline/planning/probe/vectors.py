@@ -18,7 +18,7 @@ from pipeline.inputs.batches import joined
 from pipeline.inputs.images import ImageInputs
 from pipeline.inputs.model_inputs import ModelInputs
 from pipeline.inputs.tensors import TensorInputs
-from pipeline.models.load import LoadedModel
+from pipeline.models.interface import LoadedModel
 from pipeline.models.outputs import check_outputs
 from pipeline.models.user_code import user_code
 from pipeline.planning.probe.found import Probe, SampleSizes

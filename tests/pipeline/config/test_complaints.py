@@ -47,7 +47,7 @@ UNKNOWN = {
     "of the whole, in a model": (
         "",
         "run: {}",
-        "models.net.run: unknown key; valid keys: name, architecture, kwargs, weights, huggingface, outputs, task",
+        "models.net.run: unknown key; valid keys: name, architecture, kwargs, weights, huggingface, adapter, outputs, task",
     ),
     "misspelt": ("", "hugginface: /models/chat", "models.net.hugginface: unknown key; did you mean 'huggingface'?"),
     "the folder": ("folder: /tmp", "", "folder: unknown key; valid keys: root, models"),
