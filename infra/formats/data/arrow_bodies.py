@@ -50,13 +50,17 @@ def _own(kind: pa.DataType) -> int:
     return 3 if pa.types.is_list_view(kind) or pa.types.is_large_list_view(kind) else 2
 
 
-def bytes_of(handle: IO[bytes], message: Message, wanted: frozenset[int] | None, before: bytes, place: str) -> bytearray:
+def bytes_of(
+    handle: IO[bytes], message: Message, wanted: frozenset[int] | None, before: bytes, place: str
+) -> bytearray:
     """The bytes of a message behind others, its body empty but for the wanted buffers.
 
     Raises:
         StorageError: they lie outside of the body, are too large, or claim to grow to more than honest ones do.
     """
-    buffers = [message.buffers[one] for one in sorted(wanted) if one < len(message.buffers)] if wanted is not None else []
+    buffers = (
+        [message.buffers[one] for one in sorted(wanted) if one < len(message.buffers)] if wanted is not None else []
+    )
     if wanted is None:
         buffers = list(message.buffers)
     if any(start < 0 or length < 0 or start + length > message.body for start, length in message.buffers):
@@ -76,7 +80,9 @@ def bytes_of(handle: IO[bytes], message: Message, wanted: frozenset[int] | None,
         handle.seek(message.place + message.head + start)
         whole[body + start : body + start + length] = handle.read(length)
     if message.compressed:
-        _refuse_growth([bytes(whole[body + start : body + start + 8]) for start, length in buffers if length], size, place)
+        _refuse_growth(
+            [bytes(whole[body + start : body + start + 8]) for start, length in buffers if length], size, place
+        )
     return whole
 
 
@@ -84,6 +90,6 @@ def _refuse_growth(heads: Sequence[bytes], size: int, place: str) -> None:
     grown = sum(max(0, struct.unpack("<q", head.ljust(8, b"\0"))[0]) for head in heads)
     if grown > max(DECODED_BYTES, GROWTH * size) or grown > 4 * LARGEST_BATCH:
         raise StorageError(
-            f"{place}: a batch claims to grow from {size:,} to {grown:,} bytes when it is read, more than {GROWTH}-fold; "
-            "write the file with fewer rows in a batch, or without compression"
+            f"{place}: a batch claims to grow from {size:,} to {grown:,} bytes when it is read, more than {GROWTH}-fold"
+            "; write the file with fewer rows in a batch, or without compression"
         )

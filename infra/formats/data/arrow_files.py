@@ -8,7 +8,16 @@ import pyarrow as pa
 
 from infra.errors import StorageError
 from infra.formats.data.arrow_bodies import bytes_of, wanted_buffers
-from infra.formats.data.arrow_messages import BATCH, BODY_AT, DICTIONARY, FILE_MARK, SCHEMA, STREAM_MARK, Message, messages
+from infra.formats.data.arrow_messages import (
+    BATCH,
+    BODY_AT,
+    DICTIONARY,
+    FILE_MARK,
+    SCHEMA,
+    STREAM_MARK,
+    Message,
+    messages,
+)
 from infra.formats.data.batches import regrouped
 from infra.formats.data.contract import Beginning, DataFormat, Layout, OpenTable, Table, ended, refuse_absent
 from infra.formats.data.schemas import encode_schema
@@ -44,6 +53,10 @@ class Arrow(DataFormat):
         # What batches say of dictionaries is known only to who has read all before them.
         kept = marks[:: 1 + len(marks) // MOST_MARKS] if marks and not dictionaries else [(0, stream.first)]
         return Table(stream.schema, rows, Layout(self.name, encode_schema(stream.schema), tuple(kept)))
+
+    def schema(self, handle: IO[bytes], place: str, layout: Layout) -> pa.Schema:
+        """With its metadata, which a layout has not."""
+        return _Stream(handle, place).schema
 
     def open(
         self, handle: IO[bytes], place: str, layout: Layout | None, columns: Sequence[str], batch_rows: int

@@ -52,7 +52,7 @@ def messages(handle: IO[bytes], place: int, size: int, name: str) -> Iterator[Me
             raise _damaged(name, place)
         message = _parsed(handle.read(length), place, name)
         place += message.head + message.body
-        if not 0 <= message.body or place > size:
+        if not message.body >= 0 or place > size:
             raise StorageError(f"{name}: ends in the middle of a batch of rows; was it copied whole?")
         yield message
 

@@ -105,6 +105,10 @@ class DataFormat(ABC):
             StorageError: it cannot be read, or claims what cannot be; with the row where that is known.
         """
 
+    def schema(self, handle: IO[bytes], place: str, layout: Layout) -> pa.Schema:
+        """The columns of an opened file that was inspected before, when it had this layout."""
+        return layout.columns
+
     @abstractmethod
     def open(
         self, handle: IO[bytes], place: str, layout: Layout | None, columns: Sequence[str], batch_rows: int

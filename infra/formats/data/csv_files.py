@@ -45,7 +45,7 @@ class Csv(DataFormat):
         """Reads the whole file."""
         header = _header(handle, file)
         kept = tuple(sorted(name for name in header.names if name in set(texts)))
-        types = _Types(header, {name: "text" for name in kept})
+        types = _Types(header, dict.fromkeys(kept, "text"))
         rows, marks = survey(handle, header.end, _split(header.delimiter), types, file.name)
         schema = types.schema
         return Table(schema, rows, Layout(self.name, encode_schema(schema), marks.found, kept, header.delimiter))
@@ -102,12 +102,14 @@ def _parsed_header(block: Block, delimiter: str, name: str) -> _Header:
     except (pa.ArrowException, ValueError) as error:
         raise StorageError(f"{name}: its first line cannot be read ({str(error).splitlines()[0]})") from error
     if len(names) > MOST_COLUMNS:
-        raise StorageError(f"{name}: has {len(names):,} columns, at most {MOST_COLUMNS:,} are read; write it as Parquet")
+        raise StorageError(
+            f"{name}: has {len(names):,} columns, at most {MOST_COLUMNS:,} are read; write it as Parquet"
+        )
     return _Header(names, delimiter, block.place + int(block.ends[0]))
 
 
 def _split(delimiter: str) -> Split:
-    """Where rows end: at line breaks outside of quotes. As Arrow reads it, a quote opens only at a value's beginning."""
+    """Where rows end: at line breaks outside of quotes. As Arrow reads it, a quote opens only where a value begins."""
     other = re.escape(delimiter.encode())
     value = rb'(?:"(?:[^"]|"")*+"[^%b\r\n]*+|(?!")[^%b\r\n]*+)' % (other, other)
     row = re.compile(rb"[\r\n]*+%b(?:%b%b)*+(?:\r\n|\n|\r(?=.))" % (value, other, value), re.DOTALL)

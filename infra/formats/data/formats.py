@@ -1,8 +1,11 @@
 """The formats of files of samples, and which of them a file has."""
 
 import posixpath
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import replace
 from typing import IO
+
+import pyarrow as pa
 
 from infra.errors import StorageError
 from infra.formats.data.arrow_files import Arrow
@@ -11,11 +14,15 @@ from infra.formats.data.csv_files import Csv
 from infra.formats.data.json_lines import JsonLines
 from infra.formats.data.parquet import Parquet
 from infra.formats.foreign_tables import described
+from infra.formats.tables import open_parquet
 from infra.storage.identity import InputFile
+from infra.storage.pins import PinnedInput
 
 FORMATS: tuple[DataFormat, ...] = (Parquet(), Arrow(), JsonLines(), Csv())
 
 PARQUET = FORMATS[0]
+
+Recall = Callable[[], tuple[Layout, int] | None]
 
 
 def format_of(layout: Layout | None) -> DataFormat:
@@ -48,6 +55,37 @@ def recognised(handle: IO[bytes], name: str) -> DataFormat:
     raise StorageError(f"{name}: not a readable file of samples: {described(handle)}")
 
 
-def inspect(handle: IO[bytes], file: InputFile, read: Sequence[str], texts: Collection[str]) -> Table:
-    """What an opened file says of itself; see `DataFormat.inspect`."""
-    return recognised(handle, file.name).inspect(handle, file, read, texts)
+def inspect(
+    handle: IO[bytes], file: InputFile, read: Sequence[str], texts: Collection[str], recall: Recall = lambda: None
+) -> Table:
+    """What an opened file says of itself; see `DataFormat.inspect`.
+
+    `recall`: the layout and the number of rows that were found of this very file before, if any; not asked of Parquet.
+    """
+    own = recognised(handle, file.name)
+    known = recall() if own is not PARQUET else None
+    if known is not None and known[0].format == own.name:
+        layout, rows = known
+        table = Table(own.schema(handle, file.name, layout), rows, layout)
+        if layout.texts == _texts(table, texts):
+            return table
+    table = own.inspect(handle, file, read, texts)
+    return table if table.layout is None else replace(table, layout=replace(table.layout, texts=_texts(table, texts)))
+
+
+def schema_of(file: InputFile, layout: Layout | None) -> pa.Schema:
+    """The columns of a file that was inspected.
+
+    Raises:
+        StorageError: it cannot be read.
+    """
+    with PinnedInput(file) as handle:
+        return (
+            open_parquet(handle, file.name).schema_arrow
+            if layout is None
+            else format_of(layout).schema(handle, file.name, layout)
+        )
+
+
+def _texts(table: Table, texts: Collection[str]) -> tuple[str, ...]:
+    return tuple(sorted(set(texts) & set(table.schema.names)))

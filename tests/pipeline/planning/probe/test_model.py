@@ -13,7 +13,8 @@ from madcore import ModelError
 from pipeline.config.audit_config import AuditConfig
 from pipeline.config.schema import ModelConfig
 from pipeline.data.batches import TRACED_AT_ONCE, ImageInputs
-from pipeline.data.sources import Source, find_sources
+from pipeline.data.finding import find_sources
+from pipeline.data.sources import Source
 from pipeline.demo.network import digit_cnn
 from pipeline.errors import SourceError
 from pipeline.models.load import load_model
