@@ -14,13 +14,13 @@ from infra.storage.identity import InputFile
 from infra.storage.pins import PinnedInput
 from pipeline.config.audit_config import AuditConfig
 from pipeline.config.samples import Columns
-from pipeline.config.schema import ModelConfig, Task
+from pipeline.config.schema import ModelConfig
 from pipeline.data.columns import EXPECTED, UnfitValue, constant, fits, is_text, may_not_fit, stored, token_lists, unfit
 from pipeline.data.features import class_features
 from pipeline.data.identities import Identify, identify
 from pipeline.data.images.column import refuse_paths_only
 from pipeline.data.input_columns import TYPE_IDS, described_unread, input_roles, possible_roles, unread_columns
-from pipeline.data.schema_checks import TRUTH, check_names, check_single, check_types, near, remedy
+from pipeline.data.schema_checks import TRUTH, check_names, check_single, check_tensors, check_types, near, remedy
 from pipeline.data.sources import PLACES, Source, Split
 from pipeline.errors import SourceError
 
@@ -97,25 +97,27 @@ def _source(file: InputFile, model: ModelConfig, split: Split, recall: Recall) -
         StorageError: it cannot be read.
     """
     columns = model.data.columns.of(split)
-    named = [getattr(columns, role) for role in ("id", *possible_roles(model.task), *TRUTH)]
+    named = [getattr(columns, role) for role in ("id", *possible_roles(model.samples), *TRUTH)]
     with PinnedInput(file) as handle:
-        read = [TYPE_IDS, *(name for name in named if name is not None)]
+        read = [TYPE_IDS, *columns.of_tensors, *(name for name in named if name is not None)]
         table = inspect(handle, file, read, [columns.id], lambda: recall(file, model))
     return _fitting(file, table, model, split) if table.rows else None
 
 
 def _fitting(file: InputFile, table: Table, model: ModelConfig, split: Split) -> Source:
-    columns, optional = model.data.columns.of(split), _optional(model.task, split)
-    roles = ("id", *possible_roles(model.task), *optional)
-    constants = dict(_in_folders(file, table.schema, [getattr(columns, role) for role in roles]))
+    columns, optional = model.data.columns.of(split), _optional(model, split)
+    roles = ("id", *possible_roles(model.samples), *optional)
+    named = [*(getattr(columns, role) for role in roles), *columns.of_tensors]
+    constants = dict(_in_folders(file, table.schema, named))
     schema = _with_constants(table.schema, constants)
-    inputs = input_roles(model.task, columns, schema.names)
+    inputs = input_roles(model.samples, columns, schema.names)
     numbered = columns.id not in schema.names and not columns.insists_on("id") and not near(columns.id, schema.names)
     own = inputs if numbered else ("id", *inputs)
     check_names(schema, columns, [*own, *(one for one in optional if _is_needed(one, columns, split))], file.name)
     present = tuple(role for role in optional if getattr(columns, role) in schema.names)
     check_single(schema, columns, (*own, *present), file.name)
     check_types(schema, columns, (*own, *present), file.name)
+    check_tensors(schema, columns, file.name)
     if "image" in inputs:
         refuse_paths_only(table, columns.image, file.name)
     source = Source(
@@ -129,9 +131,9 @@ def _fitting(file: InputFile, table: Table, model: ModelConfig, split: Split) ->
         constants=tuple(constants.items()),
         features=class_features(schema, columns, present),
         named=_named(schema, columns, present),
-        apart=split == "audited" and _differ(columns, model.data.columns.of("trusted"), ("id", *inputs)),
+        apart=split == "audited" and _differ(columns, model.data.columns.of("trusted"), ("id", "inputs", *inputs)),
     )
-    for unread in unread_columns(model.task, columns, schema.names):
+    for unread in unread_columns(model.samples, columns, schema.names):
         if unread != TYPE_IDS or not _holds_zeros(source, schema, unread):
             raise SourceError(f"{file.name}: {described_unread(unread)}")
     _check_values(source, schema, (*own, *present))
@@ -199,7 +201,6 @@ def _is_needed(role: str, columns: Columns, split: Split) -> bool:
     return columns.insists_on(role) and (role != "label" or split == "trusted")
 
 
-def _optional(task: Task, split: Split) -> tuple[str, ...]:
-    """Roles of truth that a file may have. A text has no class, so its label or target means nothing to an audit."""
-    roles = TRUTH if task == "classification" else ("anomalous",)
-    return tuple(role for role in roles if split == "audited" or role == "label")
+def _optional(model: ModelConfig, split: Split) -> tuple[str, ...]:
+    """Roles of truth that a file may have; a label or target means nothing to an audit without classes."""
+    return tuple(role for role in model.facts.truth if split == "audited" or role == "label")

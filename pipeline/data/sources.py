@@ -56,7 +56,7 @@ class Source:
         A changed file is another source.
         """
         more = [role for role in self.inputs if role in LOOKED_FOR and role != "completion_start"]
-        more = ["id", *self.inputs] if self.apart else more
+        more = ["id", "inputs", *self.inputs] if self.apart else more
         read = "".join(f"\n{role}: {getattr(self.columns, role)}" for role in more)
         read += f"\nnumbered: {self.file.name}" if self.numbered else ""
         return digest(f"{self.file.url}\n{self.file.identity}{read}".encode())[:24]

@@ -9,13 +9,13 @@ from torch import nn
 
 from infra.storage.files import digest
 from pipeline.config.audit_config import AuditConfig
-from pipeline.config.schema import PROBABILITIES, ModelConfig
+from pipeline.config.schema import ModelConfig
 from pipeline.data.texts.rows import TextLimits
 from pipeline.errors import SourceError
 from pipeline.models.architecture import Architecture, find_architecture, is_file
 from pipeline.models.huggingface.causal_lm import causal_lm_shapes, load_causal_lm
 from pipeline.models.local_code import local_code
-from pipeline.models.outputs import take_logarithms
+from pipeline.models.outputs import adapt_outputs
 from pipeline.models.user_code import user_code
 from pipeline.models.weights.faithful import without_number
 from pipeline.models.weights.fitting import fill
@@ -42,7 +42,7 @@ class LoadedModel:
 
 
 def load_model(config: AuditConfig, model: ModelConfig, source: bytes | None = None) -> LoadedModel:
-    """Builds the architecture and loads the weights; a model of probabilities then returns their logarithms.
+    """Builds the architecture and loads the weights; the outputs then are what the task needs.
 
     Args:
         config: the audit's.
@@ -73,6 +73,7 @@ def load_shapes(config: AuditConfig, model: ModelConfig, source: bytes | None = 
     architecture = find_architecture(config, model.architecture, source)
     with torch.device("meta"):
         module = _built(architecture, model.architecture, model).eval()
+    adapt_outputs(module, model)
     return LoadedModel(module, "", {}, architecture.source if is_file(model.architecture) else None)
 
 
@@ -99,8 +100,7 @@ def _load_architecture(
         lacking = without_number(module)
     reached = local_code(module, found.module, found.source, f"architecture {architecture}")
     code = {name: digest(reached[name]) for name in sorted(reached)}
-    if model.outputs == PROBABILITIES:
-        take_logarithms(module)
+    adapt_outputs(module, model)
     function = architecture.rpartition(":")[2]
     named = [f"{name} {sha256}" for name, sha256 in code.items()]
     parts = [digest(weights), digest(found.source), function, json.dumps(model.kwargs, sort_keys=True), *named]

@@ -158,7 +158,12 @@ WRONG = {
         "calibration.target.fdr: input should be less than 1",
         "got 1",
     ),
-    "unknown task": ("task: causal", "", f"task: {ONE_OF} 'classification' or 'causal_lm'", "got 'causal'"),
+    "unknown task": (
+        "task: causal",
+        "",
+        f"task: {ONE_OF} 'classification', 'causal_lm', 'binary', 'multi_label' or 'regression'",
+        "got 'causal'",
+    ),
     "unknown estimator": (
         "estimator: {kind: hessian}",
         "",
