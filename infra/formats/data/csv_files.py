@@ -27,7 +27,7 @@ MOST_COLUMNS = 10_000
 FIRST_LINE = 1 << 16
 UNKNOWN = pa.array(["", "NA", "N/A", "n/a", "NaN", "nan", "NULL", "null", "None"])
 _INTEGER = r"^-?(0|[1-9][0-9]{0,17})$"
-_NUMBER = r"^-?((0|[1-9][0-9]*)(\.[0-9]*)?|\.[0-9]+)([eE][+-]?[0-9]+)?$|^-?inf(inity)?$"
+_NUMBER = r"^-?((0|[1-9][0-9]{0,17})(\.[0-9]*)?|\.[0-9]+)([eE][+-]?[0-9]+)?$|^-?inf(inity)?$"
 _BOOLEAN = r"^(?i:true|false)$"
 _KINDS = (("integer", _INTEGER, pa.int64()), ("number", _NUMBER, pa.float64()), ("boolean", _BOOLEAN, pa.bool_()))
 
@@ -46,7 +46,7 @@ class Csv(DataFormat):
         header = _header(handle, file)
         kept = tuple(sorted(name for name in header.names if name in set(texts)))
         types = _Types(header, dict.fromkeys(kept, "text"))
-        rows, marks = survey(handle, header.end, _split(header.delimiter), types, file.name)
+        rows, marks = survey(handle, header.end, row_ends(header.delimiter), types, file.name)
         schema = types.schema
         return Table(schema, rows, Layout(self.name, encode_schema(schema), marks.found, kept, header.delimiter))
 
@@ -55,7 +55,7 @@ class Csv(DataFormat):
     ) -> OpenTable:
         """Opens nothing more than the file."""
         assert layout is not None
-        names, wanted, split = layout.columns.names, list(columns), _split(layout.delimiter)
+        names, wanted, split = layout.columns.names, list(columns), row_ends(layout.delimiter)
         refuse_absent(wanted, names, place)
         schema = columns_of(layout.columns, wanted)
 
@@ -64,7 +64,7 @@ class Csv(DataFormat):
             arrays = [_typed(table.column(field.name).combine_chunks(), field.type) for field in schema]
             return pa.RecordBatch.from_arrays(arrays, schema=schema)
 
-        return LineTable(lambda row: blocks(handle, *layout.mark(row), split, place), parse, place, batch_rows)
+        return LineTable(lambda row: blocks(handle, layout.mark(row), split, place), parse, place, batch_rows)
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ def _header(handle: IO[bytes], file: InputFile) -> _Header:
     handle.seek(skipped)
     line = handle.read(FIRST_LINE).lstrip().split(b"\n")[0]
     delimiter = max(DELIMITERS, key=lambda one: line.count(one.encode()))
-    block = next(blocks(handle, 0, skipped, _split(delimiter), file.name), None)
+    block = next(blocks(handle, (0, skipped), row_ends(delimiter), file.name), None)
     if block is None:
         raise StorageError(f"{file.name}: is empty; a CSV file begins with the names of its columns")
     return _parsed_header(block, delimiter, file.name)
@@ -89,6 +89,8 @@ def _header(handle: IO[bytes], file: InputFile) -> _Header:
 
 def _parsed_header(block: Block, delimiter: str, name: str) -> _Header:
     line = block.row_bytes(0)
+    if line.count(delimiter.encode()) >= MOST_COLUMNS:
+        raise StorageError(f"{name}: has more than {MOST_COLUMNS:,} columns; write it as Parquet")
     try:
         row = csv.read_csv(
             pa.BufferReader(line),
@@ -101,14 +103,10 @@ def _parsed_header(block: Block, delimiter: str, name: str) -> _Header:
         names = [str(column[0].as_py()) for column in row.columns]
     except (pa.ArrowException, ValueError) as error:
         raise StorageError(f"{name}: its first line cannot be read ({str(error).splitlines()[0]})") from error
-    if len(names) > MOST_COLUMNS:
-        raise StorageError(
-            f"{name}: has {len(names):,} columns, at most {MOST_COLUMNS:,} are read; write it as Parquet"
-        )
     return _Header(names, delimiter, block.place + int(block.ends[0]))
 
 
-def _split(delimiter: str) -> Split:
+def row_ends(delimiter: str) -> Split:
     """Where rows end: at line breaks outside of quotes. As Arrow reads it, a quote opens only where a value begins."""
     other = re.escape(delimiter.encode())
     value = rb'(?:"(?:[^"]|"")*+"[^%b\r\n]*+|(?!")[^%b\r\n]*+)' % (other, other)
@@ -146,6 +144,8 @@ def _typed(values: pa.Array, kind: pa.DataType) -> pa.Array:
     """Texts as values of a type that all of them have."""
     if kind == pa.string():
         return values
+    if kind == pa.null():
+        return pa.nulls(len(values))
     return pc.if_else(pc.is_in(values, UNKNOWN), None, values).cast(kind)
 
 

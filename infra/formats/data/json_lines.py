@@ -47,7 +47,7 @@ class JsonLines(DataFormat):
         refuse_absent(columns, layout.columns.names, place)
         wanted = columns_of(layout.columns, columns)
         return LineTable(
-            lambda row: blocks(handle, *layout.mark(row), line_ends, place),
+            lambda row: blocks(handle, layout.mark(row), line_ends, place),
             lambda data: _parse(data, wanted),
             place,
             batch_rows,

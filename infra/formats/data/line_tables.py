@@ -1,5 +1,6 @@
 """Tables of files of lines: one pass finds the columns' types and the marks; ranges of rows are read from a mark on."""
 
+import re
 from collections.abc import Callable, Iterator, Sequence
 from typing import IO, Protocol
 
@@ -9,6 +10,8 @@ from infra.errors import StorageError
 from infra.formats.data.batches import regrouped
 from infra.formats.data.contract import OpenTable, ended
 from infra.formats.data.lines import Block, Marks, Split, blocks
+
+PIECE_ROWS = re.compile(r"Row #\d+: | in row \d+$")
 
 ERRORS = (pa.ArrowException, ValueError)
 
@@ -33,7 +36,7 @@ def survey(handle: IO[bytes], first: int, split: Split, types: Narrowing, name: 
         StorageError: a row cannot be read, or does not fit those before it; with its number and the reason.
     """
     rows, marks = 0, Marks()
-    for block in blocks(handle, 0, first, split, name):
+    for block in blocks(handle, (0, first), split, name):
         try:
             types.see(block.data, block.rows)
         except ERRORS as error:
@@ -56,8 +59,13 @@ def _refuse(block: Block, see: Callable[[bytes], object], name: str, error: Exce
         except ERRORS as own:
             error = own
             break
-    reason = str(error).splitlines()[0]
+    reason = _reason(error)
     raise StorageError(f"{name}: row {block.row + row:,} cannot be read ({reason}); mend or remove that row") from error
+
+
+def _reason(error: Exception) -> str:
+    """Why rows cannot be read, without the numbers of rows that count from the piece that was read."""
+    return PIECE_ROWS.sub("", str(error).splitlines()[0])
 
 
 def parsed(block: Block, first: int, last: int, parse: Parse, name: str) -> pa.RecordBatch:
@@ -71,7 +79,7 @@ def parsed(block: Block, first: int, last: int, parse: Parse, name: str) -> pa.R
         if batch.num_rows != last - first:
             raise ValueError(f"{last - first:,} rows stand there, and {batch.num_rows:,} were read")
     except ERRORS as error:
-        reason = str(error).splitlines()[0]
+        reason = _reason(error)
         raise StorageError(
             f"{name}: rows {block.row + first:,} to {block.row + last - 1:,} cannot be read ({reason}); was it "
             "replaced while the audit ran? Run again"

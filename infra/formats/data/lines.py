@@ -49,15 +49,18 @@ class Block:
         return self.data[self.ends[first - 1] if first else 0 : self.ends[last - 1] if last else 0]
 
 
-def blocks(handle: IO[bytes], row: int, place: int, split: Split, name: str) -> Iterator[Block]:
-    """The rows of a file from a row on that stands at this place, in blocks of about BLOCK_BYTES.
+def blocks(
+    handle: IO[bytes], mark: tuple[int, int], split: Split, name: str, block_bytes: int = BLOCK_BYTES
+) -> Iterator[Block]:
+    """The rows of a file from a mark on, a row and the place where it stands, in blocks of about so many bytes.
 
     Raises:
         StorageError: a row is longer than LARGEST_ROW, or the file cannot be read.
     """
+    row, place = mark
     handle.seek(place)
     rest = b""
-    while chunk := handle.read(BLOCK_BYTES):
+    while chunk := handle.read(block_bytes):
         data = rest + chunk
         ends = split(data)
         whole = int(ends[-1]) if len(ends) else 0
