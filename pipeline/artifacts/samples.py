@@ -34,7 +34,7 @@ SAMPLES_FORMAT = TableFormat(
 
 @dataclass(frozen=True)
 class SampleColumns:
-    """What is known about each of n samples besides its row."""
+    """What is known about each of n samples besides its row; a confidence is NaN where there is none."""
 
     ids: list[str]
     rows: list[int]
@@ -47,14 +47,14 @@ class SampleColumns:
     def of(cls, table: pa.Table) -> "SampleColumns":
         """From a table of SAMPLES_FORMAT."""
 
-        def numbers(name: str, kind: type[np.generic]) -> Tensor:
-            return torch.from_numpy(np.array(table.column(name).fill_null(0).to_numpy(), kind))
+        def numbers(name: str, kind: type[np.generic], unknown: float = 0) -> Tensor:
+            return torch.from_numpy(np.array(table.column(name).fill_null(unknown).to_numpy(), kind))
 
         return cls(
             ids=table.column("sample_id").to_pylist(),
             rows=table.column("row").to_pylist(),
             predictions=numbers("prediction", np.int64),
-            confidence=numbers("confidence", np.float32),
+            confidence=numbers("confidence", np.float32, np.nan),
             gradient_norm=numbers("gradient_norm", np.float32),
             statuses=table.column("status").to_pylist(),
         )
@@ -85,7 +85,7 @@ def encode_samples(samples: SampleColumns, scales_nl: Tensor) -> dict[str, bytes
         pa.array(samples.ids, pa.string()),
         pa.array(samples.rows, pa.int64()),
         pa.array(samples.predictions.numpy(), pa.int32()),
-        pa.array(samples.confidence.numpy(), pa.float32(), mask=missing),
+        pa.array(samples.confidence.numpy(), pa.float32(), mask=missing | samples.confidence.isnan().numpy()),
         pa.array(samples.gradient_norm.numpy(), pa.float32(), mask=missing),
         pa.array(list(scales_nl.numpy()), pa.list_(pa.float32())),
         pa.array(samples.statuses, pa.string()),

@@ -87,7 +87,7 @@ def score_batch(
         pa.array([source] * len(ok), pa.string()),
         pa.array(samples.rows, pa.int64()),
         pa.array(samples.predictions.numpy(), pa.int32()),
-        pa.array(samples.confidence.numpy(), pa.float32(), mask=missing),
+        pa.array(samples.confidence.numpy(), pa.float32(), mask=missing | samples.confidence.isnan().numpy()),
         pa.array(np.where(flat, np.inf, scored.score.numpy()), pa.float32(), mask=missing),
         pa.array(np.where(flat, 0.0, scored.leverage.numpy()), pa.float32(), mask=missing),
         pa.array(samples.gradient_norm.numpy(), pa.float32(), mask=missing),

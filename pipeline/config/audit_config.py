@@ -13,7 +13,7 @@ from pipeline.config.complaints import complaints, unknown_keys
 from pipeline.config.curvature import CurvatureSection
 from pipeline.config.on_verdict import OnVerdict, section_of
 from pipeline.config.safe_yaml import LARGEST_CONFIG, parse_yaml
-from pipeline.config.schema import DEFAULT_KINDS, MEASUREMENTS, ModelConfig
+from pipeline.config.schema import DEFAULT_KINDS, ModelConfig
 from pipeline.config.sections import MODEL_SECTIONS, Place, Raw, Section
 from pipeline.errors import ConfigError
 
@@ -151,13 +151,13 @@ def _resolve_auto(model: ModelConfig) -> ModelConfig:
     kind = score_kind(model)
     changes: dict[str, str] = {"kind": kind, "layers": model.score.layers_form}
     if kind == "concordance" and model.score.form == "auto":
-        changes["form"] = "mean" if model.is_text else "class"
+        changes["form"] = "class" if model.has_classes else "mean"
     resolved = model.model_copy(update={"score": model.score.model_copy(update=changes)})
     if model.traced is not None:
         return resolved.model_copy(update={"curvature": CurvatureSection(kind="identity")})
     own = dict[str, str | tuple[str, ...]]()
     if model.gradient.measurement == "auto":
-        own["measurement"] = MEASUREMENTS[model.task][0]
+        own["measurement"] = model.facts.measurements[0]
     if model.adapter is not None and "layers" not in model.gradient.model_fields_set:
         own["layers"] = ADAPTER_LAYERS
     return resolved.model_copy(update={"estimator": model.gradient.model_copy(update=own)})

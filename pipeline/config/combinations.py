@@ -2,14 +2,16 @@
 
 from pipeline.config.complaints import place_of
 from pipeline.config.model_sources import odd_sources
-from pipeline.config.schema import CURVATURES, MEASUREMENTS, PROBABILITIES, SCORES, ModelConfig
+from pipeline.config.schema import ModelConfig
 from pipeline.config.scoring import CLASS_MEANS
 from pipeline.config.sections import Raw
+
+MANY_OUTPUTS = ("multi_label", "regression")
 
 
 def score_kind(model: ModelConfig) -> str:
     """The kind of a model's score, with `auto` resolved."""
-    return SCORES[model.task][0] if model.score.kind == "auto" else model.score.kind
+    return model.facts.scores[0] if model.score.kind == "auto" else model.score.kind
 
 
 def misfits(index: int, model: ModelConfig, raw: Raw) -> list[str]:
@@ -34,13 +36,13 @@ def _for_the_task(index: int, model: ModelConfig, raw: Raw) -> list[str]:
     if model.traced is not None or model.score.kind != "concordance":
         chosen[("score", "kind")] = (model.score.kind, ("auto", *_scores(model)))
     if model.traced is None:
-        chosen[("estimator", "measurement")] = (model.gradient.measurement, ("auto", *MEASUREMENTS[model.task]))
-        chosen[("curvature", "kind")] = (model.curvature.kind, CURVATURES[model.task])
-    if model.is_text and model.outputs == PROBABILITIES:
-        chosen[("outputs",)] = (PROBABILITIES, ("logits",))
+        chosen[("estimator", "measurement")] = (model.gradient.measurement, ("auto", *model.facts.measurements))
+        chosen[("curvature", "kind")] = (model.curvature.kind, model.facts.curvatures)
+    if model.outputs is not None:
+        chosen[("outputs",)] = (model.outputs, model.facts.outputs)
     return [
         f"{place_of(('models', index, *place), raw)}: {value} makes no sense for the task {model.task}; "
-        f"valid: {', '.join(valid)}"
+        + (f"valid: {', '.join(valid)}" if valid else "leave it out")
         for place, (value, valid) in chosen.items()
         if value not in valid
     ]
@@ -48,7 +50,7 @@ def _for_the_task(index: int, model: ModelConfig, raw: Raw) -> list[str]:
 
 def _scores(model: ModelConfig) -> list[str]:
     """The scores that a model's task and estimator can have."""
-    return [kind for kind in SCORES[model.task] if kind != "concordance" or model.traced is not None]
+    return [kind for kind in model.facts.scores if kind != "concordance" or model.traced is not None]
 
 
 def _for_the_score(index: int, model: ModelConfig, raw: Raw) -> list[str]:
@@ -83,8 +85,19 @@ def _for_the_estimator(index: int, model: ModelConfig, raw: Raw) -> list[str]:
     if model.calibration.screen and not model.screened:
         lines.append(
             f"{calibration}: screen looks at the predicted classes of gradients' rows; "
-            "it needs task: classification and the estimator gradient"
+            "it needs task: classification or binary, and the estimator gradient"
         )
-    if model.score.form == "class" and model.is_text:
-        lines.append(f"{score}: form: class needs classes, and the task causal_lm has none; valid: mean")
+    if model.score.form == "class" and not model.has_classes:
+        lines.append(f"{score}: form: class needs classes, and the task {model.task} has none; valid: mean")
+    estimator = place_of(("models", index, "estimator"), raw)
+    if model.traced is not None and not model.facts.traceable:
+        lines.append(f"{estimator}: loss_trace needs a loss, which the task {model.task} has none of; valid: gradient")
+    if model.traced is None and model.gradient.measured and model.task not in MANY_OUTPUTS:
+        lines.append(
+            f"{estimator}: measured chooses among the outputs of the tasks {' and '.join(MANY_OUTPUTS)}, and the task "
+            f"is {model.task}; leave it out"
+        )
+    if model.data.columns.inputs is not None and model.is_text:
+        columns = place_of(("models", index, "data", "columns"), raw)
+        lines.append(f"{columns}: inputs is for models of tensors; the task causal_lm reads input_ids")
     return lines

@@ -1,12 +1,17 @@
 """The section `estimator`: how a sample becomes a row."""
 
+import operator
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, JsonValue, model_validator
 
 from pipeline.config.sections import Paths, Section, Seed
 
 FEWEST_DRAWS = 8
+
+
+def _as_list(value: JsonValue) -> JsonValue:
+    return [value] if isinstance(value, int) else value
 
 
 class ProjectionSection(Section):
@@ -41,10 +46,18 @@ class Estimator(Section):
     kind: Literal["gradient"] = "gradient"
     """`gradient`, or `loss_trace`, the paper's own estimator, which has keys of its own."""
 
-    measurement: Literal["auto", "margin", "token_margin", "completion_nll"] = "auto"
+    measurement: Literal["auto", "margin", "token_margin", "completion_nll", "label_margin", "output"] = "auto"
     """The number whose gradient is taken. `auto` is `margin` for classifiers (of the predicted class over the others)
     and `token_margin` for causal language models (the same, over the tokens of the completion); `completion_nll` is the
-    negative log-likelihood of the completion."""
+    negative log-likelihood of the completion. For the task multi_label it is `label_margin`, the sum of the margins of
+    the predicted labels, each over its absence; for regression `output`, the output itself, or the sum of several with
+    random signs."""
+
+    measured: Annotated[
+        tuple[Annotated[int, Field(ge=0)], ...], BeforeValidator(_as_list), Field(exclude_if=operator.not_)
+    ] = ()
+    """For the tasks multi_label and regression: the numbers of the outputs that are measured, from 0. By default, a
+    sample's predicted labels, or all outputs."""
 
     layers: Paths = ("*",)
     """Layers whose parameters count: shell patterns over module names. A leading `!` excludes."""

@@ -14,6 +14,9 @@ PerChannel = Annotated[
 CHANNELS = {1: "grey", 3: "RGB"}
 
 
+TensorColumns = Annotated[dict[str, str | tuple[str, ...]], Field(min_length=1)]
+
+
 class Columns(Section):
     """Names of columns. A column that the config itself names must be there; a default is only looked for.
 
@@ -47,6 +50,11 @@ class Columns(Section):
     holds, -100 elsewhere. The completion may have gaps, as in a conversation of several turns. Where `completion_start`
     or `completion_end` is there too, they must say the same. Optional; null to ignore it."""
 
+    inputs: Annotated[TensorColumns | None, Field(exclude_if=lambda inputs: inputs is None)] = None
+    """For models of tensors, `{argument: column}`: which column each argument of the model's `forward` is made of. The
+    column has numbers, or lists of numbers, all of the length that the first trusted sample has; whole numbers stay
+    whole. A list of columns is stacked to one tensor of fractions, as tabular models take it. Instead of images."""
+
     label: str | None = "label"
     """Column of class indices, optional; null to ignore it. With labels, only trusted samples that the model predicts
     correctly become references. Where the config names this column, trusted and sampling files must have it; audited
@@ -63,6 +71,12 @@ class Columns(Section):
     ignored: tuple[str, ...] = ()
     """Columns that are ignored on purpose. A file with a column that would change what a sample is to its model, such
     as `position_ids` or `token_type_ids`, is refused unless the column is listed here."""
+
+    @property
+    def of_tensors(self) -> tuple[str, ...]:
+        """The columns that tensors are made of, each once."""
+        columns = (self.inputs or {}).values()
+        return tuple(dict.fromkeys(name for own in columns for name in ([own] if isinstance(own, str) else own)))
 
     def insists_on(self, column: str) -> bool:
         """Whether the config itself names this column."""

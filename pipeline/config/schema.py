@@ -1,47 +1,27 @@
 """One model of a config with all its sections, and what each task allows in them."""
 
-from typing import Annotated, Literal, get_args
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, Field, JsonValue, StringConstraints, field_validator
 
-from pipeline.config.curvature import CurvatureKind, CurvatureSection
+from pipeline.config.curvature import CurvatureSection
 from pipeline.config.estimators import Estimator, LossTrace
 from pipeline.config.samples import Data
 from pipeline.config.scoring import Calibration, ScoreSection
 from pipeline.config.sections import Place, Section, default_kind, sections_in
+from pipeline.config.tasks import TASKS, Task, TaskFacts
 
 RESERVED_NAMES = ("runs", "report", "mad.json", "index")
-
-
-Task = Literal["classification", "causal_lm"]
-
-
-CURVATURES: dict[str, tuple[str, ...]] = {
-    "classification": get_args(CurvatureKind),
-    "causal_lm": tuple(kind for kind in get_args(CurvatureKind) if kind != "ggn"),
-}
 
 
 PROBABILITIES = "probabilities"
 
 
-MEASUREMENTS: dict[str, tuple[str, ...]] = {
-    "classification": ("margin",),
-    "causal_lm": ("token_margin", "completion_nll"),
-}
+Samples = Literal["images", "texts", "tensors"]
 
 
-SCORES: dict[str, tuple[str, ...]] = {
-    "classification": (
-        "prediction_coupling",
-        "class_coupling",
-        "mean_coupling",
-        "top_coupling",
-        "concordance",
-        "leverage",
-    ),
-    "causal_lm": ("top_coupling", "mean_coupling", "concordance", "leverage"),
-}
+# A key that configs had not before: where it is not given, a recorded config is without it.
+NewPlace = Annotated[Place | None, Field(exclude_if=lambda value: value is None)]
 
 
 class ModelConfig(Section):
@@ -70,17 +50,18 @@ class ModelConfig(Section):
     (`s3://zoo/bert`), or the id of a model on the hub, safetensors only. Its `config.json` says whether it is a causal
     language model or a classifier. No code of the model's own is run."""
 
-    adapter: Place | None = None
+    adapter: NewPlace = None
     """A folder of PEFT with a LoRA adapter, on the base that `huggingface` names, whatever base the adapter names
     itself; safetensors only. Its own matrices are the default of `estimator.layers`."""
 
     outputs: Literal["logits", "probabilities"] | None = None
-    """What a classifier returns. Of `probabilities`, which sum to 1, the measurement is log(1 - p) - log p of the
-    predicted class. `null` takes outputs for logits, and refuses those that look like probabilities; `logits` takes
-    them as they are."""
+    """What a classifier returns. Of `probabilities`, which sum to 1, or are one for each label, the measurement is
+    log(1 - p) - log p of the predicted class or label. `null` takes outputs for logits, and refuses those that look
+    like probabilities; `logits` takes them as they are."""
 
     task: Task
-    """`classification` of images, or `causal_lm`, a causal language model. Required here or at the top level."""
+    """`classification`, `causal_lm`, a causal language model, `binary`, a classification by one output,
+    `multi_label`, a decision about each of several labels, or `regression`. Required here or at the top level."""
 
     data: Data
     """Where the samples are, and how to read them. Required here or at the top level."""
@@ -115,9 +96,26 @@ class ModelConfig(Section):
         return f"architecture {self.architecture}"
 
     @property
+    def facts(self) -> TaskFacts:
+        """What its task allows."""
+        return TASKS[self.task]
+
+    @property
     def is_text(self) -> bool:
-        """Whether its samples are token sequences, and its outputs have no classes."""
+        """Whether its samples are token sequences, and its outputs are logits of their tokens."""
         return self.task == "causal_lm"
+
+    @property
+    def samples(self) -> Samples:
+        """What its samples are: token sequences, tensors that columns hold, or images."""
+        if self.is_text:
+            return "texts"
+        return "images" if self.data.columns.inputs is None else "tensors"
+
+    @property
+    def has_classes(self) -> bool:
+        """Whether it predicts one of several classes."""
+        return self.facts.has_classes
 
     @property
     def traced(self) -> LossTrace | None:
@@ -145,7 +143,7 @@ class ModelConfig(Section):
     @property
     def screened(self) -> bool:
         """Whether the trusted set is screened: it needs predicted classes, and rows that are gradients."""
-        return not self.is_text and self.traced is None
+        return self.has_classes and self.traced is None
 
 
 def default_kinds(section: type[BaseModel]) -> dict[str, str]:

@@ -54,7 +54,7 @@ def fits(role: str, kind: pa.DataType) -> bool:
     """Whether a column of this type can have this role; whether all its values fit, `unfit` says."""
     plain = stored(kind)
     if role in ("input_ids", "labels", "attention_mask"):
-        inner = stored(plain.value_type) if _is_list(plain) else None
+        inner = stored(plain.value_type) if is_list(plain) else None
         return inner is not None and (_is_number(inner) or (role == "attention_mask" and pa.types.is_boolean(inner)))
     if role == "image":
         place = plain.get_field_index("bytes") if pa.types.is_struct(plain) else -1
@@ -65,6 +65,12 @@ def fits(role: str, kind: pa.DataType) -> bool:
         return _is_number(plain)
     truth = _is_number(plain) or pa.types.is_boolean(plain) or pa.types.is_null(plain)
     return truth or (role == "anomalous" and is_text(plain))
+
+
+def holds_numbers(kind: pa.DataType) -> bool:
+    """Whether a column's type holds numbers or truth, or lists of them."""
+    leaf = leaf_type(kind)
+    return _is_number(leaf) or bool(pa.types.is_boolean(leaf))
 
 
 def is_text(kind: pa.DataType) -> bool:
@@ -82,7 +88,14 @@ def _is_number(kind: pa.DataType) -> bool:
     return bool(pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind))
 
 
-def _is_list(kind: pa.DataType) -> bool:
+def leaf_type(kind: pa.DataType) -> pa.DataType:
+    """The type of the values in lists of any depth; a type itself where it is none of lists."""
+    inner = stored(kind)
+    return leaf_type(inner.value_type) if is_list(inner) else inner
+
+
+def is_list(kind: pa.DataType) -> bool:
+    """Whether a plain type is one of lists."""
     tests = (
         pa.types.is_list,
         pa.types.is_large_list,
@@ -237,7 +250,7 @@ def may_not_fit(role: str, kind: pa.DataType) -> bool:
     values = stored(kind)
     if role == "anomalous":
         return not pa.types.is_boolean(values) and not pa.types.is_null(values)
-    if _is_list(values):
+    if is_list(values):
         values = stored(values.value_type)
         return bool(pa.types.is_floating(values) or pa.types.is_decimal(values))
     too_wide = pa.types.is_uint64(values) and role != "id"

@@ -3,9 +3,13 @@
 from collections.abc import Collection, Iterator
 
 from pipeline.config.samples import Columns
-from pipeline.config.schema import Task
+from pipeline.config.schema import Samples
 
-INPUTS: dict[Task, tuple[str, ...]] = {"classification": ("image",), "causal_lm": ("input_ids", "completion_start")}
+INPUTS: dict[Samples, tuple[str, ...]] = {
+    "images": ("image",),
+    "texts": ("input_ids", "completion_start"),
+    "tensors": (),
+}
 
 
 LOOKED_FOR = ("completion_start", "completion_end", "attention_mask", "labels")
@@ -14,9 +18,10 @@ LOOKED_FOR = ("completion_start", "completion_end", "attention_mask", "labels")
 TYPE_IDS = "token_type_ids"
 
 
-UNREAD: dict[Task, tuple[str, ...]] = {
-    "classification": ("pixel_values", "pixel_mask", "bool_masked_pos"),
-    "causal_lm": (
+UNREAD: dict[Samples, tuple[str, ...]] = {
+    "images": ("pixel_values", "pixel_mask", "bool_masked_pos"),
+    "tensors": (),
+    "texts": (
         TYPE_IDS,
         "position_ids",
         "inputs_embeds",
@@ -47,18 +52,18 @@ UNREAD: dict[Task, tuple[str, ...]] = {
 }
 
 
-def possible_roles(task: Task) -> tuple[str, ...]:
-    """The roles of inputs that a file of this task may have."""
-    return INPUTS[task] if task == "classification" else ("input_ids", *LOOKED_FOR)
+def possible_roles(samples: Samples) -> tuple[str, ...]:
+    """The roles of inputs that a file of such samples may have."""
+    return ("input_ids", *LOOKED_FOR) if samples == "texts" else INPUTS[samples]
 
 
-def input_roles(task: Task, columns: Columns, present: Collection[str]) -> tuple[str, ...]:
+def input_roles(samples: Samples, columns: Columns, present: Collection[str]) -> tuple[str, ...]:
     """The roles that are read of a file with these columns: all that a model needs, and of the others those there.
 
     A text needs one column that says which tokens are its completion; where none is there, `completion_start` is read.
     """
-    if task == "classification":
-        return INPUTS[task]
+    if samples != "texts":
+        return INPUTS[samples]
     found = tuple(role for role in LOOKED_FOR if getattr(columns, role) in present or columns.insists_on(role))
     if not {"completion_start", "labels"} & set(found):
         return ("input_ids", "completion_start", *found)
@@ -73,7 +78,7 @@ def described_unread(column: str) -> str:
     )
 
 
-def unread_columns(task: Task, columns: Columns, present: Collection[str]) -> Iterator[str]:
+def unread_columns(samples: Samples, columns: Columns, present: Collection[str]) -> Iterator[str]:
     """Columns that would change what a sample is to its model, and that no role reads."""
-    read = {getattr(columns, role) for role in possible_roles(task)} | set(columns.ignored)
-    yield from (name for name in UNREAD[task] if name in present and name not in read)
+    read = {getattr(columns, role) for role in possible_roles(samples)} | set(columns.ignored)
+    yield from (name for name in UNREAD[samples] if name in present and name not in read)

@@ -7,7 +7,7 @@ import pyarrow as pa
 
 from infra.storage.identity import InputFile
 from pipeline.config.samples import Columns
-from pipeline.data.columns import EXPECTED, fits, is_text, stored
+from pipeline.data.columns import EXPECTED, fits, holds_numbers, is_text, stored
 from pipeline.data.images.column import advice
 from pipeline.data.input_columns import LOOKED_FOR
 from pipeline.errors import SourceError
@@ -99,6 +99,25 @@ def check_types(schema: pa.Schema, columns: Columns, roles: Sequence[str], name:
             raise SourceError(
                 f"{name}: {column} is {kind}, expected {EXPECTED[role]}{remedy(role, kind)}; "
                 f"columns there: {_described(schema)}"
+            )
+
+
+def check_tensors(schema: pa.Schema, columns: Columns, name: str) -> None:
+    """Refuse a file without the columns that tensors are made of, or with others than numbers in them.
+
+    Raises:
+        SourceError: with the columns there are.
+    """
+    for column in columns.of_tensors:
+        what = f"the column {column!r} (data.columns.inputs)"
+        if column not in schema.names:
+            raise SourceError(f"{name}: has not {what}; columns there: {_described(schema)}")
+        if schema.names.count(column) > 1:
+            raise SourceError(f"{name}: has several columns named {column!r} (data.columns.inputs); rename them")
+        if not holds_numbers(schema.field(column).type):
+            raise SourceError(
+                f"{name}: {what} is {schema.field(column).type}, expected numbers, or lists of numbers, which are all "
+                "of one length; encode what else it holds as numbers first"
             )
 
 

@@ -16,7 +16,7 @@ from infra.storage.identity import InputFile
 from infra.storage.pins import PinnedInput
 from pipeline.config.audit_config import AuditConfig
 from pipeline.config.samples import Columns
-from pipeline.config.schema import ModelConfig, Task
+from pipeline.config.schema import ModelConfig
 from pipeline.data.columns import EXPECTED, UnfitValue, fits, may_not_fit, token_lists, unfit
 from pipeline.data.identities import Identify, identify
 from pipeline.data.ids import ids_of
@@ -29,7 +29,15 @@ from pipeline.data.input_columns import (
     possible_roles,
     unread_columns,
 )
-from pipeline.data.schema_checks import TRUTH, check_names, check_single, check_types, refuse_partitioned, remedy
+from pipeline.data.schema_checks import (
+    TRUTH,
+    check_names,
+    check_single,
+    check_tensors,
+    check_types,
+    refuse_partitioned,
+    remedy,
+)
 from pipeline.errors import SourceError
 
 Split = Literal["trusted", "audited", "sampling"]
@@ -130,23 +138,24 @@ def _inspect(file: InputFile, model: ModelConfig, split: Split) -> Source | None
     """
     columns = model.data.columns
     with PinnedInput(file) as handle:
-        named = [getattr(columns, role) for role in ("id", *possible_roles(model.task), *TRUTH)]
-        _check_claims(handle, file, [TYPE_IDS, *(name for name in named if name is not None)])
+        named = [getattr(columns, role) for role in ("id", *possible_roles(model.samples), *TRUTH)]
+        _check_claims(handle, file, [TYPE_IDS, *columns.of_tensors, *(name for name in named if name is not None)])
         parquet = open_parquet(handle, file.name)
         schema, rows, metadata = parquet.schema_arrow, parquet.metadata.num_rows, parquet.metadata
     if rows == 0:
         return None
-    inputs, optional = input_roles(model.task, columns, schema.names), _optional(model.task, split)
-    refuse_partitioned(schema, columns, ("id", *possible_roles(model.task), *optional), file)
+    inputs, optional = input_roles(model.samples, columns, schema.names), _optional(model, split)
+    refuse_partitioned(schema, columns, ("id", *possible_roles(model.samples), *optional), file)
     needed = ["id", *inputs, *(name for name in optional if _is_needed(name, columns, split))]
     check_names(schema, columns, needed, file.name)
     present = tuple(role for role in optional if getattr(columns, role) in schema.names)
     check_single(schema, columns, ("id", *inputs, *present), file.name)
     check_types(schema, columns, ("id", *inputs, *present), file.name)
+    check_tensors(schema, columns, file.name)
     if "image" in inputs:
         refuse_paths_only(metadata, columns.image, schema.field(columns.image).type, file.name)
     source = Source(file, rows, columns, present, inputs)
-    for unread in unread_columns(model.task, columns, schema.names):
+    for unread in unread_columns(model.samples, columns, schema.names):
         if unread != TYPE_IDS or not _holds_zeros(source, schema, unread):
             raise SourceError(f"{file.name}: {described_unread(unread)}")
     _check_values(source, schema, ("id", *inputs, *present))
@@ -197,10 +206,9 @@ def _is_needed(role: str, columns: Columns, split: Split) -> bool:
     return columns.insists_on(role) and (role != "label" or split == "trusted")
 
 
-def _optional(task: Task, split: Split) -> tuple[str, ...]:
-    """Roles of truth that a file may have. A text has no class, so its label or target means nothing to an audit."""
-    roles = TRUTH if task == "classification" else ("anomalous",)
-    return tuple(role for role in roles if split == "audited" or role == "label")
+def _optional(model: ModelConfig, split: Split) -> tuple[str, ...]:
+    """Roles of truth that a file may have; a label or target means nothing to an audit without classes."""
+    return tuple(role for role in model.facts.truth if split == "audited" or role == "label")
 
 
 def read_ids(source: Source, start: int = 0, stop: int | None = None) -> Iterator[list[str | None]]:

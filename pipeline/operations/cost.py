@@ -212,7 +212,7 @@ def _requests(plan: ModelPlan, left: RemainingWork, rates: ScoreRates) -> int:
 
 def _pictures(plan: ModelPlan) -> int:
     """How many pictures a report may have, at most one file of audited samples opened for each."""
-    return 0 if plan.config.is_text else TOP_FLAGGED
+    return TOP_FLAGGED if plan.config.samples == "images" else 0
 
 
 def _share(task: RowTask) -> int:

@@ -12,9 +12,11 @@ from madcore import MadcoreError
 from madcore.extraction.vjp_fallback import CHUNK_BYTES
 from pipeline.config.audit_config import AuditConfig
 from pipeline.config.schema import ModelConfig
-from pipeline.data.batches import BATCH_MULTIPLE, ImageInputs, ModelInputs, TextInputs
 from pipeline.data.reviews import read_reviews
 from pipeline.errors import ConfigError, SourceError
+from pipeline.inputs.batches import BATCH_MULTIPLE
+from pipeline.inputs.model_inputs import ModelInputs
+from pipeline.inputs.tokens import TextInputs
 from pipeline.planning.candidates import Candidate, Probed, find_candidate, probe_candidates
 from pipeline.planning.checks.labels import labels_outside
 from pipeline.planning.earlier_runs.known_files import KnownFiles
@@ -127,7 +129,7 @@ def _odd_labels(model: ModelConfig, files: SampleFiles, probed: Probe) -> tuple[
     Raises:
         SourceError: trusted samples have labels, and none is a class; or a label of the sampling set is none.
     """
-    if model.is_text:
+    if not model.has_classes:
         return ()
     wrong = labels_outside("sampling", files.sampling, probed.classes)
     if wrong:
@@ -189,13 +191,13 @@ def _overhead(model: ModelConfig, probed: Probe, recipe: RowRecipe, task_samples
 
 
 def _batched(probed: Probe, shapes: Shapes, granted: int) -> tuple[ModelInputs, Shapes]:
-    """How many samples go through the model at once: a full batch of images; of texts, as many as fit in memory.
+    """How many samples go through the model at once: a full batch; of texts, as many as fit in memory.
 
     Audited texts can be longer than any trusted one, and no plan can know that without reading them. So a batch of
     texts has memory instead of a number of samples, and the texts are taken in as many groups as that memory
     requires.
     """
-    if isinstance(probed.inputs, ImageInputs):
+    if not isinstance(probed.inputs, TextInputs):
         return probed.inputs, replace(shapes, batch=max(BATCH_MULTIPLE, shapes.batch))
     room = granted - project_memory(replace(shapes, batch=0)).gradients
     fitting = max(1, min(shapes.batch, room // (shapes.sample_bytes + 3 * 4 * shapes.layout.k)))

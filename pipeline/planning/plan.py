@@ -14,9 +14,9 @@ from madcore.reprojection import Reprojection
 from pipeline.config.audit_config import AuditConfig
 from pipeline.config.curvature import FACTORED
 from pipeline.config.schema import ModelConfig
-from pipeline.data.batches import ModelInputs
 from pipeline.data.sources import Source
 from pipeline.errors import CannotFit, ConfigError
+from pipeline.inputs.model_inputs import ModelInputs
 from pipeline.keys import key_of
 from pipeline.planning.checks.limits import describe_misfit
 from pipeline.planning.memory import ProjectedMemory

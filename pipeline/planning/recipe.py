@@ -12,8 +12,9 @@ from pydantic import BaseModel, ConfigDict, Field
 from madcore import Layer, Projection, RerunCost, SideLayout
 from madcore.coverage.shares import ParameterShare
 from pipeline.config.schema import ModelConfig
-from pipeline.data.batches import BATCH_MULTIPLE, ModelInputs
 from pipeline.data.sources import Source
+from pipeline.inputs.batches import BATCH_MULTIPLE
+from pipeline.inputs.model_inputs import ModelInputs
 
 ROWS_FORMAT = 2
 

@@ -5,9 +5,10 @@ from collections.abc import Sequence
 from pydantic import JsonValue
 
 from pipeline.config.schema import PROBABILITIES, ModelConfig
-from pipeline.data.batches import ImageInputs
 from pipeline.data.input_columns import INPUTS
 from pipeline.data.sources import Source
+from pipeline.inputs.images import ImageInputs
+from pipeline.inputs.tokens import TextInputs
 from pipeline.keys import key_of
 from pipeline.planning.probe.found import Probe
 from pipeline.planning.recipe import ROWS_FORMAT
@@ -39,6 +40,10 @@ def _settings_of_rows(
         more = {"sampling": [source.key for source in sampling], "label": columns.label}
     if isinstance(probed.inputs, ImageInputs):
         more |= {"preprocess": model.data.preprocess.model_dump(mode="json"), "input_size": list(probed.inputs.size)}
+    elif not isinstance(probed.inputs, TextInputs):
+        taken = probed.inputs.arguments
+        arguments: dict[str, JsonValue] = {name: [*one.shape, one.kind] for name, one in taken.items()}
+        more |= {"inputs": columns.model_dump(mode="json")["inputs"], "arguments": arguments}
     elif probed.inputs.limits.padding and columns.attention_mask is not None:
         more["padding"] = list(probed.inputs.limits.padding)
     if model.outputs == PROBABILITIES:
@@ -46,7 +51,7 @@ def _settings_of_rows(
     return {
         "model": probed.digest,
         "task": model.task,
-        "columns": {role: getattr(columns, role) for role in ("id", *INPUTS[model.task])},
+        "columns": {role: getattr(columns, role) for role in ("id", *INPUTS[model.samples])},
         "estimator": model.estimator.model_dump(mode="json", exclude=free),
         **more,
     }

@@ -158,7 +158,7 @@ def _run_warnings(run: ModelRun) -> Iterator[str]:
         samples = f"{run.sampling_left_out:,} of {total:,} samples of the sampling set"
         yield f"{samples} are unreadable or unlabelled, and no chain saw them"
     yield from plan.recipe.warnings
-    if plan.config.data.preprocess == Preprocess() and not plan.config.is_text:
+    if plan.config.data.preprocess == Preprocess() and plan.config.samples == "images":
         yield "data.preprocess is not given: images are only scaled to [0, 1]"
     outdated = rules_changed(plan.recipe.rows_format)
     if outdated:

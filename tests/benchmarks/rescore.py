@@ -39,7 +39,7 @@ from pipeline.artifacts.parts import CurvatureFolders
 from pipeline.artifacts.rows import SCORING_BLOCK
 from pipeline.artifacts.trusted import read_trusted
 from pipeline.config.audit_config import AuditConfig
-from pipeline.data.batches import ImageInputs
+from pipeline.inputs.images import ImageInputs
 from pipeline.planning.memory import ProjectedMemory
 from pipeline.planning.plan import ModelPlan
 from pipeline.planning.recipe import RowRecipe

@@ -13,6 +13,7 @@ from pipeline.models.huggingface.loading import folder_shapes, load_folder
 from pipeline.models.huggingface.places import files_in_store, find_folder
 from pipeline.models.huggingface.preprocessing import preprocessing_documents
 from pipeline.models.interface import LoadedModel, ModelFiles
+from pipeline.models.outputs import adapt_outputs
 
 
 @dataclass(frozen=True)
@@ -28,11 +29,15 @@ class HuggingFaceSource:
 
     def load(self, source: bytes | None) -> LoadedModel:
         """By transformers itself."""
-        return load_folder(find_folder(self.config, self._name), self._name, self.model.task)
+        loaded = load_folder(find_folder(self.config, self._name), self._name, self.model.task)
+        adapt_outputs(loaded.module, self.model)
+        return loaded
 
     def shapes(self, source: bytes | None) -> LoadedModel:
         """What its config describes."""
-        return folder_shapes(find_folder(self.config, self._name), self._name, self.model.task)
+        loaded = folder_shapes(find_folder(self.config, self._name), self._name, self.model.task)
+        adapt_outputs(loaded.module, self.model)
+        return loaded
 
     def files(self) -> ModelFiles | None:
         """Of documents the contents; of weights what tells a changed file."""

@@ -7,7 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from madcore import Coverage, RerunCost, SideLayout
 from madcore.coverage.shares import ParameterShare
-from pipeline.data.batches import ModelInputs
+from pipeline.inputs.model_inputs import ModelInputs
 
 
 @dataclass(frozen=True)

@@ -7,9 +7,9 @@ from pipeline.config.schema import ModelConfig
 from pipeline.data.sources import Source
 from pipeline.models.load import load_model
 from pipeline.planning.probe.found import Probe
-from pipeline.planning.probe.images import probe_images
 from pipeline.planning.probe.rows import Report
 from pipeline.planning.probe.texts import probe_texts
+from pipeline.planning.probe.vectors import probe_vectors
 
 
 def probe(
@@ -35,5 +35,5 @@ def probe(
     report("loading the model")
     loaded = load_model(config, model, source)
     if loaded.limits is None:
-        return probe_images(loaded, model, trusted, report)
+        return probe_vectors(loaded, model, trusted, report)
     return probe_texts(loaded, loaded.limits, model, trusted, report)

@@ -15,8 +15,9 @@ from madcore.coverage.random_sources import EXTREMES, NUMPY, RandomSource, merse
 from madcore.coverage.shares import ParameterShare, measure_shares
 from pipeline.config.estimators import LossTrace
 from pipeline.config.schema import ModelConfig
-from pipeline.data.batches import TRACED_AT_ONCE, ImageInputs, TextInputs
 from pipeline.errors import SourceError
+from pipeline.inputs.batches import TRACED_AT_ONCE
+from pipeline.inputs.model_inputs import ModelInputs
 from pipeline.models.interface import LoadedModel
 from pipeline.planning.memory import pass_bytes, step_bytes
 from pipeline.planning.probe.found import Probe, SampleSizes
@@ -97,9 +98,7 @@ def _traces(module: nn.Module, traced: LossTrace) -> RowProbe:
     return RowProbe(Coverage((), {}), {}, sides, partial(step_bytes, module), lambda _: TRACED_AT_ONCE)
 
 
-def findings(
-    loaded: LoadedModel, rows: RowProbe, inputs: ImageInputs | TextInputs, sizes: SampleSizes, classes: int = 0
-) -> Probe:
+def findings(loaded: LoadedModel, rows: RowProbe, inputs: ModelInputs, sizes: SampleSizes, classes: int = 0) -> Probe:
     """What was found of a model and its rows."""
     return Probe(
         digest=loaded.digest,

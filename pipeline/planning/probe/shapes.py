@@ -15,12 +15,10 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from infra.errors import StorageError
-from madcore import Measured, margin
+from madcore import Measured
 from madcore.measurements import logits_of, run
 from pipeline.config.audit_config import AuditConfig
 from pipeline.config.schema import ModelConfig
-from pipeline.data.batches import ImageInputs
-from pipeline.data.images.reading import first_images, scale_pixels
 from pipeline.data.sources import Source
 from pipeline.data.texts.reading import first_texts, longest_text
 from pipeline.errors import SourceError
@@ -29,9 +27,10 @@ from pipeline.models.sources.choose import source_of
 from pipeline.models.user_code import user_code
 from pipeline.planning.memory import PROCESS_BYTES
 from pipeline.planning.probe.found import Probe
-from pipeline.planning.probe.images import image_sizes
 from pipeline.planning.probe.rows import findings, shape_rows
 from pipeline.planning.probe.texts import filler, text_sizes
+from pipeline.planning.probe.vectors import first_samples, vector_sizes
+from pipeline.tasks.registry import VECTOR_TASKS
 
 META = torch.device("meta")
 
@@ -138,20 +137,20 @@ def probe_shapes(
     reason = (
         missing or f"loading it takes {needed / GIB:,.2f} GiB, run.memory_per_worker grants {granted / GIB:,.2f} GiB"
     )
-    follow = _images if loaded.limits is None else _texts
+    follow = _vectors if loaded.limits is None else _texts
     with user_code(f"{model.described}: {reason}; a pass followed on shapes alone"), _shapes_alone():
         found = follow(loaded, model, trusted)
     return found.model_copy(update={"from_shapes": reason, "weightless": bool(missing)})
 
 
-def _images(loaded: LoadedModel, model: ModelConfig, trusted: Sequence[Source]) -> Probe:
-    images = first_images(trusted, 1, model.data.preprocess)
-    one = Measured(torch.from_numpy(scale_pixels(images, model.data.preprocess)).to(META), margin)
+def _vectors(loaded: LoadedModel, model: ModelConfig, trusted: Sequence[Source]) -> Probe:
+    first = first_samples(model, trusted, 1)
+    one = Measured(first.samples[0], VECTOR_TASKS[model.task].measurement(model)).to(META)
     with torch.no_grad():
         logits = logits_of(run(loaded.module, one.inputs))
     rows = shape_rows(loaded.module, model)
-    size = ImageInputs((int(images.shape[1]), int(images.shape[2])))
-    return findings(loaded, rows, size, image_sizes(rows, one, logits[:1].nbytes), int(logits.shape[1]))
+    classes = int(logits.shape[1]) if model.has_classes else 0
+    return findings(loaded, rows, first.inputs, vector_sizes(rows, one, logits[:1].nbytes), classes)
 
 
 def _texts(loaded: LoadedModel, model: ModelConfig, trusted: Sequence[Source]) -> Probe:

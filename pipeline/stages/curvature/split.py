@@ -67,7 +67,7 @@ def split_trusted(
 def _no_references(plan: ModelPlan, trusted: TrustedSamples, readable: int) -> str:
     """Why there is nothing to compare with."""
     lacking, flat = "has a finite gradient; check the weights", len(trusted.of("flat"))
-    if not plan.config.is_text:
+    if plan.config.has_classes:
         lacking = "is predicted correctly; check the labels and data.preprocess"
     if flat:
         lacking = (

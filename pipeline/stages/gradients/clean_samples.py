@@ -7,15 +7,16 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from madcore import CrossEntropy, Measured, completion_loss
+from madcore import CrossEntropy, Inputs, Measured, completion_loss
 from madcore.measurements import logits_of, run, runs_channels_last
 from pipeline.config.audit_config import AuditConfig
-from pipeline.data.batches import TextInputs, token_batch
 from pipeline.data.sources import Source
 from pipeline.data.texts.reading import read_texts
 from pipeline.data.texts.rows import Text
 from pipeline.data.truth import UNKNOWN, read_truth
 from pipeline.errors import StageError
+from pipeline.inputs.batches import chosen, joined
+from pipeline.inputs.tokens import TextInputs, token_batch
 from pipeline.planning.plan import ModelPlan
 
 
@@ -50,14 +51,14 @@ def read_clean(config: AuditConfig, plan: ModelPlan) -> CleanSamples:
     Raises:
         StageError: none of its samples can be used.
     """
-    clean = _texts(config, plan) if plan.config.is_text else _images(config, plan)
+    clean = _texts(config, plan) if plan.config.is_text else _labelled(config, plan)
     if not clean.samples:
         raise StageError(f"none of the {_total(plan):,} samples of estimator.sampling is readable and labelled")
     return clean
 
 
-def _images(config: AuditConfig, plan: ModelPlan) -> CleanSamples:
-    inputs, labels = list[Tensor](), list[Tensor]()
+def _labelled(config: AuditConfig, plan: ModelPlan) -> CleanSamples:
+    inputs, labels = list[Inputs](), list[Tensor]()
     for source in plan.sampling:
         known, start = torch.from_numpy(read_truth(source, 0, source.rows).label), 0
         for batch in plan.inputs.read(plan.config, source, range(source.rows), config.run.batch_size):
@@ -65,14 +66,13 @@ def _images(config: AuditConfig, plan: ModelPlan) -> CleanSamples:
                 own = known[start + group.places]
                 usable = own != UNKNOWN
                 _check_label(plan, source, int(own.max()))
-                assert isinstance(group.measured.inputs, Tensor)
-                inputs.append(group.measured.inputs[: len(own)][usable])
+                inputs.append(chosen(group.measured.inputs, torch.nonzero(usable).flatten()))
                 labels.append(own[usable])
             start += len(batch.ids)
-    images = torch.cat(inputs) if inputs else torch.zeros(0)
+    samples = joined(inputs) if inputs else torch.zeros(0)
     classes = torch.cat(labels) if labels else torch.zeros(0, dtype=torch.int64)
     return CleanSamples(
-        lambda indices: Measured(images[indices], CrossEntropy(classes[indices])),
+        lambda indices: Measured(chosen(samples, indices), CrossEntropy(classes[indices])),
         len(classes),
         math.log(plan.classes),
         _total(plan) - len(classes),

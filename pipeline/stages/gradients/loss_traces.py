@@ -11,7 +11,8 @@ from madcore.extraction.forward_pass import exact_float32
 from madcore.measurements import logits_of, run, runs_channels_last
 from madcore.sampling.langevin import place_weights
 from madcore.scoring.flat import flat_traces
-from pipeline.data.batches import TRACED_AT_ONCE, Group, Predictions
+from pipeline.inputs.batches import TRACED_AT_ONCE, Group
+from pipeline.tasks.predictions import Predictions
 
 
 @dataclass(frozen=True)

@@ -6,9 +6,10 @@ from torch import Tensor
 from madcore import RowLayout
 from pipeline.artifacts.rows import to_stored
 from pipeline.artifacts.samples import SampleColumns
-from pipeline.data.batches import Group, Predictions, SampleBatch
 from pipeline.data.statuses import FLAT, NO_CLASS, NONFINITE, OK, UNREADABLE
+from pipeline.inputs.batches import Group, SampleBatch
 from pipeline.planning.plan import RowTask
+from pipeline.tasks.predictions import Predictions
 
 
 def label_names(rows: RowTask, place: int, batch: SampleBatch) -> list[str]:

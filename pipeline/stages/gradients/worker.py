@@ -36,19 +36,21 @@ from pipeline.artifacts.rows import encode_rows
 from pipeline.artifacts.samples import read_statuses
 from pipeline.config.audit_config import AuditConfig
 from pipeline.config.curvature import FACTORED
-from pipeline.data.batches import Group, Predictions, SampleBatch, no_predictions
 from pipeline.data.statuses import UNREADABLE
+from pipeline.inputs.batches import Group, SampleBatch
 from pipeline.planning.plan import ModelPlan, RowTask, row_task_log
 from pipeline.planning.recipe import samples_of
 from pipeline.stages.gradients.loading import load_planned
 from pipeline.stages.gradients.loss_traces import compute_traces
 from pipeline.stages.gradients.task_results import TaskResults, label_names
+from pipeline.tasks.predictions import Predictions, no_predictions
 
 READ_AHEAD = 2
 
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
-STEEP = ("margin", "token_margin")  # whose derivative for the own logit is -1, however confident the model is
+# Measurements whose derivative for an output is 1 or -1, however confident the model is.
+STEEP = ("margin", "token_margin", "label_margin", "output")
 
 Computed = tuple[TaskResults, Stopwatch, float]  # results, a watch started with the computation, seconds of computing
 

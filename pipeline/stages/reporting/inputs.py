@@ -38,7 +38,7 @@ class ReportInputs:
     @property
     def criterion(self) -> Criterion:
         """What a trusted sample must be to explain anything."""
-        return FINITE if self.plan.config.is_text else LABELLED
+        return LABELLED if self.plan.config.has_classes else FINITE
 
     @property
     def infinite(self) -> int:

@@ -37,9 +37,9 @@ def stored_thumbnails(storage: Storage, run: EarlierRun, entries: Sequence[Entry
 def thumbnails(plan: ModelPlan, sources: Mapping[str, Source], entries: Sequence[Entry]) -> dict[str, JsonValue]:
     """A document of PNG data URIs by `<source>#<row>`, in the order of the entries.
 
-    An image that cannot be read any more is left out, and texts have none. Each file is opened once.
+    An image that cannot be read any more is left out, and other samples have none. Each file is opened once.
     """
-    if plan.config.is_text:
+    if plan.config.samples != "images":
         return _document({})
     rows: dict[str, list[int]] = {}
     for entry in entries:

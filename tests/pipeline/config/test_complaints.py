@@ -47,7 +47,7 @@ UNKNOWN = {
     "of the whole, in a model": (
         "",
         "run: {}",
-        "models.net.run: unknown key; valid keys: name, architecture, kwargs, weights, huggingface, outputs, task",
+        "models.net.run: unknown key; valid keys: name, architecture, kwargs, weights, huggingface, adapter, outputs",
     ),
     "misspelt": ("", "hugginface: /models/chat", "models.net.hugginface: unknown key; did you mean 'huggingface'?"),
     "the folder": ("folder: /tmp", "", "folder: unknown key; valid keys: root, models"),
@@ -158,7 +158,12 @@ WRONG = {
         "calibration.target.fdr: input should be less than 1",
         "got 1",
     ),
-    "unknown task": ("task: causal", "", f"task: {ONE_OF} 'classification' or 'causal_lm'", "got 'causal'"),
+    "unknown task": (
+        "task: causal",
+        "",
+        f"task: {ONE_OF} 'classification', 'causal_lm', 'binary', 'multi_label' or 'regression'",
+        "got 'causal'",
+    ),
     "unknown estimator": (
         "estimator: {kind: hessian}",
         "",

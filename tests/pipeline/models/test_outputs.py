@@ -10,7 +10,7 @@ from madcore import Measured, Projection, RowExtractor, margin, select_layers
 from madcore.measurements import predictions_and_confidence
 from pipeline.config.schema import ModelConfig
 from pipeline.errors import SourceError
-from pipeline.models.outputs import check_outputs, take_logarithms
+from pipeline.models.outputs import adapt_outputs, check_outputs
 
 LOGITS = torch.tensor([[2.0, -1.0, 0.5], [-30.0, 0.0, 30.0], [0.1, 0.2, 0.3]])
 
@@ -36,7 +36,7 @@ def test_logarithms_of_probabilities_have_the_margin_of_the_logits_and_the_confi
     linear = nn.Linear(3, 3, bias=False)
     linear.weight.data = torch.eye(3)
     network = nn.Sequential(linear, nn.Softmax(dim=1)).eval()
-    take_logarithms(network)
+    adapt_outputs(network, model("probabilities"))
     outputs = copy.deepcopy(network)(LOGITS)
     p = LOGITS.double().softmax(dim=1).amax(dim=1)
     expected = torch.log1p(-p[[0, 2]]) - p[[0, 2]].log()
@@ -49,7 +49,7 @@ def test_rows_of_probabilities_are_those_of_the_logits_also_where_the_model_is_c
     torch.manual_seed(0)
     plain = nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 4)).eval()
     ended = nn.Sequential(*copy.deepcopy(plain), nn.Softmax(dim=1)).eval()
-    take_logarithms(ended)
+    adapt_outputs(ended, model("probabilities"))
     for network in (plain, ended):
         network[2].weight.data *= 100  # type: ignore[operator]
     inputs, layers = torch.randn(16, 6), select_layers(plain, ["*"]).covered

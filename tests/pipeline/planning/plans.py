@@ -9,8 +9,8 @@ from madcore import Layer, RowLayout, SideLayout
 from pipeline.config.audit_config import AuditConfig
 from pipeline.config.samples import Columns
 from pipeline.config.schema import ModelConfig
-from pipeline.data.batches import ImageInputs
 from pipeline.data.sources import Source
+from pipeline.inputs.images import ImageInputs
 from pipeline.planning.memory import ProjectedMemory
 from pipeline.planning.plan import ModelPlan
 from pipeline.planning.recipe import RowRecipe

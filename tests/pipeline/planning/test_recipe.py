@@ -2,8 +2,9 @@
 
 import json
 
-from pipeline.data.batches import ImageInputs, TextBytes, TextInputs
 from pipeline.data.texts.rows import TextLimits
+from pipeline.inputs.images import ImageInputs
+from pipeline.inputs.tokens import TextBytes, TextInputs
 from pipeline.planning.recipe import RowRecipe
 from tests.pipeline.planning.plans import row_recipe, source
 

@@ -199,7 +199,7 @@ def test_hostile_strings_stay_text_everywhere() -> None:
     hostile = with_strings(summary(), lambda text: HOSTILE + text)
     assert isinstance(calm, dict)
     assert isinstance(hostile, dict)
-    tame = render([typed(calm)], {})
+    tame = render([typed(calm)], {str(calm["model"]): {"calm audited.parquet#17": "calm"}})
     wild = render([typed(hostile)], {str(hostile["model"]): {f"{HOSTILE}audited.parquet#17": HOSTILE}})
     assert Page(wild["index"]).shape == Page(tame["index"]).shape
     page = Page(wild[str(hostile["model"])])

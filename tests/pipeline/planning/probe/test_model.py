@@ -12,10 +12,11 @@ from torch import Tensor, nn
 from madcore import ModelError
 from pipeline.config.audit_config import AuditConfig
 from pipeline.config.schema import ModelConfig
-from pipeline.data.batches import TRACED_AT_ONCE, ImageInputs
 from pipeline.data.sources import Source, find_sources
 from pipeline.demo.network import digit_cnn
 from pipeline.errors import SourceError
+from pipeline.inputs.batches import TRACED_AT_ONCE
+from pipeline.inputs.images import ImageInputs
 from pipeline.models.load import load_model
 from pipeline.planning.probe.found import Probe
 from pipeline.planning.probe.model import probe

@@ -5,8 +5,9 @@ from torch import nn
 
 from madcore import Measured, RowLayout, margin
 from madcore.sampling.langevin import flat_weights, place_weights
-from pipeline.data.batches import Group, predict_classes
+from pipeline.inputs.batches import Group
 from pipeline.stages.gradients.loss_traces import compute_traces
+from pipeline.tasks.classification import predict_classes
 
 SAMPLES, FEATURES, CLASSES, DRAWS = 5, 4, 3, 6
 

@@ -4,9 +4,10 @@ import pytest
 import torch
 
 from madcore import Measured, RowLayout, margin
-from pipeline.data.batches import Group, Predictions, SampleBatch
+from pipeline.inputs.batches import Group, SampleBatch
 from pipeline.planning.plan import ModelPlan, RowTask
 from pipeline.stages.gradients.task_results import TaskResults, label_names
+from pipeline.tasks.predictions import Predictions
 
 LAYOUT = RowLayout(("layer",), (2,))
 

@@ -13,16 +13,12 @@ from torch import Tensor, nn
 from madcore import Projection, RowExtractor, TokenBatch, select_layers
 from pipeline.config.audit_config import AuditConfig
 from pipeline.config.schema import ModelConfig
-from pipeline.data.batches import (
-    ImageInputs,
-    TextBytes,
-    TextInputs,
-    align,
-    no_predictions,
-    predict_classes,
-    predict_completions,
-)
 from pipeline.data.texts.rows import TextLimits
+from pipeline.inputs.batches import align
+from pipeline.inputs.images import ImageInputs
+from pipeline.inputs.tokens import TextBytes, TextInputs, predict_completions
+from pipeline.tasks.classification import predict_classes
+from pipeline.tasks.predictions import no_predictions
 from tests.languages import POSITIONS, VOCABULARY, gpt2, llama
 from tests.languages import table as random_texts
 from tests.pipeline.data.images.files import picture, sources_of

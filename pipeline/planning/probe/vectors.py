@@ -1,0 +1,142 @@
+"""What a plan learns from a model with outputs (n, D), and a few trusted samples: images, or tensors."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from madcore import Inputs, Measured
+from madcore.measurements import run
+from pipeline.config.samples import CHANNELS
+from pipeline.config.schema import ModelConfig
+from pipeline.data.images.reading import first_images, scale_pixels
+from pipeline.data.sources import Source
+from pipeline.data.tensors import first_tensors
+from pipeline.errors import SourceError
+from pipeline.inputs.batches import joined
+from pipeline.inputs.images import ImageInputs
+from pipeline.inputs.model_inputs import ModelInputs
+from pipeline.inputs.tensors import TensorInputs
+from pipeline.models.interface import LoadedModel
+from pipeline.models.outputs import check_outputs
+from pipeline.models.user_code import user_code
+from pipeline.planning.probe.found import Probe, SampleSizes
+from pipeline.planning.probe.rows import CANDIDATES, ROOM, Report, RowProbe, check_finite, findings, probe_rows
+from pipeline.tasks.registry import VECTOR_TASKS
+
+CHECKED_OUTPUTS = 4  # trusted samples whose outputs tell whether they are logits
+
+
+@dataclass(frozen=True)
+class FirstSamples:
+    """The first readable trusted samples of a model: how such samples are read, and the inputs of each alone.
+
+    `together`: the inputs of several of them as one batch.
+    """
+
+    inputs: ModelInputs
+    samples: Sequence[Inputs]
+    together: Callable[[Sequence[Inputs]], Inputs]
+
+
+def first_samples(model: ModelConfig, trusted: Sequence[Source], wanted: int) -> FirstSamples:
+    """Read them, up to as many as wanted.
+
+    Raises:
+        SourceError: the first rows hold none.
+    """
+    if model.data.columns.inputs is not None:
+        arguments, arrays = first_tensors(trusted, model.data.columns.inputs, wanted)
+        tensors = {name: torch.from_numpy(array).split(1) for name, array in arrays.items()}
+        samples = [dict(zip(tensors, each, strict=True)) for each in zip(*tensors.values(), strict=True)]
+        return FirstSamples(TensorInputs(arguments), samples, joined)
+    images = first_images(trusted, wanted, model.data.preprocess)
+    size = ImageInputs((int(images.shape[1]), int(images.shape[2])))
+    return FirstSamples(size, torch.from_numpy(scale_pixels(images, model.data.preprocess)).split(1), joined)
+
+
+def probe_vectors(loaded: LoadedModel, model: ModelConfig, trusted: Sequence[Source], report: Report) -> Probe:
+    """Probe a model with outputs (n, D).
+
+    Raises:
+        SourceError: it does not accept the trusted samples, or returns something else than its task needs.
+        ModelError: its outputs are random or mix samples, or none of its layers can be covered.
+    """
+    first, task = first_samples(model, trusted, CANDIDATES), VECTOR_TASKS[model.task]
+    measurement = task.measurement(model)
+
+    def measured(chosen: Sequence[Inputs]) -> Measured:
+        return Measured(first.together(chosen), measurement)
+
+    forward = f"{model.described}: a forward pass on a trusted sample of shape {_shape(first.samples[0])}"
+    with user_code(forward + _channels_asked(loaded.module, first.samples[0])), torch.no_grad():
+        outputs = run(loaded.module, first.together(first.samples[:CHECKED_OUTPUTS]))
+    logits = getattr(outputs, "logits", outputs)
+    if not isinstance(logits, Tensor) or not task.accepts(logits):
+        raise SourceError(
+            f"{model.described}: expected {task.expected} from a forward pass, got {_returned(outputs)}; "
+            f"return them as a tensor, or as the attribute `logits` of an object{_other_task(logits)}"
+        )
+    check_finite(loaded, model, logits)
+    doubt = check_outputs(model, logits)
+    together = _shape(first.together(first.samples))
+    with user_code(f"{model.described}: a forward and backward pass on trusted samples of shape {together}"):
+        rows = probe_rows(loaded.module, model, first.samples, measured, report)
+        report("measuring the memory of a pass")
+        sizes = vector_sizes(rows, measured(first.samples[:1]), logits[:1].nbytes)
+    found = findings(loaded, rows, first.inputs, sizes, int(logits.shape[1]) if model.has_classes else 0)
+    return found.model_copy(update={"warnings": (doubt, *found.warnings)}) if doubt else found
+
+
+def vector_sizes(rows: RowProbe, one: Measured, output_bytes: int) -> SampleSizes:
+    """What samples take of which this is one, and whose outputs have so many bytes."""
+    tensors = [one.inputs] if isinstance(one.inputs, Tensor) else [*one.inputs.values()]
+    input_bytes = sum(tensor.nbytes for tensor in tensors)
+    return SampleSizes(
+        sample_bytes=round(ROOM * (rows.bytes_of(one) + input_bytes)),
+        input_bytes=input_bytes,
+        retained_bytes_per_sample=output_bytes + 2 * input_bytes,
+        samples_per_pass=rows.samples_per_pass(one),
+    )
+
+
+def _shape(inputs: Inputs) -> str:
+    if isinstance(inputs, Tensor):
+        return str(tuple(inputs.shape))
+    return ", ".join(f"{name} {tuple(tensor.shape)} of {str(tensor.dtype)[6:]}" for name, tensor in inputs.items())
+
+
+def _other_task(outputs: object) -> str:
+    """What to add where a classifier has one output."""
+    one_each = isinstance(outputs, Tensor) and (outputs.ndim == 1 or outputs.shape[1:] == (1,))
+    return "; one output for each sample is of the task binary, or of regression" if one_each else ""
+
+
+def _returned(outputs: object) -> str:
+    """What a forward pass returned, in words."""
+    if isinstance(outputs, Tensor):
+        return f"shape {tuple(outputs.shape)}"
+    if isinstance(outputs, Mapping):
+        return f"an object of type {type(outputs).__name__} with {', '.join(map(repr, list(outputs)[:5]))}"
+    if isinstance(outputs, tuple | list):
+        inside = [str(tuple(each.shape)) if isinstance(each, Tensor) else type(each).__name__ for each in outputs[:5]]
+        return f"an object of type {type(outputs).__name__} with {', '.join(inside)}"
+    logits = getattr(outputs, "logits", None)
+    held = f", whose logits have the shape {tuple(logits.shape)}" if isinstance(logits, Tensor) else ""
+    return f"an object of type {type(outputs).__name__}{held}"
+
+
+def _channels_asked(module: nn.Module, inputs: Inputs) -> str:
+    """What to add to a failure where a model's first convolution is for images of other channels."""
+    first = next((one for one in module.modules() if isinstance(one, nn.Conv2d)), None)
+    if first is None or not isinstance(inputs, Tensor):
+        return ""
+    taken, given = CHANNELS.get(first.in_channels), CHANNELS[inputs.shape[1]]
+    if taken is None or taken == given:
+        return ""
+    numbers = "1 number" if first.in_channels == 1 else f"{first.in_channels} numbers"
+    return (
+        f" (its first convolution is for {taken} images, and data.preprocess makes {given} ones: "
+        f"give mean and std {numbers} each)"
+    )
