@@ -3,11 +3,12 @@
 from pipeline.config.audit_config import AuditConfig
 from pipeline.config.schema import ModelConfig
 from pipeline.models.interface import LoadedModel
+from pipeline.models.outputs import adapt_outputs
 from pipeline.models.sources.choose import source_of
 
 
 def load_model(config: AuditConfig, model: ModelConfig, source: bytes | None = None) -> LoadedModel:
-    """A model with its weights.
+    """A model with its weights, which returns the outputs that its task reads.
 
     Args:
         config: the audit's.
@@ -17,7 +18,7 @@ def load_model(config: AuditConfig, model: ModelConfig, source: bytes | None = N
     Raises:
         SourceError: naming what is wrong with the model's code, files or weights.
     """
-    return source_of(config, model).load(source)
+    return _adapted(source_of(config, model).load(source), model)
 
 
 def load_shapes(config: AuditConfig, model: ModelConfig, source: bytes | None = None) -> LoadedModel:
@@ -26,4 +27,9 @@ def load_shapes(config: AuditConfig, model: ModelConfig, source: bytes | None = 
     Raises:
         SourceError: naming what is wrong with the model's code or files.
     """
-    return source_of(config, model).shapes(source)
+    return _adapted(source_of(config, model).shapes(source), model)
+
+
+def _adapted(loaded: LoadedModel, model: ModelConfig) -> LoadedModel:
+    adapt_outputs(loaded.module, model)
+    return loaded

@@ -14,7 +14,6 @@ from pipeline.models.architecture import Architecture, find_architecture, is_fil
 from pipeline.models.file_versions import version_of
 from pipeline.models.interface import LoadedModel, ModelFiles
 from pipeline.models.local_code import file_of, local_code
-from pipeline.models.outputs import adapt_outputs
 from pipeline.models.user_code import user_code
 from pipeline.models.weights.faithful import without_number
 from pipeline.models.weights.fitting import fill
@@ -37,7 +36,7 @@ class ArchitectureSource:
         return str(self.model.weights)
 
     def load(self, source: bytes | None) -> LoadedModel:
-        """Builds the architecture and loads the weights; the outputs then are what the task needs."""
+        """Builds the architecture and loads the weights."""
         found = find_architecture(self.config, self._spec, source)
         module = self._built(found)
         weights = read_weights(self._weights, self.config.locate(self._weights), int(self.config.run.memory_per_worker))
@@ -48,7 +47,6 @@ class ArchitectureSource:
             lacking = without_number(module)
         reached = local_code(module, found.module, found.source, f"architecture {self._spec}")
         code = {name: digest(reached[name]) for name in sorted(reached)}
-        adapt_outputs(module, self.model)
         function = self._spec.rpartition(":")[2]
         named = [f"{name} {sha256}" for name, sha256 in code.items()]
         kwargs = json.dumps(self.model.kwargs, sort_keys=True)
@@ -67,7 +65,6 @@ class ArchitectureSource:
         architecture = find_architecture(self.config, self._spec, source)
         with torch.device("meta"):
             module = self._built(architecture).eval()
-        adapt_outputs(module, self.model)
         return LoadedModel(module, "", {}, architecture.source if is_file(self._spec) else None)
 
     def files(self) -> ModelFiles | None:

@@ -13,7 +13,6 @@ from pipeline.models.huggingface.loading import folder_shapes, load_folder
 from pipeline.models.huggingface.places import files_in_store, find_folder
 from pipeline.models.huggingface.preprocessing import preprocessing_documents
 from pipeline.models.interface import LoadedModel, ModelFiles
-from pipeline.models.outputs import adapt_outputs
 
 
 @dataclass(frozen=True)
@@ -29,15 +28,11 @@ class HuggingFaceSource:
 
     def load(self, source: bytes | None) -> LoadedModel:
         """By transformers itself."""
-        loaded = load_folder(find_folder(self.config, self._name), self._name, self.model.task)
-        adapt_outputs(loaded.module, self.model)
-        return loaded
+        return load_folder(find_folder(self.config, self._name), self._name, self.model.task)
 
     def shapes(self, source: bytes | None) -> LoadedModel:
         """What its config describes."""
-        loaded = folder_shapes(find_folder(self.config, self._name), self._name, self.model.task)
-        adapt_outputs(loaded.module, self.model)
-        return loaded
+        return folder_shapes(find_folder(self.config, self._name), self._name, self.model.task)
 
     def files(self) -> ModelFiles | None:
         """Of documents the contents; of weights what tells a changed file."""

@@ -1,0 +1,79 @@
+"""An image processor of transformers, made of its own document; its backend of Pillow and numpy, wherever it runs."""
+
+import json
+import re
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Literal, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from pipeline.errors import SourceError
+
+CLASS = "class"
+
+NAME = re.compile(r"[A-Za-z0-9]+ImageProcessor(Pil)?")
+
+
+class _Processor(Protocol):
+    def __call__(self, *, images: Image.Image, return_tensors: str) -> dict[str, NDArray[np.float32]]: ...
+
+
+@dataclass(frozen=True)
+class ProcessorRecipe:
+    """What a processor makes of an image; `document`: its settings and the name of its class, as JSON."""
+
+    document: str
+    kind: Literal["processor"] = "processor"
+
+    @property
+    def channels(self) -> int:
+        """Processors take RGB."""
+        return 3
+
+    def make(self, image: Image.Image) -> NDArray[np.float32]:
+        """The input (c, height, width) of an image in RGB.
+
+        Raises:
+            ValueError: the processor makes something else than one such input.
+        """
+        made = _processor(self.document)(images=image, return_tensors="np")
+        pixels = np.asarray(made.get("pixel_values"))
+        if pixels.ndim != 4 or len(pixels) != 1:
+            raise ValueError(f"the processor makes {', '.join(made)} of shape {pixels.shape}, not one image")
+        return np.ascontiguousarray(pixels[0], dtype=np.float32)
+
+
+def read_processor(folder: Path) -> ProcessorRecipe:
+    """The processor of a folder, whose documents have been checked to choose no code and no other file.
+
+    Raises:
+        OSError: the folder has none.
+        ValueError: it is of no known class.
+    """
+    from transformers import AutoImageProcessor  # noqa: PLC0415 - of an extra, and slow to import
+
+    processor = AutoImageProcessor.from_pretrained(
+        folder, local_files_only=True, trust_remote_code=False, backend="pil"
+    )
+    document = {**processor.to_dict(), CLASS: type(processor).__name__}
+    return ProcessorRecipe(json.dumps(document, sort_keys=True))
+
+
+@lru_cache(maxsize=16)
+def _processor(document: str) -> _Processor:
+    import transformers  # noqa: PLC0415 - of an extra, and slow to import
+
+    settings = json.loads(document)
+    name = str(settings.pop(CLASS, ""))
+    kind = getattr(transformers, name, None) if NAME.fullmatch(name) else None
+    if kind is None:
+        raise SourceError(
+            f"the image processor {name} is not in the installed transformers; install the version that the plan was "
+            "made with"
+        )
+    processor: _Processor = kind.from_dict(settings)
+    return processor
