@@ -19,10 +19,10 @@ from pipeline.data.sources import Source
 from pipeline.errors import SourceError
 from pipeline.inputs.batches import Group, SampleBatch, align, readable
 from pipeline.inputs.recipes.crop import CropRecipe
-from pipeline.inputs.recipes.processor import ProcessorRecipe
+from pipeline.inputs.recipes.library import LibraryRecipe
 from pipeline.tasks.registry import VECTOR_TASKS
 
-Recipe = CropRecipe | ProcessorRecipe
+Recipe = CropRecipe | LibraryRecipe
 
 Shape = tuple[int, int, int]
 

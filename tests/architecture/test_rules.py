@@ -33,7 +33,7 @@ def imports(tree: ast.Module) -> set[str]:
 ONLY_IN = {
     "ray": {"infra/execution/on_ray.py"},
     "transformers": {
-        "pipeline/inputs/recipes/processor.py",
+        "pipeline/inputs/recipes/library.py",
         *(f"pipeline/models/huggingface/{name}.py" for name in ("heads", "limits", "loaded_weights", "loading")),
     },
     "peft": {"pipeline/models/adapters/loading.py"},

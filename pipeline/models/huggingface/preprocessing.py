@@ -8,7 +8,7 @@ from pydantic import JsonValue
 
 from infra.execution.contract import describe
 from pipeline.errors import SourceError
-from pipeline.inputs.recipes.processor import ProcessorRecipe, read_processor
+from pipeline.inputs.recipes.library import LibraryRecipe, read_recipe
 from pipeline.models.huggingface.folder import TOKENIZER, check_size
 
 IMAGE_PROCESSOR, PROCESSOR = "preprocessor_config.json", "processor_config.json"
@@ -49,10 +49,10 @@ def check_preprocessing(folder: Path, name: str) -> None:
                 _check(document.name, key, value, name)
 
 
-def recipe_of(folder: Path) -> ProcessorRecipe | None:
-    """How images become inputs by the folder's own processor; None where it has none. Raises as `read_processor`."""
+def recipe_of(folder: Path) -> LibraryRecipe | None:
+    """How images become inputs by the folder's own processor; None where it has none. Raises as `read_recipe`."""
     if (folder / IMAGE_PROCESSOR).is_file() or (folder / PROCESSOR).is_file():
-        return read_processor(folder)
+        return read_recipe(folder)
     return None
 
 

@@ -18,16 +18,16 @@ CLASS = "class"
 NAME = re.compile(r"[A-Za-z0-9]+ImageProcessor(Pil)?")
 
 
-class _Processor(Protocol):
+class _Preparation(Protocol):
     def __call__(self, *, images: Image.Image, return_tensors: str) -> dict[str, NDArray[np.float32]]: ...
 
 
 @dataclass(frozen=True)
-class ProcessorRecipe:
+class LibraryRecipe:
     """What a processor makes of an image; `document`: its settings and the name of its class, as JSON."""
 
     document: str
-    kind: Literal["processor"] = "processor"
+    kind: Literal["library"] = "library"
 
     @property
     def channels(self) -> int:
@@ -40,14 +40,14 @@ class ProcessorRecipe:
         Raises:
             ValueError: the processor makes something else than one such input.
         """
-        made = _processor(self.document)(images=image, return_tensors="np")
+        made = _preparation(self.document)(images=image, return_tensors="np")
         pixels = np.asarray(made.get("pixel_values"))
         if pixels.ndim != 4 or len(pixels) != 1:
             raise ValueError(f"the processor makes {', '.join(made)} of shape {pixels.shape}, not one image")
         return np.ascontiguousarray(pixels[0], dtype=np.float32)
 
 
-def read_processor(folder: Path) -> ProcessorRecipe:
+def read_recipe(folder: Path) -> LibraryRecipe:
     """The processor of a folder, whose documents have been checked to choose no code and no other file.
 
     Raises:
@@ -60,11 +60,11 @@ def read_processor(folder: Path) -> ProcessorRecipe:
         folder, local_files_only=True, trust_remote_code=False, backend="pil"
     )
     document = {**processor.to_dict(), CLASS: type(processor).__name__}
-    return ProcessorRecipe(json.dumps(document, sort_keys=True))
+    return LibraryRecipe(json.dumps(document, sort_keys=True))
 
 
 @lru_cache(maxsize=16)
-def _processor(document: str) -> _Processor:
+def _preparation(document: str) -> _Preparation:
     import transformers  # noqa: PLC0415 - of an extra, and slow to import
 
     settings = json.loads(document)
@@ -75,5 +75,5 @@ def _processor(document: str) -> _Processor:
             f"the image processor {name} is not in the installed transformers; install the version that the plan was "
             "made with"
         )
-    processor: _Processor = kind.from_dict(settings)
+    processor: _Preparation = kind.from_dict(settings)
     return processor
