@@ -23,11 +23,18 @@ def misfits(index: int, model: ModelConfig, raw: Raw) -> list[str]:
         raw: the whole config, as the user wrote it.
     """
     return [
+        *_internal(index, model, raw),
         *_for_the_task(index, model, raw),
         *_for_the_score(index, model, raw),
         *_for_the_estimator(index, model, raw),
         *odd_sources(index, model, raw),
     ]
+
+
+def _internal(index: int, model: ModelConfig, raw: Raw) -> list[str]:
+    """What is noted of a model is no key."""
+    place = place_of(("models", index), raw)
+    return [f"{place}.untrained: unknown key; did you mean control: untrained?"] if model.untrained else []
 
 
 def _for_the_task(index: int, model: ModelConfig, raw: Raw) -> list[str]:

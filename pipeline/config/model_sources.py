@@ -32,6 +32,11 @@ def odd_sources(index: int, model: ModelConfig, raw: Raw) -> list[str]:
             f"{where}: give huggingface, the folder of a causal language model; {kind} and weights are for the task "
             f"classification, not {model.task}"
         ]
+    if model.control is not None and model.adapter is not None:
+        return [
+            f"{where}.control: untrained is of a whole model, and an adapter that is not trained changes nothing; give "
+            "it to the base, as a model of its own"
+        ]
     return [f"{where}.{key}: required, but not given" for key in missing]
 
 

@@ -1,5 +1,6 @@
 """One model of a config with all its sections, and what each task allows in them."""
 
+import operator
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, Field, JsonValue, StringConstraints, field_validator
@@ -59,6 +60,14 @@ class ModelConfig(Section):
     log(1 - p) - log p of the predicted class or label. `null` takes outputs for logits, and refuses those that look
     like probabilities; `logits` takes them as they are."""
 
+    control: Annotated[Literal["untrained"] | None, Field(exclude_if=lambda control: control is None)] = None
+    """`untrained` audits the same samples on the same architecture with random weights too, as a model of its own named
+    `<name>.untrained`. Its AUROC and its share of flagged samples stand beside the model's: what it also finds is
+    unusual in the samples, and shows no mechanism of the model."""
+
+    untrained: Annotated[bool, Field(exclude_if=operator.not_)] = False
+    """Not a key of the file: whether this is such a control, whose weights are random."""
+
     task: Task
     """`classification`, `causal_lm`, a causal language model, `binary`, a classification by one output,
     `multi_label`, a decision about each of several labels, or `regression`. Required here or at the top level."""
@@ -85,6 +94,11 @@ class ModelConfig(Section):
         if name.lower() in RESERVED_NAMES:  # some disks know no difference between Runs and runs
             raise ValueError(f"{name!r} is taken by the root's own files; choose another")
         return name
+
+    @property
+    def control_name(self) -> str:
+        """The name of the model that is its control."""
+        return f"{self.name}.untrained"
 
     @property
     def described(self) -> str:

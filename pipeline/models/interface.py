@@ -3,14 +3,18 @@
 A new kind is one file in `sources`: a class with these methods, named in `sources.choose`.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
+import torch
 from torch import nn
 
 from pipeline.data.texts.rows import TextLimits
 from pipeline.inputs.processed import Recipe
+
+UNTRAINED = "untrained"
 
 InputKind = Literal["", "images", "texts", "tokens", "audio"]
 
@@ -59,6 +63,14 @@ class ModelFiles:
     source: bytes | None = None
 
 
+@contextmanager
+def fixed_seed() -> Iterator[None]:
+    """Within, what torch draws at random on the CPU is the same each time; its generator is then as it was."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        yield
+
+
 class ModelSource(Protocol):
     """Where a model comes from."""
 
@@ -74,6 +86,9 @@ class ModelSource(Protocol):
 
     def shapes(self, source: bytes | None) -> LoadedModel:
         """The model without its weights, on torch's meta device: shapes alone, whose digest is "". Raises as `load`."""
+
+    def untrained(self, source: bytes | None) -> LoadedModel:
+        """The model with the random weights that its code makes by itself, by a fixed seed. Raises as `load`."""
 
     def files(self) -> ModelFiles | None:
         """What its files are now, without reading weights or importing code; None where that cannot be told.

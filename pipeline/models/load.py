@@ -8,7 +8,7 @@ from pipeline.models.sources.choose import source_of
 
 
 def load_model(config: AuditConfig, model: ModelConfig, source: bytes | None = None) -> LoadedModel:
-    """A model with its weights, which returns the outputs that its task reads.
+    """A model with its weights, random ones of a control, which returns the outputs that its task reads.
 
     Args:
         config: the audit's.
@@ -18,7 +18,8 @@ def load_model(config: AuditConfig, model: ModelConfig, source: bytes | None = N
     Raises:
         SourceError: naming what is wrong with the model's code, files or weights.
     """
-    return _adapted(source_of(config, model).load(source), model)
+    found = source_of(config, model)
+    return _adapted(found.untrained(source) if model.untrained else found.load(source), model)
 
 
 def load_shapes(config: AuditConfig, model: ModelConfig, source: bytes | None = None) -> LoadedModel:

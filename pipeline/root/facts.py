@@ -95,11 +95,15 @@ class Evaluation(DocumentPart):
 
 
 class Control(DocumentPart):
-    """The AUROC of a measure that needs no attribution, and the score's own among samples alike in it."""
+    """The AUROC of a measure that needs no attribution, and the score's own among samples alike in it.
+
+    Or, of `untrained`, that of the same score on random weights, with the share of samples that are flagged there.
+    """
 
     auroc: float | None = None
     matched_auroc: float | None = None
     samples: int = 0
+    flagged_share: float | None = optional_key()
 
 
 class ClassCounts(DocumentPart):

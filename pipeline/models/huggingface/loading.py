@@ -10,7 +10,7 @@ record.
 import hashlib
 import importlib.util
 import inspect
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,7 +25,7 @@ from pipeline.models.huggingface.heads import Head, check_problem, class_names, 
 from pipeline.models.huggingface.limits import limits_of
 from pipeline.models.huggingface.loaded_weights import check_values, check_weights
 from pipeline.models.huggingface.preprocessing import check_preprocessing, preprocessing_documents, recipe_of
-from pipeline.models.interface import Knowledge, LoadedModel
+from pipeline.models.interface import UNTRAINED, Knowledge, LoadedModel, fixed_seed
 from pipeline.models.user_code import user_code
 from pipeline.models.weights.faithful import without_number
 
@@ -57,13 +57,32 @@ def load_folder(folder: Path, name: str, task: str) -> LoadedModel:
     with user_code(f"huggingface {name}"), quiet():
         module = _load(folder, name, head, task)
         check_values(module, files, name)
+    return _digested(module, folder, name, head, [_file_digest(file) for file in files])
+
+
+def untrained_folder(folder: Path, name: str, task: str) -> LoadedModel:
+    """The model that a folder's config describes, with random weights, in all else as `load_folder`.
+
+    Raises:
+        SourceError: transformers is not installed, or the folder or its config is unusable.
+    """
+    _check_installed(name)
+    head = _head(folder, name, task)
+    with user_code(f"huggingface {name}"), quiet(), fixed_seed():
+        described = _config_of(folder, name, head, task)
+        _refuse_more_than_held(described, head, folder, name)
+        module = _auto(head).from_config(described, trust_remote_code=False).float()
+    return _digested(module, folder, name, head, [UNTRAINED])
+
+
+def _digested(module: "PreTrainedModel", folder: Path, name: str, head: Head, weights: Sequence[str]) -> LoadedModel:
+    """A model with its digest; `weights` says which they are."""
     module.config.use_cache = False
-    code = Path(inspect.getfile(type(module)))
-    written = [_file_digest(file) for file in (folder / CONFIG, *files, code)]
+    code = _file_digest(Path(inspect.getfile(type(module))))
     more = preprocessing_documents(folder, name) if head.inputs != "tokens" else []
     documents = [f"{file.name} {_file_digest(file)}" for file in more]
-    parts = [*written, type(module).__name__, *documents]
-    found, own = digest("\n".join(parts).encode()), {type(module).__module__: written[-1]}
+    parts = [_file_digest(folder / CONFIG), *weights, code, type(module).__name__, *documents]
+    found, own = digest("\n".join(parts).encode()), {type(module).__module__: code}
     with user_code(f"huggingface {name}: its image processor"), quiet():
         return _loaded(module, folder, head, found, own)
 

@@ -7,6 +7,7 @@ from infra.storage.files import digest
 from infra.storage.urls import path_on_disk
 from pipeline.config.audit_config import AuditConfig
 from pipeline.config.schema import ModelConfig
+from pipeline.errors import SourceError
 from pipeline.models.adapters.folder import adapter_files, adapter_settings
 from pipeline.models.adapters.loading import add_adapter, check_installed
 from pipeline.models.file_versions import version_on_disk
@@ -52,6 +53,12 @@ class AdapterSource:
         with quiet():
             add_adapter(base.module, adapter_settings(config, self._name), None, self._name)
         return base
+
+    def untrained(self, source: bytes | None) -> LoadedModel:
+        """There is none: an adapter that is not trained changes nothing."""
+        raise SourceError(
+            f"adapter {self._name}: control: untrained is of a whole model; give it to the base, as a model of its own"
+        )
 
     def files(self) -> ModelFiles | None:
         """Those of the base, and the adapter's."""

@@ -1,7 +1,7 @@
 """`architecture` and `weights`: a function of the user's that builds a module, and a file of its weights."""
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import nn
@@ -12,7 +12,7 @@ from pipeline.config.schema import ModelConfig
 from pipeline.errors import SourceError
 from pipeline.models.architecture import Architecture, find_architecture, is_file
 from pipeline.models.file_versions import version_of
-from pipeline.models.interface import LoadedModel, ModelFiles
+from pipeline.models.interface import UNTRAINED, LoadedModel, ModelFiles, fixed_seed
 from pipeline.models.local_code import file_of, local_code
 from pipeline.models.user_code import user_code
 from pipeline.models.weights.faithful import without_number
@@ -45,20 +45,14 @@ class ArchitectureSource:
             undone = fill(module, parse_weights(weights, self._weights), misfit)
             module.eval()
             lacking = without_number(module)
-        reached = local_code(module, found.module, found.source, f"architecture {self._spec}")
-        code = {name: digest(reached[name]) for name in sorted(reached)}
-        function = self._spec.rpartition(":")[2]
-        named = [f"{name} {sha256}" for name, sha256 in code.items()]
-        kwargs = json.dumps(self.model.kwargs, sort_keys=True)
-        parts = [digest(weights), digest(found.source), function, kwargs, *named]
-        return LoadedModel(
-            module,
-            digest("\n".join(parts).encode()),
-            code,
-            found.source if is_file(self._spec) else None,
-            undone=undone,
-            lacking=lacking,
-        )
+        return replace(self._with_code(module, found, digest(weights)), undone=undone, lacking=lacking)
+
+    def untrained(self, source: bytes | None) -> LoadedModel:
+        """What the function builds."""
+        found = find_architecture(self.config, self._spec, source)
+        with fixed_seed():
+            module = self._built(found).eval()
+        return self._with_code(module, found, UNTRAINED)
 
     def shapes(self, source: bytes | None) -> LoadedModel:
         """What the function builds on the meta device."""
@@ -73,18 +67,29 @@ class ArchitectureSource:
         named = read_input(self.config.locate(place)) if is_file(self._spec) else None
         path = file_of(place) if named is None else None
         source = path.read_bytes() if path is not None else named
-        version = version_of(self._weights, self.config.locate(self._weights))
+        url = self.config.locate(self._weights)
+        version = UNTRAINED if self.model.untrained else version_of(self._weights, url)
         if source is None or version is None:
             return None
         return ModelFiles((digest(source), version), named)
 
     def weight_bytes(self) -> int:
-        """Those of the file, which may hold more than the weights."""
-        return size_of(self.config.locate(self._weights))
+        """Those of the file, which may hold more than the weights; of random ones it is not known."""
+        return 0 if self.model.untrained else size_of(self.config.locate(self._weights))
 
     def missing_weights(self) -> str:
         """Nothing: weights that are not there are an error."""
         return ""
+
+    def _with_code(self, module: nn.Module, found: Architecture, weights: str) -> LoadedModel:
+        """A model that its code has built, with the digest of both; `weights` says which they are."""
+        reached = local_code(module, found.module, found.source, f"architecture {self._spec}")
+        code = {name: digest(reached[name]) for name in sorted(reached)}
+        function, kwargs = self._spec.rpartition(":")[2], json.dumps(self.model.kwargs, sort_keys=True)
+        named = [f"{name} {sha256}" for name, sha256 in code.items()]
+        parts = [weights, digest(found.source), function, kwargs, *named]
+        source = found.source if is_file(self._spec) else None
+        return LoadedModel(module, digest("\n".join(parts).encode()), code, source)
 
     def _built(self, found: Architecture) -> nn.Module:
         with user_code(f"architecture {self._spec}"):

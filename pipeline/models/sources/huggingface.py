@@ -9,7 +9,7 @@ from pipeline.config.schema import ModelConfig
 from pipeline.errors import SourceError
 from pipeline.models.file_versions import version_on_disk
 from pipeline.models.huggingface.folder import count_numbers, documents, has_weights, weight_files
-from pipeline.models.huggingface.loading import folder_shapes, load_folder
+from pipeline.models.huggingface.loading import folder_shapes, load_folder, untrained_folder
 from pipeline.models.huggingface.places import files_in_store, find_folder
 from pipeline.models.huggingface.preprocessing import preprocessing_documents
 from pipeline.models.interface import LoadedModel, ModelFiles
@@ -33,6 +33,10 @@ class HuggingFaceSource:
     def shapes(self, source: bytes | None) -> LoadedModel:
         """What its config describes."""
         return folder_shapes(find_folder(self.config, self._name), self._name, self.model.task)
+
+    def untrained(self, source: bytes | None) -> LoadedModel:
+        """As the library begins to train it."""
+        return untrained_folder(find_folder(self.config, self._name), self._name, self.model.task)
 
     def files(self) -> ModelFiles | None:
         """Of documents the contents; of weights what tells a changed file."""
