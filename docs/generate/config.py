@@ -53,7 +53,7 @@ def _walk(model: type[BaseModel], place: str) -> Iterator[ConfigSection]:
             continue
         below = place_below(place, name)
         own.append(Key(below, _default(field), _values(field), (field.description or "").strip()))
-        models = _sections_in(field.annotation)
+        models = [one for one in _sections_in(field.annotation) if not issubclass(model, one)]  # the same keys again
         many = len(models) > 1
         where = f"{below}[]" if get_origin(field.annotation) is tuple else below
         nested += [(one, f"{where} (kind: {one.model_fields['kind'].default})" if many else where) for one in models]

@@ -38,9 +38,9 @@ def described(handle: IO[bytes]) -> str:
     if text.lower().startswith((b"<!doctype html", b"<html")):
         return "it is a web page; the download gave a page instead of the file, download it again"
     if text.startswith((b"{", b"[")):
-        return f"it is JSON; {CONVERT}"
+        return f"it is JSON; call it .jsonl if each line is an object, or {CONVERT}"
     if text and all(byte >= ord(" ") or byte in b"\t\r\n" for byte in start):
-        return f"it is text, perhaps CSV; {CONVERT}"
+        return f"it is text, perhaps CSV; call it .csv if so, or {CONVERT}"
     return (
         f"it does not end as one; {CONVERT}" if start else "it does not end as one, it is empty; was it copied whole?"
     )

@@ -1,14 +1,18 @@
 """The section `data`: where the samples are, and how they become a model's inputs."""
 
+import operator
 from typing import Annotated, Literal
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import BeforeValidator, Field, PlainSerializer, model_validator
 
 from pipeline.config.sections import Paths, Raw, Section
 
 PerChannel = Annotated[
     tuple[float, ...], BeforeValidator(lambda value: [value] if isinstance(value, int | float) else value)
 ]
+
+
+UNSAID = Field(exclude_if=operator.not_)  # records of earlier versions of mad have no such key
 
 
 CHANNELS = {1: "grey", 3: "RGB"}
@@ -25,7 +29,8 @@ class Columns(Section):
     """
 
     id: str = "id"
-    """Column of sample ids: strings or integers, unique among the trusted samples."""
+    """Column of sample ids: strings or integers, unique among the trusted samples. Where the config does not name it
+    and a file has none, a sample's id is its file and its row: `trusted.csv#17`."""
 
     image: str = "image"
     """Column of images: encoded bytes, or a Hugging Face image struct `{bytes, path}`. Paths are not followed."""
@@ -56,17 +61,17 @@ class Columns(Section):
     whole. A list of columns is stacked to one tensor of fractions, as tabular models take it. Instead of images."""
 
     label: str | None = "label"
-    """Column of class indices, optional; null to ignore it. With labels, only trusted samples that the model predicts
-    correctly become references. Where the config names this column, trusted and sampling files must have it; audited
-    files may lack it."""
+    """Column of classes, by index or by name, optional; null to ignore it. With labels, only trusted samples that the
+    model predicts correctly become references. Where the config names this column, trusted and sampling files must have
+    it; audited files may lack it."""
 
     anomalous: str | None = "anomalous"
     """Column of booleans or integers that say which audited samples are anomalous, optional; null to ignore it. Used
     for evaluation only, never seen by a score."""
 
     target: str | None = "target"
-    """Column of the class that an attack aims at, optional, in audited files; null to ignore it. Used for evaluation
-    only, never seen by a score."""
+    """Column of the class that an attack aims at, by index or by name, optional, in audited files; null to ignore it.
+    Used for evaluation only, never seen by a score."""
 
     ignored: tuple[str, ...] = ()
     """Columns that are ignored on purpose. A file with a column that would change what a sample is to its model, such
@@ -81,6 +86,29 @@ class Columns(Section):
     def insists_on(self, column: str) -> bool:
         """Whether the config itself names this column."""
         return column in self.model_fields_set and getattr(self, column) is not None
+
+
+OfSplit = Annotated[
+    Columns | None,
+    PlainSerializer(lambda own: None if own is None else own.model_dump(mode="json", exclude_unset=True)),
+    UNSAID,
+]
+
+
+class DataColumns(Columns):
+    """Names of columns, of trusted and audited files alike, and where they differ, of each."""
+
+    trusted: OfSplit = None
+    """What differs in trusted and sampling files: the same keys, for those files only."""
+
+    audited: OfSplit = None
+    """What differs in audited files: the same keys, for those files only."""
+
+    def of(self, split: str) -> Columns:
+        """The names of columns in the files of a split: `trusted`, `audited` or `sampling`."""
+        own = self.audited if split == "audited" else self.trusted
+        given = {name: getattr(self, name) for name in self.model_fields_set - {"trusted", "audited"}}
+        return Columns(**given | ({name: getattr(own, name) for name in own.model_fields_set} if own else {}))
 
 
 class Preprocess(Section):
@@ -133,18 +161,23 @@ class Data(Section):
     """Where the samples are, and how to read them."""
 
     trusted: Paths
-    """The trusted set: Parquet files of samples known to be normal. A path, a glob or a list; globs are sorted."""
+    """The trusted set: files of samples known to be normal, in Parquet, Arrow, CSV or JSON lines. A path, a glob or a
+    list; globs are sorted."""
 
     audited: Paths
-    """The samples to audit: Parquet files. A path, a glob or a list; globs are sorted."""
+    """The samples to audit: files in the same formats. A path, a glob or a list; globs are sorted."""
 
     identity: Literal["version", "contents"] = "version"
     """What tells a changed file, whose rows are computed again. `version`: its size, and its time of modification or,
     in a store, its ETag. `contents`: the SHA-256 of its bytes, so that a file that was copied again or touched keeps
     its rows; planning then reads each file that is new, or has another version, to its end."""
 
-    columns: Columns = Columns()
+    columns: DataColumns = DataColumns()
     """Names of the columns of these files."""
+
+    labels: Annotated[tuple[str, ...], UNSAID] = ()
+    """Names of the model's classes in the order of its outputs, where labels are names and neither the model nor the
+    data say which class is which."""
 
     preprocess: Preprocess = Preprocess()
     """How images become the model's input. Where it is left out, a model that says so itself (the processor of a

@@ -5,6 +5,7 @@ pandas turned into doubles because some were missing, decimals of DuckDB's HUGEI
 plain type; every reader of a column goes through one of them.
 """
 
+import re
 import uuid
 from collections.abc import Callable, Iterable, Iterator
 from decimal import Decimal
@@ -23,9 +24,9 @@ EXPECTED = {
     "labels": "a list of integers",
     "completion_start": "an integer",
     "completion_end": "an integer",
-    "label": "an integer",
+    "label": "an integer, or the name of a class",
     "anomalous": "booleans, 0 and 1, or text such as true and false",
-    "target": "an integer",
+    "target": "an integer, or the name of a class",
 }
 
 
@@ -33,6 +34,9 @@ EXTENSIONS = ("arrow.uuid", "arrow.json", "arrow.bool8")
 
 
 UUID_BYTES = 16
+
+
+HIVE_NULL, WHOLE = "__HIVE_DEFAULT_PARTITION__", re.compile(r"-?(0|[1-9][0-9]{0,17})")
 
 
 SPELLINGS = {"": None, "true": 1, "false": 0, "yes": 1, "no": 0, "1": 1, "0": 0, "1.0": 1, "0.0": 0}
@@ -64,7 +68,7 @@ def fits(role: str, kind: pa.DataType) -> bool:
     if role in ("completion_start", "completion_end"):
         return _is_number(plain)
     truth = _is_number(plain) or pa.types.is_boolean(plain) or pa.types.is_null(plain)
-    return truth or (role == "anomalous" and is_text(plain))
+    return truth or is_text(plain)
 
 
 def holds_numbers(kind: pa.DataType) -> bool:
@@ -232,6 +236,13 @@ def token_lists(array: pa.Array) -> pa.Array:
     return pa.LargeListArray.from_arrays(pa.array(offsets, pa.int64()), numbers, mask=lists.is_null())
 
 
+def constant(text: str, rows: int) -> pa.Array:
+    """What the name of a folder says of all rows: an integer where it is one, null as Hive writes it, or else text."""
+    if text == HIVE_NULL:
+        return pa.nulls(rows)
+    return pa.array([int(text) if WHOLE.fullmatch(text) else text] * rows)
+
+
 READERS: dict[str, Callable[[pa.Array], object]] = {
     "id": texts,
     "anomalous": truth,
@@ -248,6 +259,8 @@ READERS: dict[str, Callable[[pa.Array], object]] = {
 def may_not_fit(role: str, kind: pa.DataType) -> bool:
     """Whether a column of a type that fits its role may still hold values that do not."""
     values = stored(kind)
+    if role in ("label", "target") and is_text(values):
+        return False  # whether a class has that name is known once there are names
     if role == "anomalous":
         return not pa.types.is_boolean(values) and not pa.types.is_null(values)
     if is_list(values):

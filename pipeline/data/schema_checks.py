@@ -5,7 +5,6 @@ from collections.abc import Sequence
 
 import pyarrow as pa
 
-from infra.storage.identity import InputFile
 from pipeline.config.samples import Columns
 from pipeline.data.columns import EXPECTED, fits, holds_numbers, is_text, stored
 from pipeline.data.images.column import advice
@@ -19,24 +18,6 @@ TOKENIZE = "tokenize the texts with the model's own tokenizer, prompt and comple
 
 
 NAMED_COLUMNS = 30  # of a file, in a message
-
-
-def refuse_partitioned(schema: pa.Schema, columns: Columns, roles: Sequence[str], file: InputFile) -> None:
-    """Refuse a file of which a column that is looked for stands in the name of a folder, as `label=3`.
-
-    Raises:
-        SourceError: with the folder's name and the remedy.
-    """
-    folders = file.url.split("/")[:-1]
-    for role in roles:
-        column = getattr(columns, role)
-        named = next((folder for folder in folders if column and folder.startswith(f"{column}=")), None)
-        if named is not None and column not in schema.names:
-            instead = f", or set data.columns.{role}: null" if role in (*TRUTH, *LOOKED_FOR) else ""
-            raise SourceError(
-                f"{file.name}: its folder {named} holds a column {column!r} (data.columns.{role}) that the file lacks, "
-                f"and names of folders are not read; write the column into the files{instead}"
-            )
 
 
 def check_names(schema: pa.Schema, columns: Columns, needed: Sequence[str], name: str) -> None:
@@ -60,14 +41,15 @@ def check_names(schema: pa.Schema, columns: Columns, needed: Sequence[str], name
                 f"{name}: a text needs a completion, and data.columns.completion_start and labels are null; "
                 "name a column that says where it is"
             )
-        near = _near(role, column or "", schema.names) or (f"; {TOKENIZE}" if role == "input_ids" else "")
-        raise SourceError(f"{name}: has no column {' nor '.join(absent)}{near}; columns there: {_described(schema)}")
+        alike = near(column or "", schema.names)
+        hint = f", but {alike!r}: set data.columns.{role}: {alike}" if alike else ""
+        hint = hint or (f"; {TOKENIZE}" if role == "input_ids" else "")
+        raise SourceError(f"{name}: has no column {' nor '.join(absent)}{hint}; columns there: {_described(schema)}")
 
 
-def _near(role: str, column: str, names: Sequence[str]) -> str:
-    """The hint at a column whose name differs only in case or in how its accents are composed."""
-    alike = (name for name in names if _folded(name) == _folded(column))
-    return next((f", but {name!r}: set data.columns.{role}: {name}" for name in alike), "")
+def near(column: str, names: Sequence[str]) -> str | None:
+    """The column whose name differs from another only in case or in how its accents are composed."""
+    return next((name for name in names if _folded(name) == _folded(column)), None)
 
 
 def _folded(name: str) -> str:

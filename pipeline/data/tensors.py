@@ -10,7 +10,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from infra.formats.tables import read_rows
 from pipeline.config.samples import TensorColumns
 from pipeline.data.columns import is_list, leaf_type, plain
 from pipeline.data.ids import ids_of
@@ -53,7 +52,7 @@ def read_tensors(
     """Rows [start, stop) in batches; a row that cannot be read is in its batch with the reason."""
     columns = source.columns.inputs or {}
     named = [source.columns.id, *source.columns.of_tensors]
-    for batch in read_rows(source.file, start, stop, named, batch_rows):
+    for batch in source.read(start, stop, named, batch_rows):
         ids = ids_of(batch.column(source.columns.id))
         reasons = ["the id is null" if name is None else "" for name in ids]
         read = {
@@ -87,7 +86,7 @@ def first_tensors(
 def _arguments(source: Source, columns: TensorColumns) -> dict[str, TensorArgument]:
     """Shapes are those of the first row that has no null; columns that are stacked are taken for fractions."""
     searched = min(source.rows, ROWS_SEARCHED)
-    (first, *_) = read_rows(source.file, 0, searched, source.columns.of_tensors, ROWS_SEARCHED)
+    (first, *_) = source.read(0, searched, source.columns.of_tensors, ROWS_SEARCHED)
     found = {}
     for argument, own in columns.items():
         values = plain(first.column(names_of(own)[0]))

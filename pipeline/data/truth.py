@@ -8,8 +8,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from infra.formats.tables import read_rows
-from pipeline.data.columns import READERS
+from pipeline.data.class_names import indices_of
+from pipeline.data.columns import READERS, UnfitValue
 from pipeline.data.schema_checks import TRUTH
 from pipeline.data.sources import Source
 
@@ -32,22 +32,32 @@ class Truth:
         return Truth(self.label[start:stop], self.anomalous[start:stop], self.target[start:stop])
 
 
-def read_truth(source: Source, start: int, stop: int) -> Truth:
-    """Labels, anomaly marks and targets of rows [start, stop)."""
+def read_truth(source: Source, start: int, stop: int, names: Sequence[str] = ()) -> Truth:
+    """Labels, anomaly marks and targets of rows [start, stop); `names`: of the model's classes, where they have any."""
     columns = [getattr(source.columns, role) for role in source.truth]
-    batches = read_rows(source.file, start, stop, columns, 65536) if columns else ()
-    return truth_of_batches(source, batches, stop - start)
+    batches = source.read(start, stop, columns, 65536) if columns else ()
+    return truth_of_batches(source, batches, stop - start, names)
 
 
-def truth_of_batches(source: Source, batches: Iterable[pa.RecordBatch], samples: int) -> Truth:
-    """The truth about `samples` samples, from batches with the source's columns of truth."""
+def truth_of_batches(
+    source: Source, batches: Iterable[pa.RecordBatch], samples: int, names: Sequence[str] = ()
+) -> Truth:
+    """The truth about `samples` samples, from batches with the source's columns of truth.
+
+    Raises:
+        UnfitValue: a label or target is a name that no class has.
+    """
     values = {role: np.full(samples, UNKNOWN, np.int64) for role in TRUTH}
     position = 0
     for batch in batches:
         for role in source.truth:
-            known = READERS[role](batch.column(getattr(source.columns, role)))
-            column = pc.fill_null(known, UNKNOWN)
-            values[role][position : position + batch.num_rows] = column.to_numpy(zero_copy_only=False)
+            column = batch.column(getattr(source.columns, role))
+            try:
+                known = READERS[role](column) if role == "anomalous" else indices_of(source, role, column, names)
+            except UnfitValue as error:
+                raise UnfitValue(position + error.row, error.reason) from error
+            filled = pc.fill_null(known, UNKNOWN)
+            values[role][position : position + batch.num_rows] = filled.to_numpy(zero_copy_only=False)
         position += batch.num_rows
     return Truth(**values)
 

@@ -9,7 +9,6 @@ import torch
 from numpy.typing import NDArray
 from pydantic import Field
 
-from infra.formats.tables import read_rows
 from madcore import Measured
 from pipeline.config.schema import ModelConfig
 from pipeline.data.ids import ids_of
@@ -38,11 +37,12 @@ class ProcessedImages:
 
     def read(self, model: ModelConfig, source: Source, rows: range, batch_size: int) -> Iterator[SampleBatch]:
         """Rows of a source, `batch_size` at a time; an image that cannot be read is in its batch with the reason."""
-        task, columns = VECTOR_TASKS[model.task], source.columns
-        for batch in read_rows(source.file, rows.start, rows.stop, [columns.id, columns.image], batch_size):
-            reasons, inputs = list[str](), list[NDArray[np.float32]]()
+        ids, reasons, inputs = list[str](), list[str](), list[NDArray[np.float32]]()
+        columns = source.columns
+        for batch in source.read(rows.start, rows.stop, [columns.id, columns.image], batch_size):
             names = ids_of(batch.column(columns.id))
             for name, image in zip(names, encoded_images(batch.column(columns.image)), strict=True):
+                ids.append(name or "")
                 try:
                     if name is None:
                         raise UnreadableImage("the id is null")
@@ -50,11 +50,22 @@ class ProcessedImages:
                     reasons.append("")
                 except UnreadableImage as error:
                     reasons.append(str(error))
-            groups: tuple[Group, ...] = ()
-            if inputs:
-                stacked = align(torch.from_numpy(np.stack(inputs)))
-                groups = (Group(readable(reasons), Measured(stacked, task.measurement(model)), task.predict),)
-            yield SampleBatch(tuple(name or "" for name in names), tuple(reasons), groups)
+                if len(ids) == batch_size:
+                    yield _batch(model, ids, reasons, inputs)
+                    ids, reasons, inputs = [], [], []
+        if ids:
+            yield _batch(model, ids, reasons, inputs)
+
+
+def _batch(
+    model: ModelConfig, ids: Sequence[str], reasons: Sequence[str], inputs: Sequence[NDArray[np.float32]]
+) -> SampleBatch:
+    task = VECTOR_TASKS[model.task]
+    groups: tuple[Group, ...] = ()
+    if inputs:
+        measured = Measured(align(torch.from_numpy(np.stack(inputs))), task.measurement(model))
+        groups = (Group(readable(reasons), measured, task.predict),)
+    return SampleBatch(tuple(ids), tuple(reasons), groups)
 
 
 def first_processed(sources: Sequence[Source], wanted: int, recipe: Recipe) -> NDArray[np.float32]:
@@ -65,7 +76,7 @@ def first_processed(sources: Sequence[Source], wanted: int, recipe: Recipe) -> N
     """
     source, found, reasons = sources[0], list[NDArray[np.float32]](), list[str]()
     searched = min(source.rows, ROWS_SEARCHED)
-    for batch in read_rows(source.file, 0, searched, [source.columns.image], ROWS_AT_ONCE):
+    for batch in source.read(0, searched, [source.columns.image], ROWS_AT_ONCE):
         for image in encoded_images(batch.column(source.columns.image)):
             shape: Shape | None = (found[0].shape[0], found[0].shape[1], found[0].shape[2]) if found else None
             try:

@@ -82,7 +82,7 @@ def find_candidate(
         StorageError: what the root holds cannot be read.
     """
     report("reading the schemas of its files")
-    samples = find_files(config, model, data.identify)
+    samples = find_files(config, model, data.identify, data.recall)
     check_samples(model, sum(source.rows for source in samples.trusted))
     files = identify(config, model)
     if files is None:

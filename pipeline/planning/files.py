@@ -6,10 +6,12 @@ from itertools import chain
 
 from pipeline.config.audit_config import AuditConfig
 from pipeline.config.schema import ModelConfig
+from pipeline.data.finding import Recall, find_sources, recall_nothing
 from pipeline.data.identities import Identify, identify
-from pipeline.data.sources import Source, find_sources, read_ids
+from pipeline.data.sources import Source, read_ids
 from pipeline.data.texts.rows import TextLimits
 from pipeline.errors import SourceError
+from pipeline.planning.checks.labels import strange_names
 from pipeline.planning.checks.padding import check_padding, refuse_padded
 from pipeline.planning.checks.token_types import check_token_types, refuse_token_types
 
@@ -41,6 +43,24 @@ class SampleFiles:
         check_token_types((*self.trusted, *self.sampling))
         return self._without(refuse_token_types(self.audited))
 
+    def without_features(self, names: Sequence[str]) -> "SampleFiles":
+        """The files, those with the classes of the model in its own order like files that name none."""
+
+        def plain(source: Source) -> Source:
+            other = tuple((role, own) for role, own in source.features if own != tuple(names))
+            return replace(source, features=other) if names else source
+
+        trusted, audited, sampling = (tuple(map(plain, own)) for own in (self.trusted, self.audited, self.sampling))
+        return SampleFiles(trusted, audited, sampling, self.refused)
+
+    def with_known_names(self, names: Sequence[str]) -> "SampleFiles":
+        """The files without audited ones whose labels or targets are names that no class has.
+
+        Raises:
+            SourceError: all of them have such.
+        """
+        return self._without(strange_names(self.audited, names))
+
     def _without(self, refused: Mapping[str, str]) -> "SampleFiles":
         if len(refused) == len(self.audited):
             raise SourceError("; ".join(refused.values()))
@@ -48,31 +68,33 @@ class SampleFiles:
         return replace(self, audited=whole, refused={**self.refused, **refused})
 
 
-def find_files(config: AuditConfig, model: ModelConfig, identified: Identify = identify) -> SampleFiles:
-    """Find the files of a model's samples, and read their schemas; `identified` says what identifies each.
+def find_files(
+    config: AuditConfig, model: ModelConfig, identified: Identify = identify, recall: Recall = recall_nothing
+) -> SampleFiles:
+    """Find the files of a model's samples, and read their schemas; `identified` and `recall` as in `find_sources`.
 
     Raises:
         SourceError: a trusted or sampling file, or every audited one, cannot be used; trusted ids are repeated; or a
             sample of the sampling set has the id of a trusted one.
     """
-    trusted, refused = find_sources(config, model, "trusted", identified)
+    trusted, refused = find_sources(config, model, "trusted", identified, recall)
     if refused:
         raise SourceError("; ".join(refused.values()))
-    audited, refused_files = find_sources(config, model, "audited", identified)
-    sampling = _find_sampling(config, model, trusted, identified) if model.traced is not None else []
+    audited, refused_files = find_sources(config, model, "audited", identified, recall)
+    sampling = _find_sampling(config, model, trusted, identified, recall) if model.traced is not None else []
     _refuse_repeated_ids(trusted)
     return SampleFiles(tuple(trusted), tuple(audited), tuple(sampling), refused_files)
 
 
 def _find_sampling(
-    config: AuditConfig, model: ModelConfig, trusted: Sequence[Source], identified: Identify
+    config: AuditConfig, model: ModelConfig, trusted: Sequence[Source], identified: Identify, recall: Recall
 ) -> list[Source]:
     """The files of the sampling set.
 
     Raises:
         SourceError: a file cannot be used, or a sample has the id of a trusted one.
     """
-    sampling, refused = find_sources(config, model, "sampling", identified)
+    sampling, refused = find_sources(config, model, "sampling", identified, recall)
     if refused:
         raise SourceError("; ".join(refused.values()))
     known = {name for source in trusted for ids in read_ids(source) for name in ids if name is not None}

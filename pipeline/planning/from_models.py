@@ -12,6 +12,7 @@ from madcore import MadcoreError
 from madcore.extraction.vjp_fallback import CHUNK_BYTES
 from pipeline.config.audit_config import AuditConfig
 from pipeline.config.schema import ModelConfig
+from pipeline.data.class_names import class_names
 from pipeline.data.reviews import read_reviews
 from pipeline.errors import ConfigError, SourceError
 from pipeline.inputs.batches import BATCH_MULTIPLE
@@ -100,11 +101,13 @@ def _reporter(config: AuditConfig, listener: Listener) -> Report:
 def _plan_model(config: AuditConfig, candidate: Candidate, probed: Probed) -> ModelPlan:
     model, files, found = candidate.model, candidate.samples, probed.probe
     samples = sum(source.rows for source in files.trusted)
-    warnings = (*found.warnings, *_odd_labels(model, files, found))
+    names = class_names(model, (), files.trusted) if model.has_classes else ()
+    warnings = (*found.warnings, *_odd_labels(model, files, found, names))
+    files = files if not model.has_classes else files.with_known_names(names).without_features(names)
     if isinstance(found.inputs, TextInputs):
         files = files.without_token_types() if found.reads_token_types else files
         files = files.without_padded(found.inputs.limits)
-    recipe = _recipe(config, model, files, found, warnings)
+    recipe = _recipe(config, model, files, found, warnings).model_copy(update={"class_names": _read_by(files, names)})
     shapes = _shapes(config, model, found, recipe, samples)
     inputs, shapes = _batched(found, shapes, int(config.run.memory_per_worker))
     return ModelPlan(
@@ -123,7 +126,13 @@ def _plan_model(config: AuditConfig, candidate: Candidate, probed: Probed) -> Mo
     )
 
 
-def _odd_labels(model: ModelConfig, files: SampleFiles, probed: Probe) -> tuple[str, ...]:
+def _read_by(files: SampleFiles, names: tuple[str, ...]) -> tuple[str, ...]:
+    """The names, where a file's labels or targets are read by them."""
+    sources = (*files.trusted, *files.audited, *files.sampling)
+    return names if any(source.named or source.features for source in sources) else ()
+
+
+def _odd_labels(model: ModelConfig, files: SampleFiles, probed: Probe, names: tuple[str, ...]) -> tuple[str, ...]:
     """A warning about labels of a classifier's trusted samples that are no class, if there are any.
 
     Raises:
@@ -131,10 +140,15 @@ def _odd_labels(model: ModelConfig, files: SampleFiles, probed: Probe) -> tuple[
     """
     if not model.has_classes:
         return ()
-    wrong = labels_outside("sampling", files.sampling, probed.classes)
+    if model.data.labels and len(model.data.labels) != probed.classes:
+        raise SourceError(
+            f"data.labels names {len(model.data.labels):,} classes, and the model has {probed.classes:,}; name each "
+            "once, in the order of the model's outputs"
+        )
+    wrong = labels_outside("sampling", files.sampling, probed.classes, names)
     if wrong:
         raise SourceError(f"{wrong}; weights cannot be sampled on them: check the labels of estimator.sampling")
-    outside = labels_outside("trusted", files.trusted, probed.classes)
+    outside = labels_outside("trusted", files.trusted, probed.classes, names)
     return (f"{outside}; these samples explain nothing",) if outside else ()
 
 

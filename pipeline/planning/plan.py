@@ -120,6 +120,11 @@ class ModelPlan:
         return self.recipe.classes
 
     @property
+    def class_names(self) -> tuple[str, ...]:
+        """Names of the classes, by which labels are read; none where nobody says them."""
+        return self.recipe.class_names
+
+    @property
     def not_covered(self) -> Mapping[str, str]:
         """Chosen parameters that have no row, and why."""
         return self.recipe.not_covered

@@ -3,9 +3,10 @@
 With it, stored rows can be used again without the model and without any data file (see `pipeline.operations.rescore`).
 """
 
+import operator
 from collections.abc import Collection
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -40,7 +41,7 @@ class RowRecipe(BaseModel):
     `not_covered`: why each other chosen parameter has no row. `classes`: 0 for a language model, whose outputs have
     none. `weights`: how many numbers the model has. `warnings`: what planning found that may be a mistake. `shares`:
     what each parameter of the chosen modules is of them all; none of loss traces, and none in what an earlier version
-    of mad recorded.
+    of mad recorded. `class_names`: by which labels are read, none where nobody names the classes.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -61,6 +62,7 @@ class RowRecipe(BaseModel):
     rows_per_task: int
     warnings: tuple[str, ...] = ()
     shares: dict[str, ParameterShare] = Field(default_factory=dict)
+    class_names: Annotated[tuple[str, ...], Field(exclude_if=operator.not_)] = ()
 
     def layers_named(self, names: Collection[str]) -> tuple[Layer, ...]:
         """Those of the layers that have one of these names, in order."""

@@ -36,7 +36,7 @@ def _settings_of_rows(
     model: ModelConfig, probed: Probe, sampling: Sequence[Source], free: set[str]
 ) -> dict[str, JsonValue]:
     """What rows depend on; of the estimator's settings without the free ones."""
-    columns = model.data.columns
+    columns = model.data.columns.of("trusted")
     more: dict[str, JsonValue] = {}
     if sampling:
         more = {"sampling": [source.key for source in sampling], "label": columns.label}

@@ -4,6 +4,7 @@ import re
 
 from docs.generate.config import INTERNAL, config_reference, sections
 from pipeline.config.audit_config import AuditConfig
+from pipeline.config.samples import DataColumns
 from pipeline.config.sections import Section
 
 
@@ -20,7 +21,8 @@ def test_no_key_is_missing() -> None:
     shown = {key.place.rpartition(".")[2] for section in sections() for key in section.keys}
     names = {name for section in all_sections() for name in section.model_fields}
     assert names - shown == set(INTERNAL)
-    assert len(all_sections()) == len(sections()) > 10
+    twice = sum(issubclass(DataColumns, one) for one in all_sections() if one is not DataColumns)  # its keys are there
+    assert len(all_sections()) - twice == len(sections()) > 10
 
 
 def test_every_key_says_what_it_means() -> None:

@@ -171,3 +171,14 @@ def test_pictures_of_any_shape_without_a_resize_cost_themselves(tmp_path: Path) 
     statuses = set(audit.scores("net").read_all()["status"].to_pylist())
     assert "ok" in statuses
     assert any("the model's own preprocessing makes the shape (3, " in status for status in statuses)
+
+
+def test_a_recipe_of_huge_images_is_refused(tmp_path: Path) -> None:
+    folder(tmp_path / "model", "vit")
+    pictures(tmp_path / "trusted.parquet", 40, 1)
+    pictures(tmp_path / "audited.parquet", 4, 2)
+    document = tmp_path / "model" / "preprocessor_config.json"
+    huge = {"size": {"height": 100_000, "width": 16}}
+    document.write_text(json.dumps(json.loads(document.read_text()) | huge))
+    with pytest.raises(ConfigError, match="it makes images of 100,000 pixels a side, at most 8,192 are made"):
+        plan_audit(config(tmp_path, [{"name": "vit", "huggingface": "model"}]))

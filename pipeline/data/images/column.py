@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
+from infra.formats.data.contract import Table
 from pipeline.data.columns import binary, is_text, plain, stored, texts
 from pipeline.data.images.decoding import UnreadableImage
 from pipeline.errors import SourceError
@@ -61,32 +61,20 @@ def _paths(column: pa.StructArray) -> pa.Array | None:
     return pa.array([None if path is None else path.decode(errors="replace") for path in found])
 
 
-def refuse_paths_only(metadata: pq.FileMetaData, column: str, kind: pa.DataType, name: str) -> None:
-    """Refuse a file whose footer says that none of its image structs has bytes.
+def refuse_paths_only(table: Table, column: str, name: str) -> None:
+    """Refuse a file that says that none of its image structs has bytes.
 
     Raises:
         SourceError: with the remedy. A path is not followed: the files that it names may change, and whoever wrote the
             table could name any file.
     """
-    if not pa.types.is_struct(kind):
+    if not pa.types.is_struct(table.schema.field(column).type):
         return
-    if _is_null(metadata, f"{column}.bytes") and not _is_null(metadata, f"{column}.path"):
+    if table.holds_nothing(f"{column}.bytes") and not table.holds_nothing(f"{column}.path"):
         raise SourceError(
             f"{name}: no image of the column {column!r} (data.columns.image) has bytes, only a path, and paths are not "
             f"followed; {EMBED}"
         )
-
-
-def _is_null(metadata: pq.FileMetaData, leaf: str) -> bool:
-    """Whether the footer says that a leaf column has no value; a file may have no statistics."""
-    places = [number for number in range(metadata.num_columns) if metadata.schema.column(number).path == leaf]
-    groups = range(metadata.num_row_groups)
-    return all(_holds_nulls_only(metadata.row_group(group).column(place)) for group in groups for place in places)
-
-
-def _holds_nulls_only(chunk: pq.ColumnChunkMetaData) -> bool:
-    known = chunk.statistics
-    return known is not None and known.has_null_count and known.null_count == chunk.num_values
 
 
 def advice(kind: pa.DataType) -> str:

@@ -8,8 +8,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from infra.errors import Changed, StorageError
-from infra.formats.range_reader import RangeReader
-from infra.formats.tables import read_rows
 from pipeline.config.samples import Preprocess
 from pipeline.data.ids import ids_of
 from pipeline.data.images.column import encoded_images
@@ -46,7 +44,7 @@ def read_images(source: Source, start: int, stop: int, options: ImageOptions) ->
     """Rows [start, stop) in batches; a row that cannot be read is in its batch with the reason."""
     ids, reasons, pixels = list[str](), list[str](), list[Pixels]()
     columns = [source.columns.id, source.columns.image]
-    for batch in read_rows(source.file, start, stop, columns, options.batch_rows):
+    for batch in source.read(start, stop, columns, options.batch_rows):
         names = ids_of(batch.column(source.columns.id))
         for name, image in zip(names, encoded_images(batch.column(source.columns.image)), strict=True):
             ids.append(name or "")
@@ -79,7 +77,7 @@ def read_chosen_images(source: Source, rows: Iterable[int]) -> dict[int, bytes |
     """
     images: dict[int, bytes | None] = {}
     column = str(source.columns.image)
-    with _readable(), RangeReader(source.file, [column]) as reader:
+    with _readable(), source.open([column]) as reader:
         for row in sorted(rows):
             with _readable():
                 batches = reader.read(row, row + 1)
@@ -109,7 +107,7 @@ def first_images(sources: Sequence[Source], wanted: int, preprocess: Preprocess)
     source, found, reasons = sources[0], list[Pixels](), list[str]()
     size = (preprocess.size, preprocess.size) if preprocess.size else None
     searched = min(source.rows, ROWS_SEARCHED)
-    for batch in read_rows(source.file, 0, searched, [source.columns.image], 16):
+    for batch in source.read(0, searched, [source.columns.image], 16):
         for image in encoded_images(batch.column(source.columns.image)):
             expected = size or (found[0].shape[:2] if found else None)
             try:

@@ -8,7 +8,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from infra.formats.tables import read_rows
 from pipeline.data.columns import integers, token_lists
 from pipeline.data.ids import ids_of
 from pipeline.data.sources import Source
@@ -40,7 +39,7 @@ def read_texts(source: Source, start: int, stop: int, limits: TextLimits, batch_
     """Rows [start, stop) in batches; a row that cannot be read is in its batch with the reason."""
     columns, limits = source.columns, limits if source.may_be_padded else replace(limits, padding=())
     names = [columns.id, *(str(getattr(columns, role)) for role in source.inputs)]
-    for batch in read_rows(source.file, start, stop, names, batch_rows):
+    for batch in source.read(start, stop, names, batch_rows):
         ids, texts, reasons = ids_of(batch.column(columns.id)), [], []
         found = {
             role: (token_lists if role in LISTS else integers)(batch.column(getattr(columns, role)))
@@ -113,7 +112,7 @@ def longest_text(sources: Sequence[Source], limits: TextLimits) -> int:
         names = [
             str(getattr(source.columns, role)) for role in ("input_ids", "attention_mask") if role in source.inputs
         ]
-        for batch in read_rows(source.file, 0, source.rows, names, LENGTHS_AT_ONCE):
+        for batch in source.read(0, source.rows, names, LENGTHS_AT_ONCE):
             lengths = _tokens(*(token_lists(batch.column(name)) for name in names))
             fitting = lengths if limits.positions is None else lengths[lengths <= limits.positions]
             longest = max(longest, int(fitting.max(initial=1)))

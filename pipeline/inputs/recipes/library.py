@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -14,6 +15,8 @@ from PIL import Image
 from pipeline.errors import SourceError
 
 CLASS = "class"
+
+SIDES, LARGEST_SIDE = ("size", "crop_size", "pad_size"), 8192
 
 NAME = re.compile(r"[A-Za-z0-9]+ImageProcessor(Pil)?")
 
@@ -52,7 +55,7 @@ def read_recipe(folder: Path) -> LibraryRecipe:
 
     Raises:
         OSError: the folder has none.
-        ValueError: it is of no known class.
+        ValueError: it is of no known class, or makes huge images.
     """
     from transformers import AutoImageProcessor  # noqa: PLC0415 - of an extra, and slow to import
 
@@ -60,7 +63,16 @@ def read_recipe(folder: Path) -> LibraryRecipe:
         folder, local_files_only=True, trust_remote_code=False, backend="pil"
     )
     document = {**processor.to_dict(), CLASS: type(processor).__name__}
+    largest = max((side for key in SIDES for side in _numbers(document.get(key))), default=0)
+    if largest > LARGEST_SIDE:
+        raise ValueError(f"it makes images of {largest:,} pixels a side, at most {LARGEST_SIDE:,} are made")
     return LibraryRecipe(json.dumps(document, sort_keys=True))
+
+
+def _numbers(value: object) -> Iterator[int]:
+    for one in value.values() if isinstance(value, dict) else [value]:
+        if isinstance(one, int):
+            yield one
 
 
 @lru_cache(maxsize=16)

@@ -10,8 +10,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from infra.formats.tables import open_parquet
-from infra.storage.pins import PinnedInput
+from infra.formats.data.formats import schema_of
 from madcore import TokenBatch
 from madcore.measurements import logits_of, run
 from pipeline.data.input_columns import TYPE_IDS, described_unread
@@ -50,5 +49,4 @@ def check_token_types(sources: Sequence[Source]) -> None:
 
 
 def _has_token_types(source: Source) -> bool:
-    with PinnedInput(source.file) as handle:
-        return TYPE_IDS in open_parquet(handle, source.file.name).schema_arrow.names
+    return TYPE_IDS in schema_of(source.file, source.layout).names

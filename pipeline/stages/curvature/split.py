@@ -87,7 +87,9 @@ def truth_of_trusted(storage: Storage, plan: ModelPlan, parts: tuple[RowsPart, .
     if plan.stored is not None and plan.stored.labels:
         return read_stored_truth(storage, plan.stored.labels)
     sources = {source.key: source for source in plan.trusted}
-    return join_truth([read_truth(sources[stored.source_key], stored.start, stored.stop) for stored in parts])
+    return join_truth(
+        [read_truth(sources[stored.source_key], stored.start, stored.stop, plan.class_names) for stored in parts]
+    )
 
 
 def files_of_truth(plan: ModelPlan) -> list[InputFile]:

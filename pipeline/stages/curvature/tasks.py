@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from pydantic import JsonValue
 
 from pipeline.artifacts.parts import RowsPart
+from pipeline.data.class_names import described_labels
 from pipeline.keys import key_of
 from pipeline.planning.plan import ModelPlan
 from pipeline.stages.scoring.scorer import SCORER_FORMAT
@@ -80,7 +81,9 @@ def curvature_key(
     return key_of(
         format=CURVATURE_FORMAT,
         rows=rows,
-        labels={source.key: source.columns.label for source in plan.trusted if "label" in source.truth},
+        labels={
+            source.key: described_labels(source, plan.class_names) for source in plan.trusted if "label" in source.truth
+        },
         layers=list(plan.layout.names),
         curvature=plan.config.curvature.model_dump(mode="json"),
         **({"rank": plan.reprojection.rank} if plan.reprojection is not None else {}),

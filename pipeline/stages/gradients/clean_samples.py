@@ -60,7 +60,7 @@ def read_clean(config: AuditConfig, plan: ModelPlan) -> CleanSamples:
 def _labelled(config: AuditConfig, plan: ModelPlan) -> CleanSamples:
     inputs, labels = list[Inputs](), list[Tensor]()
     for source in plan.sampling:
-        known, start = torch.from_numpy(read_truth(source, 0, source.rows).label), 0
+        known, start = torch.from_numpy(read_truth(source, 0, source.rows, plan.class_names).label), 0
         for batch in plan.inputs.read(plan.config, source, range(source.rows), config.run.batch_size):
             for group in batch.groups:
                 own = known[start + group.places]

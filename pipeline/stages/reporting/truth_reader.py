@@ -1,15 +1,14 @@
 """The truth of audited samples, read in step with their scores."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import pyarrow as pa
 
-from infra.formats.range_reader import RangeReader
 from infra.storage.identity import InputFile
 from infra.storage.pins import confirm
 from pipeline.artifacts.parts import ScorePart
 from pipeline.artifacts.truth import encode_truth
-from pipeline.data.sources import Source
+from pipeline.data.sources import Source, SourceReader
 from pipeline.data.statuses import FLAT, NONFINITE, OK
 from pipeline.data.truth import Truth, join_truth, truth_of_batches, unknown_truth
 
@@ -22,17 +21,18 @@ class TruthReader:
     Each file is opened once. Close the reader, or use it as a context.
     """
 
-    def __init__(self, sources: Mapping[str, Source], stored: Truth | None):
+    def __init__(self, sources: Mapping[str, Source], stored: Truth | None, names: Sequence[str] = ()):
         """Open nothing yet.
 
         Args:
             sources: the audited files, by key.
             stored: the truth of the whole table, as an earlier report kept it; None reads the sources.
+            names: of the model's classes, where labels are read by them.
         """
-        self._sources, self._stored, self._pieces = sources, stored, list[Truth]()
+        self._sources, self._stored, self._names, self._pieces = sources, stored, names, list[Truth]()
         self._any = any("anomalous" in source.truth for source in sources.values())
         self._seen, self._read = 0, dict[str, InputFile]()
-        self._open: tuple[str, RangeReader] | None = None
+        self._open: tuple[str, SourceReader] | None = None
 
     def __enter__(self) -> "TruthReader":
         return self
@@ -83,12 +83,12 @@ class TruthReader:
     def _read_source(self, source: Source, batch: pa.RecordBatch) -> Truth:
         rows = batch.column("row")
         batches = self._reader(source).read(rows[0].as_py(), rows[-1].as_py() + 1)
-        return truth_of_batches(source, batches, batch.num_rows)
+        return truth_of_batches(source, batches, batch.num_rows, self._names)
 
-    def _reader(self, source: Source) -> RangeReader:
+    def _reader(self, source: Source) -> SourceReader:
         if self._open is None or self._open[0] != source.key:
             self.close()
             columns = [getattr(source.columns, role) for role in source.truth]
-            self._open = source.key, RangeReader(source.file, columns, BATCH_ROWS)
+            self._open = source.key, source.open(columns, BATCH_ROWS)
             self._read[source.key] = source.file
         return self._open[1]

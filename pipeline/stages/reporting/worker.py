@@ -26,6 +26,7 @@ from pipeline.artifacts.scores import FACTS, IMAGES, PART, PART_FORMAT, PUBLISHE
 from pipeline.artifacts.screening import read_screening
 from pipeline.artifacts.trusted import TrustedSamples, read_trusted
 from pipeline.artifacts.truth import read_stored_truth
+from pipeline.data.class_names import described_roles
 from pipeline.errors import StageError
 from pipeline.keys import key_of
 from pipeline.planning.coverage import percent, share_without_verdict
@@ -79,7 +80,7 @@ def reporting_key(plan: ModelPlan, parts: tuple[ScorePart, ...], references_cont
         parts=[[part.source, part.source_key, part.start, part.content] for part in parts],
         references=references_content,
         target=plan.config.calibration.target.model_dump(mode="json"),
-        truth={source.key: {role: getattr(source.columns, role) for role in source.truth} for source in plan.audited},
+        truth={source.key: described_roles(source, source.truth, plan.class_names) for source in plan.audited},
         **of_stored,
         **of_verdict,
     )
@@ -118,7 +119,8 @@ class ReportingWorker:
     def _truth_reader(self, plan: ModelPlan) -> TruthReader:
         stored = plan.stored.truth if plan.stored is not None else ""
         sources = {source.key: source for source in plan.audited}
-        return TruthReader(sources, read_stored_truth(self._storage, stored) if stored else None)
+        known = read_stored_truth(self._storage, stored) if stored else None
+        return TruthReader(sources, known, plan.class_names)
 
     def _sections(self, task: ReportTask, inputs: ReportInputs) -> Facts:
         """The sections that not every model has: of screening, and of the chains of weights."""

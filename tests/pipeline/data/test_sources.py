@@ -9,8 +9,10 @@ import pytest
 
 from pipeline.config.audit_config import AuditConfig
 from pipeline.config.samples import Columns
+from pipeline.data.finding import find_sources
 from pipeline.data.images.reading import ImageOptions, read_images
-from pipeline.data.sources import find_sources, read_ids
+from pipeline.data.sources import read_ids
+from pipeline.data.truth import read_truth
 from pipeline.errors import SourceError
 from tests.pipeline.config.configs import MINIMAL
 from tests.pipeline.data.images.files import find, picture, sources_of
@@ -214,10 +216,6 @@ WRONG: dict[str, tuple[dict[str, list[object]] | pa.Table, str]] = {
         {"id": ["a", "b"], "image": [b"x"] * 2, "anomalous": [1, -1]},
         r"row 1 of the column 'anomalous' .* holds -1, which says neither 1 \(anomalous\) nor 0 \(normal\)",
     ),
-    "text as a label": (
-        {"id": ["a"], "image": [b"x"], "label": ["cat"]},
-        "is string, expected an integer; or set data.columns.label: null to do without",
-    ),
     "a truth of more than two kinds": (
         {"id": ["a", "b"], "image": [b"x"] * 2, "anomalous": [1, 2]},
         r"row 1 .* holds 2, which says neither 1 \(anomalous\) nor 0 \(normal\); expected booleans, 0 and 1, or "
@@ -296,20 +294,22 @@ def test_an_odd_entry_of_a_glob_is_refused_alone(tmp_path: Path) -> None:
     assert refused == {"old.parquet": "old.parquet: is a link to gone.parquet, which is not there"}
 
 
-def test_columns_in_the_names_of_folders_are_not_passed_over(tmp_path: Path) -> None:
+def test_columns_in_the_names_of_folders_are_read(tmp_path: Path) -> None:
     """Spark, Hive and fastparquet take a column out of the files that they partition by it."""
-    (tmp_path / "label=3").mkdir()
-    pq.write_table(pa.table({"id": ["a"], "image": [picture(0)]}), tmp_path / "label=3" / "images.parquet")
-    says = (
-        r"label=3/images\.parquet: its folder label=3 holds a column 'label' \(data\.columns\.label\) that the file "
-        r"lacks, and names of folders are not read; write the column into the files, or set data\.columns\.label: null"
-    )
-    with pytest.raises(SourceError, match=says):
-        find(tmp_path, "audited", "label=*/*.parquet")
-    assert find(tmp_path, "audited", "label=3/*.parquet", columns={"label": None})[0][0].rows == 1
-    sources_of(tmp_path / "label=3", id=["a"], image=[picture(0)], label=[3])
-    assert find(tmp_path, "audited", "label=3/*.parquet")[0][0].truth == ("label",)
-    assert find(tmp_path / "label=3", "audited", "*.parquet")[0][0].truth == ("label",)
+    for label, name in (("3", "a"), ("a%2Fb", "b"), ("__HIVE_DEFAULT_PARTITION__", "c")):
+        (tmp_path / f"label={label}").mkdir()
+        pq.write_table(pa.table({"id": [name], "image": [picture(0)]}), tmp_path / f"label={label}" / "images.parquet")
+    sources, _ = find(tmp_path, "audited", "label=*/*.parquet")
+    assert [source.truth for source in sources] == [("label",)] * 3
+    assert {source.constants[0][1]: read_truth(source, 0, 1, ["a/b"]).label.tolist() for source in sources} == {
+        "3": [3],
+        "a/b": [0],
+        "__HIVE_DEFAULT_PARTITION__": [-1],
+    }
+    assert find(tmp_path, "audited", "label=3/*.parquet", columns={"label": None})[0][0].truth == ()
+    sources_of(tmp_path / "label=3", id=["a"], image=[picture(0)], label=[4])
+    (own,), _ = find(tmp_path, "audited", "label=3/*.parquet")
+    assert (own.constants, read_truth(own, 0, 1).label.tolist()) == ((), [4])
 
 
 def test_a_file_named_twice_is_refused(tmp_path: Path) -> None:

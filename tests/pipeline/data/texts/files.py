@@ -7,7 +7,8 @@ import pyarrow.parquet as pq
 from pydantic import JsonValue
 
 from pipeline.config.audit_config import AuditConfig
-from pipeline.data.sources import Source, find_sources
+from pipeline.data.finding import find_sources
+from pipeline.data.sources import Source
 
 
 def source_of(folder: Path, table: pa.Table, **columns: JsonValue) -> Source:
