@@ -180,4 +180,10 @@ class Data(Section):
     data say which class is which."""
 
     preprocess: Preprocess = Preprocess()
-    """How images become the model's input."""
+    """How images become the model's input. Where it is left out, a model that says so itself (the processor of a
+    Hugging Face folder) has the last word."""
+
+    @property
+    def preprocesses(self) -> bool:
+        """Whether the config itself says how images become inputs."""
+        return "preprocess" in self.model_fields_set

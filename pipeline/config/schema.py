@@ -21,6 +21,10 @@ PROBABILITIES = "probabilities"
 Samples = Literal["images", "texts", "tensors"]
 
 
+# A key that configs had not before: where it is not given, a recorded config is without it.
+NewPlace = Annotated[Place | None, Field(exclude_if=lambda value: value is None)]
+
+
 class ModelConfig(Section):
     """One model: its code, its weights, and its sections.
 
@@ -47,7 +51,7 @@ class ModelConfig(Section):
     (`s3://zoo/bert`), or the id of a model on the hub, safetensors only. Its `config.json` says whether it is a causal
     language model or a classifier. No code of the model's own is run."""
 
-    adapter: Annotated[Place | None, Field(exclude_if=lambda adapter: adapter is None)] = None
+    adapter: NewPlace = None
     """A folder of PEFT with a LoRA adapter, on the base that `huggingface` names, whatever base the adapter names
     itself; safetensors only. Its own matrices are the default of `estimator.layers`."""
 

@@ -1,7 +1,8 @@
 """All kinds of a model's inputs, as a plan holds one of them."""
 
 from pipeline.inputs.images import ImageInputs
+from pipeline.inputs.processed import ProcessedImages
 from pipeline.inputs.tensors import TensorInputs
 from pipeline.inputs.tokens import TextInputs
 
-ModelInputs = ImageInputs | TextInputs | TensorInputs
+ModelInputs = ImageInputs | ProcessedImages | TextInputs | TensorInputs

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from pipeline.data.texts.rows import TextLimits
+from pipeline.inputs.processed import Recipe
 
 UNTRAINED = "untrained"
 
@@ -23,12 +24,14 @@ class Knowledge:
     """What a model's own files say of it, beside the weights; "" and () where they say nothing.
 
     `inputs`: what it takes: images, texts to classify, tokens to predict, or audio. `class_names`: of its outputs, in
-    order. `problem`: Hugging Face's `problem_type`, such as `multi_label_classification`.
+    order. `problem`: Hugging Face's `problem_type`, such as `multi_label_classification`. `recipe`: how its images
+    become inputs.
     """
 
     inputs: InputKind = ""
     class_names: tuple[str, ...] = ()
     problem: str = ""
+    recipe: Recipe | None = None
 
 
 @dataclass(frozen=True)

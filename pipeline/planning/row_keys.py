@@ -1,6 +1,7 @@
 """Keys of rows and of the weights that loss traces are taken at: what they depend on, and nothing else."""
 
 from collections.abc import Sequence
+from dataclasses import asdict
 
 from pydantic import JsonValue
 
@@ -8,6 +9,7 @@ from pipeline.config.schema import PROBABILITIES, ModelConfig
 from pipeline.data.input_columns import INPUTS
 from pipeline.data.sources import Source
 from pipeline.inputs.images import ImageInputs
+from pipeline.inputs.processed import ProcessedImages
 from pipeline.inputs.tokens import TextInputs
 from pipeline.keys import key_of
 from pipeline.planning.probe.found import Probe
@@ -40,6 +42,8 @@ def _settings_of_rows(
         more = {"sampling": [source.key for source in sampling], "label": columns.label}
     if isinstance(probed.inputs, ImageInputs):
         more |= {"preprocess": model.data.preprocess.model_dump(mode="json"), "input_size": list(probed.inputs.size)}
+    elif isinstance(probed.inputs, ProcessedImages):
+        more |= {"recipe": key_of(recipe=asdict(probed.inputs.recipe)), "input_shape": list(probed.inputs.shape)}
     elif not isinstance(probed.inputs, TextInputs):
         taken = probed.inputs.arguments
         arguments: dict[str, JsonValue] = {name: [*one.shape, one.kind] for name, one in taken.items()}

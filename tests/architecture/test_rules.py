@@ -33,7 +33,8 @@ def imports(tree: ast.Module) -> set[str]:
 ONLY_IN = {
     "ray": {"infra/execution/on_ray.py"},
     "transformers": {
-        f"pipeline/models/huggingface/{name}.py" for name in ("heads", "limits", "loaded_weights", "loading")
+        "pipeline/inputs/recipes/library.py",
+        *(f"pipeline/models/huggingface/{name}.py" for name in ("heads", "limits", "loaded_weights", "loading")),
     },
     "peft": {"pipeline/models/adapters/loading.py"},
     "typer": {"jobs/commands.py", "jobs/console.py", "jobs/main.py", "jobs/reading/verification.py", "jobs/stage.py"},

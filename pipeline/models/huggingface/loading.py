@@ -24,7 +24,7 @@ from pipeline.models.huggingface.folder import CONFIG, check_sizes, weight_files
 from pipeline.models.huggingface.heads import Head, check_problem, class_names, head_of
 from pipeline.models.huggingface.limits import limits_of
 from pipeline.models.huggingface.loaded_weights import check_values, check_weights
-from pipeline.models.huggingface.preprocessing import check_preprocessing, preprocessing_documents
+from pipeline.models.huggingface.preprocessing import check_preprocessing, preprocessing_documents, recipe_of
 from pipeline.models.interface import UNTRAINED, Knowledge, LoadedModel, fixed_seed
 from pipeline.models.user_code import user_code
 from pipeline.models.weights.faithful import without_number
@@ -82,7 +82,9 @@ def _digested(module: "PreTrainedModel", folder: Path, name: str, head: Head, we
     more = preprocessing_documents(folder, name) if head.inputs != "tokens" else []
     documents = [f"{file.name} {_file_digest(file)}" for file in more]
     parts = [_file_digest(folder / CONFIG), *weights, code, type(module).__name__, *documents]
-    return _loaded(module, folder, head, digest("\n".join(parts).encode()), {type(module).__module__: code})
+    found, own = digest("\n".join(parts).encode()), {type(module).__module__: code}
+    with user_code(f"huggingface {name}: its image processor"), quiet():
+        return _loaded(module, folder, head, found, own)
 
 
 def folder_shapes(folder: Path, name: str, task: str) -> LoadedModel:
@@ -103,7 +105,8 @@ def folder_shapes(folder: Path, name: str, task: str) -> LoadedModel:
             )
         module = _on_meta(described, head).float()
     module.config.use_cache = False
-    return _loaded(module, folder, head, "", {})
+    with user_code(f"huggingface {name}: its image processor"), quiet():
+        return _loaded(module, folder, head, "", {})
 
 
 @contextmanager
@@ -125,7 +128,8 @@ def quiet() -> Iterator[None]:
 def _loaded(module: "PreTrainedModel", folder: Path, head: Head, found: str, code: dict[str, str]) -> LoadedModel:
     known = Knowledge(head.inputs)
     if head.inputs != "tokens":
-        known = Knowledge(head.inputs, class_names(module.config), str(module.config.problem_type or ""))
+        recipe = recipe_of(folder) if head.inputs == "images" else None
+        known = Knowledge(head.inputs, class_names(module.config), str(module.config.problem_type or ""), recipe)
     limits = limits_of(module, folder) if head.inputs == "tokens" else None
     lacking = without_number(module) if found else ""
     return LoadedModel(module.eval(), found, code, limits=limits, lacking=lacking, known=known)

@@ -8,6 +8,7 @@ from pydantic import JsonValue
 
 from infra.execution.contract import describe
 from pipeline.errors import SourceError
+from pipeline.inputs.recipes.library import LibraryRecipe, read_recipe
 from pipeline.models.huggingface.folder import TOKENIZER, check_size
 
 IMAGE_PROCESSOR, PROCESSOR = "preprocessor_config.json", "processor_config.json"
@@ -46,6 +47,13 @@ def check_preprocessing(folder: Path, name: str) -> None:
         if document.name in (IMAGE_PROCESSOR, PROCESSOR, TOKENIZER):
             for key, value in _settings(_parsed(document, name)):
                 _check(document.name, key, value, name)
+
+
+def recipe_of(folder: Path) -> LibraryRecipe | None:
+    """How images become inputs by the folder's own processor; None where it has none. Raises as `read_recipe`."""
+    if (folder / IMAGE_PROCESSOR).is_file() or (folder / PROCESSOR).is_file():
+        return read_recipe(folder)
+    return None
 
 
 def _check(document: str, key: str, value: JsonValue, name: str) -> None:

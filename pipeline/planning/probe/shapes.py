@@ -23,6 +23,7 @@ from pipeline.data.sources import Source
 from pipeline.data.texts.reading import first_texts, longest_text
 from pipeline.errors import SourceError
 from pipeline.models.interface import LoadedModel, ModelSource
+from pipeline.models.load import load_shapes
 from pipeline.models.sources.choose import source_of
 from pipeline.models.user_code import user_code
 from pipeline.planning.memory import PROCESS_BYTES
@@ -130,7 +131,7 @@ def probe_shapes(
     missing = origin.missing_weights()
     if not missing and _fits(origin, granted):
         return None
-    loaded = origin.shapes(source)
+    loaded = load_shapes(config, model, source)
     needed = _loading_bytes(sum(tensor.nbytes for tensor in loaded.module.state_dict().values()))
     if not missing and needed <= granted:
         return None  # a checkpoint holds more than the model, such as an optimizer
@@ -144,7 +145,7 @@ def probe_shapes(
 
 
 def _vectors(loaded: LoadedModel, model: ModelConfig, trusted: Sequence[Source]) -> Probe:
-    first = first_samples(model, trusted, 1)
+    first = first_samples(loaded, model, trusted, 1)
     one = Measured(first.samples[0], VECTOR_TASKS[model.task].measurement(model)).to(META)
     with torch.no_grad():
         logits = logits_of(run(loaded.module, one.inputs))

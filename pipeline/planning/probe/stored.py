@@ -72,7 +72,11 @@ def probe_key(model: ModelConfig, files: ModelFiles, trusted: Sequence[Source]) 
     return key_of(
         format=PROBE_FORMAT,
         files=list(files.lines),
-        settings={**model.model_dump(mode="json", exclude={*NOT_PROBED}), **read},
+        settings={
+            **model.model_dump(mode="json", exclude={*NOT_PROBED}),
+            **read,
+            "preprocesses": model.data.preprocesses,
+        },
         trusted=[source.key for source in trusted],
         versions=dict(_versions()),
     )

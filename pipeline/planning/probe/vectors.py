@@ -17,6 +17,7 @@ from pipeline.errors import SourceError
 from pipeline.inputs.batches import joined
 from pipeline.inputs.images import ImageInputs
 from pipeline.inputs.model_inputs import ModelInputs
+from pipeline.inputs.processed import ProcessedImages, Recipe, first_processed
 from pipeline.inputs.tensors import TensorInputs
 from pipeline.models.interface import LoadedModel
 from pipeline.models.outputs import check_outputs
@@ -40,20 +41,33 @@ class FirstSamples:
     together: Callable[[Sequence[Inputs]], Inputs]
 
 
-def first_samples(model: ModelConfig, trusted: Sequence[Source], wanted: int) -> FirstSamples:
+def first_samples(loaded: LoadedModel, model: ModelConfig, trusted: Sequence[Source], wanted: int) -> FirstSamples:
     """Read them, up to as many as wanted.
 
     Raises:
-        SourceError: the first rows hold none.
+        SourceError: the first rows hold none, or nothing says how an image becomes an input.
     """
     if model.data.columns.inputs is not None:
         arguments, arrays = first_tensors(trusted, model.data.columns.inputs, wanted)
         tensors = {name: torch.from_numpy(array).split(1) for name, array in arrays.items()}
         samples = [dict(zip(tensors, each, strict=True)) for each in zip(*tensors.values(), strict=True)]
         return FirstSamples(TensorInputs(arguments), samples, joined)
+    if not model.data.preprocesses and loaded.known.inputs == "images":
+        return _processed(loaded.known.recipe, model, trusted, wanted)
     images = first_images(trusted, wanted, model.data.preprocess)
     size = ImageInputs((int(images.shape[1]), int(images.shape[2])))
     return FirstSamples(size, torch.from_numpy(scale_pixels(images, model.data.preprocess)).split(1), joined)
+
+
+def _processed(recipe: Recipe | None, model: ModelConfig, trusted: Sequence[Source], wanted: int) -> FirstSamples:
+    if recipe is None:
+        raise SourceError(
+            f"{model.described}: nothing there says how an image becomes its input; put preprocessor_config.json into "
+            "the folder, or set data.preprocess: {mean: [...], std: [...], size: ...} as the model was trained"
+        )
+    made = first_processed(trusted, wanted, recipe)
+    shape = (int(made.shape[1]), int(made.shape[2]), int(made.shape[3]))
+    return FirstSamples(ProcessedImages(recipe, shape), torch.from_numpy(made).split(1), joined)
 
 
 def probe_vectors(loaded: LoadedModel, model: ModelConfig, trusted: Sequence[Source], report: Report) -> Probe:
@@ -63,7 +77,7 @@ def probe_vectors(loaded: LoadedModel, model: ModelConfig, trusted: Sequence[Sou
         SourceError: it does not accept the trusted samples, or returns something else than its task needs.
         ModelError: its outputs are random or mix samples, or none of its layers can be covered.
     """
-    first, task = first_samples(model, trusted, CANDIDATES), VECTOR_TASKS[model.task]
+    first, task = first_samples(loaded, model, trusted, CANDIDATES), VECTOR_TASKS[model.task]
     measurement = task.measurement(model)
 
     def measured(chosen: Sequence[Inputs]) -> Measured:
