@@ -13,7 +13,7 @@ author = "The mad authors"
 copyright = "The mad authors"
 
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
-exclude_patterns = ["_build", "_generated", "examples"]
+exclude_patterns = ["_build", "_generated"]
 templates_path: list[str] = []
 
 html_theme = "furo"

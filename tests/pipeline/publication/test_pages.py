@@ -296,6 +296,36 @@ def test_the_histogram_shows_both_groups_and_the_threshold() -> None:
     assert [len(page.of_class("path", name)) for name in ("calibration", "audited")] == [2, 2]
 
 
+@pytest.mark.parametrize(
+    ("success", "auroc", "samples"), [(0.5, "0.700", "attacks that succeeded"), (None, "0.991", "all samples")]
+)
+def test_the_auroc_among_the_key_figures_is_that_of_the_index(success: float | None, auroc: str, samples: str) -> None:
+    succeeded: Json = {**json.loads(PERFORMANCE), "auroc": 0.7}
+    known: Json = {
+        "all": json.loads(PERFORMANCE),
+        "attack_succeeded": succeeded,
+        "paper_filter": None,
+        "attack_success_rate": success,
+        "accuracy": 0.8,
+    }
+    pages = render([typed({**summary(), "evaluation": known})], {})
+    assert f"AUROC {auroc} {samples}; truth is known" in Page(pages["badnets"]).text
+    assert f"fpr 1 % {auroc} 100 % / 1.15 %" in Page(pages["index"]).text
+
+
+def test_random_weights_are_compared_over_the_same_samples() -> None:
+    full = summary()
+    controls: Json = {"untrained": {"auroc": 0.51, "samples": 2500, "flagged_share": 0.01}}
+    known: Json = {
+        "all": {**json.loads(PERFORMANCE), "auroc": 0.78},
+        "attack_succeeded": json.loads(PERFORMANCE),
+        "attack_success_rate": 0.2,
+    }
+    text = only({**full, "evaluation": known, "controls": controls}).text
+    assert "the anomaly score 0.991 - the anomaly score, all samples 0.780 -" in text
+    assert "the anomaly score on random weights, all samples 0.510 -" in text
+
+
 @pytest.mark.parametrize(("edges", "counts"), [([], []), ([0.0, 1.0], [0]), ([2.0, 2.0], [5])])
 def test_without_scores_there_is_no_histogram(edges: list[float], counts: list[int]) -> None:
     assert plot(edges, counts, counts, None) is None
