@@ -18,7 +18,7 @@ RESERVED_NAMES = ("runs", "report", "mad.json", "index")
 PROBABILITIES = "probabilities"
 
 
-Samples = Literal["images", "texts", "tensors"]
+Samples = Literal["images", "sequences", "texts", "tensors"]
 
 
 # A key that configs had not before: where it is not given, a recorded config is without it.
@@ -121,9 +121,11 @@ class ModelConfig(Section):
 
     @property
     def samples(self) -> Samples:
-        """What its samples are: token sequences, tensors that columns hold, or images."""
+        """What its samples are: texts of a language model, sequences to classify, tensors of columns, or images."""
         if self.is_text:
             return "texts"
+        if self.data.columns.of_sequences:
+            return "sequences"
         return "images" if self.data.columns.inputs is None else "tensors"
 
     @property

@@ -17,6 +17,7 @@ from pipeline.data.reviews import read_reviews
 from pipeline.errors import ConfigError, SourceError
 from pipeline.inputs.batches import BATCH_MULTIPLE
 from pipeline.inputs.model_inputs import ModelInputs
+from pipeline.inputs.sequences import SequenceInputs
 from pipeline.inputs.tokens import TextInputs
 from pipeline.planning.candidates import Candidate, Probed, find_candidate, probe_candidates
 from pipeline.planning.checks.labels import labels_outside
@@ -205,7 +206,7 @@ def _batched(probed: Probe, shapes: Shapes, granted: int) -> tuple[ModelInputs, 
     texts has memory instead of a number of samples, and the texts are taken in as many groups as that memory
     requires.
     """
-    if not isinstance(probed.inputs, TextInputs):
+    if not isinstance(probed.inputs, TextInputs | SequenceInputs):
         return probed.inputs, replace(shapes, batch=max(BATCH_MULTIPLE, shapes.batch))
     room = granted - project_memory(replace(shapes, batch=0)).gradients
     fitting = max(1, min(shapes.batch, room // (shapes.sample_bytes + 3 * 4 * shapes.layout.k)))

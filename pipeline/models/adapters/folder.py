@@ -11,7 +11,8 @@ from pydantic import JsonValue
 
 from infra.execution.contract import describe
 from pipeline.errors import SourceError
-from pipeline.models.huggingface.folder import ADAPTER, check_size, check_sizes
+from pipeline.inputs.folders import ADAPTER
+from pipeline.models.huggingface.folder import check_size, check_sizes
 
 WEIGHTS = "adapter_model.safetensors"
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from infra.execution.contract import describe
 from pipeline.errors import SourceError
-from pipeline.models.huggingface.folder import CONFIG
+from pipeline.inputs.folders import CONFIG
 from pipeline.models.interface import InputKind
 
 CAUSAL = "causal_lm"

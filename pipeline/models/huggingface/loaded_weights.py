@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline.errors import SourceError
-from pipeline.models.huggingface.folder import CONFIG, types_of
+from pipeline.inputs.folders import CONFIG
+from pipeline.models.huggingface.folder import types_of
 from pipeline.models.weights.faithful import SCALED
 from pipeline.models.weights.fitting import names_left_out
 from pipeline.models.weights.mismatches import name_some
