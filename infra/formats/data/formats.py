@@ -8,12 +8,13 @@ from typing import IO
 import pyarrow as pa
 
 from infra.errors import StorageError
-from infra.formats.data.arrow_files import Arrow
+from infra.formats.data.arrow.files import Arrow
 from infra.formats.data.contract import LOOKED_AT, Beginning, DataFormat, Layout, Table
-from infra.formats.data.csv_files import Csv
 from infra.formats.data.image_files import ImageFiles
-from infra.formats.data.json_lines import JsonLines
+from infra.formats.data.lines.csv_files import Csv
+from infra.formats.data.lines.json_lines import JsonLines
 from infra.formats.data.parquet import Parquet
+from infra.formats.data.tars.files import TarFiles
 from infra.formats.foreign_tables import described
 from infra.formats.tables import open_parquet
 from infra.storage.identity import InputFile
@@ -22,7 +23,7 @@ from infra.storage.pins import PinnedInput
 
 PARQUET, IMAGES = Parquet(), ImageFiles()
 
-FORMATS: tuple[DataFormat, ...] = (PARQUET, Arrow(), JsonLines(), Csv(), IMAGES)
+FORMATS: tuple[DataFormat, ...] = (PARQUET, Arrow(), TarFiles(), JsonLines(), Csv(), IMAGES)
 
 Recall = Callable[[], tuple[Layout, int] | None]
 
