@@ -1,6 +1,9 @@
 """Images in folders that are called as their classes: the scores of the same images in Parquet, a chunk at a time."""
 
+import io
+import json
 import shutil
+import tarfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -79,6 +82,49 @@ def test_images_in_folders_have_the_scores_of_those_in_parquet(
     assert {source.taken_as for source in model.sources} == {"images"}
     assert model.class_names == tuple(DIGITS)
     assert sum(source.rows for source in model.audited) == len(expected)
+    assert gradient_tasks(audited(own)) == 0
+
+
+def write_tar(samples: pa.Table, path: Path, ids: list[str], labels: list[int]) -> None:
+    """The images of a table as WebDataset has them, the labels beside them."""
+    with tarfile.open(path, "w") as archive:
+        for name, image, label in zip(ids, samples.column("image").to_pylist(), labels, strict=True):
+            for ending, data in (("png", image["bytes"]), ("cls", str(label).encode())):
+                info = tarfile.TarInfo(f"{name.removesuffix('.png')}.{ending}")
+                info.size = len(data)
+                archive.addfile(info, io.BytesIO(data))
+
+
+def write_saved(samples: pa.Table, folder: Path, ids: list[str], labels: list[int]) -> None:
+    """The table as Hugging Face's `save_to_disk` has it."""
+    folder.mkdir()
+    features = {"label": {"names": DIGITS, "_type": "ClassLabel"}}
+    own = pa.table(
+        {"id": [name.removesuffix(".png") for name in ids], "image": samples.column("image"), "label": labels}
+    )
+    own = own.replace_schema_metadata({"huggingface": json.dumps({"info": {"features": features}})})
+    with pa.ipc.new_stream(str(folder / "data-00000-of-00001.arrow"), own.schema) as writer:
+        writer.write_table(own, max_chunksize=100)
+    (folder / "state.json").write_text('{"_data_files": [{"filename": "data-00000-of-00001.arrow"}]}')
+
+
+@pytest.mark.parametrize(("ending", "write"), [(".tar", write_tar), ("-saved", write_saved)])
+def test_images_in_archives_and_saved_data_sets_have_the_scores_of_those_in_parquet(
+    config: Callable[..., AuditConfig],
+    folders: Path,
+    ending: str,
+    write: Callable[[pa.Table, Path, list[str], list[int]], None],
+) -> None:
+    for split in ("trusted", "audited"):
+        samples = pq.read_table(folders / f"{split}.parquet")
+        ids, labels = samples.column("id").to_pylist(), samples.column("label").to_pylist()
+        write(samples, folders / f"{split}{ending}", ids, labels)
+        names = pa.array([name.removesuffix(".png") for name in ids])
+        pq.write_table(samples.set_column(0, "id", names), folders / f"{split}.parquet")
+    columns: JsonValue = {"id": "__key__" if ending == ".tar" else "id"}
+    expected = by_id(audited(config("parquet", "trusted.parquet", "audited.parquet")))
+    own = config("root", f"trusted{ending}", f"audited{ending}", columns=columns)
+    assert by_id(audited(own)) == expected
     assert gradient_tasks(audited(own)) == 0
 
 
