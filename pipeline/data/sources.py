@@ -9,6 +9,7 @@ import pyarrow as pa
 from pydantic import Field
 
 from infra.formats.data.contract import Layout
+from infra.formats.data.formats import format_of
 from infra.formats.range_reader import RangeReader, read_range
 from infra.storage.files import digest
 from infra.storage.identity import InputFile
@@ -70,6 +71,11 @@ class Source:
     def classes(self) -> Mapping[str, tuple[str, ...]]:
         """By role of truth, the names of the classes that the file's own integers stand for, where it says."""
         return dict(self.features)
+
+    @property
+    def taken_as(self) -> str:
+        """What kind of file it is read as, as "CSV"."""
+        return format_of(self.layout).described
 
     def read(self, start: int, stop: int, columns: Sequence[str], batch_rows: int = 1024) -> Iterator[pa.RecordBatch]:
         """Batches of at most `batch_rows` rows, of rows [start, stop) and these columns only.

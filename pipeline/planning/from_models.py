@@ -12,7 +12,7 @@ from madcore import MadcoreError
 from madcore.extraction.vjp_fallback import CHUNK_BYTES
 from pipeline.config.audit_config import AuditConfig
 from pipeline.config.schema import ModelConfig
-from pipeline.data.class_names import class_names
+from pipeline.data.classes.names import class_names, shown
 from pipeline.data.reviews import read_reviews
 from pipeline.errors import ConfigError, SourceError
 from pipeline.inputs.batches import BATCH_MULTIPLE
@@ -135,10 +135,11 @@ def _odd_labels(model: ModelConfig, files: SampleFiles, probed: Probe, names: tu
     """
     if not model.has_classes:
         return ()
-    if model.data.labels and len(model.data.labels) != probed.classes:
+    named = bool(model.data.labels) or any("label" in source.named for source in (*files.trusted, *files.sampling))
+    if named and names and len(names) != probed.classes:
         raise SourceError(
-            f"data.labels names {len(model.data.labels):,} classes, and the model has {probed.classes:,}; name each "
-            "once, in the order of the model's outputs"
+            f"labels are names, of which there are {len(names):,} ({shown(names)}), and the model has "
+            f"{probed.classes:,} classes; list the name of each in data.labels, in the order of the model's outputs"
         )
     wrong = labels_outside("sampling", files.sampling, probed.classes, names)
     if wrong:

@@ -26,7 +26,7 @@ from pipeline.artifacts.scores import FACTS, IMAGES, PART, PART_FORMAT, PUBLISHE
 from pipeline.artifacts.screening import read_screening
 from pipeline.artifacts.trusted import TrustedSamples, read_trusted
 from pipeline.artifacts.truth import read_stored_truth
-from pipeline.data.class_names import described_roles
+from pipeline.data.classes.names import described_roles
 from pipeline.errors import StageError
 from pipeline.keys import key_of
 from pipeline.planning.coverage import percent, share_without_verdict

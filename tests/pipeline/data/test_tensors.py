@@ -12,7 +12,7 @@ from pydantic import JsonValue
 from infra.storage.files import find
 from pipeline.config.audit_config import AuditConfig
 from pipeline.config.samples import Columns
-from pipeline.data.finding import find_sources
+from pipeline.data.finding.sources import find_sources
 from pipeline.data.sources import Source
 from pipeline.data.tensors import TensorArgument, first_tensors, read_tensors
 from pipeline.errors import SourceError

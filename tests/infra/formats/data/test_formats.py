@@ -10,7 +10,7 @@ import pytest
 from pyarrow import feather
 
 from infra.errors import StorageError
-from tests.infra.formats.data.files import inspected
+from tests.infra.formats.data.samples import inspected
 
 SAMPLES = pa.table({"id": ["a", "b"]})
 

@@ -6,17 +6,18 @@ from urllib.parse import unquote
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from infra.errors import StorageError
+from infra.errors import IsFolder, StorageError
 from infra.formats.data.contract import Layout, Table
 from infra.formats.data.formats import inspect
-from infra.storage.files import find
+from infra.storage.files import Found, find
 from infra.storage.identity import InputFile
 from infra.storage.pins import PinnedInput
 from pipeline.config.audit_config import AuditConfig
 from pipeline.config.samples import Columns
 from pipeline.config.schema import ModelConfig
+from pipeline.data.classes.features import class_features
 from pipeline.data.columns import EXPECTED, UnfitValue, constant, fits, is_text, may_not_fit, stored, token_lists, unfit
-from pipeline.data.features import class_features
+from pipeline.data.finding.folders import find_in_folder
 from pipeline.data.identities import Identify, identify
 from pipeline.data.images.column import refuse_paths_only
 from pipeline.data.input_columns import TYPE_IDS, described_unread, input_roles, possible_roles, unread_columns
@@ -60,8 +61,8 @@ def find_sources(
     empty: list[str] = []
     for path in _paths(model, split):
         try:
-            found = find(path, config.locate(path))
-        except StorageError as error:
+            found = _found(path, config.locate(path))
+        except (StorageError, SourceError) as error:
             refused[path] = str(error)
             continue
         refused |= found.faults
@@ -81,6 +82,14 @@ def find_sources(
     if not sources:
         raise SourceError(f"{PLACES[split]}: no usable file; " + "; ".join(refused.values()))
     return sources, refused
+
+
+def _found(path: str, url: str) -> Found:
+    """The files that a path of the config names: a file, a glob, or a folder."""
+    try:
+        return find(path, url)
+    except IsFolder:
+        return find_in_folder(path, url)
 
 
 def _paths(model: ModelConfig, split: Split) -> tuple[str, ...]:

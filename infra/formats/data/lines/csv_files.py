@@ -15,8 +15,8 @@ from pyarrow import csv
 
 from infra.errors import StorageError
 from infra.formats.data.contract import Beginning, DataFormat, Layout, OpenTable, Table, refuse_absent
-from infra.formats.data.line_tables import LineTable, columns_of, survey
-from infra.formats.data.lines import Block, Ends, Split, blocks, filled, line_ends
+from infra.formats.data.lines.blocks import Block, Ends, Split, blocks, filled, line_ends
+from infra.formats.data.lines.tables import LineTable, columns_of, survey
 from infra.formats.data.schemas import encode_schema
 from infra.storage.identity import InputFile
 
