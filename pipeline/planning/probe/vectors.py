@@ -55,6 +55,10 @@ def first_samples(loaded: LoadedModel, model: ModelConfig, trusted: Sequence[Sou
     return FirstSamples.of_one_size(size, torch.from_numpy(scale_pixels(images, model.data.preprocess)).split(1))
 
 
+def _by_folder(model: ModelConfig) -> str:
+    return "put preprocessor_config.json into the folder, or " if model.huggingface is not None else ""
+
+
 def _sequences(facts: SequenceFacts | None, model: ModelConfig, trusted: Sequence[Source], wanted: int) -> FirstSamples:
     if facts is None:
         raise SourceError(f"{model.described}: is no text classifier, and data.columns names text or input_ids")
@@ -64,8 +68,8 @@ def _sequences(facts: SequenceFacts | None, model: ModelConfig, trusted: Sequenc
 def _processed(recipe: Recipe | None, model: ModelConfig, trusted: Sequence[Source], wanted: int) -> FirstSamples:
     if recipe is None:
         raise SourceError(
-            f"{model.described}: nothing there says how an image becomes its input; put preprocessor_config.json into "
-            "the folder, or set data.preprocess: {mean: [...], std: [...], size: ...} as the model was trained"
+            f"{model.described}: nothing there says how an image becomes its input; {_by_folder(model)}set "
+            "data.preprocess: {mean: [...], std: [...], size: ...} as the model was trained"
         )
     made = first_processed(trusted, wanted, recipe)
     shape = (int(made.shape[1]), int(made.shape[2]), int(made.shape[3]))
