@@ -68,6 +68,13 @@ class ModelConfig(Section):
     `architecture`. The transforms of its default weights say how images become inputs, unless `data.preprocess`
     does."""
 
+    output: Annotated[
+        Annotated[int, Field(strict=True)] | Annotated[str, StringConstraints(min_length=1, max_length=200)] | None,
+        Field(exclude_if=lambda value: value is None),
+    ] = None
+    """Which of several outputs counts, where the model returns a dict, an object or a tuple: its name or its number,
+    from 0. `null` takes the only one, or the attribute `logits`."""
+
     outputs: Literal["logits", "probabilities"] | None = None
     """What a classifier returns. Of `probabilities`, which sum to 1, or are one for each label, the measurement is
     log(1 - p) - log p of the predicted class or label. `null` takes outputs for logits, and refuses those that look

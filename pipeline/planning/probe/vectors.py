@@ -96,7 +96,7 @@ def probe_vectors(loaded: LoadedModel, model: ModelConfig, trusted: Sequence[Sou
     if not isinstance(logits, Tensor) or not task.accepts(logits):
         raise SourceError(
             f"{model.described}: expected {task.expected} from a forward pass, got {_returned(outputs)}; "
-            f"return them as a tensor, or as the attribute `logits` of an object{_other_task(logits)}"
+            f"return them as a tensor, or as the attribute `logits` of an object{_which(outputs)}{_other_task(logits)}"
         )
     check_finite(loaded, model, logits)
     doubt = check_outputs(model, logits)
@@ -114,6 +114,13 @@ def _shape(inputs: Inputs) -> str:
     if isinstance(inputs, Tensor):
         return str(tuple(inputs.shape))
     return ", ".join(f"{name} {tuple(tensor.shape)} of {str(tensor.dtype)[6:]}" for name, tensor in inputs.items())
+
+
+def _which(outputs: object) -> str:
+    """What to add where there are several outputs."""
+    if isinstance(outputs, Mapping) and outputs:
+        return f", or name one in the model's entry, such as output: {next(iter(outputs))}"
+    return ", or number one in the model's entry, output: 0" if isinstance(outputs, tuple | list) and outputs else ""
 
 
 def _other_task(outputs: object) -> str:
