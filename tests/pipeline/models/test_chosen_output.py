@@ -109,8 +109,6 @@ def config(folder: Path, **own: JsonValue) -> AuditConfig:
     for split in ("trusted", "audited"):
         columns = {"id": [f"{split}-{row}" for row in range(40)], "x": torch.randn(40, 3).tolist()}
         pq.write_table(pa.table(columns), folder / f"{split}.parquet")
-            pa.table({"id": [f"{split}-{row}" for row in range(40)], "x": values}), folder / f"{split}.parquet"
-        )
     inputs: JsonValue = {"inputs": {"x": "x"}}
     data: JsonValue = {"trusted": "trusted.parquet", "audited": "audited.parquet", "columns": inputs}
     entry: dict[str, JsonValue] = {"name": "net", "architecture": "net.py:build", "weights": "net.safetensors"}
