@@ -122,6 +122,9 @@ def _for_the_samples(index: int, model: ModelConfig, raw: Raw) -> list[str]:
             f"{where}: text and input_ids are for models that huggingface names; give inputs, such as "
             "{input_ids: ids, attention_mask: mask}, whose lists are all of one length"
         )
+    if columns.of_sequences and not model.is_text and model.traced is not None:
+        estimator = place_of(("models", index, "estimator"), raw)
+        lines.append(f"{estimator}: loss_trace needs samples of one size, and texts are of many; valid: gradient")
     if columns.inputs is not None and (model.is_text or columns.of_sequences):
         read = "the task causal_lm reads input_ids" if model.is_text else "leave it out beside text or input_ids"
         lines.append(f"{where}: inputs is for models of tensors; {read}")

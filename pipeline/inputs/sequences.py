@@ -35,17 +35,12 @@ class SequenceInputs:
 
     def read(self, model: ModelConfig, source: Source, rows: range, batch_size: int) -> Iterator[SampleBatch]:
         """Rows of a source, `batch_size` at a time, in groups of sequences of similar length."""
-        task = VECTOR_TASKS[model.task]
         tokenize = None if self.tokenizer is None else self.tokenizer.tokens
         for batch in read_sequences(source, rows.start, rows.stop, self.limits, batch_size, tokenize):
             fitting = self._refuse_longest(batch)
             places, sequences = readable(fitting.unreadable), fitting.sequences
             groups = tuple(
-                Group(
-                    places[members],
-                    Measured(self.padded([sequences[member] for member in members]), task.measurement(model)),
-                    task.predict,
-                )
+                self._group(model, places[members], [sequences[member] for member in members])
                 for members in grouped([len(one.ids) for one in sequences], self._fitting)
             )
             yield SampleBatch(fitting.ids, fitting.unreadable, groups)
@@ -53,6 +48,11 @@ class SequenceInputs:
     def padded(self, sequences: Sequence[Tokens]) -> dict[str, Tensor]:
         """What the model is given of sequences: ids, the mask, and types where they have some, (n, length) each."""
         return padded(sequences, self.pad, self.limits.padded(max(len(one.ids) for one in sequences)))
+
+    def _group(self, model: ModelConfig, places: Tensor, sequences: Sequence[Tokens]) -> Group:
+        inputs, task = self.padded(sequences), VECTOR_TASKS[model.task]
+        mask = inputs["attention_mask"].bool()
+        return Group(places, Measured(inputs, task.measurement(model)), task.predict, mask=mask)
 
     def _fitting(self, length: int) -> int:
         """How many sequences of this length fit into a batch's memory."""

@@ -132,6 +132,25 @@ def test_a_score_does_not_depend_on_the_batch(tmp_path: Path) -> None:
         np.testing.assert_allclose(other, found[0], rtol=1e-4, atol=1e-5 * float(np.abs(found[0]).max()))
 
 
+@pytest.mark.parametrize("kind", ["kfac", "ggn", "fisher"])
+def test_neither_does_a_curvature_by_more_than_rounding(tmp_path: Path, kind: str) -> None:
+    written(tmp_path / "model")
+    tokenizer(tmp_path / "model")
+    store(tmp_path, texts(40, 1), texts(10, 2))
+    found = []
+    for batch in (1, 64):
+        audit = run_audit(plan_audit(config(tmp_path, {"text": "review"}, batch, curvature={"kind": kind})))
+        assert audit.outcome is not None and audit.outcome.clean
+        found.append(np.asarray(audit.scores("model").read_all()["score"].to_pylist(), float))
+    np.testing.assert_allclose(found[0], found[1], atol=2e-4)
+
+
+def test_loss_traces_of_texts_are_refused(tmp_path: Path) -> None:
+    traced: JsonValue = {"kind": "loss_trace", "sampling": "s.parquet"}
+    with pytest.raises(ConfigError, match="estimator: loss_trace needs samples of one size, and texts are of many"):
+        config(tmp_path, {"text": "review"}, estimator=traced)
+
+
 def test_columns_of_tokens_give_the_rows_of_their_texts_wherever_they_are_padded(tmp_path: Path) -> None:
     written(tmp_path / "model")
     fast = tokenizer(tmp_path / "model")
