@@ -117,6 +117,11 @@ def _for_the_samples(index: int, model: ModelConfig, raw: Raw) -> list[str]:
         lines.append(f"{place}: output is for models of images, texts to classify and tensors; leave it out")
     if columns.text is not None and model.is_text:
         lines.append(f"{where}: text is for classifiers of texts; the task causal_lm reads input_ids")
+    made = [role for role in ("messages", "prompt", "completion") if getattr(columns, role) is not None]
+    if made and not model.is_text:
+        lines.append(f"{where}: {made[0]} is for the task causal_lm, and the task is {model.task}")
+    elif made not in ([], ["messages"], ["prompt", "completion"]):
+        lines.append(f"{where}: give either messages, or prompt and completion (here: {', '.join(made)})")
     if columns.of_sequences and not model.is_text and model.huggingface is None:
         lines.append(
             f"{where}: text and input_ids are for models that huggingface names; give inputs, such as "

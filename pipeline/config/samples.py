@@ -42,6 +42,17 @@ class Columns(Section):
     """Column of texts, for a text classifier: its folder's own tokenizer makes tokens of them, and cuts them to the
     length that the model takes."""
 
+    messages: Annotated[str | None, UNSAID] = None
+    """Column of conversations, for a language model: lists of `{role, content}`, whose last turn, the assistant's, is
+    the completion. The template of its folder's tokenizer makes tokens of them."""
+
+    prompt: Annotated[str | None, UNSAID] = None
+    """Column of prompts, for a language model, together with `completion`: the folder's tokenizer makes tokens of the
+    two texts, one behind the other."""
+
+    completion: Annotated[str | None, UNSAID] = None
+    """Column of completions, together with `prompt`."""
+
     input_ids: str = "input_ids"
     """Column of token ids: a list of integers per sample; of a language model, prompt and completion together. A text
     classifier reads them where the config names this column."""

@@ -19,6 +19,9 @@ LOOKED_FOR = ("completion_start", "completion_end", "attention_mask", "labels")
 TYPE_IDS = "token_type_ids"
 
 
+MADE_TEXTS = ("messages", "prompt", "completion")  # of which a tokenizer makes tokens
+
+
 OF_SEQUENCES = ("text", "input_ids", "attention_mask", TYPE_IDS)
 
 
@@ -61,7 +64,7 @@ def possible_roles(samples: Samples) -> tuple[str, ...]:
     """The roles of inputs that a file of such samples may have."""
     if samples == "sequences":
         return OF_SEQUENCES
-    return ("input_ids", *LOOKED_FOR) if samples == "texts" else INPUTS[samples]
+    return (*MADE_TEXTS, "input_ids", *LOOKED_FOR) if samples == "texts" else INPUTS[samples]
 
 
 def input_roles(samples: Samples, columns: Columns, present: Collection[str]) -> tuple[str, ...]:
@@ -76,6 +79,9 @@ def input_roles(samples: Samples, columns: Columns, present: Collection[str]) ->
         return ("input_ids", *(role for role in optional if getattr(columns, role) in present))
     if samples != "texts":
         return INPUTS[samples]
+    made = tuple(role for role in MADE_TEXTS if getattr(columns, role) is not None)
+    if made:
+        return made
     found = tuple(role for role in LOOKED_FOR if getattr(columns, role) in present or columns.insists_on(role))
     if not {"completion_start", "labels"} & set(found):
         return ("input_ids", "completion_start", *found)

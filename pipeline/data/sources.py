@@ -65,7 +65,11 @@ class Source:
     @property
     def may_be_padded(self) -> bool:
         """Whether its texts may hold padding that no mask hides: there is none, and the config does not decline it."""
-        return "attention_mask" not in self.inputs and self.columns.attention_mask is not None
+        return "input_ids" in self.inputs and not self._has_masks and self.columns.attention_mask is not None
+
+    @property
+    def _has_masks(self) -> bool:
+        return "attention_mask" in self.inputs
 
     @property
     def classes(self) -> Mapping[str, tuple[str, ...]]:

@@ -12,10 +12,11 @@ from pipeline.config.schema import ModelConfig
 from pipeline.data.input_columns import TYPE_IDS
 from pipeline.data.sources import Source
 from pipeline.data.texts.rows import TextLimits
-from pipeline.data.texts.sequences import Tokens, TokensBatch, read_sequences
+from pipeline.data.texts.sequences import TokensBatch, read_sequences
+from pipeline.data.texts.tokenizers import FolderTokenizer
+from pipeline.data.texts.tokens import Tokens
 from pipeline.inputs.batches import Group, SampleBatch, readable
 from pipeline.inputs.lengths import TextBytes, grouped
-from pipeline.inputs.tokenizers import FolderTokenizer
 from pipeline.tasks.registry import VECTOR_TASKS
 
 

@@ -12,8 +12,8 @@ import torch
 from torch import nn
 
 from pipeline.data.texts.rows import TextLimits
+from pipeline.data.texts.tokenizers import FolderTokenizer
 from pipeline.inputs.processed import Recipe
-from pipeline.inputs.tokenizers import FolderTokenizer
 
 UNTRAINED = "untrained"
 

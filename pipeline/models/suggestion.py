@@ -9,8 +9,8 @@ from pydantic import JsonValue
 
 from infra.execution.contract import describe
 from pipeline.config.schema import RESERVED_NAMES
+from pipeline.data.folders import ADAPTER, CONFIG, IMAGE_PROCESSOR, PROCESSOR, TOKENS
 from pipeline.errors import SourceError
-from pipeline.inputs.folders import ADAPTER, CONFIG, IMAGE_PROCESSOR, PROCESSOR, TOKENS
 from pipeline.models.huggingface.folder import check_size
 from pipeline.models.huggingface.heads import PROBLEMS, Head, architectures, named_head
 from pipeline.models.huggingface.loading import check_installed

@@ -7,14 +7,15 @@ from pydantic import JsonValue
 
 from pipeline.config.samples import Columns
 from pipeline.config.schema import PROBABILITIES, ModelConfig
-from pipeline.data.input_columns import INPUTS, OF_SEQUENCES
+from pipeline.data.input_columns import INPUTS, MADE_TEXTS, OF_SEQUENCES
 from pipeline.data.sources import Source
+from pipeline.data.texts.rows import TextLimits
+from pipeline.data.texts.tokenizers import FolderTokenizer
 from pipeline.inputs.images import ImageInputs
 from pipeline.inputs.model_inputs import ModelInputs
 from pipeline.inputs.processed import ProcessedImages
 from pipeline.inputs.sequences import SequenceInputs
 from pipeline.inputs.tensors import TensorInputs
-from pipeline.inputs.tokenizers import FolderTokenizer
 from pipeline.inputs.tokens import TextInputs
 from pipeline.keys import key_of
 from pipeline.planning.probe.found import Probe
@@ -73,9 +74,15 @@ def _settings_of_inputs(model: ModelConfig, inputs: ModelInputs, columns: Column
             return {"inputs": columns.model_dump(mode="json")["inputs"], "arguments": arguments}
         case SequenceInputs():
             return {"pad": inputs.pad, **_settings_of_sequences(inputs.tokenizer, columns)}
-        case TextInputs(limits=limits) if limits.padding and columns.attention_mask is not None:
-            return {"padding": list(limits.padding)}
-    return {}
+        case TextInputs():
+            return _settings_of_texts(inputs.limits, columns)
+
+
+def _settings_of_texts(limits: TextLimits, columns: Columns) -> dict[str, JsonValue]:
+    made: dict[str, JsonValue] = {role: getattr(columns, role) for role in MADE_TEXTS if getattr(columns, role)}
+    if made:
+        return {"roles": made, "tokenizer": "" if limits.tokenizer is None else limits.tokenizer.documents}
+    return {"padding": list(limits.padding)} if limits.padding and columns.attention_mask is not None else {}
 
 
 def _settings_of_sequences(tokenizer: FolderTokenizer | None, columns: Columns) -> dict[str, JsonValue]:

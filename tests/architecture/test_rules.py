@@ -34,7 +34,7 @@ ONLY_IN = {
     "ray": {"infra/execution/on_ray.py"},
     "transformers": {
         "pipeline/inputs/recipes/library.py",
-        "pipeline/inputs/tokenizers.py",
+        "pipeline/data/texts/tokenizers.py",
         *(
             f"pipeline/models/huggingface/{name}.py"
             for name in ("heads", "knowledge", "limits", "loaded_weights", "loading")

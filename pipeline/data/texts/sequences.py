@@ -10,19 +10,11 @@ from pipeline.data.columns import plain, token_lists
 from pipeline.data.ids import ids_of
 from pipeline.data.input_columns import TYPE_IDS
 from pipeline.data.sources import Source
-from pipeline.data.texts.rows import TextLimits, TokenIds, UnreadableText, unpadded
+from pipeline.data.texts.rows import TextLimits, UnreadableText, check_vocabulary, unpadded
+from pipeline.data.texts.tokens import Tokens
 from pipeline.errors import SourceError
 
 ROWS_SEARCHED = 256
-
-
-@dataclass(frozen=True)
-class Tokens:
-    """A sequence: its ids (n,) and, where its model is given them, their types (n,); and whether it was cut."""
-
-    ids: TokenIds
-    types: TokenIds | None = None
-    cut: bool = False
 
 
 Tokenize = Callable[[Sequence[str]], Sequence[Tokens]]
@@ -138,11 +130,5 @@ def _checked(row: Tokens | str, limits: TextLimits) -> Tokens:
         raise UnreadableText("the text has no tokens")
     if limits.positions is not None and len(row.ids) > limits.positions:
         raise UnreadableText(f"it has {len(row.ids):,} tokens, the model takes at most {limits.positions:,}")
-    outside = np.flatnonzero((row.ids < 0) | (row.ids >= limits.vocabulary))
-    if len(outside):
-        first = int(outside[0])
-        raise UnreadableText(
-            f"the token id {row.ids[first]} at position {first} is outside the model's vocabulary, "
-            f"0 to {limits.vocabulary - 1:,}"
-        )
+    check_vocabulary(row.ids, 0, limits)
     return row

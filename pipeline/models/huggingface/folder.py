@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from infra.execution.contract import describe
+from pipeline.data.folders import ADAPTER, CONFIG, GENERATION, INDEX, TOKENIZER, WEIGHTS
 from pipeline.errors import SourceError
-from pipeline.inputs.folders import ADAPTER, CONFIG, GENERATION, INDEX, TOKENIZER, WEIGHTS
 from pipeline.models.weights.foreign_files import foreign
 from pipeline.models.weights.reading import LARGEST_HEADER, check_header
 

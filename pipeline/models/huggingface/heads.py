@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from infra.execution.contract import describe
+from pipeline.data.folders import CONFIG
 from pipeline.errors import SourceError
-from pipeline.inputs.folders import CONFIG
 from pipeline.models.interface import InputKind
 
 CAUSAL = "causal_lm"

@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from pipeline.inputs.folders import FolderPlace
+from pipeline.data.folders import FolderPlace
 from pipeline.models.huggingface.heads import Head, class_names
 from pipeline.models.huggingface.limits import sequence_facts
 from pipeline.models.huggingface.preprocessing import recipe_of

@@ -1,13 +1,12 @@
 """The texts that a language model or a text classifier takes, by what its folder says of itself."""
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from torch import nn
 
+from pipeline.data.folders import FolderPlace
 from pipeline.data.texts.rows import TextLimits
-from pipeline.inputs.folders import FolderPlace
-from pipeline.inputs.tokenizers import FolderTokenizer, most_tokens, tokenizer_documents
+from pipeline.data.texts.tokenizers import FolderTokenizer, most_tokens, tokenizer_documents
 from pipeline.models.huggingface.padding import padding_tokens
 from pipeline.models.interface import SequenceFacts
 
@@ -15,12 +14,14 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
-def limits_of(module: "PreTrainedModel", folder: Path) -> TextLimits:
-    """Its vocabulary, how many tokens it takes, and those that may pad."""
+def limits_of(module: "PreTrainedModel", place: FolderPlace) -> TextLimits:
+    """Its vocabulary, how many tokens it takes, those that may pad, and its folder's tokenizer."""
+    folder, documents = place.find(), tokenizer_documents(place)
     text = module.config.get_text_config()
     vocabulary = int(text.vocab_size)
     padding = padding_tokens([module.config, text, getattr(module, "generation_config", None)], folder, vocabulary)
-    return TextLimits(vocabulary, getattr(text, "max_position_embeddings", None), padding)
+    tokenizer = FolderTokenizer(place, documents, None) if documents else None
+    return TextLimits(vocabulary, getattr(text, "max_position_embeddings", None), padding, tokenizer)
 
 
 def sequence_facts(module: "PreTrainedModel", place: FolderPlace) -> SequenceFacts:

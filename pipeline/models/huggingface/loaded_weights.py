@@ -7,8 +7,8 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pipeline.data.folders import CONFIG
 from pipeline.errors import SourceError
-from pipeline.inputs.folders import CONFIG
 from pipeline.models.huggingface.folder import types_of
 from pipeline.models.weights.faithful import SCALED
 from pipeline.models.weights.fitting import names_left_out

@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from infra.storage.files import digest
+from pipeline.data.folders import CONFIG, FolderPlace
 from pipeline.errors import SourceError
-from pipeline.inputs.folders import CONFIG, FolderPlace
 from pipeline.models.huggingface.config_file import check_config
 from pipeline.models.huggingface.folder import check_sizes, weight_files
 from pipeline.models.huggingface.heads import Head, check_problem, head_of
@@ -127,7 +127,7 @@ def quiet() -> Iterator[None]:
 def _loaded(module: "PreTrainedModel", place: FolderPlace, head: Head, found: str, code: dict[str, str]) -> LoadedModel:
     with user_code(f"huggingface {place.name}: its processor or tokenizer"), quiet():
         known = knowledge_of(module, head, place)
-    limits = limits_of(module, place.find()) if head.inputs == "tokens" else None
+    limits = limits_of(module, place) if head.inputs == "tokens" else None
     lacking = without_number(module) if found else ""
     return LoadedModel(module.eval(), found, code, limits=limits, lacking=lacking, known=known)
 

@@ -7,8 +7,8 @@ from pathlib import Path
 from pydantic import JsonValue
 
 from infra.execution.contract import describe
+from pipeline.data.folders import DOCUMENTS, IMAGE_PROCESSOR, PROCESSOR, TOKENIZER
 from pipeline.errors import SourceError
-from pipeline.inputs.folders import DOCUMENTS, IMAGE_PROCESSOR, PROCESSOR, TOKENIZER
 from pipeline.inputs.recipes.library import LibraryRecipe, read_recipe
 from pipeline.models.huggingface.folder import check_size
 

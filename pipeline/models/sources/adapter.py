@@ -5,8 +5,8 @@ from dataclasses import dataclass, replace
 from infra.storage.files import digest
 from pipeline.config.audit_config import AuditConfig
 from pipeline.config.schema import ModelConfig
+from pipeline.data.folders import FolderPlace
 from pipeline.errors import SourceError
-from pipeline.inputs.folders import FolderPlace
 from pipeline.models.adapters.folder import adapter_files, adapter_settings
 from pipeline.models.adapters.loading import add_adapter, check_installed
 from pipeline.models.file_versions import version_on_disk

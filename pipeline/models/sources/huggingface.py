@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from infra.storage.files import digest
 from pipeline.config.audit_config import AuditConfig
 from pipeline.config.schema import ModelConfig
+from pipeline.data.folders import FolderPlace
 from pipeline.errors import SourceError
-from pipeline.inputs.folders import FolderPlace
 from pipeline.models.file_versions import version_on_disk
 from pipeline.models.huggingface.folder import count_numbers, documents, has_weights, weight_files
 from pipeline.models.huggingface.loading import folder_shapes, load_folder, untrained_folder

@@ -9,12 +9,13 @@ from madcore import Inputs, Measured
 from madcore.measurements import PART_MULTIPLE
 from pipeline.config.schema import ModelConfig
 from pipeline.data.sources import Source
-from pipeline.data.texts.sequences import Tokens, first_sequences
+from pipeline.data.texts.sequences import first_sequences
+from pipeline.data.texts.tokenizers import FolderTokenizer
+from pipeline.data.texts.tokens import Tokens
 from pipeline.errors import SourceError
 from pipeline.inputs.lengths import TextBytes
 from pipeline.inputs.model_inputs import ModelInputs
 from pipeline.inputs.sequences import SequenceInputs, padded
-from pipeline.inputs.tokenizers import FolderTokenizer
 from pipeline.models.interface import SequenceFacts
 from pipeline.planning.probe.first import FirstSamples
 from pipeline.planning.probe.found import SampleSizes

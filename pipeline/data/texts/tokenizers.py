@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 
 from infra.storage.files import digest
-from pipeline.data.texts.sequences import Tokens
+from pipeline.data.folders import OF_TOKENIZER, TOKENS, FolderPlace
+from pipeline.data.texts.tokens import TokenIds, Tokens
 from pipeline.errors import SourceError
-from pipeline.inputs.folders import OF_TOKENIZER, TOKENS, FolderPlace
 
 _ENCODING = threading.Lock()  # a tokenizer's cut is a state of it
 
@@ -48,6 +48,33 @@ class FolderTokenizer:
             )
             for row, ids in enumerate(made["input_ids"])
         ]
+
+    def chat(self, messages: object) -> tuple[TokenIds, int]:
+        """The tokens of a conversation by the tokenizer's template, and where the last turn's begin.
+
+        Raises:
+            ValueError: it does not end with a turn of the assistant, or the template takes no such conversation.
+        """
+        turns = messages if isinstance(messages, list) else []
+        if len(turns) < 2 or not isinstance(turns[-1], dict) or turns[-1].get("role") != "assistant":
+            raise ValueError("the last of at least two messages must be the assistant's")
+        with _ENCODING:
+            template = _loaded(self).apply_chat_template
+            before = template(turns[:-1], tokenize=True, add_generation_prompt=True, return_dict=True)["input_ids"]
+            whole = template(turns, tokenize=True, return_dict=True)["input_ids"]
+        return np.asarray(whole, np.int64), _common(before, whole)
+
+    def continuation(self, prompt: str, completion: str) -> tuple[TokenIds, int]:
+        """The tokens of a prompt with its completion, and where those begin that the completion has a part in."""
+        with _ENCODING:
+            before, whole = _loaded(self)([prompt, prompt + completion])["input_ids"]
+        return np.asarray(whole, np.int64), _common(before, whole)
+
+
+def _common(before: Sequence[int], whole: Sequence[int]) -> int:
+    """How many tokens two sequences have in common at their beginning."""
+    pairs = enumerate(zip(before, whole, strict=False))
+    return next((place for place, (one, other) in pairs if one != other), min(len(before), len(whole)))
 
 
 def tokenizer_documents(place: FolderPlace) -> str:

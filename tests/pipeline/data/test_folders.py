@@ -9,8 +9,8 @@ from transformers import ViTConfig, ViTForImageClassification
 from infra.errors import StorageError
 from infra.storage.local_copies import cache_folder
 from pipeline.config.audit_config import AuditConfig
+from pipeline.data.folders import FolderPlace
 from pipeline.errors import SourceError
-from pipeline.inputs.folders import FolderPlace
 from pipeline.models.identity import identify
 from pipeline.models.load import load_model
 from tests.languages import save
