@@ -171,7 +171,9 @@ class StageTotals:
 def _opened(plan: AuditPlan, storage: Storage, outcome: RunOutcome, listener: Listener) -> Audit:
     """The audit of a run that has ended, after its verdicts were delivered."""
     if plan.config.on_verdict is not None:
-        notify(plan.config.on_verdict, plan.config.folder, storage.url, outcome.summaries, listener)
+        controls = {model.name for model in plan.config.models if model.untrained}
+        told = {name: summary for name, summary in outcome.summaries.items() if name not in controls}
+        notify(plan.config.on_verdict, plan.config.folder, storage.url, told, listener)
     return Audit(storage, outcome)
 
 

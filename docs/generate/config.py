@@ -11,9 +11,9 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 from pipeline.config.audit_config import AuditConfig
+from pipeline.config.complaints import INTERNAL
 from pipeline.config.sections import MODEL_SECTIONS, Section
 
-INTERNAL = {"folder"}  # noted when a file is read, not written by its author
 BOUNDS = {Ge: "from", Gt: "above", Le: "to", Lt: "below"}
 
 
@@ -49,7 +49,7 @@ def sections() -> list[ConfigSection]:
 def _walk(model: type[BaseModel], place: str) -> Iterator[ConfigSection]:
     own, nested = [], list[tuple[type[BaseModel], str]]()
     for name, field in model.model_fields.items():
-        if name in INTERNAL and model is AuditConfig:
+        if name in INTERNAL:
             continue
         below = place_below(place, name)
         own.append(Key(below, _default(field), _values(field), (field.description or "").strip()))

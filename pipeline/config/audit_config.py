@@ -17,6 +17,8 @@ from pipeline.config.schema import DEFAULT_KINDS, ModelConfig
 from pipeline.config.sections import MODEL_SECTIONS, Place, Raw, Section
 from pipeline.errors import ConfigError
 
+ADAPTER_LAYERS = ("*.default*",)  # as PEFT names what an adapter adds
+
 REPLACED_WHOLE = ("columns", "preprocess", "target")
 
 
@@ -89,20 +91,28 @@ class AuditConfig(Section):
             config = cls.model_validate(whole)
         except ValidationError as error:
             raise ConfigError(complaints(error, raw, cls)) from error
-        names = Counter(model.name for model in config.models)
-        repeated = sorted(name for name, times in names.items() if times > 1)
+        names = [*(model.name for model in config.models), *(one.control_name for one in config.models if one.control)]
+        repeated = sorted(name for name, times in Counter(names).items() if times > 1)
         if repeated:
             raise ConfigError(f"models: names must be unique, repeated: {', '.join(repeated)}")
-        _refuse_case_twins([model.name for model in config.models])
+        _refuse_case_twins(names)
         found = [line for index, model in enumerate(config.models) for line in misfits(index, model, raw)]
         if found:
             raise ConfigError("; ".join(dict.fromkeys(found)))
-        resolved = tuple(_resolve_auto(model) for model in config.models)
+        resolved = tuple(_resolve_auto(model) for own in config.models for model in _with_control(own))
         return config.model_copy(update={"models": resolved, "root": config.locate(config.root)})
 
     def locate(self, path: str) -> str:
         """A path of the config as a URL or absolute path."""
         return path if "://" in path else absolute(path, self.folder)
+
+
+def _with_control(model: ModelConfig) -> list[ModelConfig]:
+    """A model, and its control if it asks for one."""
+    if model.control is None:
+        return [model]
+    control = {"name": model.control_name, "control": None, "untrained": True, "weights": None}
+    return [model, model.model_copy(update=control)]
 
 
 def _refuse_case_twins(names: Sequence[str]) -> None:
@@ -153,8 +163,12 @@ def _resolve_auto(model: ModelConfig) -> ModelConfig:
     resolved = model.model_copy(update={"score": model.score.model_copy(update=changes)})
     if model.traced is not None:
         return resolved.model_copy(update={"curvature": CurvatureSection(kind="identity")})
-    measurement = model.facts.measurements[0] if model.gradient.measurement == "auto" else model.gradient.measurement
-    return resolved.model_copy(update={"estimator": model.gradient.model_copy(update={"measurement": measurement})})
+    own = dict[str, str | tuple[str, ...]]()
+    if model.gradient.measurement == "auto":
+        own["measurement"] = model.facts.measurements[0]
+    if model.adapter is not None and "layers" not in model.gradient.model_fields_set:
+        own["layers"] = ADAPTER_LAYERS
+    return resolved.model_copy(update={"estimator": model.gradient.model_copy(update=own)})
 
 
 def read_mapping(path: Path) -> Raw:

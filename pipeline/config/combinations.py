@@ -1,6 +1,7 @@
 """Sections that make no sense together, each as a complaint that names the place and what would be right."""
 
 from pipeline.config.complaints import place_of
+from pipeline.config.model_sources import odd_sources
 from pipeline.config.schema import ModelConfig
 from pipeline.config.scoring import CLASS_MEANS
 from pipeline.config.sections import Raw
@@ -22,11 +23,19 @@ def misfits(index: int, model: ModelConfig, raw: Raw) -> list[str]:
         raw: the whole config, as the user wrote it.
     """
     return [
+        *_internal(index, model, raw),
         *_for_the_task(index, model, raw),
         *_for_the_score(index, model, raw),
         *_for_the_estimator(index, model, raw),
-        *_in_the_code(index, model, raw),
+        *_for_the_samples(index, model, raw),
+        *odd_sources(index, model, raw),
     ]
+
+
+def _internal(index: int, model: ModelConfig, raw: Raw) -> list[str]:
+    """What is noted of a model is no key."""
+    place = place_of(("models", index), raw)
+    return [f"{place}.untrained: unknown key; did you mean control: untrained?"] if model.untrained else []
 
 
 def _for_the_task(index: int, model: ModelConfig, raw: Raw) -> list[str]:
@@ -96,39 +105,21 @@ def _for_the_estimator(index: int, model: ModelConfig, raw: Raw) -> list[str]:
             f"{estimator}: measured chooses among the outputs of the tasks {' and '.join(MANY_OUTPUTS)}, and the task "
             f"is {model.task}; leave it out"
         )
-    if model.data.columns.inputs is not None and model.is_text:
-        columns = place_of(("models", index, "data", "columns"), raw)
-        lines.append(f"{columns}: inputs is for models of tensors; the task causal_lm reads input_ids")
     return lines
 
 
-def _in_the_code(index: int, model: ModelConfig, raw: Raw) -> list[str]:
-    """A model is an architecture with weights, or a Hugging Face folder; which of them follows from the task so far."""
-    where = place_of(("models", index), raw)
-    own = {"architecture": model.architecture, "weights": model.weights, "kwargs": model.kwargs or None}
-    given = [name for name, value in own.items() if value is not None]
-    if model.huggingface is None:
-        return _without_huggingface(where, model, given)
-    if given:
-        return [
-            f"{where}: give either architecture and weights, or huggingface, not both "
-            f"(here: huggingface, {', '.join(given)})"
-        ]
-    if model.is_text:
-        return []
-    return [
-        f"{where}: huggingface is for the task causal_lm, not {model.task}; set task: causal_lm, "
-        "or give architecture and weights"
-    ]
-
-
-def _without_huggingface(where: str, model: ModelConfig, given: list[str]) -> list[str]:
-    missing = [name for name in ("architecture", "weights") if name not in given]
-    remedy = "give huggingface, the folder of a causal language model"
-    if not model.is_text:
-        remedy = "give architecture and weights"
-    if len(missing) == 2:
-        return [f"{where}: {remedy}"]
-    if model.is_text and not missing:
-        return [f"{where}: {remedy}; architecture and weights are for the task classification, not {model.task}"]
-    return [f"{where}.{name}: required, but not given" for name in missing]
+def _for_the_samples(index: int, model: ModelConfig, raw: Raw) -> list[str]:
+    """Columns that are for models of another kind."""
+    where, columns = place_of(("models", index, "data", "columns"), raw), model.data.columns
+    lines = []
+    if columns.text is not None and model.is_text:
+        lines.append(f"{where}: text is for classifiers of texts; the task causal_lm reads input_ids")
+    if columns.of_sequences and not model.is_text and model.huggingface is None:
+        lines.append(
+            f"{where}: text and input_ids are for models that huggingface names; give inputs, such as "
+            "{input_ids: ids, attention_mask: mask}, whose lists are all of one length"
+        )
+    if columns.inputs is not None and (model.is_text or columns.of_sequences):
+        read = "the task causal_lm reads input_ids" if model.is_text else "leave it out beside text or input_ids"
+        lines.append(f"{where}: inputs is for models of tensors; {read}")
+    return lines

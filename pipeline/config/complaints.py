@@ -10,6 +10,9 @@ from infra.storage.urls import masked
 from pipeline.config.schema import KINDS_IN_PLACES
 from pipeline.config.sections import MODEL_SECTIONS, Raw, sections_in
 
+INTERNAL = ("folder", "untrained")  # noted when a file is read, not written by its author
+
+
 COMPLAINTS_SHOWN, LONGEST_SHOWN = 100, 150
 
 
@@ -119,5 +122,5 @@ def _valid_keys(loc: Sequence[int | str], config: type[BaseModel]) -> list[str]:
     """The keys of the section at a place."""
     options = _options(loc, config)
     if options[0] is config:
-        return [key for key in config.model_fields if key != "folder"] + list(MODEL_SECTIONS)
-    return list(options[0].model_fields)
+        return [key for key in config.model_fields if key not in INTERNAL] + list(MODEL_SECTIONS)
+    return [key for key in options[0].model_fields if key not in INTERNAL]

@@ -15,6 +15,9 @@ PerChannel = Annotated[
 UNSAID = Field(exclude_if=operator.not_)  # records of earlier versions of mad have no such key
 
 
+TYPE_IDS = "token_type_ids"
+
+
 CHANNELS = {1: "grey", 3: "RGB"}
 
 
@@ -35,12 +38,21 @@ class Columns(Section):
     image: str = "image"
     """Column of images: encoded bytes, or a Hugging Face image struct `{bytes, path}`. Paths are not followed."""
 
+    text: Annotated[str | None, UNSAID] = None
+    """Column of texts, for a text classifier: its folder's own tokenizer makes tokens of them, and cuts them to the
+    length that the model takes."""
+
     input_ids: str = "input_ids"
-    """Column of token ids, prompt and completion together: a list of integers per sample."""
+    """Column of token ids: a list of integers per sample; of a language model, prompt and completion together. A text
+    classifier reads them where the config names this column."""
 
     attention_mask: str | None = "attention_mask"
     """Column that says which of the ids are tokens (1) and which are padding (0), at either end: a list as long as
     that of the ids. Padding is taken off before anything is measured. Optional; null to ignore it."""
+
+    token_type_ids: Annotated[str | None, Field(exclude_if=lambda name: name == TYPE_IDS)] = TYPE_IDS
+    """Column of the types of tokens, for a text classifier: a list as long as that of the ids. Optional; null to ignore
+    it."""
 
     completion_start: str | None = "completion_start"
     """Column of the index of the completion's first token in the list of ids, 1 or more. Optional where a file has
@@ -76,6 +88,11 @@ class Columns(Section):
     ignored: tuple[str, ...] = ()
     """Columns that are ignored on purpose. A file with a column that would change what a sample is to its model, such
     as `position_ids` or `token_type_ids`, is refused unless the column is listed here."""
+
+    @property
+    def of_sequences(self) -> bool:
+        """Whether they are named as those of a text classifier: by text, or by token ids."""
+        return self.text is not None or self.insists_on("input_ids")
 
     @property
     def of_tensors(self) -> tuple[str, ...]:
@@ -180,4 +197,10 @@ class Data(Section):
     data say which class is which."""
 
     preprocess: Preprocess = Preprocess()
-    """How images become the model's input."""
+    """How images become the model's input. Where it is left out, a model that says so itself (the processor of a
+    Hugging Face folder) has the last word."""
+
+    @property
+    def preprocesses(self) -> bool:
+        """Whether the config itself says how images become inputs."""
+        return "preprocess" in self.model_fields_set

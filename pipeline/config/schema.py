@@ -1,5 +1,6 @@
 """One model of a config with all its sections, and what each task allows in them."""
 
+import operator
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, Field, JsonValue, StringConstraints, field_validator
@@ -17,7 +18,11 @@ RESERVED_NAMES = ("runs", "report", "mad.json", "index")
 PROBABILITIES = "probabilities"
 
 
-Samples = Literal["images", "texts", "tensors"]
+Samples = Literal["images", "sequences", "texts", "tensors"]
+
+
+# A key that configs had not before: where it is not given, a recorded config is without it.
+NewPlace = Annotated[Place | None, Field(exclude_if=lambda value: value is None)]
 
 
 class ModelConfig(Section):
@@ -42,13 +47,26 @@ class ModelConfig(Section):
     checkpoint. Full pickles are refused, because loading one runs whatever code it holds."""
 
     huggingface: Place | None = None
-    """A causal language model, instead of `architecture` and `weights`: a Hugging Face folder or the id of a model on
-    the hub, safetensors only. No code of the model's own is run."""
+    """A model of transformers, instead of `architecture` and `weights`: a Hugging Face folder, also in a store
+    (`s3://zoo/bert`), or the id of a model on the hub, safetensors only. Its `config.json` says whether it is a causal
+    language model or a classifier. No code of the model's own is run."""
+
+    adapter: NewPlace = None
+    """A folder of PEFT with a LoRA adapter, on the base that `huggingface` names, whatever base the adapter names
+    itself; safetensors only. Its own matrices are the default of `estimator.layers`."""
 
     outputs: Literal["logits", "probabilities"] | None = None
     """What a classifier returns. Of `probabilities`, which sum to 1, or are one for each label, the measurement is
     log(1 - p) - log p of the predicted class or label. `null` takes outputs for logits, and refuses those that look
     like probabilities; `logits` takes them as they are."""
+
+    control: Annotated[Literal["untrained"] | None, Field(exclude_if=lambda control: control is None)] = None
+    """`untrained` audits the same samples on the same architecture with random weights too, as a model of its own named
+    `<name>.untrained`. Its AUROC and its share of flagged samples stand beside the model's: what it also finds is
+    unusual in the samples, and shows no mechanism of the model."""
+
+    untrained: Annotated[bool, Field(exclude_if=operator.not_)] = False
+    """Not a key of the file: whether this is such a control, whose weights are random."""
 
     task: Task
     """`classification`, `causal_lm`, a causal language model, `binary`, a classification by one output,
@@ -78,8 +96,15 @@ class ModelConfig(Section):
         return name
 
     @property
+    def control_name(self) -> str:
+        """The name of the model that is its control."""
+        return f"{self.name}.untrained"
+
+    @property
     def described(self) -> str:
         """The model's code as errors name it."""
+        if self.adapter is not None:
+            return f"adapter {self.adapter} on huggingface {self.huggingface}"
         if self.huggingface is not None:
             return f"huggingface {self.huggingface}"
         return f"architecture {self.architecture}"
@@ -96,9 +121,11 @@ class ModelConfig(Section):
 
     @property
     def samples(self) -> Samples:
-        """What its samples are: token sequences, tensors that columns hold, or images."""
+        """What its samples are: texts of a language model, sequences to classify, tensors of columns, or images."""
         if self.is_text:
             return "texts"
+        if self.data.columns.of_sequences:
+            return "sequences"
         return "images" if self.data.columns.inputs is None else "tensors"
 
     @property

@@ -19,7 +19,9 @@ from pipeline.errors import SourceError
 EXPECTED = {
     "id": "a string or an integer",
     "image": "encoded bytes, or a struct with a field `bytes` of them",
+    "text": "text",
     "input_ids": "a list of integers",
+    "token_type_ids": "a list of integers",
     "attention_mask": "a list of integers or booleans",
     "labels": "a list of integers",
     "completion_start": "an integer",
@@ -57,7 +59,9 @@ class UnfitValue(SourceError):
 def fits(role: str, kind: pa.DataType) -> bool:
     """Whether a column of this type can have this role; whether all its values fit, `unfit` says."""
     plain = stored(kind)
-    if role in ("input_ids", "labels", "attention_mask"):
+    if role == "text":
+        return is_text(plain)
+    if role in ("input_ids", "labels", "attention_mask", "token_type_ids"):
         inner = stored(plain.value_type) if is_list(plain) else None
         return inner is not None and (_is_number(inner) or (role == "attention_mask" and pa.types.is_boolean(inner)))
     if role == "image":

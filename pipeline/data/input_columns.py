@@ -8,6 +8,7 @@ from pipeline.config.schema import Samples
 INPUTS: dict[Samples, tuple[str, ...]] = {
     "images": ("image",),
     "texts": ("input_ids", "completion_start"),
+    "sequences": (),
     "tensors": (),
 }
 
@@ -18,9 +19,13 @@ LOOKED_FOR = ("completion_start", "completion_end", "attention_mask", "labels")
 TYPE_IDS = "token_type_ids"
 
 
+OF_SEQUENCES = ("text", "input_ids", "attention_mask", TYPE_IDS)
+
+
 UNREAD: dict[Samples, tuple[str, ...]] = {
     "images": ("pixel_values", "pixel_mask", "bool_masked_pos"),
     "tensors": (),
+    "sequences": ("position_ids", "inputs_embeds", "head_mask", "global_attention_mask", "pixel_values"),
     "texts": (
         TYPE_IDS,
         "position_ids",
@@ -54,6 +59,8 @@ UNREAD: dict[Samples, tuple[str, ...]] = {
 
 def possible_roles(samples: Samples) -> tuple[str, ...]:
     """The roles of inputs that a file of such samples may have."""
+    if samples == "sequences":
+        return OF_SEQUENCES
     return ("input_ids", *LOOKED_FOR) if samples == "texts" else INPUTS[samples]
 
 
@@ -62,6 +69,11 @@ def input_roles(samples: Samples, columns: Columns, present: Collection[str]) ->
 
     A text needs one column that says which tokens are its completion; where none is there, `completion_start` is read.
     """
+    if samples == "sequences" and columns.text is not None:
+        return ("text",)
+    if samples == "sequences":
+        optional = ("attention_mask", TYPE_IDS)
+        return ("input_ids", *(role for role in optional if getattr(columns, role) in present))
     if samples != "texts":
         return INPUTS[samples]
     found = tuple(role for role in LOOKED_FOR if getattr(columns, role) in present or columns.insists_on(role))

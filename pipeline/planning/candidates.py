@@ -11,7 +11,8 @@ from infra.formats.documents import encode
 from infra.storage.storage import Storage
 from pipeline.config.audit_config import AuditConfig
 from pipeline.config.schema import ModelConfig
-from pipeline.models.identity import ModelFiles, identify
+from pipeline.models.identity import identify
+from pipeline.models.interface import ModelFiles
 from pipeline.models.local_code import is_unchanged
 from pipeline.planning.checks.limits import check_samples
 from pipeline.planning.earlier_runs.known_files import KnownFiles

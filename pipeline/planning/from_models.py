@@ -17,6 +17,7 @@ from pipeline.data.reviews import read_reviews
 from pipeline.errors import ConfigError, SourceError
 from pipeline.inputs.batches import BATCH_MULTIPLE
 from pipeline.inputs.model_inputs import ModelInputs
+from pipeline.inputs.sequences import SequenceInputs
 from pipeline.inputs.tokens import TextInputs
 from pipeline.planning.candidates import Candidate, Probed, find_candidate, probe_candidates
 from pipeline.planning.checks.labels import labels_outside
@@ -101,13 +102,13 @@ def _reporter(config: AuditConfig, listener: Listener) -> Report:
 def _plan_model(config: AuditConfig, candidate: Candidate, probed: Probed) -> ModelPlan:
     model, files, found = candidate.model, candidate.samples, probed.probe
     samples = sum(source.rows for source in files.trusted)
-    names = class_names(model, (), files.trusted) if model.has_classes else ()
+    names = class_names(model, found.class_names, files.trusted) if model.has_classes else ()
     warnings = (*found.warnings, *_odd_labels(model, files, found, names))
     files = files if not model.has_classes else files.with_known_names(names).without_features(names)
     if isinstance(found.inputs, TextInputs):
         files = files.without_token_types() if found.reads_token_types else files
         files = files.without_padded(found.inputs.limits)
-    recipe = _recipe(config, model, files, found, warnings).model_copy(update={"class_names": _read_by(files, names)})
+    recipe = _recipe(config, model, files, found, warnings).model_copy(update={"class_names": names})
     shapes = _shapes(config, model, found, recipe, samples)
     inputs, shapes = _batched(found, shapes, int(config.run.memory_per_worker))
     return ModelPlan(
@@ -124,12 +125,6 @@ def _plan_model(config: AuditConfig, candidate: Candidate, probed: Probed) -> Mo
         from_shapes=found.from_shapes,
         weightless=found.weightless,
     )
-
-
-def _read_by(files: SampleFiles, names: tuple[str, ...]) -> tuple[str, ...]:
-    """The names, where a file's labels or targets are read by them."""
-    sources = (*files.trusted, *files.audited, *files.sampling)
-    return names if any(source.named or source.features for source in sources) else ()
 
 
 def _odd_labels(model: ModelConfig, files: SampleFiles, probed: Probe, names: tuple[str, ...]) -> tuple[str, ...]:
@@ -212,7 +207,7 @@ def _batched(probed: Probe, shapes: Shapes, granted: int) -> tuple[ModelInputs, 
     texts has memory instead of a number of samples, and the texts are taken in as many groups as that memory
     requires.
     """
-    if not isinstance(probed.inputs, TextInputs):
+    if not isinstance(probed.inputs, TextInputs | SequenceInputs):
         return probed.inputs, replace(shapes, batch=max(BATCH_MULTIPLE, shapes.batch))
     room = granted - project_memory(replace(shapes, batch=0)).gradients
     fitting = max(1, min(shapes.batch, room // (shapes.sample_bytes + 3 * 4 * shapes.layout.k)))

@@ -21,7 +21,7 @@ from infra.storage.storage import Storage
 from pipeline.artifacts.scores import TABLE
 from pipeline.planning.plan import AuditPlan
 from pipeline.publication.site import publish_pages
-from pipeline.publication.summary import summarize
+from pipeline.publication.summary import summarize, with_controls
 from pipeline.root.documents import RECORD_FORMAT
 from pipeline.root.layout import (
     outcome_file,
@@ -40,9 +40,10 @@ from pipeline.stages.progress import ModelRun
 def publish(storage: Storage, run_id: str, plan: AuditPlan, progress: Sequence[ModelRun], complete: bool) -> RunOutcome:
     """Ends a run: summaries, the outcome, tables, and last the pages. An incomplete run leaves its outcome only."""
     done = [run for run in progress if not run.failure and run.report is not None] if complete else []
+    summaries = {run.plan.name: summarize(storage, run_id, run) for run in done}
     outcome = RunOutcome(
         run_id=run_id,
-        summaries={run.plan.name: summarize(storage, run_id, run) for run in done},
+        summaries=with_controls([run.plan.config for run in done], summaries),
         failures={**plan.refused, **{run.plan.name: run.failure for run in progress if run.failure}},
         failed_tasks={run.plan.name: run.failed_tasks for run in progress if run.failed_tasks},
         refused_files={model.name: model.refused_files for model in plan.models if model.refused_files},

@@ -1,6 +1,6 @@
 """The summary of a model, made at the end of a run: what its report found, and what the run adds to that."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from pydantic import JsonValue
 
@@ -11,12 +11,13 @@ from infra.storage.storage import Storage
 from pipeline.artifacts.scores import FACTS, TABLE
 from pipeline.config.estimators import Estimator, LossTrace
 from pipeline.config.samples import Preprocess
+from pipeline.config.schema import ModelConfig
 from pipeline.data.sources import Source
 from pipeline.planning.coverage import coverage_warning, shares_of
 from pipeline.planning.plan import Cost, ModelPlan
 from pipeline.planning.recipe import rules_changed
 from pipeline.root.documents import JsonObject, decode_document
-from pipeline.root.facts import Facts
+from pipeline.root.facts import Control, Facts
 from pipeline.root.layout import report_file, table_file
 from pipeline.root.summary import (
     CostEstimate,
@@ -62,6 +63,28 @@ def summarize(storage: Storage, run_id: str, run: ModelRun) -> Summary:
         "rows_of": plan.stored.run_id if plan.stored else None,
     }
     return Summary.model_validate(found | added)
+
+
+def with_controls(models: Sequence[ModelConfig], summaries: Mapping[str, Summary]) -> dict[str, Summary]:
+    """The summaries, with what the same audit found on random weights beside each model that has such a control."""
+    found = dict(summaries)
+    for model in models:
+        control = summaries.get(model.control_name) if model.control is not None else None
+        if control is not None:
+            beside = {**(found[model.name].controls or {}), "untrained": _untrained(control)}
+            found[model.name] = found[model.name].model_copy(update={"controls": beside})
+    return found
+
+
+def _untrained(control: Summary) -> Control:
+    """What a control adds to its model's summary."""
+    counts, found = control.counts, control.evaluation.all if control.evaluation is not None else None
+    scored = counts.audited - counts.unreadable - counts.failed
+    return Control(
+        auroc=found.auroc if found is not None else None,
+        samples=scored,
+        flagged_share=counts.flagged / scored if scored else None,
+    )
 
 
 def _coverage(plan: ModelPlan) -> LayerCoverage:
@@ -157,6 +180,8 @@ def _run_warnings(run: ModelRun) -> Iterator[str]:
         total = sum(source.rows for source in plan.sampling)
         samples = f"{run.sampling_left_out:,} of {total:,} samples of the sampling set"
         yield f"{samples} are unreadable or unlabelled, and no chain saw them"
+    if plan.config.untrained:
+        yield "a control: its weights are random, so what is flagged here is unusual in the samples alone"
     yield from plan.recipe.warnings
     if plan.config.data.preprocess == Preprocess() and plan.config.samples == "images":
         yield "data.preprocess is not given: images are only scaled to [0, 1]"

@@ -32,7 +32,15 @@ def imports(tree: ast.Module) -> set[str]:
 
 ONLY_IN = {
     "ray": {"infra/execution/on_ray.py"},
-    "transformers": {"pipeline/models/huggingface/causal_lm.py"},
+    "transformers": {
+        "pipeline/inputs/recipes/library.py",
+        "pipeline/inputs/tokenizers.py",
+        *(
+            f"pipeline/models/huggingface/{name}.py"
+            for name in ("heads", "knowledge", "limits", "loaded_weights", "loading")
+        ),
+    },
+    "peft": {"pipeline/models/adapters/loading.py"},
     "typer": {"jobs/commands.py", "jobs/console.py", "jobs/main.py", "jobs/reading/verification.py", "jobs/stage.py"},
     "s3fs": {"infra/storage/s3.py"},
 }

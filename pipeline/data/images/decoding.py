@@ -67,11 +67,7 @@ def decode(data: bytes | None, size: tuple[int, int] | None, resize: bool, chann
         UnreadableImage: it is null, empty, corrupt, of a format that is not read, of more than 2^26 pixels, of numbers
             without a white, or of another size.
     """
-    if not data:
-        raise UnreadableImage("the image is null" if data is None else "the image is empty")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        image = _decoded(data, channels)
+    image = open_image(data, channels)
     if size is not None and image.size != (size[1], size[0]):
         if not resize:
             raise UnreadableImage(
@@ -80,6 +76,15 @@ def decode(data: bytes | None, size: tuple[int, int] | None, resize: bool, chann
             )
         image = image.resize((size[1], size[0]), Image.Resampling.BILINEAR)
     return np.array(image).reshape(image.height, image.width, channels)
+
+
+def open_image(data: bytes | None, channels: int = RGB) -> Image.Image:
+    """An image as it is stored, upright, in RGB or grey; raises as `decode`."""
+    if not data:
+        raise UnreadableImage("the image is null" if data is None else "the image is empty")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return _decoded(data, channels)
 
 
 def _decoded(data: bytes, channels: int) -> Image.Image:

@@ -85,7 +85,7 @@ def parse_text(row: TextRow, limits: TextLimits) -> Text:
     tokens = row.input_ids
     if tokens is None or len(tokens) == 0:
         raise UnreadableText("input_ids is null" if tokens is None else "input_ids is empty")
-    begin, end = _unpadded(row.attention_mask, len(tokens))
+    begin, end = unpadded(row.attention_mask, len(tokens))
     if limits.positions is not None and end - begin > limits.positions:
         aside = "" if row.attention_mask is None else ", padding aside"
         raise UnreadableText(
@@ -110,7 +110,7 @@ def parse_text(row: TextRow, limits: TextLimits) -> Text:
     return text
 
 
-def _unpadded(mask: pa.Array | None, length: int) -> tuple[int, int]:
+def unpadded(mask: pa.Array | None, length: int) -> tuple[int, int]:
     """Where the tokens that the mask leaves begin and end.
 
     Raises:

@@ -12,7 +12,7 @@ from pydantic import JsonValue
 
 from infra.execution.contract import describe
 from pipeline.errors import SourceError
-from pipeline.models.huggingface.folder import CONFIG, INDEX, WEIGHTS
+from pipeline.inputs.folders import CONFIG, INDEX, WEIGHTS
 
 IMPLEMENTATIONS = ("attn_implementation", "experts_implementation")
 OWN = (  # of the same function, by the library's own code; which of them runs, it chooses for this machine
@@ -21,6 +21,7 @@ OWN = (  # of the same function, by the library's own code; which of them runs, 
 )
 QUANTIZED = ("quantization_config", "compression_config")
 FILE = "transformers_weights"
+OF_TIMM, BACKBONES = ("timm_wrapper", "timm_backbone"), ("use_timm_backbone", "use_pretrained_backbone")
 
 
 def check_config(folder: Path, name: str) -> None:
@@ -45,6 +46,11 @@ def check_config(folder: Path, name: str) -> None:
                 f"huggingface {name}: its {CONFIG} has a {key} ({method or 'of no named method'}), and quantized "
                 "weights have no gradient; name the model before it was quantized, or one saved after "
                 "model.dequantize()"
+            )
+        if (key == "model_type" and value in OF_TIMM) or (key in BACKBONES and value is True):
+            raise SourceError(
+                f"huggingface {name}: its {CONFIG} asks for a model of the package timm ({key}: {value!r}), which may "
+                "load other files; give timm, the model's name, and weights instead of huggingface"
             )
         if key.lstrip("_").removesuffix("_internal") in IMPLEMENTATIONS:
             _check_implementation(key, value, name)

@@ -1,69 +1,21 @@
-"""A Hugging Face folder: where it is, which of its files hold the weights, and whether they are safe to parse."""
+"""A Hugging Face folder: which of its files hold the weights, and whether they are safe to parse."""
 
 import json
 import math
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from infra.execution.contract import describe
-from infra.storage.urls import path_on_disk
-from pipeline.config.audit_config import AuditConfig
 from pipeline.errors import SourceError
+from pipeline.inputs.folders import ADAPTER, CONFIG, GENERATION, INDEX, TOKENIZER, WEIGHTS
 from pipeline.models.weights.foreign_files import foreign
 from pipeline.models.weights.reading import LARGEST_HEADER, check_header
-
-CONFIG, WEIGHTS = "config.json", "model.safetensors"
-
-
-INDEX, ADAPTER = "model.safetensors.index.json", "adapter_config.json"
-
-
-GENERATION, TOKENIZER = "generation_config.json", "tokenizer_config.json"
-
 
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl", "*.h5", "*.msgpack")
 
 
 LOOKED_AT = 512  # bytes at the beginning of a file that say what it is
-
-
-HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
-
-
-def find_folder(config: AuditConfig, name: str) -> Path:
-    """The folder of a model that is named by its path, or by its id on the hub, which downloads it.
-
-    Raises:
-        SourceError: there is no such folder, and the hub has no such model.
-    """
-    place = path_on_disk(config.locate(name))
-    if place is None:
-        raise SourceError(
-            f"huggingface {name}: expected a folder of this machine or an id on the hub; copy the folder here"
-        )
-    folder = Path(place)
-    if folder.is_dir():
-        return folder
-    if folder.exists():
-        raise SourceError(
-            f"huggingface {name}: is a file; name the folder that holds {CONFIG} and the safetensors files"
-        )
-    if not HUB_ID.fullmatch(name):
-        raise SourceError(f"huggingface {name}: no such folder ({folder})")
-    return _from_hub(name, folder)
-
-
-def _from_hub(name: str, folder: Path) -> Path:
-    from huggingface_hub import snapshot_download  # noqa: PLC0415 - of the extra, and slow to import
-
-    try:
-        return Path(snapshot_download(name, allow_patterns=[CONFIG, WEIGHTS, INDEX, "model-*.safetensors"]))
-    except (OSError, ValueError, RuntimeError) as error:
-        raise SourceError(
-            f"huggingface {name}: no such folder ({folder}), and the hub gave no model of this id ({describe(error)})"
-        ) from error
 
 
 def weight_files(folder: Path, name: str) -> list[Path]:
@@ -83,7 +35,7 @@ def weight_files(folder: Path, name: str) -> list[Path]:
     if (folder / ADAPTER).is_file():
         raise SourceError(
             f"huggingface {name}: holds an adapter ({ADAPTER}), whose base model is elsewhere; "
-            "merge the two and save the whole model"
+            "name the base under huggingface, and this folder under adapter"
         )
     if not (folder / CONFIG).is_file():
         raise SourceError(f"huggingface {name}: has no {CONFIG}; name the folder that model.save_pretrained wrote")
@@ -135,7 +87,7 @@ def documents(folder: Path, name: str) -> list[Path]:
     here = [folder / document for document in (CONFIG, INDEX, GENERATION, TOKENIZER)]
     found = [document for document in here if document.is_file()]
     for document in found:
-        _check_size(document, name)
+        check_size(document, name)
     return found
 
 
@@ -165,27 +117,28 @@ def _header(path: Path) -> dict[str, Any]:
     return {key: tensor for key, tensor in header.items() if key != "__metadata__"}
 
 
-def check_sizes(folder: Path, files: Sequence[Path], name: str) -> None:
+def check_sizes(folder: Path, files: Sequence[Path], name: str, key: str = "huggingface") -> None:
     """Checks the size of documents, and what the headers of weights claim, before a library parses them.
 
     Raises:
         SourceError: one is too large, or claims too much.
     """
     for document in (folder / CONFIG, folder / INDEX):
-        _check_size(document, name)
+        check_size(document, name, key)
     for path in files:
         with path.open("rb") as file:
             start = file.read(LOOKED_AT)
         other = "" if start[8:9] == b"{" else foreign(start)
         if other:
-            raise SourceError(f"huggingface {name}: {path.name} {other}")
-        check_header(start[:8], f"huggingface {name}: {path.name}")
+            raise SourceError(f"{key} {name}: {path.name} {other}")
+        check_header(start[:8], f"{key} {name}: {path.name}")
 
 
-def _check_size(document: Path, name: str) -> None:
+def check_size(document: Path, name: str, key: str = "huggingface") -> None:
+    """Refuse a document that is too large to be read; raises SourceError."""
     size = document.stat().st_size if document.is_file() else 0
     if size > LARGEST_HEADER:
         raise SourceError(
-            f"huggingface {name}: {document.name} has {size:,} bytes, at most {LARGEST_HEADER:,} are read; "
+            f"{key} {name}: {document.name} has {size:,} bytes, at most {LARGEST_HEADER:,} are read; "
             "is it the right folder?"
         )

@@ -79,7 +79,7 @@ def parse_weights(data: bytes, name: str) -> Sequence[StateDict]:
         SourceError: it is neither safetensors nor a checkpoint, holds code, claims more than it holds, or holds tensors
             that are not weights.
     """
-    if data.startswith(PICKLES):
+    if data.startswith(PICKLES) and not _begins_header(data):
         found = parse_checkpoint(data, name)
     elif data[8:9] == b"{" or (name.endswith(".safetensors") and not foreign(data)):
         found = _parse_safetensors(data, name)
@@ -103,6 +103,11 @@ def _first_fault(state: StateDict, held: int) -> str:
             claims = f"claims {tensor.nbytes:,} bytes by repeating the numbers of a file of {held:,}"
             return f"{key!r} {claims}; save it contiguous"
     return ""
+
+
+def _begins_header(data: bytes) -> bool:
+    """Whether the first eight bytes are the length of a header: one in 32 lengths begins like a pickle."""
+    return data[8:9] == b"{" and int.from_bytes(data[:8], "little") <= LARGEST_HEADER
 
 
 def _is_plain(tensor: Tensor) -> bool:

@@ -27,13 +27,13 @@ class SampleSizes:
 class Probe(BaseModel):
     """What a probe found: all that a plan needs of a loaded model. `classes` is 0 where outputs have none.
 
-    `digest`: of the model, its weights read. `code`: digests of further modules that its code comes from, by name.
-    `source`: the code of an architecture that the config names by file; the document is without it. `fallback`: costs
-    of the covered layers whose modules run again for each sample. `shares`: what each parameter of the chosen modules
-    is of them all. `weights`: how many the model has. `undone`: how they were taken out of wrappers and prefixes.
-    `reads_token_types`: whether zeros as token types change its logits. `warnings`: what a reader of the plan and the
-    report should know. `from_shapes`: why it follows from shapes alone, "" where the model was loaded; `weightless`:
-    whether that is for want of weights.
+    `class_names`: of its outputs, in order, () where its own files name none. `digest`: of the model, its weights read.
+    `code`: digests of further modules that its code comes from, by name. `source`: the code of an architecture that the
+    config names by file; the document is without it. `fallback`: costs of the covered layers whose modules run again
+    for each sample. `shares`: what each parameter of the chosen modules is of them all. `weights`: how many the model
+    has. `undone`: how they were taken out of wrappers and prefixes. `reads_token_types`: whether zeros as token types
+    change its logits. `warnings`: what a reader of the plan and the report should know. `from_shapes`: why it follows
+    from shapes alone, "" where the model was loaded; `weightless`: whether that is for want of weights.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -46,6 +46,7 @@ class Probe(BaseModel):
     fallback: dict[str, RerunCost]
     shares: dict[str, ParameterShare]
     classes: int
+    class_names: tuple[str, ...] = ()
     inputs: ModelInputs
     model_bytes: int
     weights: int

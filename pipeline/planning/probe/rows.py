@@ -18,7 +18,7 @@ from pipeline.config.schema import ModelConfig
 from pipeline.errors import SourceError
 from pipeline.inputs.batches import TRACED_AT_ONCE
 from pipeline.inputs.model_inputs import ModelInputs
-from pipeline.models.load import LoadedModel
+from pipeline.models.interface import LoadedModel
 from pipeline.planning.memory import pass_bytes, step_bytes
 from pipeline.planning.probe.found import Probe, SampleSizes
 from pipeline.planning.recipe import projection_of
@@ -109,6 +109,7 @@ def findings(loaded: LoadedModel, rows: RowProbe, inputs: ModelInputs, sizes: Sa
         fallback=_fallback(loaded.module, rows.coverage),
         shares=dict(rows.shares),
         classes=classes,
+        class_names=loaded.known.class_names,
         inputs=inputs,
         model_bytes=_bytes_of(loaded.module),
         weights=_weights_of(loaded.module),

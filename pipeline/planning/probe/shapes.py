@@ -15,22 +15,22 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from infra.errors import StorageError
-from infra.storage.files import size_of
-from madcore import Measured
+from madcore import Inputs, Measured
 from madcore.measurements import logits_of, run
 from pipeline.config.audit_config import AuditConfig
 from pipeline.config.schema import ModelConfig
 from pipeline.data.sources import Source
 from pipeline.data.texts.reading import first_texts, longest_text
 from pipeline.errors import SourceError
-from pipeline.models.huggingface.folder import count_numbers, find_folder, has_weights, weight_files
-from pipeline.models.load import LoadedModel, load_shapes
+from pipeline.models.interface import LoadedModel, ModelSource
+from pipeline.models.load import load_shapes
+from pipeline.models.sources.choose import source_of
 from pipeline.models.user_code import user_code
 from pipeline.planning.memory import PROCESS_BYTES
 from pipeline.planning.probe.found import Probe
 from pipeline.planning.probe.rows import findings, shape_rows
 from pipeline.planning.probe.texts import filler, text_sizes
-from pipeline.planning.probe.vectors import first_samples, vector_sizes
+from pipeline.planning.probe.vectors import first_samples
 from pipeline.tasks.registry import VECTOR_TASKS
 
 META = torch.device("meta")
@@ -106,38 +106,16 @@ def _shapes_alone() -> Iterator[None]:
         _config.meta_nonzero_assume_all_nonzero = before
 
 
-def _fits(config: AuditConfig, model: ModelConfig) -> bool:
+def _fits(source: ModelSource, granted: int) -> bool:
     """Whether a worker can load a model, by the sizes of its files; true of files that are not to be read at all."""
     try:
-        if model.huggingface is not None:
-            files = weight_files(find_folder(config, model.huggingface), model.huggingface)
-            held = 4 * count_numbers(files, model.huggingface)
-        else:
-            held = size_of(config.locate(str(model.weights)))
+        return _loading_bytes(source.weight_bytes()) <= granted
     except (SourceError, StorageError):
         return True
-    return _loading_bytes(held) <= int(config.run.memory_per_worker)
 
 
 def _loading_bytes(held: int) -> int:
     return PROCESS_BYTES + 2 * held
-
-
-def _missing_weights(config: AuditConfig, model: ModelConfig) -> str:
-    """What is missing of a folder that has a config and no weights; "" where it has some.
-
-    Raises:
-        SourceError: there is no such folder.
-    """
-    if model.huggingface is None:
-        return ""
-    folder = find_folder(config, model.huggingface)
-    try:
-        if not has_weights(folder):
-            weight_files(folder, model.huggingface)
-    except SourceError as error:
-        return str(error)
-    return ""
 
 
 def probe_shapes(
@@ -149,8 +127,9 @@ def probe_shapes(
         SourceError: its folder or code is unusable, or its pass cannot be followed on shapes.
         ModelError: none of its layers can be covered.
     """
-    missing, granted = _missing_weights(config, model), int(config.run.memory_per_worker)
-    if not missing and _fits(config, model):
+    origin, granted = source_of(config, model), int(config.run.memory_per_worker)
+    missing = origin.missing_weights()
+    if not missing and _fits(origin, granted):
         return None
     loaded = load_shapes(config, model, source)
     needed = _loading_bytes(sum(tensor.nbytes for tensor in loaded.module.state_dict().values()))
@@ -166,13 +145,16 @@ def probe_shapes(
 
 
 def _vectors(loaded: LoadedModel, model: ModelConfig, trusted: Sequence[Source]) -> Probe:
-    first = first_samples(model, trusted, 1)
-    one = Measured(first.samples[0], VECTOR_TASKS[model.task].measurement(model)).to(META)
+    first, measurement = first_samples(loaded, model, trusted, 1), VECTOR_TASKS[model.task].measurement(model)
+
+    def measured(chosen: Sequence[Inputs]) -> Measured:
+        return Measured(first.together(chosen), measurement).to(META)
+
     with torch.no_grad():
-        logits = logits_of(run(loaded.module, one.inputs))
+        logits = logits_of(run(loaded.module, measured(first.samples[:1]).inputs))
     rows = shape_rows(loaded.module, model)
-    classes = int(logits.shape[1]) if model.has_classes else 0
-    return findings(loaded, rows, first.inputs, vector_sizes(rows, one, logits[:1].nbytes), classes)
+    inputs, sizes = first.sized(rows, measured, logits[:1].nbytes)
+    return findings(loaded, rows, inputs, sizes, int(logits.shape[1]) if model.has_classes else 0)
 
 
 def _texts(loaded: LoadedModel, model: ModelConfig, trusted: Sequence[Source]) -> Probe:

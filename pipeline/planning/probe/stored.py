@@ -18,7 +18,7 @@ from infra.version import installed_version, source_digest
 from pipeline.config.schema import ModelConfig
 from pipeline.data.sources import Source
 from pipeline.keys import key_of
-from pipeline.models.identity import ModelFiles
+from pipeline.models.interface import ModelFiles
 from pipeline.planning.probe.found import Probe
 from pipeline.root.logs import probe_log
 
@@ -72,7 +72,11 @@ def probe_key(model: ModelConfig, files: ModelFiles, trusted: Sequence[Source]) 
     return key_of(
         format=PROBE_FORMAT,
         files=list(files.lines),
-        settings={**model.model_dump(mode="json", exclude={*NOT_PROBED}), **read},
+        settings={
+            **model.model_dump(mode="json", exclude={*NOT_PROBED}),
+            **read,
+            "preprocesses": model.data.preprocesses,
+        },
         trusted=[source.key for source in trusted],
         versions=dict(_versions()),
     )

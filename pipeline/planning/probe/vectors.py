@@ -1,7 +1,6 @@
 """What a plan learns from a model with outputs (n, D), and a few trusted samples: images, or tensors."""
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -14,46 +13,63 @@ from pipeline.data.images.reading import first_images, scale_pixels
 from pipeline.data.sources import Source
 from pipeline.data.tensors import first_tensors
 from pipeline.errors import SourceError
-from pipeline.inputs.batches import joined
 from pipeline.inputs.images import ImageInputs
-from pipeline.inputs.model_inputs import ModelInputs
+from pipeline.inputs.processed import ProcessedImages, Recipe, first_processed
 from pipeline.inputs.tensors import TensorInputs
-from pipeline.models.load import LoadedModel
+from pipeline.models.interface import LoadedModel, SequenceFacts
 from pipeline.models.outputs import check_outputs
 from pipeline.models.user_code import user_code
-from pipeline.planning.probe.found import Probe, SampleSizes
-from pipeline.planning.probe.rows import CANDIDATES, ROOM, Report, RowProbe, check_finite, findings, probe_rows
+from pipeline.planning.probe.first import FirstSamples
+from pipeline.planning.probe.found import Probe
+from pipeline.planning.probe.rows import CANDIDATES, Report, check_finite, findings, probe_rows
+from pipeline.planning.probe.sequences import first_of_sequences
 from pipeline.tasks.registry import VECTOR_TASKS
+
+COLUMNS_OF = {
+    "texts": "is a text classifier; name the column of its texts, data.columns.text, or of its tokens, input_ids",
+    "audio": "is an audio classifier; name the columns of its inputs, such as data.columns.inputs: {input_values: x}",
+}
 
 CHECKED_OUTPUTS = 4  # trusted samples whose outputs tell whether they are logits
 
 
-@dataclass(frozen=True)
-class FirstSamples:
-    """The first readable trusted samples of a model: how such samples are read, and the inputs of each alone.
-
-    `together`: the inputs of several of them as one batch.
-    """
-
-    inputs: ModelInputs
-    samples: Sequence[Inputs]
-    together: Callable[[Sequence[Inputs]], Inputs]
-
-
-def first_samples(model: ModelConfig, trusted: Sequence[Source], wanted: int) -> FirstSamples:
+def first_samples(loaded: LoadedModel, model: ModelConfig, trusted: Sequence[Source], wanted: int) -> FirstSamples:
     """Read them, up to as many as wanted.
 
     Raises:
-        SourceError: the first rows hold none.
+        SourceError: the first rows hold none, or nothing says how an image becomes an input.
     """
     if model.data.columns.inputs is not None:
         arguments, arrays = first_tensors(trusted, model.data.columns.inputs, wanted)
         tensors = {name: torch.from_numpy(array).split(1) for name, array in arrays.items()}
         samples = [dict(zip(tensors, each, strict=True)) for each in zip(*tensors.values(), strict=True)]
-        return FirstSamples(TensorInputs(arguments), samples, joined)
+        return FirstSamples.of_one_size(TensorInputs(arguments), samples)
+    if model.samples == "sequences":
+        return _sequences(loaded.known.sequences, model, trusted, wanted)
+    if loaded.known.inputs not in ("", "images"):
+        raise SourceError(f"{model.described}: {COLUMNS_OF[loaded.known.inputs]}")
+    if not model.data.preprocesses and loaded.known.inputs == "images":
+        return _processed(loaded.known.recipe, model, trusted, wanted)
     images = first_images(trusted, wanted, model.data.preprocess)
     size = ImageInputs((int(images.shape[1]), int(images.shape[2])))
-    return FirstSamples(size, torch.from_numpy(scale_pixels(images, model.data.preprocess)).split(1), joined)
+    return FirstSamples.of_one_size(size, torch.from_numpy(scale_pixels(images, model.data.preprocess)).split(1))
+
+
+def _sequences(facts: SequenceFacts | None, model: ModelConfig, trusted: Sequence[Source], wanted: int) -> FirstSamples:
+    if facts is None:
+        raise SourceError(f"{model.described}: is no text classifier, and data.columns names text or input_ids")
+    return first_of_sequences(facts, model, trusted, wanted)
+
+
+def _processed(recipe: Recipe | None, model: ModelConfig, trusted: Sequence[Source], wanted: int) -> FirstSamples:
+    if recipe is None:
+        raise SourceError(
+            f"{model.described}: nothing there says how an image becomes its input; put preprocessor_config.json into "
+            "the folder, or set data.preprocess: {mean: [...], std: [...], size: ...} as the model was trained"
+        )
+    made = first_processed(trusted, wanted, recipe)
+    shape = (int(made.shape[1]), int(made.shape[2]), int(made.shape[3]))
+    return FirstSamples.of_one_size(ProcessedImages(recipe, shape), torch.from_numpy(made).split(1))
 
 
 def probe_vectors(loaded: LoadedModel, model: ModelConfig, trusted: Sequence[Source], report: Report) -> Probe:
@@ -63,7 +79,7 @@ def probe_vectors(loaded: LoadedModel, model: ModelConfig, trusted: Sequence[Sou
         SourceError: it does not accept the trusted samples, or returns something else than its task needs.
         ModelError: its outputs are random or mix samples, or none of its layers can be covered.
     """
-    first, task = first_samples(model, trusted, CANDIDATES), VECTOR_TASKS[model.task]
+    first, task = first_samples(loaded, model, trusted, CANDIDATES), VECTOR_TASKS[model.task]
     measurement = task.measurement(model)
 
     def measured(chosen: Sequence[Inputs]) -> Measured:
@@ -84,21 +100,10 @@ def probe_vectors(loaded: LoadedModel, model: ModelConfig, trusted: Sequence[Sou
     with user_code(f"{model.described}: a forward and backward pass on trusted samples of shape {together}"):
         rows = probe_rows(loaded.module, model, first.samples, measured, report)
         report("measuring the memory of a pass")
-        sizes = vector_sizes(rows, measured(first.samples[:1]), logits[:1].nbytes)
-    found = findings(loaded, rows, first.inputs, sizes, int(logits.shape[1]) if model.has_classes else 0)
-    return found.model_copy(update={"warnings": (doubt, *found.warnings)}) if doubt else found
-
-
-def vector_sizes(rows: RowProbe, one: Measured, output_bytes: int) -> SampleSizes:
-    """What samples take of which this is one, and whose outputs have so many bytes."""
-    tensors = [one.inputs] if isinstance(one.inputs, Tensor) else [*one.inputs.values()]
-    input_bytes = sum(tensor.nbytes for tensor in tensors)
-    return SampleSizes(
-        sample_bytes=round(ROOM * (rows.bytes_of(one) + input_bytes)),
-        input_bytes=input_bytes,
-        retained_bytes_per_sample=output_bytes + 2 * input_bytes,
-        samples_per_pass=rows.samples_per_pass(one),
-    )
+        inputs, sizes = first.sized(rows, measured, logits[:1].nbytes)
+    found = findings(loaded, rows, inputs, sizes, int(logits.shape[1]) if model.has_classes else 0)
+    warnings = [one for one in (doubt, *first.warnings) if one]
+    return found.model_copy(update={"warnings": (*warnings, *found.warnings)})
 
 
 def _shape(inputs: Inputs) -> str:

@@ -38,7 +38,8 @@ class ReportInputs:
     @property
     def criterion(self) -> Criterion:
         """What a trusted sample must be to explain anything."""
-        return LABELLED if self.plan.config.has_classes else FINITE
+        config = self.plan.config
+        return LABELLED if config.has_classes and not config.untrained else FINITE
 
     @property
     def infinite(self) -> int:

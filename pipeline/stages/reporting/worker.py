@@ -73,6 +73,7 @@ def reporting_key(plan: ModelPlan, parts: tuple[ScorePart, ...], references_cont
     """
     of_stored: dict[str, JsonValue] = {"pictures": "stored", "dropped": [*plan.dropped]} if plan.stored else {}
     little = share_without_verdict(plan)
+    of_names: dict[str, JsonValue] = {"class_names": [*plan.class_names]} if plan.class_names else {}
     of_verdict: dict[str, JsonValue] = {"share_of_gradient": percent(little)} if little is not None else {}
     return key_of(
         format=REPORT_FORMAT,
@@ -83,6 +84,7 @@ def reporting_key(plan: ModelPlan, parts: tuple[ScorePart, ...], references_cont
         truth={source.key: described_roles(source, source.truth, plan.class_names) for source in plan.audited},
         **of_stored,
         **of_verdict,
+        **of_names,
     )
 
 

@@ -43,11 +43,15 @@ MISFITS = {
     "two models in one": (
         "",
         "architecture: net.py:build\nkwargs: {width: 3}",
-        "models.chat: give either architecture and weights, or huggingface, not both "
-        "(here: huggingface, architecture, kwargs)",
+        "models.chat: name the model in one way, by architecture or huggingface "
+        "(here: architecture, huggingface, kwargs)",
     ),
     "no model": ("", "huggingface: null", "models.chat: give huggingface, the folder of a causal language model"),
-    "no classifier": ("", "huggingface: null\ntask: classification", "models.chat: give architecture and weights"),
+    "no classifier": (
+        "",
+        "huggingface: null\ntask: classification",
+        "models.chat: give architecture and weights, or huggingface",
+    ),
     "half a classifier": (
         "",
         "huggingface: null\ntask: classification\nweights: a.pt",
@@ -64,10 +68,10 @@ MISFITS = {
         "models.chat: give huggingface, the folder of a causal language model; "
         "architecture and weights are for the task classification, not causal_lm",
     ),
-    "a language model of images": (
+    "arguments of a folder": (
         "",
-        "task: classification",
-        "models.chat: huggingface is for the task causal_lm, not classification; set task: causal_lm",
+        "kwargs: {width: 3}",
+        "models.chat: kwargs does not go with huggingface; it belongs to architecture",
     ),
 }
 

@@ -47,9 +47,14 @@ UNKNOWN = {
     "of the whole, in a model": (
         "",
         "run: {}",
-        "models.net.run: unknown key; valid keys: name, architecture, kwargs, weights, huggingface, outputs, task",
+        "models.net.run: unknown key; valid keys: name, architecture, kwargs, weights, huggingface, adapter, outputs",
     ),
     "misspelt": ("", "hugginface: /models/chat", "models.net.hugginface: unknown key; did you mean 'huggingface'?"),
+    "what is noted of a control": (
+        "",
+        "untrained: true",
+        "models.net.untrained: unknown key; did you mean control: untrained?",
+    ),
     "the folder": ("folder: /tmp", "", "folder: unknown key; valid keys: root, models"),
     "no text": ("1: 2", "", "1: unknown key; valid keys: root, models"),
 }

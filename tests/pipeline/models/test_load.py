@@ -11,7 +11,8 @@ from safetensors.torch import save_file
 from infra.storage.files import digest
 from pipeline.config.audit_config import AuditConfig
 from pipeline.errors import SourceError
-from pipeline.models.load import LoadedModel, load_model
+from pipeline.models.interface import LoadedModel
+from pipeline.models.load import load_model
 from tests.pipeline.config.configs import MINIMAL, MODEL
 
 SOURCE = """from torch import nn

@@ -33,6 +33,11 @@ CHOOSING: dict[str, tuple[dict[str, JsonValue], str]] = {
     "in a list of parts": ({"parts": [{"_attn_implementation": "x/kernel"}]}, ELSEWHERE),
     "paged": ({"attn_implementation": "paged|x/kernel"}, ELSEWHERE),
     "kernels of experts": ({"experts_implementation": "deepgemm"}, f"{ELSEWHERE} (experts_implementation: 'deepgemm')"),
+    "a model of timm": (
+        {"model_type": "timm_wrapper"},
+        "asks for a model of the package timm (model_type: 'timm_wrapper')",
+    ),
+    "a part of timm": ({"backbone_config": {"use_timm_backbone": True}}, "asks for a model of the package timm"),
     "no name": ({"attn_implementation": 3}, ELSEWHERE),
 }
 

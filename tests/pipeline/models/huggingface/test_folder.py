@@ -5,10 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.config.audit_config import AuditConfig
 from pipeline.errors import SourceError
-from pipeline.models.huggingface.folder import check_sizes, find_folder, weight_files
-from tests.pipeline.config.configs import MINIMAL
+from pipeline.models.huggingface.folder import check_sizes, weight_files
 
 
 def folder(place: Path, **files: str) -> Path:
@@ -79,17 +77,3 @@ def test_links_are_followed_and_one_to_nothing_is_named(tmp_path: Path) -> None:
         SourceError, match=r"model\.safetensors is a link to \.\./blob, which is not there; was the folder"
     ):
         weight_files(place, "chat")
-
-
-def test_a_folder_is_found_from_the_config_and_other_places_are_refused(tmp_path: Path) -> None:
-    config = AuditConfig.parse(MINIMAL, str(tmp_path))
-    (tmp_path / "chat").mkdir()
-    (tmp_path / "file").touch()
-    assert find_folder(config, "chat") == find_folder(config, f"file://{tmp_path}/chat") == tmp_path / "chat"
-    for name, says in (
-        ("s3://b/chat", "expected a folder of this machine or an id on the hub"),
-        ("file", "is a file; name the folder"),
-        ("./a/b/c", "no such folder"),
-    ):
-        with pytest.raises(SourceError, match=says):
-            find_folder(config, name)

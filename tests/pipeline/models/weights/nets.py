@@ -11,7 +11,8 @@ from torch.nn.utils.parametrizations import weight_norm
 
 from pipeline.config.audit_config import AuditConfig
 from pipeline.errors import SourceError
-from pipeline.models.load import LoadedModel, load_model
+from pipeline.models.interface import LoadedModel
+from pipeline.models.load import load_model
 from tests.pipeline.config.configs import MINIMAL, MODEL
 
 

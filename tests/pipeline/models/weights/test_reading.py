@@ -302,3 +302,14 @@ def test_a_file_larger_than_memory_is_refused_before_it_is_read(tmp_path: Path) 
         match=r"weights large\.safetensors: 1,024\.0 GiB cannot fit, run\.memory_per_worker grants 4\.0 GiB",
     ):
         load_model(config, config.models[0])
+
+
+@pytest.mark.parametrize("first", [b"\x80", b"PK"], ids=["pickle", "archive"])
+def test_safetensors_whose_header_is_as_long_as_a_pickle_begins_are_read(first: bytes) -> None:
+    tensor = torch.arange(3.0)
+    length = int.from_bytes(first.ljust(8, b"\0"), "little")
+    header = b'{"weight":{"dtype":"F32","shape":[3],"data_offsets":[0,12]}}'
+    data = length.to_bytes(8, "little") + header.ljust(length) + tensor.numpy().tobytes()
+    assert data.startswith(first)
+    (state,) = parse_weights(data, "net.safetensors")
+    assert torch.equal(state.tensors["weight"], tensor)
