@@ -174,7 +174,7 @@ def rescore(
         str | None,
         typer.Option(
             metavar="FILE",
-            help="Ids of trusted samples to leave out: a text file with one id per line, or a table (CSV, Parquet, Arrow, JSON lines).",
+            help="Ids of trusted samples to leave out: a text file with one id per line, or a table, such as CSV or Parquet.",
         ),
     ] = None,
     executor: Executor = "serial",
