@@ -174,7 +174,7 @@ def rescore(
         str | None,
         typer.Option(
             metavar="FILE",
-            help="Ids of trusted samples to leave out: a text file with one id per line, or a table, such as CSV or Parquet.",
+            help="Ids of trusted samples to leave out: a text file with one id per line, or a table of them.",
         ),
     ] = None,
     executor: Executor = "serial",
