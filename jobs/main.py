@@ -178,7 +178,7 @@ def rescore(
         str | None,
         typer.Option(
             metavar="FILE",
-            help="Ids of trusted samples to leave out: a text file with one id per line, a CSV or a Parquet file.",
+            help="Ids of trusted samples to leave out: a text file with one id per line, or a table of them.",
         ),
     ] = None,
     executor: Executor = "serial",

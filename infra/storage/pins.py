@@ -32,6 +32,8 @@ from infra.storage.system_errors import translated_errors
 
 CHUNK = 8 << 20
 
+MOST_SEEN = 1 << 16
+
 _SEEN: dict[tuple[InputFile, Sighting | None], Sighting] = {}  # how this process last saw a pinned file
 _FETCHED: set[tuple[str, str]] = set()  # files and versions of other stores that this process has opened
 _FETCHING = Lock()
@@ -202,6 +204,8 @@ def _compare_status(file: InputFile, path: str, status: os.stat_result) -> None:
     before = _SEEN.get(key) or (file.seen if file.seen is not None and file.seen.view == here.view else here)
     if not before.same_file(here) and not _has_contents(file, path, here):
         raise changed(file, "another file of the same size and time is in its place, or its rights or links changed")
+    if len(_SEEN) >= MOST_SEEN:
+        _SEEN.clear()  # of folders with many images
     _SEEN[key] = here
 
 

@@ -27,6 +27,9 @@ from pipeline.errors import SourceError
 
 CHECKED_AT_ONCE = 1024
 
+
+TEXT_ROLES = ("text", "prompt", "completion")
+
 Recall = Callable[[InputFile, ModelConfig], tuple[Layout, int] | None]
 
 
@@ -109,8 +112,14 @@ def _source(file: InputFile, model: ModelConfig, split: Split, recall: Recall) -
     named = [getattr(columns, role) for role in ("id", *possible_roles(model.samples), *TRUTH)]
     with PinnedInput(file) as handle:
         read = [TYPE_IDS, *columns.of_tensors, *(name for name in named if name is not None)]
-        table = inspect(handle, file, read, [columns.id], lambda: recall(file, model))
+        table = inspect(handle, file, read, _texts(columns), lambda: recall(file, model))
     return _fitting(file, table, model, split) if table.rows else None
+
+
+def _texts(columns: Columns) -> list[str]:
+    """The columns that are text, whatever their values look like."""
+    texts = (getattr(columns, role, None) for role in TEXT_ROLES)
+    return [columns.id, *(name for name in texts if isinstance(name, str))]
 
 
 def _fitting(file: InputFile, table: Table, model: ModelConfig, split: Split) -> Source:
