@@ -112,6 +112,9 @@ def _for_the_samples(index: int, model: ModelConfig, raw: Raw) -> list[str]:
     """Columns that are for models of another kind."""
     where, columns = place_of(("models", index, "data", "columns"), raw), model.data.columns
     lines = []
+    if model.output is not None and model.is_text:
+        place = place_of(("models", index), raw)
+        lines.append(f"{place}: output is for models of images, texts to classify and tensors; leave it out")
     if columns.text is not None and model.is_text:
         lines.append(f"{where}: text is for classifiers of texts; the task causal_lm reads input_ids")
     if columns.of_sequences and not model.is_text and model.huggingface is None:

@@ -48,6 +48,8 @@ def _settings_of_rows(
     if sampling:
         more = {"sampling": [source.key for source in sampling], "label": columns.label}
     more |= _settings_of_inputs(model, probed.inputs, columns)
+    if model.output is not None:
+        more["output"] = model.output
     if model.outputs == PROBABILITIES:
         more |= {"outputs": PROBABILITIES}
     return {

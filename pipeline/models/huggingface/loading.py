@@ -140,11 +140,12 @@ def _head(folder: Path, name: str, task: str) -> Head:
 
 def _found(place: FolderPlace) -> tuple[Path, str]:
     """The folder, and its name in the config."""
-    _check_installed(place.name)
+    check_installed(place.name)
     return place.find(), place.name
 
 
-def _check_installed(name: str) -> None:
+def check_installed(name: str) -> None:
+    """Raise SourceError where transformers is not installed."""
     if importlib.util.find_spec("transformers") is None:
         raise SourceError(
             f"huggingface {name}: needs the package transformers, which is not installed; "

@@ -55,6 +55,10 @@ def first_samples(loaded: LoadedModel, model: ModelConfig, trusted: Sequence[Sou
     return FirstSamples.of_one_size(size, torch.from_numpy(scale_pixels(images, model.data.preprocess)).split(1))
 
 
+def _by_folder(model: ModelConfig) -> str:
+    return "put preprocessor_config.json into the folder, or " if model.huggingface is not None else ""
+
+
 def _sequences(facts: SequenceFacts | None, model: ModelConfig, trusted: Sequence[Source], wanted: int) -> FirstSamples:
     if facts is None:
         raise SourceError(f"{model.described}: is no text classifier, and data.columns names text or input_ids")
@@ -64,8 +68,8 @@ def _sequences(facts: SequenceFacts | None, model: ModelConfig, trusted: Sequenc
 def _processed(recipe: Recipe | None, model: ModelConfig, trusted: Sequence[Source], wanted: int) -> FirstSamples:
     if recipe is None:
         raise SourceError(
-            f"{model.described}: nothing there says how an image becomes its input; put preprocessor_config.json into "
-            "the folder, or set data.preprocess: {mean: [...], std: [...], size: ...} as the model was trained"
+            f"{model.described}: nothing there says how an image becomes its input; {_by_folder(model)}set "
+            "data.preprocess: {mean: [...], std: [...], size: ...} as the model was trained"
         )
     made = first_processed(trusted, wanted, recipe)
     shape = (int(made.shape[1]), int(made.shape[2]), int(made.shape[3]))
@@ -92,7 +96,7 @@ def probe_vectors(loaded: LoadedModel, model: ModelConfig, trusted: Sequence[Sou
     if not isinstance(logits, Tensor) or not task.accepts(logits):
         raise SourceError(
             f"{model.described}: expected {task.expected} from a forward pass, got {_returned(outputs)}; "
-            f"return them as a tensor, or as the attribute `logits` of an object{_other_task(logits)}"
+            f"return them as a tensor, or as the attribute `logits` of an object{_which(outputs)}{_other_task(logits)}"
         )
     check_finite(loaded, model, logits)
     doubt = check_outputs(model, logits)
@@ -110,6 +114,13 @@ def _shape(inputs: Inputs) -> str:
     if isinstance(inputs, Tensor):
         return str(tuple(inputs.shape))
     return ", ".join(f"{name} {tuple(tensor.shape)} of {str(tensor.dtype)[6:]}" for name, tensor in inputs.items())
+
+
+def _which(outputs: object) -> str:
+    """What to add where there are several outputs."""
+    if isinstance(outputs, Mapping) and outputs:
+        return f", or name one in the model's entry, such as output: {next(iter(outputs))}"
+    return ", or number one in the model's entry, output: 0" if isinstance(outputs, tuple | list) and outputs else ""
 
 
 def _other_task(outputs: object) -> str:
