@@ -61,9 +61,9 @@ def test_a_part_is_its_images_in_the_order_of_their_paths(folder: Path) -> None:
 def test_files_that_changed_since_are_noticed(folder: Path) -> None:
     part = part_of(folder)
     digest, members = digest_of(part), open_part(part).members
-    (folder / "a" / "1.png").write_bytes(b"another")
+    (folder / "a" / "1.png").write_bytes(b"another one")
     for reads in (lambda: confirm([part]), lambda: PinnedInput(members[2])):
-        with pytest.raises(Changed, match=r"a/1\.png: changed while the audit ran \(it had 7 bytes"):
+        with pytest.raises(Changed, match=r"a/1\.png: changed while the audit ran \(it had 7 bytes, and has 11"):
             reads()
     other = part_of(folder)
     assert other.identity != part.identity
