@@ -67,7 +67,7 @@ def test_files_that_changed_since_are_noticed(folder: Path) -> None:
             reads()
     other = part_of(folder)
     assert other.identity != part.identity
-    with pytest.raises(Changed, match=r"photos\[6\.png to a/c/3\.png\]: its files changed while the audit ran"):
+    with pytest.raises(Changed, match=r"photos\[6\.png to a/c/3\.png\]: files in it changed while the audit ran"):
         open_part(part)
     (folder / "a" / "1.png").write_bytes(b"a/1.png")
     again = part_of(folder)
