@@ -15,6 +15,10 @@ class Missing(StorageError, FileNotFoundError):
     """There is no such file."""
 
 
+class IsFolder(StorageError, IsADirectoryError):
+    """A folder is where a file was expected."""
+
+
 class Changed(StorageError):
     """An input file is not the one any more that was found when the work on it was planned."""
 

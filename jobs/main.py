@@ -82,16 +82,20 @@ def demo(
 @app.command()
 def init(
     folder: Annotated[str, typer.Argument(metavar="[DIR]", help="Where to write audit.yaml.")] = ".",
+    source: Annotated[
+        str | None,
+        typer.Option("--from", metavar="FOLDER", help="A folder of a Hugging Face model or an adapter to audit."),
+    ] = None,
     output: Output = "text",
     verbose: Verbose = 0,
     quiet: Quiet = False,
     version: Version = False,
 ) -> None:
-    """Write audit.yaml, a commented example config."""
+    """Write audit.yaml: a commented example config, or one for a model's folder."""
     with edge(Common(output, verbose, quiet)) as common:
         from jobs.example import write_example  # noqa: PLC0415
 
-        write_example(folder, common)
+        write_example(folder, source, common)
 
 
 @app.command()
@@ -174,7 +178,7 @@ def rescore(
         str | None,
         typer.Option(
             metavar="FILE",
-            help="Ids of trusted samples to leave out: a text file with one id per line, a CSV or a Parquet file.",
+            help="Ids of trusted samples to leave out: a text file with one id per line, or a table of them.",
         ),
     ] = None,
     executor: Executor = "serial",

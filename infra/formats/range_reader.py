@@ -5,10 +5,12 @@ from collections.abc import Iterator, Sequence
 import pyarrow as pa
 
 from infra.formats.data.contract import Layout
-from infra.formats.data.formats import format_of
+from infra.formats.data.formats import format_of, inspect
 from infra.formats.tables import read_rows
 from infra.storage.identity import InputFile, place_of
 from infra.storage.pins import PinnedInput
+
+AT_ONCE = 65536
 
 
 class RangeReader:
@@ -69,3 +71,22 @@ def read_range(
     with PinnedInput(source) as handle:
         table = format_of(layout).open(handle, place_of(source), layout, columns, batch_rows)
         yield from table.read(rows.start, rows.stop)
+
+
+def read_texts(file: InputFile, columns: Sequence[str]) -> tuple[pa.Table, list[str]]:
+    """All rows of those of the columns that a file has, text where its format leaves the types of values open.
+
+    A column that the file has more than once is there as often, and empty. Beside them, the names of all its columns.
+
+    Raises:
+        Changed: the file is not the one that was found.
+        StorageError: it cannot be read.
+    """
+    with PinnedInput(file) as handle:
+        table = inspect(handle, file, columns, columns)
+    fields = [field for field in table.schema if field.name in columns]
+    names = [field.name for field in fields]
+    if len(set(names)) < len(names) or not names:
+        return pa.schema(fields).empty_table(), table.schema.names
+    batches = read_range(file, table.layout, range(table.rows), names, AT_ONCE)
+    return pa.Table.from_batches(batches, pa.schema(fields)), table.schema.names

@@ -9,7 +9,7 @@ from typing import IO
 from fsspec import AbstractFileSystem
 from fsspec.implementations.local import LocalFileSystem
 
-from infra.errors import Missing, StorageError
+from infra.errors import IsFolder, Missing, StorageError
 from infra.storage.globs import DiskGlob, glob_store, is_pattern
 from infra.storage.identity import InputFile, sighting, size_in, version_of
 from infra.storage.storage import S3_SCHEMES, resolve
@@ -38,6 +38,7 @@ def find(name: str, url: str) -> Found:
 
     Raises:
         Missing: a path that is not a glob has no file.
+        IsFolder: it is a folder.
         StorageError: it is no file, or the store cannot be read.
     """
     filesystem, path = resolve(url)
@@ -119,7 +120,7 @@ def _named_like(name: str, pattern: str, match: str) -> str:
 def _refuse_others(name: str, info: Info, instead: str) -> None:
     """Refuse what is no file; reading a pipe would wait for ever."""
     if info["type"] == "directory":
-        raise StorageError(f"{name}: is a folder, not a file; {instead}")
+        raise IsFolder(f"{name}: is a folder, not a file; {instead}")
     if info["type"] != "file":
         raise StorageError(f"{name}: is a pipe, a socket or a device, not a file; name a file")
 

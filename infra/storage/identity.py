@@ -43,8 +43,19 @@ class Sighting:
 
 
 @dataclass(frozen=True)
+class Part:
+    """Files in a folder that count as one: those with paths in the folder from `first` to `last`, in their order."""
+
+    folder: str
+    first: str
+    last: str
+
+
+@dataclass(frozen=True)
 class InputFile:
     """A file as it is now: `name` as configured, `version` its etag or modification time, "" where a store tells none.
+
+    `part`: the files of a folder that it stands for, of which `version` is a digest; None for a file.
 
     `seen`: how this machine's disk has it, None elsewhere. `contents`: the SHA-256 of its bytes, "" where nobody has
     read them. `by_contents`: whether the contents, not size and version, identify it.
@@ -57,6 +68,7 @@ class InputFile:
     seen: Annotated[Sighting | None, _UNSAID] = field(default=None, compare=False)
     contents: Annotated[str, _UNSAID] = field(default="", compare=False)
     by_contents: Annotated[bool, _UNSAID] = False
+    part: Annotated[Part | None, _UNSAID] = None
 
     @property
     def identity(self) -> str:

@@ -23,13 +23,16 @@ from fsspec.implementations.cached import CachingFileSystem
 from fsspec.implementations.local import LocalFileSystem
 
 from infra.errors import Changed, Missing, StorageError
-from infra.storage.files import open_input
+from infra.storage.files import digest, open_input
 from infra.storage.identity import NO_VERSION, InputFile, Sighting, sighting, size_in, version_of
+from infra.storage.parts import open_part
 from infra.storage.scratch import scratch_errors
 from infra.storage.storage import S3_SCHEMES, resolve
 from infra.storage.system_errors import translated_errors
 
 CHUNK = 8 << 20
+
+MOST_SEEN = 1 << 16
 
 _SEEN: dict[tuple[InputFile, Sighting | None], Sighting] = {}  # how this process last saw a pinned file
 _FETCHED: set[tuple[str, str]] = set()  # files and versions of other stores that this process has opened
@@ -85,10 +88,18 @@ def confirm(files: Iterable[InputFile]) -> None:
         Changed: one is not the file that was found any more.
         StorageError: one cannot be opened.
     """
-    for file in files:
-        if not _is_copied(file):
+    for own in (member for file in files for member in _on_this_disk(file)):
+        if not _is_copied(own):
             with suppress(Missing):
-                PinnedInput(file).handle.close()
+                PinnedInput(own).handle.close()
+
+
+def _on_this_disk(file: InputFile) -> list[InputFile]:
+    """The file; of a part, its files on a disk. Those in a store were compared when they were read, whole."""
+    if file.part is None:
+        return [file]
+    local = isinstance(resolve(file.part.folder)[0], LocalFileSystem)
+    return open_part(file).members if local else []
 
 
 def digest_of(file: InputFile) -> str:
@@ -98,6 +109,9 @@ def digest_of(file: InputFile) -> str:
         Changed: it is not the file that was found.
         StorageError: it cannot be read.
     """
+    if file.part is not None:
+        lines = (f"{member.name} {digest_of(member)}\n" for member in open_part(file).members)
+        return digest("".join(lines).encode())
     if file.version in NO_VERSION:
         with _FETCHING:
             _forget_copies(resolve(file.url)[0])
@@ -129,6 +143,8 @@ def changed(file: InputFile, how: str) -> Changed:
 
 
 def _open(file: InputFile) -> Opened:
+    if file.part is not None:
+        return open_part(file), _nothing
     filesystem, path = resolve(file.url)
     if isinstance(filesystem, LocalFileSystem):
         return _open_on_disk(file, filesystem, path)
@@ -188,6 +204,8 @@ def _compare_status(file: InputFile, path: str, status: os.stat_result) -> None:
     before = _SEEN.get(key) or (file.seen if file.seen is not None and file.seen.view == here.view else here)
     if not before.same_file(here) and not _has_contents(file, path, here):
         raise changed(file, "another file of the same size and time is in its place, or its rights or links changed")
+    if len(_SEEN) >= MOST_SEEN:
+        _SEEN.clear()  # of folders with many images
     _SEEN[key] = here
 
 

@@ -24,7 +24,8 @@ def explanation_text(found: Explanation) -> str:
         )
     ]
     if found.prediction != NO_CLASS:
-        lines.append(f"prediction: class {found.prediction}, confidence {share(found.confidence)}")
+        named = f"{found.class_name} ({found.prediction})" if found.class_name is not None else str(found.prediction)
+        lines.append(sentence(f"prediction: class {named}, confidence {share(found.confidence)}"))
     if found.score is not None:
         threshold = f"threshold {found.threshold:.5g}: " if found.threshold is not None else ""
         lines.append(f"score: {found.score:.5g} ({threshold}{'flagged' if found.flagged else 'not flagged'})")

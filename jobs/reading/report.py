@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 import pyarrow as pa
 import pyarrow.compute as pc
+from pydantic import JsonValue
 
 from infra.errors import StorageError
 from jobs.console import Common
@@ -88,7 +89,7 @@ def _listings(models: Mapping[str, _ModelReport]) -> list[str]:
     texts = []
     for name, model in models.items():
         columns = (*SHOWN, "review") if model.reviewed is not None else SHOWN
-        cells = [[_cell(row[column]) for column in columns] for row in model.top]
+        cells = [[_shown(model.summary, column, row[column]) for column in columns] for row in model.top]
         title = f"{name}: the {len(cells)} most anomalous of its flagged samples"
         texts += [table(columns, cells, title)] if cells else []
     return texts
@@ -111,6 +112,11 @@ def _top_flagged(audit: Audit, name: str, top: int, reviews: Mapping[str, str]) 
         {**row, "score": None if row["status"] == FLAT else row["score"], "review": reviews.get(row["sample_id"])}
         for row in rows
     ]
+
+
+def _shown(summary: Summary, column: str, value: JsonValue) -> str:
+    """A cell; a predicted class by its name where it has one."""
+    return summary.class_named(value) if column == "prediction" and isinstance(value, int) else _cell(value)
 
 
 def _cell(value: object) -> str:

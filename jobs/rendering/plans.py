@@ -2,9 +2,11 @@
 
 from dataclasses import asdict
 
+from infra.formats.data.formats import PARQUET
 from jobs.rendering.tables import size, table
 from jobs.rendering.terminal import sentence
 from madcore import RerunCost
+from pipeline.data.sources import Source
 from pipeline.operations.cost import RUN_REQUESTS
 from pipeline.planning.checks.limits import certifiable
 from pipeline.planning.coverage import coverage_warning, percent, shares_of
@@ -64,6 +66,7 @@ def _planned(model: ModelPlan) -> JsonObject:
             source.file.name: {role: str(getattr(source.columns, role)) for role in source.inputs}
             for source in (*model.trusted, *model.audited, *model.sampling)
         },
+        "taken_as": {source.file.name: source.taken_as for source in _all_sources(model)},
         "refused_files": dict(model.refused_files),
         "tasks": len(model.row_tasks),
         "row_numbers": model.layout.k,
@@ -137,6 +140,7 @@ def _notes(model: ModelPlan) -> list[str]:
     notes = [f"warning: {warning}" for warning in model.recipe.warnings]
     notes += [f"planned from shapes alone, no layer is checked: {model.from_shapes}"] if model.from_shapes else []
     notes += _columns_read(model) if model.config.is_text else []
+    notes += _files_read(model)
     notes += [_chains(model)] if model.config.traced else []
     notes += [f"the fdr target can flag no fewer than {group:,} samples, if any"] if group else []
     little = coverage_warning(model)
@@ -158,6 +162,21 @@ def _columns_read(model: ModelPlan) -> list[str]:
     if len(files) == 1:
         return [f"texts are read from {read}" for read in files]
     return [f"texts of {_some(names)} are read from {read}" for read, names in files.items()]
+
+
+def _files_read(model: ModelPlan) -> list[str]:
+    """Which files are taken for something else than Parquet, and which have no ids of their own."""
+    kinds = dict[str, list[str]]()
+    for source in _all_sources(model):
+        kinds.setdefault(source.taken_as, []).append(source.file.name)
+    notes = [f"taken as {kind}: {_some(names)}" for kind, names in kinds.items() if kind != PARQUET.described]
+    numbered = [source.file.name for source in _all_sources(model) if source.numbered]
+    return notes + ([f"without a column of ids, named by file and row: {_some(numbered)}"] if numbered else [])
+
+
+def _all_sources(model: ModelPlan) -> list[Source]:
+    """All files, each once."""
+    return [*{source.key: source for source in (*model.sources, *model.sampling)}.values()]
 
 
 def _some(names: list[str]) -> str:

@@ -27,6 +27,7 @@ def misfits(index: int, model: ModelConfig, raw: Raw) -> list[str]:
         *_for_the_task(index, model, raw),
         *_for_the_score(index, model, raw),
         *_for_the_estimator(index, model, raw),
+        *_for_the_samples(index, model, raw),
         *odd_sources(index, model, raw),
     ]
 
@@ -104,7 +105,32 @@ def _for_the_estimator(index: int, model: ModelConfig, raw: Raw) -> list[str]:
             f"{estimator}: measured chooses among the outputs of the tasks {' and '.join(MANY_OUTPUTS)}, and the task "
             f"is {model.task}; leave it out"
         )
-    if model.data.columns.inputs is not None and model.is_text:
-        columns = place_of(("models", index, "data", "columns"), raw)
-        lines.append(f"{columns}: inputs is for models of tensors; the task causal_lm reads input_ids")
+    return lines
+
+
+def _for_the_samples(index: int, model: ModelConfig, raw: Raw) -> list[str]:
+    """Columns that are for models of another kind."""
+    where, columns = place_of(("models", index, "data", "columns"), raw), model.data.columns
+    lines = []
+    if model.output is not None and model.is_text:
+        place = place_of(("models", index), raw)
+        lines.append(f"{place}: output is for models of images, texts to classify and tensors; leave it out")
+    if columns.text is not None and model.is_text:
+        lines.append(f"{where}: text is for classifiers of texts; the task causal_lm reads input_ids")
+    made = [role for role in ("messages", "prompt", "completion") if getattr(columns, role) is not None]
+    if made and not model.is_text:
+        lines.append(f"{where}: {made[0]} is for the task causal_lm, and the task is {model.task}")
+    elif made not in ([], ["messages"], ["prompt", "completion"]):
+        lines.append(f"{where}: give either messages, or prompt and completion (here: {', '.join(made)})")
+    if columns.of_sequences and not model.is_text and model.huggingface is None:
+        lines.append(
+            f"{where}: text and input_ids are for models that huggingface names; give inputs, such as "
+            "{input_ids: ids, attention_mask: mask}, whose lists are all of one length"
+        )
+    if columns.of_sequences and not model.is_text and model.traced is not None:
+        estimator = place_of(("models", index, "estimator"), raw)
+        lines.append(f"{estimator}: loss_trace needs samples of one size, and texts are of many; valid: gradient")
+    if columns.inputs is not None and (model.is_text or columns.of_sequences):
+        read = "the task causal_lm reads input_ids" if model.is_text else "leave it out beside text or input_ids"
+        lines.append(f"{where}: inputs is for models of tensors; {read}")
     return lines

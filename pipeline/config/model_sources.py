@@ -9,8 +9,9 @@ from pipeline.config.sections import Raw
 KINDS: dict[str, tuple[str, ...]] = {
     "architecture": ("weights", "kwargs"),
     "huggingface": ("adapter",),
+    "timm": ("weights", "kwargs"),
+    "torchvision": ("weights", "kwargs"),
 }
-NEEDED: dict[str, tuple[str, ...]] = {"architecture": ("weights",), "huggingface": ()}
 KEYS = tuple(dict.fromkeys([*KINDS, *(key for own in KINDS.values() for key in own)]))
 
 
@@ -26,7 +27,7 @@ def odd_sources(index: int, model: ModelConfig, raw: Raw) -> list[str]:
     if stray:
         belongs = ", ".join(other for other in KINDS if stray[0] in KINDS[other])
         return [f"{where}: {stray[0]} does not go with {kind}; it belongs to {belongs}"]
-    missing = [key for key in NEEDED[kind] if key not in given]
+    missing = [key for key in KINDS[kind] if key == "weights" and key not in given]
     if model.is_text and kind != "huggingface" and not missing:
         return [
             f"{where}: give huggingface, the folder of a causal language model; {kind} and weights are for the task "

@@ -15,6 +15,9 @@ PerChannel = Annotated[
 UNSAID = Field(exclude_if=operator.not_)  # records of earlier versions of mad have no such key
 
 
+TYPE_IDS = "token_type_ids"
+
+
 CHANNELS = {1: "grey", 3: "RGB"}
 
 
@@ -35,12 +38,32 @@ class Columns(Section):
     image: str = "image"
     """Column of images: encoded bytes, or a Hugging Face image struct `{bytes, path}`. Paths are not followed."""
 
+    text: Annotated[str | None, UNSAID] = None
+    """Column of texts, for a text classifier: its folder's own tokenizer makes tokens of them, and cuts them to the
+    length that the model takes."""
+
+    messages: Annotated[str | None, UNSAID] = None
+    """Column of conversations, for a language model: lists of `{role, content}`, whose last turn, the assistant's, is
+    the completion. The template of its folder's tokenizer makes tokens of them."""
+
+    prompt: Annotated[str | None, UNSAID] = None
+    """Column of prompts, for a language model, together with `completion`: the folder's tokenizer makes tokens of the
+    two texts, one behind the other."""
+
+    completion: Annotated[str | None, UNSAID] = None
+    """Column of completions, together with `prompt`."""
+
     input_ids: str = "input_ids"
-    """Column of token ids, prompt and completion together: a list of integers per sample."""
+    """Column of token ids: a list of integers per sample; of a language model, prompt and completion together. A text
+    classifier reads them where the config names this column."""
 
     attention_mask: str | None = "attention_mask"
     """Column that says which of the ids are tokens (1) and which are padding (0), at either end: a list as long as
     that of the ids. Padding is taken off before anything is measured. Optional; null to ignore it."""
+
+    token_type_ids: Annotated[str | None, Field(exclude_if=lambda name: name == TYPE_IDS)] = TYPE_IDS
+    """Column of the types of tokens, for a text classifier: a list as long as that of the ids. Optional; null to ignore
+    it."""
 
     completion_start: str | None = "completion_start"
     """Column of the index of the completion's first token in the list of ids, 1 or more. Optional where a file has
@@ -76,6 +99,11 @@ class Columns(Section):
     ignored: tuple[str, ...] = ()
     """Columns that are ignored on purpose. A file with a column that would change what a sample is to its model, such
     as `position_ids` or `token_type_ids`, is refused unless the column is listed here."""
+
+    @property
+    def of_sequences(self) -> bool:
+        """Whether they are named as those of a text classifier: by text, or by token ids."""
+        return self.text is not None or self.insists_on("input_ids")
 
     @property
     def of_tensors(self) -> tuple[str, ...]:
@@ -161,11 +189,11 @@ class Data(Section):
     """Where the samples are, and how to read them."""
 
     trusted: Paths
-    """The trusted set: files of samples known to be normal, in Parquet, Arrow, CSV or JSON lines. A path, a glob or a
-    list; globs are sorted."""
+    """The trusted set: files of samples known to be normal, in Parquet, Arrow, CSV, JSON lines or WebDataset tars, or
+    folders of them, of images, or of a data set that was saved to disk. A path, a glob or a list; globs are sorted."""
 
     audited: Paths
-    """The samples to audit: files in the same formats. A path, a glob or a list; globs are sorted."""
+    """The samples to audit: files or folders of the same kinds. A path, a glob or a list; globs are sorted."""
 
     identity: Literal["version", "contents"] = "version"
     """What tells a changed file, whose rows are computed again. `version`: its size, and its time of modification or,

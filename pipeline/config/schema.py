@@ -18,10 +18,14 @@ RESERVED_NAMES = ("runs", "report", "mad.json", "index")
 PROBABILITIES = "probabilities"
 
 
-Samples = Literal["images", "texts", "tensors"]
+Samples = Literal["images", "sequences", "texts", "tensors"]
 
 
 # A key that configs had not before: where it is not given, a recorded config is without it.
+NewName = Annotated[
+    Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,199}$")] | None,
+    Field(exclude_if=lambda value: value is None),
+]
 NewPlace = Annotated[Place | None, Field(exclude_if=lambda value: value is None)]
 
 
@@ -54,6 +58,22 @@ class ModelConfig(Section):
     adapter: NewPlace = None
     """A folder of PEFT with a LoRA adapter, on the base that `huggingface` names, whatever base the adapter names
     itself; safetensors only. Its own matrices are the default of `estimator.layers`."""
+
+    timm: NewName = None
+    """Name of a model of timm, such as `resnet50`, with `weights` and perhaps `kwargs`; instead of `architecture`. timm
+    says how images become inputs, unless `data.preprocess` does."""
+
+    torchvision: NewName = None
+    """Name of a model of torchvision, such as `resnet50`, with `weights` and perhaps `kwargs`; instead of
+    `architecture`. The transforms of its default weights say how images become inputs, unless `data.preprocess`
+    does."""
+
+    output: Annotated[
+        Annotated[int, Field(strict=True)] | Annotated[str, StringConstraints(min_length=1, max_length=200)] | None,
+        Field(exclude_if=lambda value: value is None),
+    ] = None
+    """Which of several outputs counts, where the model returns a dict, an object or a tuple: its name or its number,
+    from 0. `null` takes the only one, or the attribute `logits`."""
 
     outputs: Literal["logits", "probabilities"] | None = None
     """What a classifier returns. Of `probabilities`, which sum to 1, or are one for each label, the measurement is
@@ -107,7 +127,8 @@ class ModelConfig(Section):
             return f"adapter {self.adapter} on huggingface {self.huggingface}"
         if self.huggingface is not None:
             return f"huggingface {self.huggingface}"
-        return f"architecture {self.architecture}"
+        library = next((key for key in ("timm", "torchvision") if getattr(self, key) is not None), None)
+        return f"architecture {self.architecture}" if library is None else f"{library} {getattr(self, library)}"
 
     @property
     def facts(self) -> TaskFacts:
@@ -121,9 +142,11 @@ class ModelConfig(Section):
 
     @property
     def samples(self) -> Samples:
-        """What its samples are: token sequences, tensors that columns hold, or images."""
+        """What its samples are: texts of a language model, sequences to classify, tensors of columns, or images."""
         if self.is_text:
             return "texts"
+        if self.data.columns.of_sequences:
+            return "sequences"
         return "images" if self.data.columns.inputs is None else "tensors"
 
     @property

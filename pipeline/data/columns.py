@@ -19,7 +19,12 @@ from pipeline.errors import SourceError
 EXPECTED = {
     "id": "a string or an integer",
     "image": "encoded bytes, or a struct with a field `bytes` of them",
+    "text": "text",
+    "prompt": "text",
+    "completion": "text",
+    "messages": "a list of structs with role and content",
     "input_ids": "a list of integers",
+    "token_type_ids": "a list of integers",
     "attention_mask": "a list of integers or booleans",
     "labels": "a list of integers",
     "completion_start": "an integer",
@@ -57,7 +62,9 @@ class UnfitValue(SourceError):
 def fits(role: str, kind: pa.DataType) -> bool:
     """Whether a column of this type can have this role; whether all its values fit, `unfit` says."""
     plain = stored(kind)
-    if role in ("input_ids", "labels", "attention_mask"):
+    if role in ("text", "prompt", "completion", "messages"):
+        return _is_conversation(plain) if role == "messages" else is_text(plain)
+    if role in ("input_ids", "labels", "attention_mask", "token_type_ids"):
         inner = stored(plain.value_type) if is_list(plain) else None
         return inner is not None and (_is_number(inner) or (role == "attention_mask" and pa.types.is_boolean(inner)))
     if role == "image":
@@ -69,6 +76,12 @@ def fits(role: str, kind: pa.DataType) -> bool:
         return _is_number(plain)
     truth = _is_number(plain) or pa.types.is_boolean(plain) or pa.types.is_null(plain)
     return truth or is_text(plain)
+
+
+def _is_conversation(kind: pa.DataType) -> bool:
+    """Whether a plain type holds lists of messages."""
+    inner = stored(kind.value_type) if is_list(kind) else pa.null()
+    return bool(pa.types.is_struct(inner)) and min(inner.get_field_index(one) for one in ("role", "content")) >= 0
 
 
 def holds_numbers(kind: pa.DataType) -> bool:

@@ -4,11 +4,10 @@ import codecs
 from collections.abc import Iterator, Sequence
 
 import pyarrow as pa
-from pyarrow import csv
 
 from infra.errors import StorageError
-from infra.formats.tables import open_parquet, read_rows
-from infra.storage.files import digest, open_input, read_input
+from infra.formats.range_reader import read_texts
+from infra.storage.files import digest, find, read_input
 from pipeline.data.columns import texts
 from pipeline.errors import ConfigError
 
@@ -16,6 +15,9 @@ LONGEST_ID = 512
 
 
 ID_COLUMNS = ("sample_id", "id")
+
+
+TABLES = (".parquet", ".csv", ".tsv", ".arrow", ".feather", ".jsonl", ".ndjson")
 
 
 KEPT_BYTES = 200
@@ -33,7 +35,7 @@ def ids_of(column: pa.Array) -> list[str | None]:
 
 
 def read_id_list(path: str) -> frozenset[str]:
-    """The ids that a file lists: one a line, or, in a .csv or .parquet file, in its column `sample_id` or `id`.
+    """The ids that a file lists: one a line, or, where its name ends as a table's, in its column `sample_id` or `id`.
 
     Raises:
         ConfigError: it cannot be read, lists no id, or has no such column.
@@ -52,18 +54,10 @@ def read_id_list(path: str) -> frozenset[str]:
 
 
 def _listed(path: str) -> Iterator[str]:
-    columns: Iterator[pa.Array]
-    if path.endswith(".parquet"):
-        with open_input(path) as handle:
-            parquet = open_parquet(handle, path)
-            name, size = _id_column(path, parquet.schema_arrow.names), parquet.metadata.num_rows
-        columns = (batch.column(name) for batch in read_rows(path, 0, size, [name], 65536))
-    elif path.endswith(".csv"):
-        as_bytes = csv.ConvertOptions(
-            column_types={name: pa.large_binary() for name in ID_COLUMNS}, null_values=[""], strings_can_be_null=True
-        )
-        table = csv.read_csv(pa.BufferReader(read_input(path)), convert_options=as_bytes)
-        columns = iter(table.column(_id_column(path, table.column_names)).chunks)
+    if path.lower().endswith(TABLES):
+        (file,) = find(path, path).files
+        table, names = read_texts(file, ID_COLUMNS)
+        columns = iter(table.column(_id_column(path, names)).chunks)
     else:
         lines = read_input(path).removeprefix(codecs.BOM_UTF8).splitlines()
         columns = iter([pa.array([line for line in lines if line.strip()], pa.large_binary())])

@@ -8,6 +8,7 @@ from pipeline.config.schema import Samples
 INPUTS: dict[Samples, tuple[str, ...]] = {
     "images": ("image",),
     "texts": ("input_ids", "completion_start"),
+    "sequences": (),
     "tensors": (),
 }
 
@@ -18,9 +19,16 @@ LOOKED_FOR = ("completion_start", "completion_end", "attention_mask", "labels")
 TYPE_IDS = "token_type_ids"
 
 
+MADE_TEXTS = ("messages", "prompt", "completion")  # of which a tokenizer makes tokens
+
+
+OF_SEQUENCES = ("text", "input_ids", "attention_mask", TYPE_IDS)
+
+
 UNREAD: dict[Samples, tuple[str, ...]] = {
     "images": ("pixel_values", "pixel_mask", "bool_masked_pos"),
     "tensors": (),
+    "sequences": ("position_ids", "inputs_embeds", "head_mask", "global_attention_mask", "pixel_values"),
     "texts": (
         TYPE_IDS,
         "position_ids",
@@ -54,7 +62,9 @@ UNREAD: dict[Samples, tuple[str, ...]] = {
 
 def possible_roles(samples: Samples) -> tuple[str, ...]:
     """The roles of inputs that a file of such samples may have."""
-    return ("input_ids", *LOOKED_FOR) if samples == "texts" else INPUTS[samples]
+    if samples == "sequences":
+        return OF_SEQUENCES
+    return (*MADE_TEXTS, "input_ids", *LOOKED_FOR) if samples == "texts" else INPUTS[samples]
 
 
 def input_roles(samples: Samples, columns: Columns, present: Collection[str]) -> tuple[str, ...]:
@@ -62,8 +72,16 @@ def input_roles(samples: Samples, columns: Columns, present: Collection[str]) ->
 
     A text needs one column that says which tokens are its completion; where none is there, `completion_start` is read.
     """
+    if samples == "sequences" and columns.text is not None:
+        return ("text",)
+    if samples == "sequences":
+        optional = ("attention_mask", TYPE_IDS)
+        return ("input_ids", *(role for role in optional if getattr(columns, role) in present))
     if samples != "texts":
         return INPUTS[samples]
+    made = tuple(role for role in MADE_TEXTS if getattr(columns, role) is not None)
+    if made:
+        return made
     found = tuple(role for role in LOOKED_FOR if getattr(columns, role) in present or columns.insists_on(role))
     if not {"completion_start", "labels"} & set(found):
         return ("input_ids", "completion_start", *found)

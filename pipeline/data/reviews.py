@@ -1,15 +1,12 @@
-"""Reviews: a Parquet or CSV table of sample ids and a person's verdict on each."""
+"""Reviews: a table of sample ids and a person's verdict on each."""
+
+from collections.abc import Sequence
 
 import pyarrow as pa
-from pyarrow import csv
 
 from infra.errors import StorageError
-from infra.formats.parquet_bounds import check_claims
-from infra.formats.parquet_footer import read_footer
-from infra.formats.tables import open_parquet, read_rows
-from infra.storage.files import find, read_input
-from infra.storage.identity import InputFile
-from infra.storage.pins import PinnedInput
+from infra.formats.range_reader import read_texts
+from infra.storage.files import find
 from pipeline.config.audit_config import AuditConfig
 from pipeline.data.columns import UnfitValue, fits, is_text, stored
 from pipeline.data.ids import ids_of
@@ -24,7 +21,7 @@ LONGEST_VERDICT = 100
 LARGEST_REVIEW = 256 << 20
 
 
-FORM = "a Parquet or CSV file with a column sample_id (or id) and a column verdict"
+FORM = "a file, such as CSV or Parquet, with a column sample_id (or id) and a column verdict"
 
 
 def read_reviews(config: AuditConfig) -> dict[str, str]:
@@ -36,12 +33,13 @@ def read_reviews(config: AuditConfig) -> dict[str, str]:
     if config.review is None:
         return {}
     try:
-        return _checked(_read(config.review, config.locate(config.review)), config.review)
+        table, columns = _read(config.review, config.locate(config.review))
+        return _checked(table, columns, config.review)
     except StorageError as error:
         raise ConfigError(f"review: {error}; expected {FORM}") from error
 
 
-def _read(name: str, url: str) -> pa.Table:
+def _read(name: str, url: str) -> tuple[pa.Table, list[str]]:
     files = find(name, url).files
     if len(files) != 1:
         raise ConfigError(f"review: {name}: {len(files):,} files match this glob; name one file")
@@ -51,46 +49,22 @@ def _read(name: str, url: str) -> pa.Table:
             f"review: {name}: has {file.size:,} bytes, at most {LARGEST_REVIEW:,} are read; "
             "leave out all columns but the id and the verdict"
         )
-    return _read_csv(name, file.url) if name.lower().endswith(".csv") else _read_parquet(name, file)
+    return read_texts(file, [*IDS, VERDICT])
 
 
-def _read_csv(name: str, url: str) -> pa.Table:
-    options = csv.ConvertOptions(
-        column_types={column: pa.large_binary() for column in (*IDS, VERDICT)},
-        null_values=[""],
-        strings_can_be_null=True,
-    )
-    try:
-        return csv.read_csv(pa.BufferReader(read_input(url)), convert_options=options)
-    except (pa.ArrowException, ValueError) as error:
-        first = str(error).splitlines()[0]
-        raise ConfigError(f"review: {name}: not a readable CSV file ({first}); expected {FORM}") from error
-
-
-def _read_parquet(name: str, file: InputFile) -> pa.Table:
-    with PinnedInput(file) as handle:
-        parquet = open_parquet(handle, name)
-        schema, rows = parquet.schema_arrow, parquet.metadata.num_rows
-        columns = [column for column in (*IDS, VERDICT) if column in schema.names]
-        check_claims(read_footer(handle), file.size, columns, name)
-    if not columns:
-        return schema.empty_table()
-    batches = list(read_rows(file, 0, rows, columns, 65536))
-    return pa.Table.from_batches(batches, pa.schema([schema.field(column) for column in columns]))
-
-
-def _checked(table: pa.Table, name: str) -> dict[str, str]:
+def _checked(table: pa.Table, columns: Sequence[str], name: str) -> dict[str, str]:
     for column in table.column_names:
-        if column in (*IDS, VERDICT) and table.column_names.count(column) > 1:
+        if table.column_names.count(column) > 1:
             raise ConfigError(f"review: {name}: has several columns named {column!r}; rename all but one")
     ids = next((column for column in IDS if column in table.column_names), None)
     if ids is None or VERDICT not in table.column_names:
-        here = ", ".join(table.column_names) or "none that can be used"
         missing = VERDICT if ids else " or ".join(IDS)
-        raise ConfigError(f"review: {name}: has no column {missing}; columns there: {here}; expected {FORM}")
+        raise ConfigError(
+            f"review: {name}: has no column {missing}; columns there: {', '.join(columns)}; expected {FORM}"
+        )
     for column in (ids, VERDICT):
         kind = table.schema.field(column).type
-        if not (fits("id", kind) if column == ids else is_text(stored(kind)) or kind == pa.large_binary()):
+        if not (fits("id", kind) if column == ids else is_text(stored(kind))):
             raise ConfigError(f"review: {name}: the column {column} is {kind}, expected text; expected {FORM}")
     return _verdicts(_texts(table, ids, name), _texts(table, VERDICT, name), name)
 

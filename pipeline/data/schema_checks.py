@@ -2,6 +2,7 @@
 
 import unicodedata
 from collections.abc import Sequence
+from difflib import get_close_matches
 
 import pyarrow as pa
 
@@ -93,7 +94,11 @@ def check_tensors(schema: pa.Schema, columns: Columns, name: str) -> None:
     for column in columns.of_tensors:
         what = f"the column {column!r} (data.columns.inputs)"
         if column not in schema.names:
-            raise SourceError(f"{name}: has not {what}; columns there: {_described(schema)}")
+            near = get_close_matches(column, schema.names, n=1)
+            hint = f"; did you mean {near[0]!r}?" if near else ""
+            raise SourceError(
+                f"{name}: has no column {column!r} (data.columns.inputs){hint}; columns there: {_described(schema)}"
+            )
         if schema.names.count(column) > 1:
             raise SourceError(f"{name}: has several columns named {column!r} (data.columns.inputs); rename them")
         if not holds_numbers(schema.field(column).type):

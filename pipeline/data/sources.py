@@ -9,6 +9,7 @@ import pyarrow as pa
 from pydantic import Field
 
 from infra.formats.data.contract import Layout
+from infra.formats.data.formats import format_of
 from infra.formats.range_reader import RangeReader, read_range
 from infra.storage.files import digest
 from infra.storage.identity import InputFile
@@ -64,12 +65,21 @@ class Source:
     @property
     def may_be_padded(self) -> bool:
         """Whether its texts may hold padding that no mask hides: there is none, and the config does not decline it."""
-        return "attention_mask" not in self.inputs and self.columns.attention_mask is not None
+        return "input_ids" in self.inputs and not self._has_masks and self.columns.attention_mask is not None
+
+    @property
+    def _has_masks(self) -> bool:
+        return "attention_mask" in self.inputs
 
     @property
     def classes(self) -> Mapping[str, tuple[str, ...]]:
         """By role of truth, the names of the classes that the file's own integers stand for, where it says."""
         return dict(self.features)
+
+    @property
+    def taken_as(self) -> str:
+        """What kind of file it is read as, as "CSV"."""
+        return format_of(self.layout).described
 
     def read(self, start: int, stop: int, columns: Sequence[str], batch_rows: int = 1024) -> Iterator[pa.RecordBatch]:
         """Batches of at most `batch_rows` rows, of rows [start, stop) and these columns only.

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from pipeline.data.class_names import indices_of
+from pipeline.data.classes.names import indices_of
 from pipeline.data.columns import READERS, UnfitValue
 from pipeline.data.schema_checks import TRUTH
 from pipeline.data.sources import Source

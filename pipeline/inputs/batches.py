@@ -24,13 +24,19 @@ class Group:
     """Samples that go through the model together: their places (r,) in the batch, the inputs, and how logits are read.
 
     The first r samples of the inputs and of the logits are these; any others are padding. For texts, the inputs are
-    made from `tokens`.
+    made from `tokens`. `mask`: of other sequences, which positions are tokens (n, s).
     """
 
     places: Tensor
     measured: Measured
     predict: Callable[[Tensor], Predictions]
     tokens: TokenBatch | None = None
+    mask: Tensor | None = None
+
+    @property
+    def present(self) -> Tensor | None:
+        """Which positions of sequences are tokens, and not padding, (n, s); None for samples of one size."""
+        return self.mask if self.tokens is None else self.tokens.present
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,8 @@
 
 from pipeline.inputs.images import ImageInputs
 from pipeline.inputs.processed import ProcessedImages
+from pipeline.inputs.sequences import SequenceInputs
 from pipeline.inputs.tensors import TensorInputs
 from pipeline.inputs.tokens import TextInputs
 
-ModelInputs = ImageInputs | ProcessedImages | TextInputs | TensorInputs
+ModelInputs = ImageInputs | ProcessedImages | SequenceInputs | TextInputs | TensorInputs

@@ -21,31 +21,13 @@ from pipeline.data.statuses import NO_CLASS
 from pipeline.data.texts.reading import TextBatch, read_texts
 from pipeline.data.texts.rows import Text, TextLimits
 from pipeline.inputs.batches import Group, SampleBatch, readable
+from pipeline.inputs.lengths import TextBytes, grouped
 from pipeline.tasks.predictions import Predictions
 
 TOKEN_MEASUREMENTS: dict[str, Callable[[TokenBatch], Measurement]] = {
     "token_margin": token_margin,
     "completion_nll": completion_nll,
 }
-
-
-@dataclass(frozen=True)
-class TextBytes:
-    """Bytes of a text's forward and backward pass: per token, and per pair of tokens where attention keeps scores."""
-
-    per_token: float
-    per_pair: float
-
-    @classmethod
-    def fitted(cls, shorter: tuple[int, int], longer: tuple[int, int]) -> "TextBytes":
-        """Fits two measurements, (tokens, bytes) each; memory that does not grow with a text counts as if it did."""
-        (short, few), (long, many) = shorter, longer
-        slope = (many / long - few / short) / max(1, long - short)
-        return cls(many / long - slope * long, slope) if slope > 0 else cls(max(few / short, many / long), 0.0)
-
-    def of(self, length: int) -> int:
-        """Bytes of a text of `length` tokens, at least 1."""
-        return max(1, round(self.per_token * length + self.per_pair * length**2))
 
 
 @dataclass(frozen=True)
@@ -64,7 +46,7 @@ class TextInputs:
             places, texts = readable(fitting.unreadable), fitting.texts
             groups = tuple(
                 self._group(places[members], [texts[member] for member in members], measure)
-                for members in self._grouped([len(text.ids) for text in texts])
+                for members in grouped([len(text.ids) for text in texts], self._fitting)
             )
             yield SampleBatch(fitting.ids, fitting.unreadable, groups)
 
@@ -72,16 +54,8 @@ class TextInputs:
         """How many texts of this padded length fit into a batch's memory."""
         return self.batch_bytes // self.memory.of(length)
 
-    def _grouped(self, lengths: Sequence[int]) -> Iterator[list[int]]:
-        """Indices of texts by length, shortest first, cut where one more would not fit."""
-        members: list[int] = []
-        for index in sorted(range(len(lengths)), key=lambda one: lengths[one]):
-            if members and len(members) >= self.samples(self.limits.padded(lengths[index])):
-                yield members
-                members = []
-            members.append(index)
-        if members:
-            yield members
+    def _fitting(self, length: int) -> int:
+        return self.samples(self.limits.padded(length))
 
     def _group(self, places: Tensor, texts: Sequence[Text], measure: Callable[[TokenBatch], Measurement]) -> Group:
         tokens = token_batch(texts, self.limits.padded(max(len(text.ids) for text in texts)))

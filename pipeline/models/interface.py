@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from pipeline.data.texts.rows import TextLimits
+from pipeline.data.texts.tokenizers import FolderTokenizer
 from pipeline.inputs.processed import Recipe
 
 UNTRAINED = "untrained"
@@ -20,18 +21,28 @@ InputKind = Literal["", "images", "texts", "tokens", "audio"]
 
 
 @dataclass(frozen=True)
+class SequenceFacts:
+    """What a text classifier takes, the token that pads, and its folder's tokenizer; None where it has none."""
+
+    limits: TextLimits
+    pad: int
+    tokenizer: FolderTokenizer | None
+
+
+@dataclass(frozen=True)
 class Knowledge:
     """What a model's own files say of it, beside the weights; "" and () where they say nothing.
 
     `inputs`: what it takes: images, texts to classify, tokens to predict, or audio. `class_names`: of its outputs, in
     order. `problem`: Hugging Face's `problem_type`, such as `multi_label_classification`. `recipe`: how its images
-    become inputs.
+    become inputs. `sequences`: what a text classifier takes.
     """
 
     inputs: InputKind = ""
     class_names: tuple[str, ...] = ()
     problem: str = ""
     recipe: Recipe | None = None
+    sequences: SequenceFacts | None = None
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from madcore.measurements import logits_of
 from pipeline.config.schema import PROBABILITIES, ModelConfig
 from pipeline.errors import SourceError
+from pipeline.models.chosen_output import choose_output
 from pipeline.tasks.registry import VECTOR_TASKS
 
 ROUNDING = 1e-3  # of sums of probabilities, also of those that a model rounds to float16
@@ -16,6 +17,7 @@ SHOWN = 4
 
 def adapt_outputs(module: nn.Module, model: ModelConfig) -> None:
     """Make a model return the outputs that its task reads; the names of its modules and parameters stay."""
+    choose_output(module, model)
     task = VECTOR_TASKS.get(model.task)
     adapt = task.adapt(model) if task is not None else None
     if adapt is not None:

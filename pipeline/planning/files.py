@@ -6,7 +6,7 @@ from itertools import chain
 
 from pipeline.config.audit_config import AuditConfig
 from pipeline.config.schema import ModelConfig
-from pipeline.data.finding import Recall, find_sources, recall_nothing
+from pipeline.data.finding.sources import Recall, find_sources, recall_nothing
 from pipeline.data.identities import Identify, identify
 from pipeline.data.sources import Source, read_ids
 from pipeline.data.texts.rows import TextLimits
@@ -47,7 +47,9 @@ class SampleFiles:
         """The files, those with the classes of the model in its own order like files that name none."""
 
         def plain(source: Source) -> Source:
-            other = tuple((role, own) for role, own in source.features if own != tuple(names))
+            other = tuple(
+                (role, own) for role, own in source.features if own != tuple(names) and role not in source.named
+            )
             return replace(source, features=other) if names else source
 
         trusted, audited, sampling = (tuple(map(plain, own)) for own in (self.trusted, self.audited, self.sampling))

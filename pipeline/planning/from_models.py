@@ -12,11 +12,12 @@ from madcore import MadcoreError
 from madcore.extraction.vjp_fallback import CHUNK_BYTES
 from pipeline.config.audit_config import AuditConfig
 from pipeline.config.schema import ModelConfig
-from pipeline.data.class_names import class_names
+from pipeline.data.classes.names import class_names, shown
 from pipeline.data.reviews import read_reviews
 from pipeline.errors import ConfigError, SourceError
 from pipeline.inputs.batches import BATCH_MULTIPLE
 from pipeline.inputs.model_inputs import ModelInputs
+from pipeline.inputs.sequences import SequenceInputs
 from pipeline.inputs.tokens import TextInputs
 from pipeline.planning.candidates import Candidate, Probed, find_candidate, probe_candidates
 from pipeline.planning.checks.labels import labels_outside
@@ -101,13 +102,13 @@ def _reporter(config: AuditConfig, listener: Listener) -> Report:
 def _plan_model(config: AuditConfig, candidate: Candidate, probed: Probed) -> ModelPlan:
     model, files, found = candidate.model, candidate.samples, probed.probe
     samples = sum(source.rows for source in files.trusted)
-    names = class_names(model, (), files.trusted) if model.has_classes else ()
+    names = class_names(model, found.class_names, files.trusted) if model.has_classes else ()
     warnings = (*found.warnings, *_odd_labels(model, files, found, names))
     files = files if not model.has_classes else files.with_known_names(names).without_features(names)
     if isinstance(found.inputs, TextInputs):
         files = files.without_token_types() if found.reads_token_types else files
         files = files.without_padded(found.inputs.limits)
-    recipe = _recipe(config, model, files, found, warnings).model_copy(update={"class_names": _read_by(files, names)})
+    recipe = _recipe(config, model, files, found, warnings).model_copy(update={"class_names": names})
     shapes = _shapes(config, model, found, recipe, samples)
     inputs, shapes = _batched(found, shapes, int(config.run.memory_per_worker))
     return ModelPlan(
@@ -126,12 +127,6 @@ def _plan_model(config: AuditConfig, candidate: Candidate, probed: Probed) -> Mo
     )
 
 
-def _read_by(files: SampleFiles, names: tuple[str, ...]) -> tuple[str, ...]:
-    """The names, where a file's labels or targets are read by them."""
-    sources = (*files.trusted, *files.audited, *files.sampling)
-    return names if any(source.named or source.features for source in sources) else ()
-
-
 def _odd_labels(model: ModelConfig, files: SampleFiles, probed: Probe, names: tuple[str, ...]) -> tuple[str, ...]:
     """A warning about labels of a classifier's trusted samples that are no class, if there are any.
 
@@ -140,10 +135,11 @@ def _odd_labels(model: ModelConfig, files: SampleFiles, probed: Probe, names: tu
     """
     if not model.has_classes:
         return ()
-    if model.data.labels and len(model.data.labels) != probed.classes:
+    named = bool(model.data.labels) or any("label" in source.named for source in (*files.trusted, *files.sampling))
+    if named and names and len(names) != probed.classes:
         raise SourceError(
-            f"data.labels names {len(model.data.labels):,} classes, and the model has {probed.classes:,}; name each "
-            "once, in the order of the model's outputs"
+            f"labels are names, of which there are {len(names):,} ({shown(names)}), and the model has "
+            f"{probed.classes:,} classes; list the name of each in data.labels, in the order of the model's outputs"
         )
     wrong = labels_outside("sampling", files.sampling, probed.classes, names)
     if wrong:
@@ -211,7 +207,7 @@ def _batched(probed: Probe, shapes: Shapes, granted: int) -> tuple[ModelInputs, 
     texts has memory instead of a number of samples, and the texts are taken in as many groups as that memory
     requires.
     """
-    if not isinstance(probed.inputs, TextInputs):
+    if not isinstance(probed.inputs, TextInputs | SequenceInputs):
         return probed.inputs, replace(shapes, batch=max(BATCH_MULTIPLE, shapes.batch))
     room = granted - project_memory(replace(shapes, batch=0)).gradients
     fitting = max(1, min(shapes.batch, room // (shapes.sample_bytes + 3 * 4 * shapes.layout.k)))

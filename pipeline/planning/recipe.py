@@ -41,7 +41,7 @@ class RowRecipe(BaseModel):
     `not_covered`: why each other chosen parameter has no row. `classes`: 0 for a language model, whose outputs have
     none. `weights`: how many numbers the model has. `warnings`: what planning found that may be a mistake. `shares`:
     what each parameter of the chosen modules is of them all; none of loss traces, and none in what an earlier version
-    of mad recorded. `class_names`: by which labels are read, none where nobody names the classes.
+    of mad recorded. `class_names`: of the outputs in order, none where nobody names the classes.
     """
 
     model_config = ConfigDict(frozen=True)

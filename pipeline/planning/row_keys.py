@@ -5,17 +5,25 @@ from dataclasses import asdict
 
 from pydantic import JsonValue
 
+from pipeline.config.samples import Columns
 from pipeline.config.schema import PROBABILITIES, ModelConfig
-from pipeline.data.input_columns import INPUTS
+from pipeline.data.input_columns import INPUTS, MADE_TEXTS, OF_SEQUENCES
 from pipeline.data.sources import Source
+from pipeline.data.texts.rows import TextLimits
+from pipeline.data.texts.tokenizers import FolderTokenizer
 from pipeline.inputs.images import ImageInputs
+from pipeline.inputs.model_inputs import ModelInputs
 from pipeline.inputs.processed import ProcessedImages
+from pipeline.inputs.sequences import SequenceInputs
+from pipeline.inputs.tensors import TensorInputs
 from pipeline.inputs.tokens import TextInputs
 from pipeline.keys import key_of
 from pipeline.planning.probe.found import Probe
 from pipeline.planning.recipe import ROWS_FORMAT
 
 SNAPSHOTS_FORMAT = 2
+
+OF_TOKENS = tuple(role for role in OF_SEQUENCES if role != "text")
 
 
 def row_key(model: ModelConfig, probed: Probe, sampling: Sequence[Source]) -> str:
@@ -40,16 +48,9 @@ def _settings_of_rows(
     more: dict[str, JsonValue] = {}
     if sampling:
         more = {"sampling": [source.key for source in sampling], "label": columns.label}
-    if isinstance(probed.inputs, ImageInputs):
-        more |= {"preprocess": model.data.preprocess.model_dump(mode="json"), "input_size": list(probed.inputs.size)}
-    elif isinstance(probed.inputs, ProcessedImages):
-        more |= {"recipe": key_of(recipe=asdict(probed.inputs.recipe)), "input_shape": list(probed.inputs.shape)}
-    elif not isinstance(probed.inputs, TextInputs):
-        taken = probed.inputs.arguments
-        arguments: dict[str, JsonValue] = {name: [*one.shape, one.kind] for name, one in taken.items()}
-        more |= {"inputs": columns.model_dump(mode="json")["inputs"], "arguments": arguments}
-    elif probed.inputs.limits.padding and columns.attention_mask is not None:
-        more["padding"] = list(probed.inputs.limits.padding)
+    more |= _settings_of_inputs(model, probed.inputs, columns)
+    if model.output is not None:
+        more["output"] = model.output
     if model.outputs == PROBABILITIES:
         more |= {"outputs": PROBABILITIES}
     return {
@@ -59,3 +60,32 @@ def _settings_of_rows(
         "estimator": model.estimator.model_dump(mode="json", exclude=free),
         **more,
     }
+
+
+def _settings_of_inputs(model: ModelConfig, inputs: ModelInputs, columns: Columns) -> dict[str, JsonValue]:
+    """How samples become inputs."""
+    match inputs:
+        case ImageInputs():
+            return {"preprocess": model.data.preprocess.model_dump(mode="json"), "input_size": list(inputs.size)}
+        case ProcessedImages():
+            return {"recipe": key_of(recipe=asdict(inputs.recipe)), "input_shape": list(inputs.shape)}
+        case TensorInputs():
+            arguments: dict[str, JsonValue] = {name: [*one.shape, one.kind] for name, one in inputs.arguments.items()}
+            return {"inputs": columns.model_dump(mode="json")["inputs"], "arguments": arguments}
+        case SequenceInputs():
+            return {"pad": inputs.pad, **_settings_of_sequences(inputs.tokenizer, columns)}
+        case TextInputs():
+            return _settings_of_texts(inputs.limits, columns)
+
+
+def _settings_of_texts(limits: TextLimits, columns: Columns) -> dict[str, JsonValue]:
+    made: dict[str, JsonValue] = {role: getattr(columns, role) for role in MADE_TEXTS if getattr(columns, role)}
+    if made:
+        return {"roles": made, "tokenizer": "" if limits.tokenizer is None else limits.tokenizer.documents}
+    return {"padding": list(limits.padding)} if limits.padding and columns.attention_mask is not None else {}
+
+
+def _settings_of_sequences(tokenizer: FolderTokenizer | None, columns: Columns) -> dict[str, JsonValue]:
+    if tokenizer is None:
+        return {"roles": {role: getattr(columns, role) for role in OF_TOKENS}}
+    return {"roles": {"text": columns.text}, "tokenizer": [tokenizer.documents, tokenizer.longest]}

@@ -13,6 +13,7 @@ from pipeline.config.estimators import Estimator, LossTrace
 from pipeline.config.samples import Preprocess
 from pipeline.config.schema import ModelConfig
 from pipeline.data.sources import Source
+from pipeline.inputs.images import ImageInputs
 from pipeline.planning.coverage import coverage_warning, shares_of
 from pipeline.planning.plan import Cost, ModelPlan
 from pipeline.planning.recipe import rules_changed
@@ -183,7 +184,7 @@ def _run_warnings(run: ModelRun) -> Iterator[str]:
     if plan.config.untrained:
         yield "a control: its weights are random, so what is flagged here is unusual in the samples alone"
     yield from plan.recipe.warnings
-    if plan.config.data.preprocess == Preprocess() and plan.config.samples == "images":
+    if plan.config.data.preprocess == Preprocess() and isinstance(plan.inputs, ImageInputs):
         yield "data.preprocess is not given: images are only scaled to [0, 1]"
     outdated = rules_changed(plan.recipe.rows_format)
     if outdated:

@@ -35,6 +35,7 @@ class Explanation(BaseModel):
     source: str
     row: int
     prediction: int
+    class_name: str | None
     confidence: float | None
     score: float | None
     p_value: float | None
@@ -84,7 +85,9 @@ def explain(audit: Audit, model: str, sample: str, top: int = KEPT) -> list[Expl
 
 def _explanation(row: Mapping[str, Any], summary: Summary, top: int) -> Explanation:
     scores = sorted(row["layer_scores"] or (), key=lambda pair: -pair[1])
+    names = summary.class_names or ()
     added = {
+        "class_name": names[row["prediction"]] if 0 <= row["prediction"] < len(names) else None,
         "run_id": summary.run_id,
         "model": summary.model,
         "threshold": summary.calibration.threshold,

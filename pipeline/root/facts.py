@@ -3,6 +3,8 @@
 They are the first half of a summary (see `pipeline.root.summary`).
 """
 
+from collections.abc import Sequence
+
 from pydantic import Field, JsonValue
 
 from pipeline.root.documents import RECORD_FORMAT, Document, DocumentPart, optional_key
@@ -200,6 +202,11 @@ class SamplingSummary(DocumentPart):
     warnings: tuple[str, ...] = ()
 
 
+def named_class(number: int, names: Sequence[str]) -> str:
+    """A class as `cat (3)`, or as `3` where nobody names the classes."""
+    return f"{names[number]} ({number})" if 0 <= number < len(names) else str(number)
+
+
 class Facts(Document):
     """What follows from scores, calibration and truth alone."""
 
@@ -216,3 +223,8 @@ class Facts(Document):
     flat: FlatSummary | None = optional_key()
     screening: ScreeningSummary | None = optional_key()
     sampling: SamplingSummary | None = optional_key()
+    class_names: tuple[str, ...] | None = optional_key()
+
+    def class_named(self, number: int) -> str:
+        """A class for a reader: its name and its number, or the number alone."""
+        return named_class(number, self.class_names or ())

@@ -34,7 +34,11 @@ ONLY_IN = {
     "ray": {"infra/execution/on_ray.py"},
     "transformers": {
         "pipeline/inputs/recipes/library.py",
-        *(f"pipeline/models/huggingface/{name}.py" for name in ("heads", "limits", "loaded_weights", "loading")),
+        "pipeline/data/texts/tokenizers.py",
+        *(
+            f"pipeline/models/huggingface/{name}.py"
+            for name in ("heads", "knowledge", "limits", "loaded_weights", "loading")
+        ),
     },
     "peft": {"pipeline/models/adapters/loading.py"},
     "typer": {"jobs/commands.py", "jobs/console.py", "jobs/main.py", "jobs/reading/verification.py", "jobs/stage.py"},

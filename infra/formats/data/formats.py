@@ -8,19 +8,22 @@ from typing import IO
 import pyarrow as pa
 
 from infra.errors import StorageError
-from infra.formats.data.arrow_files import Arrow
+from infra.formats.data.arrow.files import Arrow
 from infra.formats.data.contract import LOOKED_AT, Beginning, DataFormat, Layout, Table
-from infra.formats.data.csv_files import Csv
-from infra.formats.data.json_lines import JsonLines
+from infra.formats.data.image_files import ImageFiles
+from infra.formats.data.lines.csv_files import Csv
+from infra.formats.data.lines.json_lines import JsonLines
 from infra.formats.data.parquet import Parquet
+from infra.formats.data.tars.files import TarFiles
 from infra.formats.foreign_tables import described
 from infra.formats.tables import open_parquet
 from infra.storage.identity import InputFile
+from infra.storage.parts import Members, is_image
 from infra.storage.pins import PinnedInput
 
-FORMATS: tuple[DataFormat, ...] = (Parquet(), Arrow(), JsonLines(), Csv())
+PARQUET, IMAGES = Parquet(), ImageFiles()
 
-PARQUET = FORMATS[0]
+FORMATS: tuple[DataFormat, ...] = (PARQUET, Arrow(), TarFiles(), JsonLines(), Csv(), IMAGES)
 
 Recall = Callable[[], tuple[Layout, int] | None]
 
@@ -45,6 +48,12 @@ def recognised(handle: IO[bytes], name: str) -> DataFormat:
     Raises:
         StorageError: it has none of them; with what it is, and the remedy.
     """
+    if isinstance(handle, Members):
+        return IMAGES
+    if is_image(name):
+        raise StorageError(
+            f"{name}: is called like an image; name the folder that it is in, and all images in it are taken"
+        )
     handle.seek(0)
     beginning = Beginning(posixpath.splitext(name)[1].lower(), handle.read(LOOKED_AT))
     for known in FORMATS:

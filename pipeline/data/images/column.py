@@ -23,17 +23,20 @@ EMBED = (
 
 @dataclass(frozen=True)
 class EncodedImage:
-    """One row's image: its bytes, and the path that stands beside them; either may be null."""
+    """One row's image: its bytes, the path that stands beside them, and why it has none; each may be null."""
 
     data: bytes | None
     path: str | None = None
+    error: str | None = None
 
     def embedded(self) -> bytes | None:
         """The bytes.
 
         Raises:
-            UnreadableImage: there is only a path.
+            UnreadableImage: there is only a path, or a reason.
         """
+        if self.error is not None:
+            raise UnreadableImage(self.error)
         if self.data is None and self.path:
             shown = self.path if len(self.path) <= LONGEST_PATH else f"{self.path[:LONGEST_PATH]}..."
             raise UnreadableImage(
@@ -45,20 +48,16 @@ class EncodedImage:
 def encoded_images(column: pa.Array) -> Iterator[EncodedImage]:
     """The images of a column, one at a time."""
     data, values = binary(column), plain(column)
-    paths = _paths(values) if pa.types.is_struct(values.type) else None
-    return (
-        EncodedImage(own.as_py(), None if path is None else path.as_py())
-        for own, path in zip(data, paths if paths is not None else [None] * len(data), strict=True)
-    )
+    paths, errors = _texts(values, "path"), _texts(values, "error")
+    return (EncodedImage(own.as_py(), path, error) for own, path, error in zip(data, paths, errors, strict=True))
 
 
-def _paths(column: pa.StructArray) -> pa.Array | None:
-    """The field `path` of a struct, None without one. It may hold bytes that are not text."""
-    place = column.type.get_field_index("path")
+def _texts(column: pa.Array, field: str) -> list[str | None]:
+    """A text field of structs, null without one. It may hold bytes that are not text."""
+    place = column.type.get_field_index(field) if pa.types.is_struct(column.type) else -1
     if place < 0 or not is_text(stored(column.type.field(place).type)):
-        return None
-    found = texts(pc.struct_field(column, "path"))
-    return pa.array([None if path is None else path.decode(errors="replace") for path in found])
+        return [None] * len(column)
+    return [None if own is None else own.decode(errors="replace") for own in texts(pc.struct_field(column, field))]
 
 
 def refuse_paths_only(table: Table, column: str, name: str) -> None:

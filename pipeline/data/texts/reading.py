@@ -6,12 +6,15 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from jinja2 import TemplateError
 from numpy.typing import NDArray
 
 from pipeline.data.columns import integers, token_lists
 from pipeline.data.ids import ids_of
+from pipeline.data.input_columns import MADE_TEXTS
 from pipeline.data.sources import Source
-from pipeline.data.texts.rows import Text, TextLimits, TextRow, UnreadableText, parse_text
+from pipeline.data.texts.rows import Text, TextLimits, TextRow, UnreadableText, parse_text, text_of
+from pipeline.data.texts.tokenizers import FolderTokenizer
 from pipeline.errors import SourceError
 
 LISTS, INDICES = ("input_ids", "attention_mask", "labels"), ("completion_start", "completion_end")
@@ -39,6 +42,9 @@ def read_texts(source: Source, start: int, stop: int, limits: TextLimits, batch_
     """Rows [start, stop) in batches; a row that cannot be read is in its batch with the reason."""
     columns, limits = source.columns, limits if source.may_be_padded else replace(limits, padding=())
     names = [columns.id, *(str(getattr(columns, role)) for role in source.inputs)]
+    if set(MADE_TEXTS) & set(source.inputs):
+        yield from _read_made(source, start, stop, limits, batch_rows)
+        return
     for batch in source.read(start, stop, names, batch_rows):
         ids, texts, reasons = ids_of(batch.column(columns.id)), [], []
         found = {
@@ -54,6 +60,43 @@ def read_texts(source: Source, start: int, stop: int, limits: TextLimits, batch_
             except UnreadableText as error:
                 reasons.append(str(error))
         yield TextBatch(tuple(name or "" for name in ids), tuple(reasons), tuple(texts))
+
+
+def _read_made(source: Source, start: int, stop: int, limits: TextLimits, batch_rows: int) -> Iterator[TextBatch]:
+    """Rows of texts of which the model's tokenizer makes tokens.
+
+    Raises:
+        SourceError: it has none.
+    """
+    tokenizer = limits.tokenizer
+    if tokenizer is None:
+        raise SourceError(
+            f"{source.file.name}: data.columns names {source.inputs[0]}, and the model's folder has no tokenizer.json, "
+            "which makes tokens of texts; save it there with tokenizer.save_pretrained(folder), or name input_ids"
+        )
+    columns = [str(getattr(source.columns, role)) for role in source.inputs]
+    for batch in source.read(start, stop, [source.columns.id, *columns], batch_rows):
+        ids, reasons, texts = ids_of(batch.column(source.columns.id)), list[str](), list[Text]()
+        for name, row in zip(ids, zip(*(batch.column(one).to_pylist() for one in columns), strict=True), strict=True):
+            try:
+                if name is None:
+                    raise UnreadableText("the id is null")
+                texts.append(_made(row, tokenizer, limits))
+                reasons.append("")
+            except UnreadableText as error:
+                reasons.append(str(error))
+        yield TextBatch(tuple(name or "" for name in ids), tuple(reasons), tuple(texts))
+
+
+def _made(row: tuple[object, ...], tokenizer: FolderTokenizer, limits: TextLimits) -> Text:
+    """The text of a conversation, or of a prompt with its completion; raises UnreadableText."""
+    if any(one is None for one in row):
+        raise UnreadableText("the text is null")
+    try:
+        ids, start = tokenizer.chat(*row) if len(row) == 1 else tokenizer.continuation(str(row[0]), str(row[1]))
+    except (ValueError, TypeError, TemplateError) as error:
+        raise UnreadableText(f"the tokenizer does not take it ({' '.join(str(error).split())[:200]})") from error
+    return text_of(ids, start, limits)
 
 
 def _text_row(columns: Mapping[str, pa.Array], row: int) -> TextRow:
@@ -106,9 +149,16 @@ def _shortened(text: Text) -> Text:
 
 
 def longest_text(sources: Sequence[Source], limits: TextLimits) -> int:
-    """Tokens of the longest text in the files that the model takes, padding aside; 1 where there is none."""
+    """Tokens of the longest text in the files that the model takes, padding aside; 1 where there is none.
+
+    Of texts that are to be made tokens of, the first rows of each file are looked at.
+    """
     longest = 1
     for source in sources:
+        if set(MADE_TEXTS) & set(source.inputs):
+            looked_at = read_texts(source, 0, min(source.rows, ROWS_SEARCHED), limits, LENGTHS_AT_ONCE)
+            longest = max([longest, *(len(text.ids) for batch in looked_at for text in batch.texts)])
+            continue
         names = [
             str(getattr(source.columns, role)) for role in ("input_ids", "attention_mask") if role in source.inputs
         ]

@@ -5,10 +5,15 @@ is not there, whatever its token, and whatever `labels` says of it.
 """
 
 from dataclasses import dataclass
+from typing import Annotated
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
+from pydantic import Field
+
+from pipeline.data.texts.tokenizers import FolderTokenizer
+from pipeline.data.texts.tokens import TokenIds
 
 LENGTH_MULTIPLE = 8
 
@@ -24,9 +29,6 @@ PADDING_REMEDY = (
 )
 
 
-TokenIds = NDArray[np.int64]
-
-
 Places = NDArray[np.bool_]
 
 
@@ -38,12 +40,14 @@ class UnreadableText(ValueError):
 class TextLimits:
     """The texts that a model takes: ids below `vocabulary`, at most `positions` tokens (None: any number).
 
-    `padding`: the tokens that texts of this model may be padded with.
+    `padding`: the tokens that texts of this model may be padded with. `tokenizer`: its folder's, None where it has
+    none.
     """
 
     vocabulary: int
     positions: int | None
     padding: tuple[int, ...] = ()
+    tokenizer: Annotated[FolderTokenizer | None, Field(exclude_if=lambda value: value is None)] = None
 
     def padded(self, length: int) -> int:
         """The length that a text is padded to: the next multiple of LENGTH_MULTIPLE, or the model's limit if less."""
@@ -85,7 +89,7 @@ def parse_text(row: TextRow, limits: TextLimits) -> Text:
     tokens = row.input_ids
     if tokens is None or len(tokens) == 0:
         raise UnreadableText("input_ids is null" if tokens is None else "input_ids is empty")
-    begin, end = _unpadded(row.attention_mask, len(tokens))
+    begin, end = unpadded(row.attention_mask, len(tokens))
     if limits.positions is not None and end - begin > limits.positions:
         aside = "" if row.attention_mask is None else ", padding aside"
         raise UnreadableText(
@@ -95,13 +99,7 @@ def parse_text(row: TextRow, limits: TextLimits) -> Text:
     if kept.null_count:
         raise UnreadableText("input_ids holds a null")
     ids = kept.to_numpy(zero_copy_only=False)
-    outside = np.flatnonzero((ids < 0) | (ids >= limits.vocabulary))
-    if len(outside):
-        first = int(outside[0])
-        raise UnreadableText(
-            f"the token id {ids[first]} at position {begin + first} is outside the model's vocabulary, "
-            f"0 to {limits.vocabulary - 1:,}"
-        )
+    check_vocabulary(ids, begin, limits)
     measured = _measured(row, ids, begin)
     length = int(np.flatnonzero(measured)[-1]) + 1
     text = Text(ids[:length].astype(np.int64), measured[:length])
@@ -110,7 +108,34 @@ def parse_text(row: TextRow, limits: TextLimits) -> Text:
     return text
 
 
-def _unpadded(mask: pa.Array | None, length: int) -> tuple[int, int]:
+def text_of(tokens: TokenIds, start: int, limits: TextLimits) -> Text:
+    """A text that a tokenizer has made, whose completion starts at `start` and ends with it.
+
+    Raises:
+        UnreadableText: it is longer than the model takes, or has no completion, or no token before that.
+    """
+    if limits.positions is not None and len(tokens) > limits.positions:
+        raise UnreadableText(f"it has {len(tokens):,} tokens, the model takes at most {limits.positions:,}")
+    check_vocabulary(tokens, 0, limits)
+    if start < 1:
+        raise UnreadableText("its completion begins with its first token, which nothing predicts; give it a prompt")
+    if start >= len(tokens):
+        raise UnreadableText("its completion has no tokens")
+    return Text(tokens, np.arange(len(tokens)) >= start)
+
+
+def check_vocabulary(ids: TokenIds, begin: int, limits: TextLimits) -> None:
+    """Refuse ids that the model has no embedding of; raises UnreadableText."""
+    outside = np.flatnonzero((ids < 0) | (ids >= limits.vocabulary))
+    if len(outside):
+        first = int(outside[0])
+        raise UnreadableText(
+            f"the token id {ids[first]} at position {begin + first} is outside the model's vocabulary, "
+            f"0 to {limits.vocabulary - 1:,}"
+        )
+
+
+def unpadded(mask: pa.Array | None, length: int) -> tuple[int, int]:
     """Where the tokens that the mask leaves begin and end.
 
     Raises:

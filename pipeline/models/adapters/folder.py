@@ -10,8 +10,9 @@ from pathlib import Path
 from pydantic import JsonValue
 
 from infra.execution.contract import describe
+from pipeline.data.folders import ADAPTER
 from pipeline.errors import SourceError
-from pipeline.models.huggingface.folder import ADAPTER, check_size, check_sizes
+from pipeline.models.huggingface.folder import check_size, check_sizes
 
 WEIGHTS = "adapter_model.safetensors"
 

@@ -11,8 +11,8 @@ from pathlib import Path
 from pydantic import JsonValue
 
 from infra.execution.contract import describe
+from pipeline.data.folders import CONFIG, INDEX, WEIGHTS
 from pipeline.errors import SourceError
-from pipeline.models.huggingface.folder import CONFIG, INDEX, WEIGHTS
 
 IMPLEMENTATIONS = ("attn_implementation", "experts_implementation")
 OWN = (  # of the same function, by the library's own code; which of them runs, it chooses for this machine

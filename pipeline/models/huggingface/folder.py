@@ -7,18 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from infra.execution.contract import describe
+from pipeline.data.folders import ADAPTER, CONFIG, GENERATION, INDEX, TOKENIZER, WEIGHTS
 from pipeline.errors import SourceError
 from pipeline.models.weights.foreign_files import foreign
 from pipeline.models.weights.reading import LARGEST_HEADER, check_header
-
-CONFIG, WEIGHTS = "config.json", "model.safetensors"
-
-
-INDEX, ADAPTER = "model.safetensors.index.json", "adapter_config.json"
-
-
-GENERATION, TOKENIZER = "generation_config.json", "tokenizer_config.json"
-
 
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl", "*.h5", "*.msgpack")
 

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from infra.execution.contract import describe
+from pipeline.data.folders import CONFIG
 from pipeline.errors import SourceError
-from pipeline.models.huggingface.folder import CONFIG
 from pipeline.models.interface import InputKind
 
 CAUSAL = "causal_lm"
@@ -36,8 +36,7 @@ def head_of(folder: Path, name: str, task: str) -> Head:
     Raises:
         SourceError: its config names no class of these kinds, or one that is for another task.
     """
-    named = _architectures(folder, name)
-    found = next((head for head in HEADS if any(one in _classes(head) for one in named)), None)
+    named, found = architectures(folder, name), named_head(folder, name)
     if task == CAUSAL and (found is None or found.inputs == "tokens"):
         return HEADS[0]  # whose loading says what is wrong
     if found is None:
@@ -55,6 +54,16 @@ def head_of(folder: Path, name: str, task: str) -> Head:
             f"{found.described}, not for the task {task}; set task: {valid}"
         )
     return found
+
+
+def named_head(folder: Path, name: str) -> Head | None:
+    """What a folder's config says that its model is, whatever the task; None where that is none of these.
+
+    Raises:
+        SourceError: the config is not readable.
+    """
+    named = architectures(folder, name)
+    return next((head for head in HEADS if any(one in _classes(head) for one in named)), None)
 
 
 def check_problem(settings: object, task: str, name: str) -> None:
@@ -95,7 +104,8 @@ def class_names(settings: object) -> tuple[str, ...]:
     return () if names == tuple(f"LABEL_{index}" for index in range(len(names))) else names
 
 
-def _architectures(folder: Path, name: str) -> list[str]:
+def architectures(folder: Path, name: str) -> list[str]:
+    """The classes that a folder's config names; raises as `named_head`."""
     try:
         named = json.loads((folder / CONFIG).read_bytes()).get("architectures") or []
     except (ValueError, AttributeError, RecursionError) as error:

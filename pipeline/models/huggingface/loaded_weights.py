@@ -7,8 +7,9 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pipeline.data.folders import CONFIG
 from pipeline.errors import SourceError
-from pipeline.models.huggingface.folder import CONFIG, types_of
+from pipeline.models.huggingface.folder import types_of
 from pipeline.models.weights.faithful import SCALED
 from pipeline.models.weights.fitting import names_left_out
 from pipeline.models.weights.mismatches import name_some

@@ -18,14 +18,16 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from infra.storage.files import digest
+from pipeline.data.folders import CONFIG, FolderPlace
 from pipeline.errors import SourceError
 from pipeline.models.huggingface.config_file import check_config
-from pipeline.models.huggingface.folder import CONFIG, check_sizes, weight_files
-from pipeline.models.huggingface.heads import Head, check_problem, class_names, head_of
+from pipeline.models.huggingface.folder import check_sizes, weight_files
+from pipeline.models.huggingface.heads import Head, check_problem, head_of
+from pipeline.models.huggingface.knowledge import knowledge_of
 from pipeline.models.huggingface.limits import limits_of
 from pipeline.models.huggingface.loaded_weights import check_values, check_weights
-from pipeline.models.huggingface.preprocessing import check_preprocessing, preprocessing_documents, recipe_of
-from pipeline.models.interface import UNTRAINED, Knowledge, LoadedModel, fixed_seed
+from pipeline.models.huggingface.preprocessing import check_preprocessing, preprocessing_documents
+from pipeline.models.interface import UNTRAINED, LoadedModel, fixed_seed
 from pipeline.models.user_code import user_code
 from pipeline.models.weights.faithful import without_number
 
@@ -37,63 +39,61 @@ MOST_LAYERS = 10_000
 PLAIN = (None, "eager", "sdpa")
 
 
-def load_folder(folder: Path, name: str, task: str) -> LoadedModel:
+def load_folder(place: FolderPlace, task: str) -> LoadedModel:
     """Loads a model from a folder, without the network: on the CPU, float32, in eval mode, without a cache of keys.
 
     No code of the model's own is run.
 
     Args:
-        folder: of the model.
-        name: as the config has it.
+        place: of the folder.
         task: of the model.
 
     Raises:
         SourceError: transformers is not installed, or the folder, its config or its weights are unusable.
     """
-    _check_installed(name)
+    folder, name = _found(place)
     files = weight_files(folder, name)
     check_sizes(folder, files, name)
     head = _head(folder, name, task)
     with user_code(f"huggingface {name}"), quiet():
         module = _load(folder, name, head, task)
         check_values(module, files, name)
-    return _digested(module, folder, name, head, [_file_digest(file) for file in files])
+    return _digested(module, place, head, [_file_digest(file) for file in files])
 
 
-def untrained_folder(folder: Path, name: str, task: str) -> LoadedModel:
+def untrained_folder(place: FolderPlace, task: str) -> LoadedModel:
     """The model that a folder's config describes, with random weights, in all else as `load_folder`.
 
     Raises:
         SourceError: transformers is not installed, or the folder or its config is unusable.
     """
-    _check_installed(name)
+    folder, name = _found(place)
     head = _head(folder, name, task)
     with user_code(f"huggingface {name}"), quiet(), fixed_seed():
         described = _config_of(folder, name, head, task)
         _refuse_more_than_held(described, head, folder, name)
         module = _auto(head).from_config(described, trust_remote_code=False).float()
-    return _digested(module, folder, name, head, [UNTRAINED])
+    return _digested(module, place, head, [UNTRAINED])
 
 
-def _digested(module: "PreTrainedModel", folder: Path, name: str, head: Head, weights: Sequence[str]) -> LoadedModel:
+def _digested(module: "PreTrainedModel", place: FolderPlace, head: Head, weights: Sequence[str]) -> LoadedModel:
     """A model with its digest; `weights` says which they are."""
+    folder = place.find()
     module.config.use_cache = False
     code = _file_digest(Path(inspect.getfile(type(module))))
-    more = preprocessing_documents(folder, name) if head.inputs != "tokens" else []
+    more = preprocessing_documents(folder, place.name) if head.inputs != "tokens" else []
     documents = [f"{file.name} {_file_digest(file)}" for file in more]
     parts = [_file_digest(folder / CONFIG), *weights, code, type(module).__name__, *documents]
-    found, own = digest("\n".join(parts).encode()), {type(module).__module__: code}
-    with user_code(f"huggingface {name}: its image processor"), quiet():
-        return _loaded(module, folder, head, found, own)
+    return _loaded(module, place, head, digest("\n".join(parts).encode()), {type(module).__module__: code})
 
 
-def folder_shapes(folder: Path, name: str, task: str) -> LoadedModel:
+def folder_shapes(place: FolderPlace, task: str) -> LoadedModel:
     """The model that a folder's config describes, on torch's meta device: shapes alone, whose digest is "".
 
     Raises:
         SourceError: the folder or its config is unusable.
     """
-    _check_installed(name)
+    folder, name = _found(place)
     head = _head(folder, name, task)
     with user_code(f"huggingface {name}"), quiet():
         described = _config_of(folder, name, head, task)
@@ -105,8 +105,7 @@ def folder_shapes(folder: Path, name: str, task: str) -> LoadedModel:
             )
         module = _on_meta(described, head).float()
     module.config.use_cache = False
-    with user_code(f"huggingface {name}: its image processor"), quiet():
-        return _loaded(module, folder, head, "", {})
+    return _loaded(module, place, head, "", {})
 
 
 @contextmanager
@@ -125,12 +124,10 @@ def quiet() -> Iterator[None]:
             logging.enable_progress_bar()
 
 
-def _loaded(module: "PreTrainedModel", folder: Path, head: Head, found: str, code: dict[str, str]) -> LoadedModel:
-    known = Knowledge(head.inputs)
-    if head.inputs != "tokens":
-        recipe = recipe_of(folder) if head.inputs == "images" else None
-        known = Knowledge(head.inputs, class_names(module.config), str(module.config.problem_type or ""), recipe)
-    limits = limits_of(module, folder) if head.inputs == "tokens" else None
+def _loaded(module: "PreTrainedModel", place: FolderPlace, head: Head, found: str, code: dict[str, str]) -> LoadedModel:
+    with user_code(f"huggingface {place.name}: its processor or tokenizer"), quiet():
+        known = knowledge_of(module, head, place)
+    limits = limits_of(module, place) if head.inputs == "tokens" else None
     lacking = without_number(module) if found else ""
     return LoadedModel(module.eval(), found, code, limits=limits, lacking=lacking, known=known)
 
@@ -141,7 +138,14 @@ def _head(folder: Path, name: str, task: str) -> Head:
     return head_of(folder, name, task)
 
 
-def _check_installed(name: str) -> None:
+def _found(place: FolderPlace) -> tuple[Path, str]:
+    """The folder, and its name in the config."""
+    check_installed(place.name)
+    return place.find(), place.name
+
+
+def check_installed(name: str) -> None:
+    """Raise SourceError where transformers is not installed."""
     if importlib.util.find_spec("transformers") is None:
         raise SourceError(
             f"huggingface {name}: needs the package transformers, which is not installed; "

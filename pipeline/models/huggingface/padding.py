@@ -4,7 +4,7 @@ import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from pipeline.models.huggingface.folder import TOKENIZER
+from pipeline.data.folders import TOKENIZER
 from pipeline.models.weights.reading import LARGEST_HEADER
 
 

@@ -7,20 +7,10 @@ from pathlib import Path
 from pydantic import JsonValue
 
 from infra.execution.contract import describe
+from pipeline.data.folders import DOCUMENTS, IMAGE_PROCESSOR, PROCESSOR, TOKENIZER
 from pipeline.errors import SourceError
 from pipeline.inputs.recipes.library import LibraryRecipe, read_recipe
-from pipeline.models.huggingface.folder import TOKENIZER, check_size
-
-IMAGE_PROCESSOR, PROCESSOR = "preprocessor_config.json", "processor_config.json"
-
-TOKENS, SPECIAL, ADDED, TEMPLATE = (
-    "tokenizer.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "chat_template.jinja",
-)
-
-DOCUMENTS = (IMAGE_PROCESSOR, PROCESSOR, TOKENS, TOKENIZER, SPECIAL, ADDED, TEMPLATE)
+from pipeline.models.huggingface.folder import check_size
 
 CODE = ("auto_map", "trust_remote_code", "custom_pipelines", "custom_generate")
 

@@ -1,18 +1,16 @@
 """`adapter` beside `huggingface`: low-rank matrices of PEFT on a base that the config itself names."""
 
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 from infra.storage.files import digest
-from infra.storage.urls import path_on_disk
 from pipeline.config.audit_config import AuditConfig
 from pipeline.config.schema import ModelConfig
+from pipeline.data.folders import FolderPlace
 from pipeline.errors import SourceError
 from pipeline.models.adapters.folder import adapter_files, adapter_settings
 from pipeline.models.adapters.loading import add_adapter, check_installed
 from pipeline.models.file_versions import version_on_disk
 from pipeline.models.huggingface.loading import quiet
-from pipeline.models.huggingface.places import files_in_store, find_folder
 from pipeline.models.interface import LoadedModel, ModelFiles
 from pipeline.models.sources.huggingface import HuggingFaceSource
 from pipeline.models.weights.faithful import without_number
@@ -36,7 +34,7 @@ class AdapterSource:
     def load(self, source: bytes | None) -> LoadedModel:
         """The base with the adapter's matrices beside its own, not merged into them."""
         check_installed(self._name)
-        config, weights = adapter_files(self._folder(), self._name)
+        config, weights = adapter_files(self._place.find(), self._name)
         settings = adapter_settings(config, self._name)
         base = self._base.load(source)
         with quiet():
@@ -48,7 +46,7 @@ class AdapterSource:
     def shapes(self, source: bytes | None) -> LoadedModel:
         """The shapes of both."""
         check_installed(self._name)
-        config, _ = adapter_files(self._folder(), self._name)
+        config, _ = adapter_files(self._place.find(), self._name)
         base = self._base.shapes(source)
         with quiet():
             add_adapter(base.module, adapter_settings(config, self._name), None, self._name)
@@ -65,22 +63,22 @@ class AdapterSource:
         base = self._base.files()
         if base is None:
             return None
-        url = self.config.locate(self._name)
-        if path_on_disk(url) is None:
-            own = [f"{file.url} {file.identity}" for file in files_in_store(self._name, url, "adapter")]
+        if not self._place.on_disk:
+            own = [f"{file.url} {file.identity}" for file in self._place.files_in_store()]
         else:
-            config, weights = adapter_files(self._folder(), self._name)
+            config, weights = adapter_files(self._place.find(), self._name)
             own = [f"{config.name} {digest(config.read_bytes())}", f"{weights.name} {version_on_disk(weights)}"]
         return replace(base, lines=(*base.lines, *own))
 
     def weight_bytes(self) -> int:
         """Of the base, and of the adapter's file."""
-        _, weights = adapter_files(self._folder(), self._name)
+        _, weights = adapter_files(self._place.find(), self._name)
         return self._base.weight_bytes() + 2 * weights.stat().st_size
 
     def missing_weights(self) -> str:
         """What is missing of the base."""
         return self._base.missing_weights()
 
-    def _folder(self) -> Path:
-        return find_folder(self.config, self._name, "adapter")
+    @property
+    def _place(self) -> FolderPlace:
+        return FolderPlace(self._name, self.config.locate(self._name), "adapter")

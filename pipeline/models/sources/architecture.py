@@ -15,9 +15,7 @@ from pipeline.models.file_versions import version_of
 from pipeline.models.interface import UNTRAINED, LoadedModel, ModelFiles, fixed_seed
 from pipeline.models.local_code import file_of, local_code
 from pipeline.models.user_code import user_code
-from pipeline.models.weights.faithful import without_number
-from pipeline.models.weights.fitting import fill
-from pipeline.models.weights.reading import parse_weights, read_weights
+from pipeline.models.weights.loading import load_weights
 
 
 @dataclass(frozen=True)
@@ -39,13 +37,11 @@ class ArchitectureSource:
         """Builds the architecture and loads the weights."""
         found = find_architecture(self.config, self._spec, source)
         module = self._built(found)
-        weights = read_weights(self._weights, self.config.locate(self._weights), int(self.config.run.memory_per_worker))
-        misfit = f"weights {self._weights} do not fit architecture {self._spec} with kwargs {self.model.kwargs}"
-        with user_code(f"architecture {self._spec}: loading weights {self._weights}"):
-            undone = fill(module, parse_weights(weights, self._weights), misfit)
-            module.eval()
-            lacking = without_number(module)
-        return replace(self._with_code(module, found, digest(weights)), undone=undone, lacking=lacking)
+        url, granted = self.config.locate(self._weights), int(self.config.run.memory_per_worker)
+        described = f"architecture {self._spec} with kwargs {self.model.kwargs}"
+        weights = load_weights(module, self._weights, url, granted, described)
+        loaded = self._with_code(module, found, weights.digest)
+        return replace(loaded, undone=weights.undone, lacking=weights.lacking)
 
     def untrained(self, source: bytes | None) -> LoadedModel:
         """What the function builds."""

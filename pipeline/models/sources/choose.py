@@ -3,9 +3,14 @@
 from pipeline.config.audit_config import AuditConfig
 from pipeline.config.schema import ModelConfig
 from pipeline.models.interface import ModelSource
+from pipeline.models.libraries.of_timm import TIMM
+from pipeline.models.libraries.of_torchvision import TORCHVISION
 from pipeline.models.sources.adapter import AdapterSource
 from pipeline.models.sources.architecture import ArchitectureSource
 from pipeline.models.sources.huggingface import HuggingFaceSource
+from pipeline.models.sources.library import LibrarySource
+
+LIBRARIES = (TIMM, TORCHVISION)
 
 
 def source_of(config: AuditConfig, model: ModelConfig) -> ModelSource:
@@ -14,4 +19,5 @@ def source_of(config: AuditConfig, model: ModelConfig) -> ModelSource:
         return AdapterSource(config, model)
     if model.huggingface is not None:
         return HuggingFaceSource(config, model)
-    return ArchitectureSource(config, model)
+    library = next((one for one in LIBRARIES if getattr(model, one.key) is not None), None)
+    return ArchitectureSource(config, model) if library is None else LibrarySource(config, model, library)

@@ -3,14 +3,13 @@
 from dataclasses import dataclass
 
 from infra.storage.files import digest
-from infra.storage.urls import path_on_disk
 from pipeline.config.audit_config import AuditConfig
 from pipeline.config.schema import ModelConfig
+from pipeline.data.folders import FolderPlace
 from pipeline.errors import SourceError
 from pipeline.models.file_versions import version_on_disk
 from pipeline.models.huggingface.folder import count_numbers, documents, has_weights, weight_files
 from pipeline.models.huggingface.loading import folder_shapes, load_folder, untrained_folder
-from pipeline.models.huggingface.places import files_in_store, find_folder
 from pipeline.models.huggingface.preprocessing import preprocessing_documents
 from pipeline.models.interface import LoadedModel, ModelFiles
 
@@ -26,24 +25,27 @@ class HuggingFaceSource:
     def _name(self) -> str:
         return str(self.model.huggingface)
 
+    @property
+    def _place(self) -> FolderPlace:
+        return FolderPlace(self._name, self.config.locate(self._name))
+
     def load(self, source: bytes | None) -> LoadedModel:
         """By transformers itself."""
-        return load_folder(find_folder(self.config, self._name), self._name, self.model.task)
+        return load_folder(self._place, self.model.task)
 
     def shapes(self, source: bytes | None) -> LoadedModel:
         """What its config describes."""
-        return folder_shapes(find_folder(self.config, self._name), self._name, self.model.task)
+        return folder_shapes(self._place, self.model.task)
 
     def untrained(self, source: bytes | None) -> LoadedModel:
         """As the library begins to train it."""
-        return untrained_folder(find_folder(self.config, self._name), self._name, self.model.task)
+        return untrained_folder(self._place, self.model.task)
 
     def files(self) -> ModelFiles | None:
         """Of documents the contents; of weights what tells a changed file."""
-        url = self.config.locate(self._name)
-        if path_on_disk(url) is None:
-            return ModelFiles(tuple(f"{file.url} {file.identity}" for file in files_in_store(self._name, url)))
-        folder = find_folder(self.config, self._name)
+        if not self._place.on_disk:
+            return ModelFiles(tuple(f"{file.url} {file.identity}" for file in self._place.files_in_store()))
+        folder = self._place.find()
         weights = sorted({*weight_files(folder, self._name), *folder.glob("*.safetensors")})
         small = {*documents(folder, self._name), *preprocessing_documents(folder, self._name)}
         lines = [f"{file.name} {version_on_disk(file)}" for file in weights]
@@ -51,12 +53,12 @@ class HuggingFaceSource:
 
     def weight_bytes(self) -> int:
         """Of float32, by the headers of its files."""
-        files = weight_files(find_folder(self.config, self._name), self._name)
+        files = weight_files(self._place.find(), self._name)
         return 4 * count_numbers(files, self._name)
 
     def missing_weights(self) -> str:
         """What is missing of a folder that has a config and no weights."""
-        folder = find_folder(self.config, self._name)
+        folder = self._place.find()
         try:
             if not has_weights(folder):
                 weight_files(folder, self._name)

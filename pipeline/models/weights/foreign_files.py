@@ -6,6 +6,11 @@ from dataclasses import dataclass
 SAVE = "save the state dict of the module that it was made from: torch.save(module.state_dict(), ...)"
 
 
+CONVERT = (
+    "make a torch module of it in an architecture of your own, as docs/guides/models-and-data shows with onnx2torch"
+)
+
+
 EXPORT = "load it with the library that wrote it, and save a state dict of the torch module that names its tensors"
 
 
@@ -48,7 +53,7 @@ KINDS = (
     _Kind("is an array of NumPy", EXPORT, _starts(b"\x93NUMPY")),
     _Kind("is a program for TensorFlow Lite", EXPORT, lambda data: data[4:8] == b"TFL3"),
     _Kind("is a program for ExecuTorch", SAVE, lambda data: data[4:6] == b"ET" and data[6:8].isdigit()),
-    _Kind("is ONNX, a graph without modules", SAVE, _onnx),
+    _Kind("is ONNX, a graph without modules", CONVERT, _onnx),
     _Kind(
         "is compressed", "unpack it", _starts(b"\x1f\x8b", b"BZh", b"\xfd7zXZ\x00", b"\x28\xb5\x2f\xfd", b"7z\xbc\xaf")
     ),

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from infra.errors import StorageError
-from pipeline.data.class_names import described_roles
+from pipeline.data.classes.names import described_roles
 from pipeline.data.columns import UnfitValue
 from pipeline.data.sources import PLACES, Source, Split
 from pipeline.data.truth import UNKNOWN, read_truth

@@ -7,7 +7,8 @@ from dataclasses import replace
 from infra.errors import StorageError
 from pipeline.data.sources import Source
 from pipeline.data.texts.reading import read_texts
-from pipeline.data.texts.rows import PADDING_REMEDY, PADDING_RUN, TextLimits, TokenIds, runs_at_ends
+from pipeline.data.texts.rows import PADDING_REMEDY, PADDING_RUN, TextLimits, runs_at_ends
+from pipeline.data.texts.tokens import TokenIds
 from pipeline.errors import SourceError
 
 ROWS_LOOKED_AT = 64  # of each file; enough to see padding, few enough for thousands of files

@@ -95,9 +95,10 @@ def waves(models: Sequence[ModelPlan], workers: int) -> Iterator[tuple[ModelPlan
 
 
 def gone_files(model: ModelPlan, last: LastAudit | None) -> tuple[str, ...]:
-    """Files that the latest completed run found by a glob that the model still names, and that no longer exist."""
-    patterns = [path for path in (*model.config.data.trusted, *model.config.data.audited) if is_pattern(path)]
-    if last is None or not patterns:
+    """Files that the latest completed run found by a glob or in a folder that the model still names, and are gone."""
+    named = (*model.config.data.trusted, *model.config.data.audited)
+    patterns = [path if is_pattern(path) else f"{path.rstrip('/')}/*" for path in named]
+    if last is None:
         return ()
     here = {source.file.url for source in model.sources}
     before = {file.name: file.url for file in last.planned.sources.values()}

@@ -15,7 +15,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from infra.errors import StorageError
-from madcore import Measured
+from madcore import Inputs, Measured
 from madcore.measurements import logits_of, run
 from pipeline.config.audit_config import AuditConfig
 from pipeline.config.schema import ModelConfig
@@ -30,7 +30,7 @@ from pipeline.planning.memory import PROCESS_BYTES
 from pipeline.planning.probe.found import Probe
 from pipeline.planning.probe.rows import findings, shape_rows
 from pipeline.planning.probe.texts import filler, text_sizes
-from pipeline.planning.probe.vectors import first_samples, vector_sizes
+from pipeline.planning.probe.vectors import first_samples
 from pipeline.tasks.registry import VECTOR_TASKS
 
 META = torch.device("meta")
@@ -145,13 +145,16 @@ def probe_shapes(
 
 
 def _vectors(loaded: LoadedModel, model: ModelConfig, trusted: Sequence[Source]) -> Probe:
-    first = first_samples(loaded, model, trusted, 1)
-    one = Measured(first.samples[0], VECTOR_TASKS[model.task].measurement(model)).to(META)
+    first, measurement = first_samples(loaded, model, trusted, 1), VECTOR_TASKS[model.task].measurement(model)
+
+    def measured(chosen: Sequence[Inputs]) -> Measured:
+        return Measured(first.together(chosen), measurement).to(META)
+
     with torch.no_grad():
-        logits = logits_of(run(loaded.module, one.inputs))
+        logits = logits_of(run(loaded.module, measured(first.samples[:1]).inputs))
     rows = shape_rows(loaded.module, model)
-    classes = int(logits.shape[1]) if model.has_classes else 0
-    return findings(loaded, rows, first.inputs, vector_sizes(rows, one, logits[:1].nbytes), classes)
+    inputs, sizes = first.sized(rows, measured, logits[:1].nbytes)
+    return findings(loaded, rows, inputs, sizes, int(logits.shape[1]) if model.has_classes else 0)
 
 
 def _texts(loaded: LoadedModel, model: ModelConfig, trusted: Sequence[Source]) -> Probe:

@@ -11,7 +11,8 @@ from pipeline.config.schema import ModelConfig
 from pipeline.data.sources import Source
 from pipeline.data.texts.reading import first_texts, longest_text
 from pipeline.data.texts.rows import Text, TextLimits
-from pipeline.inputs.tokens import TOKEN_MEASUREMENTS, TextBytes, TextInputs, token_batch
+from pipeline.inputs.lengths import TextBytes
+from pipeline.inputs.tokens import TOKEN_MEASUREMENTS, TextInputs, token_batch
 from pipeline.models.interface import LoadedModel
 from pipeline.models.user_code import user_code
 from pipeline.planning.checks.causality import check_causal

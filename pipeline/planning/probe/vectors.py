@@ -1,7 +1,6 @@
 """What a plan learns from a model with outputs (n, D), and a few trusted samples: images, or tensors."""
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -14,31 +13,24 @@ from pipeline.data.images.reading import first_images, scale_pixels
 from pipeline.data.sources import Source
 from pipeline.data.tensors import first_tensors
 from pipeline.errors import SourceError
-from pipeline.inputs.batches import joined
 from pipeline.inputs.images import ImageInputs
-from pipeline.inputs.model_inputs import ModelInputs
 from pipeline.inputs.processed import ProcessedImages, Recipe, first_processed
 from pipeline.inputs.tensors import TensorInputs
-from pipeline.models.interface import LoadedModel
+from pipeline.models.interface import LoadedModel, SequenceFacts
 from pipeline.models.outputs import check_outputs
 from pipeline.models.user_code import user_code
-from pipeline.planning.probe.found import Probe, SampleSizes
-from pipeline.planning.probe.rows import CANDIDATES, ROOM, Report, RowProbe, check_finite, findings, probe_rows
+from pipeline.planning.probe.first import FirstSamples
+from pipeline.planning.probe.found import Probe
+from pipeline.planning.probe.rows import CANDIDATES, Report, check_finite, findings, probe_rows
+from pipeline.planning.probe.sequences import first_of_sequences
 from pipeline.tasks.registry import VECTOR_TASKS
 
+COLUMNS_OF = {
+    "texts": "is a text classifier; name the column of its texts, data.columns.text, or of its tokens, input_ids",
+    "audio": "is an audio classifier; name the columns of its inputs, such as data.columns.inputs: {input_values: x}",
+}
+
 CHECKED_OUTPUTS = 4  # trusted samples whose outputs tell whether they are logits
-
-
-@dataclass(frozen=True)
-class FirstSamples:
-    """The first readable trusted samples of a model: how such samples are read, and the inputs of each alone.
-
-    `together`: the inputs of several of them as one batch.
-    """
-
-    inputs: ModelInputs
-    samples: Sequence[Inputs]
-    together: Callable[[Sequence[Inputs]], Inputs]
 
 
 def first_samples(loaded: LoadedModel, model: ModelConfig, trusted: Sequence[Source], wanted: int) -> FirstSamples:
@@ -51,23 +43,37 @@ def first_samples(loaded: LoadedModel, model: ModelConfig, trusted: Sequence[Sou
         arguments, arrays = first_tensors(trusted, model.data.columns.inputs, wanted)
         tensors = {name: torch.from_numpy(array).split(1) for name, array in arrays.items()}
         samples = [dict(zip(tensors, each, strict=True)) for each in zip(*tensors.values(), strict=True)]
-        return FirstSamples(TensorInputs(arguments), samples, joined)
+        return FirstSamples.of_one_size(TensorInputs(arguments), samples)
+    if model.samples == "sequences":
+        return _sequences(loaded.known.sequences, model, trusted, wanted)
+    if loaded.known.inputs not in ("", "images"):
+        raise SourceError(f"{model.described}: {COLUMNS_OF[loaded.known.inputs]}")
     if not model.data.preprocesses and loaded.known.inputs == "images":
         return _processed(loaded.known.recipe, model, trusted, wanted)
     images = first_images(trusted, wanted, model.data.preprocess)
     size = ImageInputs((int(images.shape[1]), int(images.shape[2])))
-    return FirstSamples(size, torch.from_numpy(scale_pixels(images, model.data.preprocess)).split(1), joined)
+    return FirstSamples.of_one_size(size, torch.from_numpy(scale_pixels(images, model.data.preprocess)).split(1))
+
+
+def _by_folder(model: ModelConfig) -> str:
+    return "put preprocessor_config.json into the folder, or " if model.huggingface is not None else ""
+
+
+def _sequences(facts: SequenceFacts | None, model: ModelConfig, trusted: Sequence[Source], wanted: int) -> FirstSamples:
+    if facts is None:
+        raise SourceError(f"{model.described}: is no text classifier, and data.columns names text or input_ids")
+    return first_of_sequences(facts, model, trusted, wanted)
 
 
 def _processed(recipe: Recipe | None, model: ModelConfig, trusted: Sequence[Source], wanted: int) -> FirstSamples:
     if recipe is None:
         raise SourceError(
-            f"{model.described}: nothing there says how an image becomes its input; put preprocessor_config.json into "
-            "the folder, or set data.preprocess: {mean: [...], std: [...], size: ...} as the model was trained"
+            f"{model.described}: nothing there says how an image becomes its input; {_by_folder(model)}set "
+            "data.preprocess: {mean: [...], std: [...], size: ...} as the model was trained"
         )
     made = first_processed(trusted, wanted, recipe)
     shape = (int(made.shape[1]), int(made.shape[2]), int(made.shape[3]))
-    return FirstSamples(ProcessedImages(recipe, shape), torch.from_numpy(made).split(1), joined)
+    return FirstSamples.of_one_size(ProcessedImages(recipe, shape), torch.from_numpy(made).split(1))
 
 
 def probe_vectors(loaded: LoadedModel, model: ModelConfig, trusted: Sequence[Source], report: Report) -> Probe:
@@ -90,7 +96,7 @@ def probe_vectors(loaded: LoadedModel, model: ModelConfig, trusted: Sequence[Sou
     if not isinstance(logits, Tensor) or not task.accepts(logits):
         raise SourceError(
             f"{model.described}: expected {task.expected} from a forward pass, got {_returned(outputs)}; "
-            f"return them as a tensor, or as the attribute `logits` of an object{_other_task(logits)}"
+            f"return them as a tensor, or as the attribute `logits` of an object{_which(outputs)}{_other_task(logits)}"
         )
     check_finite(loaded, model, logits)
     doubt = check_outputs(model, logits)
@@ -98,27 +104,23 @@ def probe_vectors(loaded: LoadedModel, model: ModelConfig, trusted: Sequence[Sou
     with user_code(f"{model.described}: a forward and backward pass on trusted samples of shape {together}"):
         rows = probe_rows(loaded.module, model, first.samples, measured, report)
         report("measuring the memory of a pass")
-        sizes = vector_sizes(rows, measured(first.samples[:1]), logits[:1].nbytes)
-    found = findings(loaded, rows, first.inputs, sizes, int(logits.shape[1]) if model.has_classes else 0)
-    return found.model_copy(update={"warnings": (doubt, *found.warnings)}) if doubt else found
-
-
-def vector_sizes(rows: RowProbe, one: Measured, output_bytes: int) -> SampleSizes:
-    """What samples take of which this is one, and whose outputs have so many bytes."""
-    tensors = [one.inputs] if isinstance(one.inputs, Tensor) else [*one.inputs.values()]
-    input_bytes = sum(tensor.nbytes for tensor in tensors)
-    return SampleSizes(
-        sample_bytes=round(ROOM * (rows.bytes_of(one) + input_bytes)),
-        input_bytes=input_bytes,
-        retained_bytes_per_sample=output_bytes + 2 * input_bytes,
-        samples_per_pass=rows.samples_per_pass(one),
-    )
+        inputs, sizes = first.sized(rows, measured, logits[:1].nbytes)
+    found = findings(loaded, rows, inputs, sizes, int(logits.shape[1]) if model.has_classes else 0)
+    warnings = [one for one in (doubt, *first.warnings) if one]
+    return found.model_copy(update={"warnings": (*warnings, *found.warnings)})
 
 
 def _shape(inputs: Inputs) -> str:
     if isinstance(inputs, Tensor):
         return str(tuple(inputs.shape))
     return ", ".join(f"{name} {tuple(tensor.shape)} of {str(tensor.dtype)[6:]}" for name, tensor in inputs.items())
+
+
+def _which(outputs: object) -> str:
+    """What to add where there are several outputs."""
+    if isinstance(outputs, Mapping) and outputs:
+        return f", or name one in the model's entry, such as output: {next(iter(outputs))}"
+    return ", or number one in the model's entry, output: 0" if isinstance(outputs, tuple | list) and outputs else ""
 
 
 def _other_task(outputs: object) -> str:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from pydantic import JsonValue
 
 from pipeline.artifacts.parts import RowsPart
-from pipeline.data.class_names import described_labels
+from pipeline.data.classes.names import described_labels
 from pipeline.keys import key_of
 from pipeline.planning.plan import ModelPlan
 from pipeline.stages.scoring.scorer import SCORER_FORMAT

@@ -198,8 +198,9 @@ class GradientWorker:
         """Rows (r * labels, k) of a group's r samples, those of a sample together; without predictions."""
         (extractor, _), measured, samples = self._extractor(plan), group.measured.to(self._device), len(group.places)
         if plan.config.curvature.kind in FACTORED:
-            present = None if group.tokens is None else group.tokens.present.to(self._device)
-            rows_rk = extractor.side_numbers(measured, present)[:samples]
+            present = group.present
+            counted = None if present is None else present.to(self._device)
+            rows_rk = extractor.side_numbers(measured, counted)[:samples]
         elif plan.config.curvature.kind == "ggn":
             rows_rk = gauss_newton_rows(extractor, measured.inputs, plan.classes)[:samples].flatten(0, 1)
         else:

@@ -41,6 +41,7 @@ def build_report(inputs: ReportInputs) -> Facts:
         "top_flagged": list(inputs.flagged.top),
         "warnings": report_warnings(inputs),
         **_flat(inputs),
+        **({"class_names": [*inputs.plan.class_names]} if inputs.plan.class_names else {}),
     }
 
 
@@ -69,7 +70,7 @@ def screening_section(plan: ModelPlan, trusted: TrustedSamples, counts: ScoreCou
         "flagged_unscreened": unscreened if target.fpr is not None and removed else None,
         "classes": [modes.model_dump(mode="json") for modes in screening.classes],
         "too_small": list(screening.too_small),
-        "warnings": screening_warnings(screening, removed),
+        "warnings": screening_warnings(screening, removed, plan.class_names),
     }
     return {"screening": section}
 

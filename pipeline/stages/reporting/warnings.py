@@ -1,11 +1,12 @@
 """The warnings of a report: what of its samples and classes a reader should know, each with its number."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from pydantic import JsonValue
 
 from madcore.scoring.coupling import RARE_CLASS
 from pipeline.artifacts.screening import Screening
+from pipeline.root.facts import named_class
 from pipeline.stages.reporting.counts import IdCounts
 from pipeline.stages.reporting.inputs import ReportInputs
 
@@ -33,11 +34,11 @@ def _of_classes(inputs: ReportInputs) -> dict[str, object]:
     rare = {number: references[number] for number, _ in predicted if 0 < references[number] < RARE_CLASS}
     without = (
         "predicted classes without reference samples, compared with the mean of the others instead: "
-        f"{_listed(unseen, 'audited')}"
+        f"{_listed(unseen, 'audited', inputs.plan.class_names)}"
     )
     few = (
         f"predicted classes with fewer than {RARE_CLASS} reference samples, drawn towards the mean of all: "
-        f"{_listed(rare, 'reference')}"
+        f"{_listed(rare, 'reference', inputs.plan.class_names)}"
     )
     return {without: unseen, few: rare}
 
@@ -66,7 +67,7 @@ def _of_trusted(inputs: ReportInputs) -> dict[str, object]:
     }
 
 
-def screening_warnings(screening: Screening, removed: bool) -> list[JsonValue]:
+def screening_warnings(screening: Screening, removed: bool, names: Sequence[str]) -> list[JsonValue]:
     """What applies of the warnings about classes with a second mode, whose suspects may have been removed."""
     outstanding = [modes for modes in screening.classes if modes.stands_out]
     second = {modes.predicted: round(modes.share * modes.samples) for modes in outstanding if modes.decidable}
@@ -77,12 +78,12 @@ def screening_warnings(screening: Screening, removed: bool) -> list[JsonValue]:
     )
     kept = (
         "predicted classes of the trusted set with a second mode, as poisoned samples make one: "
-        f"{_listed(second, 'samples')}; look at screening.suspects, and if they do not belong, "
+        f"{_listed(second, 'samples', names)}; look at screening.suspects, and if they do not belong, "
         "set calibration.screen: true"
     )
     unclear = (
         "predicted classes of the trusted set with two modes, where it is not possible to tell which mode is clean: "
-        f"{undecidable}; look at their samples"
+        f"{', '.join(named_class(number, names) for number in undecidable)}; look at their samples"
     )
     return _applying(
         {screened_out: bool(screening.suspects) and removed, kept: bool(second) and not removed, unclear: undecidable}
@@ -94,5 +95,6 @@ def _applying(lines: Mapping[str, object]) -> list[JsonValue]:
     return [line for line, applies in lines.items() if applies]
 
 
-def _listed(classes: Mapping[int, int], what: str) -> str:
-    return ", ".join(f"{number} ({count:,} {what})" for number, count in list(classes.items())[:CLASSES_LISTED])
+def _listed(classes: Mapping[int, int], what: str, names: Sequence[str]) -> str:
+    listed = list(classes.items())[:CLASSES_LISTED]
+    return ", ".join(f"{named_class(number, names)} ({count:,} {what})" for number, count in listed)

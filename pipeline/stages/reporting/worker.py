@@ -26,7 +26,7 @@ from pipeline.artifacts.scores import FACTS, IMAGES, PART, PART_FORMAT, PUBLISHE
 from pipeline.artifacts.screening import read_screening
 from pipeline.artifacts.trusted import TrustedSamples, read_trusted
 from pipeline.artifacts.truth import read_stored_truth
-from pipeline.data.class_names import described_roles
+from pipeline.data.classes.names import described_roles
 from pipeline.errors import StageError
 from pipeline.keys import key_of
 from pipeline.planning.coverage import percent, share_without_verdict
@@ -73,6 +73,7 @@ def reporting_key(plan: ModelPlan, parts: tuple[ScorePart, ...], references_cont
     """
     of_stored: dict[str, JsonValue] = {"pictures": "stored", "dropped": [*plan.dropped]} if plan.stored else {}
     little = share_without_verdict(plan)
+    of_names: dict[str, JsonValue] = {"class_names": [*plan.class_names]} if plan.class_names else {}
     of_verdict: dict[str, JsonValue] = {"share_of_gradient": percent(little)} if little is not None else {}
     return key_of(
         format=REPORT_FORMAT,
@@ -83,6 +84,7 @@ def reporting_key(plan: ModelPlan, parts: tuple[ScorePart, ...], references_cont
         truth={source.key: described_roles(source, source.truth, plan.class_names) for source in plan.audited},
         **of_stored,
         **of_verdict,
+        **of_names,
     )
 
 

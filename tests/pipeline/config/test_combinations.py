@@ -43,14 +43,14 @@ MISFITS = {
     "two models in one": (
         "",
         "architecture: net.py:build\nkwargs: {width: 3}",
-        "models.chat: name the model in one way, by architecture or huggingface "
+        "models.chat: name the model in one way, by architecture, huggingface, timm or torchvision "
         "(here: architecture, huggingface, kwargs)",
     ),
     "no model": ("", "huggingface: null", "models.chat: give huggingface, the folder of a causal language model"),
     "no classifier": (
         "",
         "huggingface: null\ntask: classification",
-        "models.chat: give architecture and weights, or huggingface",
+        "models.chat: give architecture and weights, or huggingface, timm or torchvision",
     ),
     "half a classifier": (
         "",
@@ -71,7 +71,7 @@ MISFITS = {
     "arguments of a folder": (
         "",
         "kwargs: {width: 3}",
-        "models.chat: kwargs does not go with huggingface; it belongs to architecture",
+        "models.chat: kwargs does not go with huggingface; it belongs to architecture, timm, torchvision",
     ),
 }
 

@@ -47,7 +47,7 @@ UNKNOWN = {
     "of the whole, in a model": (
         "",
         "run: {}",
-        "models.net.run: unknown key; valid keys: name, architecture, kwargs, weights, huggingface, adapter, outputs",
+        "models.net.run: unknown key; valid keys: name, architecture, kwargs, weights, huggingface, adapter, timm",
     ),
     "misspelt": ("", "hugginface: /models/chat", "models.net.hugginface: unknown key; did you mean 'huggingface'?"),
     "what is noted of a control": (

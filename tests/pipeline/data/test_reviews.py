@@ -1,4 +1,4 @@
-"""Reviews: a table of ids and verdicts, Parquet or CSV, or a complaint that says what is wrong with it."""
+"""Reviews: a table of ids and verdicts, or a complaint that says what is wrong with it."""
 
 from pathlib import Path
 
@@ -20,10 +20,13 @@ def test_none_are_read_where_the_config_names_no_file(tmp_path: Path) -> None:
     assert reviews(tmp_path, None) == {}
 
 
-def test_csv_and_parquet_say_the_same(tmp_path: Path) -> None:
+def test_every_format_says_the_same(tmp_path: Path) -> None:
     (tmp_path / "r.csv").write_text("id,by,verdict\n007,me, benign \nx,me,odd\n007,you,benign\n")
     pq.write_table(pa.table({"sample_id": ["007", "x"], "verdict": ["benign", "odd"]}), tmp_path / "r.parquet")
-    assert reviews(tmp_path, "r.csv") == reviews(tmp_path, "r.parquet") == {"007": "benign", "x": "odd"}
+    lines = ('{"id": "007", "verdict": "benign", "by": {"name": "me"}}', '{"id": "x", "verdict": "odd"}')
+    (tmp_path / "r.jsonl").write_text("\n".join(lines))
+    for name in ("r.csv", "r.parquet", "r.jsonl"):
+        assert reviews(tmp_path, name) == {"007": "benign", "x": "odd"}
 
 
 def test_whole_numbers_are_ids(tmp_path: Path) -> None:
@@ -52,7 +55,10 @@ def test_ids_and_verdicts_may_have_any_type_that_carries_them(tmp_path: Path) ->
         ("id,verdict\na,odd\n,odd\n", "row 1 has no sample id"),
         ("id,verdict\na,odd\na,fine\n", "has two verdicts on sample 'a', 'odd' and, in row 1, 'fine'; keep one"),
         (f"id,verdict\na,{'x' * 101}\n", "row 0 has 101 characters, at most 100 are kept; shorten it"),
-        ("id,verdict\na\n", "not a readable CSV file"),
+        (
+            "id,verdict\na\n",
+            r"review: r\.csv: row 0 cannot be read \(.*\); mend or remove that row; expected a file, such as CSV",
+        ),
     ],
 )
 def test_a_table_that_is_none_is_refused(tmp_path: Path, text: str, says: str) -> None:

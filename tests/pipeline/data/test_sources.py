@@ -9,7 +9,7 @@ import pytest
 
 from pipeline.config.audit_config import AuditConfig
 from pipeline.config.samples import Columns
-from pipeline.data.finding import find_sources
+from pipeline.data.finding.sources import find_sources
 from pipeline.data.images.reading import ImageOptions, read_images
 from pipeline.data.sources import read_ids
 from pipeline.data.truth import read_truth

@@ -12,7 +12,7 @@ from pydantic import JsonValue
 from infra.storage.files import find
 from pipeline.config.audit_config import AuditConfig
 from pipeline.config.samples import Columns
-from pipeline.data.finding import find_sources
+from pipeline.data.finding.sources import find_sources
 from pipeline.data.sources import Source
 from pipeline.data.tensors import TensorArgument, first_tensors, read_tensors
 from pipeline.errors import SourceError
@@ -113,7 +113,8 @@ def test_the_shape_is_that_of_the_first_row_that_has_one(tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("inputs", "message"),
     [
-        ({"x": "missing"}, r"has not the column 'missing' \(data\.columns\.inputs\); columns there: id \(string\)"),
+        ({"x": "missing"}, r"has no column 'missing' \(data\.columns\.inputs\); columns there: id \(string\)"),
+        ({"x": "word"}, r"has no column 'word' \(data\.columns\.inputs\); did you mean 'words'\?"),
         ({"x": ["f", "words"]}, r"the column 'words' \(data\.columns\.inputs\) is string, expected numbers"),
     ],
 )

@@ -16,7 +16,8 @@ from pipeline.config.schema import ModelConfig
 from pipeline.data.texts.rows import TextLimits
 from pipeline.inputs.batches import align
 from pipeline.inputs.images import ImageInputs
-from pipeline.inputs.tokens import TextBytes, TextInputs, predict_completions
+from pipeline.inputs.lengths import TextBytes
+from pipeline.inputs.tokens import TextInputs, predict_completions
 from pipeline.tasks.classification import predict_classes
 from pipeline.tasks.predictions import no_predictions
 from tests.languages import POSITIONS, VOCABULARY, gpt2, llama

@@ -8,7 +8,7 @@ import torch
 from transformers import PreTrainedModel
 
 from madcore import Measured, Projection, RowExtractor, RowLayout, TokenBatch, select_layers, token_margin
-from pipeline.inputs.tokens import TextBytes
+from pipeline.inputs.lengths import TextBytes
 from pipeline.planning.memory import (
     PROCESS_BYTES,
     Blocks,

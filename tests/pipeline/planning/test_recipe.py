@@ -4,7 +4,8 @@ import json
 
 from pipeline.data.texts.rows import TextLimits
 from pipeline.inputs.images import ImageInputs
-from pipeline.inputs.tokens import TextBytes, TextInputs
+from pipeline.inputs.lengths import TextBytes
+from pipeline.inputs.tokens import TextInputs
 from pipeline.planning.recipe import RowRecipe
 from tests.pipeline.planning.plans import row_recipe, source
 

@@ -11,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from infra.errors import StorageError
-from infra.formats.data.arrow_bodies import wanted_buffers
+from infra.formats.data.arrow.bodies import wanted_buffers
 from infra.formats.range_reader import RangeReader
-from tests.infra.formats.data.files import inspected, rows_of
+from tests.infra.formats.data.samples import inspected, rows_of
 from tests.strategies import LAW
 
 

@@ -11,10 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from infra.errors import StorageError
-from infra.formats.data.csv_files import row_ends
-from infra.formats.data.lines import MOST_MARKS, blocks, line_ends
+from infra.formats.data.lines.blocks import MOST_MARKS, blocks, line_ends
+from infra.formats.data.lines.csv_files import row_ends
 from infra.formats.range_reader import RangeReader
-from tests.infra.formats.data.files import inspected, rows_of
+from tests.infra.formats.data.samples import inspected, rows_of
 from tests.strategies import LAW
 
 CELLS = st.lists(st.sampled_from(["a", '"', ",", ";", "\n", "\r\n", " ", "\t", "\u00e9"]), max_size=6).map("".join)

@@ -12,7 +12,7 @@ from pydantic import JsonValue
 
 from pipeline.config.audit_config import AuditConfig
 from pipeline.config.schema import ModelConfig
-from pipeline.data.finding import find_sources
+from pipeline.data.finding.sources import find_sources
 from pipeline.data.sources import Source, Split
 from tests.pipeline.config.configs import MINIMAL
 

@@ -7,7 +7,7 @@ import pyarrow.parquet as pq
 from pydantic import JsonValue
 
 from pipeline.config.audit_config import AuditConfig
-from pipeline.data.finding import find_sources
+from pipeline.data.finding.sources import find_sources
 from pipeline.data.sources import Source
 
 

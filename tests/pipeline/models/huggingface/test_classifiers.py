@@ -32,9 +32,10 @@ from transformers import (
 )
 
 from pipeline.config.audit_config import AuditConfig
+from pipeline.data.texts.rows import TextLimits
 from pipeline.errors import SourceError
 from pipeline.models.identity import identify
-from pipeline.models.interface import Knowledge, LoadedModel
+from pipeline.models.interface import Knowledge, LoadedModel, SequenceFacts
 from pipeline.models.load import load_model, load_shapes
 from tests.languages import llama, save
 
@@ -120,7 +121,8 @@ def test_a_classifier_of_images_is_loaded_as_it_was_saved(tmp_path: Path, kind: 
 def test_names_of_classes_and_the_kind_of_problem_are_known(tmp_path: Path) -> None:
     written(tmp_path / "named", lambda: bert(**NAMED, problem_type="single_label_classification"))
     known = load(tmp_path / "named").known
-    assert known == Knowledge("texts", ("cat", "dog", "owl"), "single_label_classification")
+    facts = SequenceFacts(TextLimits(40, 32), pad=0, tokenizer=None)
+    assert known == Knowledge("texts", ("cat", "dog", "owl"), "single_label_classification", sequences=facts)
     written(
         tmp_path / "heard",
         lambda: ASTForAudioClassification(ASTConfig(**TINY, max_length=40, num_mel_bins=32, **NAMED)),

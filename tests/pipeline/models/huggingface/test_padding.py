@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from transformers import GenerationConfig, LlamaConfig
 
-from pipeline.models.huggingface.folder import TOKENIZER
+from pipeline.data.folders import TOKENIZER
 from pipeline.models.huggingface.padding import padding_tokens
 from tests.languages import VOCABULARY
 

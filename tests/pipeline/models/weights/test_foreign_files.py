@@ -56,7 +56,7 @@ FILES: dict[str, tuple[Callable[[], bytes], tuple[str, ...]]] = {
     "HDF5": (lambda: b"\x89HDF\r\n\x1a\n" + bytes(64), ("is HDF5, as Keras writes it",)),
     "NumPy": (lambda: b"\x93NUMPY\x01\x00", ("is an array of NumPy",)),
     "NumPy's archive": (arrays, ("is an archive of NumPy arrays",)),
-    "ONNX": (lambda: b"\x08\x09\x12\x07pytorch\x1a\x03", ("is ONNX, a graph without modules",)),
+    "ONNX": (lambda: b"\x08\x09\x12\x07pytorch\x1a\x03", ("is ONNX, a graph without modules", "with onnx2torch")),
     "GGUF": (lambda: b"GGUF\x03\x00\x00\x00", ("is GGUF, quantized weights of llama.cpp; use the safetensors",)),
     "TensorFlow Lite": (lambda: b"\x1c\x00\x00\x00TFL3", ("is a program for TensorFlow Lite",)),
     "ExecuTorch": (lambda: b"\x1c\x00\x00\x00ET12", ("is a program for ExecuTorch",)),

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from madcore import ModelError
 from pipeline.config.audit_config import AuditConfig
 from pipeline.config.schema import ModelConfig
-from pipeline.data.finding import find_sources
+from pipeline.data.finding.sources import find_sources
 from pipeline.data.sources import Source
 from pipeline.demo.network import digit_cnn
 from pipeline.errors import SourceError

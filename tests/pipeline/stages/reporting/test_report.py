@@ -148,7 +148,7 @@ def test_suspects_that_stay_are_warned_about(plan: ModelPlan) -> None:
         "predicted classes of the trusted set with a second mode, as poisoned samples make one: 3 (10 samples); "
         "look at screening.suspects, and if they do not belong, set calibration.screen: true",
         "predicted classes of the trusted set with two modes, where it is not possible to tell which mode is clean: "
-        "[4]; look at their samples",
+        "4; look at their samples",
     ]
 
 

@@ -98,10 +98,14 @@ class Marks:
 
     def add(self, block: Block) -> None:
         """The marks in the next block."""
-        first = -block.row % self._every
-        for index in range(first, block.rows, self._every):
-            self._marks.append((block.row + index, block.place + (int(block.ends[index - 1]) if index else 0)))
-        while len(self._marks) > MOST_MARKS:
+        for index in range(-block.row % self._every, block.rows, self._every):
+            self.add_row(block.row + index, block.place + (int(block.ends[index - 1]) if index else 0))
+
+    def add_row(self, row: int, place: int) -> None:
+        """The next row, and where it stands."""
+        if row % self._every == 0:
+            self._marks.append((row, place))
+        if len(self._marks) > MOST_MARKS:
             self._every *= 2
             self._marks = [mark for mark in self._marks if mark[0] % self._every == 0]
 

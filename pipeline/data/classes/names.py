@@ -17,7 +17,8 @@ NAMES_SHOWN = 20
 def class_names(model: ModelConfig, given: Sequence[str], trusted: Sequence[Source]) -> tuple[str, ...]:
     """The names of a model's classes in the order of its outputs; none where nobody says them.
 
-    They are the model's own, or else those of `data.labels`, or else those that the trusted files' integers stand for.
+    They are the model's own, or else those of `data.labels`, or else those that the trusted files' integers stand for,
+    or else, in the order of the alphabet, those of the folders that trusted images are in.
 
     Args:
         model: its config.
@@ -45,7 +46,11 @@ def _of_files(trusted: Sequence[Source]) -> tuple[str, ...]:
     Raises:
         SourceError: they are not.
     """
-    found = {source.classes["label"]: source.file.name for source in trusted if "label" in source.classes}
+    with_classes = [source for source in trusted if "label" in source.classes]
+    folders = {name for source in with_classes if "label" in source.named for name in source.classes["label"]}
+    found = {source.classes["label"]: source.file.name for source in with_classes if "label" not in source.named}
+    if not found:
+        return tuple(sorted(folders))
     if len(found) > 1:
         (one, first), (other, second) = list(found.items())[:2]
         raise SourceError(

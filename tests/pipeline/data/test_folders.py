@@ -9,8 +9,8 @@ from transformers import ViTConfig, ViTForImageClassification
 from infra.errors import StorageError
 from infra.storage.local_copies import cache_folder
 from pipeline.config.audit_config import AuditConfig
+from pipeline.data.folders import FolderPlace
 from pipeline.errors import SourceError
-from pipeline.models.huggingface.places import find_folder
 from pipeline.models.identity import identify
 from pipeline.models.load import load_model
 from tests.languages import save
@@ -22,6 +22,10 @@ from tests.services import Service
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     return cache_folder() / "copies"
+
+
+def find_folder(config: AuditConfig, name: str) -> Path:
+    return FolderPlace(name, config.locate(name)).find()
 
 
 def small(folder: Path, seed: int = 0) -> Path:

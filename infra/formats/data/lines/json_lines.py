@@ -10,8 +10,8 @@ from pyarrow import json
 
 from infra.errors import StorageError
 from infra.formats.data.contract import Beginning, DataFormat, Layout, OpenTable, Table, refuse_absent
-from infra.formats.data.line_tables import LineTable, columns_of, survey
-from infra.formats.data.lines import blocks, line_ends
+from infra.formats.data.lines.blocks import blocks, line_ends
+from infra.formats.data.lines.tables import LineTable, columns_of, survey
 from infra.formats.data.schemas import encode_schema
 from infra.storage.identity import InputFile
 
@@ -35,7 +35,7 @@ class JsonLines(DataFormat):
     def inspect(self, handle: IO[bytes], file: InputFile, read: Sequence[str], texts: Collection[str]) -> Table:
         """Reads the whole file."""
         _refuse_list(handle, file.name)
-        types = _Types()
+        types = JsonTypes()
         rows, marks = survey(handle, _first(handle), line_ends, types, file.name)
         return Table(types.schema, rows, Layout(self.name, encode_schema(types.schema), marks.found))
 
@@ -48,19 +48,21 @@ class JsonLines(DataFormat):
         wanted = columns_of(layout.columns, columns)
         return LineTable(
             lambda row: blocks(handle, layout.mark(row), line_ends, place),
-            lambda data: _parse(data, wanted),
+            lambda data: parse_objects(data, wanted),
             place,
             batch_rows,
         )
 
 
-class _Types:
-    """The types of columns so far."""
+class JsonTypes:
+    """The types of the columns of all objects so far."""
 
     def __init__(self) -> None:
+        """No columns yet."""
         self.schema = pa.schema([])
 
     def see(self, data: bytes, rows: int) -> None:
+        """Lines of so many objects; raises as `Narrowing.see`."""
         _refuse_odd(data)
         own = _read(data, json.ParseOptions())
         if own.num_rows != rows:
@@ -78,7 +80,12 @@ def _plain(kind: pa.DataType) -> pa.DataType:
     return pa.list_(_plain(kind.value_type)) if pa.types.is_list(kind) else kind
 
 
-def _parse(data: bytes, wanted: pa.Schema) -> pa.RecordBatch:
+def parse_objects(data: bytes, wanted: pa.Schema) -> pa.RecordBatch:
+    """The columns of lines of objects.
+
+    Raises:
+        ValueError, ArrowException: they cannot be read.
+    """
     _refuse_odd(data)
     options = json.ParseOptions(explicit_schema=wanted, unexpected_field_behavior="ignore")
     table = _read(data, options).select(wanted.names).combine_chunks()

@@ -6,17 +6,18 @@ from urllib.parse import unquote
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from infra.errors import StorageError
+from infra.errors import IsFolder, StorageError
 from infra.formats.data.contract import Layout, Table
 from infra.formats.data.formats import inspect
-from infra.storage.files import find
+from infra.storage.files import Found, find
 from infra.storage.identity import InputFile
 from infra.storage.pins import PinnedInput
 from pipeline.config.audit_config import AuditConfig
 from pipeline.config.samples import Columns
 from pipeline.config.schema import ModelConfig
+from pipeline.data.classes.features import class_features
 from pipeline.data.columns import EXPECTED, UnfitValue, constant, fits, is_text, may_not_fit, stored, token_lists, unfit
-from pipeline.data.features import class_features
+from pipeline.data.finding.folders import find_in_folder
 from pipeline.data.identities import Identify, identify
 from pipeline.data.images.column import refuse_paths_only
 from pipeline.data.input_columns import TYPE_IDS, described_unread, input_roles, possible_roles, unread_columns
@@ -25,6 +26,9 @@ from pipeline.data.sources import PLACES, Source, Split
 from pipeline.errors import SourceError
 
 CHECKED_AT_ONCE = 1024
+
+
+TEXT_ROLES = ("text", "prompt", "completion")
 
 Recall = Callable[[InputFile, ModelConfig], tuple[Layout, int] | None]
 
@@ -60,8 +64,8 @@ def find_sources(
     empty: list[str] = []
     for path in _paths(model, split):
         try:
-            found = find(path, config.locate(path))
-        except StorageError as error:
+            found = _found(path, config.locate(path))
+        except (StorageError, SourceError) as error:
             refused[path] = str(error)
             continue
         refused |= found.faults
@@ -83,6 +87,14 @@ def find_sources(
     return sources, refused
 
 
+def _found(path: str, url: str) -> Found:
+    """The files that a path of the config names: a file, a glob, or a folder."""
+    try:
+        return find(path, url)
+    except IsFolder:
+        return find_in_folder(path, url)
+
+
 def _paths(model: ModelConfig, split: Split) -> tuple[str, ...]:
     if split == "sampling":
         return model.traced.sampling if model.traced is not None else ()
@@ -100,8 +112,14 @@ def _source(file: InputFile, model: ModelConfig, split: Split, recall: Recall) -
     named = [getattr(columns, role) for role in ("id", *possible_roles(model.samples), *TRUTH)]
     with PinnedInput(file) as handle:
         read = [TYPE_IDS, *columns.of_tensors, *(name for name in named if name is not None)]
-        table = inspect(handle, file, read, [columns.id], lambda: recall(file, model))
+        table = inspect(handle, file, read, _texts(columns), lambda: recall(file, model))
     return _fitting(file, table, model, split) if table.rows else None
+
+
+def _texts(columns: Columns) -> list[str]:
+    """The columns that are text, whatever their values look like."""
+    texts = (getattr(columns, role, None) for role in TEXT_ROLES)
+    return [columns.id, *(name for name in texts if isinstance(name, str))]
 
 
 def _fitting(file: InputFile, table: Table, model: ModelConfig, split: Split) -> Source:

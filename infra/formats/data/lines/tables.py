@@ -9,7 +9,7 @@ import pyarrow as pa
 from infra.errors import StorageError
 from infra.formats.data.batches import regrouped
 from infra.formats.data.contract import OpenTable, ended
-from infra.formats.data.lines import Block, Marks, Split, blocks
+from infra.formats.data.lines.blocks import Block, Marks, Split, blocks
 
 PIECE_ROWS = re.compile(r"Row #\d+: | in row \d+$")
 

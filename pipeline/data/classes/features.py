@@ -7,7 +7,6 @@ import pyarrow as pa
 from pydantic import BaseModel, ConfigDict, JsonValue, ValidationError
 
 from pipeline.config.samples import Columns
-from pipeline.data.columns import is_text, stored
 
 METADATA = b"huggingface"
 
@@ -30,11 +29,10 @@ class _ClassLabel(BaseModel):
 def class_features(
     schema: pa.Schema, columns: Columns, roles: Sequence[str]
 ) -> tuple[tuple[str, tuple[str, ...]], ...]:
-    """By role of truth, the names of the classes that a column's integers stand for, where the schema says."""
+    """By role of truth, the names of the classes that a column's values stand for, where the schema says."""
     known = names_in((schema.metadata or {}).get(METADATA, b"{}"))
     found = ((role, getattr(columns, role)) for role in roles if role != "anomalous")
-    integers = ((role, name) for role, name in found if not is_text(stored(schema.field(name).type)))
-    return tuple((role, known[name]) for role, name in integers if name in known)
+    return tuple((role, known[name]) for role, name in found if name in known)
 
 
 def names_in(document: bytes | str) -> Mapping[str, tuple[str, ...]]:

@@ -7,7 +7,7 @@ from typing import IO
 import pyarrow as pa
 
 from infra.errors import StorageError
-from infra.formats.data.arrow_messages import Message
+from infra.formats.data.arrow.messages import Message
 from infra.formats.parquet_bounds import DECODED_BYTES, GROWTH
 
 LARGEST_BATCH = 1 << 30

@@ -7,8 +7,8 @@ from typing import IO
 import pyarrow as pa
 
 from infra.errors import StorageError
-from infra.formats.data.arrow_bodies import bytes_of, wanted_buffers
-from infra.formats.data.arrow_messages import (
+from infra.formats.data.arrow.bodies import bytes_of, wanted_buffers
+from infra.formats.data.arrow.messages import (
     BATCH,
     BODY_AT,
     DICTIONARY,

@@ -1,0 +1,1 @@
+"""WebDataset: tar files, their members, and the samples that these make."""

@@ -1,0 +1,1 @@
+"""Classes: what a data set says of its own, and how names and integers become those of a model."""
