@@ -147,7 +147,7 @@ def _numbers(
 
 def _of_rows(odd: NDArray[np.bool_], rows: NDArray[np.int64], shape: tuple[int, ...]) -> NDArray[np.bool_]:
     """Which rows have an odd number, (rows,)."""
-    found: NDArray[np.bool_] = odd.reshape(len(rows), prod(shape)).any(axis=1)
+    found: NDArray[np.bool_] = np.asarray(odd.reshape(len(rows), prod(shape)).any(axis=1))
     return found
 
 
