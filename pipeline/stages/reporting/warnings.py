@@ -96,5 +96,7 @@ def _applying(lines: Mapping[str, object]) -> list[JsonValue]:
 
 
 def _listed(classes: Mapping[int, int], what: str, names: Sequence[str]) -> str:
-    listed = list(classes.items())[:CLASSES_LISTED]
-    return ", ".join(f"{named_class(number, names)} ({count:,} {what})" for number, count in listed)
+    """The first classes with their counts, and of the rest how many they are and what they count together."""
+    listed, rest = list(classes.items())[:CLASSES_LISTED], list(classes.values())[CLASSES_LISTED:]
+    more = f", and {len(rest):,} more classes ({sum(rest):,} {what})" if rest else ""
+    return ", ".join(f"{named_class(number, names)} ({count:,} {what})" for number, count in listed) + more

@@ -93,6 +93,18 @@ def test_every_warning_names_what_it_counts(plan: ModelPlan) -> None:
     ]
 
 
+def test_a_long_list_of_classes_says_how_many_it_leaves_out(plan: ModelPlan) -> None:
+    predictions = [*range(2, 25), 24, 24]
+    part = score_part([0.5] * len(predictions), ["ok"] * len(predictions), predictions=predictions)
+    many = replace(plan, recipe=plan.recipe.model_copy(update={"classes": 25}))
+    inputs = inputs_of(many, trusted_samples())
+    inputs.counts.add(part, None)
+    warnings = build_report(inputs)["warnings"]
+    assert isinstance(warnings, list)
+    (warning,) = (line for line in warnings if "without reference" in str(line))
+    assert str(warning).endswith(", 21 (1 audited), and 3 more classes (5 audited)")
+
+
 def test_samples_without_a_gradient_are_counted_apart(plan: ModelPlan) -> None:
     trusted = trusted_samples()
     trusted.parts[-3], trusted.scores[:3] = "flat", np.inf
