@@ -10,7 +10,7 @@ S3_TESTS := tests/infra tests/end_to_end tests/jobs
 TESTS := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --durations=40 -n 2 --dist loadfile --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
-.PHONY: help pins setup demo check docs test test-s3 test-faults test-nights test-cluster
+.PHONY: help pins setup demo check docs test test-s3 test-faults test-nights test-breadth test-cluster
 .PHONY: bench bench-gradients bench-peers-setup bench-precision bench-estimators bench-pipeline bench-scale bench-rescore clean
 
 help:  ## List the targets
@@ -61,6 +61,9 @@ test-faults: setup  ## Run the tests that are left out of `make test` for their 
 
 test-nights: setup  ## Audit a zoo night after night, fifty models among it: models that come, change and fail, files that go, deadlines
 	MAD_NIGHTS=1 $(TESTS) tests/end_to_end/test_nights.py tests/end_to_end/test_deadlines.py
+
+test-breadth: setup  ## Train models of every kind with a trigger and without, and audit both from their configs
+	MAD_BREADTH=1 $(TESTS) tests/breadth
 
 test-cluster: setup  ## Run the tests that need a Ray cluster of three hosts: namespaces of this machine, so as root, with ip of iproute2; QUICK=1 leaves the longest out
 	@[ "$$(id -u)" = 0 ] || { echo "make test-cluster makes network namespaces, for which it must be root" >&2; exit 1; }

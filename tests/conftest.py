@@ -28,6 +28,7 @@ NO_HOSTS = pytest.mark.skip(
 
 WITH_S3 = ("tests/infra", "tests/end_to_end", "tests/jobs")
 ZOO = pytest.mark.skip(reason="a zoo of fifty models; `make test-nights` audits it")
+BREADTH = pytest.mark.skip(reason="trains models of every kind; `make test-breadth` audits them")
 REPEATED = pytest.mark.skip(reason="shown on the real S3 that MAD_S3_ENDPOINT names")
 LONG = pytest.mark.skip(reason="takes long; `make test-faults` runs it")
 
@@ -48,6 +49,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         ("cluster", "MAD_TEST_CLUSTER", NO_HOSTS),
         ("faults", "MAD_FAULTS", LONG),
         ("nights", "MAD_NIGHTS", ZOO),
+        ("breadth", "MAD_BREADTH", BREADTH),
     ):
         for item in items:
             if not os.environ.get(asked) and item.get_closest_marker(marker):

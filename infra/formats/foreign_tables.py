@@ -20,7 +20,9 @@ KINDS: tuple[tuple[int, bytes, str, str], ...] = (
     (0, b"SQLite format 3\0", "is an SQLite database", CONVERT),
     (8, b"DUCK", "is a DuckDB database", CONVERT),
     (0, b"\x93NUMPY", "is an array of NumPy", CONVERT),
-    (0, b"PK\3\4", "is a ZIP archive", "unpack it"),
+    (0, b"PK\3\4", "is a ZIP archive or a spreadsheet", "unpack it, or save the sheet as CSV"),
+    (0, b"\xff\xfe", "is text in UTF-16", "save it in UTF-8"),
+    (0, b"\xfe\xff", "is text in UTF-16", "save it in UTF-8"),
     (0, b"\x1f\x8b", "is compressed by gzip", "unpack it: Parquet compresses its own columns"),
     (0, b"\x28\xb5\x2f\xfd", "is compressed by Zstandard", "unpack it: Parquet compresses its own columns"),
 )

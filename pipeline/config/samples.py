@@ -198,11 +198,11 @@ class Data(Section):
     """Where the samples are, and how to read them."""
 
     trusted: Paths
-    """The trusted set: files of samples known to be normal, in Parquet, Arrow, CSV or JSON lines. A path, a glob or a
-    list; globs are sorted."""
+    """The trusted set: files of samples known to be normal, in Parquet, Arrow, CSV, JSON lines or WebDataset tars, or
+    folders of them, of images, or of a data set that was saved to disk. A path, a glob or a list; globs are sorted."""
 
     audited: Paths
-    """The samples to audit: files in the same formats. A path, a glob or a list; globs are sorted."""
+    """The samples to audit: files or folders of the same kinds. A path, a glob or a list; globs are sorted."""
 
     identity: Literal["version", "contents"] = "version"
     """What tells a changed file, whose rows are computed again. `version`: its size, and its time of modification or,

@@ -133,13 +133,22 @@ def _numbers(
         inner = plain(inner.flatten())
     leaf = inner.cast(pa.float64()) if pa.types.is_decimal(inner.type) else inner
     flat = leaf.fill_null(False if pa.types.is_boolean(leaf.type) else 0).to_numpy(zero_copy_only=False)
-    missing = leaf.is_null().to_numpy(zero_copy_only=False).reshape(len(rows), prod(shape)).any(axis=1)
+    missing = _of_rows(leaf.is_null().to_numpy(zero_copy_only=False), rows, shape)
     for place in np.flatnonzero(missing):
         _note(reasons, rows[place], f"{name} is null" if not shape else f"{name} holds a null")
+    if kind == np.int64 and flat.dtype.kind == "f":
+        for place in np.flatnonzero(_of_rows(np.trunc(flat) != flat, rows, shape)):
+            _note(reasons, rows[place], f"{name} holds a fraction, the first trusted sample's numbers are whole")
     numbers: Numbers = np.zeros((len(values), *shape), kind)
-    with np.errstate(over="ignore"):  # beyond float32 is infinite, and the sample then is not finite
+    with np.errstate(over="ignore", invalid="ignore"):  # beyond float32 is infinite; of a fraction, the row is noted
         numbers[rows] = flat.astype(kind).reshape(len(rows), *shape)
     return numbers
+
+
+def _of_rows(odd: NDArray[np.bool_], rows: NDArray[np.int64], shape: tuple[int, ...]) -> NDArray[np.bool_]:
+    """Which rows have an odd number, (rows,)."""
+    found: NDArray[np.bool_] = np.asarray(odd.reshape(len(rows), prod(shape)).any(axis=1))
+    return found
 
 
 def _misfit(held: int, wanted: Sequence[int]) -> str:

@@ -14,7 +14,9 @@ from pydantic import JsonValue
 from safetensors.torch import save_file
 from torch import nn
 
+from jobs.rendering.plans import plan_document, plan_text
 from pipeline.config.audit_config import AuditConfig, merge
+from pipeline.config.schema import ModelConfig
 from pipeline.errors import ConfigError
 from pipeline.planning.from_models import plan_audit
 from pipeline.results.audit import Audit
@@ -129,6 +131,11 @@ def test_the_same_samples_have_the_same_scores_in_every_format(
     again = plan_audit(own)
     assert gradient_tasks(audited(own), "net") == 0
     assert [source.rows for source in again.models[0].sources] == [120, 40]
+    kind = "Parquet" if name == "parquet" else {"": "Arrow", ".feather": "Arrow", ".arrow": "Arrow"}.get(ending, name)
+    kind = "CSV" if ending in (".csv", ".tsv") else kind
+    assert plan_document(again)["models"]["net"]["taken_as"] == {f"trusted{ending}": kind, f"audited{ending}": kind}
+    says = f"net: taken as {kind}: trusted{ending}, audited{ending}"
+    assert (says in plan_text(again)) == (kind != "Parquet")
 
 
 def with_labels(samples: pa.Table, labels: list[object]) -> pa.Table:
@@ -221,14 +228,11 @@ def test_columns_of_audited_files_may_be_called_otherwise(
     csv.write_csv(samples.rename_columns(["key", *"pqrs", "class", "anomalous"]), tmp_path / "audited.csv")
     audit = audited(own)
     assert results(audit) == expected
-    assert AuditConfig.load(written(own, tmp_path)).models == own.models
+    recorded = ModelConfig.model_validate(own.models[0].model_dump(mode="json")).data.columns
+    assert [recorded.of(split) for split in ("trusted", "audited")] == [
+        own.models[0].data.columns.of(split) for split in ("trusted", "audited")
+    ]
     assert gradient_tasks(audited(own), "net") == 0
-
-
-def written(config: AuditConfig, folder: Path) -> Path:
-    """The config as its run recorded it, in a file."""
-    (folder / "again.yaml").write_text(json.dumps(config.model_dump(mode="json", exclude={"folder"})))
-    return folder / "again.yaml"
 
 
 def test_without_a_column_of_ids_samples_are_called_by_file_and_row(config: Config) -> None:

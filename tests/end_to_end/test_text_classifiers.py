@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from pyarrow import csv
 from pydantic import JsonValue
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import (
@@ -258,3 +259,25 @@ def test_texts_without_a_tokenizer_are_refused_and_bad_rows_cost_themselves(tmp_
         "unreadable: it has 20 tokens, the model takes at most 16",
         "unreadable: input_ids is empty",
     ]
+
+
+@pytest.mark.parametrize("ending", ["csv", "jsonl"])
+def test_texts_in_lines_are_those_of_parquet_also_where_they_look_like_numbers(tmp_path: Path, ending: str) -> None:
+    written(tmp_path / "model")
+    tokenizer(tmp_path / "model")
+    trusted, audited_texts = ["1.50", "007", *texts(38, 0)], ["1e3", "", "NA", *texts(9, 1)]
+    store(tmp_path, trusted, audited_texts)
+    expected = run_audit(plan_audit(config(tmp_path, {"text": "review"})))
+    for split in ("trusted", "audited"):
+        table = pq.read_table(tmp_path / f"{split}.parquet")
+        (tmp_path / f"{split}.parquet").unlink()
+        if ending == "csv":
+            csv.write_csv(table, tmp_path / f"{split}.csv")
+        else:
+            lines = "\n".join(map(json.dumps, table.to_pylist()))
+            (tmp_path / f"{split}.jsonl").write_text(lines)
+    data = {split: f"{split}.{ending}" for split in ("trusted", "audited")}
+    own = config(tmp_path, {}, root="other", data={**data, "columns": {"text": "review"}})
+    again = run_audit(plan_audit(own))
+    kept = ["sample_id", "score", "p_value", "status", "top_trusted"]
+    assert again.scores("model").read_all().select(kept) == expected.scores("model").read_all().select(kept)

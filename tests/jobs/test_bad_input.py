@@ -33,7 +33,10 @@ REFUSED: dict[str, tuple[Json, tuple[str, ...]]] = {
         {"data": {"audited": "not-parquet.parquet"}},
         ("not-parquet.parquet: not a readable Parquet file",),
     ),
-    "a folder": ({"data": {"audited": "."}}, (".: is a folder, not a file", "./*.parquet")),
+    "a folder of notes": (
+        {"data": {"audited": "notes"}},
+        ("notes: is a folder without files of samples, it holds read.md; name a folder of images",),
+    ),
     "no such column": (
         {"data": {"columns": {"image": "picture"}}},
         (

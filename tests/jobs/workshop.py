@@ -64,6 +64,8 @@ def small_config(root: Path) -> Raw:
 
 def prepare(folder: Path, digits: Path) -> None:
     """Fills a folder."""
+    (folder / "notes").mkdir()
+    (folder / "notes" / "read.md").touch()
     shutil.copy(digits / "digits.safetensors", folder)
     trusted, audited = small_tables(digits)
     pq.write_table(trusted, folder / "trusted.parquet")

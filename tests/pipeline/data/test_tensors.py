@@ -91,6 +91,13 @@ def test_a_row_that_does_not_fit_costs_itself_only_and_says_why(tmp_path: Path) 
     ]
 
 
+def test_fractions_where_the_trusted_numbers_are_whole_are_unreadable_and_not_cut_off(tmp_path: Path) -> None:
+    found = source(tmp_path, {"x": "x"}, x=[1.0, 2.5, float("nan"), 4.0])
+    (batch,) = read_tensors(found, 0, 4, {"x": TensorArgument((), "int64")}, 100)
+    odd = "x holds a fraction, the first trusted sample's numbers are whole"
+    assert (list(batch.unreadable), batch.arrays["x"].tolist()) == (["", odd, odd, ""], [1, 4])
+
+
 def test_rows_come_in_batches_and_keep_their_places(tmp_path: Path) -> None:
     found = source(tmp_path, {"x": "x"}, x=[1.0, None, 3.0, 4.0])
     batches = list(read_tensors(found, 1, 4, {"x": TensorArgument((), "float32")}, 2))

@@ -20,7 +20,7 @@ from infra.formats.data.lines.tables import LineTable, columns_of, survey
 from infra.formats.data.schemas import encode_schema
 from infra.storage.identity import InputFile
 
-BOM = b"\xef\xbb\xbf"
+BOM, UTF_16 = b"\xef\xbb\xbf", (b"\xff\xfe", b"\xfe\xff")
 BLANK = b"\r\n"  # white space is a value
 DELIMITERS = (",", "\t", ";")
 MOST_COLUMNS = 10_000
@@ -39,7 +39,7 @@ class Csv(DataFormat):
 
     def takes(self, beginning: Beginning) -> bool:
         """Whether it is named so and text."""
-        return beginning.ending in self.endings and b"\0" not in beginning.data
+        return beginning.ending in self.endings and b"\0" not in beginning.data and beginning.data[:2] not in UTF_16
 
     def inspect(self, handle: IO[bytes], file: InputFile, read: Sequence[str], texts: Collection[str]) -> Table:
         """Reads the whole file."""

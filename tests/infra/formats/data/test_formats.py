@@ -66,6 +66,8 @@ REFUSED = {
     "text that is called Parquet": ("x.parquet", VALUES, "not a readable Parquet file: it is text, perhaps CSV"),
     "a database": ("x.db", b"SQLite format 3\0", "it is an SQLite database; write the table as Parquet"),
     "gzip": ("x.csv.gz", b"\x1f\x8b\x08\0", "it is compressed by gzip; unpack it"),
+    "CSV of a spreadsheet's own": ("x.csv", "id\na\n".encode("utf-16"), "it is text in UTF-16; save it in UTF-8"),
+    "a spreadsheet": ("x.xlsx", b"PK\3\4" + bytes(50), "or a spreadsheet; unpack it, or save the sheet as CSV"),
     "nothing": ("x.csv", b"", "is empty; a CSV file begins with the names of its columns"),
     "an old Feather": ("x.feather", b"FEA1" + bytes(64), "is of Feather's first version, which is not read"),
     "a list": ("x.json", json.dumps([{"id": "a"}]).encode(), r"is one JSON list, .* by jq -c '\.\[\]'"),

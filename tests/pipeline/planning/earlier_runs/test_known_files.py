@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from infra.formats.data.contract import Layout
 from infra.storage.files import digest
 from infra.storage.identity import InputFile
 from infra.storage.storage import Storage
@@ -61,3 +62,13 @@ def test_a_replaced_file_is_read_once_for_all_models(tmp_path: Path, file: Input
         identified = known.identify(now, model_config(name))
         assert (identified.contents, identified.by_contents) == (digest(b"SOME ROWS"), True)
         path.unlink(missing_ok=True)  # it was read
+
+
+def test_how_rows_are_found_is_recalled_of_the_same_file_alone(tmp_path: Path, file: InputFile) -> None:
+    storage, layout = Storage(str(tmp_path / "root")), Layout("csv", "schema", ((0, 3), (1024, 9000)), ("id",), ";")
+    recipe = row_recipe(trusted=(replace(source("day.csv", 1500), file=file, layout=layout),))
+    record(storage, FIRST, net=ModelRecord(rows=recipe.model_dump(mode="json")))
+    known = KnownFiles(Runs(storage))
+    assert known.recall(file, model_config()) == (layout, 1500)
+    assert known.recall(replace(file, size=10), model_config()) is None
+    assert known.recall(replace(file, url="/elsewhere"), model_config()) is None
