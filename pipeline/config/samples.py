@@ -35,8 +35,9 @@ class Columns(Section):
     """Column of sample ids: strings or integers, unique among the trusted samples. Where the config does not name it
     and a file has none, a sample's id is its file and its row: `trusted.csv#17`."""
 
-    image: str = "image"
-    """Column of images: encoded bytes, or a Hugging Face image struct `{bytes, path}`. Paths are not followed."""
+    image: str | None = "image"
+    """Column of images: encoded bytes, or a Hugging Face image struct `{bytes, path}`. Paths are not followed. null,
+    where there are no images, as where the config names `input_ids` and not this column."""
 
     text: Annotated[str | None, UNSAID] = None
     """Column of texts, for a text classifier: its folder's own tokenizer makes tokens of them, and cuts them to the
@@ -103,7 +104,15 @@ class Columns(Section):
     @property
     def of_sequences(self) -> bool:
         """Whether they are named as those of a text classifier: by text, or by token ids."""
-        return self.text is not None or self.insists_on("input_ids")
+        return self.text is not None or (self.image is None and self.inputs is None)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_tokens(cls, given: Raw) -> Raw:
+        """Token ids are named instead of images."""
+        if isinstance(given, dict) and given.get("input_ids") is not None and "image" not in given:
+            return {**given, "image": None}
+        return given
 
     @property
     def of_tensors(self) -> tuple[str, ...]:
@@ -208,10 +217,10 @@ class Data(Section):
     data say which class is which."""
 
     preprocess: Preprocess = Preprocess()
-    """How images become the model's input. Where it is left out, a model that says so itself (the processor of a
-    Hugging Face folder) has the last word."""
+    """How images become the model's input. Where nothing here differs from the defaults, a model that says so itself
+    does: by the processor of its Hugging Face folder, or as timm or torchvision knows it."""
 
     @property
     def preprocesses(self) -> bool:
         """Whether the config itself says how images become inputs."""
-        return "preprocess" in self.model_fields_set
+        return self.preprocess != Preprocess()

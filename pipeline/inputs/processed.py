@@ -39,7 +39,7 @@ class ProcessedImages:
         """Rows of a source, `batch_size` at a time; an image that cannot be read is in its batch with the reason."""
         ids, reasons, inputs = list[str](), list[str](), list[NDArray[np.float32]]()
         columns = source.columns
-        for batch in source.read(rows.start, rows.stop, [columns.id, columns.image], batch_size):
+        for batch in source.read(rows.start, rows.stop, [columns.id, str(columns.image)], batch_size):
             names = ids_of(batch.column(columns.id))
             for name, image in zip(names, encoded_images(batch.column(columns.image)), strict=True):
                 ids.append(name or "")
@@ -76,7 +76,7 @@ def first_processed(sources: Sequence[Source], wanted: int, recipe: Recipe) -> N
     """
     source, found, reasons = sources[0], list[NDArray[np.float32]](), list[str]()
     searched = min(source.rows, ROWS_SEARCHED)
-    for batch in source.read(0, searched, [source.columns.image], ROWS_AT_ONCE):
+    for batch in source.read(0, searched, [str(source.columns.image)], ROWS_AT_ONCE):
         for image in encoded_images(batch.column(source.columns.image)):
             shape: Shape | None = (found[0].shape[0], found[0].shape[1], found[0].shape[2]) if found else None
             try:

@@ -209,6 +209,15 @@ def test_a_changed_tokenizer_is_another_model_and_a_plan_is_used_again(tmp_path:
     assert changed.row_key != plan.models[0].row_key
 
 
+@pytest.mark.parametrize("columns", [{"text": "review"}, {"input_ids": "input_ids"}, {"image": "image"}, {}])
+def test_a_recorded_config_means_the_same(tmp_path: Path, columns: JsonValue) -> None:
+    own = config(tmp_path, columns)
+    again = AuditConfig.parse(own.model_dump(mode="json", exclude={"folder"}), str(tmp_path))
+    assert again.models == own.models
+    assert again.models[0].samples == own.models[0].samples
+    assert again.models[0].data.preprocesses == own.models[0].data.preprocesses
+
+
 REFUSED: dict[str, tuple[JsonValue, str]] = {
     "no column": ({"text": "story"}, "trusted.parquet: has no column 'story' (data.columns.text)"),
     "pictures": ({"image": "image"}, "is a text classifier; name the column of its texts, data.columns.text"),

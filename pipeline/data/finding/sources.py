@@ -137,7 +137,7 @@ def _fitting(file: InputFile, table: Table, model: ModelConfig, split: Split) ->
     check_types(schema, columns, (*own, *present), file.name)
     check_tensors(schema, columns, file.name)
     if "image" in inputs:
-        refuse_paths_only(table, columns.image, file.name)
+        refuse_paths_only(table, str(columns.image), file.name)
     source = Source(
         file,
         table.rows,

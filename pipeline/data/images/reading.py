@@ -43,7 +43,7 @@ class ImageBatch:
 def read_images(source: Source, start: int, stop: int, options: ImageOptions) -> Iterator[ImageBatch]:
     """Rows [start, stop) in batches; a row that cannot be read is in its batch with the reason."""
     ids, reasons, pixels = list[str](), list[str](), list[Pixels]()
-    columns = [source.columns.id, source.columns.image]
+    columns = [source.columns.id, str(source.columns.image)]
     for batch in source.read(start, stop, columns, options.batch_rows):
         names = ids_of(batch.column(source.columns.id))
         for name, image in zip(names, encoded_images(batch.column(source.columns.image)), strict=True):
@@ -107,7 +107,7 @@ def first_images(sources: Sequence[Source], wanted: int, preprocess: Preprocess)
     source, found, reasons = sources[0], list[Pixels](), list[str]()
     size = (preprocess.size, preprocess.size) if preprocess.size else None
     searched = min(source.rows, ROWS_SEARCHED)
-    for batch in source.read(0, searched, [source.columns.image], 16):
+    for batch in source.read(0, searched, [str(source.columns.image)], 16):
         for image in encoded_images(batch.column(source.columns.image)):
             expected = size or (found[0].shape[:2] if found else None)
             try:
