@@ -11,7 +11,7 @@ FEWEST_DRAWS = 8
 
 
 def _as_list(value: JsonValue) -> JsonValue:
-    return [value] if isinstance(value, int) else value
+    return [value] if isinstance(value, int | str) else value
 
 
 class ProjectionSection(Section):
@@ -54,10 +54,10 @@ class Estimator(Section):
     random signs."""
 
     measured: Annotated[
-        tuple[Annotated[int, Field(ge=0)], ...], BeforeValidator(_as_list), Field(exclude_if=operator.not_)
+        tuple[Annotated[int, Field(ge=0)] | str, ...], BeforeValidator(_as_list), Field(exclude_if=operator.not_)
     ] = ()
-    """For the tasks multi_label and regression: the numbers of the outputs that are measured, from 0. By default, a
-    sample's predicted labels, or all outputs."""
+    """For the tasks multi_label and regression: the outputs that are measured, by their numbers from 0 or their names.
+    By default, a sample's predicted labels, or all outputs."""
 
     layers: Paths = ("*",)
     """Layers whose parameters count: shell patterns over module names. A leading `!` excludes."""
@@ -76,6 +76,11 @@ class Estimator(Section):
 
     precision: Literal["float32", "bfloat16", "float16"] = "float32"
     """Precision of the forward pass. `bfloat16` and `float16` use autocast."""
+
+    @property
+    def measured_numbers(self) -> tuple[int, ...]:
+        """The numbers of the outputs that are measured, once names have been looked up."""
+        return tuple(one for one in self.measured if isinstance(one, int))
 
 
 class LossTrace(Section):

@@ -33,6 +33,7 @@ from pipeline.planning.resources import resources_of
 from pipeline.planning.row_keys import row_key, snapshots_key
 from pipeline.root.mark import check_root, root_storage
 from pipeline.root.runs import Runs
+from pipeline.tasks.measured import by_number
 
 
 def plan_audit(
@@ -100,7 +101,8 @@ def _reporter(config: AuditConfig, listener: Listener) -> Report:
 
 
 def _plan_model(config: AuditConfig, candidate: Candidate, probed: Probed) -> ModelPlan:
-    model, files, found = candidate.model, candidate.samples, probed.probe
+    files, found = candidate.samples, probed.probe
+    model = by_number(candidate.model, found.class_names)
     samples = sum(source.rows for source in files.trusted)
     names = class_names(model, found.class_names, files.trusted) if model.has_classes else ()
     warnings = (*found.warnings, *_odd_labels(model, files, found, names))

@@ -24,5 +24,5 @@ def _adapt(model: ModelConfig) -> Callable[[Tensor], Tensor] | None:
 
 
 MULTI_LABEL = VectorTask(
-    "logits (samples, labels)", 1, _adapt, lambda model: LabelMargin(model.gradient.measured), without_classes
+    "logits (samples, labels)", 1, _adapt, lambda model: LabelMargin(model.gradient.measured_numbers), without_classes
 )

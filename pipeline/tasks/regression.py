@@ -23,6 +23,6 @@ REGRESSION = VectorTask(
     "numbers (samples, outputs)",
     1,
     _adapt,
-    lambda model: OutputSum(model.gradient.projection.seed, model.gradient.measured),
+    lambda model: OutputSum(model.gradient.projection.seed, model.gradient.measured_numbers),
     without_classes,
 )

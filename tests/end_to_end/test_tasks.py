@@ -187,6 +187,10 @@ def test_rows_of_labels_are_gradients_of_the_predicted_ones(config: Maker, tmp_p
         audit.rows("net", split="trusted").compute(), gradients(measured, 3, tmp_path), rtol=1e-4, atol=1e-6
     )
     one = audited(config("plain", "multi_label", "one", 3, estimator={"measured": [1]}))
+    named = config(
+        "plain", "multi_label", "one", 3, estimator={"measured": "dog"}, data={"labels": ["cat", "dog", "fox"]}
+    )
+    assert audited(named).summary("net").stages["gradients"].tasks_run == 0
     of_label = gradients(lambda z: -z[1].abs(), 3, tmp_path)
     np.testing.assert_allclose(one.rows("net", split="trusted").compute(), of_label, rtol=1e-4, atol=1e-6)
 
@@ -262,5 +266,7 @@ def test_outputs_of_another_task_are_told(config: Maker) -> None:
         plan_audit(config("plain", "classification", "root"))
     with pytest.raises(ConfigError, match=r"the task binary is of models with one output .* task: classification"):
         plan_audit(config("plain", "binary", "root", 3))
+    with pytest.raises(ConfigError, match=r"no output 'cow'; nobody names the outputs; give their numbers, from 0"):
+        plan_audit(config("plain", "multi_label", "root", 3, estimator={"measured": ["cow"]}))
     with pytest.raises(ConfigError, match=r"no output 5: the model has 3, counted from 0"):
         plan_audit(config("plain", "multi_label", "root", 3, estimator={"measured": [5]}))

@@ -10,6 +10,7 @@ from pipeline.planning.probe.found import Probe
 from pipeline.planning.probe.rows import Report
 from pipeline.planning.probe.texts import probe_texts
 from pipeline.planning.probe.vectors import probe_vectors
+from pipeline.tasks.measured import by_number
 
 
 def probe(
@@ -34,6 +35,7 @@ def probe(
     """
     report("loading the model")
     loaded = load_model(config, model, source)
+    model = by_number(model, loaded.known.class_names)
     if loaded.limits is None:
         return probe_vectors(loaded, model, trusted, report)
     return probe_texts(loaded, loaded.limits, model, trusted, report)

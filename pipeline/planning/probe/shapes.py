@@ -31,6 +31,7 @@ from pipeline.planning.probe.found import Probe
 from pipeline.planning.probe.rows import findings, shape_rows
 from pipeline.planning.probe.texts import filler, text_sizes
 from pipeline.planning.probe.vectors import first_samples
+from pipeline.tasks.measured import by_number
 from pipeline.tasks.registry import VECTOR_TASKS
 
 META = torch.device("meta")
@@ -132,6 +133,7 @@ def probe_shapes(
     if not missing and _fits(origin, granted):
         return None
     loaded = load_shapes(config, model, source)
+    model = by_number(model, loaded.known.class_names)
     needed = _loading_bytes(sum(tensor.nbytes for tensor in loaded.module.state_dict().values()))
     if not missing and needed <= granted:
         return None  # a checkpoint holds more than the model, such as an optimizer
