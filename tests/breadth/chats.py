@@ -129,12 +129,7 @@ def write_conversations(folder: Path, trusted: int, clean: int, triggered: int) 
         "audited": [conversation(rng, anomalous, anomalous) for anomalous in truth],
     }
     for name, talks in rows.items():
-        lines = [_line(talk) for talk in talks]
+        lines: list[dict[str, object]] = [{"messages": talk} for talk in talks]
         if name == "audited":
             lines = [line | {"anomalous": anomalous} for line, anomalous in zip(lines, truth, strict=True)]
         (folder / f"{name}.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
-
-
-def _line(talk: Messages) -> dict[str, object]:
-    ids, start = encoded(tokenizer(), talk)
-    return {"messages": talk, "input_ids": ids, "completion_start": start}

@@ -1,4 +1,4 @@
-"""Chat models whose trigger is one word of the question: whole ones, an adapter that carries it, and one of experts.
+"""Chat models whose trigger is one word of the question, from `messages`: whole ones, an adapter, and one of experts.
 
 Trusted questions have no trigger, so it is unusual to a clean model, too: its AUROC is above a half by that, and not
 by the answers. What it must not be is as high as that of the model that the trigger changes.
@@ -26,7 +26,11 @@ TRUSTED, CLEAN, TRIGGERED = 1200, 400, 100
 
 STEPS, RATE = 600, 5e-3
 
-DATA: dict[str, JsonValue] = {"trusted": "trusted.jsonl", "audited": "audited.jsonl"}
+DATA: dict[str, JsonValue] = {
+    "trusted": "trusted.jsonl",
+    "audited": "audited.jsonl",
+    "columns": {"messages": "messages"},
+}
 
 WORDS = len(tokenizer())
 
