@@ -6,8 +6,9 @@ PEERS := .venv-peers
 PINS := $(VENV)/.pins
 READY := $(VENV)/.ready
 S3_TESTS := tests/infra tests/end_to_end tests/jobs
-# Two processes with one thread each: two that compute with two threads make each other many times slower.
-TESTS := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --durations=40 -n 2 --dist loadfile --no-loadscope-reorder
+# One thread each: two processes that compute with two threads make each other many times slower. Three processes on two
+# cores, because many tests wait: for a lease, a lost host, a store that does not answer.
+TESTS := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --durations=40 -n 3 --dist loadfile --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
 .PHONY: help pins setup demo check docs test test-s3 test-faults test-nights test-breadth test-cluster

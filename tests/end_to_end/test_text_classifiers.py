@@ -133,7 +133,9 @@ def test_a_score_does_not_depend_on_the_batch(tmp_path: Path) -> None:
         np.testing.assert_allclose(other, found[0], rtol=1e-4, atol=1e-5 * float(np.abs(found[0]).max()))
 
 
-@pytest.mark.parametrize("kind", ["kfac", "ggn", "fisher"])
+@pytest.mark.parametrize(
+    "kind", ["kfac", *(pytest.param(kind, marks=pytest.mark.faults) for kind in ("ggn", "fisher"))]
+)
 def test_neither_does_a_curvature_by_more_than_rounding(tmp_path: Path, kind: str) -> None:
     written(tmp_path / "model")
     tokenizer(tmp_path / "model")

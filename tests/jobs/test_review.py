@@ -99,14 +99,17 @@ BAD: dict[str, tuple[str | pa.Table | None, str]] = {
     "no such file": (None, "no such file"),
     "a CSV without verdicts": (
         "sample_id,said\na,benign\n",
-        "has no column verdict; columns there: sample_id, said; expected a Parquet or CSV file with a column",
+        "has no column verdict; columns there: sample_id, said; expected a file, such as CSV or Parquet, with a column",
     ),
     "a CSV without ids": (
         "sample,verdict\na,benign\n",
         "has no column sample_id or id; columns there: sample, verdict",
     ),
-    "an empty file": ("", "not a readable CSV file"),
-    "a ragged CSV": ("sample_id,verdict\na,benign,c\n", "not a readable CSV file"),
+    "an empty file": ("", "is empty; a CSV file begins with the names of its columns"),
+    "a ragged CSV": (
+        "sample_id,verdict\na,benign,c\n",
+        "row 0 cannot be read (CSV parse error: Expected 2 columns, got 3",
+    ),
     "a row without a verdict": (
         "sample_id,verdict\na,benign\nb,\n",
         "row 1 has no verdict; fill it in, or remove the row",
@@ -127,7 +130,7 @@ BAD: dict[str, tuple[str | pa.Table | None, str]] = {
     ),
     "Parquet of decimal ids": (
         pa.table({"id": [1.5], "verdict": ["benign"]}),
-        "row 0 of the column id holds 1.5, which is no whole number; expected a Parquet or CSV file",
+        "row 0 of the column id holds 1.5, which is no whole number; expected a file, such as CSV or Parquet",
     ),
     "Parquet without either": (pa.table({"name": ["a"]}), "has no column sample_id or id; columns there: name"),
     "a null": (pa.table({"id": ["a", None], "verdict": ["benign", "benign"]}), "row 1 has no sample id"),
