@@ -11,7 +11,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 from pipeline.config.audit_config import AuditConfig
-from pipeline.config.complaints import INTERNAL
+from pipeline.config.checks.complaints import INTERNAL
 from pipeline.config.sections import MODEL_SECTIONS, Section
 
 BOUNDS = {Ge: "from", Gt: "above", Le: "to", Lt: "below"}

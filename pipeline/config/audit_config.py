@@ -8,8 +8,8 @@ from typing import Annotated, Literal
 from pydantic import BeforeValidator, ByteSize, Field, JsonValue, ValidationError
 
 from infra.storage.urls import absolute, masked
-from pipeline.config.combinations import misfits, score_kind
-from pipeline.config.complaints import complaints, unknown_keys
+from pipeline.config.checks.combinations import misfits, score_kind
+from pipeline.config.checks.complaints import complaints, unknown_keys
 from pipeline.config.curvature import CurvatureSection
 from pipeline.config.on_verdict import OnVerdict, section_of
 from pipeline.config.safe_yaml import LARGEST_CONFIG, parse_yaml

@@ -14,8 +14,8 @@ from pipeline.config.schema import ModelConfig
 from pipeline.data.ids import ids_of
 from pipeline.data.images.column import encoded_images
 from pipeline.data.images.decoding import UnreadableImage, open_image
+from pipeline.data.images.reading import first_readable
 from pipeline.data.sources import Source
-from pipeline.errors import SourceError
 from pipeline.inputs.batches import Group, SampleBatch, align, readable
 from pipeline.inputs.recipes.crop import CropRecipe
 from pipeline.inputs.recipes.library import LibraryRecipe
@@ -24,8 +24,6 @@ from pipeline.tasks.registry import VECTOR_TASKS
 Recipe = CropRecipe | LibraryRecipe
 
 Shape = tuple[int, int, int]
-
-ROWS_SEARCHED, ROWS_AT_ONCE = 256, 16
 
 
 @dataclass(frozen=True)
@@ -74,21 +72,12 @@ def first_processed(sources: Sequence[Source], wanted: int, recipe: Recipe) -> N
     Raises:
         SourceError: the first rows hold no readable image, or the recipe makes no input of one.
     """
-    source, found, reasons = sources[0], list[NDArray[np.float32]](), list[str]()
-    searched = min(source.rows, ROWS_SEARCHED)
-    for batch in source.read(0, searched, [str(source.columns.image)], ROWS_AT_ONCE):
-        for image in encoded_images(batch.column(source.columns.image)):
-            shape: Shape | None = (found[0].shape[0], found[0].shape[1], found[0].shape[2]) if found else None
-            try:
-                found.append(_made(recipe, image.embedded(), shape))
-            except UnreadableImage as error:
-                reasons.append(str(error))
-            if len(found) == wanted:
-                return np.stack(found)
-    if not found:
-        raise SourceError(
-            f"{source.file.name}: none of its first {searched} images can be read; the first: {reasons[0]}"
-        )
+
+    def made(data: bytes | None, found: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:
+        shape: Shape | None = (found[0].shape[0], found[0].shape[1], found[0].shape[2]) if found else None
+        return _made(recipe, data, shape)
+
+    found = first_readable(sources[0], wanted, made)
     return np.stack(found)
 
 

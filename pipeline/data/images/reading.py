@@ -1,8 +1,9 @@
 """Images of a source: encoded bytes to arrays, decoded one at a time, so that a bad image costs one row."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +16,10 @@ from pipeline.data.images.decoding import RGB, Pixels, UnreadableImage, decode
 from pipeline.data.sources import Source
 from pipeline.errors import SourceError
 
-ROWS_SEARCHED = 256
+ROWS_SEARCHED, ROWS_AT_ONCE = 256, 16
+
+
+Decoded = TypeVar("Decoded")
 
 
 @dataclass(frozen=True)
@@ -104,23 +108,41 @@ def first_images(sources: Sequence[Source], wanted: int, preprocess: Preprocess)
     Raises:
         SourceError: the first rows hold no readable image.
     """
-    source, found, reasons = sources[0], list[Pixels](), list[str]()
     size = (preprocess.size, preprocess.size) if preprocess.size else None
+
+    def decoded(data: bytes | None, found: Sequence[Pixels]) -> Pixels:
+        expected = size or ((found[0].shape[0], found[0].shape[1]) if found else None)
+        return decode(data, expected, preprocess.size is not None, preprocess.channels)
+
+    found = first_readable(sources[0], wanted, decoded)
+    return np.stack(found)
+
+
+def first_readable(
+    source: Source, wanted: int, read: Callable[[bytes | None, Sequence[Decoded]], Decoded]
+) -> list[Decoded]:
+    """What `read` makes of the first readable images of a file, at least one, up to `wanted`.
+
+    It is given an encoded image, and what it made of those before.
+
+    Raises:
+        SourceError: the first rows hold no readable image.
+    """
+    found, reasons = list[Decoded](), list[str]()
     searched = min(source.rows, ROWS_SEARCHED)
-    for batch in source.read(0, searched, [str(source.columns.image)], 16):
+    for batch in source.read(0, searched, [str(source.columns.image)], ROWS_AT_ONCE):
         for image in encoded_images(batch.column(source.columns.image)):
-            expected = size or (found[0].shape[:2] if found else None)
             try:
-                found.append(decode(image.embedded(), expected, preprocess.size is not None, preprocess.channels))
+                found.append(read(image.embedded(), found))
             except UnreadableImage as error:
                 reasons.append(str(error))
             if len(found) == wanted:
-                return np.stack(found)
+                return found
     if not found:
         raise SourceError(
             f"{source.file.name}: none of its first {searched} images can be read; the first: {reasons[0]}"
         )
-    return np.stack(found)
+    return found
 
 
 def scale_pixels(pixels_nhwc: Pixels, preprocess: Preprocess) -> NDArray[np.float32]:

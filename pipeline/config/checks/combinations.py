@@ -1,7 +1,7 @@
 """Sections that make no sense together, each as a complaint that names the place and what would be right."""
 
-from pipeline.config.complaints import place_of
-from pipeline.config.model_sources import odd_sources
+from pipeline.config.checks.complaints import place_of
+from pipeline.config.checks.model_sources import odd_sources
 from pipeline.config.schema import ModelConfig
 from pipeline.config.scoring import CLASS_MEANS
 from pipeline.config.sections import Raw

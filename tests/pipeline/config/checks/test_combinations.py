@@ -4,7 +4,7 @@ import pytest
 import yaml
 
 from pipeline.config.audit_config import AuditConfig
-from pipeline.config.combinations import score_kind
+from pipeline.config.checks.combinations import score_kind
 from pipeline.config.schema import ModelConfig
 from pipeline.config.sections import Raw
 from pipeline.errors import ConfigError

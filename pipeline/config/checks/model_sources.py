@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 
-from pipeline.config.complaints import place_of
+from pipeline.config.checks.complaints import place_of
 from pipeline.config.schema import ModelConfig
 from pipeline.config.sections import Raw
 
